@@ -1,0 +1,252 @@
+"""key=value settings, read the same way everywhere: defaults <- preset <- file <- command line.
+
+A command declares a frozen dataclass whose fields are its keys; a string under a field is its help
+text and names its unit. This module imports nothing of the project, so every package may use it.
+
+Exit codes, the same everywhere: 0 done; 1 something failed that a message explains; 2 a wrong
+command line; 75 stopped by a signal with the state saved, run the same command to go on;
+130 interrupted.
+"""
+
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import re
+import signal
+import sys
+import textwrap
+import time
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from tqdm import tqdm
+
+Config = TypeVar("Config")
+Item = TypeVar("Item")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
+
+
+class UserError(Exception):
+    """Something a user can mend: printed as it stands, without a traceback."""
+
+    exit_code = EXIT_FAILED
+
+
+class UsageError(UserError):
+    """A wrong command line: an unknown key, a wrong type, a path that is not there."""
+
+    exit_code = EXIT_USAGE
+
+
+def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> typing.NoReturn:
+    """Call `main` with the arguments and exit with its code; a UserError is one message."""
+    try:
+        code = main(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        # under torchrun a wrong command line is wrong on every rank alike
+        if not isinstance(error, UsageError) or os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        code = EXIT_FAILED
+    except OSError as error:  # a full disk, a folder that may not be written: no bug of ours
+        print(f"error: {error.filename or 'I/O'}: {error.strerror or error}", file=sys.stderr)
+        code = EXIT_FAILED
+    sys.exit(code)
+
+
+def track(
+    items: Iterable[Item], *, total: int, label: str, unit: str, every_s: float = 30.0
+) -> Iterator[Item]:
+    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, unit=unit)
+        return
+    due = time.monotonic() + every_s
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() >= due:
+            print(f"{label}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
+            due = time.monotonic() + every_s
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the arguments ask for the help text."""
+    return any(argument in ("-h", "--help", "help") for argument in argv)
+
+
+def load(
+    config_class: type[Config], argv: Sequence[str], *, preset_folder: Path | None = None
+) -> Config:
+    """Build a `config_class` from defaults, `preset=`, `config=` and the other key=value arguments.
+
+    Raises UsageError in one line for an unknown key, a wrong type, a missing or a refused value.
+    """
+    given = dict(split_argument(argument) for argument in argv)
+    layers = [OmegaConf.structured(config_class)]
+    if preset_folder is not None and (preset := given.get("preset")):
+        layers.append(read_yaml(preset_path(preset_folder, preset)))
+    if preset_folder is not None and (file := given.get("config")):
+        layers.append(read_yaml(Path(file)))
+    try:
+        merged = OmegaConf.merge(*layers)
+        for key, value in given.items():
+            merged = with_setting(merged, config_class, key, value)
+        return typing.cast(Config, OmegaConf.to_object(merged))
+    except MissingMandatoryValue:
+        missing = [f"{key}=..." for key in OmegaConf.missing_keys(merged)]
+        raise UsageError(f"needs {' and '.join(sorted(missing))}; --help lists every key") from None
+    except OmegaConfBaseException as error:
+        raise UsageError(one_line(error)) from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
+    """The configuration with one key set; UsageError names the key and what it takes."""
+    setting = OmegaConf.create({})
+    OmegaConf.update(setting, key, parse_value(config_class, key, value))
+    try:
+        return OmegaConf.merge(merged, setting)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{key}={value}: {one_line(error)}") from None
+
+
+def split_argument(argument: str) -> tuple[str, str]:
+    """'key=value' -> (key, value)."""
+    key, equals, value = argument.partition("=")
+    key = key.removeprefix("--")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise UsageError(f"'{argument}' is not key=value; --help lists every key")
+    return key, value
+
+
+def parse_value(config_class: type, key: str, value: str) -> Any:
+    """Text, or a list of texts; omegaconf turns them into the field's type.
+
+    YAML's own types would turn run=001 into 1 and amp=off into False.
+    """
+    hint = field_type(config_class, key)
+    if hint is str:
+        return value
+    try:
+        parsed = yaml.load(value, yaml.BaseLoader)
+    except yaml.YAMLError:
+        raise UsageError(f"{key}={value}: not a value that YAML can read") from None
+    if typing.get_origin(hint) in (list, tuple) and not isinstance(parsed, list):
+        raise UsageError(f"{key}={value}: takes a list, as in {key}=[{value}]")
+    return parsed
+
+
+def field_type(config_class: type, key: str) -> Any:
+    """The annotation of a dotted key, or None where there is none (omegaconf then objects)."""
+    hint: Any = config_class
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(hint):
+            return None
+        hint = typing.get_type_hints(hint).get(part)
+    return hint
+
+
+def preset_path(folder: Path, name: str) -> Path:
+    """The file of a preset; an unknown name lists those there are."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(preset.stem for preset in folder.glob("*.yaml")))
+        raise UsageError(f"preset={name}: no such preset; there are: {known}")
+    return path
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """Read a YAML file of keys, values as text (see `parse_value`)."""
+    try:
+        content = yaml.load(path.read_text(), yaml.BaseLoader)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: holds no keys; one 'key: value' a line is expected")
+    return OmegaConf.create(content)
+
+
+def one_line(error: OmegaConfBaseException) -> str:
+    """omegaconf's message without the lines that describe its own objects."""
+    return str(error.msg or error).splitlines()[0]
+
+
+def as_yaml(config: Any) -> str:
+    """The whole resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def help_text(config_class: type, usage: str) -> str:
+    """`usage`, then every key with its default, its type and its field's docstring."""
+    lines = [inspect.cleandoc(usage), "", "Keys (key=default, or what must be given):", ""]
+    for key, default, kind, text in describe_fields(config_class):
+        lines.append(f"  {key}={default}")
+        lines += textwrap.indent(textwrap.fill(f"{text} [{kind}]", 90), " " * 6).splitlines()
+    return "\n".join(lines)
+
+
+def describe_fields(config_class: type) -> Iterator[tuple[str, str, str, str]]:
+    """(dotted key, default, type, docstring) of every field, nested dataclasses flattened."""
+    defaults = OmegaConf.to_container(OmegaConf.structured(config_class))
+    pending: list[tuple[str, type, Any]] = [("", config_class, defaults)]
+    while pending:
+        prefix, owner, values = pending.pop(0)
+        docs, hints = field_docs(owner), typing.get_type_hints(owner)
+        for name, value in values.items():
+            if dataclasses.is_dataclass(hints[name]):
+                pending.append((f"{prefix}{name}.", typing.cast(type, hints[name]), value))
+            else:
+                yield prefix + name, default_text(value), type_text(hints[name]), docs[name]
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """The string that follows each field in the class's source."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
+    assert isinstance(tree, ast.ClassDef)
+    docs = {}
+    for statement, following in zip(tree.body, [*tree.body[1:], ast.Pass()], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            text = ast.literal_eval(following.value) if isinstance(following, ast.Expr) else ""
+            docs[statement.target.id] = " ".join(str(text).split())
+    return docs
+
+
+def default_text(value: Any) -> str:
+    """A default as it would be typed; ... where there is none."""
+    if value == MISSING:
+        return "..."
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(str, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return str(value)
+
+
+def type_text(hint: Any) -> str:
+    """A type as a reader of --help needs it: 'int', 'auto|on|off', 'list of str'."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "|".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_text(part) for part in arguments)
+    if origin is list:
+        return f"list of {type_text(arguments[0])}"
+    if origin is tuple:
+        return f"{len(arguments)} x {type_text(arguments[0])}"
+    return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -1,0 +1,112 @@
+"""What several test files need: small raw data sets, the real sample, a command line to call."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tifffile
+
+import command_line
+
+ROOT = Path(__file__).parents[1]
+REAL_DATA = ROOT.parent / "shared" / "data"
+CLASSES = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
+
+
+class Outcome(NamedTuple):
+    """What a command line came to."""
+
+    code: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call a command's `main` as the shell would: cli(main, "raw=a", "out=b")."""
+
+    def call(main: Callable[[list[str]], int], *arguments: str) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            command_line.run(main, arguments)
+        return Outcome(caught.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def warm_workers() -> None:
+    """Import what workers need once a session, not once a worker: seconds each."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    forkserver.set_forkserver_preload(["data_prep.prepare", "albumentations"])
+    forkserver.ensure_running()
+
+
+@pytest.fixture
+def raw_folder(tmp_path: Path) -> Callable[..., Path]:
+    """raw_folder({"1": 2, "2": 1}) writes Case_1-01, Case_1-02 and Case_2-01 in BreCaHAD's layout.
+
+    A field depends on `seed`, its case and its number only, not on which others there are.
+    """
+
+    def write(
+        cases: Mapping[str, int] | None = None,
+        *,
+        width_px: int = 160,
+        height_px: int = 120,
+        seed: int = 0,
+        name: str = "raw",
+    ) -> Path:
+        raw = tmp_path / name
+        for folder in ("images", "groundTruth"):
+            (raw / folder).mkdir(parents=True, exist_ok=True)
+        for case, num_fields in (cases or {"1": 2, "2": 1, "3": 1}).items():
+            for number in range(1, num_fields + 1):
+                stem = f"Case_{case}-{number:02d}"
+                rng = np.random.default_rng([seed, *stem.encode()])
+                image_HWC = draw_patches(rng, height_px, width_px)
+                tifffile.imwrite(raw / f"images/{stem}.tif", image_HWC, photometric="rgb")
+                annotation = json.dumps(draw_points(rng))
+                (raw / f"groundTruth/{stem}.json").write_text(annotation)
+        return raw
+
+    return write
+
+
+def draw_patches(rng: np.random.Generator, height_px: int, width_px: int) -> np.ndarray:
+    """Squares of 16 px, each of one colour: a JPG keeps them nearly as they are."""
+    rows, columns = -(-height_px // 16), -(-width_px // 16)
+    colours = rng.integers(40, 256, (rows, columns, 3), dtype=np.uint8)
+    return colours.repeat(16, axis=0).repeat(16, axis=1)[:height_px, :width_px]
+
+
+def draw_points(rng: np.random.Generator) -> dict[str, list[dict[str, float]]]:
+    """Points of every class; mitosis and apoptosis have none, as in many real fields."""
+    counts = dict.fromkeys(CLASSES, 1) | {"mitosis": 0, "apoptosis": 0, "tumor": 4, "non_tumor": 3}
+    return {
+        key: [dict(zip("xy", rng.uniform(0, 1, 2).tolist(), strict=True)) for _ in range(count)]
+        for key, count in counts.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The real BreCaHAD sample: images/ and groundTruth/ of 16 fields."""
+    folder = REAL_DATA / "BreCaHAD"
+    if not (folder / "images").is_dir():
+        pytest.skip(f"the real BreCaHAD sample is not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def official_json() -> list[Path]:
+    """Two official annotation files whose images are not in the sample."""
+    files = sorted((REAL_DATA / "official_json").glob("*.json"))
+    if not files:
+        pytest.skip(f"the official annotation files are not at {REAL_DATA / 'official_json'}")
+    return files

@@ -1,0 +1,310 @@
+"""key=value settings: layers, one-line errors that teach, help from docstrings, exit codes."""
+
+import ast
+import dataclasses
+import errno
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from omegaconf import MISSING
+
+import command_line
+from command_line import UsageError, UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A nested group."""
+
+    rate: float = 0.5
+    """A rate per second."""
+    size_px: int = 3
+    """A size in px."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All kinds of keys."""
+
+    run: str = MISSING
+    """The run's folder."""
+    epochs: int = 10
+    """How often, and a sentence
+    over two lines."""
+    names: list[str] = field(default_factory=lambda: ["a", "b"])
+    """Some names."""
+    amp: Literal["auto", "bf16", "off"] = "auto"
+    """A choice, one of them being a word that YAML 1.1 takes for a boolean."""
+    fast: bool = False
+    """A switch."""
+    shape: tuple[int, int] = (2, 3)
+    """A height and a width."""
+    inner: Inner = field(default_factory=Inner)
+    other: Inner = field(default_factory=lambda: Inner(rate=0.25, size_px=7))
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs={self.epochs}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Layered:
+    """Keys of a command that has presets."""
+
+    preset: str = ""
+    """Name of a preset."""
+    config: str = ""
+    """A file of keys."""
+    epochs: int = 10
+    """How often."""
+    limit: int = 10
+    """A limit."""
+    tries: int = 10
+    """How many tries."""
+    amp: Literal["auto", "off"] = "auto"
+    """A choice."""
+    inner: Inner = field(default_factory=Inner)
+
+
+def load(*arguments: str) -> Settings:
+    return command_line.load(Settings, ["run=r", *arguments])
+
+
+def test_without_arguments_every_key_has_its_default() -> None:
+    assert load() == Settings(run="r")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("epochs=7", Settings(run="r", epochs=7)),
+        ("--epochs=7", Settings(run="r", epochs=7)),
+        ("run=001", Settings(run="001")),  # a name stays as it is typed
+        ("run=a=b", Settings(run="a=b")),
+        ("names=[x,y,z]", Settings(run="r", names=["x", "y", "z"])),
+        ("names=[10,010,1_0]", Settings(run="r", names=["10", "010", "1_0"])),
+        ("names=[]", Settings(run="r", names=[])),
+        ("amp=bf16", Settings(run="r", amp="bf16")),
+        ("amp=off", Settings(run="r", amp="off")),
+        ("fast=true", Settings(run="r", fast=True)),
+        ("fast=off", Settings(run="r", fast=False)),
+        ("shape=[4,5]", Settings(run="r", shape=(4, 5))),
+        ("inner.rate=1e-4", Settings(run="r", inner=Inner(rate=0.0001))),
+        ("inner.rate=2", Settings(run="r", inner=Inner(rate=2.0))),
+        ("other.rate=2", Settings(run="r", other=Inner(rate=2.0, size_px=7))),
+    ],
+)
+def test_a_key_is_read_as_its_type(argument: str, expected: Settings) -> None:
+    assert load(argument) == expected
+
+
+def test_the_last_of_two_values_counts() -> None:
+    assert load("epochs=7", "epochs=8").epochs == 8
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("epocs=3", ["epocs=3", "Did you mean", "'epochs'"]),
+        ("inner.rat=3", ["inner.rat=3", "Did you mean", "'rate'"]),
+        ("nothing.like.it=3", ["nothing.like.it=3"]),
+        ("epochs=abc", ["epochs=abc", "Integer"]),
+        ("epochs=1.5", ["epochs=1.5", "Integer"]),
+        ("inner.rate=fast", ["inner.rate=fast", "Float"]),
+        ("inner=3", ["inner=3"]),
+        ("amp=fp8", ["amp=fp8", "auto", "bf16", "off"]),
+        ("fast=perhaps", ["fast=perhaps"]),
+        ("names=x", ["names=x", "names=[x]"]),
+        ("names=[x", ["names=[x", "YAML"]),
+        ("names[0]=x", ["names[0]"]),
+        ("epochs", ["'epochs'", "key=value"]),
+        ("=3", ["'=3'", "key=value"]),
+        ("epochs=0", ["epochs=0", "at least 1"]),
+        ("preset=x", ["preset=x"]),  # only where a command has presets
+    ],
+)
+def test_a_refusal_is_one_line_that_names_key_and_value(argument: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(argument)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_a_missing_key_is_named_as_it_must_be_typed() -> None:
+    with pytest.raises(UsageError, match=r"^needs run=\.\.\.; --help lists every key$"):
+        command_line.load(Settings, [])
+
+
+class TestLayers:
+    """defaults <- preset <- file <- command line."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "presets").mkdir()
+        (tmp_path / "presets/big.yaml").write_text(
+            "epochs: 2\nlimit: 2\ntries: 2\ninner: {rate: 2}\n"
+        )
+        (tmp_path / "presets/small.yaml").write_text("epochs: 1\n")
+        (tmp_path / "mine.yaml").write_text("epochs: 3\nlimit: 3\n")
+        return tmp_path
+
+    def load(self, folder: Path, *arguments: str) -> Layered:
+        filled = [argument.format(folder=folder) for argument in arguments]
+        return command_line.load(Layered, filled, preset_folder=folder / "presets")
+
+    def test_each_layer_goes_over_the_one_before_whatever_the_order_typed(
+        self, folder: Path
+    ) -> None:
+        loaded = self.load(folder, "epochs=4", "config={folder}/mine.yaml", "preset=big")
+        assert (loaded.epochs, loaded.limit, loaded.tries) == (4, 3, 2)
+        assert loaded.inner == Inner(rate=2.0)  # the preset says nothing of size_px
+
+    def test_a_configuration_written_as_yaml_is_read_back_the_same(self, folder: Path) -> None:
+        settings = Layered(amp="off", limit=4, inner=Inner(rate=0.125))
+        (folder / "whole.yaml").write_text(command_line.as_yaml(settings))
+        file = str(folder / "whole.yaml")
+        assert self.load(folder, f"config={file}") == dataclasses.replace(settings, config=file)
+
+    @pytest.mark.parametrize(
+        ("argument", "words"),
+        [
+            ("preset=bgi", ["preset=bgi", "big, small"]),
+            ("config={folder}/no.yaml", ["no.yaml"]),
+            ("config={folder}/list.yaml", ["list.yaml", "key: value"]),
+            ("config={folder}/broken.yaml", ["broken.yaml"]),
+            ("config={folder}/typo.yaml", ["epocs", "Did you mean", "'epochs'"]),
+        ],
+    )
+    def test_a_bad_file_is_named_in_one_line(
+        self, folder: Path, argument: str, words: list[str]
+    ) -> None:
+        (folder / "list.yaml").write_text("- 1\n")
+        (folder / "broken.yaml").write_text("a: [1\n")
+        (folder / "typo.yaml").write_text("epocs: 3\n")
+        with pytest.raises(UsageError) as caught:
+            self.load(folder, argument)
+        assert all(word in str(caught.value) for word in words), caught.value
+        assert "\n" not in str(caught.value)
+
+
+class TestHelp:
+    def test_every_key_stands_with_its_default_its_type_and_its_text(self) -> None:
+        lines = command_line.help_text(Settings, "How to use it.").splitlines()
+        assert lines[0] == "How to use it."
+        keys = [line.strip() for line in lines if line.startswith("  ") and line[2] != " "]
+        assert keys == [
+            "run=...",
+            "epochs=10",
+            "names=[a,b]",
+            "amp=auto",
+            "fast=false",
+            "shape=[2,3]",
+            "inner.rate=0.5",
+            "inner.size_px=3",
+            "other.rate=0.25",  # not Inner's own default
+            "other.size_px=7",
+        ]
+        text = " ".join(" ".join(lines).split())
+        assert "How often, and a sentence over two lines. [int]" in text
+        assert "[auto|bf16|off]" in text
+        assert "Some names. [list of str]" in text
+        assert "A height and a width. [2 x int]" in text
+
+    @pytest.mark.parametrize("argument", ["-h", "--help", "help"])
+    def test_it_is_asked_for_in_three_ways(self, argument: str) -> None:
+        assert command_line.wants_help(["run=r", argument])
+        assert not command_line.wants_help(["run=help"])
+
+
+def configurations() -> Iterator[ast.ClassDef]:
+    """Every class of the product that is named ...Config."""
+    for package in ("data_prep", "model", "train", "launch"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+                    yield node
+
+
+@pytest.mark.parametrize("config", list(configurations()), ids=lambda config: config.name)
+def test_every_key_of_every_command_has_a_docstring(config: ast.ClassDef) -> None:
+    """It is the key's text in --help; a nested group has its class's docstring."""
+    assert ast.get_docstring(config)
+    fields = 0
+    for statement, following in itertools.pairwise([*config.body, ast.Pass()]):
+        if isinstance(statement, ast.AnnAssign):
+            group = ast.unparse(statement.annotation).endswith("Config")
+            text = getattr(getattr(following, "value", None), "value", "")
+            assert group or (isinstance(text, str) and text.strip()), ast.unparse(statement)
+            fields += 1
+    assert fields
+
+
+class TestRun:
+    @pytest.mark.parametrize(
+        ("raised", "code", "message"),
+        [
+            (UserError("mend this"), 1, "error: mend this\n"),
+            (UsageError("no such key"), 2, "error: no such key\n"),
+            (KeyboardInterrupt(), 130, "interrupted\n"),
+            (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
+        ],
+    )
+    def test_what_a_user_can_mend_is_a_message_and_a_code(
+        self, cli: Callable, raised: BaseException, code: int, message: str
+    ) -> None:
+        def main(argv: list[str]) -> int:
+            raise raised
+
+        assert cli(main) == (code, "", message)
+
+    def test_a_mistake_of_ours_keeps_its_traceback(self) -> None:
+        def main(argv: list[str]) -> int:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            command_line.run(main, [])
+
+    @pytest.mark.parametrize("code", [0, 75])
+    def test_the_code_of_main_is_the_exit_code(self, cli: Callable, code: int) -> None:
+        assert cli(lambda argv: code) == (code, "", "")
+
+    def test_the_arguments_are_the_shells(
+        self, cli: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["program", "a=1", "b=2"])
+        seen = []
+        with pytest.raises(SystemExit):
+            command_line.run(lambda argv: seen.extend(argv) or 0)
+        assert seen == ["a=1", "b=2"]
+
+
+class TestTrack:
+    def test_items_pass_in_order_and_a_log_gets_a_line_when_one_is_due(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        due = command_line.track("abc", total=3, label="prepare", unit="field", every_s=0.0)
+        assert list(due) == ["a", "b", "c"]
+        assert capsys.readouterr().err.splitlines() == [
+            f"prepare: {done} of 3 fields" for done in (1, 2, 3)
+        ]
+
+    def test_a_log_gets_nothing_before_that(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert list(command_line.track("abc", total=3, label="x", unit="y")) == ["a", "b", "c"]
+        assert capsys.readouterr().err == ""
+
+    def test_a_terminal_gets_a_bar(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        assert list(command_line.track("abc", total=3, label="prepare", unit="field")) == [*"abc"]
+        bar = capsys.readouterr().err
+        assert "prepare: 100%" in bar
+        assert "3/3" in bar
