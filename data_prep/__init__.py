@@ -1,0 +1,1 @@
+"""Raw histopathology fields of view and point annotations -> a prepared data set."""

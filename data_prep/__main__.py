@@ -1,0 +1,47 @@
+"""Turn raw fields of view and their annotated points into a prepared data set.
+
+    python -m data_prep raw=DIR out=DIR [workers=N copies=16 radius_px=20 classes=[tumor] ...]
+
+Run again, it redoes only what changed; interrupted, it goes on. `python -m data_prep.synthetic`
+draws a raw data set to try it on.
+"""
+
+import sys
+
+import command_line
+from data_prep.config import PrepConfig
+from data_prep.manifest import count_samples
+from data_prep.prepare import Summary, prepare
+
+
+def main(argv: list[str]) -> int:
+    """Prepare a data set and say what came of it."""
+    if command_line.wants_help(argv):
+        print(command_line.help_text(PrepConfig, __doc__ or ""))
+        return 0
+    config = command_line.load(PrepConfig, argv)
+    report(config, prepare(config))
+    return 0
+
+
+def report(config: PrepConfig, summary: Summary) -> None:
+    """Counts a split, what was reused, and what was left out."""
+    for entry in summary.bad:
+        print(f"left out {entry.file}: {entry.reason}", file=sys.stderr)
+    if config.share:
+        print(f"prepared share {config.share} of {config.out}; run without share= to join them")
+        return
+    for split, counts in count_samples(summary.samples).items():
+        print(
+            ", ".join(
+                [f"{split:5} {counts['samples']} samples"]
+                + [f"{counts[kind]} {kind}" for kind in ("fields", "cases")]
+            )
+        )
+    if summary.num_reused:
+        print(f"{summary.num_reused} fields were as they should be and were not redone")
+    print(f"prepared {config.out} (content {summary.content_sha256[:12]})")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

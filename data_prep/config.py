@@ -1,0 +1,227 @@
+"""What `python -m data_prep` can be told: every key, its unit and its default."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+TRANSFORMS = (
+    "horizontal_flip",
+    "vertical_flip",
+    "rotation",
+    "elastic",
+    "gaussian",
+    "barrel",
+    "pincushion",
+    "scale",
+)
+FLIPS = ("horizontal_flip", "vertical_flip")  # draw nothing: a second copy would be the same
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which cases go to train, val and test: by share, by list, or by fold."""
+
+    val: float = 0.15
+    """Share of the fields for validation, by whole cases; 0 for none."""
+    test: float = 0.15
+    """Share of the fields for the test split, by whole cases; 0 for none."""
+    train_cases: list[str] = field(default_factory=list)
+    """Cases for training, as in [1,10]; with any explicit list, empty means all that are left."""
+    val_cases: list[str] = field(default_factory=list)
+    """Cases for validation; a given list takes the place of split.val."""
+    test_cases: list[str] = field(default_factory=list)
+    """Cases for testing; a given list takes the place of split.test."""
+    folds: int = 0
+    """Number of folds for cross-validation by case; 0 for none, else at least 2."""
+    fold: int = 0
+    """Which fold is the test split, 0 to folds-1; the next one is val, unless split.val is 0."""
+
+    def __post_init__(self) -> None:
+        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):  # nor NaN
+            raise ValueError(
+                f"split.val={self.val} and split.test={self.test} must be at least 0"
+                " and leave a share for training (sum below 1)"
+            )
+        if self.folds:
+            self._check_folds()
+
+    def _check_folds(self) -> None:
+        if self.train_cases or self.val_cases or self.test_cases:
+            raise ValueError("split.folds and explicit lists of cases exclude each other")
+        least = 3 if self.val else 2
+        if self.folds < least:
+            raise ValueError(
+                f"split.folds={self.folds}: at least {least}"
+                + (" (test, val and train; 2 with split.val=0)" if self.val else "")
+            )
+        if not 0 <= self.fold < self.folds:
+            raise ValueError(f"split.fold={self.fold}: 0 to {self.folds - 1}")
+
+
+@dataclass(frozen=True)
+class RotationConfig:
+    """Rotation about the centre; what turns in from outside mirrors the field."""
+
+    max_deg: float = 180.0
+    """Largest angle in degrees; drawn evenly from -max_deg to max_deg."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_deg <= 180:
+            raise ValueError(f"augment.rotation.max_deg={self.max_deg}: above 0, at most 180")
+
+
+@dataclass(frozen=True)
+class DisplacementConfig:
+    """A random displacement of every pixel, smoothed by a Gaussian."""
+
+    rms_px: float = 3.0
+    """Root mean square of the displacement along each axis, in px."""
+    sigma_px: float = 10.0
+    """Standard deviation of the Gaussian that smooths the displacement, in px."""
+
+    def __post_init__(self) -> None:
+        if not (self.rms_px > 0 and self.sigma_px >= 1):  # nor NaN
+            raise ValueError(
+                f"rms_px={self.rms_px} must be above 0 and sigma_px={self.sigma_px} at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class LensConfig:
+    """A radial lens distortion r -> r (1 + k r^2 + k r^4) about the centre, with x in field widths
+    and y in field heights."""
+
+    min_k: float = 0.1
+    """Smallest size of the coefficient k (no unit)."""
+    max_k: float = 0.3
+    """Largest size of the coefficient k (no unit)."""
+
+    def __post_init__(self) -> None:
+        # a pincushion above 0.36 folds the corners over
+        if not 0 < self.min_k <= self.max_k <= 0.35:
+            raise ValueError(f"min_k={self.min_k}, max_k={self.max_k}: 0 < min_k <= max_k <= 0.35")
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """Resizing about the centre; the output keeps the field's size."""
+
+    min: float = 0.7
+    """Smallest factor; below 1 shrinks, and the surround mirrors the field."""
+    max: float = 1.4
+    """Largest factor; above 1 enlarges, and the outside is cut off."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.min <= self.max <= 10:
+            raise ValueError(
+                f"augment.scale.min={self.min}, max={self.max}: 0.1 <= min <= max <= 10"
+            )
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The transforms that make variants 1, 2, ... of a training field, in turn."""
+
+    transforms: list[str] = field(default_factory=lambda: list(TRANSFORMS))
+    """Names in the order of use: horizontal_flip, vertical_flip, rotation, elastic, gaussian,
+    barrel, pincushion, scale. Flips are used once, the others again with new draws."""
+    rotation: RotationConfig = field(default_factory=RotationConfig)
+    elastic: DisplacementConfig = field(default_factory=DisplacementConfig)
+    gaussian: DisplacementConfig = field(
+        default_factory=lambda: DisplacementConfig(rms_px=8.0, sigma_px=50.0)
+    )
+    barrel: LensConfig = field(default_factory=LensConfig)
+    pincushion: LensConfig = field(default_factory=LensConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.transforms) - set(TRANSFORMS))
+        if unknown:
+            raise ValueError(
+                f"augment.transforms: unknown {', '.join(unknown)};"
+                f" allowed: {', '.join(TRANSFORMS)}"
+            )
+        if len(set(self.transforms)) < len(self.transforms):
+            raise ValueError(
+                f"augment.transforms=[{','.join(self.transforms)}]: one is named twice"
+            )
+
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """Everything `python -m data_prep` can be told."""
+
+    raw: str = MISSING
+    """Folder of raw fields: images/ and groundTruth/ as BreCaHAD has them, or all in one folder."""
+    out: str = MISSING
+    """Folder of the prepared data set; made if it is not there."""
+    workers: int = 2
+    """Number of worker processes, one core each; does not change the result."""
+    share: str = ""
+    """Prepare only the k-th of n shares of the fields, as in 3/8 (for a job array); run without it
+    when all shares are done to join them into the data set."""
+    seed: int = 0
+    """Seed of the split and of every variant."""
+    copies: int = 16
+    """Variants of each training field, the original included (val and test keep the original)."""
+    classes: list[str] = field(default_factory=lambda: ["tumor"])
+    """Annotated classes drawn into the masks, later ones over earlier ones."""
+    radius_px: int = 20
+    """Radius in px of the disc drawn at each annotated point."""
+    labels: Literal["binary", "per_class"] = "binary"
+    """Mask values: 'binary' draws every class as 255, 'per_class' the first as 1, the next as 2."""
+    format: Literal["jpg", "png"] = "jpg"
+    """Format of prepared images: jpg at jpg_quality, or lossless png. Masks are always png."""
+    jpg_quality: int = 95
+    """JPG quality, 1 to 100 (no unit)."""
+    uint16_white: int = 65535
+    """The value of a 16-bit image that becomes 255; v becomes round(255 v / uint16_white), at most
+    255. Set 4095 for a 12-bit camera."""
+    case_regex: str = r"(?P<case>.+)-\d+"
+    """How a file name (without its ending) tells its case (patient): a regular expression with a
+    group 'case' that matches the whole name. A name that does not match is a case of its own."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """Bad input: 'stop' lists every bad file and ends; 'skip' leaves them out and records them."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        for key, least in (("workers", 1), ("copies", 1), ("radius_px", 1), ("uint16_white", 1)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}={getattr(self, key)}: must be at least {least}")
+        if not 1 <= self.jpg_quality <= 100:
+            raise ValueError(f"jpg_quality={self.jpg_quality}: must be from 1 to 100")
+        self._check_classes()
+        self.share_of(0)
+        self._check_case_regex()
+        distinct = 1 + len(set(self.augment.transforms) & set(FLIPS))
+        if self.copies > distinct and set(self.augment.transforms) <= set(FLIPS):
+            raise ValueError(
+                f"copies={self.copies}: augment.transforms={self.augment.transforms} can make only"
+                f" {distinct} different variants; add a random transform such as rotation"
+            )
+
+    def share_of(self, index: int) -> bool:
+        """Whether the field of an index is in this share. Raises ValueError for a wrong share."""
+        if not self.share:
+            return True
+        match = re.fullmatch(r"(\d+)/(\d+)", self.share)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"share={self.share}: k/n with k from 1 to n, as in 3/8")
+        return index % int(match[2]) == int(match[1]) - 1
+
+    def _check_classes(self) -> None:
+        if not self.classes:
+            raise ValueError("classes=[]: name at least one class, as in classes=[tumor]")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
+
+    def _check_case_regex(self) -> None:
+        try:
+            named = "case" in re.compile(self.case_regex).groupindex
+        except re.error as error:
+            raise ValueError(f"case_regex={self.case_regex}: {error}") from None
+        if not named:
+            raise ValueError(f"case_regex={self.case_regex}: needs a group (?P<case>...)")

@@ -1,0 +1,156 @@
+"""What a prepared data set says about itself: manifest.jsonl and dataset.json.
+
+manifest.jsonl has a line a sample (`Sample`); dataset.json has counts, classes, split and
+configuration, and is written last: a folder without it is not a whole data set.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from command_line import UsageError, UserError
+from data_prep.images import write_atomically
+
+FORMAT = 1
+MANIFEST = "manifest.jsonl"
+DATASET = "dataset.json"
+
+
+class DatasetError(UserError):
+    """A folder that is no whole prepared data set."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prepared image with its mask."""
+
+    id: str
+    case: str
+    field: str
+    variant: int
+    """0 is the original, others are augmented."""
+    transform: str
+    parameters: dict[str, float]
+    """What was drawn for the transform, in the units that its names end in."""
+    seed: int
+    split: str
+    image: str
+    """Path of the image from the data set's folder."""
+    mask: str
+    """Path of the mask from the data set's folder."""
+    height_px: int
+    width_px: int
+    foreground_px: int
+    """Number of mask pixels that are not background."""
+    image_bytes: int
+    mask_bytes: int
+    image_sha256: str
+    mask_sha256: str
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How a data set's fields were read and its masks drawn: what raw fields need to be alike."""
+
+    labels: dict[str, int]
+    """Class -> mask value."""
+    radius_px: int
+    uint16_white: int
+    case_regex: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What dataset.json says of a data set."""
+
+    labelling: Labelling
+    cases: dict[str, list[str]]
+    """Split -> its cases."""
+    content_sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A whole prepared data set, as it stands on disk."""
+
+    folder: Path
+    samples: list[Sample]
+    description: Description
+
+    def split(self, name: str, originals_only: bool = False) -> list[Sample]:
+        """The samples of a split, in the manifest's order."""
+        return [
+            sample
+            for sample in self.samples
+            if sample.split == name and (sample.variant == 0 or not originals_only)
+        ]
+
+
+def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, Any]) -> str:
+    """Write manifest.jsonl, then dataset.json from `about`; returns the content hash."""
+    manifest = "".join(json.dumps(dataclasses.asdict(sample)) + "\n" for sample in samples)
+    write_atomically(folder / MANIFEST, manifest.encode())
+    content = {
+        "format": FORMAT,
+        "counts": count_samples(samples),
+        **about,
+        "content_sha256": hashlib.sha256(manifest.encode()).hexdigest(),
+    }
+    write_atomically(folder / DATASET, (json.dumps(content, indent=2) + "\n").encode())
+    return str(content["content_sha256"])
+
+
+def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
+    """Cases, fields and samples of each split."""
+    counts = {}
+    for split in ("train", "val", "test"):
+        members = [sample for sample in samples if sample.split == split]
+        counts[split] = {
+            "cases": len({sample.case for sample in members}),
+            "fields": len({sample.field for sample in members}),
+            "samples": len(members),
+        }
+    return counts
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read a prepared data set. Raises UsageError where there is no such folder, DatasetError where
+    it is no data set, not whole, or changed."""
+    if not folder.is_dir():
+        raise UsageError(f"data={folder}: no such folder")
+    if not (folder / DATASET).is_file():
+        raise DatasetError(
+            f"data={folder}: no {DATASET}: not a prepared data set, or its preparation did not"
+            f" end; run python -m data_prep raw=... out={folder}"
+        )
+    description = read_description(folder / DATASET)
+    try:
+        manifest = (folder / MANIFEST).read_bytes()
+        samples = [Sample(**json.loads(line)) for line in manifest.splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise DatasetError(f"{folder / MANIFEST}: missing or damaged: {error}") from None
+    if hashlib.sha256(manifest).hexdigest() != description.content_sha256:
+        raise DatasetError(f"{folder / MANIFEST}: not the one that {DATASET} was written with")
+    return Dataset(folder, samples, description)
+
+
+def read_description(path: Path) -> Description:
+    """Read a dataset.json. Raises DatasetError where it is missing or damaged."""
+    try:
+        about = json.loads(path.read_text())
+        if about["format"] != FORMAT:
+            raise DatasetError(f"{path}: format {about['format']}; this version reads {FORMAT}")
+        settings = about["config"]
+        labelling = Labelling(
+            about["labels"],
+            settings["radius_px"],
+            settings["uint16_white"],
+            settings["case_regex"],
+        )
+        return Description(labelling, about["split"], about["content_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: missing or damaged: {error}") from None

@@ -1,0 +1,39 @@
+"""Masks from annotated points: a filled disc at each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from data_prep.brecahad import Points
+from data_prep.images import Mask
+
+BINARY_LABEL = 255
+
+
+def label_values(classes: Sequence[str], labels: Literal["binary", "per_class"]) -> dict[str, int]:
+    """The mask value of each class: all 255, or 1, 2, ... in the given order."""
+    if labels == "binary":
+        return dict.fromkeys(classes, BINARY_LABEL)
+    return {name: index for index, name in enumerate(classes, start=1)}
+
+
+def draw_mask(
+    points: Points, values: Mapping[str, int], radius_px: int, height_px: int, width_px: int
+) -> Mask:
+    """HW uint8: a filled disc of `radius_px` at (int(x W), int(y H)) of each point.
+
+    Classes are drawn in the order of `values`, later ones over earlier ones.
+    """
+    mask = np.zeros((height_px, width_px), np.uint8)
+    for name, value in values.items():
+        for x, y in points[name]:
+            center = int(x * width_px), int(y * height_px)
+            cv2.circle(mask, center, radius_px, color=value, thickness=cv2.FILLED)
+    return mask
+
+
+def channel_values(values: Iterable[int]) -> list[int]:
+    """The distinct mask values in order: one channel of logits each."""
+    return sorted(set(values))

@@ -1,0 +1,95 @@
+"""Split the cases (patients) into train, val and test.
+
+A case goes to one split with all its fields, before any field is augmented: fields of one case
+overlap and repeat, so a field-wise split would test on what was trained on.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import seeds
+from command_line import UsageError
+from data_prep.brecahad import Field, natural_key
+from data_prep.config import SplitConfig
+
+SPLITS = ("train", "val", "test")
+
+
+def split_cases(fields: Sequence[Field], config: SplitConfig, seed: int) -> dict[str, str]:
+    """Case -> split. Raises UsageError where the cases cannot make the splits asked for."""
+    sizes = Counter(field.case for field in fields)
+    cases = sorted(sizes, key=natural_key)
+    order = [cases[index] for index in seeds.generator(seed, "split").permutation(len(cases))]
+    splits = split_by_fold(order, sizes, config) if config.folds else split_by_list(cases, config)
+    if not config.folds and not config.train_cases:
+        for split, share in (("test", config.test), ("val", config.val)):
+            if share > 0 and split not in splits.values():
+                left = [case for case in order if case not in splits]
+                splits |= dict.fromkeys(take_share(left, sizes, share, split), split)
+        splits |= {case: "train" for case in cases if case not in splits}
+    if "train" not in splits.values():
+        raise UsageError("split: no case is left for training")
+    return {case: splits[case] for case in cases}
+
+
+def split_by_list(cases: Sequence[str], config: SplitConfig) -> dict[str, str]:
+    """The cases that are named in a list; with a list for training, every case must be in one."""
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        for name in getattr(config, f"{split}_cases"):
+            case = find_case(name, cases, f"split.{split}_cases")
+            if splits.setdefault(case, split) != split:
+                raise UsageError(f"split: case {case} is in two lists, {splits[case]} and {split}")
+    left = [case for case in cases if case not in splits]
+    if config.train_cases and left:
+        raise UsageError(
+            f"split: cases in no list: {', '.join(left)}; with split.train_cases every case must"
+            " be in one; without it all that are left are for training"
+        )
+    return splits
+
+
+def find_case(name: str, cases: Sequence[str], key: str) -> str:
+    """The case meant by '10' or 'Case_10'."""
+    for case in (name, f"Case_{name}"):
+        if case in cases:
+            return case
+    raise UsageError(f"{key}: no case '{name}'; there are: {', '.join(cases)}")
+
+
+def take_share(
+    order: Sequence[str], sizes: Mapping[str, int], share: float, split: str
+) -> list[str]:
+    """Whole cases, in a drawn order, whose fields come near a share of all; at least one."""
+    if len(order) < 2:
+        raise UsageError(
+            f"split: {len(sizes)} case(s) are too few for {split} beside the other splits; set"
+            f" split.{split}=0, or name cases with split.{split}_cases"
+        )
+    target, taken = share * sum(sizes.values()), list[str]()
+    have = 0
+    for case in order:
+        if abs(have + sizes[case] - target) < abs(have - target) and len(taken) < len(order) - 1:
+            taken.append(case)
+            have += sizes[case]
+    return taken or [min(order, key=lambda case: sizes[case])]
+
+
+def split_by_fold(
+    order: Sequence[str], sizes: Mapping[str, int], config: SplitConfig
+) -> dict[str, str]:
+    """Deal the cases, largest first, each to the fold with the fewest fields so far.
+
+    The folds depend on the seed and on `folds`, not on `fold`: each case is tested once.
+    """
+    if len(order) < config.folds:
+        raise UsageError(f"split.folds={config.folds}: there are only {len(order)} cases")
+    loads = [0] * config.folds
+    fold_of = {}
+    for case in sorted(order, key=lambda case: -sizes[case]):
+        fold_of[case] = loads.index(min(loads))
+        loads[fold_of[case]] += sizes[case]
+    names = {config.fold: "test"}
+    if config.val:
+        names[(config.fold + 1) % config.folds] = "val"
+    return {case: names.get(fold, "train") for case, fold in fold_of.items()}

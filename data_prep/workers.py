@@ -1,0 +1,125 @@
+"""A pool of worker processes that says which task a worker was at when it died.
+
+The standard library's pools raise BrokenProcessPool without a name, or wait for ever; a dead
+worker is nearly always one field that did not fit in memory, and its name is what a user needs.
+"""
+
+import contextlib
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+import cv2
+
+from command_line import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class WorkerError(UserError):
+    """A worker died, or its function raised what it should not."""
+
+
+def map_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    name: Callable[[Task], str],
+) -> Iterator[tuple[int, Result]]:
+    """(index, result) of each task as it is done, in any order, on `workers` processes.
+
+    `function` must be importable by name. Raises WorkerError with the task's name where a worker
+    is killed or its function raises; the other workers are ended first.
+    """
+    # forkserver: a plain fork would copy OpenCV's and torch's threads in an unknown state
+    context = get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    pool = [Worker(context, function) for _ in range(min(workers, len(tasks)))]
+    waiting = iter(range(len(tasks)))
+    try:
+        for worker in pool:
+            worker.give(next(waiting, None), tasks)
+        while busy := {worker.connection: worker for worker in pool if worker.index is not None}:
+            for ready in connection.wait(list(busy)):
+                worker = busy[ready]
+                assert worker.index is not None
+                yield worker.index, worker.take(name(tasks[worker.index]))
+                worker.give(next(waiting, None), tasks)
+    finally:
+        for worker in pool:
+            worker.end()
+
+
+class Worker:
+    """One process, the pipe to it, and the index of the task it is at."""
+
+    def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, function), daemon=True)
+        self.process.start()
+        theirs.close()  # else a dead worker's pipe would never read as closed
+        self.index: int | None = None
+
+    def give(self, index: int | None, tasks: Sequence[Any]) -> None:
+        """Hand over the next task, if there is one."""
+        self.index = index
+        if index is not None:
+            with contextlib.suppress(BrokenPipeError):  # it died: take() will say so
+                self.connection.send(tasks[index])
+
+    def take(self, name: str) -> Any:
+        """The result of the task; WorkerError where there will be none."""
+        try:
+            result, error = self.connection.recv()
+        except (EOFError, OSError):  # in the middle of an answer: OSError
+            raise WorkerError(self.obituary(name)) from None
+        if error:
+            raise WorkerError(f"{name}: unexpected error in a worker:\n{error}")
+        return result
+
+    def obituary(self, name: str) -> str:
+        """How the worker died, at which task, and what usually kills one."""
+        self.process.join(timeout=10)
+        code = self.process.exitcode
+        if code == -signal.SIGKILL:
+            how = (
+                "killed by SIGKILL, most likely because memory ran out; use fewer workers=,"
+                " or ask for more memory"
+            )
+        elif code is not None and code < 0:
+            how = (
+                f"killed by {signal.Signals(-code).name}, most likely by a damaged file or library"
+            )
+        else:
+            how = f"ended with exit code {code}"
+        return f"{name}: the worker process at it was {how}. Run again to go on from here."
+
+    def end(self) -> None:
+        """End the process, whatever it is at: what it writes gets its name only when whole."""
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+    """A worker's life: take a task, send back (result, '') or (None, traceback)."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)  # Slurm sends them to all; the parent handles them
+    cv2.setNumThreads(1)  # one core a worker
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (function(task), "")
+        except Exception:
+            answer = (None, traceback.format_exc())
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:
+            return  # the parent is gone

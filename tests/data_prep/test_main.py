@@ -1,0 +1,199 @@
+"""`python -m data_prep`: help, exit codes, messages of one line, and what a good run says."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import command_line
+from data_prep import synthetic
+from data_prep.__main__ import main
+from data_prep.config import PrepConfig
+from data_prep.synthetic import SyntheticConfig
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
+
+ROOT = Path(__file__).parents[2]
+SPLIT = ["split.val_cases=[2]", "split.test_cases=[Case_3]"]
+COMMANDS = [(main, PrepConfig), (synthetic.main, SyntheticConfig)]
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of a configuration as it is without any argument."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def typed(value: Any) -> str:
+    """A value as one types it."""
+    if isinstance(value, list):
+        return "[" + ",".join(value) + "]"
+    return {"???": "...", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+class TestHelp:
+    @pytest.mark.parametrize(("command", "config"), COMMANDS)
+    def test_it_shows_every_key_with_the_default_it_really_has(
+        self, cli: Callable, command: Callable, config: type
+    ) -> None:
+        code, out, err = cli(command, "--help")
+        assert (code, err) == (0, "")
+        shown = [line.strip() for line in out.splitlines() if re.match(r"  [a-z_.0-9]+=", line)]
+        assert shown == [f"{key}={typed(value)}" for key, value in leaves(config())]
+
+    @pytest.mark.parametrize(("command", "config"), COMMANDS)
+    def test_every_key_has_a_text_and_a_type(
+        self, cli: Callable, command: Callable, config: type
+    ) -> None:
+        documented = list(command_line.describe_fields(config))
+        assert [key for key, *_ in documented] == [key for key, _ in leaves(config())]
+        shown = " ".join(cli(command, "help").out.split())
+        for key, _, kind, text in documented:
+            assert len(text.split()) >= 3, f"{key} is not explained"
+            assert f"{text} [{kind}]" in shown, key
+
+    @pytest.mark.parametrize(("command", "config"), COMMANDS)
+    def test_a_key_with_a_size_names_its_unit(
+        self, cli: Callable, command: Callable, config: type
+    ) -> None:
+        units = {"_px": "px|pixels", "_deg": "degrees"}
+        for key, _, _, text in command_line.describe_fields(config):
+            unit = next((units[end] for end in units if key.endswith(end)), "")
+            assert re.search(unit, text), f"{key} does not say its unit"
+
+    def test_it_starts_with_the_command_line(self, cli: Callable) -> None:
+        assert "python -m data_prep raw=DIR out=DIR" in cli(main, "-h").out
+
+
+class TestUsageErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ([], ["needs out=... and raw=...", "--help"]),
+            (["raw={raw}"], ["needs out=..."]),
+            (["copes=3"], ["copes=3", "Did you mean", "'copies'"]),
+            (["augment.rotation.max_dg=3"], ["max_dg", "Did you mean", "'max_deg'"]),
+            (["copies=many"], ["copies=many", "Integer"]),
+            (["copies=0"], ["copies=0", "at least 1"]),
+            (["split.val=much"], ["split.val=much", "Float"]),
+            (["classes=tumor"], ["classes=[tumor]"]),
+            (["classes=[]"], ["classes=[]", "at least one class"]),
+            (["classes=[tumour]"], ["unknown 'tumour'", "mitosis, non_mitosis"]),
+            (["classes=[tumor,tumor]"], ["named twice"]),
+            (["classes=[lumen,tubule]"], ["twice"]),
+            (["labels=colours"], ["labels=colours", "binary", "per_class"]),
+            (["format=bmp"], ["format=bmp", "jpg", "png"]),
+            (["on_error=ignore"], ["on_error=ignore", "stop", "skip"]),
+            (["jpg_quality=101"], ["jpg_quality=101", "1 to 100"]),
+            (["uint16_white=0"], ["uint16_white=0", "at least 1"]),
+            (["workers=0"], ["workers=0", "at least 1"]),
+            (["radius_px=0"], ["radius_px=0", "at least 1"]),
+            (["case_regex=("], ["case_regex=("]),
+            (["case_regex=.*"], ["case_regex=.*", "(?P<case>...)"]),
+            (["split.test_cases=[7]"], ["no case '7'", "Case_1, Case_2, Case_3"]),
+            (["split.folds=9", "split.val_cases=[]", "split.test_cases=[]"], ["only 3 cases"]),
+            (["copies"], ["'copies' is not key=value"]),
+            (["raw={raw}/nowhere"], ["raw=", "nowhere: no such folder"]),
+            (["raw={raw}/groundTruth"], ["no images found", "images/Case_*.tif"]),
+            (["out={raw}"], ["is the raw folder"]),
+            (["out={raw}/images"], ["holds something that is not a prepared data set"]),
+            (["out={raw}/images/Case_1-01.tif"], ["not a prepared data set"]),
+        ],
+        ids=lambda value: " ".join(value) or "none",
+    )
+    def test_one_line_exit_code_2_and_nothing_written(
+        self,
+        cli: Callable,
+        raw_folder: Callable[..., Path],
+        tmp_path: Path,
+        arguments: list[str],
+        words: list[str],
+    ) -> None:
+        raw = raw_folder()
+        before = sorted(tmp_path.rglob("*"))
+        given = [argument.format(raw=raw) for argument in arguments]
+        defaults = [f"raw={raw}", f"out={tmp_path / 'out'}", *SPLIT] if given else []
+        if given == [f"raw={raw}"]:
+            defaults = []
+        code, out, err = cli(main, *defaults, *given)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        assert all(word in err for word in words), err
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+class TestRuns:
+    def test_a_good_run_says_counts_and_where(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "deep/out"
+        arguments = [f"raw={raw}", f"out={out}", "copies=3", *SPLIT]
+        arguments += ["augment.transforms=[gaussian]"]
+        code, said, err = cli(main, *arguments)
+        assert (code, err) == (0, "")
+        assert re.search(r"train +6 samples, 2 fields, 1 cases", said)
+        assert re.search(r"val +1 samples, 1 fields, 1 cases", said)
+        assert f"prepared {out}" in said
+        assert "not redone" not in said
+        said_again = cli(main, *arguments).out
+        assert "4 fields were as they should be and were not redone" in said_again
+
+    def test_settings_reach_the_data_set(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw, out = raw_folder(), tmp_path / "out"
+        settings = ["copies=1", "classes=[tumor,tubule]", "labels=per_class", "format=png"]
+        assert cli(main, f"raw={raw}", f"out={out}", *SPLIT, *settings).code == 0
+        about = json.loads((out / "dataset.json").read_text())
+        assert about["labels"] == {"tumor": 1, "lumen": 2}
+        assert about["split"] == {"train": ["Case_1"], "val": ["Case_2"], "test": ["Case_3"]}
+        assert {path.suffix for path in (out / "images").iterdir()} == {".png"}
+
+    def test_bad_input_stops_with_a_list_and_exit_code_1_or_is_left_out_and_told(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out"
+        os.truncate(raw / "images/Case_1-01.tif", 1000)
+        arguments = [f"raw={raw}", f"out={out}", "copies=1", *SPLIT]
+        code, said, err = cli(main, *arguments)
+        assert (code, said) == (1, "")
+        assert err.startswith("error: 1 bad file(s):\n  images/Case_1-01.tif: ")
+        assert "Traceback" not in err
+        assert not (out / "dataset.json").exists()
+        code, said, err = cli(main, *arguments, "on_error=skip")
+        assert code == 0
+        assert err.startswith("left out images/Case_1-01.tif: ")
+        assert (out / "dataset.json").exists()
+
+    def test_the_command_itself(self, raw_folder: Callable[..., Path], tmp_path: Path) -> None:
+        """A new process, as a user starts it: with albumentations imported by its workers."""
+        arguments = [f"raw={raw_folder()}", f"out={tmp_path / 'out'}", *SPLIT, "workers=1"]
+        ended = start(*arguments, "copies=2", "augment.transforms=[rotation]")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "prepared" in ended.stdout
+        assert len(list((tmp_path / "out/images").iterdir())) == 6
+
+    def test_the_bare_command_says_what_it_needs(self) -> None:
+        ended = start()
+        assert ended.returncode == 2
+        assert ended.stderr == "error: needs out=... and raw=...; --help lists every key\n"
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "data_prep", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )

@@ -1,0 +1,654 @@
+"""The whole preparation: no leak, the same bytes again, only what changed, nothing in silence.
+
+Most runs draw one cheap transform; the promise about bytes is checked with all of them.
+"""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+from command_line import UserError
+from data_prep import prepare as prepare_module
+from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
+from data_prep.manifest import read_dataset
+from data_prep.prepare import BadInputFilesError, FieldResult, FieldTask, Summary
+from data_prep.workers import WorkerError
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
+
+ROOT = Path(__file__).parents[2]
+CHEAP = AugmentConfig(transforms=["gaussian"])
+BY_LIST = SplitConfig(val_cases=["2"], test_cases=["3"])
+ALL_TRAINING = SplitConfig(val=0, test=0)
+
+RawFolder = Callable[..., Path]
+
+
+def prepare(raw: Path, out: Path, **settings: Any) -> Summary:
+    settings = {"copies": 1, "augment": CHEAP, "split": BY_LIST, "workers": 2} | settings
+    return prepare_module.prepare(PrepConfig(raw=str(raw), out=str(out), **settings))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder, hidden ones too."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def times(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def about(out: Path) -> dict[str, Any]:
+    return json.loads((out / "dataset.json").read_text())
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Pillow.open(path))
+
+
+def raw_pixels(raw: Path, stem: str) -> np.ndarray:
+    return tifffile.imread(raw / f"images/{stem}.tif")
+
+
+def expected_mask(raw: Path, stem: str, classes: list[str], radius: int) -> np.ndarray:
+    """1, 2, ... for the classes in order, drawn by numpy."""
+    height, width = raw_pixels(raw, stem).shape[:2]
+    y, x = np.mgrid[:height, :width]
+    mask = np.zeros((height, width), np.uint8)
+    annotation = json.loads((raw / f"groundTruth/{stem}.json").read_text())
+    for label, name in enumerate(classes, start=1):
+        for point in annotation[name]:
+            centre = int(point["x"] * width), int(point["y"] * height)
+            mask[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2] = label
+    return mask
+
+
+class TestWhatIsWritten:
+    @pytest.mark.parametrize("format", ["png", "jpg"])
+    def test_originals_are_the_raw_pixels(
+        self, raw_folder: RawFolder, tmp_path: Path, format: str
+    ) -> None:
+        raw = raw_folder({"1": 2, "2": 1, "3": 1})
+        prepare(raw, tmp_path / "out", format=format)
+        assert len(manifest(tmp_path / "out")) == 4
+        for sample in manifest(tmp_path / "out"):
+            assert sample["image"].endswith(f".{format}")
+            written = pixels(tmp_path / "out" / sample["image"]).astype(int)
+            off = np.abs(written - raw_pixels(raw, sample["field"]))
+            if format == "png":
+                assert off.max() == 0
+            else:  # colours bleed where two squares meet, by JPG's coarser chroma
+                assert np.median(off) <= 1
+                assert off.mean() < 8
+
+    @pytest.mark.parametrize(
+        ("labels", "classes", "radius"),
+        [
+            ("binary", ["tumor"], 20),
+            ("binary", ["tumor", "lumen"], 7),
+            ("per_class", ["non_tumor", "tumor", "lumen"], 20),
+            ("per_class", ["lumen", "tumor", "non_tumor"], 20),
+        ],
+    )
+    def test_masks_are_the_discs_of_the_classes_in_their_order(
+        self, raw_folder: RawFolder, tmp_path: Path, labels: str, classes: list[str], radius: int
+    ) -> None:
+        raw, out = raw_folder({"1": 1, "2": 1, "3": 1}), tmp_path / "out"
+        prepare(raw, out, labels=labels, classes=classes, radius_px=radius)
+        for sample in manifest(out):
+            expected = expected_mask(raw, sample["field"], classes, radius)
+            if labels == "binary":
+                expected = np.where(expected > 0, 255, 0)
+            assert Pillow.open(out / sample["mask"]).mode == "L"
+            assert np.array_equal(pixels(out / sample["mask"]), expected)
+            assert sample["foreground_px"] == np.count_nonzero(expected)
+        values = range(1, 9) if labels == "per_class" else [255] * 8
+        assert about(out)["labels"] == dict(zip(classes, values, strict=False))
+        assert about(out)["classes"] == classes
+
+    def test_every_variant_is_written_and_told(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+        raw, out = raw_folder({"1": 1, "2": 1, "3": 1}), tmp_path / "out"
+        settings = {"labels": "per_class", "classes": ["tumor", "lumen"], "format": "png"}
+        prepare(raw, out, copies=9, augment=AugmentConfig(), **settings)
+        variants = [sample for sample in manifest(out) if sample["field"] == "Case_1-01"]
+        assert [sample["transform"] for sample in variants] == ["original", *TRANSFORMS]
+        assert [sample["variant"] for sample in variants] == list(range(9))
+        assert len({(out / sample["image"]).read_bytes() for sample in variants}) == 9
+        for sample in variants:
+            image, mask = pixels(out / sample["image"]), pixels(out / sample["mask"])
+            assert image.shape == (120, 160, 3)
+            assert mask.shape == (120, 160) == (sample["height_px"], sample["width_px"])
+            assert set(np.unique(mask)) <= {0, 1, 2}
+            assert np.count_nonzero(mask) == sample["foreground_px"] > 0
+        for sample, axis in ((variants[1], 1), (variants[2], 0)):
+            flipped = np.flip(raw_pixels(raw, "Case_1-01"), axis)
+            mask = np.flip(expected_mask(raw, "Case_1-01", ["tumor", "lumen"], 20), axis)
+            assert np.array_equal(pixels(out / sample["image"]), flipped)
+            assert np.array_equal(pixels(out / sample["mask"]), mask)
+
+    def test_sizes_and_hashes_are_those_of_the_files(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        summary = prepare(raw_folder(), tmp_path / "out", copies=3)
+        for sample in manifest(tmp_path / "out"):
+            for kind in ("image", "mask"):
+                content = (tmp_path / "out" / sample[kind]).read_bytes()
+                assert sample[f"{kind}_bytes"] == len(content)
+                assert sample[f"{kind}_sha256"] == hashlib.sha256(content).hexdigest()
+        content = (tmp_path / "out/manifest.jsonl").read_bytes()
+        assert about(tmp_path / "out")["content_sha256"] == hashlib.sha256(content).hexdigest()
+        assert summary.content_sha256 == about(tmp_path / "out")["content_sha256"]
+        assert read_dataset(tmp_path / "out").samples == summary.samples
+
+    def test_16_copies_of_a_training_field_and_one_of_the_others(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 2, "2": 1, "3": 2}, width_px=64, height_px=48)
+        prepare(raw, tmp_path / "out", copies=16)
+        assert about(tmp_path / "out")["counts"] == {
+            "train": {"cases": 1, "fields": 2, "samples": 32},
+            "val": {"cases": 1, "fields": 1, "samples": 1},
+            "test": {"cases": 1, "fields": 2, "samples": 2},
+        }
+        assert len(list((tmp_path / "out/images").iterdir())) == 35
+
+    def test_16_bit_images_are_scaled_by_the_setting(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 1, "2": 1, "3": 1})
+        values = np.full((40, 50, 3), 2048, np.uint16)
+        tifffile.imwrite(raw / "images/Case_1-01.tif", values, photometric="rgb")
+        for white, expected in ((65535, 8), (4095, 128)):  # 255 * 2048 / white, rounded
+            prepare(raw, tmp_path / "out", format="png", uint16_white=white)
+            assert np.all(
+                pixels(tmp_path / "out" / manifest(tmp_path / "out")[0]["image"]) == expected
+            )
+
+    def test_the_configuration_is_kept_but_not_where_or_how_fast(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        prepare(raw_folder(), tmp_path / "out", radius_px=9, seed=4)
+        config = about(tmp_path / "out")["config"]
+        assert (config["radius_px"], config["seed"], config["jpg_quality"]) == (9, 4, 95)
+        assert config["split"]["val_cases"] == ["2"]
+        assert not {"raw", "out", "workers"} & config.keys()
+
+    def test_the_sample_gives_the_published_number_of_pixels(
+        self, real_data: Path, tmp_path: Path
+    ) -> None:
+        raw = tmp_path / "raw"
+        for stem in ("Case_1-01", "Case_10-03", "Case_11-07"):
+            for name in (f"images/{stem}.tif", f"groundTruth/{stem}.json"):
+                (raw / name).parent.mkdir(parents=True, exist_ok=True)
+                (raw / name).symlink_to(real_data / name)
+        split = SplitConfig(val_cases=["10"], test_cases=["11"])
+        prepare(raw, tmp_path / "out", split=split)
+        first = manifest(tmp_path / "out")[0]
+        assert (first["field"], first["foreground_px"]) == ("Case_1-01", 172_413)
+        assert np.count_nonzero(pixels(tmp_path / "out" / first["mask"])) == 172_413
+
+
+class TestNoLeak:
+    """Promise 1."""
+
+    @pytest.mark.parametrize(
+        "split",
+        [
+            SplitConfig(val=0.3, test=0.3),
+            SplitConfig(val_cases=["10"], test_cases=["Case_3"]),
+            SplitConfig(folds=3, fold=1),
+        ],
+        ids=["shares", "lists", "folds"],
+    )
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_no_case_and_no_copy_is_in_two_splits(
+        self, raw_folder: RawFolder, tmp_path: Path, split: SplitConfig, seed: int
+    ) -> None:
+        sizes = {"1": 2, "2": 3, "3": 2, "10": 1, "11": 2}
+        raw, out = raw_folder(sizes, width_px=64, height_px=48), tmp_path / "out"
+        prepare(raw, out, split=split, copies=3, seed=seed)
+        samples = manifest(out)
+        for kind in ("case", "field"):
+            splits_of: dict[str, set[str]] = {}
+            for sample in samples:
+                splits_of.setdefault(sample[kind], set()).add(sample["split"])
+            assert all(len(splits) == 1 for splits in splits_of.values()), splits_of
+        assert {sample["split"] for sample in samples} == {"train", "val", "test"}
+        for sample in samples:
+            assert sample["field"].startswith(f"{sample['case']}-")
+            assert sample["image"].startswith(f"images/{sample['field']}_v")
+            assert sample["variant"] == 0 or sample["split"] == "train"
+            assert sample["case"] in about(out)["split"][sample["split"]]
+        originals = [sample["field"] for sample in samples if sample["variant"] == 0]
+        assert len(originals) == len(set(originals)) == 10
+        training = [sample["field"] for sample in samples if sample["split"] == "train"]
+        assert all(training.count(field) == 3 for field in training)
+        assert num_pictures_in_two_splits(out, samples) == 0
+
+    def test_moving_a_case_out_of_training_removes_its_copies(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        raw, out = raw_folder({"1": 1, "2": 1, "3": 1, "4": 1}), tmp_path / "out"
+        prepare(raw, out, copies=3)
+        assert len(list((out / "images").glob("Case_4-01_*"))) == 3
+        prepare(raw, out, copies=3, split=SplitConfig(val_cases=["2"], test_cases=["3", "4"]))
+        assert [path.name for path in (out / "images").glob("Case_4-01_*")] == [
+            "Case_4-01_v00_original.jpg"
+        ]
+        assert [s["split"] for s in manifest(out) if s["case"] == "Case_4"] == ["test"]
+
+    def test_one_picture_under_two_cases_is_refused(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 1, "2": 1, "3": 1, "4": 2})
+        shutil.copy(raw / "images/Case_1-01.tif", raw / "images/Case_4-02.tif")
+        with pytest.raises(BadInputFilesError) as caught:
+            prepare(raw, tmp_path / "out")
+        reason = r"the same picture stands under two cases \(Case_1-01, Case_4-02\)"
+        for name in ("Case_1-01", "Case_4-02"):
+            assert caught.match(rf"images/{name}\.tif: {reason}")
+
+    def test_one_picture_twice_in_a_case_is_fine_and_in_one_split(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        """BreCaHAD's Case_10-07 and Case_10-08."""
+        raw = raw_folder({"1": 2, "2": 1, "3": 1})
+        shutil.copy(raw / "images/Case_1-01.tif", raw / "images/Case_1-02.tif")
+        prepare(raw, tmp_path / "out")
+        assert [s["split"] for s in manifest(tmp_path / "out")] == ["train", "train", "val", "test"]
+
+
+def num_pictures_in_two_splits(out: Path, samples: list[dict[str, Any]]) -> int:
+    splits_of: dict[bytes, set[str]] = {}
+    for sample in samples:
+        splits_of.setdefault((out / sample["image"]).read_bytes(), set()).add(sample["split"])
+    return sum(len(splits) > 1 for splits in splits_of.values())
+
+
+class TestSameBytes:
+    """Promise 2."""
+
+    def test_on_1_2_and_4_workers(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+        raw = raw_folder({"1": 3, "2": 1, "3": 1, "4": 1})
+        trees = []
+        for workers in (1, 2, 4):
+            out = tmp_path / f"on_{workers}"
+            prepare(raw, out, workers=workers, copies=10, augment=AugmentConfig())
+            trees.append(tree(out))
+        assert sum(name.startswith("images/") for name in trees[0]) == 4 * 10 + 2
+        assert trees[0] == trees[1] == trees[2]
+
+    def test_in_shares_and_joined(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+        raw, whole, joined = raw_folder(), tmp_path / "whole", tmp_path / "joined"
+        prepare(raw, whole, copies=3)
+        for share in ("3/3", "1/3", "2/3"):
+            assert not (joined / "dataset.json").exists()
+            prepare(raw, joined, copies=3, share=share)
+        assert prepare(raw, joined, copies=3).num_reused == len(list(raw.rglob("*.json")))
+        assert tree(whole) == tree(joined)
+
+    def test_another_seed_draws_other_variants_of_the_same_originals(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 1, "2": 1, "3": 1})
+        for seed in (0, 1):
+            prepare(raw, tmp_path / f"{seed}", seed=seed, copies=3, augment=CHEAP)
+        one, other = (tree(tmp_path / f"{seed}") for seed in (0, 1))
+        assert one.keys() == other.keys()
+        images = [name for name in one if name.startswith("images/")]
+        changed = {name for name in images if one[name] != other[name]}
+        assert changed == {name for name in images if "_v00_" not in name}
+
+    def test_a_new_field_changes_no_other(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        prepare(raw_folder({"1": 2, "2": 1, "3": 1}), out, copies=3)
+        before, written = tree(out), times(out)
+        summary = prepare(raw_folder({"0": 1, "1": 3, "2": 1, "3": 1}), out, copies=3)
+        assert summary.num_reused == 4
+        kept = {name for name in before if name not in ("manifest.jsonl", "dataset.json")}
+        assert {name: tree(out)[name] for name in kept} == {name: before[name] for name in kept}
+        assert {name: times(out)[name] for name in kept} == {name: written[name] for name in kept}
+        assert len(manifest(out)) == 4 * 3 + 2
+
+
+class TestAgain:
+    """Running again redoes only what changed."""
+
+    @pytest.fixture
+    def raw(self, raw_folder: RawFolder) -> Path:
+        return raw_folder({"1": 2, "2": 1, "3": 1})
+
+    @pytest.fixture
+    def out(self, raw: Path, tmp_path: Path) -> Path:
+        prepare(raw, tmp_path / "out", copies=3)
+        return tmp_path / "out"
+
+    def test_nothing_when_nothing_changed(self, raw: Path, out: Path) -> None:
+        before, written = tree(out), times(out)
+        summary = prepare(raw, out, copies=3, workers=1)
+        assert summary.num_reused == 4
+        assert tree(out) == before
+        untouched = {name for name in written if written[name] == times(out)[name]}
+        assert set(written) - untouched <= {"manifest.jsonl", "dataset.json"}
+
+    @pytest.mark.parametrize("file", ["groundTruth/Case_1-02.json", "images/Case_1-02.tif"])
+    def test_only_the_field_whose_file_changed(
+        self, raw: Path, out: Path, tmp_path: Path, file: str
+    ) -> None:
+        written = times(out)
+        if file.endswith("json"):
+            (raw / file).write_text('{"tumor": [{"x": 0.5, "y": 0.5}]}')
+        else:
+            tifffile.imwrite(raw / file, raw_pixels(raw, "Case_1-01")[::-1], photometric="rgb")
+        assert prepare(raw, out, copies=3).num_reused == 3
+        changed = {name for name, time in times(out).items() if time != written[name]}
+        of_the_field = {name for name in written if "/Case_1-02" in name}
+        assert len(of_the_field) == 3 + 3 + 1
+        assert changed == of_the_field | {"manifest.jsonl", "dataset.json"}
+        prepare(raw, tmp_path / "fresh", copies=3)
+        assert tree(out) == tree(tmp_path / "fresh")
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"format": "png"},
+            {"copies": 2},
+            {"copies": 1},
+            {"radius_px": 5},
+            {"classes": ["tumor", "lumen"]},
+            {"labels": "per_class"},
+            {"jpg_quality": 50},
+            {"seed": 1},
+            {"augment": AugmentConfig(transforms=["horizontal_flip", "gaussian"])},
+        ],
+        ids=lambda settings: "-".join(settings),
+    )
+    def test_other_settings_leave_nothing_of_the_old_ones(
+        self, raw: Path, out: Path, tmp_path: Path, settings: dict[str, Any]
+    ) -> None:
+        old = tree(out)
+        prepare(raw, out, **{"copies": 3} | settings)
+        prepare(raw, tmp_path / "fresh", **{"copies": 3} | settings)
+        assert tree(out) == tree(tmp_path / "fresh")
+        assert tree(out) != old
+
+    def test_a_field_that_is_gone_leaves_nothing(
+        self, raw: Path, out: Path, tmp_path: Path
+    ) -> None:
+        for file in ("images/Case_1-02.tif", "groundTruth/Case_1-02.json"):
+            (raw / file).unlink()
+        assert prepare(raw, out, copies=3).num_reused == 3
+        assert not [name for name in tree(out) if "Case_1-02" in name]
+        prepare(raw, tmp_path / "fresh", copies=3)
+        assert tree(out) == tree(tmp_path / "fresh")
+
+    @pytest.mark.parametrize("damage", ["unlink", "truncate", "record"])
+    def test_what_was_lost_or_cut_short_is_made_again(
+        self, raw: Path, out: Path, damage: str
+    ) -> None:
+        before = tree(out)
+        sample = manifest(out)[1]
+        if damage == "unlink":
+            (out / sample["mask"]).unlink()
+        elif damage == "truncate":
+            os.truncate(out / sample["image"], 100)
+        else:
+            (out / ".records/Case_1-01.json").write_text('{"key": ')
+        assert prepare(raw, out, copies=3).num_reused == 3
+        assert tree(out) == before
+
+
+# What an interrupted run is: `python -m data_prep`, killed as soon as two fields are done
+KILLED_AFTER_TWO = """
+import os, signal, sys
+import command_line
+from data_prep import __main__, prepare
+
+def track(items, **others):
+    for done, item in enumerate(items, start=1):
+        yield item
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+prepare.track = track
+command_line.run(__main__.main, sys.argv[1:])
+"""
+
+
+class TestInterrupted:
+    def kill(self, raw: Path, out: Path, *others: str) -> None:
+        """Start a run, let it be killed, and wait until its workers have ended too."""
+        arguments = [f"raw={raw}", f"out={out}", "workers=2", "copies=3"]
+        arguments += ["augment.transforms=[gaussian]", "split.val=0", "split.test=0", *others]
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED_AFTER_TWO, *arguments],
+            cwd=ROOT,
+            capture_output=True,  # the workers hold these pipes: reading to their end waits
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+
+    @pytest.mark.parametrize("over_a_finished_one", [False, True])
+    def test_it_goes_on_to_the_same_bytes(
+        self, raw_folder: RawFolder, tmp_path: Path, over_a_finished_one: bool
+    ) -> None:
+        raw, out = raw_folder({"1": 3, "2": 2, "3": 1}), tmp_path / "out"
+        if over_a_finished_one:
+            prepare(raw, out, copies=3, seed=9, split=ALL_TRAINING)
+            assert (out / "dataset.json").is_file()
+        self.kill(raw, out)
+        assert not (out / "dataset.json").exists(), "an unfinished data set passes for a whole one"
+
+        for name in (".manifest.jsonl", "images/.Case_3-01_v00_original.jpg"):
+            (out / f"{name}.123.tmp").write_bytes(b"half")
+        (out / "images/Case_3-01_v00_original.jpg").write_bytes(b"half")
+        summary = prepare(raw, out, copies=3, split=ALL_TRAINING)
+        assert 2 <= summary.num_reused <= 3  # two were done, and one was in a worker's hands
+        prepare(raw, tmp_path / "fresh", copies=3, split=ALL_TRAINING)
+        assert tree(out) == tree(tmp_path / "fresh")
+
+
+def killed_at_case_2(task: FieldTask) -> FieldResult:
+    """A worker's function, found by name: the kernel kills it at one field."""
+    if task.field.name == "Case_2-01":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return prepare_module.prepare_field(task)
+
+
+class TestKilledWorker:
+    def test_it_is_named_nothing_is_published_and_the_next_run_goes_on(
+        self, raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out"
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_module, "prepare_field", killed_at_case_2)
+            with pytest.raises(WorkerError) as caught:
+                prepare(raw, out, workers=1)
+        assert caught.match(r"^Case_2-01: .*killed by SIGKILL, most likely because memory ran out")
+        assert caught.value.exit_code == 1
+        assert not (out / "dataset.json").exists()
+        assert prepare(raw, out).num_reused == 2
+        prepare(raw, tmp_path / "fresh")
+        assert tree(out) == tree(tmp_path / "fresh")
+
+
+def tif_bytes() -> bytes:
+    file = io.BytesIO()
+    values = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    tifffile.imwrite(file, values, photometric="rgb", compression="lzw")
+    return file.getvalue()
+
+
+GOOD_JSON = b'{"tumor": [{"x": 0.5, "y": 0.5}]}'
+# field -> (image, annotation, the file to blame, its reason)
+BAD_FIELDS: dict[str, tuple[bytes | None, bytes | None, str, str]] = {
+    "Case_9-01": (tif_bytes(), None, "image", "has no annotation"),
+    "Case_9-02": (None, GOOD_JSON, "annotation", "has no image"),
+    "Case_9-03": (tif_bytes()[:5000], GOOD_JSON, "image", "cut short"),
+    "Case_9-04": (b"no picture at all", GOOD_JSON, "image", "unreadable"),
+    "Case_9-05": (b"", GOOD_JSON, "image", "is empty"),
+    "Case_9-06": (tif_bytes(), b'{"tumor": [', "annotation", "invalid JSON"),
+    "Case_9-07": (tif_bytes(), b'{"tumour": []}', "annotation", "unknown class 'tumour'"),
+    "Case_9-08": (
+        tif_bytes(),
+        b'{"tumor": [{"x": 1.5, "y": 0}]}',
+        "annotation",
+        "tumor[0].x = 1.5: outside [0, 1]",
+    ),
+    "Case_9-09": (
+        tif_bytes(),
+        b'{"tumor": [{"x": 0, "y": NaN}]}',
+        "annotation",
+        "tumor[0].y = nan: outside [0, 1]",
+    ),
+    "Case_9-10": (tif_bytes(), b'{"tumor": []}', "annotation", "annotates nothing"),
+    "Case_9-11": (
+        tif_bytes(),
+        b'{"lumen": [{"x": 0, "y": 0}]}',
+        "annotation",
+        "has no list for class 'tumor'",
+    ),
+}
+
+
+class TestBadInput:
+    """Promise 7."""
+
+    @pytest.fixture
+    def raw(self, raw_folder: RawFolder) -> Path:
+        """Three good cases, and one of every kind of bad field."""
+        raw = raw_folder({"1": 2, "2": 1, "3": 1})
+        for stem, (image, annotation, _, _) in BAD_FIELDS.items():
+            if image is not None:
+                (raw / f"images/{stem}.tif").write_bytes(image)
+            if annotation is not None:
+                (raw / f"groundTruth/{stem}.json").write_bytes(annotation)
+        return raw
+
+    @pytest.fixture
+    def expected(self, raw: Path) -> dict[str, str]:
+        """Bad file -> what its reason must say."""
+        reasons = {
+            f"images/{stem}.tif" if blamed == "image" else f"groundTruth/{stem}.json": reason
+            for stem, (_, _, blamed, reason) in BAD_FIELDS.items()
+        }
+        (raw / "images/Case_9-12.tif").write_bytes(b"both are bad")
+        (raw / "groundTruth/Case_9-12.json").write_bytes(b"both are bad")
+        reasons |= {"images/Case_9-12.tif": "unreadable", "groundTruth/Case_9-12.json": "invalid"}
+        for name in ("images/Case_9-13.tif", "images/Case_9-13.png", "groundTruth/Case_9-13.json"):
+            (raw / name).write_bytes(b"")
+            reasons[name] = "two fields of one name: Case_9-13.png, Case_9-13.tif"
+        for name in ("images/Case_8-01.tif", "images/Case_9-14.tif"):
+            (raw / name).write_bytes(tif_bytes() + b"one picture under two cases")
+            (raw / name).parents[1].joinpath(f"groundTruth/{Path(name).stem}.json").write_bytes(
+                GOOD_JSON
+            )
+            reasons[name] = "the same picture stands under two cases (Case_8-01, Case_9-14)"
+        return reasons
+
+    def test_stop_lists_every_bad_file_with_its_reason_and_publishes_nothing(
+        self, raw: Path, expected: dict[str, str], tmp_path: Path
+    ) -> None:
+        with pytest.raises(BadInputFilesError) as caught:
+            prepare(raw, tmp_path / "out")
+        first, *listed, last = str(caught.value).splitlines()
+        assert first == f"{len(expected)} bad file(s):"
+        assert_reasons(dict(line.strip().split(": ", 1) for line in listed), expected)
+        assert "on_error=skip" in last
+        assert caught.value.exit_code == 1
+        assert not (tmp_path / "out/dataset.json").exists()
+
+    def test_skip_goes_on_without_them_and_records_them(
+        self, raw: Path, expected: dict[str, str], tmp_path: Path
+    ) -> None:
+        summary = prepare(raw, tmp_path / "out", on_error="skip")
+        skipped = about(tmp_path / "out")["skipped"]
+        assert_reasons({entry["file"]: entry["reason"] for entry in skipped}, expected)
+        assert len(skipped) == len(summary.bad) == len(expected)
+        fields = [sample["field"] for sample in manifest(tmp_path / "out")]
+        assert fields == ["Case_1-01", "Case_1-02", "Case_2-01", "Case_3-01"]
+        assert not [name for name in tree(tmp_path / "out") if "Case_9" in name]
+
+    def test_mended_they_are_taken_up_and_spoilt_they_are_dropped(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out"
+        good = (raw / "groundTruth/Case_1-02.json").read_bytes()
+        whole = prepare(raw, out, on_error="skip").content_sha256
+        (raw / "groundTruth/Case_1-02.json").write_bytes(good[:-1])
+        prepare(raw, out, on_error="skip")
+        assert [entry["file"] for entry in about(out)["skipped"]] == ["groundTruth/Case_1-02.json"]
+        assert not [name for name in tree(out) if "Case_1-02" in name]
+        (raw / "groundTruth/Case_1-02.json").write_bytes(good)
+        assert prepare(raw, out, on_error="skip").content_sha256 == whole
+        assert about(out)["skipped"] == []
+
+    @pytest.mark.parametrize("on_error", ["stop", "skip"])
+    def test_a_split_that_lost_all_its_fields_is_an_error(
+        self, raw_folder: RawFolder, tmp_path: Path, on_error: str
+    ) -> None:
+        raw = raw_folder({"1": 1, "2": 1, "3": 1})
+        os.truncate(raw / "images/Case_3-01.tif", 1000)
+        with pytest.raises(UserError, match=r"images/Case_3-01\.tif: .*cut short"):
+            prepare(raw, tmp_path / "out", on_error=on_error)
+        assert not (tmp_path / "out/dataset.json").exists()
+
+    @pytest.mark.parametrize("split", [SplitConfig(), BY_LIST], ids=["shares", "lists"])
+    def test_bad_files_are_listed_even_where_the_rest_cannot_be_split(
+        self, raw_folder: RawFolder, tmp_path: Path, split: SplitConfig
+    ) -> None:
+        """Two cases are left of three: what has to be mended is the file, not the split."""
+        raw = raw_folder({"1": 1, "2": 1, "3": 1})
+        (raw / "groundTruth/Case_3-01.json").unlink()
+        with pytest.raises(UserError, match=r"images/Case_3-01\.tif: has no annotation"):
+            prepare(raw, tmp_path / "out", split=split)
+
+    def test_nothing_but_bad_fields_is_an_error_whatever_is_asked_for(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 1})
+        (raw / "groundTruth/Case_1-01.json").unlink()
+        for on_error in ("stop", "skip"):
+            with pytest.raises(BadInputFilesError, match="has no annotation"):
+                prepare(raw, tmp_path / "out", on_error=on_error)
+
+    def test_empty_images_are_told_as_empty(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+        """Not as one picture under two cases, though their bytes are the same."""
+        raw = raw_folder({"1": 1, "2": 1, "3": 1})
+        for case in "12":
+            (raw / f"images/Case_{case}-01.tif").write_bytes(b"")
+        with pytest.raises(BadInputFilesError) as caught:
+            prepare(raw, tmp_path / "out")
+        assert str(caught.value).count("is empty (0 bytes)") == 2
+
+
+def assert_reasons(found: dict[str, str], expected: dict[str, str]) -> None:
+    assert found.keys() == expected.keys()
+    assert not {file: found[file] for file in found if expected[file] not in found[file]}
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left() -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
