@@ -1,0 +1,215 @@
+"""A tiny prepared data set, runs on it, and processes that are killed at every instant."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import command_line
+from data_prep import prepare
+from data_prep.config import PrepConfig
+from data_prep.manifest import Dataset, read_dataset
+from train.config import TrainConfig
+from train.distributed import Ranks
+from train.preemption import StopRequest
+from train.run_folder import open_run
+from train.trainer import Trainer, check_sizes
+
+CPU = torch.device("cpu")
+
+FIELDS = {"1": 2, "2": 2, "3": 2, "4": 2, "5": 1}
+"""Case -> number of its fields: 1 and 2 are for training, 3 for validation, 4 and 5 for testing."""
+WIDTH_PX, HEIGHT_PX, RADIUS_PX = 96, 64, 8
+# Four training fields with four variants each, by four: 4 steps an epoch
+TINY = (
+    "epochs=2",
+    "batch_size=4",
+    "lr=0.01",
+    "loader_workers=0",
+    "log_every_steps=1",
+    "panels=1",
+    "amp=off",
+    "crop.size_px=32",
+    "model.width=4",
+    "model.depth=1",
+    "tile.size_px=48",
+    "tile.overlap_px=8",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Promise 4 is about one thread a process; and threads do not live through a fork."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark discs on a pale ground, annotated as tumor: a task that is learned in a few steps."""
+    folder = tmp_path_factory.mktemp("raw")
+    for case, num_fields in FIELDS.items():
+        for number in range(1, num_fields + 1):
+            draw_field(folder, f"Case_{case}-{number:02d}")
+    return folder
+
+
+def draw_field(folder: Path, name: str) -> None:
+    """An image and its annotation, drawn from the name."""
+    rng = np.random.default_rng(list(name.encode()))
+    image_HWC = rng.integers(200, 240, (HEIGHT_PX, WIDTH_PX, 3), dtype=np.uint8)
+    points = [{"x": x, "y": y} for x, y in rng.uniform(0.1, 0.9, (4, 2)).tolist()]
+    for point in points:
+        center = int(point["x"] * WIDTH_PX), int(point["y"] * HEIGHT_PX)
+        cv2.circle(image_HWC, center, RADIUS_PX, (120, 60, 90), cv2.FILLED)
+    cv2.imwrite(str(folder / f"{name}.png"), image_HWC)
+    (folder / f"{name}.json").write_text(json.dumps({"tumor": points}))
+
+
+@pytest.fixture(scope="session")
+def prepared(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The raw fields prepared, lossless: train 4 fields of 4 variants, val 2, test 3."""
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    settings = ["copies=4", "format=png", f"radius_px={RADIUS_PX}"]
+    settings += ["split.val_cases=[3]", "split.test_cases=[4,5]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "map_tasks", map_here)
+        prepare.prepare(command_line.load(PrepConfig, [f"raw={raw}", f"out={out}", *settings]))
+    return read_dataset(out)
+
+
+def map_here(
+    function: Callable[[Any], Any], tasks: list[Any], workers: int, name: Callable[[Any], str]
+) -> Iterator[tuple[int, Any]]:
+    """data_prep's map_tasks without processes, which take seconds to start."""
+    return enumerate(map(function, tasks))
+
+
+@pytest.fixture(scope="session")
+def tiny(prepared: Dataset) -> Callable[..., TrainConfig]:
+    """tiny(run, "epochs=3") is a configuration that trains in a second."""
+
+    def load(run: Path, *settings: str) -> TrainConfig:
+        given = [f"data={prepared.folder}", f"run={run}", *TINY, *settings]
+        return command_line.load(TrainConfig, given)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def new_trainer(prepared: Dataset) -> Callable[..., Trainer]:
+    """new_trainer(config) is what `python -m train` makes of a configuration, on one rank."""
+
+    def make(config: TrainConfig) -> Trainer:
+        check_sizes(config, prepared, one_rank())
+        open_run(config, prepared, CPU)
+        return Trainer(config, prepared, one_rank(), StopRequest())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tiny: Callable[..., TrainConfig],
+    new_trainer: Callable[..., Trainer],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A finished run. Copy it before changing it (`own_run`)."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    assert new_trainer(tiny(run)).fit() == 0
+    return run
+
+
+@pytest.fixture
+def own_run(trained: Path, tmp_path: Path) -> Path:
+    """The finished run, to do with as one likes."""
+    return Path(shutil.copytree(trained, tmp_path / "own"))
+
+
+def one_rank(rank: int = 0, world_size: int = 1) -> Ranks:
+    """A rank on the CPU; with others only for what needs no collective."""
+    return Ranks(rank, world_size, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Callable[..., Ranks]:
+    """ranks() is the only rank; ranks(1, 4) one of four."""
+    return one_rank
+
+
+@dataclasses.dataclass
+class Killer:
+    """An audit hook that kills its process at the n-th instant of its changes to the file system.
+
+    An instant is before each change, and after a file was opened but before anything is in it.
+    """
+
+    left: int
+    is_dying: bool = False
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.is_dying:
+            return
+        if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            self.pass_instant()
+        if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            self.pass_instant()
+            if arguments[2] & os.O_TRUNC:
+                self.pass_instant(emptied=arguments[0])
+
+    def pass_instant(self, emptied: str | None = None) -> None:
+        """Live on, or die."""
+        if self.left == 0:
+            self.is_dying = True
+            if emptied is not None:
+                Path(emptied).write_bytes(b"")
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+
+
+def survives(action: Callable[[], object], instants: int) -> bool:
+    """Do something in a process killed after so many instants; whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.addaudithook(Killer(instants))
+            action()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL), "the action failed by itself"
+    return code == 0
+
+
+@pytest.fixture
+def kills(tmp_path: Path) -> Callable[..., Iterator[Path]]:
+    """kills(before, action): copies of a folder in which action(copy) was killed, one an instant.
+
+    The last copy is of an action that came to its end.
+    """
+
+    def kill_everywhere(before: Path, action: Callable[[Path], object]) -> Iterator[Path]:
+        for instants in range(1000):
+            copy = Path(shutil.copytree(before, tmp_path / f"killed_{instants}"))
+            finished = survives(lambda folder=copy: action(folder), instants)
+            yield copy
+            if finished:
+                assert instants > 2, "next to nothing was killed"
+                return
+
+    return kill_everywhere

@@ -1,0 +1,221 @@
+"""Promise 2 for training: which crops, in which order, does not depend on ranks or workers."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterable
+from itertools import chain, pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from command_line import UserError
+from data_prep.manifest import Dataset
+from train.config import CropConfig, TrainConfig
+from train.data import (
+    Draw,
+    MicrobatchSampler,
+    TrainingCrops,
+    mask_to_target,
+    microbatches_of,
+    read_sample,
+    training_loader,
+)
+from train.distributed import Ranks
+
+NUM_CROPS = 22  # by 8: two steps an epoch, and 6 crops wait for the next
+CONFIG = TrainConfig(data="", run="", epochs=3, batch_size=8, microbatches=4)
+STEPS_PER_EPOCH, STEPS = 2, 6
+
+
+def flat(lists: Iterable[list[Draw]]) -> list[Draw]:
+    return list(chain.from_iterable(lists))
+
+
+def steps_of(rank: Ranks, first_step: int = 0) -> list[list[Draw]]:
+    """What a rank draws at each step."""
+    sampler = MicrobatchSampler(NUM_CROPS, CONFIG, rank, first_step)
+    microbatches = list(sampler)
+    assert len(microbatches) == len(sampler)
+    assert {len(microbatch) for microbatch in microbatches} == {2}
+    per_step = len(microbatches) // (STEPS - first_step)
+    return [
+        flat(microbatches[start : start + per_step])
+        for start in range(0, len(microbatches), per_step)
+    ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_the_ranks_batches_make_up_the_same_global_batch_each_step(
+    world_size: int, ranks: Callable[..., Ranks]
+) -> None:
+    alone = steps_of(ranks())
+    parts = [steps_of(ranks(rank, world_size)) for rank in range(world_size)]
+    assert [flat(step) for step in zip(*parts, strict=True)] == alone
+
+
+@pytest.mark.parametrize("first_step", range(STEPS))
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2), (2, 3)])
+def test_a_resumed_rank_goes_on_where_it_was(
+    first_step: int, rank: int, world_size: int, ranks: Callable[..., Ranks]
+) -> None:
+    whole = steps_of(ranks(rank, world_size))
+    assert steps_of(ranks(rank, world_size), first_step) == whole[first_step:]
+
+
+def test_an_epoch_draws_each_crop_once_at_most_in_an_order_of_its_own(
+    ranks: Callable[..., Ranks],
+) -> None:
+    steps = steps_of(ranks())
+    epochs = [flat(steps[start : start + 2]) for start in range(0, STEPS, STEPS_PER_EPOCH)]
+    orders = []
+    for number, draws in enumerate(epochs):
+        assert {epoch for epoch, _ in draws} == {number}
+        indices = [index for _, index in draws]
+        assert len(set(indices)) == 16
+        assert set(indices) < set(range(NUM_CROPS))
+        orders.append(indices)
+    assert all(before != after for before, after in pairwise(orders))
+    # what was left over is not left over for ever
+    assert set().union(*orders) == set(range(NUM_CROPS))
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 4, 6, 8])
+def test_ranks_share_the_microbatches_evenly(num_microbatches: int) -> None:
+    for world_size in range(1, num_microbatches + 1):
+        parts = [microbatches_of(r, world_size, num_microbatches) for r in range(world_size)]
+        assert [m for part in parts for m in part] == list(range(num_microbatches))
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+# Crops of a prepared data set
+
+
+def global_batches(
+    dataset: Dataset, config: TrainConfig, everyone: list[Ranks], first_step: int = 0
+) -> list[bytes]:
+    """The bytes of the images and masks of each step's global batch."""
+    crops = TrainingCrops(dataset.folder, dataset.split("train"), config)
+    loaded = [list(training_loader(crops, config, rank, first_step)) for rank in everyone]
+    num_steps = sum(map(len, loaded)) // config.microbatches
+    batches = []
+    for step in range(num_steps):
+        parts = []
+        for batch in loaded:
+            each = len(batch) // num_steps
+            parts += batch[step * each : (step + 1) * each]
+        images_BHWC, masks_BHW = (torch.cat(part) for part in zip(*parts, strict=True))
+        assert images_BHWC.shape == (config.batch_size, 32, 32, 3)
+        assert images_BHWC.dtype == masks_BHW.dtype == torch.uint8
+        batches.append(images_BHWC.numpy().tobytes() + masks_BHW.numpy().tobytes())
+    return batches
+
+
+@pytest.fixture(scope="module")
+def reference(
+    prepared: Dataset, tiny: Callable[..., TrainConfig], ranks: Callable[..., Ranks]
+) -> list[bytes]:
+    batches = global_batches(prepared, tiny(Path()), [ranks()])
+    assert len(batches) == len(set(batches)) == 8  # two epochs of 16 crops by 4
+    return batches
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.parametrize(("workers", "world_size"), [(1, 1), (3, 1), (0, 2), (0, 3), (2, 4)])
+def test_workers_and_ranks_change_no_crop(
+    workers: int,
+    world_size: int,
+    reference: list[bytes],
+    prepared: Dataset,
+    tiny: Callable[..., TrainConfig],
+    ranks: Callable[..., Ranks],
+) -> None:
+    config = tiny(Path(), f"loader_workers={workers}")
+    everyone = [ranks(rank, world_size) for rank in range(world_size)]
+    assert global_batches(prepared, config, everyone) == reference
+
+
+def test_a_resume_changes_no_crop(
+    reference: list[bytes],
+    prepared: Dataset,
+    tiny: Callable[..., TrainConfig],
+    ranks: Callable[..., Ranks],
+) -> None:
+    assert global_batches(prepared, tiny(Path()), [ranks()], first_step=3) == reference[3:]
+
+
+def test_another_seed_changes_order_and_crops(
+    reference: list[bytes],
+    prepared: Dataset,
+    tiny: Callable[..., TrainConfig],
+    ranks: Callable[..., Ranks],
+) -> None:
+    assert not set(global_batches(prepared, tiny(Path(), "seed=1"), [ranks()])) & set(reference)
+
+
+def test_an_image_is_cropped_anew_each_epoch_and_each_time_it_is_taken(
+    prepared: Dataset, tiny: Callable[..., TrainConfig]
+) -> None:
+    config = tiny(Path(), "crop.per_sample=3")
+    samples = prepared.split("train")
+    crops = TrainingCrops(prepared.folder, samples, config)
+    assert len(crops) == 3 * len(samples)
+    of_first_image = [crops[draw][0].numpy().tobytes() for draw in [(0, 0), (0, 1), (0, 2), (1, 0)]]
+    assert len(set(of_first_image)) == 4
+    assert crops[0, 0][0].numpy().tobytes() == of_first_image[0]
+
+
+def test_crops_of_an_image_are_of_that_image(
+    prepared: Dataset, tiny: Callable[..., TrainConfig]
+) -> None:
+    """Crops 2 and 3 of two an image are of the second image, wherever in the epoch."""
+    crop = CropConfig(64, 2, False, 0, 1, 0, 0, 0)
+    config = dataclasses.replace(tiny(Path()), crop=crop)
+    samples = prepared.split("train")
+    crops = TrainingCrops(prepared.folder, samples, config)
+    image_HWC, mask_HW = read_sample(prepared.folder, samples[1])
+    for index in (2, 3):
+        image, mask = (part.numpy() for part in crops[5, index])
+        windows = [left for left in range(33) if np.array_equal(image_HWC[:, left:][:, :64], image)]
+        assert len(windows) == 1
+        assert np.array_equal(mask_HW[:, windows[0] :][:, :64], mask)
+
+
+def test_images_are_read_as_rgb_and_masks_as_labels(raw: Path, prepared: Dataset) -> None:
+    """Against the raw field, through another reader."""
+    sample = prepared.split("train", originals_only=True)[0]
+    image_HWC, mask_HW = read_sample(prepared.folder, sample)
+    assert np.array_equal(image_HWC, np.asarray(Image.open(raw / f"{sample.field}.png")))
+    assert np.array_equal(mask_HW, np.asarray(Image.open(prepared.folder / sample.mask)))
+    assert np.count_nonzero(mask_HW) == sample.foreground_px > 0
+
+
+@pytest.mark.parametrize("kind", ["image", "mask"])
+@pytest.mark.parametrize("damage", ["missing", "garbage", "other size"])
+def test_a_bad_file_is_named(kind: str, damage: str, prepared: Dataset, tmp_path: Path) -> None:
+    sample = prepared.split("train")[0]
+    for path in (sample.image, sample.mask):
+        (tmp_path / path).parent.mkdir()
+        shutil.copy(prepared.folder / path, tmp_path / path)
+    victim = tmp_path / getattr(sample, kind)
+    if damage == "missing":
+        victim.unlink()
+    elif damage == "garbage":
+        victim.write_bytes(b"no picture")
+    else:
+        cv2.imwrite(str(victim), np.zeros((8, 9, 3), np.uint8))
+    with pytest.raises(UserError, match="run data_prep again") as caught:
+        read_sample(tmp_path, sample)
+    assert str(victim) in str(caught.value)
+
+
+def test_a_target_has_a_channel_for_each_value() -> None:
+    mask_BHW = torch.tensor([[[0, 1, 2], [255, 1, 0]]], dtype=torch.uint8)
+    target_BCHW = mask_to_target(mask_BHW, [1, 2])
+    assert target_BCHW.dtype == torch.float32
+    assert target_BCHW.tolist() == [[[[0, 1, 0], [0, 1, 0]], [[0, 0, 1], [0, 0, 0]]]]
+    assert mask_to_target(mask_BHW, [255]).tolist() == [[[[0, 0, 0], [1, 0, 0]]]]

@@ -1,0 +1,150 @@
+"""The command lines of train: what --help says, and what a wrong one comes to."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import command_line
+from command_line import UsageError
+from data_prep.manifest import Dataset
+from train import __main__ as train_main
+from train.config import PRESETS, TrainConfig
+from train.evaluate import EvaluateConfig
+from train.predict import PredictConfig
+from train.show import ShowConfig
+
+COMMANDS = {
+    "train.__main__": TrainConfig,
+    "train.evaluate": EvaluateConfig,
+    "train.predict": PredictConfig,
+    "train.show": ShowConfig,
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_lists_every_key_with_a_text(module: str, cli: Callable[..., Any]) -> None:
+    outcome = cli(importlib.import_module(module).main, "--help")
+    assert outcome.code == 0
+    usage = f"python -m {module.removesuffix('.__main__')} "
+    assert usage in outcome.out
+    for key, default, _, text in command_line.describe_fields(COMMANDS[module]):
+        assert text, f"{key} has no docstring"
+        assert f"\n  {key}={default}\n" in outcome.out
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_bare_it_says_what_it_needs(module: str, cli: Callable[..., Any]) -> None:
+    outcome = cli(importlib.import_module(module).main)
+    assert outcome.code == 2
+    assert "needs " in outcome.err
+    assert "run=..." in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epoch=3", ["epoch", "epochs"]),
+        ("model.widht=3", ["widht", "width"]),
+        ("epochs=many", ["epochs=many"]),
+        ("lr=fast", ["lr=fast"]),
+        ("model.norm=layer", ["model.norm=layer", "group"]),
+        ("amp=fp8", ["amp=fp8", "bf16"]),
+        ("schedule=linear", ["schedule=linear", "cosine"]),
+        ("preset=huge", ["preset=huge", "brecahad-cpu, demo, unet"]),
+        ("config=nowhere.yaml", ["nowhere.yaml"]),
+        ("epochs", ["'epochs' is not key=value"]),
+        ("epochs=0", ["epochs=0"]),
+        ("lr=0", ["lr=0"]),
+        ("keep_checkpoints=0", ["keep_checkpoints=0"]),
+        ("loader_workers=-1", ["loader_workers=-1"]),
+        ("microbatches=3", ["microbatches=3", "batch_size=8", "1, 2, 4, 8"]),
+        ("microbatches=16", ["microbatches=16", "1, 2, 4, 8"]),
+        ("crop.size_px=8", ["crop.size_px=8"]),
+        ("loss.dice_weight=-1", ["loss.dice_weight=-1"]),
+        ("tile.overlap_px=300", ["tile.size_px=512", "overlap_px=300"]),
+        ("model.dropout=1", ["model.dropout=1"]),
+        ("data=/no/such/folder", ["data=/no/such/folder", "no such folder"]),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_a_line(
+    setting: str, words: list[str], prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    outcome = cli(train_main.main, f"data={prepared.folder}", f"run={run}", setting)
+    assert outcome.code == 2
+    assert all(word in outcome.err for word in words), outcome.err
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("error: ")
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("damage", ["no dataset.json", "changed manifest", "empty folder"])
+def test_data_that_is_not_whole_is_refused(
+    damage: str, prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    if damage != "empty folder":
+        for name in ("manifest.jsonl", "dataset.json"):
+            (data / name).write_bytes((prepared.folder / name).read_bytes())
+    if damage == "no dataset.json":
+        (data / "dataset.json").unlink()
+    if damage == "changed manifest":
+        (data / "manifest.jsonl").write_bytes((data / "manifest.jsonl").read_bytes()[:-1])
+    outcome = cli(train_main.main, f"data={data}", f"run={tmp_path / 'run'}")
+    assert outcome.code in (1, 2)
+    assert str(data) in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_there_are_presets() -> None:
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == {"brecahad-cpu", "demo", "unet"}
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_a_preset_loads_and_gives_way_to_what_is_typed(preset: str) -> None:
+    given = ["data=a", "run=b", f"preset={preset}"]
+    config = command_line.load(TrainConfig, given, preset_folder=PRESETS)
+    assert config.model != TrainConfig(data="", run="").model or config.lr == 1e-4
+    typed = command_line.load(TrainConfig, [*given, "epochs=77"], preset_folder=PRESETS)
+    assert typed.epochs == 77 != config.epochs
+    assert typed.model == config.model
+
+
+def test_defaults_are_those_of_the_system_this_replaces() -> None:
+    """Batch 8, 10 epochs, BCE alone, Adam's usual rate, the 31 million parameter U-Net."""
+    config = command_line.load(TrainConfig, ["data=a", "run=b"])
+    assert (config.batch_size, config.epochs, config.lr) == (8, 10, 1e-3)
+    assert (config.loss.dice_weight, config.loss.positive_weight) == (0, 1)
+    assert (config.model.width, config.model.depth) == (64, 4)
+
+
+def test_the_whole_configuration_survives_a_file(tmp_path: Path) -> None:
+    given = ["data=a", "run=007", "amp=off", "lr=1e-4", "model.norm=none", "crop.flip=false"]
+    config = command_line.load(TrainConfig, given)
+    file = tmp_path / "config.yaml"
+    file.write_text(command_line.as_yaml(config))
+    again = command_line.load(TrainConfig, [f"config={file}"], preset_folder=PRESETS)
+    assert command_line.as_yaml(again).replace(str(file), "''") == command_line.as_yaml(config)
+    assert (again.run, again.amp, again.crop.flip) == ("007", "off", False)
+
+
+def test_a_device_that_is_not_there_is_refused(
+    prepared: Dataset, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    given = [f"data={prepared.folder}", f"run={tmp_path / 'run'}", "device=cuda"]
+    outcome = cli(train_main.main, *given)
+    assert outcome.code == 2
+    assert "device=cpu or device=auto" in outcome.err
+
+
+def test_a_usage_error_of_a_config_file_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("- a list\n")
+    with pytest.raises(UsageError, match=r"settings\.yaml: holds no keys"):
+        command_line.load(TrainConfig, [f"config={file}"], preset_folder=PRESETS)

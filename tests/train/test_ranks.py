@@ -1,0 +1,164 @@
+"""Promises 3, 4 and 6 with real processes: kills, signals, and other numbers of ranks."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from command_line import EXIT_STOPPED
+from tests import ranks
+
+SETTINGS = (
+    "epochs=3",
+    "batch_size=4",
+    "lr=0.01",
+    "save_every_s=0",
+    "crop.size_px=64",
+    "model.width=4",
+    "model.depth=2",
+    "tile.size_px=96",
+    "tile.overlap_px=16",
+    "amp=off",
+)
+STEPS_PER_EPOCH = 4  # 4 training fields with 4 variants each, by 4
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cases 1 and 2 for training, 3 and 4 for validation; two fields each."""
+    folder = tmp_path_factory.mktemp("data")
+    drawn = ["fields=2", "cases=4", "width_px=200", "height_px=192"]
+    ranks.run("data_prep.synthetic", f"out={folder / 'raw'}", *drawn)
+    split = ["split.val_cases=[3,4]", "split.test=0", "copies=4", "workers=1"]
+    ranks.run("data_prep", f"raw={folder / 'raw'}", f"out={folder / 'prepared'}", *split)
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two ranks that nothing happened to."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    ranks.run("train", f"data={prepared}", f"run={folder}", *SETTINGS, ranks=2)
+    return folder
+
+
+def digests(run: Path) -> list[str]:
+    """Step and digests as train.show prints them."""
+    shown = ranks.run("train.show", f"run={run}").splitlines()
+    return [line for line in shown if line.startswith(("step", "epoch", "model", "state"))]
+
+
+def latest_step(run: Path) -> int:
+    """The step of the newest published checkpoint; 0 for none."""
+    pointer = run / "checkpoints" / "latest"
+    return int(pointer.read_text().removeprefix("step_")) if pointer.is_file() else 0
+
+
+def is_in_mid_epoch(run: Path) -> bool:
+    """Whether there is a checkpoint that is not of an epoch's end."""
+    return latest_step(run) % STEPS_PER_EPOCH in (1, 2)
+
+
+def test_a_killed_rank_costs_no_bit(prepared: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """Promises 3 and 4: kill -9 in mid-epoch, the same command again, the same final weights."""
+    run = tmp_path / "killed"
+    command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
+    process = ranks.start(*command, ranks=2)
+    ranks.wait_for(lambda: is_in_mid_epoch(run), process)
+    os.kill(ranks.rank_pid(process, 1), signal.SIGKILL)
+    code, _ = ranks.finish(process)
+    assert code != 0
+    killed_at = latest_step(run)
+    assert killed_at < 3 * STEPS_PER_EPOCH
+
+    output = ranks.run(*command, ranks=2)
+    assert f"resumed from step_{killed_at:08d}" in output
+    assert digests(run) == digests(uninterrupted)
+    assert "is finished: 3 epochs, 12 steps" in ranks.run(*command, ranks=2)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_to_one_rank_stops_all_at_one_step(
+    signum: int, prepared: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Promise 3: every rank finishes its step, all save, and nothing is lost.
+
+    The signal goes to rank 1 alone: rank 0, which writes, must learn of it from the ranks.
+    """
+    run = tmp_path / "stopped"
+    command = ("train", f"data={prepared}", f"run={run}", *SETTINGS, "save_every_s=600")
+    process = ranks.start(*command, ranks=2)
+    ranks.wait_for(lambda: latest_step(run) >= STEPS_PER_EPOCH, process)
+    os.kill(ranks.rank_pid(process, 1), signum)
+    _, output = ranks.finish(process)
+    assert f"stopped by signal {signum} at step {latest_step(run)}, saved" in output
+    ranks.run(*command, ranks=2)
+    assert digests(run) == digests(uninterrupted)
+
+
+def test_metrics_do_not_depend_on_the_number_of_ranks(
+    prepared: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Promise 6: 3 ranks equal 1, to the byte, though 3 do not divide the 4 fields."""
+    summaries = []
+    for number in (1, 3):
+        out = tmp_path / str(number)
+        settings = [f"run={uninterrupted}", "split=val", f"out={out}", "amp=off", "figures=0"]
+        ranks.run("train.evaluate", *settings, ranks=number)
+        summaries.append((out / "summary.json").read_bytes())
+    assert summaries[0] == summaries[1]
+    assert json.loads(summaries[0])["num_fields"] == 4
+
+
+def test_the_bits_do_not_depend_on_the_number_of_ranks(
+    prepared: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Promise 4: killed on 4 ranks, stopped on 1, ended on 2, as if nothing had happened."""
+    run = tmp_path / "elastic"
+    command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
+    process = ranks.start(*command, ranks=4)
+    ranks.wait_for(lambda: is_in_mid_epoch(run), process)
+    os.kill(ranks.rank_pid(process, 3), signal.SIGKILL)
+    ranks.finish(process)
+
+    killed_at = latest_step(run)
+    process = ranks.start(*command)
+    ranks.wait_for(lambda: latest_step(run) > killed_at, process)
+    process.send_signal(signal.SIGTERM)
+    code, output = ranks.finish(process)
+    assert code == EXIT_STOPPED, output
+    assert latest_step(run) < 3 * STEPS_PER_EPOCH
+
+    ranks.run(*command, ranks=2)
+    assert digests(run) == digests(uninterrupted)
+
+
+def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
+    prepared: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """3 ranks do not divide the 4 microbatches: refused under elastic, else the same updates."""
+    reference = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
+    run = tmp_path / "three"
+    command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
+    code, output = ranks.finish(ranks.start(*command, ranks=3))
+    assert code != 0
+    assert "reproducible=elastic with microbatches=4 takes 1, 2, 4" in output
+    for mode in ("same_world", "off"):
+        run = tmp_path / mode
+        settings = (f"data={prepared}", f"run={run}", *SETTINGS, f"reproducible={mode}")
+        ranks.run("train", *settings, ranks=3)
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+        assert [line["step"] for line in metrics] == [4, 8, 12]
+        for line, expected in zip(metrics, reference, strict=True):
+            assert line["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-3)
+
+
+def test_too_many_ranks_are_refused(prepared: Path, tmp_path: Path) -> None:
+    """A rank without a microbatch would wait for nothing; the message says what to set."""
+    command = ("train", f"data={prepared}", f"run={tmp_path / 'run'}", *SETTINGS, "microbatches=2")
+    code, output = ranks.finish(ranks.start(*command, ranks=3))
+    assert code != 0
+    assert "3 ranks, but microbatches=2" in output
+    assert "set microbatches=3 or a multiple" in output

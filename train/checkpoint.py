@@ -1,0 +1,332 @@
+"""Sharded checkpoints that count only when they are whole.
+
+    RUN/checkpoints/step_00000120/    __<rank>_0.distcp   tensors, each once, spread over the ranks
+                                      .metadata           where each tensor lies
+                                      state.json          everything that is not a tensor
+                                      COMPLETE            written last: size and hash of every file
+    RUN/checkpoints/latest, best      names of published steps
+
+A checkpoint is made under a temporary name, and gets its own once COMPLETE and the files are on
+disk. It holds tensors and JSON only; `.metadata` is a pickle of torch's, read with nothing but
+the classes that it needs, so a checkpoint from elsewhere runs no code.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+
+from command_line import UsageError, UserError
+from data_prep.images import write_atomically
+from train.distributed import Ranks
+
+FORMAT = 1
+COMPLETE, STATE = "COMPLETE", "state.json"
+Tensors = dict[str, dict[str, Any]]
+"""Part of the state ("model", "optimizer") -> nested dicts of tensors."""
+
+# All that torch writes into .metadata for dicts of plain tensors
+PICKLED = {
+    ("pathlib", "PosixPath"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+} | {
+    ("torch.distributed.checkpoint.metadata", name)
+    for name in (
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    )
+}
+
+
+class CheckpointError(UserError):
+    """No checkpoint that can be used."""
+
+
+def save(folder: Path, step: int, tensors: Tensors, state: Mapping[str, Any], ranks: Ranks) -> Path:
+    """Write and publish the checkpoint of a step; collective. `state` is JSON, rank 0's is kept."""
+    final = folder / step_name(step)
+    temporary = folder / f".{final.name}.tmp"
+    if ranks.is_first:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    ranks.barrier()  # the folder must be there before any rank writes into it
+    writer = FileSystemWriter(temporary)  # fsyncs each file
+    with torchs_own_words("saved"):
+        state_dict_saver.save(tensors, storage_writer=writer, no_dist=ranks.world_size == 1)
+    # each rank reads back its own files: on many nodes no one rank hashes everything
+    hashes = ranks.gather(describe_files(temporary.glob(f"__{ranks.rank}_*.distcp")))
+    if ranks.is_first:
+        write_durably(temporary / STATE, dict(state))
+        files = describe_files(temporary / name for name in (".metadata", STATE))
+        for described in hashes:
+            files |= described
+        complete = {"format": FORMAT, "step": step, "world_size": ranks.world_size, "files": files}
+        write_durably(temporary / COMPLETE, {**complete, "sha256": hash_json(complete)})
+        publish(temporary, final)
+    ranks.barrier()  # no rank goes on as if it were saved before it is
+    return final
+
+
+def load(path: Path, tensors: Tensors, ranks: Ranks) -> dict[str, Any]:
+    """Fill `tensors` in place from a checkpoint and return its `state`; collective.
+
+    The caller has verified the checkpoint (`newest_intact`, `find`).
+    """
+    read_tensors(path, tensors, alone=ranks.world_size == 1)
+    state: dict[str, Any] = json.loads((path / STATE).read_text())
+    return state
+
+
+def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and why newer ones were passed over.
+
+    Raises CheckpointError where there are checkpoints but none is intact: starting anew in
+    silence would throw the run away.
+    """
+    passed_over: list[str] = []
+    for path in reversed(published(folder)):
+        problem = verify(path)
+        if not problem:
+            return path, passed_over
+        passed_over.append(f"{path.name}: {problem}")
+    if passed_over:
+        raise CheckpointError(
+            f"{folder}: no intact checkpoint ({'; '.join(passed_over)}). Restore one, or name"
+            " another run= to start anew"
+        )
+    return None, []
+
+
+def verify(path: Path) -> str:
+    """Why a folder is not an intact checkpoint, or '' where it is."""
+    try:
+        complete = json.loads((path / COMPLETE).read_text())
+        if complete["format"] != FORMAT:
+            return f"format {complete['format']}, this version reads {FORMAT}"
+        if complete.pop("sha256") != hash_json(complete):
+            return f"{COMPLETE} is damaged (sha256 differs)"
+        for name, expected in complete["files"].items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
+            if hash_file(file) != expected["sha256"]:
+                return f"{name} is damaged (sha256 differs)"
+    except FileNotFoundError:
+        return f"no {COMPLETE}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{COMPLETE} is damaged ({error})"
+    return ""
+
+
+def find(folder: Path, name: str) -> Path:
+    """The folder of 'latest', 'best', a step's number or a step's name; unverified."""
+    if name in ("latest", "best"):
+        target = pointed(folder, name)
+    else:
+        target = folder / (step_name(int(name)) if name.isdigit() else name)
+    if target is None or not target.is_dir():
+        known = ", ".join(["latest", "best", *(path.name for path in published(folder))])
+        raise UsageError(f"checkpoint={name}: not in {folder}; there are: {known}")
+    return target
+
+
+def retain(folder: Path, keep: int) -> None:
+    """Remove all published checkpoints but the newest `keep` and the best."""
+    best = pointed(folder, "best")
+    for path in published(folder)[:-keep]:
+        if path != best:
+            (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint must not count
+            shutil.rmtree(path)
+
+
+def clean_up(folder: Path) -> None:
+    """Remove what killed saves left, and put back one that was killed while being replaced."""
+    for path in sorted(folder.glob(".step_*.replaced")):
+        original = folder / path.name.removeprefix(".").removesuffix(".replaced")
+        if original.exists():
+            shutil.rmtree(path)
+        else:
+            path.rename(original)
+    for path in folder.glob(".step_*.tmp"):
+        shutil.rmtree(path)
+
+
+def set_aside_newer(path: Path) -> None:
+    """Rename the damaged checkpoints after an intact one: they would count among the newest kept,
+    and push out what is saved from now on."""
+    for damaged in published(path.parent):
+        if damaged.name > path.name:
+            aside = damaged.with_name(f"damaged_{damaged.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            damaged.rename(aside)
+
+
+def step_name(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def published(folder: Path) -> list[Path]:
+    """Folders named as checkpoints, oldest first; unverified."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished checkpoint its name; one that has it (the same step) steps aside first."""
+    sync_folder(temporary)
+    replaced = final.with_name(f".{final.name}.replaced")
+    if final.exists():
+        final.rename(replaced)
+    temporary.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def point(folder: Path, pointer: str, target: Path) -> None:
+    """Let 'latest' or 'best' name a published step."""
+    write_atomically(folder / pointer, f"{target.name}\n".encode())
+
+
+def pointed(folder: Path, pointer: str) -> Path | None:
+    """The step that 'latest' or 'best' names, if there is one."""
+    file = folder / pointer
+    return folder / file.read_text().strip() if file.is_file() else None
+
+
+def write_durably(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON and wait until it is on the disk."""
+    with path.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_files(paths: Iterator[Path]) -> dict[str, dict[str, Any]]:
+    """Name -> size and hash."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        for path in sorted(paths)
+    }
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_json(content: Mapping[str, Any]) -> str:
+    """sha256 of JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digest(tensors: Mapping[str, Any]) -> str:
+    """sha256 over names, types, shapes and bytes of nested dicts of tensors.
+
+    It depends on the values alone, not on how many ranks saved them or on the order of names.
+    """
+    total = hashlib.sha256()
+    for name, tensor in sorted(flatten(tensors)):
+        header = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n"
+        total.update(header.encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def flatten(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(dotted name, tensor) of nested dicts."""
+    for key, value in tensors.items():
+        if isinstance(value, Tensor):
+            yield prefix + key, value
+        else:
+            yield from flatten(value, f"{prefix}{key}.")
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """An unpickler that knows nothing but what PICKLED lists."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look up a name of the pickle; refuse all others."""
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or (module, name) in PICKLED:
+            return super().find_class(module, name)
+        raise CheckpointError(
+            f".metadata asks for {module}.{name}, which no checkpoint needs: not loaded"
+        )
+
+
+class PlainReader(FileSystemReader):
+    """torch's reader, with `.metadata` read by PlainUnpickler."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The same as torch's, restricted."""
+        content = (Path(self.path) / ".metadata").read_bytes()
+        metadata = PlainUnpickler(io.BytesIO(content)).load()
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+def all_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by its dotted name, in one process."""
+    metadata = PlainReader(path).read_metadata()
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in metadata.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    read_tensors(path, tensors, alone=True)
+    return tensors
+
+
+@contextmanager
+def torchs_own_words(done: str) -> Iterator[None]:
+    """Without a warning that means nothing here; a failure on any rank as an error of ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as meant
+        try:
+            yield
+        except CheckpointException as error:  # a BaseException, which nobody else catches
+            reasons = [f"rank {rank}: {failure[0]}" for rank, failure in error.failures.items()]
+            raise CheckpointError(f"checkpoint not {done}: {'; '.join(reasons)}") from None
+
+
+def read_tensors(path: Path, tensors: dict[str, Any], alone: bool) -> None:
+    """Fill (nested dicts of) tensors in place; collective, unless `alone`."""
+    reader = PlainReader(path)
+    reader.read_metadata()  # a refusal here is an error of ours, on every rank
+    with torchs_own_words("loaded"):
+        state_dict_loader.load(tensors, storage_reader=reader, no_dist=alone)

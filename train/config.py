@@ -1,0 +1,195 @@
+"""What `python -m train` can be told: every key, its unit and its default."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import MISSING
+
+from command_line import UsageError
+from model import ModelConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Random crops of the training images; every draw is keyed by (seed, epoch, sample)."""
+
+    size_px: int = 256
+    """Side of the square crop, in px."""
+    per_sample: int = 1
+    """Crops taken of each training image in an epoch."""
+    flip: bool = True
+    """Mirror left-right and top-bottom, each with probability 1/2."""
+    rotation_deg: float = 180.0
+    """Largest rotation in degrees, either way; 0 for none."""
+    scale: float = 1.2
+    """Largest enlargement, and the inverse the largest shrinking (a factor); 1 for none."""
+    stain: float = 0.1
+    """Largest relative change of each stain's amount (hematoxylin, eosin, residual); 0 for none."""
+    stain_shift: float = 0.02
+    """Largest shift of each stain's optical density, also where there is no stain; 0 for none."""
+    brightness: float = 0.1
+    """Largest relative change of brightness; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.size_px < 16 or self.per_sample < 1:
+            raise ValueError(
+                f"crop.size_px={self.size_px} must be at least 16,"
+                f" crop.per_sample={self.per_sample} at least 1"
+            )
+        if not self.scale >= 1:
+            raise ValueError(f"crop.scale={self.scale}: 1 (none) or above")
+        for key in ("stain", "stain_shift", "brightness"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"crop.{key}={getattr(self, key)}: 0 to below 1")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Binary cross-entropy with logits, and optionally the soft Dice loss beside it."""
+
+    dice_weight: float = 0.0
+    """Weight of the soft Dice loss, added to the cross-entropy (no unit)."""
+    positive_weight: float = 1.0
+    """Weight of annotated pixels in the cross-entropy (no unit)."""
+
+    def __post_init__(self) -> None:
+        if not (self.dice_weight >= 0 and self.positive_weight > 0):
+            raise ValueError(
+                f"loss.dice_weight={self.dice_weight} must be at least 0 and"
+                f" loss.positive_weight={self.positive_weight} above 0"
+            )
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """How whole fields go through the network: in overlapping tiles, blended smoothly."""
+
+    size_px: int = 512
+    """Side of a tile, in px."""
+    overlap_px: int = 64
+    """How far neighbouring tiles overlap, in px."""
+    batch: int = 1
+    """Tiles that go through the network at once."""
+
+    def __post_init__(self) -> None:
+        if min(self.size_px, self.batch) < 1 or not 0 <= 2 * self.overlap_px <= self.size_px:
+            raise ValueError(
+                f"tile.size_px={self.size_px}, overlap_px={self.overlap_px}, batch={self.batch}:"
+                " overlap at most half the size, size and batch at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything `python -m train` can be told."""
+
+    data: str = MISSING
+    """Folder of the prepared data set (the out= of data_prep)."""
+    run: str = MISSING
+    """Folder of the run: checkpoints, metrics, TensorBoard. A run that is there goes on."""
+    preset: str = ""
+    """Name of a file in train/presets whose keys come before those given here."""
+    config: str = ""
+    """A YAML file of keys, which come after the preset's and before those given here."""
+    seed: int = 0
+    """Seed of the weights, the order of samples and every random draw."""
+    epochs: int = 10
+    """Passes over the training images."""
+    batch_size: int = 8
+    """Crops per step over all ranks together: the same on any number of ranks."""
+    microbatches: int = 4
+    """Parts that a batch is computed in, shared out over the ranks (at most one rank each)."""
+    reproducible: Literal["elastic", "same_world", "off"] = "elastic"
+    """elastic: the same bits on 1, 2, 4, ... ranks, as many as divide microbatches; same_world: the
+    same bits at the same number of ranks, whatever it is; off: DDP's own all-reduce."""
+    lr: float = 1e-3
+    """Learning rate of Adam (no unit)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or a half cosine down to 0 at the last step."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """L2 penalty of Adam (no unit)."""
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    """Mixed precision. auto: bf16 where the hardware has units for it, fp16 on older GPUs, else
+    off."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Layout of images in memory. auto: channels_last on GPUs and on CPUs with AVX-512, where it
+    is faster, else contiguous."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    threads: int = 1
+    """CPU threads that a rank computes with; the bits depend on it. On a CPU, more ranks are faster
+    than more threads."""
+    loader_workers: int = 1
+    """Processes a rank that read and crop images; 0 reads in the training process."""
+    save_every_s: float = 600.0
+    """Seconds between checkpoints within an epoch; each epoch's end is saved as well."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept; the best by validation Dice is kept besides."""
+    log_every_steps: int = 10
+    """Steps between points of the training curves."""
+    log_every_s: float = 30.0
+    """Seconds between lines in a log; a terminal shows a progress bar instead."""
+    panels: int = 4
+    """Validation fields shown in TensorBoard each epoch: input, truth, prediction."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    tile: TileConfig = field(default_factory=TileConfig)
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 1, "microbatches": 1, "keep_checkpoints": 1}
+        least |= {
+            "threads": 1,
+            "log_every_steps": 1,
+            "loader_workers": 0,
+            "warmup_steps": 0,
+            "panels": 0,
+        }
+        for key, value in least.items():
+            if getattr(self, key) < value:
+                raise ValueError(f"{key}={getattr(self, key)}: must be at least {value}")
+        if self.batch_size % self.microbatches:
+            allowed = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
+            raise ValueError(
+                f"microbatches={self.microbatches} must divide batch_size={self.batch_size};"
+                f" allowed: {', '.join(map(str, allowed))}"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr}: must be above 0")
+
+
+def check_world_size(config: TrainConfig, world_size: int) -> None:
+    """Refuse a number of ranks that cannot share the microbatches. Raises UsageError."""
+    num = config.microbatches
+    if world_size > num:
+        raise UsageError(
+            f"{world_size} ranks, but microbatches={num}: a rank would have nothing to do; set"
+            f" microbatches={world_size} or a multiple (and batch_size a multiple of that)"
+        )
+    # elastic: each rank's share must be a whole subtree of train.gradients' tree
+    allowed = [n for n in range(1, num + 1) if num % n == 0 and n & (n - 1) == 0]
+    if config.reproducible == "elastic" and world_size not in allowed:
+        raise UsageError(
+            f"{world_size} ranks, but reproducible=elastic with microbatches={num} takes"
+            f" {', '.join(map(str, allowed))}; use one of these, or reproducible=same_world"
+        )
+
+
+# Keys that a resumed run may change: they do not touch what is computed.
+HARMLESS_KEYS = (
+    "data",
+    "run",
+    "preset",
+    "config",
+    "loader_workers",
+    "save_every_s",
+    "keep_checkpoints",
+    "log_every_steps",
+    "log_every_s",
+    "panels",
+)

@@ -1,0 +1,75 @@
+"""A random crop of a training image: turned, mirrored, scaled and stained in one go.
+
+Geometry is one affine map from the crop to the image, so there is one interpolation, and nothing
+outside the crop is computed. Colour is one affine map of optical density, after
+
+    Ruifrok & Johnston 2001 (stain vectors), Tellez et al. 2018, doi:10.1109/TMI.2018.2820199
+    (changing the amount of each stain by a factor and a shift).
+"""
+
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from train.config import CropConfig
+
+# Optical density of hematoxylin, eosin and a residual (their cross product) in R, G, B; rows are
+# unit vectors.
+HEMATOXYLIN = np.array([0.650, 0.704, 0.286])
+EOSIN = np.array([0.072, 0.990, 0.105])
+STAINS = np.stack([HEMATOXYLIN, EOSIN, np.cross(HEMATOXYLIN, EOSIN)])
+STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
+UNMIX = np.linalg.inv(STAINS)
+DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # of a uint8; +1 keeps 0 finite
+
+Array = npt.NDArray[np.uint8]
+
+
+def random_crop(
+    image_HWC: Array, mask_HW: Array, config: CropConfig, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """A crop of image and mask, uint8, `config.size_px` a side; outside, the image is mirrored."""
+    to_image = draw_affine(mask_HW.shape, config, rng)
+    size = (config.size_px, config.size_px)
+    mirror = {"borderMode": cv2.BORDER_REFLECT_101}
+    inverse = cv2.WARP_INVERSE_MAP
+    image = cv2.warpAffine(image_HWC, to_image, size, flags=cv2.INTER_LINEAR | inverse, **mirror)
+    mask = cv2.warpAffine(mask_HW, to_image, size, flags=cv2.INTER_NEAREST | inverse, **mirror)
+    if config.stain or config.stain_shift or config.brightness:
+        image = apply_density_map(image, draw_density_map(config, rng))
+    return image, mask
+
+
+def draw_affine(
+    shape_HW: tuple[int, int], config: CropConfig, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """(2, 3): the map from pixels (x, y) of the crop to pixels of the image."""
+    size = config.size_px
+    angle = math.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))
+    zoom = math.exp(rng.uniform(-math.log(config.scale), math.log(config.scale)))
+    mirrored = rng.integers(2, size=2) if config.flip else np.zeros(2)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    linear = turn / zoom * (1 - 2 * mirrored)
+    # whole pixels, so that a crop without rotation and scaling is not interpolated
+    corner = [rng.integers(max(1, extent - size + 1)) for extent in shape_HW[::-1]]
+    middle = (size - 1) / 2
+    offset = np.array(corner) + middle - linear @ (middle, middle)
+    return np.column_stack((linear, offset))
+
+
+def draw_density_map(config: CropConfig, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(3, 4): an affine map of optical density (R, G, B) that changes each stain's amount."""
+    factor = 1 + rng.uniform(-config.stain, config.stain, size=3)
+    shift = rng.uniform(-config.stain_shift, config.stain_shift, size=3)
+    darker = -math.log1p(rng.uniform(-config.brightness, config.brightness))
+    linear = UNMIX @ np.diag(factor) @ STAINS  # for a row of densities times this
+    return np.column_stack((linear.T, shift @ STAINS + darker)).astype(np.float32)
+
+
+def apply_density_map(image_HWC: Array, density_map: npt.NDArray[np.float32]) -> Array:
+    """Map the optical density of every pixel; uint8 in and out."""
+    density = cv2.transform(DENSITY[image_HWC], density_map)
+    light = cv2.exp(-density) * 256 - 0.5  # -1 for the +1 of DENSITY, +0.5 to round
+    return np.clip(light, 0, 255).astype(np.uint8)

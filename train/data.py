@@ -1,0 +1,129 @@
+"""Training crops for a rank, in an order that does not depend on the number of ranks.
+
+The global batch of a step is cut into microbatches; each rank computes a run of them. A crop is
+named (epoch, index), and everything random about it is drawn from a seed over
+(seed, epoch, index): which ranks, workers or restarts there are makes no difference.
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+import seeds
+from command_line import UserError
+from data_prep.manifest import Sample
+from train.config import TrainConfig
+from train.crops import random_crop
+from train.distributed import Ranks
+
+Draw = tuple[int, int]
+"""(epoch, index of the crop within the epoch)."""
+
+
+class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
+    """(epoch, index) -> an image crop (H, W, 3) uint8 and its mask (H, W) uint8."""
+
+    def __init__(self, folder: Path, samples: Sequence[Sample], config: TrainConfig) -> None:
+        self.folder, self.samples, self.config = folder, samples, config
+
+    def __len__(self) -> int:
+        return len(self.samples) * self.config.crop.per_sample
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        epoch, index = draw
+        image, mask = read_sample(self.folder, self.samples[index // self.config.crop.per_sample])
+        rng = seeds.generator(self.config.seed, "crop", epoch, index)
+        image, mask = random_crop(image, mask, self.config.crop, rng)
+        return torch.from_numpy(image), torch.from_numpy(mask)
+
+
+def read_sample(
+    folder: Path, sample: Sample
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """A prepared image, HWC uint8 RGB, and its mask, HW uint8."""
+    size = (sample.height_px, sample.width_px)
+    image = read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size)
+    return image, read_pixels(folder / sample.mask, cv2.IMREAD_GRAYSCALE, size)
+
+
+def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Decode a file that must have this height and width."""
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None or pixels.shape[:2] != size:
+        raise UserError(
+            f"{path}: missing, unreadable or of another size than its manifest says;"
+            " run data_prep again"
+        )
+    return np.asarray(pixels, np.uint8)
+
+
+class MicrobatchSampler(Sampler[list[Draw]]):
+    """This rank's microbatches from a step on to the end of the run, each a list of crops."""
+
+    def __init__(self, num_crops: int, config: TrainConfig, ranks: Ranks, first_step: int) -> None:
+        self.num_crops, self.config, self.first_step = num_crops, config, first_step
+        self.steps_per_epoch = num_crops // config.batch_size
+        self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
+
+    def __len__(self) -> int:
+        steps = self.steps_per_epoch * self.config.epochs - self.first_step
+        return steps * len(self.mine)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        size = self.config.batch_size // self.config.microbatches
+        order, order_of = np.empty(0, int), -1
+        for step in range(self.first_step, self.steps_per_epoch * self.config.epochs):
+            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+            if epoch != order_of:
+                order = epoch_order(self.num_crops, self.config.seed, epoch)
+                order_of = epoch
+            for microbatch in self.mine:
+                start = step_in_epoch * self.config.batch_size + microbatch * size
+                yield [(epoch, int(index)) for index in order[start : start + size]]
+
+
+def epoch_order(num_crops: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch's crops; those that fill no batch at the end wait for the next."""
+    return seeds.generator(seed, "order", epoch).permutation(num_crops)
+
+
+def microbatches_of(rank: int, world_size: int, num_microbatches: int) -> range:
+    """The consecutive microbatches that a rank computes; they differ by one at most."""
+    first = rank * num_microbatches // world_size
+    return range(first, (rank + 1) * num_microbatches // world_size)
+
+
+def training_loader(
+    crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Microbatches of (image BHWC uint8, mask BHW uint8), from `first_step` to the run's end."""
+    cv2.setNumThreads(1)  # a forked worker would wait for threads of OpenCV's that are not there
+    return DataLoader(
+        crops,
+        batch_sampler=MicrobatchSampler(len(crops), config, ranks, first_step),
+        num_workers=config.loader_workers,
+        worker_init_fn=start_worker,
+        pin_memory=ranks.device.type == "cuda",
+        prefetch_factor=4 if config.loader_workers else None,
+    )
+
+
+def start_worker(worker: int) -> None:
+    """A loader worker outlives the signals that stop training, so that the last step gets its
+    crops; it ends with its parent."""
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def mask_to_target(mask_BHW: Tensor, label_values: Sequence[int]) -> Tensor:
+    """uint8 labels -> float (B, C, H, W): 1 where the mask has the value of the channel's class."""
+    values = torch.tensor(label_values, dtype=mask_BHW.dtype, device=mask_BHW.device)
+    return (mask_BHW[:, None] == values[:, None, None]).float()

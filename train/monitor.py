@@ -1,0 +1,156 @@
+"""What a run tells: TensorBoard, metrics.jsonl, a progress bar or log lines. Rank 0 only."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from data_prep.images import write_atomically
+
+METRICS, RESTARTS, PROGRESS = "metrics.jsonl", "restarts.jsonl", "progress.json"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run has behind it when it starts or goes on."""
+
+    step: int
+    epochs: int
+    is_validated: bool
+    """Not where the validation at `step` is still to come."""
+
+
+class Monitor:
+    """Writes the run's curves and says how far it is; on other ranks it does nothing."""
+
+    def __init__(
+        self, run: Path, done: Done, total_steps: int, every_s: float, enabled: bool
+    ) -> None:
+        self.enabled, self.run, self.every_s = enabled, run, every_s
+        if not enabled:
+            return
+        drop_lines_after(run / METRICS, done.epochs)
+        # After a resume, TensorBoard forgets what was written past the checkpoint
+        purge_step = done.step + (1 if done.is_validated else 0)
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
+        self.bar = tqdm(
+            total=total_steps,
+            initial=done.step,
+            desc="train",
+            unit="step",
+            disable=not sys.stderr.isatty(),
+        )
+        self.last_line = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """A line for the user, whatever progress bar there is."""
+        if self.enabled:
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+
+    def text(self, name: str, content: str) -> None:
+        """A block of text in TensorBoard."""
+        if self.enabled:
+            self.writer.add_text(name, f"```\n{content}\n```")
+
+    def resumed(self, step: int, notes: Sequence[str]) -> None:
+        """The run goes on after a restart: said, noted in restarts.jsonl, marked in TensorBoard."""
+        for note in notes:
+            self.say(note)
+        if self.enabled and step:
+            with (self.run / RESTARTS).open("a") as file:
+                file.write(json.dumps({"step": step, "time_s": round(time.time())}) + "\n")
+            number = len((self.run / RESTARTS).read_text().splitlines())
+            self.writer.add_scalar("run/restarts", number, step)
+            self.writer.add_text("restarts", f"restart {number} at step {step}", step)
+
+    def step(self) -> None:
+        """One more step is done."""
+        if self.enabled:
+            self.bar.update()
+
+    def sign_of_life(self, step: int, epoch: int) -> None:
+        """progress.json: how far the run is, for whoever watches from outside."""
+        now = {"step": step, "total_steps": self.bar.total, "epoch": epoch, "time_s": time.time()}
+        write_atomically(self.run / PROGRESS, json.dumps(now).encode())
+
+    def curves(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Points of the training curves, and now and then a line in the log."""
+        if not self.enabled:
+            return
+        for name, value in {**values, **memory_mb()}.items():
+            self.writer.add_scalar(name, value, step)
+        self.sign_of_life(step, epoch)
+        brief = {name.rpartition("/")[2]: f"{value:.4g}" for name, value in values.items()}
+        self.bar.set_postfix(brief)
+        if self.bar.disable and time.monotonic() - self.last_line >= self.every_s:
+            self.last_line = time.monotonic()
+            listed = " ".join(f"{name} {value}" for name, value in brief.items())
+            self.say(f"step {step} of {self.bar.total} (epoch {epoch + 1}) {listed}")
+
+    def evaluation(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """The metrics of an epoch: curves, a line in metrics.jsonl, a line for the user."""
+        if not self.enabled:
+            return
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+        self.sign_of_life(step, epoch)
+        with (self.run / METRICS).open("a") as file:
+            file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+        listed = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.say(f"epoch {epoch} (step {step}): {listed}")
+
+    def panels(self, step: int, panels: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> None:
+        """Pictures (name, HWC uint8) in TensorBoard."""
+        if self.enabled:
+            for name, image_HWC in panels:
+                self.writer.add_image(name, image_HWC, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        if self.enabled:
+            self.bar.close()
+            self.writer.close()
+
+
+def memory_mb() -> dict[str, float]:
+    """Peak memory of this process, and of its GPU where there is one, in MB."""
+    peak = {"memory/process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    if torch.cuda.is_available():
+        peak["memory/gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return peak
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where there was no evaluation yet."""
+    path = run / METRICS
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    # a line without its end is being written, or was when the run was killed
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def drop_lines_after(path: Path, epochs: int) -> None:
+    """Forget evaluations past the checkpoint that the run goes on from; they will come again."""
+    if path.is_file():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if is_up_to(line, epochs)]
+        write_atomically(path, "".join(kept).encode())
+
+
+def is_up_to(line: str, epochs: int) -> bool:
+    """Whether a line of metrics.jsonl is whole, and of one of the first `epochs` epochs."""
+    try:
+        return bool(json.loads(line)["epoch"] <= epochs)
+    except ValueError:
+        return False  # cut short by a kill

@@ -1,0 +1,41 @@
+"""A request to stop, from a signal: noted now, acted on at the end of the step."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class StopRequest:
+    """While this context lasts, SIGTERM, SIGINT and SIGUSR2 only set `signum`.
+
+    The ranks compare `signum` at each step (signals reach them at different times), stop at the
+    same one and save together. A second SIGINT ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        """The first signal that came; 0 for none."""
+        self.num_signals = 0
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = {signum: signal.signal(signum, self.note) for signum in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = self.signum or signum
+        self.num_signals += 1

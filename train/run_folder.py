@@ -1,0 +1,150 @@
+"""The run folder: what a run was told and trained on, and its model.
+
+RUN/config.yaml     the whole resolved configuration
+RUN/dataset.json    that of the prepared data set
+RUN/checkpoints/    see train.checkpoint
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+import command_line
+from command_line import UsageError, UserError
+from data_prep.images import write_atomically
+from data_prep.manifest import DATASET, Dataset, Description, read_description
+from data_prep.masks import channel_values
+from model import build_model
+from train import checkpoint
+from train.config import HARMLESS_KEYS, TrainConfig
+from train.distributed import Ranks
+from train.precision import choose_precision
+
+CONFIG = "config.yaml"
+# What may be there before config.yaml: launch/submit.py's, and what a killed start left
+PLACED_BEFORE = {"launch", "prepared", DATASET}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it stands on disk."""
+
+    folder: Path
+    config: TrainConfig
+    data: Description
+    """What it was trained on."""
+
+    @property
+    def label_values(self) -> list[int]:
+        """Mask value of each channel of the logits."""
+        return channel_values(self.data.labelling.labels.values())
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints are."""
+        return self.folder / "checkpoints"
+
+
+def open_run(config: TrainConfig, dataset: Dataset, device: torch.device) -> TrainConfig:
+    """Make the run folder, or check that a run that is there is the same run.
+
+    Returns the configuration with precision and layout resolved: 'auto' asks the hardware once,
+    when the run begins, for another answer after a restart elsewhere would change the mathematics.
+    Raises UserError where the configuration or the data set is another one.
+    """
+    folder = Path(config.run)
+    if (folder / CONFIG).is_file():
+        run = read_run(folder)
+        config = resolve_auto(config, run.config.amp, run.config.memory_format)
+        check_same_run(run, config, dataset)
+    elif folder.is_dir() and has_other_content(folder):
+        raise UsageError(f"run={folder}: holds something that is not a run; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / DATASET, (dataset.folder / DATASET).read_bytes())
+    precision = choose_precision(device, config.amp, config.memory_format)
+    config = resolve_auto(config, precision.amp, precision.layout)
+    absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
+    write_atomically(folder / CONFIG, command_line.as_yaml(absolute).encode())
+    return config
+
+
+def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConfig:
+    """The configuration with 'auto' replaced."""
+    resolved: dict[str, Any] = {}
+    if config.amp == "auto":
+        resolved["amp"] = amp
+    if config.memory_format == "auto":
+        resolved["memory_format"] = memory_format
+    return dataclasses.replace(config, **resolved)
+
+
+def has_other_content(folder: Path) -> bool:
+    """Whether a folder without config.yaml holds what no run puts there."""
+    names = {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")}
+    return bool(names - PLACED_BEFORE)
+
+
+def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse to go on with other mathematics, or on other data, than the run began with."""
+    before, now = (flat_settings(settings) for settings in (run.config, config))
+    changed = [
+        f"{key}: {before[key]} -> {now[key]}"
+        for key in before
+        if before[key] != now[key] and key not in HARMLESS_KEYS
+    ]
+    if run.data.content_sha256 != dataset.description.content_sha256:
+        changed.append(
+            f"content of data: {run.data.content_sha256[:12]} ->"
+            f" {dataset.description.content_sha256[:12]}"
+        )
+    if changed:
+        raise UserError(
+            f"run={run.folder} was begun with other settings ({'; '.join(changed)}); give those it"
+            " has, or another run= to start anew"
+        )
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Dotted key -> value."""
+    flat: dict[str, Any] = {}
+    pending: list[tuple[str, Any]] = [("", dataclasses.asdict(config))]
+    while pending:
+        path, value = pending.pop(0)
+        if isinstance(value, dict):
+            pending += [(f"{path}.{key}".lstrip("."), entry) for key, entry in value.items()]
+        else:
+            flat[path] = value
+    return flat
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder. Raises UserError where it is none."""
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
+    saved = command_line.read_yaml(folder / CONFIG)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), saved)
+        config = OmegaConf.to_object(merged)
+    except Exception as error:
+        raise UserError(f"{folder / CONFIG}: {str(error).splitlines()[0]}") from None
+    assert isinstance(config, TrainConfig)
+    return Run(folder, config, read_description(folder / DATASET))
+
+
+def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:
+    """The model of a checkpoint ('best', 'latest', a step), its folder and its state.
+
+    Raises UserError where the checkpoint is not there or not intact.
+    """
+    path = checkpoint.find(run.checkpoints, name)
+    problem = ranks.from_first(checkpoint.verify(path) if ranks.is_first else "")
+    if problem:
+        raise checkpoint.CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
+    model = build_model(run.config.model, len(run.label_values))
+    state = checkpoint.load(path, {"model": model.state_dict()}, ranks)
+    return model.to(ranks.device), path, state

@@ -1,0 +1,64 @@
+"""Show a checkpoint: step, epoch, metrics, whether it is intact, and digests.
+
+    python -m train.show run=DIR [checkpoint=latest]
+
+The digests are sha256 over the values alone: they do not depend on the number of ranks that
+trained or saved, and two checkpoints with one digest are the same to the bit.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+import command_line
+from command_line import EXIT_FAILED
+from train import checkpoint
+from train.run_folder import read_run
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Everything `python -m train.show` can be told."""
+
+    run: str = MISSING
+    """Folder of the run."""
+    checkpoint: str = "latest"
+    """latest, best, or the step of a checkpoint."""
+
+
+def main(argv: list[str]) -> int:
+    """Print what a checkpoint holds; exit code 1 where it is not intact."""
+    if command_line.wants_help(argv):
+        print(command_line.help_text(ShowConfig, __doc__ or ""))
+        return 0
+    config = command_line.load(ShowConfig, argv)
+    run = read_run(Path(config.run))
+    path = checkpoint.find(run.checkpoints, config.checkpoint)
+    print(f"checkpoint    {path}")
+    if problem := checkpoint.verify(path):
+        print(f"intact        no: {problem}")
+        return EXIT_FAILED
+    print("intact        yes")
+    state = json.loads((path / checkpoint.STATE).read_text())
+    complete = json.loads((path / checkpoint.COMPLETE).read_text())
+    print(f"step          {state['step']}")
+    print(f"epoch         {state['epochs']} of {run.config.epochs} done")
+    print(f"saved by      {complete['world_size']} rank(s)")
+    for name, value in state["metrics"].items():
+        print(f"{name:13} {value:.6f}")
+    if state["metrics"]:
+        print(f"best          val/dice {state['best_dice']:.6f} at step {state['best_step']}")
+    tensors = checkpoint.all_tensors(path)
+    of_model = {name: value for name, value in tensors.items() if name.startswith("model.")}
+    rest = json.dumps(state, sort_keys=True)
+    state_digest = hashlib.sha256((checkpoint.digest(tensors) + rest).encode()).hexdigest()
+    print(f"model sha256  {checkpoint.digest(of_model)}")
+    print(f"state sha256  {state_digest}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,360 @@
+"""The training loop: while steps remain, step, maybe validate, maybe save, maybe stop."""
+
+import inspect
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import command_line
+import seeds
+from command_line import EXIT_STOPPED, UsageError, UserError
+from data_prep.manifest import Dataset
+from data_prep.masks import channel_values
+from model.layers import update_running_statistics
+from train.config import TrainConfig, check_world_size
+from train.data import TrainingCrops, mask_to_target, microbatches_of, training_loader
+from train.distributed import Ranks
+from train.fields import (
+    FieldResult,
+    Prediction,
+    gather_results,
+    measure,
+    predict_fields,
+    prepared_fields,
+)
+from train.figures import panel_strip
+from train.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
+from train.losses import segmentation_loss
+from train.metrics import count_pixels, score
+from train.monitor import Done, Monitor
+from train.precision import choose_precision
+from train.preemption import StopRequest
+from train.schedule import learning_rate
+from train.state import build_state
+
+THRESHOLD = 0.5  # of the probability, in validation
+PANEL_HEIGHT_PX = 256
+
+
+@dataclass
+class Interval:
+    """Sums since the last point of the training curves, on this rank."""
+
+    counts: Tensor
+    """int64 counts (C, 4) on the device."""
+    losses: list[Tensor] = field(default_factory=list)
+    """The loss of each microbatch, scalars on the device."""
+    steps: int = 0
+    waited_s: float = 0.0
+    """Time spent waiting for data."""
+    start_s: float = field(default_factory=time.monotonic)
+
+
+class Trainer:
+    """One rank of a run. Collective methods must be called by all ranks."""
+
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, ranks: Ranks, stop: StopRequest
+    ) -> None:
+        self.config, self.dataset, self.ranks, self.stop = config, dataset, ranks, stop
+        self.run = Path(config.run)
+        self.checkpoints = self.run / "checkpoints"
+        self.label_values = channel_values(dataset.description.labelling.labels.values())
+        self.precision = choose_precision(ranks.device, config.amp, config.memory_format)
+        self.crops = TrainingCrops(dataset.folder, dataset.split("train"), config)
+        self.validation_fields = prepared_fields(dataset, "val")
+        self.steps_per_epoch = len(self.crops) // config.batch_size
+        self.total_steps = self.steps_per_epoch * config.epochs
+        be_deterministic(config)
+
+        self.state = build_state(config, len(self.label_values), self.precision)
+        self.notes = self.state.restore(self.checkpoints, ranks)
+        self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
+        self.parallel = parallelise(self.state.model, ranks)
+        self.gradients: TreeGradients | None = None
+        if config.reproducible != "off":
+            self.gradients = TreeGradients(self.state.model, len(self.mine), ranks)
+            if isinstance(self.parallel, DistributedDataParallel):
+                self.gradients.attach(self.parallel)
+        self.interval = self.new_interval()
+        self.last_save_s = time.monotonic()
+
+    # The loop
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every epoch is done and validated."""
+        return self.state.progress.epochs >= self.config.epochs
+
+    @property
+    def is_epoch_over(self) -> bool:
+        """Whether the epoch's steps are done and its validation is to come."""
+        progress = self.state.progress
+        return progress.step >= (progress.epochs + 1) * self.steps_per_epoch
+
+    def fit(self) -> int:
+        """Train to the last epoch, or until asked to stop; returns the exit code. Collective."""
+        config, progress = self.config, self.state.progress
+        done = Done(progress.step, progress.epochs, not self.is_epoch_over)
+        self.monitor = Monitor(
+            self.run, done, self.total_steps, config.log_every_s, self.ranks.is_first
+        )
+        self.monitor.resumed(progress.step, self.notes)
+        self.monitor.text("config", command_line.as_yaml(config))
+        self.microbatches = iter(training_loader(self.crops, config, self.ranks, progress.step))
+        try:
+            while not self.is_finished:
+                stop, save_due = self.ranks.max([self.stop.signum, self.save_is_due()])
+                if stop:
+                    return self.stop_early(stop)
+                if save_due:
+                    self.save()
+                if self.is_epoch_over:
+                    self.end_epoch()
+                else:
+                    self.train_step()
+            self.monitor.say(f"finished: {self.summary()}")
+        finally:
+            self.monitor.close()
+        return 0
+
+    def summary(self) -> str:
+        """How far the run is and how good, in a line."""
+        progress = self.state.progress
+        best = f"best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
+        return f"{progress.epochs} epochs, {progress.step} steps" + (
+            f", {best}" if progress.metrics else ""
+        )
+
+    def save_is_due(self) -> bool:
+        """Whether rank 0's clock says that it is time for a checkpoint within the epoch.
+
+        Not at an epoch's last step: its validation follows and saves.
+        """
+        waited = time.monotonic() - self.last_save_s
+        at_end = self.state.progress.step % self.steps_per_epoch == 0
+        return self.ranks.is_first and waited >= self.config.save_every_s and not at_end
+
+    def save(self) -> None:
+        """Publish a checkpoint of this step, and drop those too old. Collective."""
+        self.check_loss()
+        self.state.save(self.checkpoints, self.ranks, self.config.keep_checkpoints)
+        self.last_save_s = time.monotonic()
+
+    def stop_early(self, signum: int) -> int:
+        """Save at this very step and leave; the same command goes on from here."""
+        self.save()
+        step = self.state.progress.step
+        self.monitor.say(
+            f"stopped by signal {signum} at step {step}, saved; run the same command to go on"
+        )
+        return EXIT_STOPPED
+
+    # A step
+
+    def train_step(self) -> None:
+        """One optimizer step over the global batch. Collective."""
+        step, config = self.state.progress.step, self.config
+        self.state.model.train()
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.total_steps, config)
+        for microbatch in self.mine:
+            # Whatever a layer draws (dropout) depends on the microbatch, not on the rank
+            torch.manual_seed(seeds.derive_seed(config.seed, "layers", step, microbatch))
+            is_last = microbatch == self.mine[-1]
+            with nullcontext() if is_last else self.without_sync():
+                self.forward_backward()
+            if self.gradients:
+                self.gradients.microbatch_done()
+        self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()
+        self.state.optimizer.zero_grad()
+        update_running_statistics(self.state.model, config.microbatches, self.sum_over_microbatches)
+        self.state.progress.step += 1
+        self.interval.steps += 1
+        self.monitor.step()
+        if self.state.progress.step % config.log_every_steps == 0:
+            self.log_curves()
+
+    def without_sync(self) -> Any:
+        """The context in which gradients only add up on this rank."""
+        parallel = self.parallel
+        return (
+            parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+        )
+
+    def forward_backward(self) -> None:
+        """Add one microbatch's share of the global batch's mean gradient."""
+        image_BHWC, mask_BHW = self.next_microbatch()
+        target_BCHW = mask_to_target(mask_BHW.to(self.ranks.device), self.label_values)
+        with self.precision.autocast():
+            logits_BCHW = self.parallel(self.precision.image_to_input(image_BHWC))
+        loss = segmentation_loss(logits_BCHW, target_BCHW, self.config.loss)
+        # DDP's own all-reduce divides the sum over ranks by their number
+        averaged = 1 if self.gradients else self.ranks.world_size
+        share = averaged / self.config.microbatches
+        self.state.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self.interval.losses.append(loss.detach())
+            self.interval.counts += count_pixels(logits_BCHW > 0, target_BCHW > 0.5)
+
+    def sum_over_microbatches(self, mine: Tensor) -> Tensor:
+        """Sum (microbatches of this rank, ...) over those of all ranks, along the tree."""
+        return tree_sum_over_ranks(tree_sum(mine), self.ranks)
+
+    def next_microbatch(self) -> tuple[Tensor, Tensor]:
+        """(image BHWC uint8, mask BHW uint8) from the loader, with the time waited noted."""
+        start = time.monotonic()
+        try:
+            image_BHWC, mask_BHW = next(self.microbatches)
+        except UserError as error:
+            # a worker's error comes with its traceback; the last line is the message
+            message = str(error).strip().splitlines()[-1]
+            raise UserError(message.removeprefix("command_line.UserError: ")) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"{error} Most likely memory, or shared memory (/dev/shm), ran out: try"
+                " loader_workers=0, or a smaller batch_size"
+            ) from None
+        self.interval.waited_s += time.monotonic() - start
+        return image_BHWC, mask_BHW
+
+    def new_interval(self) -> Interval:
+        """Empty sums."""
+        shape = (len(self.label_values), 4)
+        return Interval(torch.zeros(shape, dtype=torch.int64, device=self.ranks.device))
+
+    def log_curves(self) -> None:
+        """A point of the training curves from the interval's sums over all ranks. Collective."""
+        self.check_loss()
+        interval = self.interval
+        crops = interval.steps * self.config.batch_size
+        self.ranks.sum(interval.counts)
+        per_step = torch.stack(interval.losses).view(interval.steps, -1).T  # (microbatch, step)
+        loss = float(self.sum_over_microbatches(per_step).mean()) / self.config.microbatches
+        seconds = time.monotonic() - interval.start_s
+        scores = score(interval.counts.cpu().numpy())
+        values = {"train/loss": loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}
+        values |= {f"train/{name}": scores[name] for name in ("dice", "iou", "accuracy")}
+        values["speed/samples_per_s"] = crops / seconds
+        values["speed/data_wait_share"] = interval.waited_s / seconds
+        self.monitor.curves(self.state.progress.step, self.state.progress.epochs, values)
+        self.interval = self.new_interval()
+
+    def check_loss(self) -> None:
+        """Stop the run, before anything is saved, where a loss is no number. Collective."""
+        losses = self.interval.losses
+        is_bad = bool(losses) and not bool(torch.stack(losses).isfinite().all())
+        if any(self.ranks.max([is_bad])):
+            raise self.not_finite()
+
+    def not_finite(self) -> UserError:
+        """The error of a loss that is no number."""
+        return UserError(
+            f"the loss is not finite, at step {self.state.progress.step} or shortly before:"
+            f" lower lr={self.config.lr}, or set amp=off; the last checkpoint is from before"
+        )
+
+    # The end of an epoch
+
+    def end_epoch(self) -> None:
+        """Validate, note the best, save. Collective. Asked to stop, it leaves validation undone."""
+        self.check_loss()
+        results = self.validate()
+        if results is None:
+            return
+        progress = self.state.progress
+        progress.epochs += 1
+        if results:
+            progress.metrics = summarise(results)
+            if not np.isfinite(progress.metrics["val/loss"]):
+                raise self.not_finite()
+            self.monitor.evaluation(progress.step, progress.epochs, progress.metrics)
+            if progress.metrics["val/dice"] > progress.best_dice:
+                progress.best_dice, progress.best_step = progress.metrics["val/dice"], progress.step
+        else:  # without a validation split the newest is the best there is
+            progress.best_step = progress.step
+        self.save()
+
+    def validate(self) -> list[FieldResult] | None:
+        """Whole fields of the validation split, or None where a stop came first. Collective."""
+        start_s = time.monotonic()
+        results, pictures = [], []
+        for prediction in predict_fields(
+            self.state.model,
+            self.validation_fields,
+            self.label_values,
+            self.config.tile,
+            self.precision,
+            self.ranks,
+            self.stop,
+        ):
+            results.append(measure(prediction, THRESHOLD))
+            if prediction.index < self.config.panels:
+                pictures.append((f"panels/{prediction.field.name}", panel_of(prediction)))
+        results = gather_results(results, self.ranks)
+        if len(results) < len(self.validation_fields):
+            return None
+        for part in self.ranks.gather(pictures):
+            self.monitor.panels(self.state.progress.step, part)
+        # validation is not part of the training speed
+        self.interval.start_s += time.monotonic() - start_s
+        return results
+
+
+def check_sizes(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
+    """Refuse what leaves a rank or an epoch without work, before a run folder is made."""
+    num_crops = len(dataset.split("train")) * config.crop.per_sample
+    if num_crops < config.batch_size:
+        raise UsageError(
+            f"batch_size={config.batch_size}: the train split gives only {num_crops} crop(s) an"
+            f" epoch; lower batch_size, or raise crop.per_sample={config.crop.per_sample}"
+        )
+    check_world_size(config, ranks.world_size)
+
+
+def be_deterministic(config: TrainConfig) -> None:
+    """Kernels that add in a fixed order, where there are such; torch warns where there are not."""
+    torch.set_num_threads(config.threads)
+    if config.reproducible != "off":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """Wrap the model in DDP where there are several ranks."""
+    if ranks.world_size == 1:
+        return model
+    # Buffers are the same on every rank as they are (model.layers). torch 2.13 has renamed the
+    # argument that says so.
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync_buffers = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )
+    keep_buffers: dict[str, Any] = {sync_buffers: False}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **keep_buffers)
+
+
+def panel_of(prediction: Prediction) -> Any:
+    """TensorBoard's picture of a field: input, truth and prediction of any class."""
+    truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
+    predicted_HW = np.asarray((prediction.probability_CHW > THRESHOLD).any(axis=0))
+    return panel_strip(prediction.image_HWC, truth_HW, predicted_HW, PANEL_HEIGHT_PX)
+
+
+def summarise(results: list[FieldResult]) -> dict[str, float]:
+    """Validation metrics: over all pixels, and the mean loss over fields."""
+    scores = score(np.stack([result.counts for result in results]))
+    loss = float(np.mean([result.cross_entropy for result in results]))
+    return {"val/loss": loss} | {f"val/{name}": value for name, value in scores.items()}
