@@ -1,0 +1,53 @@
+"""RUN/launch/: what was submitted, and what happened to it since.
+
+submission.json   command line, code revision, profile, stages with their job ids
+events.jsonl      a line an event: started, stopped, requeued, failed, gave up, finished
+code/             the code as it was when submitted: what runs, also after a requeue
+jobs/<id>/        sbatch script and a log a rank
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+LAUNCH, SUBMISSION, EVENTS, JOBS = "launch", "submission.json", "events.jsonl", "jobs"
+
+
+def note(run: Path, event: str, stage: str, **facts: Any) -> None:
+    """Append an event, in one write of one line, for several jobs may write at once."""
+    entry = {"time_s": round(time.time(), 1), "event": event, "stage": stage, **facts}
+    descriptor = os.open(run / LAUNCH / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(descriptor, (json.dumps(entry) + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_events(run: Path) -> list[dict[str, Any]]:
+    """All events so far, in order."""
+    return read_lines(run / LAUNCH / EVENTS)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON lines; none where there is no file."""
+    entries = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def read_submission(run: Path) -> dict[str, Any] | None:
+    """What was submitted; None where the run was not started by submit.py."""
+    path = run / LAUNCH / SUBMISSION
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def last_step(run: Path) -> int:
+    """The step of the newest published checkpoint, 0 where there is none."""
+    pointer = run / "checkpoints" / "latest"
+    return int(pointer.read_text().removeprefix("step_")) if pointer.is_file() else 0

@@ -1,0 +1,204 @@
+"""Watch and end runs on a cluster.
+
+python launch/jobs.py status RUN              stages, restarts, how far, how good
+python launch/jobs.py logs RUN [-f] [--stage train] [--rank 0]
+python launch/jobs.py cancel RUN              the whole chain; what is saved stays
+python launch/jobs.py list [FOLDER]           the runs in a folder (runs)
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    # Run as a script, Python looks into launch/ first, where our modules would hide others
+    sys.path[0] = str(ROOT)
+
+import command_line
+from command_line import UsageError
+from launch import slurm_commands
+from launch.events import (
+    JOBS,
+    LAUNCH,
+    last_step,
+    note,
+    read_events,
+    read_lines,
+    read_submission,
+)
+
+# Events worth a line in `status`, besides the stages' states
+STORY = ("requeued", "stopped", "failed", "requeue refused", "gave up", "cancelled")
+
+
+def main(argv: list[str]) -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python launch/jobs.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("status", "logs", "cancel"):
+        command = commands.add_parser(name)
+        command.add_argument("run", type=Path)
+        if name == "logs":
+            command.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
+            command.add_argument("--stage", default="", help="prepare, join, train or evaluate")
+            command.add_argument("--rank", type=int, default=0, help="rank, or array task (0)")
+    commands.add_parser("list").add_argument("folder", type=Path, nargs="?", default=Path("runs"))
+    options = parser.parse_args(argv)
+    if options.command == "list":
+        return list_runs(options.folder)
+    submission = read_submission(options.run)
+    if submission is None:
+        raise UsageError(f"{options.run}: not started by launch/submit.py")
+    if options.command == "status":
+        print("\n".join(status(options.run, submission)))
+        return 0
+    if options.command == "cancel":
+        return cancel(options.run, submission)
+    return logs(options.run, submission, options.stage, options.rank, options.follow)
+
+
+def status(run: Path, submission: dict[str, Any]) -> list[str]:
+    """Lines that say where a run is."""
+    submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(submission["time_s"]))
+    lines = [f"run       {run} (submitted {submitted}, code {submission['revision'][:12] or '?'})"]
+    lines.append(f"{'stage':9} {'job':>8}  {'state':12} {'nodes':14} restarts")
+    events = read_events(run)
+    for label, job in submission["jobs"].items():
+        for state in stage_states(label, job, events):
+            lines.append(
+                f"{label:9} {job:>8}  {state['state']:12} {state['nodes']:14}"
+                f" {state['restarts']:>8}  {state['reason']}".rstrip()
+            )
+    lines += progress(run)
+    for event in events:
+        if event["event"] in STORY:
+            lines.append(story(event))
+    return lines
+
+
+def stage_states(label: str, job: str, events: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """State, nodes, restarts and reason of a job, or of each task of an array.
+
+    From the queue while Slurm knows the job; then from its accounts, where it keeps any; then from
+    what the job itself noted.
+    """
+    if states := slurm_commands.queue_states([job]).get(job):
+        return states
+    stage = "prepare" if label == "join" else label
+    newest = {
+        event["job"]: event
+        for event in events
+        if event["stage"] == stage and str(event.get("job", "")).split("_")[0] == job
+    }
+    mine = list(newest.values())
+    unfinished = [event["event"].upper() for event in mine if event["event"] != "finished"]
+    noted = unfinished[0] if unfinished else "COMPLETED" if mine else "UNKNOWN"
+    final = slurm_commands.accounted_states([job]).get(job, noted)
+    restarts = max((event.get("restart", 0) for event in mine), default=0)
+    nodes = str(mine[-1].get("nodes", "")) if mine else ""
+    return [{"state": final, "nodes": nodes, "restarts": str(restarts), "reason": ""}]
+
+
+def progress(run: Path) -> list[str]:
+    """How far training is, how good, and how long ago it last said so."""
+    path = run / "progress.json"
+    if not path.is_file():
+        return ["training  has not begun"]
+    now = json.loads(path.read_text())
+    saved = f"saved at step {last_step(run)}"
+    lines = [
+        f"training  step {now['step']} of {now['total_steps']}, epoch {now['epoch']}, {saved};"
+        f" last sign of life {age(time.time() - now['time_s'])} ago"
+    ]
+    metrics = run / "metrics.jsonl"
+    rows = read_lines(metrics)
+    if rows:
+        best = max(rows, key=lambda row: row["val/dice"])
+        lines.append(f"best      validation Dice {best['val/dice']:.4f} at step {best['step']}")
+    if restarts := read_lines(run / "restarts.jsonl"):
+        steps = [str(restart["step"]) for restart in restarts]
+        lines.append(f"restarts  {len(steps)}, at step {', '.join(steps)}")
+    return lines
+
+
+def age(seconds: float) -> str:
+    """A duration for a reader."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def story(event: dict[str, Any]) -> str:
+    """An event as a line."""
+    when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time_s"]))
+    step = f" at step {event['step']}" if "step" in event and event["stage"] == "train" else ""
+    reason = f": {event['reason']}" if event.get("reason") else ""
+    return f"{when}  {event['stage']} {event['event']}{step}{reason}"
+
+
+def cancel(run: Path, submission: dict[str, Any]) -> int:
+    """Cancel every job of the chain, the last first, so that none starts in between."""
+    refused = []
+    for label, job in reversed(submission["jobs"].items()):
+        code, text = slurm_commands.ask("scancel", job)
+        if code and "Invalid job id" not in text:  # else it has ended already
+            refused.append(f"{label} {job}: {text}")
+    note(run, "cancelled", "chain")
+    if refused:
+        print("\n".join(f"error: {line}" for line in refused), file=sys.stderr)
+        return 1
+    print(f"cancelled {', '.join(submission['jobs'].values())}; what was saved is in {run}")
+    return 0
+
+
+def logs(run: Path, submission: dict[str, Any], stage: str, rank: int, follow: bool) -> int:
+    """Print (or follow) a log."""
+    path = find_log(run, submission, stage, rank)
+    if follow:
+        os.execvp("tail", ["tail", "-n", "+1", "-F", str(path)])
+    sys.stdout.write(path.read_text(errors="replace"))
+    return 0
+
+
+def find_log(run: Path, submission: dict[str, Any], stage: str, rank: int) -> Path:
+    """The log of a stage's rank; without a stage, of the last stage that has one."""
+    jobs = submission["jobs"]
+    if stage and stage not in jobs:
+        raise UsageError(f"--stage {stage}: there are: {', '.join(jobs)}")
+    for label in [stage] if stage else list(reversed(jobs)):
+        # an array's tasks have a folder each, with a log of rank 0
+        for pattern in (f"{jobs[label]}/*_{rank}_log.out", f"{jobs[label]}_{rank}/*_0_log.out"):
+            if found := sorted((run / LAUNCH / JOBS).glob(pattern)):
+                return found[0]
+    ranks = sorted(
+        match[1]
+        for path in (run / LAUNCH / JOBS).glob("*/*_log.out")
+        if (match := re.search(r"_(\d+)_log\.out$", path.name))
+    )
+    raise UsageError(f"no log of rank {rank} yet; there are ranks: {', '.join(ranks) or 'none'}")
+
+
+def list_runs(folder: Path) -> int:
+    """A line a run."""
+    runs = sorted(path.parents[1] for path in folder.glob("*/launch/submission.json"))
+    if not runs:
+        raise UsageError(f"{folder}: no runs that launch/submit.py started")
+    for run in runs:
+        lines = progress(run)
+        print(f"{run}: {lines[0].removeprefix('training').strip()}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,128 @@
+"""Real jobs on the development cluster, for tests."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 150
+SETTLE_S = 3  # for the nodes to be done with a job that was requeued
+
+
+def why_not() -> str:
+    """Why no cluster can be started here; '' where it can."""
+    if os.geteuid() != 0:
+        return "slurmd starts jobs as their users: run the tests as root"
+    if not all(shutil.which(name) for name in ("slurmctld", "slurmd", "munged")):
+        return "Slurm is not installed: sudo slurm/dev_cluster install"
+    return ""
+
+
+class Cluster:
+    """The development cluster, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.place = ["--folder", str(folder), "--port", "18200"]
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def manage(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Call slurm/dev_cluster."""
+        script = [sys.executable, str(ROOT / "slurm" / "dev_cluster"), command, *self.place]
+        return subprocess.run(script, capture_output=True, text=True, timeout=60)
+
+    def call(self, *command: str) -> str:
+        """Call a command of Slurm's or ours on the cluster; what fails shows its output."""
+        done = subprocess.run(
+            command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def submit(self, run: Path, *arguments: str) -> dict[str, str]:
+        """Submit with the dev profile; returns the job of each label."""
+        script = [sys.executable, "launch/submit.py", "--profile", "dev"]
+        self.call(*script, *arguments, f"run={run}")
+        return json.loads((run / "launch" / "submission.json").read_text())["jobs"]
+
+    def jobs(self, *arguments: str) -> str:
+        """Call launch/jobs.py."""
+        return self.call(sys.executable, "launch/jobs.py", *arguments)
+
+    def state(self, job: str) -> str:
+        """The state of a job, as Slurm names it."""
+        text = self.call("scontrol", "show", "job", "--oneliner", job)
+        return text.split("JobState=")[1].split()[0]
+
+    def wait(self, condition: Callable[[], Any], what: str, run: Path) -> None:
+        """Wait until something holds; a failure shows what happened to the run."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "".join(p.read_text()[-3000:] for p in run.glob("launch/jobs/*/*.out"))
+                queue = self.call("squeue")
+                raise AssertionError(
+                    f"{what}: not within {TIMEOUT_S} s\n{queue}{events(run)}\n{logs}"
+                )
+            time.sleep(0.1)
+
+    def preempt(self, job: str, run: Path) -> None:
+        """Take the nodes away until the job is queued again, then let it start at once."""
+        urgent = self.call(
+            "sbatch", "--parsable", "--partition=high", "--nodes=4", "--exclusive",
+            "--output=/dev/null", "--wrap=sleep 300",
+        ).strip()  # fmt: skip
+        self.wait(lambda: self.state(urgent) == "RUNNING", "the urgent job starts", run)
+        self.wait(lambda: self.state(job) == "PENDING", "the job is queued again", run)
+        self.call("scancel", urgent)
+        self.start_now(job, run)
+
+    def start_now(self, job: str, run: Path) -> None:
+        """Start a requeued job without Slurm's pause of two minutes.
+
+        Not at once: a slurmd that is still ending the job refuses its new start ("credential
+        revoked"). And again and again: until the job has left, Slurm forgets what it was told.
+        """
+
+        def is_started() -> bool:
+            if self.state(job) == "PENDING":
+                self.call("scontrol", "update", f"jobid={job}", "starttime=now")
+                time.sleep(1)
+            return self.state(job) in ("RUNNING", "COMPLETED", "FAILED")
+
+        self.wait(lambda: self.state(job) == "PENDING", "the job is queued again", run)
+        time.sleep(SETTLE_S)
+        self.wait(is_started, "the job starts again", run)
+
+    def kill_node(self, name: str) -> None:
+        """kill -9 of a slurmd."""
+        pid = int((self.folder / f"slurmd.{name}.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+
+
+def events(run: Path, *kinds: str) -> list[dict[str, Any]]:
+    """The run's events, of some kinds or all."""
+    path = run / "launch" / "events.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found = [json.loads(line) for line in lines]
+    return [event for event in found if not kinds or event["event"] in kinds]
+
+
+def step(run: Path) -> int:
+    """The last step that training told."""
+    path = run / "progress.json"
+    return json.loads(path.read_text())["step"] if path.is_file() else 0
+
+
+def restarts(run: Path) -> list[int]:
+    """The steps at which training went on."""
+    path = run / "restarts.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line)["step"] for line in lines]

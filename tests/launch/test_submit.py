@@ -1,0 +1,184 @@
+"""submit.py without a cluster: what is refused, what is printed, and the chain on one machine."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from command_line import UsageError
+from launch.profiles import PROFILES, Profile, load_profile
+from launch.submit import choose_stages, plan, script, stage_arguments, with_kept_config
+from tests import ranks
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call submit.py where no Slurm is to be found."""
+    path = {"PATH": "/bin-without-slurm", "SLURM_CONF": ""}
+    return subprocess.run(
+        [sys.executable, "launch/submit.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+class TestDryRun:
+    """The exact scripts, on a machine without Slurm."""
+
+    @pytest.mark.parametrize("name", ["default", "preemptible", "cpu", "dev"])
+    def test_each_profile_gives_its_golden_scripts(self, name: str) -> None:
+        """To change a golden file on purpose: delete it, run this test, read the difference."""
+        run, profile = Path("/shared/runs/first"), load_profile(name, {"nodes": "2"})
+        given = {"raw": "/shared/raw", "epochs": "3"}
+        arguments = stage_arguments(["prepare", "train", "evaluate"], given, run, profile)
+        jobs = plan(run, run / "launch" / "code-1", arguments, profile)
+        before = ["", *(f"<id of {job.label}>" for job in jobs)]
+        text = "\n".join(
+            script(run, job, waited) for job, waited in zip(jobs, before, strict=False)
+        )
+        text = text.replace(sys.executable, "/usr/bin/python")
+        golden = GOLDEN / f"{name}.sbatch"
+        if not golden.is_file():
+            golden.write_text(text)
+        assert text == golden.read_text()
+
+    def test_it_prints_every_job_and_queues_nothing(self, raw: Path, tmp_path: Path) -> None:
+        done = submit("--dry-run", "--nodes", "4", f"raw={raw}", f"run={tmp_path / 'run'}")
+        assert done.returncode == 0, done.stderr
+        for line in (
+            "#SBATCH --array=0-3%4",
+            "#SBATCH --nodes=4",
+            "#SBATCH --dependency='afterok:<id of join>'",
+            "#SBATCH --signal=USR2@120",
+            "--cpus-per-task=8 --kill-on-bad-exit=1",
+        ):
+            assert line in done.stdout
+        assert not (tmp_path / "run").exists()
+
+
+def test_paths_are_told_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in another folder than the one a user submits from."""
+    monkeypatch.chdir(tmp_path)
+    given = {"raw": "r", "data": "d", "config": "c.yaml", "evaluate.raw": "e", "epochs": "3"}
+    stages = ["prepare", "train", "evaluate"]
+    arguments = stage_arguments(stages, given, Path("/runs/a"), Profile())
+    assert {"out=" + str(tmp_path / "d"), "raw=" + str(tmp_path / "r")} <= {*arguments["prepare"]}
+    assert {f"data={tmp_path / 'd'}", f"config={tmp_path / 'c.yaml'}"} <= {*arguments["train"]}
+    assert f"raw={tmp_path / 'e'}" in arguments["evaluate"]
+    kept = with_kept_config(arguments, Path("/code"))
+    assert "config=/code/config.yaml" in kept["train"]
+
+
+class TestRefusals:
+    """Before anything is queued."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["nosuch=1"], "nosuch=1: no stage knows 'nosuch'"),
+            (["epochs=three"], "train: epochs=three"),
+            (["train.epochs=0"], "train: epochs=0: must be at least 1"),
+            (["prepare.copies=x"], "prepare: copies=x"),
+            (
+                ["--profile", "nosuch"],
+                "--profile nosuch: no slurm/nosuch.yaml; there are: cpu, default, dev",
+            ),
+            (
+                ["--nodes", "3"],
+                "3 ranks, but reproducible=elastic with microbatches=4 takes 1, 2, 4",
+            ),
+            (["--nodes", "8"], "8 ranks, but microbatches=4"),
+            (["--nodes", "0"], "nodes=0: must be at least 1"),
+            (["--stages", "train,paint"], "unknown paint; prepare, train, evaluate"),
+        ],
+    )
+    def test_one_line_and_code_2(self, arguments: list[str], message: str, raw: Path) -> None:
+        done = submit("--dry-run", f"raw={raw}", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+    def test_training_without_data_is_refused(self, tmp_path: Path) -> None:
+        done = submit("--dry-run", "--stages", "train", f"run={tmp_path / 'run'}")
+        assert done.returncode == 2
+        assert "no prepared data set; give raw= too" in done.stderr
+
+    def test_outside_a_cluster_both_ways_out_are_named(self, raw: Path) -> None:
+        done = submit(f"raw={raw}")
+        assert done.returncode == 2
+        assert "no Slurm on this machine" in done.stderr
+        assert "--dry-run" in done.stderr
+        assert "--cluster local" in done.stderr
+
+
+class TestSettings:
+    """Which stage gets which key."""
+
+    def test_a_key_goes_to_every_stage_that_knows_it_and_a_prefixed_one_to_its_own(self) -> None:
+        given = {"raw": "/r", "seed": "7", "copies": "3", "amp": "off", "evaluate.split": "val"}
+        stages = ["prepare", "train", "evaluate"]
+        arguments = stage_arguments(stages, given, Path("/runs/a"), Profile(cpus_per_task=3))
+        assert arguments == {
+            "prepare": ["out=/runs/a/prepared", "workers=3", "raw=/r", "seed=7", "copies=3"],
+            "train": ["data=/runs/a/prepared", "run=/runs/a", "seed=7", "amp=off"],
+            "evaluate": ["run=/runs/a", "amp=off", "split=val"],
+        }
+
+    def test_preparation_is_left_out_without_raw(self) -> None:
+        assert choose_stages("", {}) == ["train", "evaluate"]
+        assert choose_stages("", {"raw": "x"}) == ["prepare", "train", "evaluate"]
+        assert choose_stages("evaluate,train", {"raw": "x"}) == ["train", "evaluate"]
+
+    def test_flags_come_after_the_profile(self) -> None:
+        assert load_profile("dev", {}).gpus_per_node == 2
+        profile = load_profile("dev", {"gpus_per_node": "0", "ranks_per_node": "3"})
+        assert (profile.partition, profile.tasks_per_node) == ("low", 3)
+
+    def test_every_shipped_profile_loads_and_the_template_names_every_key(self) -> None:
+        for path in PROFILES.glob("*.yaml"):
+            load_profile(path.stem, {})
+        keys = set(re.findall(r"^(\w+):", (PROFILES / "template.yaml").read_text(), re.MULTILINE))
+        assert keys == set(Profile.__dataclass_fields__)
+
+    def test_ranks_and_gpus_that_contradict_are_refused(self) -> None:
+        with pytest.raises(UsageError, match="there is a rank a GPU"):
+            load_profile("default", {"gpus_per_node": "2", "ranks_per_node": "3"})
+
+
+def test_the_same_chain_runs_on_this_machine(tmp_path: Path) -> None:
+    """--cluster local: prepare, train on two ranks, evaluate, without Slurm."""
+    raw, run = tmp_path / "raw", tmp_path / "run"
+    ranks.run(
+        "data_prep.synthetic", f"out={raw}", "fields=2", "cases=4", "width_px=200", "height_px=192"
+    )
+    done = submit(
+        "--cluster", "local", "--profile", "cpu", "--ranks-per-node", "2", f"raw={raw}",
+        f"run={run}", "copies=4", "split.val_cases=[3]", "split.test_cases=[4]", "epochs=1",
+        "crop.size_px=64", "model.width=4", "model.depth=2", "amp=off",
+        PATH=os.environ["PATH"],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((run / "evaluation" / "test" / "summary.json").read_text())
+    assert summary["num_fields"] == 2
+    events = [json.loads(line) for line in (run / "launch" / "events.jsonl").open()]
+    assert [event["stage"] for event in events if event["event"] == "finished"] == [
+        "prepare",
+        "train",
+        "evaluate",
+    ]

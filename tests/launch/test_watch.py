@@ -1,0 +1,217 @@
+"""jobs.py, doctor.py and the decisions after a failure, without a cluster.
+
+What Slurm answers comes from executables on PATH that answer as the real ones were seen to; the
+real ones are asked in test_cluster.py.
+"""
+
+import json
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from command_line import EXIT_STOPPED, EXIT_USAGE, UsageError
+from launch import ended, jobs, slurm_commands
+from launch.doctor import main as doctor
+from launch.events import note, read_events
+from launch.job import come_back, is_leaving, why
+from train.preemption import StopRequest
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose training was submitted as job 7."""
+    (tmp_path / "launch").mkdir()
+    about = {"time_s": 0, "revision": "abc", "jobs": {"train": "7"}}
+    (tmp_path / "launch" / "submission.json").write_text(json.dumps(about))
+    return tmp_path
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH: a test puts in what Slurm's commands answer."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    return folder
+
+
+def answer(slurm: Path, command: str, text: str, code: int = 0) -> None:
+    """Let a command print a text, and keep what it was called with."""
+    path = slurm / command
+    path.write_text(
+        f'#!/bin/sh\necho "$@" >> {slurm}/called\nprintf "%s\\n" "{text}"\nexit {code}\n'
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def stopped_by(signum: int) -> StopRequest:
+    stop = StopRequest()
+    stop.note(signum, None)
+    return stop
+
+
+RUNNING = {"JobState": "RUNNING", "PreemptTime": "None", "StartTime": "2026-01-02T10:00:00"}
+
+
+class TestWhy:
+    """What a signal means, from what Slurm says of the job."""
+
+    @pytest.mark.parametrize(
+        ("job", "signum", "reason", "leaves"),
+        [
+            ({}, signal.SIGUSR2, "time limit", True),
+            ({"PreemptTime": "2026-01-02T10:05:00"}, signal.SIGTERM, "preempted", True),
+            ({"PreemptTime": "2026-01-02T09:00:00"}, signal.SIGTERM, "SIGTERM", False),
+            ({}, signal.SIGTERM, "SIGTERM", False),
+            ({"JobState": "COMPLETING"}, signal.SIGTERM, "SIGTERM", True),
+        ],
+    )
+    def test_reason(self, job: dict[str, str], signum: int, reason: str, leaves: bool) -> None:
+        stop = stopped_by(signum)
+        assert why(RUNNING | job, stop) == reason
+        assert is_leaving(RUNNING | job, stop) is leaves
+
+
+class TestEnded:
+    """The last line of a job's script."""
+
+    def end(self, run: Path, code: int, retries: int = 2) -> int:
+        return ended.main([str(run), "train", str(code), str(retries)])
+
+    def last(self, run: Path) -> str:
+        return str(read_events(run)[-1]["event"])
+
+    def test_success_is_noted(self, run: Path, slurm: Path) -> None:
+        assert self.end(run, 0) == 0
+        assert self.last(run) == "finished"
+
+    def test_a_failure_is_brought_back_until_there_was_no_progress(
+        self, run: Path, slurm: Path
+    ) -> None:
+        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
+        seen = []
+        for step in (4, 4, 9, 9, 9):  # a newer checkpoint before the third starts the count anew
+            (run / "checkpoints").mkdir(exist_ok=True)
+            (run / "checkpoints" / "latest").write_text(f"step_{step:08d}\n")
+            assert self.end(run, 137) == 137
+            seen.append(self.last(run))
+        assert seen == ["failed", "failed", "failed", "failed", "gave up"]
+        assert read_events(run)[-1]["reason"] == "killed by SIGKILL"
+        assert (slurm / "called").read_text().splitlines().count("requeue 7") == 4
+
+    def test_a_wrong_command_line_is_not_tried_again(self, run: Path, slurm: Path) -> None:
+        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
+        self.end(run, EXIT_USAGE)
+        assert self.last(run) == "gave up"
+
+    def test_a_job_that_is_leaving_is_left_alone(self, run: Path, slurm: Path) -> None:
+        answer(slurm, "scontrol", "JobId=7 JobState=COMPLETING")
+        assert self.end(run, 75) == 75
+        assert read_events(run) == []
+        assert "requeue" not in (slurm / "called").read_text()
+
+    def test_a_refused_requeue_is_tried_again_and_then_reported(
+        self, run: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(slurm_commands, "WAIT_S", 0.0)
+        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
+        script = (slurm / "scontrol").read_text()
+        refuse = 'if [ "$1" = requeue ]; then echo "Requested operation disabled" >&2; exit 1; fi\n'
+        (slurm / "scontrol").write_text(script.replace("printf", refuse + "printf"))
+        self.end(run, 1)
+        assert (slurm / "called").read_text().splitlines().count("requeue 7") == 5
+        assert self.last(run) == "requeue refused"
+        assert "disabled" in read_events(run)[-1]["reason"]
+
+    def test_a_preemption_before_python_could_hear_it_is_not_counted(
+        self, run: Path, slurm: Path
+    ) -> None:
+        preempted = "JobId=7 JobState=RUNNING StartTime=2026-01-02T10 PreemptTime=2026-01-02T11"
+        answer(slurm, "scontrol", preempted)
+        for _ in range(5):
+            self.end(run, 143, retries=1)
+        assert {event["event"] for event in read_events(run)} == {"requeued"}
+
+    def test_ctrl_c_stays_stopped(self, run: Path, slurm: Path) -> None:
+        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
+        note(run, "started", "train", job="7")
+        assert come_back(run, "train", stopped_by(signal.SIGINT)) == EXIT_STOPPED
+        assert self.end(run, EXIT_STOPPED) == EXIT_STOPPED
+        assert self.last(run) == "stopped"
+        assert not (slurm / "called").exists() or "requeue" not in (slurm / "called").read_text()
+
+    def test_the_error_of_a_rank_is_the_reason(self, run: Path, slurm: Path) -> None:
+        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
+        note(run, "started", "train", job="7")
+        note(run, "error", "train", job="7", rank=3, reason="no space left")
+        self.end(run, 1)
+        assert read_events(run)[-1]["reason"] == "rank 3: no space left"
+
+
+class TestJobs:
+    """status, logs, list."""
+
+    def test_status_without_any_slurm_comes_from_what_the_run_noted(
+        self, run: Path, slurm: Path
+    ) -> None:
+        note(run, "started", "train", job="7", restart=1, nodes="n1")
+        note(run, "requeued", "train", job="7", step=5, reason="preempted", restart=0, nodes="n1")
+        note(run, "finished", "train", job="7", restart=1, nodes="n1")
+        now = {"step": 9, "total_steps": 10, "epoch": 3, "time_s": time.time() - 200}
+        (run / "progress.json").write_text(json.dumps(now))
+        metrics = [{"step": 4, "val/dice": 0.5}, {"step": 8, "val/dice": 0.25}]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+        lines = jobs.status(run, json.loads((run / "launch" / "submission.json").read_text()))
+        text = "\n".join(lines)
+        assert lines[2].split() == ["train", "7", "COMPLETED", "n1", "1"]
+        assert "step 9 of 10, epoch 3, saved at step 0; last sign of life 3 min ago" in text
+        assert "validation Dice 0.5000 at step 4" in text
+        assert "train requeued at step 5: preempted" in text
+
+    def test_accounts_are_believed_where_the_queue_has_forgotten(
+        self, run: Path, slurm: Path
+    ) -> None:
+        answer(slurm, "scontrol", "slurm_load_jobs error: Invalid job id specified", 1)
+        answer(slurm, "sacct", "7|CANCELLED by 0")
+        note(run, "started", "train", job="7", restart=0, nodes="n1")
+        lines = jobs.status(run, json.loads((run / "launch" / "submission.json").read_text()))
+        assert lines[2].split()[2] == "CANCELLED"
+
+    def test_logs_finds_the_rank_and_names_those_there_are(
+        self, run: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = run / "launch" / "jobs" / "7"
+        folder.mkdir(parents=True)
+        (folder / "7_1_log.out").write_text("of rank one\n")
+        assert jobs.main(["logs", str(run), "--rank", "1"]) == 0
+        assert capfd.readouterr().out == "of rank one\n"
+        with pytest.raises(UsageError, match="no log of rank 4 yet; there are ranks: 1"):
+            jobs.main(["logs", str(run), "--rank", "4"])
+
+    def test_a_folder_that_was_not_submitted_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"not started by launch/submit\.py"):
+            jobs.main(["status", str(tmp_path)])
+
+
+class TestDoctor:
+    """Fine, doubtful or fatal."""
+
+    CONFIG = "JobRequeue              = 1\nPreemptMode = REQUEUE\nSLURM_VERSION = 23.02\n"
+
+    def test_a_plain_box_has_its_facts_and_is_told_the_ways_out(
+        self, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert doctor(["--shared", str(tmp_path)]) == 0
+        text = capsys.readouterr().out
+        assert "cores" in text
+        assert "use torchrun, or submit.py --cluster local" in text
+
+    def test_a_folder_that_is_not_there_is_fatal(
+        self, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert doctor(["--shared", str(tmp_path / "none")]) == 1
+        assert "FATAL" in capsys.readouterr().out
