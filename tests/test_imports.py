@@ -1,0 +1,80 @@
+"""Imports point one way: model and data_prep <- train; launch reaches the rest from outside."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = {"command_line", "seeds"}
+PACKAGES = ("data_prep", "model", "train", "launch")
+OURS = {*PACKAGES, *SHARED, "tests"}
+
+# Who may import whom; launch calls the rest by command line, or by a late import inside a job
+ALLOWED = {
+    "command_line": set(),
+    "seeds": set(),
+    "data_prep": SHARED,
+    "model": SHARED,
+    "train": {*SHARED, "data_prep", "model"},
+    "launch": {*SHARED, "data_prep", "train"},
+}
+
+
+def sources(owner: str) -> list[Path]:
+    return [ROOT / f"{owner}.py"] if owner in SHARED else sorted((ROOT / owner).rglob("*.py"))
+
+
+def imported_modules(path: Path) -> dict[str, int]:
+    """Every module that a file imports, inside functions too -> the line."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name: node.lineno for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            found[module] = node.lineno
+            found |= {f"{module}.{alias.name}": node.lineno for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("owner", ALLOWED)
+def test_a_package_imports_of_ours_only_what_it_may(owner: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in sources(owner)
+        for module, line in imported_modules(path).items()
+        if module.split(".")[0] in OURS - ALLOWED[owner] - {owner}
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("owner", ["data_prep", "model", "train"])
+def test_the_packages_that_the_rule_is_about_are_there(owner: str) -> None:
+    assert sources(owner)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_modules_of_a_package_import_each_other_without_a_circle(package: str) -> None:
+    modules = {module_name(path): path for path in sources(package)}
+    graph = {
+        name: {other for other in imported_modules(path) if other in modules and other != name}
+        for name, path in modules.items()
+    }
+    while leaves := {name for name, needs in graph.items() if not needs}:
+        graph = {name: needs - leaves for name, needs in graph.items() if name not in leaves}
+    assert not graph, "these import each other in a circle, or what does"
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_file_is_named_after_its_package_or_a_standard_module(package: str) -> None:
+    """`python launch/submit.py` puts launch/ first on the path: launch/logging.py would shadow."""
+    shadowing = {path.stem for path in sources(package)} & {package, *sys.stdlib_module_names}
+    assert not shadowing - {"__init__", "__main__"}
