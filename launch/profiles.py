@@ -9,6 +9,7 @@ import command_line
 from command_line import UsageError
 
 PROFILES = Path(__file__).parents[1] / "slurm"
+SIGNAL_EARLY_S = 60  # how much sooner than asked Slurm may send --signal (sbatch's manual)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Profile:
         for key, value in least.items():
             if getattr(self, key) < value:
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least {value}")
+        if self.signal_lead_s + SIGNAL_EARLY_S >= 60 * self.time_min:
+            raise ValueError(
+                f"signal_lead_s={self.signal_lead_s}, time_min={self.time_min}: Slurm sends the"
+                f" signal up to {SIGNAL_EARLY_S} s early, so a job could be stopped as it starts;"
+                " give it more time_min, or less signal_lead_s"
+            )
         if self.ranks_per_node and self.gpus_per_node and self.ranks_per_node != self.gpus_per_node:
             raise ValueError(
                 f"ranks_per_node={self.ranks_per_node}: with gpus_per_node={self.gpus_per_node}"

@@ -101,6 +101,30 @@ class Cluster:
         time.sleep(SETTLE_S)
         self.wait(is_started, "the job starts again", run)
 
+    def processes(self, variables: set[str]) -> list[int]:
+        """The tasks that submitit runs with these variables in their environment.
+
+        Without srun, which started them, and their forks, which have the same command line.
+        """
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                environment = (entry / "environ").read_bytes().decode().split("\0")
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = (entry / "status").read_text().split("PPid:")[1].split()[0]
+            except OSError:
+                continue
+            is_task = b"submitit.core._submit" in command and command[0] != b"srun"
+            if is_task and variables <= set(environment):
+                parents[int(entry.name)] = int(parent)
+        return [pid for pid, parent in parents.items() if parent not in parents]
+
+    def wait_until_empty(self) -> None:
+        """Wait until no job is left on a node."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.call("squeue", "--noheader") and time.monotonic() < deadline:
+            time.sleep(0.2)
+
     def kill_node(self, name: str) -> None:
         """kill -9 of a slurmd."""
         pid = int((self.folder / f"slurmd.{name}.pid").read_text())

@@ -161,6 +161,13 @@ class TestSettings:
             load_profile("default", {"gpus_per_node": "2", "ranks_per_node": "3"})
 
 
+def test_a_signal_that_may_come_as_the_job_starts_is_refused() -> None:
+    """Slurm may send it a minute early: a job of 3 minutes can be told at most 2 ahead."""
+    with pytest.raises(UsageError, match="signal_lead_s=120, time_min=3: Slurm sends"):
+        load_profile("default", {"time_min": "3", "signal_lead_s": "120"})
+    load_profile("default", {"time_min": "3", "signal_lead_s": "119"})
+
+
 def test_the_same_chain_runs_on_this_machine(tmp_path: Path) -> None:
     """--cluster local: prepare, train on two ranks, evaluate, without Slurm."""
     raw, run = tmp_path / "raw", tmp_path / "run"
