@@ -41,6 +41,8 @@ class UserError(Exception):
     """Something a user can mend: printed as it stands, without a traceback."""
 
     exit_code = EXIT_FAILED
+    is_shared = False
+    """Whether every rank raises it: then one says it."""
 
 
 class UsageError(UserError):
@@ -55,7 +57,8 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         code = main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         # under torchrun a wrong command line is wrong on every rank alike
-        if not isinstance(error, UsageError) or os.environ.get("RANK", "0") == "0":
+        is_shared = isinstance(error, UsageError) or error.is_shared
+        if not is_shared or os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:

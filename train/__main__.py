@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import command_line
-from command_line import UserError
 from data_prep.manifest import Dataset, read_dataset
 from train.config import PRESETS, TrainConfig
 from train.distributed import Ranks, start_ranks
+from train.lock import RunLock, locked
 from train.preemption import StopRequest
 from train.run_folder import open_run
 from train.trainer import Trainer, check_sizes
@@ -27,34 +27,26 @@ def main(argv: list[str], stop: StopRequest | None = None) -> int:
         return 0
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
     watched = nullcontext(stop) if stop else StopRequest()
-    with watched as stop, start_ranks(config.device) as ranks:
-        return train(config, ranks, stop)
+    with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
+        dataset = read_dataset(Path(config.data))
+        check_sizes(config, dataset, ranks)
+        with locked(Path(config.run), ranks) as lock:
+            return train(config, dataset, ranks, stop, lock)
 
 
-def train(config: TrainConfig, ranks: Ranks, stop: StopRequest) -> int:
+def train(
+    config: TrainConfig, dataset: Dataset, ranks: Ranks, stop: StopRequest, lock: RunLock
+) -> int:
     """Train, or go on training, to the last epoch. Collective."""
-    dataset = read_dataset(Path(config.data))
-    check_sizes(config, dataset, ranks)
     # one rank looks at the folder, and all go on, or none does
-    opened = ranks.from_first(try_to_open(config, dataset, ranks) if ranks.is_first else None)
-    if isinstance(opened, UserError):
-        raise opened
-    assert opened is not None
-    config = opened
-    trainer = Trainer(config, dataset, ranks, stop)
+    given = config
+    config, changes = ranks.first_does(lambda: open_run(given, dataset, ranks.device))
+    trainer = Trainer(config, dataset, ranks, stop, lock, changes)
     if not trainer.is_finished:
         return trainer.fit()
     if ranks.is_first:
         print(f"run={config.run} is finished: {trainer.summary()}")
     return 0
-
-
-def try_to_open(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> TrainConfig | UserError:
-    """The run's configuration, or why there can be no such run."""
-    try:
-        return open_run(config, dataset, ranks.device)
-    except UserError as error:
-        return error
 
 
 if __name__ == "__main__":

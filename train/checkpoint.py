@@ -3,7 +3,8 @@
     RUN/checkpoints/step_00000120/    __<rank>_0.distcp   tensors, each once, spread over the ranks
                                       .metadata           where each tensor lies
                                       state.json          everything that is not a tensor
-                                      COMPLETE            written last: size and hash of every file
+                                      COMPLETE            written last: size and hash of every file,
+                                                          world size, hash of the configuration
     RUN/checkpoints/latest, best      names of published steps
 
 A checkpoint is made under a temporary name, and gets its own once COMPLETE and the files are on
@@ -11,15 +12,18 @@ disk. It holds tensors and JSON only; `.metadata` is a pickle of torch's, read w
 the classes that it needs, so a checkpoint from elsewhere runs no code.
 """
 
+import functools
 import hashlib
 import io
 import json
+import operator
 import os
 import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +40,6 @@ from train.distributed import Ranks
 
 FORMAT = 1
 COMPLETE, STATE = "COMPLETE", "state.json"
-Tensors = dict[str, dict[str, Any]]
-"""Part of the state ("model", "optimizer") -> nested dicts of tensors."""
-
 # All that torch writes into .metadata for dicts of plain tensors
 PICKLED = {
     ("pathlib", "PosixPath"),
@@ -63,33 +64,96 @@ class CheckpointError(UserError):
     """No checkpoint that can be used."""
 
 
-def save(folder: Path, step: int, tensors: Tensors, state: Mapping[str, Any], ranks: Ranks) -> Path:
-    """Write and publish the checkpoint of a step; collective. `state` is JSON, rank 0's is kept."""
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    config_sha256: str,
+    ranks: Ranks,
+) -> Path:
+    """Write and publish the checkpoint of a step; collective.
+
+    `tensors` are this rank's share by dotted name (`share`), `state` is JSON, of which rank 0's is
+    kept. Raises CheckpointError on every rank where it fails on one; older checkpoints are as they
+    were.
+    """
     final = folder / step_name(step)
     temporary = folder / f".{final.name}.tmp"
-    if ranks.is_first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.barrier()  # the folder must be there before any rank writes into it
-    writer = FileSystemWriter(temporary)  # fsyncs each file
-    with torchs_own_words("saved"):
-        state_dict_saver.save(tensors, storage_writer=writer, no_dist=ranks.world_size == 1)
-    # each rank reads back its own files: on many nodes no one rank hashes everything
-    hashes = ranks.gather(describe_files(temporary.glob(f"__{ranks.rank}_*.distcp")))
-    if ranks.is_first:
-        write_durably(temporary / STATE, dict(state))
-        files = describe_files(temporary / name for name in (".metadata", STATE))
-        for described in hashes:
-            files |= described
-        complete = {"format": FORMAT, "step": step, "world_size": ranks.world_size, "files": files}
-        write_durably(temporary / COMPLETE, {**complete, "sha256": hash_json(complete)})
-        publish(temporary, final)
-    ranks.barrier()  # no rank goes on as if it were saved before it is
+    try:
+        ranks.first_does(lambda: make_empty(temporary))
+        writer = FileSystemWriter(temporary)  # fsyncs each file
+        with torchs_own_words("saved"):
+            state_dict_saver.save(
+                dict(tensors),
+                storage_writer=writer,
+                process_group=ranks.group,
+                no_dist=ranks.world_size == 1,
+            )
+        # each rank reads back its own files: on many nodes no one rank hashes everything
+        own = f"__{ranks.rank}_*.distcp"
+        described = ranks.all_do(lambda: describe_files(temporary.glob(own)))
+
+        def complete() -> None:
+            write_durably(temporary / STATE, dict(state))
+            files = describe_files(temporary / name for name in (".metadata", STATE))
+            content: dict[str, Any] = {
+                "format": FORMAT,
+                "step": step,
+                "world_size": ranks.world_size,
+                "config_sha256": config_sha256,
+                "files": functools.reduce(operator.or_, described, files),
+            }
+            write_durably(temporary / COMPLETE, {**content, "sha256": hash_json(content)})
+            publish(temporary, final)
+
+        ranks.first_does(complete)
+    except (CheckpointError, OSError) as error:
+        reason = str(error)
+        num_bytes = sum(ranks.gather(sum(tensor.nbytes for tensor in tensors.values())))
+        raise ranks.first_does(lambda: not_saved(temporary, num_bytes, reason)) from None
     return final
 
 
-def load(path: Path, tensors: Tensors, ranks: Ranks) -> dict[str, Any]:
-    """Fill `tensors` in place from a checkpoint and return its `state`; collective.
+def share(tensors: Mapping[str, Tensor], rank: int, world_size: int) -> dict[str, Tensor]:
+    """The tensors that a rank writes of those that all ranks have: about as many bytes each."""
+    num_bytes = [0] * world_size
+    mine = {}
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].nbytes, item[0])):
+        lightest = num_bytes.index(min(num_bytes))
+        num_bytes[lightest] += tensor.nbytes
+        if lightest == rank:
+            mine[name] = tensor
+    return mine
+
+
+def make_empty(folder: Path) -> None:
+    """A new folder in place of what a killed save left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def not_saved(temporary: Path, num_bytes: int, reason: str) -> CheckpointError:
+    """The error of a save that failed, its half-written files removed."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    free = shutil.disk_usage(next(path for path in temporary.parents if path.exists())).free
+    kept = "the checkpoints before it are as they were"
+    if free >= num_bytes:
+        return CheckpointError(f"{temporary.parent}: {reason}; {kept}")
+    return CheckpointError(
+        f"{temporary.parent}: the disk is full: a checkpoint takes {megabytes(num_bytes)},"
+        f" {megabytes(free)} are free, {megabytes(num_bytes - free)} are missing; {kept}. Make room"
+        " (keep_checkpoints says how many are kept) and run the same command again"
+    )
+
+
+def megabytes(num_bytes: int) -> str:
+    """A size to read."""
+    return f"{num_bytes / 1e6:.1f} MB"
+
+
+def load(path: Path, tensors: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Fill (nested dicts of) `tensors` in place from a checkpoint, return its `state`; collective.
 
     The caller has verified the checkpoint (`newest_intact`, `find`).
     """
@@ -153,13 +217,25 @@ def find(folder: Path, name: str) -> Path:
     return target
 
 
-def retain(folder: Path, keep: int) -> None:
-    """Remove all published checkpoints but the newest `keep` and the best."""
-    best = pointed(folder, "best")
-    for path in published(folder)[:-keep]:
-        if path != best:
-            (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint must not count
-            shutil.rmtree(path)
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay."""
+
+    newest: int
+    """So many of the newest, and the best."""
+    every_steps: int = 0
+    """And for good those whose step it divides; 0 for none."""
+
+    def apply(self, folder: Path) -> None:
+        """Remove the others."""
+        best = pointed(folder, "best")
+        for path in published(folder)[: -self.newest]:
+            is_for_good = (
+                self.every_steps and int(path.name.removeprefix("step_")) % self.every_steps == 0
+            )
+            if path != best and not is_for_good:
+                (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint must not count
+                shutil.rmtree(path)
 
 
 def clean_up(folder: Path) -> None:

@@ -126,10 +126,20 @@ class TrainConfig:
     than more threads."""
     loader_workers: int = 1
     """Processes a rank that read and crop images; 0 reads in the training process."""
+    resume: Literal["same", "override"] = "same"
+    """A run that is there and was begun with other settings: same refuses them, override takes
+    them from here on, where its state fits them."""
+    checkpoint: Literal["async", "blocking"] = "async"
+    """async: training goes on while a copy of the state is written; takes as much memory as the
+    state, shared out over the ranks."""
     save_every_s: float = 600.0
     """Seconds between checkpoints within an epoch; each epoch's end is saved as well."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept; the best by validation Dice is kept besides."""
+    keep_every: int = 0
+    """Every so many epochs the checkpoint of the epoch's end is kept for good; 0 for never."""
+    rank_timeout_s: float = 600.0
+    """Seconds after which a rank that others wait for is given up, and named."""
     log_every_steps: int = 10
     """Steps between points of the training curves."""
     log_every_s: float = 30.0
@@ -149,6 +159,7 @@ class TrainConfig:
             "loader_workers": 0,
             "warmup_steps": 0,
             "panels": 0,
+            "keep_every": 0,
         }
         for key, value in least.items():
             if getattr(self, key) < value:
@@ -159,6 +170,8 @@ class TrainConfig:
                 f"microbatches={self.microbatches} must divide batch_size={self.batch_size};"
                 f" allowed: {', '.join(map(str, allowed))}"
             )
+        if not self.rank_timeout_s > 0:
+            raise ValueError(f"rank_timeout_s={self.rank_timeout_s}: must be above 0")
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr}: must be above 0")
 
@@ -187,9 +200,15 @@ HARMLESS_KEYS = (
     "preset",
     "config",
     "loader_workers",
+    "resume",
+    "checkpoint",
     "save_every_s",
     "keep_checkpoints",
+    "keep_every",
+    "rank_timeout_s",
     "log_every_steps",
     "log_every_s",
     "panels",
 )
+# Keys that resume=override cannot change: the state would not fit, or not know where it is.
+FIXED_KEYS = ("batch_size", "crop.per_sample", "model.")

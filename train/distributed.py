@@ -5,15 +5,18 @@ LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them there is one rank and no pro
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from command_line import UsageError
+from command_line import UsageError, UserError
+from train.liveness import Liveness
 
 Object = TypeVar("Object")
 
@@ -25,6 +28,8 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
+    """The process group that collectives go through; None for the default one."""
 
     @property
     def is_first(self) -> bool:
@@ -34,14 +39,14 @@ class Ranks:
     def sum(self, tensor: torch.Tensor) -> None:
         """Sum a tensor over the ranks, in place."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
 
     def max(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over the ranks; the same list on every rank."""
         if self.world_size == 1:
             return list(values)
         tensor = torch.tensor(values)  # on the CPU, through gloo: no GPU need be waited for
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
         return [int(value) for value in tensor]
 
     def gather(self, value: Object) -> list[Object]:
@@ -49,29 +54,65 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values: list[Object | None] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values  # type: ignore[return-value]
 
-    def from_first(self, value: Object) -> Object:
-        """Rank 0's value, on every rank."""
-        if self.world_size == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
-        return values[0]
+    def first_does(self, action: Callable[[], Object]) -> Object:
+        """What rank 0's `action` gives, on every rank; an error of it is raised on every rank."""
+        outcome = attempt(action) if self.is_first else None
+        if self.world_size > 1:
+            outcomes = [outcome]
+            device = torch.device("cpu")
+            dist.broadcast_object_list(outcomes, src=0, group=self.group, device=device)
+            (outcome,) = outcomes
+        assert outcome is not None
+        return outcome.result()
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.max([0])
+    def all_do(self, action: Callable[[], Object]) -> list[Object]:
+        """Every rank's result of its own `action`, or the first error of any, on every rank."""
+        return [outcome.result() for outcome in self.gather(attempt(action))]
+
+    def beside(self) -> "Ranks":
+        """The same ranks with a process group of their own, for another thread. Collective."""
+        if self.world_size == 1:
+            return self
+        return replace(self, group=dist.new_group(backend="gloo"))
 
     def share(self, items: Sequence[Object]) -> Sequence[Object]:
         """This rank's part of some items: every world_size-th, none twice."""
         return items[self.rank :: self.world_size]
 
 
+@dataclass(frozen=True)
+class Outcome(Generic[Object]):
+    """What an action came to, to be told to other ranks."""
+
+    value: Object | None
+    error: UserError | OSError | None
+
+    def result(self) -> Object:
+        """The value, or the error raised."""
+        if isinstance(self.error, UserError):
+            self.error.is_shared = True
+        if self.error:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+def attempt(action: Callable[[], Object]) -> Outcome[Object]:
+    """The outcome of an action; what no user can mend (a bug) is raised here and now."""
+    try:
+        return Outcome(action(), None)
+    except (UserError, OSError) as error:
+        return Outcome(None, error)
+
+
 @contextmanager
-def start_ranks(device: str) -> Iterator[Ranks]:
-    """Join the ranks of this run, and leave them at the end. `device` is auto, cpu or cuda."""
+def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
+    """Join the ranks of this run, and leave them at the end. `device` is auto, cpu or cuda.
+
+    A rank that does not come to a collective within `timeout_s` is given up: a UserError names it.
+    """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = choose_device(device, local_rank)
@@ -80,10 +121,15 @@ def start_ranks(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(0, 1, chosen)
         return
+    timeout = timedelta(seconds=timeout_s)
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    liveness = Liveness(store, rank, world_size)
     # gloo also beside NCCL: flags and small objects need not touch the GPU
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
-        yield Ranks(rank, world_size, chosen)
+        with liveness.watch():
+            yield Ranks(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
 

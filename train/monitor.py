@@ -50,7 +50,9 @@ class Monitor:
             unit="step",
             disable=not sys.stderr.isatty(),
         )
-        self.last_line = time.monotonic()
+        self.last_line = self.start_s = time.monotonic()
+        self.stalled_s = 0.0
+        """Time for which training stood still for checkpoints, since this start."""
 
     def say(self, message: str) -> None:
         """A line for the user, whatever progress bar there is."""
@@ -68,11 +70,27 @@ class Monitor:
         for note in notes:
             self.say(note)
         if self.enabled and step:
+            restart = {"step": step, "time_s": round(time.time()), "notes": list(notes)}
             with (self.run / RESTARTS).open("a") as file:
-                file.write(json.dumps({"step": step, "time_s": round(time.time())}) + "\n")
+                file.write(json.dumps(restart) + "\n")
             number = len((self.run / RESTARTS).read_text().splitlines())
             self.writer.add_scalar("run/restarts", number, step)
             self.writer.add_text("restarts", f"restart {number} at step {step}", step)
+
+    def finished(self, summary: str) -> None:
+        """The run is at its end: how far, how good, and what checkpoints cost since this start."""
+        if self.enabled:
+            share = self.stalled_s / (time.monotonic() - self.start_s)
+            self.say(
+                f"finished: {summary}; checkpoints held it up for {self.stalled_s:.2f} s"
+                f" ({share:.1%} of the time)"
+            )
+
+    def saved(self, step: int, stalled_s: float) -> None:
+        """A checkpoint was taken, for which training stood still for so long."""
+        if self.enabled:
+            self.stalled_s += stalled_s
+            self.writer.add_scalar("speed/save_stall_s", stalled_s, step)
 
     def step(self) -> None:
         """One more step is done."""

@@ -21,13 +21,14 @@ from data_prep.manifest import DATASET, Dataset, Description, read_description
 from data_prep.masks import channel_values
 from model import build_model
 from train import checkpoint
-from train.config import HARMLESS_KEYS, TrainConfig
+from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.distributed import Ranks
+from train.lock import LOCK
 from train.precision import choose_precision
 
 CONFIG = "config.yaml"
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
-PLACED_BEFORE = {"launch", "prepared", DATASET}
+PLACED_BEFORE = {"launch", "prepared", DATASET, LOCK}
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,22 @@ class Run:
         return self.folder / "checkpoints"
 
 
-def open_run(config: TrainConfig, dataset: Dataset, device: torch.device) -> TrainConfig:
+def open_run(
+    config: TrainConfig, dataset: Dataset, device: torch.device
+) -> tuple[TrainConfig, list[str]]:
     """Make the run folder, or check that a run that is there is the same run.
 
-    Returns the configuration with precision and layout resolved: 'auto' asks the hardware once,
-    when the run begins, for another answer after a restart elsewhere would change the mathematics.
-    Raises UserError where the configuration or the data set is another one.
+    Returns the configuration with precision and layout resolved ('auto' asks the hardware once,
+    when the run begins, for another answer after a restart elsewhere would change the mathematics),
+    and what has changed since the last start. Raises UserError where the configuration or the data
+    set is another one.
     """
     folder = Path(config.run)
+    changes: list[str] = []
     if (folder / CONFIG).is_file():
         run = read_run(folder)
         config = resolve_auto(config, run.config.amp, run.config.memory_format)
-        check_same_run(run, config, dataset)
+        changes = check_same_run(run, config, dataset)
     elif folder.is_dir() and has_other_content(folder):
         raise UsageError(f"run={folder}: holds something that is not a run; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +75,7 @@ def open_run(config: TrainConfig, dataset: Dataset, device: torch.device) -> Tra
     config = resolve_auto(config, precision.amp, precision.layout)
     absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
     write_atomically(folder / CONFIG, command_line.as_yaml(absolute).encode())
-    return config
+    return config, changes
 
 
 def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConfig:
@@ -89,24 +94,40 @@ def has_other_content(folder: Path) -> bool:
     return bool(names - PLACED_BEFORE)
 
 
-def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> None:
-    """Refuse to go on with other mathematics, or on other data, than the run began with."""
+def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> list[str]:
+    """What differs from what the run began with, a line a key.
+
+    Raises UserError for other data, and for other mathematics: any at all with resume=same, what
+    the state cannot follow with resume=override.
+    """
     before, now = (flat_settings(settings) for settings in (run.config, config))
-    changed = [
-        f"{key}: {before[key]} -> {now[key]}"
-        for key in before
-        if before[key] != now[key] and key not in HARMLESS_KEYS
-    ]
+    changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]}
+    fixed = [line for key, line in changed.items() if key.startswith(FIXED_KEYS)]
     if run.data.content_sha256 != dataset.description.content_sha256:
-        changed.append(
+        fixed.append(
             f"content of data: {run.data.content_sha256[:12]} ->"
             f" {dataset.description.content_sha256[:12]}"
         )
-    if changed:
+    free = [line for key, line in changed.items() if line not in fixed and key not in HARMLESS_KEYS]
+    begun = f"run={run.folder} was begun with other settings"
+    if fixed:
         raise UserError(
-            f"run={run.folder} was begun with other settings ({'; '.join(changed)}); give those it"
-            " has, or another run= to start anew"
+            f"{begun} ({'; '.join(fixed + free)}); give those it has, or another run= to start anew"
         )
+    if free and config.resume == "same":
+        raise UserError(
+            f"{begun} ({'; '.join(free)}); give those it has, or resume=override to go on with"
+            " the new ones, or another run= to start anew"
+        )
+    told = [line for key, line in changed.items() if key not in ("run", "resume")]
+    return [f"changed {line}{' (overridden)' if line in free else ''}" for line in told]
+
+
+def config_sha256(config: TrainConfig) -> str:
+    """A hash of all settings that touch what is computed."""
+    settings = flat_settings(config)
+    kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
+    return checkpoint.hash_json(kept)
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
@@ -142,7 +163,7 @@ def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict
     Raises UserError where the checkpoint is not there or not intact.
     """
     path = checkpoint.find(run.checkpoints, name)
-    problem = ranks.from_first(checkpoint.verify(path) if ranks.is_first else "")
+    problem = ranks.first_does(lambda: checkpoint.verify(path))
     if problem:
         raise checkpoint.CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
     model = build_model(run.config.model, len(run.label_values))

@@ -16,7 +16,7 @@ from omegaconf import MISSING
 import command_line
 from command_line import EXIT_FAILED
 from train import checkpoint
-from train.run_folder import read_run
+from train.run_folder import config_sha256, read_run
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
     print(f"step          {state['step']}")
     print(f"epoch         {state['epochs']} of {run.config.epochs} done")
     print(f"saved by      {complete['world_size']} rank(s)")
+    is_same = complete["config_sha256"] == config_sha256(run.config)
+    print(f"settings      {'those of' if is_same else 'others than now in'} config.yaml")
     for name, value in state["metrics"].items():
         print(f"{name:13} {value:.6f}")
     if state["metrics"]:

@@ -47,7 +47,7 @@ class State:
     scaler: torch.amp.GradScaler
     progress: Progress
 
-    def tensors(self) -> checkpoint.Tensors:
+    def tensors(self) -> dict[str, dict[str, Any]]:
         """The model's and the optimizer's tensors, under the names of the parameters."""
         optimizer = {
             name: self.optimizer.state.get(parameter) or empty_adam_state(parameter)
@@ -55,23 +55,10 @@ class State:
         }
         return {"model": self.model.state_dict(), "optimizer": optimizer}
 
-    def save(self, folder: Path, ranks: Ranks, keep: int) -> None:
-        """Publish a checkpoint, then drop all but the newest `keep` and the best. Collective."""
+    def snapshot(self) -> dict[str, Any]:
+        """All that is no tensor, as JSON, as it is now."""
         self.progress.scaler = self.scaler.state_dict()
-        progress = dataclasses.asdict(self.progress)
-        path = checkpoint.save(folder, self.progress.step, self.tensors(), progress, ranks)
-        if ranks.is_first:
-            self.point(folder, path)
-            checkpoint.retain(folder, keep)
-
-    def point(self, folder: Path, path: Path) -> None:
-        """Let `latest`, and `best` if it is, name the checkpoint of the present state.
-
-        On saving, and on restoring too: a kill may have come between a checkpoint and its name.
-        """
-        checkpoint.point(folder, "latest", path)
-        if self.progress.best_step == self.progress.step:
-            checkpoint.point(folder, "best", path)
+        return dataclasses.asdict(self.progress)
 
     def restore(self, folder: Path, ranks: Ranks) -> list[str]:
         """Take up the newest intact checkpoint, if there is one; returns what to tell. Collective.
@@ -82,10 +69,7 @@ class State:
            them different things.
         3. Without any checkpoint the state stays as built, at step 0.
         """
-        found = look_for_checkpoint(folder) if ranks.is_first else (None, [], "")
-        path, passed_over, problem = ranks.from_first(found)
-        if problem:
-            raise checkpoint.CheckpointError(problem)
+        path, passed_over = ranks.first_does(lambda: look_for_checkpoint(folder))
         notes = [f"passed over {reason}" for reason in passed_over]
         if path is None:
             return notes
@@ -95,21 +79,27 @@ class State:
             self.optimizer.state[parameter] = tensors["optimizer"][name]
         if self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
-        if ranks.is_first:
-            self.point(folder, path)
+        ranks.first_does(lambda: point(folder, path, self.snapshot()))
         return [*notes, f"resumed from {path.name} (step {self.progress.step})"]
 
 
-def look_for_checkpoint(folder: Path) -> tuple[Path | None, list[str], str]:
-    """(the newest intact one, why newer ones were passed over, why there is none)."""
+def look_for_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """(the newest intact one, why newer ones were passed over)."""
     checkpoint.clean_up(folder)
-    try:
-        path, passed_over = checkpoint.newest_intact(folder)
-        if path:
-            checkpoint.set_aside_newer(path)
-        return path, passed_over, ""
-    except checkpoint.CheckpointError as error:
-        return None, [], str(error)  # all ranks must raise it, not this one alone
+    path, passed_over = checkpoint.newest_intact(folder)
+    if path:
+        checkpoint.set_aside_newer(path)
+    return path, passed_over
+
+
+def point(folder: Path, path: Path, progress: dict[str, Any]) -> None:
+    """Let `latest`, and `best` if it is, name the checkpoint that holds this progress.
+
+    On saving, and on restoring too: a kill may have come between a checkpoint and its name.
+    """
+    checkpoint.point(folder, "latest", path)
+    if progress["best_step"] == progress["step"]:
+        checkpoint.point(folder, "best", path)
 
 
 def build_state(config: TrainConfig, num_classes: int, precision: Precision) -> State:

@@ -3,6 +3,7 @@
 import inspect
 import os
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from command_line import EXIT_STOPPED, UsageError, UserError
 from data_prep.manifest import Dataset
 from data_prep.masks import channel_values
 from model.layers import update_running_statistics
+from train.checkpoint import Retention
 from train.config import TrainConfig, check_world_size
 from train.data import TrainingCrops, mask_to_target, microbatches_of, training_loader
 from train.distributed import Ranks
@@ -32,11 +34,14 @@ from train.fields import (
 )
 from train.figures import panel_strip
 from train.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
+from train.lock import RunLock
 from train.losses import segmentation_loss
 from train.metrics import count_pixels, score
 from train.monitor import Done, Monitor
 from train.precision import choose_precision
 from train.preemption import StopRequest
+from train.run_folder import config_sha256
+from train.saver import Saver
 from train.schedule import learning_rate
 from train.state import build_state
 
@@ -62,9 +67,16 @@ class Trainer:
     """One rank of a run. Collective methods must be called by all ranks."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, ranks: Ranks, stop: StopRequest
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        ranks: Ranks,
+        stop: StopRequest,
+        lock: RunLock,
+        changes: Sequence[str] = (),
     ) -> None:
         self.config, self.dataset, self.ranks, self.stop = config, dataset, ranks, stop
+        self.lock = lock
         self.run = Path(config.run)
         self.checkpoints = self.run / "checkpoints"
         self.label_values = channel_values(dataset.description.labelling.labels.values())
@@ -76,7 +88,16 @@ class Trainer:
         be_deterministic(config)
 
         self.state = build_state(config, len(self.label_values), self.precision)
-        self.notes = self.state.restore(self.checkpoints, ranks)
+        self.notes = [*changes, *self.state.restore(self.checkpoints, ranks)]
+        keep_every_steps = config.keep_every * self.steps_per_epoch
+        self.saver = Saver(
+            self.state,
+            self.checkpoints,
+            Retention(config.keep_checkpoints, keep_every_steps),
+            config_sha256(config),
+            ranks,
+            in_background=config.checkpoint == "async",
+        )
         self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
         self.parallel = parallelise(self.state.model, ranks)
         self.gradients: TreeGradients | None = None
@@ -86,6 +107,9 @@ class Trainer:
                 self.gradients.attach(self.parallel)
         self.interval = self.new_interval()
         self.last_save_s = time.monotonic()
+        progress = self.state.progress
+        self.saved_at = (progress.step, progress.epochs) if progress.step else None
+        """(step, epochs done) of the newest checkpoint."""
 
     # The loop
 
@@ -112,7 +136,18 @@ class Trainer:
         self.microbatches = iter(training_loader(self.crops, config, self.ranks, progress.step))
         try:
             while not self.is_finished:
-                stop, save_due = self.ranks.max([self.stop.signum, self.save_is_due()])
+                stop, save_due, failed, taken = self.ranks.max(
+                    [
+                        self.stop.signum,
+                        self.save_is_due(),
+                        self.saver.has_failed,
+                        self.lock.is_lost,
+                    ]
+                )
+                if failed:
+                    self.saver.wait()
+                if taken:
+                    raise self.taken_over()
                 if stop:
                     return self.stop_early(stop)
                 if save_due:
@@ -121,10 +156,21 @@ class Trainer:
                     self.end_epoch()
                 else:
                     self.train_step()
-            self.monitor.say(f"finished: {self.summary()}")
+            self.saver.wait()
+            self.monitor.finished(self.summary())
         finally:
+            self.end_loader_workers()
+            self.saver.close()
             self.monitor.close()
         return 0
+
+    def end_loader_workers(self) -> None:
+        """End them by hand: after an error its traceback may keep the iterator alive.
+
+        At its exit Python would wait for ever for workers that ignore the SIGTERM it sends.
+        """
+        if self.config.loader_workers:
+            self.microbatches._shutdown_workers()  # type: ignore[attr-defined]
 
     def summary(self) -> str:
         """How far the run is and how good, in a line."""
@@ -141,17 +187,29 @@ class Trainer:
         """
         waited = time.monotonic() - self.last_save_s
         at_end = self.state.progress.step % self.steps_per_epoch == 0
-        return self.ranks.is_first and waited >= self.config.save_every_s and not at_end
+        is_due = waited >= self.config.save_every_s and not at_end and not self.saver.is_busy
+        return self.ranks.is_first and is_due
 
     def save(self) -> None:
-        """Publish a checkpoint of this step, and drop those too old. Collective."""
+        """Save this step, where it is not saved already. Collective."""
         self.check_loss()
-        self.state.save(self.checkpoints, self.ranks, self.config.keep_checkpoints)
+        progress = self.state.progress
+        if self.saved_at != (progress.step, progress.epochs):
+            self.monitor.saved(progress.step, self.saver.save())
+            self.saved_at = progress.step, progress.epochs
         self.last_save_s = time.monotonic()
+
+    def taken_over(self) -> UserError:
+        """The error of a run folder that another process has claimed meanwhile."""
+        return UserError(
+            f"run={self.config.run}: this process stood still for so long that another has taken"
+            " the run over; this one ends, the last checkpoint is whole"
+        )
 
     def stop_early(self, signum: int) -> int:
         """Save at this very step and leave; the same command goes on from here."""
         self.save()
+        self.saver.wait()
         step = self.state.progress.step
         self.monitor.say(
             f"stopped by signal {signum} at step {step}, saved; run the same command to go on"

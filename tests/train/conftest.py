@@ -22,6 +22,7 @@ from data_prep.config import PrepConfig
 from data_prep.manifest import Dataset, read_dataset
 from train.config import TrainConfig
 from train.distributed import Ranks
+from train.lock import RunLock
 from train.preemption import StopRequest
 from train.run_folder import open_run
 from train.trainer import Trainer, check_sizes
@@ -115,8 +116,9 @@ def new_trainer(prepared: Dataset) -> Callable[..., Trainer]:
 
     def make(config: TrainConfig) -> Trainer:
         check_sizes(config, prepared, one_rank())
-        open_run(config, prepared, CPU)
-        return Trainer(config, prepared, one_rank(), StopRequest())
+        config, changes = open_run(config, prepared, CPU)
+        lock = RunLock(Path(config.run))
+        return Trainer(config, prepared, one_rank(), StopRequest(), lock, changes)
 
     return make
 

@@ -18,6 +18,7 @@ from command_line import UsageError
 from train import checkpoint
 from train.checkpoint import CheckpointError
 from train.distributed import Ranks
+from train.saver import Saver
 from train.state import Progress, State
 
 Kills = Callable[..., Iterator[Path]]
@@ -51,7 +52,8 @@ def save(ranks: Callable[[], Ranks]) -> Callable[..., None]:
     """save(folder, step) as training does, keeping the newest two and the best."""
 
     def write(folder: Path, step: int, best_step: int = -1, keep: int = 2) -> None:
-        state_at(step, best_step).save(folder, ranks(), keep)
+        retention = checkpoint.Retention(keep)
+        Saver(state_at(step, best_step), folder, retention, "0" * 64, ranks(), False).save()
 
     return write
 

@@ -14,7 +14,7 @@ from command_line import UsageError, UserError
 from data_prep.manifest import Dataset, read_dataset
 from train.config import HARMLESS_KEYS, TrainConfig
 from train.distributed import Ranks
-from train.run_folder import flat_settings, load_model, open_run, read_run
+from train.run_folder import config_sha256, flat_settings, load_model, open_run, read_run
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def test_a_new_run_keeps_what_it_was_told_and_trained_on(
 ) -> None:
     monkeypatch.chdir(prepared.folder.parent)
     config = dataclasses.replace(tiny(tmp_path / "deep" / "run"), data=prepared.folder.name)
-    opened = open_run(config, read_dataset(Path(config.data)), CPU)
+    opened, _ = open_run(config, read_dataset(Path(config.data)), CPU)
     assert opened.memory_format in ("contiguous", "channels_last")
     run = read_run(tmp_path / "deep" / "run")
     # so that evaluation finds the data set from wherever it is called
@@ -67,6 +67,10 @@ def test_other_mathematics_is_refused_with_key_and_both_values(
 
 HARMLESS = {
     "loader_workers": "2",
+    "resume": "override",
+    "checkpoint": "blocking",
+    "keep_every": "3",
+    "rank_timeout_s": "60",
     "save_every_s": "5",
     "keep_checkpoints": "7",
     "log_every_steps": "3",
@@ -79,9 +83,11 @@ HARMLESS = {
 def test_harmless_keys_may_change_and_are_kept(
     key: str, prepared: Dataset, tiny: Tiny, tmp_path: Path
 ) -> None:
-    open_run(tiny(tmp_path), prepared, CPU)
+    before = tiny(tmp_path)
+    assert open_run(before, prepared, CPU)[1] == []
     changed = tiny(tmp_path, f"{key}={HARMLESS[key]}")
-    open_run(changed, prepared, CPU)
+    told = [f"changed {key}: {getattr(before, key)} -> {getattr(changed, key)}"]
+    assert open_run(changed, prepared, CPU)[1] == (told if key != "resume" else [])
     assert getattr(read_run(tmp_path).config, key) == getattr(changed, key)
 
 
@@ -91,6 +97,34 @@ def test_every_other_key_touches_what_is_computed() -> None:
     assert set(HARMLESS_KEYS) == set(HARMLESS) | {"data", "run", "preset", "config"}
     assert set(HARMLESS_KEYS) < keys
     assert {"model.width", "crop.size_px", "loss.dice_weight", "tile.size_px"} < keys
+
+
+def test_resume_override_takes_other_mathematics_and_tells(
+    prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    open_run(tiny(tmp_path), prepared, CPU)
+    config, changes = open_run(tiny(tmp_path, "lr=0.5", "resume=override"), prepared, CPU)
+    assert changes == ["changed lr: 0.01 -> 0.5 (overridden)"]
+    assert read_run(tmp_path).config.lr == config.lr == 0.5
+    # the run has the new settings now
+    assert open_run(tiny(tmp_path, "lr=0.5"), prepared, CPU)[1] == []
+
+
+@pytest.mark.parametrize("setting", ["model.width=8", "batch_size=8", "crop.per_sample=2"])
+def test_what_the_state_cannot_follow_is_not_overridden(
+    setting: str, prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    open_run(tiny(tmp_path), prepared, CPU)
+    with pytest.raises(UserError, match=f"{setting.split('=')[0]}: .*another run= to start anew"):
+        open_run(tiny(tmp_path, setting, "lr=0.5", "resume=override"), prepared, CPU)
+
+
+def test_the_hash_of_the_settings_is_of_the_mathematics(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    assert config_sha256(config) == config_sha256(
+        tiny(tmp_path / "x", "panels=0", "resume=override")
+    )
+    assert config_sha256(config) != config_sha256(tiny(tmp_path, "crop.flip=false"))
 
 
 def test_the_same_data_elsewhere_passes_and_other_data_is_refused(
@@ -178,4 +212,4 @@ def test_auto_means_what_the_run_began_with(
 ) -> None:
     """Brought back on other hardware, auto must not change the arithmetic in silence."""
     open_run(tiny(tmp_path, f"amp={begun}"), prepared, CPU)
-    assert open_run(tiny(tmp_path, "amp=auto"), prepared, CPU).amp == begun
+    assert open_run(tiny(tmp_path, "amp=auto"), prepared, CPU)[0].amp == begun

@@ -41,7 +41,7 @@ def save_changed(run: Path, change: Callable[[dict, dict], None]) -> None:
     tensors = checkpoint.all_tensors(path)
     state = json.loads((path / "state.json").read_text())
     change(tensors, state)
-    checkpoint.save(folder, 8, tensors, state, Ranks(0, 1, torch.device("cpu")))
+    checkpoint.save(folder, 8, tensors, state, "0" * 64, Ranks(0, 1, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from train import checkpoint, evaluate
 from train.config import TrainConfig
 from train.data import MicrobatchSampler, TrainingCrops
 from train.distributed import Ranks
+from train.lock import RunLock
 from train.monitor import read_metrics
 from train.preemption import StopRequest
 from train.state import build_state
@@ -177,7 +179,8 @@ def test_killed_in_mid_epoch_only_the_work_since_the_last_save_is_done_again(
 ) -> None:
     """Saved after every step and dead within step 6; then save_every_s, a harmless key, differs."""
     config = with_everything(tiny, tmp_path)
-    first = new_trainer(dataclasses.replace(config, save_every_s=0.0, keep_checkpoints=1))
+    every_step = {"save_every_s": 0.0, "keep_checkpoints": 1, "checkpoint": "blocking"}
+    first = new_trainer(dataclasses.replace(config, **every_step))
     original = first.train_step
 
     def killed_in_step_6() -> None:
@@ -211,7 +214,8 @@ def test_checkpoints_are_made_by_the_clock_and_at_each_epochs_end_once(
         "save",
         lambda folder, step, *rest: steps.append(step) or original(folder, step, *rest),
     )
-    new_trainer(tiny(tmp_path, f"save_every_s={save_every_s}")).fit()
+    # in the background a step may find the save before it still going on, and leave it at that
+    new_trainer(tiny(tmp_path, f"save_every_s={save_every_s}", "checkpoint=blocking")).fit()
     assert steps == saved
 
 
@@ -350,12 +354,30 @@ def test_a_killed_loader_worker_is_an_error_with_its_likely_cause(
         trainer.fit()
 
 
+def test_loader_workers_end_with_an_error(
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    """They ignore SIGTERM, which Python sends them at its exit, and then it waits for them."""
+    trainer = new_trainer(tiny(tmp_path, "loader_workers=1"))
+
+    def fails() -> None:
+        assert multiprocessing.active_children()
+        raise ZeroDivisionError
+
+    trainer.train_step = fails
+    with pytest.raises(ZeroDivisionError) as caught:
+        trainer.fit()
+    assert caught.traceback  # which holds the trainer, as the one that Python prints does
+    assert not multiprocessing.active_children()
+
+
 def test_without_validation_the_newest_is_the_best(
     prepared: Dataset, tiny: Tiny, tmp_path: Path, ranks: Callable[[], Ranks]
 ) -> None:
     samples = [sample for sample in prepared.samples if sample.split != "val"]
     dataset = dataclasses.replace(prepared, samples=samples)
-    trainer = Trainer(tiny(tmp_path, "keep_checkpoints=1"), dataset, ranks(), StopRequest())
+    lock = RunLock(tmp_path)
+    trainer = Trainer(tiny(tmp_path, "keep_checkpoints=1"), dataset, ranks(), StopRequest(), lock)
     assert trainer.fit() == 0
     assert trainer.is_finished
     folder = tmp_path / "checkpoints"

@@ -1,0 +1,87 @@
+"""Which rank has fallen silent: a collective that fails says that somebody is missing, not who.
+
+A thread of each rank counts up a number in the store through which the ranks met. The number of a
+rank that was killed, stopped or lost with its node stands still.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from command_line import UserError
+
+BEAT_S = 0.5
+SILENT_S = 3.0  # several beats missed
+# What gloo and NCCL say when a peer is gone or does not answer in time
+FAILURES = ("gloo", "Connection closed by peer", "Timed out", "NCCL", "Connection reset by peer")
+
+
+class Liveness:
+    """This rank's heartbeat, and a look at the others'."""
+
+    def __init__(self, store: Store, rank: int, world_size: int) -> None:
+        # a connection of our own, so that the thread waits for nobody else's answer
+        self.store: Store = store.clone()  # type: ignore[attr-defined]
+        self.rank, self.world_size = rank, world_size
+        self.ended = threading.Event()
+        self.store.set(f"who/{rank}", f"{socket.gethostname()}, process {os.getpid()}")
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Beat while this lasts; a collective that fails becomes a UserError with the names."""
+        thread = threading.Thread(target=self.beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_failed_collective(error):
+                raise
+            raise UserError(f"{self.who_is_silent()} ({first_line(error)})") from None
+        finally:
+            self.ended.set()
+            thread.join()
+
+    def beat(self) -> None:
+        """Count up until the end, or until the store is gone (who holds it may leave first)."""
+        while not self.ended.wait(BEAT_S):
+            try:
+                self.store.add(f"beat/{self.rank}", 1)
+            except dist.DistError:
+                return
+
+    def who_is_silent(self) -> str:
+        """The ranks that do not beat, and what to do."""
+        try:
+            before = self.beats()
+            time.sleep(SILENT_S)
+            names = [
+                f"rank {rank} ({self.store.get(f'who/{rank}').decode()})"
+                for rank, (count, then) in enumerate(zip(self.beats(), before, strict=True))
+                if count == then and rank != self.rank
+            ]
+        except dist.DistError:
+            names = ["the rank that the others met at (rank 0, or torchrun)"]
+        if not names:
+            return "the ranks have lost each other, though all are alive"
+        ended = ", ".join(names)
+        return f"no sign of life from {ended}: killed, stopped, or ended by an error of its own"
+
+    def beats(self) -> list[int]:
+        """Every rank's count."""
+        return [self.store.add(f"beat/{rank}", 0) for rank in range(self.world_size)]
+
+
+def is_failed_collective(error: RuntimeError) -> bool:
+    """Whether an error comes from talking to other ranks."""
+    return isinstance(error, dist.DistError) or any(said in str(error) for said in FAILURES)
+
+
+def first_line(error: RuntimeError) -> str:
+    """The first line of an error, without the place in torch's source."""
+    return str(error).strip().splitlines()[0].rpartition("] ")[2]

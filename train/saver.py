@@ -1,0 +1,99 @@
+"""Checkpoints while training goes on: the state is copied, a thread writes the copy.
+
+The thread talks to the other ranks' threads through a process group of its own. There is never more
+than one save at a time: the next waits for it. What fails in the thread is raised at the next step.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train import checkpoint
+from train.distributed import Ranks
+from train.state import State, point
+
+
+class Saver:
+    """Saves a run's state. Every method but `is_busy` and `has_failed` is collective."""
+
+    def __init__(
+        self,
+        state: State,
+        folder: Path,
+        retention: checkpoint.Retention,
+        config_sha256: str,
+        ranks: Ranks,
+        in_background: bool,
+    ) -> None:
+        self.state, self.folder, self.retention = state, folder, retention
+        self.config_sha256, self.in_background = config_sha256, in_background
+        self.ranks = ranks.beside() if in_background else ranks
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.running: Future[None] | None = None
+        self.copies: dict[str, Tensor] = {}
+        """Where tensors are copied to, by name; made once."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is still being written."""
+        return self.running is not None and not self.running.done()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a save was not written; `wait` raises why."""
+        running = self.running
+        return running is not None and running.done() and running.exception() is not None
+
+    def save(self) -> float:
+        """Save the state as it is now: written on return, or soon after, in the background.
+
+        Returns the seconds for which training stood still.
+        """
+        start_s = time.monotonic()
+        self.wait()
+        tensors = checkpoint.share(
+            dict(checkpoint.flatten(self.state.tensors())), self.ranks.rank, self.ranks.world_size
+        )
+        progress = self.state.snapshot()
+        if self.in_background:
+            self.copy(tensors)
+            self.running = self.executor.submit(self.write, self.copies, progress)
+        else:
+            self.write(tensors, progress)
+        return time.monotonic() - start_s
+
+    def copy(self, tensors: dict[str, Tensor]) -> None:
+        """Copy this rank's share into memory of our own, which the next steps do not change."""
+        for name, tensor in tensors.items():
+            if name not in self.copies:
+                self.copies[name] = torch.empty_like(
+                    tensor, device="cpu", pin_memory=tensor.is_cuda
+                )
+            self.copies[name].copy_(tensor, non_blocking=True)
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def write(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Publish a checkpoint, let `latest` and `best` name it, drop those too old."""
+        step = progress["step"]
+        path = checkpoint.save(self.folder, step, tensors, progress, self.config_sha256, self.ranks)
+
+        def name_it() -> None:
+            point(self.folder, path, progress)
+            self.retention.apply(self.folder)
+
+        self.ranks.first_does(name_it)
+
+    def wait(self) -> None:
+        """Wait for the save that is being written; raises what it failed with."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """Let a running save end, whatever becomes of it: training ends with an error already."""
+        self.executor.shutdown()
