@@ -72,11 +72,12 @@ class Ranks:
         """Every rank's result of its own `action`, or the first error of any, on every rank."""
         return [outcome.result() for outcome in self.gather(attempt(action))]
 
-    def beside(self) -> "Ranks":
+    def beside(self, timeout_s: float) -> "Ranks":
         """The same ranks with a process group of their own, for another thread. Collective."""
         if self.world_size == 1:
             return self
-        return replace(self, group=dist.new_group(backend="gloo"))
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        return replace(self, group=group)
 
     def share(self, items: Sequence[Object]) -> Sequence[Object]:
         """This rank's part of some items: every world_size-th, none twice."""

@@ -29,9 +29,9 @@ class Saver:
         ranks: Ranks,
         in_background: bool,
     ) -> None:
+        """`ranks` are these threads' own (`Ranks.beside`) where they work in the background."""
         self.state, self.folder, self.retention = state, folder, retention
-        self.config_sha256, self.in_background = config_sha256, in_background
-        self.ranks = ranks.beside() if in_background else ranks
+        self.config_sha256, self.ranks, self.in_background = config_sha256, ranks, in_background
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.running: Future[None] | None = None
         self.copies: dict[str, Tensor] = {}

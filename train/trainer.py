@@ -90,13 +90,14 @@ class Trainer:
         self.state = build_state(config, len(self.label_values), self.precision)
         self.notes = [*changes, *self.state.restore(self.checkpoints, ranks)]
         keep_every_steps = config.keep_every * self.steps_per_epoch
+        in_background = config.checkpoint == "async"
         self.saver = Saver(
             self.state,
             self.checkpoints,
             Retention(config.keep_checkpoints, keep_every_steps),
             config_sha256(config),
-            ranks,
-            in_background=config.checkpoint == "async",
+            ranks.beside(config.rank_timeout_s) if in_background else ranks,
+            in_background,
         )
         self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
         self.parallel = parallelise(self.state.model, ranks)

@@ -1,0 +1,123 @@
+"""Disturb many trainings at random and print what became of them.
+
+python -m tests.faults --runs 300 --seed 1 [--kinds "SIGKILL,disk"]
+"""
+
+import argparse
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+import seeds
+from command_line import UserError
+from tests import ranks
+from tests.faults.faults import FAULTS, Reference, Trial, can_mount, fill_disk, random_trial
+from tests.faults.rank import Instant
+from tests.faults.training import Launch, Lost, digests, passed_instants
+
+
+def main() -> int:
+    """Print a table; exit code 1 where a run was lost."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--runs", type=int, default=25, help="faults, one a run (25)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is random (0)")
+    parser.add_argument("--kinds", default="", help="only faults with one of these in their name")
+    parser.add_argument("--each-instant", action="store_true", help="every named instant once")
+    options = parser.parse_args()
+    wanted = options.kinds.split(",")
+    kinds = [kind for kind in FAULTS if any(part in kind for part in wanted)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if not can_mount(folder / "disk"):
+            kinds = [kind for kind in kinds if FAULTS[kind] is not fill_disk]
+            print("left out: a full disk (mounting a small one takes root)")
+        reference = make_reference(folder / "reference")
+        if options.each_instant:
+            lost = kill_at_each_instant(folder, reference)
+        else:
+            lost = disturb(kinds, range(options.runs), options.seed, folder, reference)
+    return 1 if lost else 0
+
+
+def disturb(
+    kinds: Sequence[str], numbers: range, seed: int, folder: Path, reference: Reference
+) -> list[str]:
+    """Disturb a run for each number, the kinds in turn; prints a table, returns what was lost."""
+    tried: Counter[str] = Counter()
+    repeated = defaultdict(list)
+    lost = []
+    for number in tqdm(numbers, unit="fault", disable=not sys.stderr.isatty()):
+        kind = kinds[number % len(kinds)]
+        tried[kind] += 1
+        try:
+            place = folder / str(number)
+            repeated[kind].append(random_trial(kind, number, seed, place, reference))
+            shutil.rmtree(place)
+        except (Lost, UserError) as reason:
+            lost.append(f"{kind}, number {number}: {reason}")
+            tqdm.write(f"LOST {lost[-1]}")
+    print(table(kinds, tried, repeated))
+    return lost
+
+
+def kill_at_each_instant(folder: Path, reference: Reference) -> list[str]:
+    """Kill rank 0, and another, once at each of the instants it comes by; prints a line each."""
+    lost = []
+    for is_first, counts in reference.instants.items():
+        for number, (name, count) in enumerate(counts.items()):
+            place = folder / f"{is_first}{number}"
+            place.mkdir()
+            trial = Trial(place / "run", reference, seeds.generator(number, "instant", is_first))
+            try:
+                # not the first time only: then there would be nothing to lose
+                codes = trial.start((0 if is_first else 1, Instant(name, count // 2))).end()
+                if -signal.SIGKILL not in codes:
+                    raise Lost(f"was not killed: exit codes {codes}")
+                print(f"rank {0 if is_first else 1}, {name}: {trial.finish()} steps repeated")
+            except (Lost, UserError) as reason:
+                lost.append(f"{name}: {reason}")
+                print(f"LOST {lost[-1]}")
+            shutil.rmtree(place)
+    return lost
+
+
+def table(kinds: Sequence[str], tried: Counter[str], repeated: dict[str, list[int]]) -> str:
+    """A line a fault: times tried, runs lost, steps repeated."""
+    lines = ["| fault | tried | lost | steps repeated: median | most |", "| --- " * 5 + "|"]
+    for kind in kinds:
+        steps = repeated[kind]
+        middle = f"{statistics.median(steps):g} | {max(steps)}" if steps else "- | -"
+        lines.append(f"| {kind} | {tried[kind]} | {tried[kind] - len(steps)} | {middle} |")
+    every = [count for steps in repeated.values() for count in steps]
+    total = sum(tried.values())
+    middle = f"{statistics.median(every):g} | {max(every)}" if every else "- | -"
+    return "\n".join([*lines, f"| all | {total} | {total - len(every)} | {middle} |"])
+
+
+def make_reference(folder: Path) -> Reference:
+    """Draw and prepare a small data set, and train on it undisturbed."""
+    raw, data = folder / "raw", folder / "prepared"
+    size = ["fields=2", "cases=3", "width_px=192", "height_px=192"]
+    # in processes of their own: the server that ours are forked from is for ranks
+    ranks.run("data_prep.synthetic", f"out={raw}", *size)
+    split = ["split.val_cases=[3]", "split.test=0", "copies=4", "workers=1"]
+    ranks.run("data_prep", f"raw={raw}", f"out={data}", *split)
+    launch = Launch(folder / "run", data, world_size=2)
+    launch.finish()
+    instants = {rank == 0: passed_instants(launch, rank) for rank in range(2)}
+    return Reference(data, digests(folder / "run"), instants)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""A rank of a training in a process of its own, which may kill itself at a named instant.
+
+Each change of the file system under the run folder is such an instant: before a file is opened for
+writing, renamed, removed or synced, before a folder is made or removed, and, as a file is synced,
+when only half of it has reached the disk ("tear").
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import command_line
+from train.__main__ import main as train
+
+EVENTS = {"os.rename": "rename", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir"}
+
+
+@dataclass(frozen=True)
+class Instant:
+    """When a process is to die: as it comes by a name for the n-th time, from 0."""
+
+    name: str
+    passing: int = 0
+
+
+@dataclass
+class Instants:
+    """Names the instants that this process comes by."""
+
+    folder: Path
+    fatal: Instant | None
+    passed: Counter[str] = field(default_factory=Counter)
+
+    def watch(self) -> None:
+        """From here on, to the end of the process."""
+        sys.addaudithook(self.audit)
+        original = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            if not Path(path).is_dir():
+                self.come_by("tear", path)
+            self.come_by("fsync", path)
+            original(descriptor)
+
+        os.fsync = fsync
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Python's audit hook."""
+        if event in EVENTS:
+            self.come_by(EVENTS[event], arguments[0])
+        elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            self.come_by("open", arguments[0])
+
+    def come_by(self, event: str, path: Any) -> None:
+        """Live on, or die."""
+        if not isinstance(path, str | Path) or not Path(path).is_relative_to(self.folder):
+            return
+        name = f"{event} {plain(str(Path(path).relative_to(self.folder)))}"
+        passing = self.passed[name]
+        self.passed[name] += 1
+        if self.fatal == Instant(name, passing):
+            self.fatal = None
+            if event == "tear":
+                os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def plain(path: str) -> str:
+    """A path without the numbers that differ between steps and processes."""
+    path = re.sub(r"step_\d+", "step", path)
+    path = re.sub(r"\.\d+\.tmp", ".tmp", path)
+    return re.sub(r"events\.out.*", "events", path)
+
+
+def run(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: Path,
+    log: Path,
+    fatal: Instant | None,
+    passed: Path | None,
+) -> None:
+    """Be a rank: `python -m train` with these arguments. Writes the instants it has come by."""
+    os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # as it is where nobody has set it
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    instants = Instants(folder, fatal)
+    instants.watch()
+    try:
+        command_line.run(train, arguments)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if passed:
+            lines = [f"{name}\t{count}\n" for name, count in instants.passed.items()]
+            passed.write_text("".join(lines))
