@@ -7,6 +7,7 @@ named (epoch, index), and everything random about it is drawn from a seed over
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -121,6 +122,20 @@ def start_worker(worker: int) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     cv2.setNumThreads(1)
+
+
+@contextmanager
+def lost_worker_explained() -> Iterator[None]:
+    """The error of a killed loader worker, which torch raises wherever training just is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"{error} Most likely memory, or shared memory (/dev/shm), ran out: try"
+            " loader_workers=0, or a smaller batch_size"
+        ) from None
 
 
 def mask_to_target(mask_BHW: Tensor, label_values: Sequence[int]) -> Tensor:

@@ -42,7 +42,7 @@ class Liveness:
         except RuntimeError as error:
             if not is_failed_collective(error):
                 raise
-            raise UserError(f"{self.who_is_silent()} ({first_line(error)})") from None
+            raise UserError(f"{self.who_is_silent()} ({first_words(error)})") from None
         finally:
             self.ended.set()
             thread.join()
@@ -82,6 +82,6 @@ def is_failed_collective(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(said in str(error) for said in FAILURES)
 
 
-def first_line(error: RuntimeError) -> str:
-    """The first line of an error, without the place in torch's source."""
-    return str(error).strip().splitlines()[0].rpartition("] ")[2]
+def first_words(error: RuntimeError) -> str:
+    """The first sentence of an error, without the place in torch's source."""
+    return str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0]

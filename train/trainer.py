@@ -1,7 +1,6 @@
 """The training loop: while steps remain, step, maybe validate, maybe save, maybe stop."""
 
 import inspect
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +21,14 @@ from data_prep.masks import channel_values
 from model.layers import update_running_statistics
 from train.checkpoint import Retention
 from train.config import TrainConfig, check_world_size
-from train.data import TrainingCrops, mask_to_target, microbatches_of, training_loader
+from train.data import (
+    TrainingCrops,
+    lost_worker_explained,
+    mask_to_target,
+    microbatches_of,
+    training_loader,
+)
+from train.determinism import be_deterministic, doubtful_kernels
 from train.distributed import Ranks
 from train.fields import (
     FieldResult,
@@ -89,6 +95,11 @@ class Trainer:
 
         self.state = build_state(config, len(self.label_values), self.precision)
         self.notes = [*changes, *self.state.restore(self.checkpoints, ranks)]
+        if doubtful := doubtful_kernels(self.state.model, config, self.precision):
+            self.notes.append(
+                f"no deterministic kernel here for {', '.join(doubtful)}: the bits may differ from"
+                f" one start to the next, whatever reproducible={config.reproducible} says"
+            )
         keep_every_steps = config.keep_every * self.steps_per_epoch
         in_background = config.checkpoint == "async"
         self.saver = Saver(
@@ -136,33 +147,33 @@ class Trainer:
         self.monitor.text("config", command_line.as_yaml(config))
         self.microbatches = iter(training_loader(self.crops, config, self.ranks, progress.step))
         try:
-            while not self.is_finished:
-                stop, save_due, failed, taken = self.ranks.max(
-                    [
-                        self.stop.signum,
-                        self.save_is_due(),
-                        self.saver.has_failed,
-                        self.lock.is_lost,
-                    ]
-                )
-                if failed:
-                    self.saver.wait()
-                if taken:
-                    raise self.taken_over()
-                if stop:
-                    return self.stop_early(stop)
-                if save_due:
-                    self.save()
-                if self.is_epoch_over:
-                    self.end_epoch()
-                else:
-                    self.train_step()
-            self.saver.wait()
-            self.monitor.finished(self.summary())
+            with lost_worker_explained():
+                return self.loop()
         finally:
             self.end_loader_workers()
             self.saver.close()
             self.monitor.close()
+
+    def loop(self) -> int:
+        """Step, maybe validate, maybe save, maybe stop; returns the exit code. Collective."""
+        while not self.is_finished:
+            stop, save_due, failed, taken = self.ranks.max(
+                [self.stop.signum, self.save_is_due(), self.saver.has_failed, self.lock.is_lost]
+            )
+            if failed:
+                self.saver.wait()
+            if taken:
+                raise self.taken_over()
+            if stop:
+                return self.stop_early(stop)
+            if save_due:
+                self.save()
+            if self.is_epoch_over:
+                self.end_epoch()
+            else:
+                self.train_step()
+        self.saver.wait()
+        self.monitor.finished(self.summary())
         return 0
 
     def end_loader_workers(self) -> None:
@@ -278,13 +289,6 @@ class Trainer:
             # a worker's error comes with its traceback; the last line is the message
             message = str(error).strip().splitlines()[-1]
             raise UserError(message.removeprefix("command_line.UserError: ")) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                f"{error} Most likely memory, or shared memory (/dev/shm), ran out: try"
-                " loader_workers=0, or a smaller batch_size"
-            ) from None
         self.interval.waited_s += time.monotonic() - start
         return image_BHWC, mask_BHW
 
@@ -380,15 +384,6 @@ def check_sizes(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
             f" epoch; lower batch_size, or raise crop.per_sample={config.crop.per_sample}"
         )
     check_world_size(config, ranks.world_size)
-
-
-def be_deterministic(config: TrainConfig) -> None:
-    """Kernels that add in a fixed order, where there are such; torch warns where there are not."""
-    torch.set_num_threads(config.threads)
-    if config.reproducible != "off":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
 
 
 def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:

@@ -1,6 +1,7 @@
 """Disturb many trainings at random and print what became of them.
 
 python -m tests.faults --runs 300 --seed 1 [--kinds "SIGKILL,disk"]
+python -m tests.faults --each-instant     instead, a SIGKILL at each write, fsync and rename
 """
 
 import argparse

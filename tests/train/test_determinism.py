@@ -1,0 +1,70 @@
+"""Kernels without a fixed order are named."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from train.config import TrainConfig
+from train.determinism import (
+    be_deterministic,
+    doubtful_kernels,
+    nondeterministic_kernels,
+    trial_step,
+)
+from train.precision import choose_precision
+from train.state import build_state
+
+Tiny = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def scatter_somehow() -> None:
+    """put_ is one of the few operations without a fixed order that run on a CPU too."""
+    for _ in range(2):
+        torch.zeros(3).put_(torch.tensor([0, 1]), torch.ones(2))
+
+
+def test_a_kernel_without_a_fixed_order_is_named_once(tiny: Tiny, tmp_path: Path) -> None:
+    be_deterministic(tiny(tmp_path))
+    assert nondeterministic_kernels(scatter_somehow) == ["put_"]
+
+
+def test_off_asks_for_none(tiny: Tiny, tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(False)
+    be_deterministic(tiny(tmp_path, "reproducible=off"))
+    assert nondeterministic_kernels(scatter_somehow) == []
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group", "instance"])
+@pytest.mark.parametrize("dice_weight", [0, 1])
+def test_every_kernel_of_the_network_has_a_fixed_order_on_a_cpu(
+    norm: str, dice_weight: int, tiny: Tiny, tmp_path: Path
+) -> None:
+    settings = ("model.width=8", f"model.norm={norm}", f"loss.dice_weight={dice_weight}")
+    config = tiny(tmp_path, *settings)
+    be_deterministic(config)
+    precision = choose_precision(torch.device("cpu"), "off", "contiguous")
+    model = build_state(config, 2, precision).model
+    before = [parameter.clone() for parameter in model.parameters()]
+    assert nondeterministic_kernels(lambda: trial_step(model, config, precision)) == []
+    assert any(parameter.grad is not None for parameter in model.parameters())
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_on_a_gpu_the_trial_leaves_the_model_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    be_deterministic(config)
+    precision = choose_precision(torch.device("cuda"), "auto", "auto")
+    model = build_state(config, 1, precision).model
+    assert isinstance(doubtful_kernels(model, config, precision), list)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert isinstance(model, nn.Module)
