@@ -79,7 +79,8 @@ def kill_at_each_instant(folder: Path, reference: Reference) -> list[str]:
         for number, (name, count) in enumerate(counts.items()):
             place = folder / f"{is_first}{number}"
             place.mkdir()
-            trial = Trial(place / "run", reference, seeds.generator(number, "instant", is_first))
+            rng = seeds.generator(number, "instant", is_first)
+            trial = Trial(place / "run", place, reference, rng)
             try:
                 # not the first time only: then there would be nothing to lose
                 codes = trial.start((0 if is_first else 1, Instant(name, count // 2))).end()
@@ -114,7 +115,7 @@ def make_reference(folder: Path) -> Reference:
     ranks.run("data_prep.synthetic", f"out={raw}", *size)
     split = ["split.val_cases=[3]", "split.test=0", "copies=4", "workers=1"]
     ranks.run("data_prep", f"raw={raw}", f"out={data}", *split)
-    launch = Launch(folder / "run", data, world_size=2)
+    launch = Launch(folder / "run", data, folder, world_size=2)
     launch.finish()
     instants = {rank == 0: passed_instants(launch, rank) for rank in range(2)}
     return Reference(data, digests(folder / "run"), instants)

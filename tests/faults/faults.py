@@ -42,6 +42,7 @@ class Trial:
     """One run, one fault."""
 
     run: Path
+    logs: Path
     reference: Reference
     rng: np.random.Generator
     world_size: int = 2
@@ -49,7 +50,7 @@ class Trial:
 
     def start(self, fatal: tuple[int, Instant] | None = None) -> Launch:
         """Start the training that is to be disturbed."""
-        return Launch(self.run, self.reference.data, self.world_size, fatal)
+        return Launch(self.run, self.reference.data, self.logs, self.world_size, fatal)
 
     def start_and_wait(self, first_step: int = 0) -> Launch:
         """Start it, and wait for a random moment from a step on."""
@@ -70,7 +71,8 @@ class Trial:
         Raises Lost where the end is not that of the undisturbed run.
         """
         before = step(self.run)
-        last = Launch(self.run, self.reference.data, int(self.rng.choice(WORLD_SIZES)))
+        self.world_size = int(self.rng.choice(WORLD_SIZES))
+        last = self.start()
         last.finish()
         found = digests(self.run)
         if found != self.reference.digests:
@@ -242,9 +244,10 @@ FAULTS: dict[str, Callable[[Trial], None]] = {
 def random_trial(kind: str, number: int, seed: int, folder: Path, reference: Reference) -> int:
     """Disturb a run in one way, bring it to its end; returns the steps it repeated. Raises Lost."""
     rng = seeds.generator(seed, "fault", number)
-    with small_disk(folder) if FAULTS[kind] is fill_disk else contextlib.nullcontext():
-        (folder / "trial").mkdir(parents=True)
-        trial = Trial(folder / "trial" / "run", reference, rng, int(rng.choice(WORLD_SIZES)))
+    disk = folder / "disk"
+    disk.mkdir(parents=True)
+    with small_disk(disk) if FAULTS[kind] is fill_disk else contextlib.nullcontext():
+        trial = Trial(disk / "run", folder, reference, rng, int(rng.choice(WORLD_SIZES)))
         FAULTS[kind](trial)
         return trial.finish()
 

@@ -54,13 +54,15 @@ class Launch:
 
     run: Path
     data: Path
+    logs: Path
+    """A folder for what the ranks print; not on the disk of the run, which may be full."""
     world_size: int
     fatal: tuple[int, Instant] | None = None
     """A rank that is to die, and when."""
     settings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self.log = self.run.parent / f"{self.run.name}.log"
+        self.log = self.logs / "ranks.log"
         self.log.write_text("")
         self.last_step = step(self.run)
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -86,7 +88,7 @@ class Launch:
 
     def passed_by(self, rank: int) -> Path:
         """Where a rank that came to its end says which instants it came by."""
-        return self.run.parent / f"{self.run.name}.rank{rank}"
+        return self.logs / f"passed.{rank}"
 
     @property
     def is_alive(self) -> bool:

@@ -1,0 +1,120 @@
+"""What a checkpoint costs: how long training stands still, beside torch.save of the same state.
+
+    python -m tests.benchmarks.checkpoints [--ranks 1,2] [--rounds 7]
+
+The default network with Adam's moments. torch.save is what a script does: rank 0 writes one file
+and syncs it while the others wait.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tests.benchmarks.side_by_side import compare, interleaved, is_rank, under_torchrun
+from train.checkpoint import Retention
+from train.config import TrainConfig
+from train.distributed import Ranks, start_ranks
+from train.precision import choose_precision
+from train.saver import Saver
+from train.state import State, build_state
+
+SAVE_EVERY_S = TrainConfig(data="", run="").save_every_s
+
+
+def main() -> None:
+    """Print a table: seconds, and ratios to torch.save."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.checkpoints",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ranks", default="1,2", help="numbers of ranks (1,2)")
+    parser.add_argument("--rounds", type=int, default=7, help="saves of each kind (7)")
+    options = parser.parse_args()
+    if is_rank():
+        measure(options.rounds)
+        return
+    print("| ranks | way | training stands still, s | of torch.save | until published, s |")
+    print("| --- " * 5 + "|", flush=True)
+    for number in map(int, options.ranks.split(",")):
+        under_torchrun(__spec__.name, number, ["--rounds", str(options.rounds)])
+
+
+def measure(rounds: int) -> None:
+    """On every rank: the three ways in turn."""
+    with start_ranks("cpu") as ranks:
+        torch.set_num_threads(1)
+        folder = Path(ranks.first_does(tempfile.mkdtemp))
+        state = trained_state()
+        blocking = Saver(state, folder / "blocking", Retention(1), "", ranks, False)
+        own = ranks.beside(600)
+        background = Saver(state, folder / "async", Retention(1), "", own, True)
+        written_s: list[float] = []
+
+        def save_in_background() -> Callable[[], None]:
+            start_s = time.perf_counter()
+            background.save()
+
+            def wait() -> None:
+                background.wait()
+                written_s.append(time.perf_counter() - start_s)
+
+            return wait
+
+        ways: dict[str, Callable[[], object]] = {
+            "torch.save": lambda: plain_save(state, folder, ranks),
+            "checkpoint=blocking": blocking.save,
+            "checkpoint=async": save_in_background,
+        }
+        seconds = interleaved(ways, rounds, ranks)
+        if ranks.is_first:
+            tell(seconds, statistics.median(written_s), ranks)
+        for saver in (blocking, background):
+            saver.close()
+        ranks.first_does(lambda: shutil.rmtree(folder))
+
+
+def trained_state() -> State:
+    """The default network after a step of Adam, so that there are moments."""
+    precision = choose_precision(torch.device("cpu"), "off", "contiguous")
+    state = build_state(TrainConfig(data="", run=""), 1, precision)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.progress.step = 1
+    return state
+
+
+def plain_save(state: State, folder: Path, ranks: Ranks) -> None:
+    """What a script does."""
+    if ranks.is_first:
+        with (folder / "plain.pt").open("wb") as file:
+            torch.save(state.tensors(), file)
+            file.flush()
+            os.fsync(file.fileno())
+    ranks.max([0])  # the others wait
+
+
+def tell(seconds: dict[str, list[float]], written_s: float, ranks: Ranks) -> None:
+    """The rows of the table."""
+    for name, median_s, ratio in compare(seconds, "torch.save"):
+        until = written_s if name == "checkpoint=async" else median_s
+        print(f"| {ranks.world_size} | {name} | {median_s:.3f} | {ratio:.0%} | {until:.2f} |")
+    stall_s = statistics.median(seconds["checkpoint=async"])
+    print(
+        f"| {ranks.world_size} | async, of the training time at save_every_s={SAVE_EVERY_S:.0f}"
+        f" | {stall_s / SAVE_EVERY_S:.3%} | | |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

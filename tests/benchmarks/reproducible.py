@@ -1,0 +1,147 @@
+"""What the same bits cost: a training step in each `reproducible` mode beside plain DDP.
+
+    python -m tests.benchmarks.reproducible [--ranks 1,2,4] [--size-px 256] [--rounds 3]
+
+The default network and batch (8 crops in 4 microbatches, Adam). Plain DDP is written here, as its
+users write it: all-reduce, no_sync between microbatches, no deterministic algorithms.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import command_line
+from data_prep.manifest import read_dataset
+from model import build_model
+from tests import ranks as real_ranks
+from tests.benchmarks.side_by_side import compare, interleaved, is_rank, under_torchrun
+from train.config import TrainConfig
+from train.distributed import Ranks, start_ranks
+from train.lock import RunLock
+from train.preemption import StopRequest
+from train.trainer import Trainer
+
+MODES = ("elastic", "same_world", "off")
+
+
+def main() -> None:
+    """Print a table of seconds a step and ratios."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.reproducible",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ranks", default="1,2,4", help="numbers of ranks (1,2,4)")
+    parser.add_argument("--size-px", type=int, default=256, help="side of a crop (256)")
+    parser.add_argument("--rounds", type=int, default=3, help="steps of each mode, interleaved (3)")
+    parser.add_argument("--data", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if is_rank():
+        measure(options)
+        return
+    print("| ranks | plain DDP, s a step | elastic | same_world | off |", flush=True)
+    print("| --- " * 5 + "|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
+        given = ["--size-px", str(options.size_px), "--rounds", str(options.rounds)]
+        for number in map(int, options.ranks.split(",")):
+            under_torchrun(__spec__.name, number, [*given, "--data", folder])
+
+
+def prepare(folder: Path) -> None:
+    """A data set, which a trainer must have; the steps measured here get fixed tensors."""
+    real_ranks.run("data_prep.synthetic", f"out={folder / 'raw'}", "fields=2", "cases=4")
+    settings = ["copies=4", "split.val=0", "split.test=0"]
+    real_ranks.run("data_prep", f"raw={folder / 'raw'}", f"out={folder / 'prepared'}", *settings)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """On every rank: a trainer for each mode, and plain DDP."""
+    folder = Path(options.data)
+    with start_ranks("cpu") as ranks:
+        ways: dict[str, Any] = {"plain": PlainDDP(ranks, options.size_px).step}
+        for mode in MODES:
+            ways[mode] = trainer(mode, folder, ranks, options.size_px).train_step
+        seconds = interleaved(ways, options.rounds, ranks)
+        if ranks.is_first:
+            rows = compare(seconds, "plain")
+            ratios = " | ".join(f"{ratio - 1:+.1%}" for _, _, ratio in rows[1:])
+            print(f"| {ranks.world_size} | {rows[0][1]:.2f} | {ratios} |", flush=True)
+
+
+def fixed_microbatch(size_px: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two crops and their masks, as the loader gives them."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, size_px, size_px)
+    image_BHWC = torch.randint(256, (*shape, 3), dtype=torch.uint8, generator=generator)
+    mask_BHW = 255 * torch.randint(2, shape, dtype=torch.uint8, generator=generator)
+    return image_BHWC, mask_BHW
+
+
+def trainer(mode: str, folder: Path, ranks: Ranks, size_px: int) -> Trainer:
+    """A run's own trainer, fed with fixed tensors."""
+    run = folder / f"{mode}-{ranks.world_size}"
+    given = [f"data={folder / 'prepared'}", f"run={run}", f"reproducible={mode}", "amp=off"]
+    config = command_line.load(TrainConfig, [*given, "log_every_steps=1000"])
+    made = Trainer(config, read_dataset(Path(config.data)), ranks, StopRequest(), RunLock(run))
+    made.monitor = Silent()  # type: ignore[assignment]
+    microbatch = fixed_microbatch(size_px)
+    made.next_microbatch = lambda: microbatch  # type: ignore[method-assign]
+
+    original = made.train_step
+
+    def step() -> None:
+        torch.use_deterministic_algorithms(mode != "off", warn_only=True)
+        original()
+
+    made.train_step = step  # type: ignore[method-assign]
+    return made
+
+
+class Silent:
+    """A monitor that writes nothing."""
+
+    def step(self) -> None:
+        """One more step is done."""
+
+
+class PlainDDP:
+    """The same network and batch, by the book."""
+
+    def __init__(self, ranks: Ranks, size_px: int) -> None:
+        config = TrainConfig(data="", run="")
+        self.model = build_model(config.model, 1)
+        if ranks.world_size > 1:
+            self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
+        self.num_mine = config.microbatches // ranks.world_size
+        image_BHWC, mask_BHW = fixed_microbatch(size_px)
+        self.image = image_BHWC.permute(0, 3, 1, 2).contiguous().float() / 255
+        self.target = (mask_BHW[:, None] > 0).float()
+
+    def step(self) -> None:
+        """Gradients of this rank's microbatches, the last of them reduced; an update."""
+        torch.use_deterministic_algorithms(False)
+        for number in range(self.num_mine):
+            is_last = number == self.num_mine - 1
+            if is_last or not isinstance(self.model, DistributedDataParallel):
+                self.backward()
+            else:
+                with self.model.no_sync():
+                    self.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def backward(self) -> None:
+        """One microbatch."""
+        logits = self.model(self.image)
+        (F.binary_cross_entropy_with_logits(logits, self.target) / self.num_mine).backward()
+
+
+if __name__ == "__main__":
+    main()

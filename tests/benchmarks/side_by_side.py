@@ -1,0 +1,57 @@
+"""Times several ways to do one thing, in turn and in one process, and prints medians and ratios."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from train.distributed import Ranks
+
+
+def under_torchrun(module: str, num_ranks: int, arguments: Sequence[str]) -> None:
+    """Run `python -m module arguments` on several ranks of one thread each."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    command = [sys.executable, "-m", *torchrun, "-m", module, *arguments]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def is_rank() -> bool:
+    """Whether torchrun has started this process."""
+    return "RANK" in os.environ
+
+
+def interleaved(
+    ways: dict[str, Callable[[], object]], rounds: int, ranks: Ranks
+) -> dict[str, list[float]]:
+    """Seconds of each way in each round, after one round to warm up; the first way shifts.
+
+    What a way returns, if it can be called, is called when its time is taken: to wait for what it
+    has left running.
+    """
+    names = list(ways)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-1, rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            ranks.max([0])  # all begin at once
+            start_s = time.perf_counter()
+            rest = ways[name]()
+            ranks.max([0])
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start_s)
+            if callable(rest):
+                rest()
+    return seconds
+
+
+def compare(seconds: dict[str, list[float]], base: str) -> list[tuple[str, float, float]]:
+    """(way, median seconds, median over the rounds of its ratio to `base` in the same round)."""
+    return [
+        (
+            name,
+            statistics.median(taken),
+            statistics.median(a / b for a, b in zip(taken, seconds[base], strict=True)),
+        )
+        for name, taken in seconds.items()
+    ]
