@@ -16,7 +16,7 @@ from train.config import PRESETS, TrainConfig
 from train.distributed import Ranks, start_ranks
 from train.lock import RunLock, locked
 from train.preemption import StopRequest
-from train.run_folder import open_run
+from train.run_folder import io_errors_explained, open_run
 from train.trainer import Trainer, check_sizes
 
 
@@ -30,7 +30,8 @@ def main(argv: list[str], stop: StopRequest | None = None) -> int:
     with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
         dataset = read_dataset(Path(config.data))
         check_sizes(config, dataset, ranks)
-        with locked(Path(config.run), ranks) as lock:
+        folder = Path(config.run)
+        with io_errors_explained(folder), locked(folder, ranks) as lock:
             return train(config, dataset, ranks, stop, lock)
 
 

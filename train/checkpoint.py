@@ -12,6 +12,7 @@ disk. It holds tensors and JSON only; `.metadata` is a pickle of torch's, read w
 the classes that it needs, so a checkpoint from elsewhere runs no code.
 """
 
+import errno
 import functools
 import hashlib
 import io
@@ -136,15 +137,23 @@ def make_empty(folder: Path) -> None:
 def not_saved(temporary: Path, num_bytes: int, reason: str) -> CheckpointError:
     """The error of a save that failed, its half-written files removed."""
     shutil.rmtree(temporary, ignore_errors=True)
+    folder = temporary.parent
     free = shutil.disk_usage(next(path for path in temporary.parents if path.exists())).free
+    needed = max([num_bytes, *(space_of(path) for path in published(folder)[-1:])])
     kept = "the checkpoints before it are as they were"
-    if free >= num_bytes:
-        return CheckpointError(f"{temporary.parent}: {reason}; {kept}")
+    if free >= needed and os.strerror(errno.ENOSPC) not in reason:
+        return CheckpointError(f"{folder}: {reason}; {kept}")
+    missing = f", {megabytes(needed - free)} are missing" if needed > free else " by now"
     return CheckpointError(
-        f"{temporary.parent}: the disk is full: a checkpoint takes {megabytes(num_bytes)},"
-        f" {megabytes(free)} are free, {megabytes(num_bytes - free)} are missing; {kept}. Make room"
+        f"{folder}: the disk is full: a checkpoint takes {megabytes(needed)},"
+        f" {megabytes(free)} are free{missing}; {kept}. Make room"
         " (keep_checkpoints says how many are kept) and run the same command again"
     )
+
+
+def space_of(folder: Path) -> int:
+    """The bytes of disk that the files of a folder take."""
+    return sum(512 * path.stat().st_blocks for path in folder.iterdir())
 
 
 def megabytes(num_bytes: int) -> str:

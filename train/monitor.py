@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Monitor:
         # After a resume, TensorBoard forgets what was written past the checkpoint
         purge_step = done.step + (1 if done.is_validated else 0)
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
+        threading.excepthook = without_writers
         self.bar = tqdm(
             total=total_steps,
             initial=done.step,
@@ -139,7 +141,16 @@ class Monitor:
         """Write out what is buffered."""
         if self.enabled:
             self.bar.close()
-            self.writer.close()
+            try:
+                self.writer.close()
+            except OSError as error:  # what ended the run, if anything, says more
+                self.say(f"TensorBoard's last points are not written: {error.strerror or error}")
+
+
+def without_writers(failed: threading.ExceptHookArgs) -> None:
+    """Python's report of an error in a thread, but for TensorBoard's: those come again on flush."""
+    if not type(failed.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(failed)
 
 
 def memory_mb() -> dict[str, float]:

@@ -6,6 +6,8 @@ RUN/checkpoints/    see train.checkpoint
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,18 @@ def open_run(
     absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
     write_atomically(folder / CONFIG, command_line.as_yaml(absolute).encode())
     return config, changes
+
+
+@contextmanager
+def io_errors_explained(folder: Path) -> Iterator[None]:
+    """A full disk and its like, wherever a run meets them."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"run={folder}: {error.strerror or error}; mend that and run the same command again:"
+            " the last checkpoint is whole"
+        ) from None
 
 
 def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConfig:

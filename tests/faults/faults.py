@@ -179,7 +179,7 @@ def fill_disk(trial: Trial) -> None:
         file.write(b"x" * int(max(0, free - trial.rng.integers(0, 1_000_000))))
     codes = launch.end(patience_s=20)
     filler.unlink()
-    expect(launch, codes, "the disk is full", "No space left on device")
+    expect(launch, codes, "the disk is full", "No space left on device; mend that")
 
 
 def flip_byte(path: Path, rng: np.random.Generator) -> None:
