@@ -195,6 +195,7 @@ def main(argv: list[str]) -> int:
     if len(argv) < 2 or argv[0] not in STAGES:
         raise command_line.UsageError(f"python -m launch.job {{{'|'.join(STAGES)}}} RUN key=value")
     (Path(argv[1]) / "launch").mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("SUBMITIT_EXECUTOR", "slurm")  # by which submitit knows where it is
     Stage(argv[0], argv[1], argv[2:])()
     return 0
 

@@ -127,12 +127,13 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     liveness = Liveness(store, rank, world_size)
     # gloo also beside NCCL: flags and small objects need not touch the GPU
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    try:
-        with liveness.watch():
+    named = {"store": store, "rank": rank, "world_size": world_size}
+    with liveness.watch():
+        dist.init_process_group(backend, timeout=timeout, **named)
+        try:
             yield Ranks(rank, world_size, chosen)
-    finally:
-        dist.destroy_process_group()
+        finally:
+            dist.destroy_process_group()
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

@@ -61,7 +61,7 @@ class Liveness:
             before = self.beats()
             time.sleep(SILENT_S)
             names = [
-                f"rank {rank} ({self.store.get(f'who/{rank}').decode()})"
+                f"rank {rank} ({self.who(rank)})"
                 for rank, (count, then) in enumerate(zip(self.beats(), before, strict=True))
                 if count == then and rank != self.rank
             ]
@@ -71,6 +71,11 @@ class Liveness:
             return "the ranks have lost each other, though all are alive"
         ended = ", ".join(names)
         return f"no sign of life from {ended}: killed, stopped, or ended by an error of its own"
+
+    def who(self, rank: int) -> str:
+        """Host and process of a rank."""
+        key = f"who/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else "which never came"
 
     def beats(self) -> list[int]:
         """Every rank's count."""

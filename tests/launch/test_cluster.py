@@ -158,6 +158,24 @@ def test_the_time_limit_brings_back_and_scancel_does_not(
     assert events(run, "stopped")[-1]["step"] > requeued["step"]
 
 
+def test_by_hand_without_submitit(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
+    """slurm/train.sbatch, as its first lines say, comes back after preemption too."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    variables = f"ALL,DATA={undisturbed.parent / 'prepared'},RUN={run}"
+    settings = [setting.removeprefix("train.") for setting in TRAIN]
+    job = cluster.call(
+        "sbatch", "--parsable", "--partition=low", "--cpus-per-task=1", f"--output={log}",
+        f"--export={variables}", "slurm/train.sbatch", *settings, f"epochs={NUM_EPOCHS}",
+    ).strip()  # fmt: skip
+    cluster.wait(lambda: step(run) >= 5, "training is under way", run)
+    cluster.preempt(job, run)
+    cluster.wait(lambda: cluster.state(job) == "COMPLETED", "it ends", run)
+    assert digests(run) == digests(undisturbed)
+    (requeued,) = events(run, "requeued")
+    assert restarts(run) == [requeued["step"]]
+    assert "resumed from step_" in log.read_text()
+
+
 def test_a_killed_rank_is_brought_back(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
     """kill -9 of a rank: the others end, the job comes back, with the reason in `status`."""
     run = tmp_path / "run"
