@@ -239,9 +239,7 @@ class Retention:
         """Remove the others."""
         best = pointed(folder, "best")
         for path in published(folder)[: -self.newest]:
-            is_for_good = (
-                self.every_steps and int(path.name.removeprefix("step_")) % self.every_steps == 0
-            )
+            is_for_good = self.every_steps and step_of(path) % self.every_steps == 0
             if path != best and not is_for_good:
                 (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint must not count
                 shutil.rmtree(path)
@@ -272,6 +270,11 @@ def set_aside_newer(path: Path) -> None:
 def step_name(step: int) -> str:
     """The folder of a step's checkpoint."""
     return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step_"))
 
 
 def published(folder: Path) -> list[Path]:

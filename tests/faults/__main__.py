@@ -2,6 +2,7 @@
 
 python -m tests.faults --runs 300 --seed 1 [--kinds "SIGKILL,disk"]
 python -m tests.faults --each-instant     instead, a SIGKILL at each write, fsync and rename
+python -m tests.faults --ranks 4,2,1,4    instead, one run killed on 4, 2 and 1 ranks, ended on 4
 """
 
 import argparse
@@ -22,6 +23,7 @@ from tests import ranks
 from tests.faults.faults import FAULTS, Reference, Trial, can_mount, fill_disk, random_trial
 from tests.faults.rank import Instant
 from tests.faults.training import Launch, Lost, digests, passed_instants
+from train.checkpoint import published, step_of
 
 
 def main() -> int:
@@ -35,6 +37,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random (0)")
     parser.add_argument("--kinds", default="", help="only faults with one of these in their name")
     parser.add_argument("--each-instant", action="store_true", help="every named instant once")
+    parser.add_argument("--ranks", default="", help="of one run, killed on all but the last")
+    parser.add_argument("--amp", default="off", help="off or bf16 (off)")
     options = parser.parse_args()
     wanted = options.kinds.split(",")
     kinds = [kind for kind in FAULTS if any(part in kind for part in wanted)]
@@ -43,8 +47,10 @@ def main() -> int:
         if not can_mount(folder / "disk"):
             kinds = [kind for kind in kinds if FAULTS[kind] is not fill_disk]
             print("left out: a full disk (mounting a small one takes root)")
-        reference = make_reference(folder / "reference")
-        if options.each_instant:
+        reference = make_reference(folder / "reference", options.amp)
+        if options.ranks:
+            lost = change_ranks([int(n) for n in options.ranks.split(",")], folder, reference)
+        elif options.each_instant:
             lost = kill_at_each_instant(folder, reference)
         else:
             lost = disturb(kinds, range(options.runs), options.seed, folder, reference)
@@ -94,6 +100,29 @@ def kill_at_each_instant(folder: Path, reference: Reference) -> list[str]:
     return lost
 
 
+def change_ranks(world_sizes: Sequence[int], folder: Path, reference: Reference) -> list[str]:
+    """Kill a run on each number of ranks but the last, on which it must end like the others."""
+    trial = Trial(folder / "run", folder, reference, seeds.generator(0, "ranks"))
+    for trial.world_size in world_sizes[:-1]:
+        before = resumable_step(trial)
+        launch = trial.start()
+        launch.wait_for(lambda before=before: resumable_step(trial) >= before + 2)
+        launch.send(trial.world_size - 1, signal.SIGKILL)
+        launch.end()
+        print(f"on {trial.world_size} ranks from step {before} to {resumable_step(trial)}, killed")
+    trial.world_size = world_sizes[-1]
+    trial.start().finish()
+    print(f"on {trial.world_size} ranks to the end")
+    found = digests(trial.run)
+    print("\n".join(["undisturbed, on 2 ranks:", *reference.digests, "this run:", *found]))
+    return [] if found == reference.digests else ["another end"]
+
+
+def resumable_step(trial: Trial) -> int:
+    """The step of the newest checkpoint."""
+    return max([0, *(step_of(path) for path in published(trial.run / "checkpoints"))])
+
+
 def table(kinds: Sequence[str], tried: Counter[str], repeated: dict[str, list[int]]) -> str:
     """A line a fault: times tried, runs lost, steps repeated."""
     lines = ["| fault | tried | lost | steps repeated: median | most |", "| --- " * 5 + "|"]
@@ -107,7 +136,7 @@ def table(kinds: Sequence[str], tried: Counter[str], repeated: dict[str, list[in
     return "\n".join([*lines, f"| all | {total} | {total - len(every)} | {middle} |"])
 
 
-def make_reference(folder: Path) -> Reference:
+def make_reference(folder: Path, amp: str) -> Reference:
     """Draw and prepare a small data set, and train on it undisturbed."""
     raw, data = folder / "raw", folder / "prepared"
     size = ["fields=2", "cases=3", "width_px=192", "height_px=192"]
@@ -115,10 +144,10 @@ def make_reference(folder: Path) -> Reference:
     ranks.run("data_prep.synthetic", f"out={raw}", *size)
     split = ["split.val_cases=[3]", "split.test=0", "copies=4", "workers=1"]
     ranks.run("data_prep", f"raw={raw}", f"out={data}", *split)
-    launch = Launch(folder / "run", data, folder, world_size=2)
+    launch = Launch(folder / "run", data, folder, world_size=2, amp=f"amp={amp}")
     launch.finish()
     instants = {rank == 0: passed_instants(launch, rank) for rank in range(2)}
-    return Reference(data, digests(folder / "run"), instants)
+    return Reference(data, amp, digests(folder / "run"), instants)
 
 
 if __name__ == "__main__":

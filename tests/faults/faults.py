@@ -32,6 +32,7 @@ class Reference:
     """An undisturbed run, and what its ranks came by."""
 
     data: Path
+    amp: str
     digests: list[str]
     instants: dict[bool, dict[str, int]]
     """Of rank 0 (True) and of the others: name -> how often."""
@@ -50,7 +51,8 @@ class Trial:
 
     def start(self, fatal: tuple[int, Instant] | None = None) -> Launch:
         """Start the training that is to be disturbed."""
-        return Launch(self.run, self.reference.data, self.logs, self.world_size, fatal)
+        amp = f"amp={self.reference.amp}"
+        return Launch(self.run, self.reference.data, self.logs, self.world_size, amp, fatal)
 
     def start_and_wait(self, first_step: int = 0) -> Launch:
         """Start it, and wait for a random moment from a step on."""

@@ -37,6 +37,16 @@ def test_a_kill_at_each_write_fsync_and_rename_costs_no_bit() -> None:
     } <= names
 
 
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_any_numbers_of_ranks_in_turn_give_the_same_bits(amp: str) -> None:
+    """With batch normalisation, dropout and augmentation, killed at each change."""
+    told = run_harness("--ranks", "4,2,1,4", "--amp", amp).splitlines()
+    assert [line.endswith(", killed") for line in told[:4]] == [True, True, True, False]
+    start = told.index("this run:")
+    assert told[start + 1 :] == told[5:start]
+    assert len(told[start + 1 :]) == 4
+
+
 @pytest.mark.timeout(500)
 def test_no_run_is_lost_to_a_random_fault() -> None:
     """Each kind at least twice, on 1, 2 and 4 ranks, ended on another number of them."""

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,6 @@ SETTINGS = (
     "model.dropout=0.2",
     "tile.size_px=64",
     "tile.overlap_px=8",
-    "amp=off",
     "panels=1",
 )
 
@@ -57,16 +56,16 @@ class Launch:
     logs: Path
     """A folder for what the ranks print; not on the disk of the run, which may be full."""
     world_size: int
+    amp: str = "amp=off"
     fatal: tuple[int, Instant] | None = None
     """A rank that is to die, and when."""
-    settings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.log = self.logs / "ranks.log"
         self.log.write_text("")
         self.last_step = step(self.run)
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        arguments = [f"data={self.data}", f"run={self.run}", *SETTINGS, *self.settings]
+        arguments = [f"data={self.data}", f"run={self.run}", *SETTINGS, self.amp]
         self.processes = []
         for rank in range(self.world_size):
             environment = {
