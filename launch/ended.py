@@ -85,7 +85,7 @@ def describe(run: Path, stage: str, code: int) -> str:
             return f"rank {event['rank']}: {event['reason']}"
     if code == EXIT_STOPPED:
         return "stopped, and Slurm refused to requeue"
-    if code > 128:
+    if code - 128 in list(signal.Signals):
         return f"killed by {signal.Signals(code - 128).name}"
     return f"exit code {code}" if code != EXIT_FAILED else "failed; see the log"
 

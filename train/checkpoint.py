@@ -22,7 +22,7 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from command_line import UsageError, UserError
-from data_prep.images import write_atomically
 from train.distributed import Ranks
+
+# One rank alone saves without a process group, as is meant
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 FORMAT = 1
 COMPLETE, STATE = "COMPLETE", "state.json"
@@ -72,17 +74,23 @@ def save(
     state: Mapping[str, Any],
     config_sha256: str,
     ranks: Ranks,
+    check_ours: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write and publish the checkpoint of a step; collective.
 
     `tensors` are this rank's share by dotted name (`share`), `state` is JSON, of which rank 0's is
-    kept. Raises CheckpointError on every rank where it fails on one; older checkpoints are as they
-    were.
+    kept. Rank 0 calls `check_ours` before it touches what may be another process's by now. Raises
+    CheckpointError on every rank where it fails on one; older checkpoints are as they were.
     """
     final = folder / step_name(step)
     temporary = folder / f".{final.name}.tmp"
     try:
-        ranks.first_does(lambda: make_empty(temporary))
+
+        def begin() -> None:
+            check_ours()
+            make_empty(temporary)
+
+        ranks.first_does(begin)
         writer = FileSystemWriter(temporary)  # fsyncs each file
         with torchs_own_words("saved"):
             state_dict_saver.save(
@@ -106,6 +114,7 @@ def save(
                 "files": functools.reduce(operator.or_, described, files),
             }
             write_durably(temporary / COMPLETE, {**content, "sha256": hash_json(content)})
+            check_ours()
             publish(temporary, final)
 
         ranks.first_does(complete)
@@ -192,7 +201,10 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def verify(path: Path) -> str:
-    """Why a folder is not an intact checkpoint, or '' where it is."""
+    """Why a folder is not an intact checkpoint, or '' where it is.
+
+    Raises OSError where that cannot be told: a disk that cannot be read just now damages nothing.
+    """
     try:
         complete = json.loads((path / COMPLETE).read_text())
         if complete["format"] != FORMAT:
@@ -209,7 +221,7 @@ def verify(path: Path) -> str:
                 return f"{name} is damaged (sha256 differs)"
     except FileNotFoundError:
         return f"no {COMPLETE}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{COMPLETE} is damaged ({error})"
     return ""
 
@@ -242,7 +254,7 @@ class Retention:
             is_for_good = self.every_steps and step_of(path) % self.every_steps == 0
             if path != best and not is_for_good:
                 (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint must not count
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # what is left goes the next time
 
 
 def clean_up(folder: Path) -> None:
@@ -254,7 +266,7 @@ def clean_up(folder: Path) -> None:
         else:
             path.rename(original)
     for path in folder.glob(".step_*.tmp"):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside_newer(path: Path) -> None:
@@ -295,13 +307,15 @@ def publish(temporary: Path, final: Path) -> None:
 
 def point(folder: Path, pointer: str, target: Path) -> None:
     """Let 'latest' or 'best' name a published step."""
-    write_atomically(folder / pointer, f"{target.name}\n".encode())
+    if pointed(folder, pointer) != target:
+        replace_durably(folder / pointer, f"{target.name}\n".encode())
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:
     """The step that 'latest' or 'best' names, if there is one."""
     file = folder / pointer
-    return folder / file.read_text().strip() if file.is_file() else None
+    name = file.read_text().strip() if file.is_file() else ""
+    return folder / name if name.startswith("step_") else None
 
 
 def write_durably(path: Path, content: Mapping[str, Any]) -> None:
@@ -310,6 +324,17 @@ def write_durably(path: Path, content: Mapping[str, Any]) -> None:
         json.dump(content, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """Replace a file so that its name stands for the old or the new, after a power loss too."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -402,14 +427,12 @@ def all_tensors(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def torchs_own_words(done: str) -> Iterator[None]:
-    """Without a warning that means nothing here; a failure on any rank as an error of ours."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as meant
-        try:
-            yield
-        except CheckpointException as error:  # a BaseException, which nobody else catches
-            reasons = [f"rank {rank}: {failure[0]}" for rank, failure in error.failures.items()]
-            raise CheckpointError(f"checkpoint not {done}: {'; '.join(reasons)}") from None
+    """A failure on any rank as an error of ours."""
+    try:
+        yield
+    except CheckpointException as error:  # a BaseException, which nobody else catches
+        reasons = [f"rank {rank}: {failure[0]}" for rank, failure in error.failures.items()]
+        raise CheckpointError(f"checkpoint not {done}: {'; '.join(reasons)}") from None
 
 
 def read_tensors(path: Path, tensors: dict[str, Any], alone: bool) -> None:

@@ -130,10 +130,9 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     named = {"store": store, "rank": rank, "world_size": world_size}
     with liveness.watch():
         dist.init_process_group(backend, timeout=timeout, **named)
-        try:
-            yield Ranks(rank, world_size, chosen)
-        finally:
-            dist.destroy_process_group()
+        yield Ranks(rank, world_size, chosen)
+        # not after an error: NCCL would wait here for a rank that is gone
+        dist.destroy_process_group()
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

@@ -18,6 +18,7 @@ from command_line import UserError
 
 BEAT_S = 0.5
 SILENT_S = 3.0  # several beats missed
+ANSWER_S = 5.0  # for the store
 # What gloo and NCCL say when a peer is gone or does not answer in time
 FAILURES = ("gloo", "Connection closed by peer", "Timed out", "NCCL", "Connection reset by peer")
 
@@ -45,7 +46,7 @@ class Liveness:
             raise UserError(f"{self.who_is_silent()} ({first_words(error)})") from None
         finally:
             self.ended.set()
-            thread.join()
+            thread.join(ANSWER_S)
 
     def beat(self) -> None:
         """Count up until the end, or until the store is gone (who holds it may leave first)."""
@@ -56,21 +57,30 @@ class Liveness:
                 return
 
     def who_is_silent(self) -> str:
-        """The ranks that do not beat, and what to do."""
+        """The ranks that do not beat, in a sentence."""
+        found: list[list[str]] = []
+        # in a thread, which may wait for ever: the store of a process that is stopped never answers
+        asking = threading.Thread(target=lambda: found.append(self.silent_ranks()), daemon=True)
+        asking.start()
+        asking.join(SILENT_S + ANSWER_S)
+        names = found[0] if found else ["the process that the ranks met at (rank 0, or torchrun)"]
+        if not names:
+            return "the ranks have lost each other, though all are alive"
+        ended = ", ".join(names)
+        return f"no sign of life from {ended}: killed, stopped, or ended by an error of its own"
+
+    def silent_ranks(self) -> list[str]:
+        """The ranks that do not beat, with host and process."""
         try:
             before = self.beats()
             time.sleep(SILENT_S)
-            names = [
+            return [
                 f"rank {rank} ({self.who(rank)})"
                 for rank, (count, then) in enumerate(zip(self.beats(), before, strict=True))
                 if count == then and rank != self.rank
             ]
         except dist.DistError:
-            names = ["the rank that the others met at (rank 0, or torchrun)"]
-        if not names:
-            return "the ranks have lost each other, though all are alive"
-        ended = ", ".join(names)
-        return f"no sign of life from {ended}: killed, stopped, or ended by an error of its own"
+            return ["the process that the ranks met at (rank 0, or torchrun)"]
 
     def who(self, rank: int) -> str:
         """Host and process of a rank."""

@@ -53,8 +53,6 @@ class Monitor:
             disable=not sys.stderr.isatty(),
         )
         self.last_line = self.start_s = time.monotonic()
-        self.stalled_s = 0.0
-        """Time for which training stood still for checkpoints, since this start."""
 
     def say(self, message: str) -> None:
         """A line for the user, whatever progress bar there is."""
@@ -79,20 +77,14 @@ class Monitor:
             self.writer.add_scalar("run/restarts", number, step)
             self.writer.add_text("restarts", f"restart {number} at step {step}", step)
 
-    def finished(self, summary: str) -> None:
+    def finished(self, summary: str, stalled_s: float) -> None:
         """The run is at its end: how far, how good, and what checkpoints cost since this start."""
         if self.enabled:
-            share = self.stalled_s / (time.monotonic() - self.start_s)
+            share = stalled_s / (time.monotonic() - self.start_s)
             self.say(
-                f"finished: {summary}; checkpoints held it up for {self.stalled_s:.2f} s"
+                f"finished: {summary}; checkpoints held it up for {stalled_s:.2f} s"
                 f" ({share:.1%} of the time)"
             )
-
-    def saved(self, step: int, stalled_s: float) -> None:
-        """A checkpoint was taken, for which training stood still for so long."""
-        if self.enabled:
-            self.stalled_s += stalled_s
-            self.writer.add_scalar("speed/save_stall_s", stalled_s, step)
 
     def step(self) -> None:
         """One more step is done."""

@@ -11,7 +11,8 @@ class StopRequest:
     """While this context lasts, SIGTERM, SIGINT and SIGUSR2 only set `signum`.
 
     The ranks compare `signum` at each step (signals reach them at different times), stop at the
-    same one and save together. A second SIGINT ends the process at once.
+    same one and save together. A second SIGINT ends the process without saving, as soon as a save
+    that is being written is done.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,11 @@ class StopRequest:
     ) -> None:
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
+
+    def adopt(self, signum: int) -> None:
+        """Take over the signal that the ranks agreed on, where this one had none."""
+        if not self.signum:
+            self.signum, self.num_signals = signum, 1
 
     def note(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""

@@ -18,7 +18,6 @@ from torch import nn
 
 import command_line
 from command_line import UsageError, UserError
-from data_prep.images import write_atomically
 from data_prep.manifest import DATASET, Dataset, Description, read_description
 from data_prep.masks import channel_values
 from model import build_model
@@ -72,11 +71,11 @@ def open_run(
     elif folder.is_dir() and has_other_content(folder):
         raise UsageError(f"run={folder}: holds something that is not a run; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / DATASET, (dataset.folder / DATASET).read_bytes())
+    checkpoint.replace_durably(folder / DATASET, (dataset.folder / DATASET).read_bytes())
     precision = choose_precision(device, config.amp, config.memory_format)
     config = resolve_auto(config, precision.amp, precision.layout)
     absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
-    write_atomically(folder / CONFIG, command_line.as_yaml(absolute).encode())
+    checkpoint.replace_durably(folder / CONFIG, command_line.as_yaml(absolute).encode())
     return config, changes
 
 
@@ -176,7 +175,7 @@ def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict
 
     Raises UserError where the checkpoint is not there or not intact.
     """
-    path = checkpoint.find(run.checkpoints, name)
+    path = ranks.first_does(lambda: checkpoint.find(run.checkpoints, name))
     problem = ranks.first_does(lambda: checkpoint.verify(path))
     if problem:
         raise checkpoint.CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")

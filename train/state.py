@@ -93,13 +93,14 @@ def look_for_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def point(folder: Path, path: Path, progress: dict[str, Any]) -> None:
-    """Let `latest`, and `best` if it is, name the checkpoint that holds this progress.
+    """Let `latest` name the checkpoint that holds this progress, and `best` the best so far.
 
     On saving, and on restoring too: a kill may have come between a checkpoint and its name.
     """
     checkpoint.point(folder, "latest", path)
-    if progress["best_step"] == progress["step"]:
-        checkpoint.point(folder, "best", path)
+    best = folder / checkpoint.step_name(progress["best_step"])
+    if best.is_dir():
+        checkpoint.point(folder, "best", best)
 
 
 def build_state(config: TrainConfig, num_classes: int, precision: Precision) -> State:

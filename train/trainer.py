@@ -40,7 +40,7 @@ from train.fields import (
 )
 from train.figures import panel_strip
 from train.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
-from train.lock import RunLock
+from train.lock import RunLock, lost_to_another
 from train.losses import segmentation_loss
 from train.metrics import count_pixels, score
 from train.monitor import Done, Monitor
@@ -109,6 +109,7 @@ class Trainer:
             config_sha256(config),
             ranks.beside(config.rank_timeout_s) if in_background else ranks,
             in_background,
+            lock.check,
         )
         self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
         self.parallel = parallelise(self.state.model, ranks)
@@ -163,7 +164,7 @@ class Trainer:
             if failed:
                 self.saver.wait()
             if taken:
-                raise self.taken_over()
+                raise lost_to_another(self.run)
             if stop:
                 return self.stop_early(stop)
             if save_due:
@@ -173,7 +174,7 @@ class Trainer:
             else:
                 self.train_step()
         self.saver.wait()
-        self.monitor.finished(self.summary())
+        self.monitor.finished(self.summary(), self.saver.stalled_s)
         return 0
 
     def end_loader_workers(self) -> None:
@@ -207,19 +208,13 @@ class Trainer:
         self.check_loss()
         progress = self.state.progress
         if self.saved_at != (progress.step, progress.epochs):
-            self.monitor.saved(progress.step, self.saver.save())
+            self.saver.save()
             self.saved_at = progress.step, progress.epochs
         self.last_save_s = time.monotonic()
 
-    def taken_over(self) -> UserError:
-        """The error of a run folder that another process has claimed meanwhile."""
-        return UserError(
-            f"run={self.config.run}: this process stood still for so long that another has taken"
-            " the run over; this one ends, the last checkpoint is whole"
-        )
-
     def stop_early(self, signum: int) -> int:
         """Save at this very step and leave; the same command goes on from here."""
+        self.stop.adopt(signum)
         self.save()
         self.saver.wait()
         step = self.state.progress.step
@@ -244,6 +239,7 @@ class Trainer:
                 self.forward_backward()
             if self.gradients:
                 self.gradients.microbatch_done()
+        self.saver.wait_for_copy()
         self.state.scaler.step(self.state.optimizer)
         self.state.scaler.update()
         self.state.optimizer.zero_grad()
@@ -311,6 +307,7 @@ class Trainer:
         values |= {f"train/{name}": scores[name] for name in ("dice", "iou", "accuracy")}
         values["speed/samples_per_s"] = crops / seconds
         values["speed/data_wait_share"] = interval.waited_s / seconds
+        values["speed/save_stalled_s"] = self.saver.stalled_s
         self.monitor.curves(self.state.progress.step, self.state.progress.epochs, values)
         self.interval = self.new_interval()
 

@@ -23,12 +23,11 @@ def is_rank() -> bool:
 
 
 def interleaved(
-    ways: dict[str, Callable[[], object]], rounds: int, ranks: Ranks
+    ways: dict[str, Callable[[], float | None]], rounds: int, ranks: Ranks
 ) -> dict[str, list[float]]:
     """Seconds of each way in each round, after one round to warm up; the first way shifts.
 
-    What a way returns, if it can be called, is called when its time is taken: to wait for what it
-    has left running.
+    A way that knows better what counts returns its seconds itself.
     """
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -36,12 +35,11 @@ def interleaved(
         for name in names[number % len(names) :] + names[: number % len(names)]:
             ranks.max([0])  # all begin at once
             start_s = time.perf_counter()
-            rest = ways[name]()
+            counted = ways[name]()
             ranks.max([0])
+            taken = time.perf_counter() - start_s
             if number >= 0:
-                seconds[name].append(time.perf_counter() - start_s)
-            if callable(rest):
-                rest()
+                seconds[name].append(taken if counted is None else counted)
     return seconds
 
 

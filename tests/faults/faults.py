@@ -73,7 +73,8 @@ class Trial:
         Raises Lost where the end is not that of the undisturbed run.
         """
         before = step(self.run)
-        self.world_size = int(self.rng.choice(WORLD_SIZES))
+        others = [size for size in WORLD_SIZES if size != self.world_size]
+        self.world_size = int(self.rng.choice(others))
         last = self.start()
         last.finish()
         found = digests(self.run)
@@ -104,10 +105,12 @@ def kill_at_instant(trial: Trial) -> None:
 
 
 def kill_rank(trial: Trial) -> None:
-    """SIGKILL of a rank at any moment."""
+    """SIGKILL of a rank at any moment: the others say which it was."""
     launch, rank = trial.start_and_wait(), trial.any_rank()
     launch.send(rank, signal.SIGKILL)
-    launch.end()
+    codes = launch.end(patience_s=20)
+    if trial.world_size > 1:
+        expect(launch, codes, f"no sign of life from rank {rank}")
 
 
 def kill_all(trial: Trial) -> None:
@@ -167,9 +170,9 @@ def stop_rank(trial: Trial) -> None:
     others = [process for index, process in enumerate(launch.processes) if index != rank]
     launch.wait_for(lambda: not any(process.is_alive() for process in others))
     codes = [process.exitcode or 0 for process in others]
+    expect(launch, codes, f"no sign of life from rank {rank}")
     launch.send(rank, signal.SIGKILL)
     launch.end()
-    expect(launch, codes, f"no sign of life from rank {rank}")
 
 
 def fill_disk(trial: Trial) -> None:
@@ -201,13 +204,12 @@ def damage(harm: Callable[[Path, np.random.Generator], None], file: str) -> Call
 
     def disturb(trial: Trial) -> None:
         launch = trial.start_and_wait(first_step=4)
+        launch.wait_for(lambda: bool(checkpoint.published(trial.run / "checkpoints")))
         for rank in range(trial.world_size):
             launch.send(rank, signal.SIGKILL)
         launch.end()
         checkpoint.clean_up(trial.run / "checkpoints")
         found = checkpoint.published(trial.run / "checkpoints")
-        if not found:
-            return
         kept = trial.run.parent / "kept"
         shutil.copytree(found[-1], kept)
         victims = sorted(path for path in found[-1].glob(file) if path.stat().st_size)

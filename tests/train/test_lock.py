@@ -42,13 +42,13 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
     process.wait()
 
 
-def test_a_second_process_is_refused_at_once_and_told_by_whom(
+def test_a_second_process_is_refused_soon_and_told_by_whom(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match=f"process {holder.pid} on {socket.gethostname()}"):
         RunLock(tmp_path).acquire()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 8  # once its holder has touched it again
 
 
 def test_what_a_killed_process_left_is_taken_over_at_once(
@@ -76,15 +76,17 @@ def test_one_left_by_a_dead_process_of_another_node_runs_out(
 ) -> None:
     """Judged by whether it is touched, never by clocks, which differ between nodes."""
     monkeypatch.setattr(lock, "LEASE_S", 1.0)
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
     as_from_another_node(tmp_path, time.time() + 3600)
     RunLock(tmp_path).acquire()
-    assert "process 1 on n7 has it; waiting 1 s" in capsys.readouterr().err
+    assert "waiting whether process 1 on n7 lives" in capsys.readouterr().err
 
 
 def test_one_of_a_living_process_of_another_node_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "LEASE_S", 1.0)
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
     as_from_another_node(tmp_path, time.time())
     ended = threading.Event()
 
@@ -110,6 +112,7 @@ def test_a_run_that_was_taken_over_ends(
 ) -> None:
     """A process that stood still for longer than a lease must not write beside its successor."""
     monkeypatch.setattr(lock, "LEASE_S", 0.3)
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
     trainer = new_trainer(tiny(tmp_path / "run", "epochs=1000"))
     trainer.lock = RunLock(tmp_path / "run")
     trainer.lock.acquire()

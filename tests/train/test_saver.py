@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from command_line import UserError
 from train import checkpoint
 from train.checkpoint import CheckpointError, Retention
 from train.config import TrainConfig
 from train.distributed import Ranks
+from train.lock import RunLock
 from train.precision import choose_precision
 from train.saver import Saver
 from train.state import State, build_state
@@ -45,16 +48,12 @@ class Gate:
     """Holds checkpoint.save back until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.opened, self.running, self.most = threading.Event(), 0, 0
+        self.opened = threading.Event()
         original = checkpoint.save
 
         def held(*given: Any) -> Path:
-            self.running += 1
-            self.most = max(self.most, self.running)
             assert self.opened.wait(20)
-            path = original(*given)
-            self.running -= 1
-            return path
+            return original(*given)
 
         monkeypatch.setattr(checkpoint, "save", held)
 
@@ -67,6 +66,7 @@ def test_what_is_saved_is_the_state_at_the_time(
     state.progress.step = 3
     before = checkpoint.digest(state.tensors())
     saver.save()
+    saver.wait_for_copy()
     assert saver.is_busy
     assert not saver.folder.exists()
     with torch.no_grad():
@@ -85,18 +85,89 @@ def test_what_is_saved_is_the_state_at_the_time(
 def test_there_is_one_save_at_a_time(
     saver: Saver, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second waits for the first, whose copy it would overwrite."""
     gate = Gate(monkeypatch)
+    expected = []
+    state.progress.step = 1
+    expected.append(checkpoint.digest(state.tensors()))
+    saver.save()
+    saver.wait_for_copy()
+    with torch.no_grad():
+        for parameter in state.model.parameters():
+            parameter.add_(1)
+    state.progress.step = 2
+    expected.append(checkpoint.digest(state.tensors()))
+    second = threading.Thread(target=saver.save)
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
     gate.opened.set()
-    for step in range(1, 6):
-        state.progress.step = step
-        saver.save()
+    second.join()
     saver.wait()
-    assert gate.most == 1
     assert not saver.is_busy
-    assert sorted(path.name for path in saver.folder.glob("step_*")) == [
-        "step_00000004",
-        "step_00000005",
-    ]
+    paths = checkpoint.published(saver.folder)
+    assert [path.name for path in paths] == ["step_00000001", "step_00000002"]
+    assert [checkpoint.digest(checkpoint.all_tensors(path)) for path in paths] == expected
+
+
+def test_the_update_of_a_step_waits_for_the_copy(
+    tiny: Tiny,
+    new_trainer: Callable[[TrainConfig], Trainer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copies are slow here: the bits must still be those of the step that was saved."""
+    original = Saver.copy
+
+    def slow(saver: Saver, tensors: dict[str, torch.Tensor]) -> None:
+        time.sleep(0.2)
+        original(saver, tensors)
+
+    monkeypatch.setattr(Saver, "copy", slow)
+    trainer = new_trainer(
+        tiny(tmp_path / "run", "epochs=1", "save_every_s=0", "keep_checkpoints=9")
+    )
+    digests = {}
+    step = trainer.train_step
+
+    def noted() -> None:
+        step()
+        digests[trainer.state.progress.step] = checkpoint.digest(trainer.state.tensors())
+
+    trainer.train_step = noted
+    trainer.fit()
+    paths = checkpoint.published(tmp_path / "run" / "checkpoints")
+    assert len(paths) > 1
+    for path in paths:
+        found = checkpoint.digest(checkpoint.all_tensors(path))
+        assert found == digests[checkpoint.step_of(path)]
+
+
+def test_a_process_that_lost_its_run_publishes_nothing(
+    state: State, tmp_path: Path, ranks: Callable[[], Ranks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even what its thread was writing when another took the run over."""
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    folder = tmp_path / "checkpoints"
+    saver = Saver(state, folder, Retention(2), SHA256, ranks(), True, lock.check)
+    state.progress.step = 1
+    saver.save()
+    saver.wait()
+    original = checkpoint.write_durably
+
+    def taken_meanwhile(path: Path, content: Any) -> None:
+        original(path, content)
+        (tmp_path / "lock").write_text("token=another")
+
+    monkeypatch.setattr(checkpoint, "write_durably", taken_meanwhile)
+    state.progress.step = 2
+    saver.save()
+    with pytest.raises(UserError, match="another has taken the run over"):
+        saver.wait()
+    saver.close()
+    assert [path.name for path in checkpoint.published(folder)] == ["step_00000001"]
+    assert (folder / "latest").read_text() == "step_00000001\n"
 
 
 def test_a_save_that_fails_stops_the_run_at_the_next_step(
