@@ -108,6 +108,16 @@ class TestEnded:
         self.end(run, EXIT_USAGE)
         assert self.last(run) == "gave up"
 
+    @pytest.mark.parametrize("code", [255, 161, 127])
+    def test_a_code_that_is_no_signal_is_brought_back_too(
+        self, code: int, run: Path, slurm: Path
+    ) -> None:
+        """A container runtime's, or sys.exit(-1)."""
+        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
+        assert self.end(run, code) == code
+        assert self.last(run) == "failed"
+        assert read_events(run)[-1]["reason"] == f"exit code {code}"
+
     def test_a_job_that_is_leaving_is_left_alone(self, run: Path, slurm: Path) -> None:
         answer(slurm, "scontrol", "JobId=7 JobState=COMPLETING")
         assert self.end(run, 75) == 75

@@ -1,0 +1,74 @@
+"""A collective that failed is told with the names of the ranks that are missing."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch.distributed as dist
+
+from command_line import UserError
+from train import liveness
+from train.liveness import Liveness
+
+LOST = "[/gloo/pair.cc:5] Connection closed by peer [127.0.0.1]:1. This is typically caused by"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "BEAT_S", 0.02)
+    monkeypatch.setattr(liveness, "SILENT_S", 0.5)
+    monkeypatch.setattr(liveness, "ANSWER_S", 0.5)
+
+
+@pytest.fixture
+def store() -> dist.TCPStore:
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def test_the_silent_are_named_and_the_living_are_not(store: dist.TCPStore) -> None:
+    """Of five: this one, one that beats, one that does not, and two that never came."""
+    mine, living, silent = (Liveness(store, rank, 5) for rank in range(3))
+    assert silent.rank == 2
+    with living.watch(), pytest.raises(UserError) as caught, mine.watch():
+        raise RuntimeError(LOST)
+    here = re.escape(f"{socket.gethostname()}, process {os.getpid()}")
+    never = r"rank 3 \(which never came\), rank 4 \(which never came\)"
+    assert re.match(rf"no sign of life from rank 2 \({here}\), {never}: killed", str(caught.value))
+    assert str(caught.value).endswith("(Connection closed by peer [127.0.0.1]:1)")
+
+
+def test_where_all_live_nobody_is_blamed(store: dist.TCPStore) -> None:
+    mine, other = Liveness(store, 0, 2), Liveness(store, 1, 2)
+    with other.watch(), pytest.raises(UserError, match="though all are alive"), mine.watch():
+        raise RuntimeError("Timed out waiting 4000ms for recv operation to complete")
+
+
+def test_an_error_of_ones_own_is_no_lost_rank(store: dist.TCPStore) -> None:
+    with pytest.raises(RuntimeError, match="shape mismatch"), Liveness(store, 0, 2).watch():
+        raise RuntimeError("shape mismatch")
+
+
+def test_a_store_that_never_answers_is_not_waited_for() -> None:
+    """It lives in a process that is stopped: without torchrun that is rank 0."""
+    held = (
+        "import time, torch.distributed as d\n"
+        "s = d.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)\n"
+        "print(s.port, flush=True)\ntime.sleep(60)"
+    )
+    host = subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE, text=True)
+    assert host.stdout is not None
+    try:
+        mine = Liveness(dist.TCPStore("127.0.0.1", int(host.stdout.readline())), 1, 2)
+        start = time.monotonic()
+        host.send_signal(signal.SIGSTOP)
+        with pytest.raises(UserError, match="the process that the ranks met at"), mine.watch():
+            raise RuntimeError(LOST)
+        assert time.monotonic() - start < 10
+    finally:
+        host.kill()
+        host.wait()
