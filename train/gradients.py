@@ -29,6 +29,14 @@ def tree_sum(values: Tensor) -> Tensor:
     return tree_sum(values[:half]) + tree_sum(values[half:])
 
 
+def tree_sum_in_place(values: Tensor) -> Tensor:
+    """The same as `tree_sum`, in the memory of the first value, which is returned."""
+    if len(values) > 1:
+        half = 1 << (len(values) - 1).bit_length() - 1
+        tree_sum_in_place(values[:half]).add_(tree_sum_in_place(values[half:]))
+    return values[0]
+
+
 def tree_sum_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:
     """Sum a (small) tensor over the ranks, along the tree. Collective."""
     if ranks.world_size == 1:
@@ -54,6 +62,8 @@ class TreeGradients:
         self.pending: list[dict[nn.Parameter, Tensor]] = []
         """Gradients of finished subtrees by parameter, the largest subtree first."""
         self.in_flight: list[Exchange] = []
+        self.received: dict[int, Tensor] = {}
+        """Memory for what the ranks send, by bucket: made once, for new memory is slow."""
 
     def microbatch_done(self) -> None:
         """A microbatch's gradient has been added to each parameter's."""
@@ -88,6 +98,14 @@ class TreeGradients:
             for subtree in reversed(self.pending):
                 gradient += subtree[parameter]
 
+    def memory_for(self, bucket: dist.GradBucket) -> Tensor:  # type: ignore[name-defined]
+        """Where a bucket's parts from all ranks go; DDP may cut the buckets anew after a step."""
+        size = len(bucket.buffer()) + self.ranks.world_size
+        held = self.received.get(bucket.index())
+        if held is None or len(held) < size:
+            held = self.received[bucket.index()] = bucket.buffer().new_empty(size)
+        return held
+
     def attach(self, parallel: DistributedDataParallel) -> None:
         """Let DDP hand its buckets to us, in place of an all-reduce."""
         parallel.register_comm_hook(self, TreeGradients.reduce_bucket)
@@ -101,7 +119,7 @@ class TreeGradients:
         # .grad is a view of the bucket; bucket.gradients() has other strides with channels_last
         for parameter in bucket.parameters():
             self.add_pending(parameter, parameter.grad)
-        self.in_flight.append(Exchange(bucket.buffer(), self.ranks))
+        self.in_flight.append(Exchange(bucket.buffer(), self.memory_for(bucket), self.ranks))
         num_to_end = len(self.in_flight) - (0 if bucket.is_last() else 1)
         ending, self.in_flight = self.in_flight[:num_to_end], self.in_flight[num_to_end:]
         future = self.in_flight[-1].future if self.in_flight else ending[-1].future
@@ -113,17 +131,20 @@ class TreeGradients:
 class Exchange:
     """The sum of one bucket over the ranks, on its way."""
 
-    def __init__(self, bucket: Tensor, ranks: Ranks) -> None:
+    def __init__(self, bucket: Tensor, received: Tensor, ranks: Ranks) -> None:
         self.bucket, self.world_size = bucket, ranks.world_size
-        self.sent = F.pad(bucket, (0, -len(bucket) % ranks.world_size))
-        self.received = torch.empty_like(self.sent)
+        # a part a rank, the last one padded; mostly the bucket can be cut as it is
+        missing = -len(bucket) % ranks.world_size
+        self.sent = F.pad(bucket, (0, missing)) if missing else bucket
+        self.received = received[: len(self.sent)]
         self.work = dist.all_to_all_single(self.received, self.sent, async_op=True)
         self.future: Future[Tensor] = Future(devices=[bucket.device] if bucket.is_cuda else None)
 
     def end(self) -> None:
         """Add up this rank's part of the bucket, and fetch the others' parts."""
         self.work.wait()
-        part = tree_sum(self.received.view(self.world_size, -1))
+        part = tree_sum_in_place(self.received.view(self.world_size, -1))
         dist.all_gather(list(self.sent.view(self.world_size, -1)), part)
-        self.bucket.copy_(self.sent[: len(self.bucket)])
+        if self.sent is not self.bucket:
+            self.bucket.copy_(self.sent[: len(self.bucket)])
         self.future.set_result(self.bucket)
