@@ -6,9 +6,11 @@ named (epoch, index), and everything random about it is drawn from a seed over
 """
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -119,9 +121,18 @@ def training_loader(
 def start_worker(worker: int) -> None:
     """A loader worker outlives the signals that stop training, so that the last step gets its
     crops; it ends with its parent."""
+    sys.excepthook = without_lost_parents
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     cv2.setNumThreads(1)
+
+
+def without_lost_parents(
+    kind: type[BaseException], error: BaseException, at: TracebackType | None
+) -> None:
+    """Python's report of an error, but for that of a worker whose training process was killed."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, at)
 
 
 @contextmanager
