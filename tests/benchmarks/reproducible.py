@@ -86,8 +86,9 @@ def fixed_microbatch(size_px: int) -> tuple[torch.Tensor, torch.Tensor]:
 def trainer(mode: str, folder: Path, ranks: Ranks, size_px: int) -> Trainer:
     """A run's own trainer, fed with fixed tensors."""
     run = folder / f"{mode}-{ranks.world_size}"
-    given = [f"data={folder / 'prepared'}", f"run={run}", f"reproducible={mode}", "amp=off"]
-    config = command_line.load(TrainConfig, [*given, "log_every_steps=1000"])
+    given = [f"data={folder / 'prepared'}", f"run={run}", f"reproducible={mode}"]
+    alike = ["amp=off", "memory_format=contiguous", "log_every_steps=1000"]  # as plain DDP has it
+    config = command_line.load(TrainConfig, [*given, *alike])
     made = Trainer(config, read_dataset(Path(config.data)), ranks, StopRequest(), RunLock(run))
     made.monitor = Silent()  # type: ignore[assignment]
     microbatch = fixed_microbatch(size_px)
