@@ -38,6 +38,8 @@ def report(config: PrepConfig, summary: Summary) -> None:
                 + [f"{counts[kind]} {kind}" for kind in ("fields", "cases")]
             )
         )
+    if summary.num_glass:
+        print(f"{summary.num_glass} tiles of glass were left out")
     if summary.num_reused:
         print(f"{summary.num_reused} fields were as they should be and were not redone")
     print(f"prepared {config.out} (content {summary.content_sha256[:12]})")

@@ -1,30 +1,36 @@
 """Variants of a field: one named transform each, with parameters drawn from a seed.
 
-A transform moves image and mask together: the image linearly interpolated, the mask by nearest
-neighbour, so that it holds no value that it did not hold before. What comes in from outside the
-field is the field mirrored, never black.
-
-    elastic     Simard et al. 2003, doi:10.1109/ICDAR.2003.1227801: uniform noise, Gaussian-smoothed
-    gaussian    the same with normal noise and a much wider Gaussian: whole regions shift
-    barrel      r -> r (1 + k r^2 + k r^4), k > 0; pincushion the same with k < 0
+A variant's image is interpolated once, and its points are moved by the same map (see warp.py). What
+comes in from outside the field is the field mirrored, if not asked for otherwise.
 """
 
 import math
-import os
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 import seeds
+from data_prep.brecahad import Points
 from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfig
 from data_prep.images import Image, Mask
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
+from data_prep.warp import (
+    Border,
+    Lattice,
+    Noise,
+    Warp,
+    displacement_step_px,
+    flip,
+    lens,
+    lens_step_px,
+    random_displacement,
+    turn_and_scale,
+)
 
 ORIGINAL = "original"
+STRAIGHT_STEP_PX = 32  # of maps that are linear, which any lattice has exactly
+NOISE: dict[str, Noise] = {"elastic": "uniform", "gaussian": "normal"}
+POINT_DECIMALS = 6  # of points from 0 to 1: a thousandth of a pixel
 
 
 @dataclass(frozen=True)
@@ -71,79 +77,77 @@ def draw_parameters(name: str, config: AugmentConfig, seed: int) -> dict[str, fl
     return {}
 
 
-def apply_variant(image_HWC: Image, mask_HW: Mask, variant: Variant) -> tuple[Image, Mask]:
-    """Image and mask moved by one variant; the same sizes and types come back."""
-    if variant.transform == ORIGINAL:
-        return image_HWC, mask_HW
-    if variant.transform == "gaussian":
-        rng = np.random.default_rng(variant.seed)
-        offset_HW2 = smooth_displacement(mask_HW.shape, rng=rng, **variant.parameters)
-        return displace(image_HWC, mask_HW, offset_HW2)
-    return apply_albumentations(image_HWC, mask_HW, variant)
-
-
-def apply_albumentations(image_HWC: Image, mask_HW: Mask, variant: Variant) -> tuple[Image, Mask]:
-    """The transforms that albumentations has, with the parameters already drawn."""
-    # Imported here: it takes seconds, and a run that finds nothing to redo needs none of it.
-    import albumentations
-
+def warp_of(variant: Variant, height_px: int, width_px: int, border: Border) -> Warp:
+    """The map of a variant of a field of this size."""
     drawn = variant.parameters
-    mirror = {"border_mode": cv2.BORDER_REFLECT_101, "p": 1.0}
+
+    def lattice(step_px: int) -> Lattice:
+        return Lattice(height_px, width_px, step_px)
+
     match variant.transform:
-        case "horizontal_flip":
-            transform = albumentations.HorizontalFlip(p=1.0)
-        case "vertical_flip":
-            transform = albumentations.VerticalFlip(p=1.0)
+        case "horizontal_flip" | "vertical_flip" as name:
+            nodes = lattice(STRAIGHT_STEP_PX)
+            sources = flip(nodes, FLIPS.index(name))
         case "rotation":
-            transform = albumentations.Rotate(limit=(drawn["angle_deg"],) * 2, **mirror)
-        case "elastic":
-            # uniform noise on [-1, 1] blurred by sigma has this standard deviation
-            noise_std = 1 / (math.sqrt(3) * 2 * math.sqrt(math.pi) * drawn["sigma_px"])
-            transform = albumentations.ElasticTransform(
-                alpha=drawn["rms_px"] / noise_std,
-                sigma=drawn["sigma_px"],
-                noise_distribution="uniform",
-                **mirror,
-            )
-        case "barrel" | "pincushion":
-            transform = albumentations.OpticalDistortion(
-                distort_limit=(drawn["k"],) * 2, mode="camera", **mirror
-            )
+            nodes = lattice(STRAIGHT_STEP_PX)
+            sources = turn_and_scale(nodes, drawn["angle_deg"], 1.0)
         case "scale":
-            transform = albumentations.Affine(scale=(drawn["factor"],) * 2, **mirror)
-    compose = albumentations.Compose([transform], seed=variant.seed)
-    moved = compose(image=image_HWC, mask=mask_HW)
-    return np.ascontiguousarray(moved["image"]), np.ascontiguousarray(moved["mask"])
+            nodes = lattice(STRAIGHT_STEP_PX)
+            sources = turn_and_scale(nodes, 0.0, drawn["factor"])
+        case "barrel" | "pincushion":
+            nodes = lattice(lens_step_px(height_px, width_px))
+            sources = lens(nodes, drawn["k"])
+        case "elastic" | "gaussian" as name:
+            nodes = lattice(displacement_step_px(**drawn))
+            rng = np.random.default_rng(variant.seed)
+            sources = random_displacement(nodes, **drawn, noise=NOISE[name], rng=rng)
+    return Warp(nodes, sources, border)
 
 
-def smooth_displacement(
-    shape_HW: tuple[int, int], rms_px: float, sigma_px: float, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """HW2 float32, px: normal noise smoothed by a Gaussian, with the given root mean square.
+@dataclass(frozen=True)
+class Annotated:
+    """A picture with its annotated points, and its mask where that is moved and not redrawn."""
 
-    It is drawn on a lattice four points a sigma, where it is as smooth, and enlarged: 100 times
-    faster than a Gaussian as wide as the field needs at full size.
+    image_HWC: Image
+    points: Points
+    mask_HW: Mask | None = None
+
+
+def apply_variant(original: Annotated, variant: Variant, border: Border) -> Annotated:
+    """A variant of a field: the same sizes and types come back.
+
+    Points come that lie up to warp.MARGIN_PX outside, whose discs may reach in.
     """
-    step_px = max(1, round(sigma_px / 4))
-    sigma = sigma_px / step_px
-    margin = math.ceil(3 * sigma) + 1  # so that the blur sees noise beyond the border as well
-    size = [math.ceil(extent / step_px) + 2 * margin for extent in shape_HW]
-    noise = rng.standard_normal((*size, 2), dtype=np.float32)
-    blurred = cv2.GaussianBlur(noise, (0, 0), sigma)
-    blurred *= rms_px * 2 * math.sqrt(math.pi) * sigma  # undo the blur's loss of spread
-    lattice = blurred[margin - 1 : 1 - margin, margin - 1 : 1 - margin]
-    large = cv2.resize(lattice, None, fx=step_px, fy=step_px, interpolation=cv2.INTER_CUBIC)
-    return large[step_px:, step_px:][: shape_HW[0], : shape_HW[1]]
+    if variant.transform == ORIGINAL:
+        return original
+    height_px, width_px = original.image_HWC.shape[:2]
+    warp = warp_of(variant, height_px, width_px, border)
+    points = move_points(original.points, warp)
+    if variant.transform in FLIPS:  # needs no interpolation
+        code = 1 - FLIPS.index(variant.transform)
+        mask = None if original.mask_HW is None else cv2.flip(original.mask_HW, code)
+        return Annotated(cv2.flip(original.image_HWC, code), points, mask)
+    mask = original.mask_HW
+    return Annotated(
+        warp.move_pixels(original.image_HWC, cv2.INTER_LINEAR),
+        points,
+        # no value that it did not hold before
+        None if mask is None else warp.move_pixels(mask, cv2.INTER_NEAREST),
+    )
 
 
-def displace(
-    image_HWC: Image, mask_HW: Mask, offset_HW2: npt.NDArray[np.float32]
-) -> tuple[Image, Mask]:
-    """Fetch every pixel from where its offset (x, y), in px, points."""
-    height_px, width_px = mask_HW.shape
-    x_HW = offset_HW2[..., 0] + np.arange(width_px, dtype=np.float32)
-    y_HW = offset_HW2[..., 1] + np.arange(height_px, dtype=np.float32)[:, None]
-    mirror: dict[str, Any] = {"borderMode": cv2.BORDER_REFLECT_101}
-    image = cv2.remap(image_HWC, x_HW, y_HW, cv2.INTER_LINEAR, **mirror)
-    mask = cv2.remap(mask_HW, x_HW, y_HW, cv2.INTER_NEAREST, **mirror)
-    return image, mask
+def move_points(points: Points, warp: Warp) -> Points:
+    """Annotated points, from 0 to 1 within the field, where the variant shows them.
+
+    A point stands for the pixel that it is in; it comes back as that pixel's centre.
+    """
+    size = np.array([warp.lattice.width_px, warp.lattice.height_px])
+    names = list(points)
+    class_of = np.repeat(np.arange(len(names)), [len(points[name]) for name in names])
+    places = np.array([point for name in names for point in points[name]]).reshape(-1, 2)
+    moved, which = warp.move_points(np.floor(places * size))
+    shares = np.round((moved + 0.5) / size, POINT_DECIMALS)
+    return {
+        name: [(x, y) for x, y in shares[class_of[which] == index].tolist()]
+        for index, name in enumerate(names)
+    }

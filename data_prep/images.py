@@ -8,9 +8,13 @@ Whatever comes in goes out as HWC uint8 RGB:
 """
 
 import io
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import imagecodecs
@@ -21,6 +25,7 @@ from PIL import Image as PillowImage
 
 from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
 
+TIF_SUFFIXES = (".tif", ".tiff")
 PHOTOMETRICS = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR")
 
 Image = npt.NDArray[np.uint8]
@@ -29,48 +34,111 @@ Mask = npt.NDArray[np.uint8]
 """Label of every pixel, HW uint8; 0 is background."""
 
 
+@dataclass(frozen=True)
+class Box:
+    """A part of an image, in px."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@contextmanager
+def codec_errors_explained() -> Iterator[None]:
+    """Whatever a damaged file makes a codec raise, as BadInputError."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except Exception as error:  # every codec has errors of its own
+        raise BadInputError(f"unreadable or cut short: {' '.join(str(error).split())}") from None
+
+
 def read_image(path: Path, uint16_white: int = 65535) -> Image:
     """Read a file as HWC uint8 RGB. Raises BadInputError where it is damaged or of another kind."""
+    return decode_image(read_bytes(path), path.suffix.lower(), uint16_white)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises BadInputError where there is none."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BadInputError(f"cannot be read: {error.strerror}") from None
-    return decode_image(content, path.suffix.lower(), uint16_white)
 
 
 def decode_image(content: bytes, suffix: str, uint16_white: int = 65535) -> Image:
     """The same from the file's bytes and its ending."""
     if not content:
         raise BadInputError("is empty (0 bytes)")
-    try:
-        if suffix in (".tif", ".tiff"):
-            pixels = decode_tif(content)
+    with codec_errors_explained():
+        if suffix in TIF_SUFFIXES:
+            pixels = decode_tif(io.BytesIO(content), len(content))
         elif suffix == ".png":
             pixels = imagecodecs.png_decode(content)
-        elif suffix not in (".jpg", ".jpeg"):
+        elif suffix not in IMAGE_SUFFIXES:
             raise BadInputError(
                 f"'{suffix}' is no image that can be read: {', '.join(IMAGE_SUFFIXES)}"
             )
         else:
             pixels = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB"))
-    except BadInputError:
-        raise
-    except Exception as error:  # every codec has errors of its own
-        raise BadInputError(f"unreadable or cut short: {' '.join(str(error).split())}") from None
     return to_rgb_uint8(pixels, uint16_white)
 
 
-def decode_tif(content: bytes) -> npt.NDArray[Any]:
-    """The largest image of a TIF: HW or HWC, 8 or 16 bit."""
-    with tifffile.TiffFile(io.BytesIO(content)) as tif:
-        largest = max(
-            (level for series in tif.series for level in series.levels), key=pixels_of_a_plane
-        )
-        check_segments(largest, len(content))
+def read_tile(path: Path, box: Box, uint16_white: int = 65535) -> Image:
+    """A part of an image as HWC uint8 RGB; of a TIF no more is read than that takes.
+
+    Raises BadInputError as read_image does.
+    """
+    if path.suffix.lower() not in TIF_SUFFIXES:
+        whole = read_image(path, uint16_white)
+        return np.ascontiguousarray(whole[box.y : box.y + box.height, box.x : box.x + box.width])
+    with codec_errors_explained(), path.open("rb") as file:
+        pixels = decode_tif(file, path.stat().st_size, box)
+    return to_rgb_uint8(pixels, uint16_white)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width in px, from a file's header. Raises BadInputError."""
+    with codec_errors_explained():
+        if path.suffix.lower() in TIF_SUFFIXES:
+            with tifffile.TiffFile(path) as tif:
+                sizes = plane_sizes(largest_level(tif))
+                return sizes["Y"], sizes["X"]
+        with PillowImage.open(path) as image:
+            return image.height, image.width
+
+
+def largest_level(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """The image with the most pixels: the base of a pyramid."""
+    levels = (level for series in tif.series for level in series.levels)
+    return max(levels, key=lambda level: math.prod(plane_sizes(level).values()))
+
+
+def plane_sizes(level: tifffile.TiffPageSeries) -> dict[str, int]:
+    """Length of the axes Y and X."""
+    sizes = dict(zip(level.get_axes(squeeze=False), level.get_shape(squeeze=False), strict=True))
+    return {axis: sizes.get(axis, 0) for axis in "YX"}
+
+
+def decode_tif(file: BinaryIO, num_bytes: int, box: Box | None = None) -> npt.NDArray[Any]:
+    """The largest image of a TIF, or a part of it: HW or HWC, 8 or 16 bit."""
+    with tifffile.TiffFile(file) as tif:
+        largest = largest_level(tif)
+        check_segments(largest, num_bytes)
         photometric, colormap = largest.keyframe.photometric, largest.keyframe.colormap
         if photometric.name not in PHOTOMETRICS:
             raise BadInputError(f"colour space {photometric.name}: expected grey, RGB or RGBA")
-        pixels, axes = largest.asarray(squeeze=False), largest.get_axes(squeeze=False)
+        axes = largest.get_axes(squeeze=False)
+        if box is None:
+            pixels = largest.asarray(squeeze=False)
+        else:
+            import zarr  # here: it takes half a second, and few need it
+
+            part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
+            stored = zarr.open_array(largest.aszarr(level=0, squeeze=False), mode="r")
+            pixels = stored[tuple(part.get(axis, slice(None)) for axis in axes)]
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if photometric.name == "MINISWHITE":
@@ -79,12 +147,6 @@ def decode_tif(content: bytes) -> npt.NDArray[Any]:
     if photometric.name == "PALETTE":
         pixels = np.moveaxis((colormap >> 8).astype(np.uint8)[:, pixels], 0, -1)
     return pixels
-
-
-def pixels_of_a_plane(level: tifffile.TiffPageSeries) -> int:
-    """Height times width of one resolution."""
-    sizes = dict(zip(level.get_axes(squeeze=False), level.get_shape(squeeze=False), strict=True))
-    return sizes.get("Y", 0) * sizes.get("X", 0)
 
 
 def check_segments(level: tifffile.TiffPageSeries, num_bytes: int) -> None:
@@ -142,8 +204,9 @@ def over_white(pixels: Image) -> Image:
 
 def encode_image(image: Image, format: str, jpg_quality: int) -> bytes:
     """HWC uint8 RGB -> the bytes of a JPG or a lossless PNG."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpg_quality] if format == "jpg" else []
-    return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), format, options)
+    if format == "jpg":
+        return bytes(imagecodecs.jpeg8_encode(image, level=jpg_quality, subsampling="420"))
+    return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), format, [])
 
 
 def encode_mask(mask: Mask) -> bytes:

@@ -15,9 +15,10 @@ from typing import Any
 from command_line import UsageError, UserError
 from data_prep.images import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
+FILES = ("image", "mask", "points")  # what a sample has a path, a size and a hash of
 
 
 class DatasetError(UserError):
@@ -42,14 +43,18 @@ class Sample:
     """Path of the image from the data set's folder."""
     mask: str
     """Path of the mask from the data set's folder."""
+    points: str
+    """Path of the points, a JSON like BreCaHAD's, from the data set's folder."""
     height_px: int
     width_px: int
     foreground_px: int
     """Number of mask pixels that are not background."""
     image_bytes: int
     mask_bytes: int
+    points_bytes: int
     image_sha256: str
     mask_sha256: str
+    points_sha256: str
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,11 @@ def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, A
     }
     write_atomically(folder / DATASET, (json.dumps(content, indent=2) + "\n").encode())
     return str(content["content_sha256"])
+
+
+def unpublish(folder: Path) -> None:
+    """Take dataset.json away before the first file under it changes."""
+    (folder / DATASET).unlink(missing_ok=True)
 
 
 def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:

@@ -1,5 +1,6 @@
 """Masks from annotated points: a filled disc at each."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -22,14 +23,15 @@ def label_values(classes: Sequence[str], labels: Literal["binary", "per_class"])
 def draw_mask(
     points: Points, values: Mapping[str, int], radius_px: int, height_px: int, width_px: int
 ) -> Mask:
-    """HW uint8: a filled disc of `radius_px` at (int(x W), int(y H)) of each point.
+    """HW uint8: a filled disc of `radius_px` at the pixel (floor(x W), floor(y H)) of each point.
 
-    Classes are drawn in the order of `values`, later ones over earlier ones.
+    Classes are drawn in the order of `values`, later ones over earlier ones. A disc about a point
+    outside the field is drawn as far as it reaches in.
     """
     mask = np.zeros((height_px, width_px), np.uint8)
     for name, value in values.items():
         for x, y in points[name]:
-            center = int(x * width_px), int(y * height_px)
+            center = math.floor(x * width_px), math.floor(y * height_px)
             cv2.circle(mask, center, radius_px, color=value, thickness=cv2.FILLED)
     return mask
 

@@ -1,45 +1,32 @@
-"""Turn a raw folder into a prepared data set: convert, mask, split, augment, write.
+"""Turn a raw folder into a prepared data set: find, split, prepare what changed, publish.
 
-A field is one task for one worker: read once, written `copies` times. What it wrote is kept as
-`.records/<field>.json` under a key over everything that decided it (input bytes, settings, code
-and library versions), so that running again redoes only what changed and an interrupted run goes
-on. dataset.json is taken away before the first file under it changes, and written last.
+dataset.json is taken away before the first file under it changes, and written last; what was
+interrupted goes on where it was.
 """
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from command_line import UsageError, UserError, track
-from data_prep import brecahad, images, masks, split
-from data_prep.augment import apply_variant, plan_variants
+from data_prep import brecahad, images, masks, records, split, tiles
 from data_prep.brecahad import BadFile, BadInputError, Field
 from data_prep.config import PrepConfig
-from data_prep.manifest import DATASET, Sample, write_dataset
+from data_prep.field import FieldResult, FieldTask, prepare_field
+from data_prep.manifest import FILES, Sample, unpublish, write_dataset
+from data_prep.pack import remove_other_packs, write_pack
+from data_prep.records import RECORDS
+from data_prep.tiles import Tile
 from data_prep.workers import map_tasks
 
-VERSION = 1  # raise it when the same input and settings give other bytes
-RECORDS = ".records"
-# Libraries whose release may change a prepared byte
-LIBRARIES = (
-    "albumentations",
-    "imagecodecs",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "tifffile",
-)
-
-WHERE_AND_HOW = ("raw", "out", "workers", "share")  # settings that change no prepared byte
+FOLDERS = (RECORDS, "images", "masks", "points")
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 class BadInputFilesError(UserError):
@@ -53,31 +40,14 @@ class BadInputFilesError(UserError):
 
 
 @dataclass(frozen=True)
-class FieldTask:
-    """All that a worker needs to prepare one field."""
-
-    field: Field
-    copies: int
-    out: Path
-    config: PrepConfig
-
-
-@dataclass(frozen=True)
-class FieldResult:
-    """The records of a field's samples (all of Sample but the split), or why there are none."""
-
-    records: list[dict[str, Any]]
-    bad: list[BadFile]
-    reused: bool = False
-
-
-@dataclass(frozen=True)
 class Summary:
     """What a preparation did."""
 
     samples: list[Sample]
     bad: list[BadFile]
     num_reused: int
+    num_glass: int
+    """Tiles without tissue, left out."""
     content_sha256: str
 
 
@@ -90,8 +60,10 @@ def prepare(config: PrepConfig) -> Summary:
     raw, out = Path(config.raw), Path(config.out)
     config = dataclasses.replace(config, classes=brecahad.check_classes(config.classes))
     fields, bad = brecahad.find_fields(raw, config.case_regex)
-    fields, repeated = drop_repeated(fields, raw)
-    bad += repeated
+    if not config.share:  # a share reads its own fields only; the join finds what is repeated
+        inputs, unreadable = hash_inputs(fields, config)
+        fields, repeated = drop_repeated(fields, inputs, raw)
+        bad += unreadable + repeated
     if not fields:
         raise BadInputFilesError(bad)
     try:
@@ -102,37 +74,38 @@ def prepare(config: PrepConfig) -> Summary:
         raise
     claim_folder(out, raw)
 
-    tasks = [
-        FieldTask(field, config.copies if splits[field.case] == "train" else 1, out, config)
-        for field in fields
-    ]
+    parts = [(field, tile) for field in fields for tile in tiles_of(field, config)]
     if config.share:
-        return prepare_share(tasks, config)
-    remove_temporaries(out)
-    results = run_tasks(tasks, config.workers)
-    bad += [entry for result in results for entry in result.bad]
+        parts = [part for index, part in enumerate(parts) if config.share_of(index)]
+        inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
+        bad = unreadable
+    else:
+        remove_temporaries(out)
+    tasks = [
+        make_task(field, tile, config, splits[field.case], inputs[field])
+        for field, tile in parts
+        if field in inputs
+    ]
+    results, num_reused = run_tasks(tasks, config.workers)
+    bad += list(dict.fromkeys(entry for result in results for entry in result.bad))
     if bad and config.on_error == "stop":
         raise BadInputFilesError(bad)
+    num_glass = sum(not result.samples and not result.bad for result in results)
+    if config.share:
+        return Summary([], bad, num_reused, num_glass, "")
     samples = [
-        Sample(**record, split=splits[record["case"]])
+        Sample(**sample, split=splits[sample["case"]])
         for result in results
-        for record in result.records
+        for sample in result.samples
     ]
     check_splits(samples, splits, bad)
-    remove_stale(out, samples)
-    content_sha256 = write_dataset(out, samples, describe(config, splits, bad))
-    reused = sum(result.reused for result in results)
-    return Summary(samples, bad, reused, content_sha256)
-
-
-def prepare_share(tasks: Sequence[FieldTask], config: PrepConfig) -> Summary:
-    """Prepare some of the fields; the run without `share` finds them done and joins them all."""
-    mine = [task for index, task in enumerate(tasks) if config.share_of(index)]
-    results = run_tasks(mine, config.workers)
-    bad = [entry for result in results for entry in result.bad]
-    if bad and config.on_error == "stop":
-        raise BadInputFilesError(bad)
-    return Summary([], bad, sum(result.reused for result in results), "")
+    done = [task.name for task, result in zip(tasks, results, strict=True) if not result.bad]
+    remove_stale(out, samples, done)
+    content_sha256 = write_dataset(out, samples, describe(config, splits, bad, num_glass))
+    remove_other_packs(out, content_sha256)
+    if config.pack:
+        write_pack(out, samples, content_sha256, config.workers)
+    return Summary(samples, bad, num_reused, num_glass, content_sha256)
 
 
 def claim_folder(out: Path, raw: Path) -> None:
@@ -145,7 +118,7 @@ def claim_folder(out: Path, raw: Path) -> None:
         raise UsageError(
             f"out={out}: holds something that is not a prepared data set; name another"
         )
-    for folder in (RECORDS, "images", "masks"):
+    for folder in FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
 
 
@@ -158,146 +131,88 @@ def remove_temporaries(out: Path) -> None:
         path.unlink()
 
 
-def drop_repeated(fields: Sequence[Field], raw: Path) -> tuple[list[Field], list[BadFile]]:
+def hash_inputs(
+    fields: Sequence[Field], config: PrepConfig
+) -> tuple[dict[Field, tuple[str, str]], list[BadFile]]:
+    """sha256 of each field's image and annotation; fields that cannot be read come back as bad."""
+
+    def hashes(field: Field) -> tuple[str, str] | BadFile:
+        try:
+            return records.file_sha256(field.image), records.file_sha256(field.annotation)
+        except OSError as error:
+            file = Path(error.filename).relative_to(config.raw)
+            return BadFile(str(file), f"cannot be read: {error.strerror}")
+
+    with ThreadPoolExecutor(config.workers) as pool:  # hashing lets go of Python's lock
+        mapped = track(pool.map(hashes, fields), total=len(fields), label="read", unit="field")
+        found = dict(zip(fields, mapped, strict=True))
+    bad = [result for result in found.values() if isinstance(result, BadFile)]
+    return {field: pair for field, pair in found.items() if not isinstance(pair, BadFile)}, bad
+
+
+def drop_repeated(
+    fields: Sequence[Field], inputs: Mapping[Field, tuple[str, str]], raw: Path
+) -> tuple[list[Field], list[BadFile]]:
     """Leave out one picture under two cases: it would be trained on and tested on.
 
     Within a case a repeated picture (BreCaHAD has one, annotated twice) stays in one split.
     """
-    same_size = defaultdict(list)
-    for field in fields:
-        same_size[field.image.stat().st_size].append(field)
     by_content = defaultdict(list)
-    for size, group in same_size.items():
-        if size and len({field.case for field in group}) > 1:  # an empty file has its own reason
-            for field in group:
-                by_content[hashlib.sha256(field.image.read_bytes()).digest()].append(field)
+    for field in fields:
+        if field in inputs and inputs[field][0] != EMPTY_SHA256:  # that has a reason of its own
+            by_content[inputs[field][0]].append(field)
     bad, dropped = [], set()
     for group in by_content.values():
         if len({field.case for field in group}) > 1:
             names = ", ".join(field.name for field in group)
             reason = f"the same picture stands under two cases ({names}); keep it in one"
             bad += [BadFile(str(field.image.relative_to(raw)), reason) for field in group]
-            dropped |= {field.name for field in group}
-    return [field for field in fields if field.name not in dropped], bad
+            dropped |= set(group)
+    return [field for field in fields if field not in dropped], bad
 
 
-def run_tasks(tasks: Sequence[FieldTask], workers: int) -> list[FieldResult]:
-    """Prepare the fields on worker processes; results in the order of the tasks."""
-    done: dict[int, FieldResult] = {}
-    mapped = map_tasks(prepare_field, tasks, workers, lambda task: task.field.name)
-    for index, result in track(mapped, total=len(tasks), label="prepare", unit="field"):
-        done[index] = result
-    return [done[index] for index in range(len(tasks))]
-
-
-def prepare_field(task: FieldTask) -> FieldResult:
-    """Prepare one field, or find that it stands as it should."""
-    field, raw = task.field, Path(task.config.raw)
-    bad = []
+def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
+    """The tiles that an image is cut into; [None] where it stays whole."""
+    if not config.tile_px:
+        return [None]
     try:
-        annotation = field.annotation.read_bytes()
-        points = brecahad.select_classes(brecahad.parse_points(annotation), task.config.classes)
-    except (BadInputError, OSError) as error:
-        bad.append(BadFile(str(field.annotation.relative_to(raw)), str(error)))
-    try:
-        content = field.image.read_bytes()
-        key = "" if bad else task_key(task, content, annotation)
-        if key and (records := read_records(task, key)):
-            return FieldResult(records, [], reused=True)
-        image = images.decode_image(content, field.image.suffix.lower(), task.config.uint16_white)
-    except (BadInputError, OSError) as error:
-        bad.append(BadFile(str(field.image.relative_to(raw)), str(error)))
-    if bad:
-        return FieldResult([], bad)
-    unpublish(task.out)
-    records = write_variants(task, image, points)
-    record = json.dumps({"key": key, "samples": records}) + "\n"
-    images.write_atomically(record_path(task), record.encode())
-    return FieldResult(records, [])
+        height_px, width_px = images.read_size(field.image)
+    except BadInputError:
+        return [None]  # whoever reads it says why it cannot
+    if max(height_px, width_px) <= config.tile_px:
+        return [None]
+    return [*tiles.cut(height_px, width_px, config.tile_px, config.tile_overlap_px)]
 
 
-def unpublish(out: Path) -> None:
-    """Take dataset.json away before the first file under it changes."""
-    (out / DATASET).unlink(missing_ok=True)
+def make_task(
+    field: Field, tile: Tile | None, config: PrepConfig, split: str, inputs: Sequence[str]
+) -> FieldTask:
+    """The task of one field: only training fields get variants."""
+    copies = config.copies if split == "train" else 1
+    key = records.field_key(field, tile, copies, config, inputs)
+    return FieldTask(field, tile, copies, Path(config.out), config, key)
 
 
-def write_variants(
-    task: FieldTask, image: images.Image, points: brecahad.Points
-) -> list[dict[str, Any]]:
-    """Write every variant's image and mask; returns their records."""
-    config, field = task.config, task.field
-    values = masks.label_values(config.classes, config.labels)
-    mask = masks.draw_mask(points, values, config.radius_px, *image.shape[:2])
-    records = []
-    for variant in plan_variants(field.name, task.copies, config.augment, config.seed):
-        moved_image, moved_mask = apply_variant(image, mask, variant)
-        sample_id = f"{field.name}_v{variant.index:02d}_{variant.transform}"
-        encoded = {
-            "image": images.encode_image(moved_image, config.format, config.jpg_quality),
-            "mask": images.encode_mask(moved_mask),
+def run_tasks(tasks: Sequence[FieldTask], workers: int) -> tuple[list[FieldResult], int]:
+    """Prepare the fields that do not stand as they should, on worker processes.
+
+    Returns the results in the order of the tasks, and how many stood.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        stood = pool.map(lambda task: records.read(task.out, task.name, task.key), tasks)
+        done = {
+            index: FieldResult(samples, [])
+            for index, samples in enumerate(stood)
+            if samples is not None
         }
-        paths = {"image": f"images/{sample_id}.{config.format}", "mask": f"masks/{sample_id}.png"}
-        for kind, content in encoded.items():
-            images.write_atomically(task.out / paths[kind], content)
-        records.append(
-            {
-                "id": sample_id,
-                "case": field.case,
-                "field": field.name,
-                "variant": variant.index,
-                "transform": variant.transform,
-                "parameters": variant.parameters,
-                "seed": variant.seed,
-                **paths,
-                "height_px": mask.shape[0],
-                "width_px": mask.shape[1],
-                "foreground_px": int(np.count_nonzero(moved_mask)),
-                **{f"{kind}_bytes": len(content) for kind, content in encoded.items()},
-                **{
-                    f"{kind}_sha256": hashlib.sha256(content).hexdigest()
-                    for kind, content in encoded.items()
-                },
-            }
-        )
-    return records
-
-
-def task_key(task: FieldTask, image: bytes, annotation: bytes) -> str:
-    """A hash over everything that decides a field's prepared bytes."""
-    settings = dataclasses.asdict(task.config)
-    for key in (*WHERE_AND_HOW, "on_error", "split", "case_regex", "copies"):
-        del settings[key]
-    decided_by = [
-        VERSION,
-        {library: version(library) for library in LIBRARIES},
-        settings,
-        task.copies,
-        [task.field.name, task.field.case, task.field.image.suffix.lower()],
-        hashlib.sha256(image).hexdigest(),
-        hashlib.sha256(annotation).hexdigest(),
-    ]
-    return hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
-
-
-def record_path(task: FieldTask) -> Path:
-    """Where a field's record is kept."""
-    return task.out / RECORDS / f"{task.field.name}.json"
-
-
-def read_records(task: FieldTask, key: str) -> list[dict[str, Any]]:
-    """A field's records where they were made under this key and the files stand; else none."""
-    try:
-        record = json.loads(record_path(task).read_text())
-        if record["key"] != key:
-            return []
-        for sample in record["samples"]:
-            for kind in ("image", "mask"):
-                if (task.out / sample[kind]).stat().st_size != sample[f"{kind}_bytes"]:
-                    return []
-        samples: list[dict[str, Any]] = record["samples"]
-        return samples
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    num_reused = len(done)
+    todo = [index for index in range(len(tasks)) if index not in done]
+    mapped = map_tasks(
+        prepare_field, [tasks[index] for index in todo], workers, lambda task: task.name
+    )
+    for place, result in track(mapped, total=len(todo), label="prepare", unit="field"):
+        done[todo[place]] = result
+    return [done[index] for index in range(len(tasks))], num_reused
 
 
 def check_splits(samples: Iterable[Sample], splits: dict[str, str], bad: list[BadFile]) -> None:
@@ -309,13 +224,13 @@ def check_splits(samples: Iterable[Sample], splits: dict[str, str], bad: list[Ba
         raise UserError(f"every field of the {name} split ({cases}) is bad:\n{listed}")
 
 
-def remove_stale(out: Path, samples: Iterable[Sample]) -> None:
+def remove_stale(out: Path, samples: Iterable[Sample], names: Iterable[str]) -> None:
     """Remove files of fields, variants or settings that are no longer there."""
-    kept = {path for sample in samples for path in (sample.image, sample.mask)}
-    kept |= {f"{RECORDS}/{sample.field}.json" for sample in samples}
+    kept = {getattr(sample, kind) for sample in samples for kind in FILES}
+    kept |= {f"{RECORDS}/{name}.json" for name in names}
     stale = [
         path
-        for folder in ("images", "masks", RECORDS)
+        for folder in FOLDERS
         for path in (out / folder).iterdir()
         if f"{folder}/{path.name}" not in kept
     ]
@@ -325,10 +240,12 @@ def remove_stale(out: Path, samples: Iterable[Sample]) -> None:
         path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
-def describe(config: PrepConfig, splits: dict[str, str], bad: list[BadFile]) -> dict[str, Any]:
+def describe(
+    config: PrepConfig, splits: dict[str, str], bad: list[BadFile], num_glass: int
+) -> dict[str, Any]:
     """What dataset.json says beside counts; nothing of where or how fast it was made."""
     settings = dataclasses.asdict(config)
-    for key in WHERE_AND_HOW:
+    for key in records.WHERE_AND_HOW:
         del settings[key]
     return {
         "classes": config.classes,
@@ -337,5 +254,6 @@ def describe(config: PrepConfig, splits: dict[str, str], bad: list[BadFile]) -> 
             name: [case for case, split in splits.items() if split == name] for name in split.SPLITS
         },
         "skipped": [dataclasses.asdict(entry) for entry in bad],
+        "glass_tiles": num_glass,
         "config": settings,
     }

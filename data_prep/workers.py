@@ -88,7 +88,7 @@ class Worker:
         if code == -signal.SIGKILL:
             how = (
                 "killed by SIGKILL, most likely because memory ran out; use fewer workers=,"
-                " or ask for more memory"
+                " cut large images with tile_px=, or ask for more memory"
             )
         elif code is not None and code < 0:
             how = (

@@ -1,7 +1,6 @@
 """What several test files need: small raw data sets, the real sample, a command line to call."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from pathlib import Path
@@ -42,8 +41,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def warm_workers() -> None:
     """Import what workers need once a session, not once a worker: seconds each."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    forkserver.set_forkserver_preload(["data_prep.prepare", "albumentations"])
+    forkserver.set_forkserver_preload(["data_prep.field", "data_prep.pack"])
     forkserver.ensure_running()
 
 

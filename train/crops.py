@@ -23,6 +23,7 @@ STAINS = np.stack([HEMATOXYLIN, EOSIN, np.cross(HEMATOXYLIN, EOSIN)])
 STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
 UNMIX = np.linalg.inv(STAINS)
 DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # of a uint8; +1 keeps 0 finite
+LOG_WHITE = math.log(256)
 
 Array = npt.NDArray[np.uint8]
 
@@ -70,6 +71,7 @@ def draw_density_map(config: CropConfig, rng: np.random.Generator) -> npt.NDArra
 
 def apply_density_map(image_HWC: Array, density_map: npt.NDArray[np.float32]) -> Array:
     """Map the optical density of every pixel; uint8 in and out."""
-    density = cv2.transform(DENSITY[image_HWC], density_map)
-    light = cv2.exp(-density) * 256 - 0.5  # -1 for the +1 of DENSITY, +0.5 to round
-    return np.clip(light, 0, 255).astype(np.uint8)
+    to_log_light = -density_map
+    to_log_light[:, 3] += LOG_WHITE
+    light = cv2.exp(cv2.transform(cv2.LUT(image_HWC, DENSITY), to_log_light))
+    return cv2.subtract(light, (1.0,) * 4, dtype=cv2.CV_8U)  # the +1 of DENSITY; rounds and clips

@@ -9,8 +9,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,50 +21,38 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import seeds
 from command_line import UserError
-from data_prep.manifest import Sample
+from data_prep.pack import TrainingPixels
 from train.config import TrainConfig
-from train.crops import random_crop
+from train.crops import Array, random_crop
 from train.distributed import Ranks
 
 Draw = tuple[int, int]
 """(epoch, index of the crop within the epoch)."""
 
 
-class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
+class TrainingCrops(Dataset[tuple[Array, Array]]):
     """(epoch, index) -> an image crop (H, W, 3) uint8 and its mask (H, W) uint8."""
 
-    def __init__(self, folder: Path, samples: Sequence[Sample], config: TrainConfig) -> None:
-        self.folder, self.samples, self.config = folder, samples, config
+    def __init__(self, pixels: TrainingPixels, config: TrainConfig) -> None:
+        self.pixels, self.config = pixels, config
 
     def __len__(self) -> int:
-        return len(self.samples) * self.config.crop.per_sample
+        return len(self.pixels) * self.config.crop.per_sample
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, draw: Draw) -> tuple[Array, Array]:
         epoch, index = draw
-        image, mask = read_sample(self.folder, self.samples[index // self.config.crop.per_sample])
+        image, mask = self.pixels[index // self.config.crop.per_sample]
         rng = seeds.generator(self.config.seed, "crop", epoch, index)
-        image, mask = random_crop(image, mask, self.config.crop, rng)
-        return torch.from_numpy(image), torch.from_numpy(mask)
+        return random_crop(image, mask, self.config.crop, rng)
 
-
-def read_sample(
-    folder: Path, sample: Sample
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A prepared image, HWC uint8 RGB, and its mask, HW uint8."""
-    size = (sample.height_px, sample.width_px)
-    image = read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size)
-    return image, read_pixels(folder / sample.mask, cv2.IMREAD_GRAYSCALE, size)
-
-
-def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Decode a file that must have this height and width."""
-    pixels = cv2.imread(str(path), flags)
-    if pixels is None or pixels.shape[:2] != size:
-        raise UserError(
-            f"{path}: missing, unreadable or of another size than its manifest says;"
-            " run data_prep again"
-        )
-    return np.asarray(pixels, np.uint8)
+    def __getitems__(self, draws: list[Draw]) -> tuple[Tensor, Tensor]:
+        """A microbatch at once, each crop written to its place in it."""
+        size = self.config.crop.size_px
+        image_BHWC = torch.empty((len(draws), size, size, 3), dtype=torch.uint8)
+        mask_BHW = torch.empty((len(draws), size, size), dtype=torch.uint8)
+        for number, draw in enumerate(draws):
+            image_BHWC.numpy()[number], mask_BHW.numpy()[number] = self[draw]
+        return image_BHWC, mask_BHW
 
 
 class MicrobatchSampler(Sampler[list[Draw]]):
@@ -105,17 +93,23 @@ def microbatches_of(rank: int, world_size: int, num_microbatches: int) -> range:
 
 def training_loader(
     crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> DataLoader[tuple[Array, Array]]:
     """Microbatches of (image BHWC uint8, mask BHW uint8), from `first_step` to the run's end."""
     cv2.setNumThreads(1)  # a forked worker would wait for threads of OpenCV's that are not there
     return DataLoader(
         crops,
         batch_sampler=MicrobatchSampler(len(crops), config, ranks, first_step),
         num_workers=config.loader_workers,
+        collate_fn=as_it_is,
         worker_init_fn=start_worker,
         pin_memory=ranks.device.type == "cuda",
         prefetch_factor=4 if config.loader_workers else None,
     )
+
+
+def as_it_is(microbatch: Any) -> Any:
+    """What there is to collate: nothing, TrainingCrops gives whole microbatches."""
+    return microbatch
 
 
 def start_worker(worker: int) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 from command_line import UserError
 from data_prep import brecahad, images, masks
 from data_prep.manifest import Dataset, Labelling
+from data_prep.pack import read_sample
 from train.config import TileConfig
-from train.data import mask_to_target, read_sample
+from train.data import mask_to_target
 from train.distributed import Ranks
 from train.metrics import Counts, count_pixels
 from train.precision import Precision

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from data_prep.tiles import tile_starts
 from train.config import TileConfig
 from train.precision import Precision
 
@@ -46,15 +47,6 @@ def predict_probability(
             weights_HW[cut] += weight_HW
     assert total_CHW is not None
     return total_CHW / weights_HW
-
-
-def tile_starts(length_px: int, size_px: int, overlap_px: int) -> list[int]:
-    """Where tiles start so that they cover a length evenly and overlap at least as asked."""
-    if length_px <= size_px:
-        return [0]
-    stride = size_px - overlap_px
-    num_tiles = -(-(length_px - overlap_px) // stride)
-    return [index * (length_px - size_px) // (num_tiles - 1) for index in range(num_tiles)]
 
 
 def blend_weight(size: tuple[int, int], overlap_px: int) -> Plane:

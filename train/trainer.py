@@ -18,6 +18,7 @@ import seeds
 from command_line import EXIT_STOPPED, UsageError, UserError
 from data_prep.manifest import Dataset
 from data_prep.masks import channel_values
+from data_prep.pack import TrainingPixels
 from model.layers import update_running_statistics
 from train.checkpoint import Retention
 from train.config import TrainConfig, check_world_size
@@ -87,7 +88,7 @@ class Trainer:
         self.checkpoints = self.run / "checkpoints"
         self.label_values = channel_values(dataset.description.labelling.labels.values())
         self.precision = choose_precision(ranks.device, config.amp, config.memory_format)
-        self.crops = TrainingCrops(dataset.folder, dataset.split("train"), config)
+        self.crops = TrainingCrops(TrainingPixels(dataset), config)
         self.validation_fields = prepared_fields(dataset, "val")
         self.steps_per_epoch = len(self.crops) // config.batch_size
         self.total_steps = self.steps_per_epoch * config.epochs

@@ -179,7 +179,7 @@ class TestRuns:
         assert (out / "dataset.json").exists()
 
     def test_the_command_itself(self, raw_folder: Callable[..., Path], tmp_path: Path) -> None:
-        """A new process, as a user starts it: with albumentations imported by its workers."""
+        """A new process, as a user starts it: with worker processes of its own."""
         arguments = [f"raw={raw_folder()}", f"out={tmp_path / 'out'}", *SPLIT, "workers=1"]
         ended = start(*arguments, "copies=2", "augment.transforms=[rotation]")
         assert (ended.returncode, ended.stderr) == (0, "")

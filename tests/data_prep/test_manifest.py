@@ -40,13 +40,16 @@ def make_sample(field: str, split: str, variant: int = 0, **others: Any) -> Samp
         "split": split,
         "image": f"images/{sample_id}.jpg",
         "mask": f"masks/{sample_id}.png",
+        "points": f"points/{sample_id}.json",
         "height_px": 120,
         "width_px": 160,
         "foreground_px": 7,
         "image_bytes": 5,
         "mask_bytes": 6,
+        "points_bytes": 7,
         "image_sha256": "a" * 64,
         "mask_sha256": "b" * 64,
+        "points_sha256": "c" * 64,
     }
     return Sample(**values | others)
 
@@ -132,7 +135,7 @@ def test_counts_are_of_cases_fields_and_samples() -> None:
         (lambda f: (f / "manifest.jsonl").write_text("half a li"), r"manifest\.jsonl: .*damaged"),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"format": 99}),
-            "format 99; this version reads 1",
+            "format 99; this version reads 2",
         ),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"content_sha256": "0"}),

@@ -24,8 +24,9 @@ from PIL import Image as Pillow
 from command_line import UserError
 from data_prep import prepare as prepare_module
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
-from data_prep.manifest import read_dataset
-from data_prep.prepare import BadInputFilesError, FieldResult, FieldTask, Summary
+from data_prep.field import FieldResult, FieldTask, prepare_field
+from data_prep.manifest import FILES, read_dataset
+from data_prep.prepare import BadInputFilesError, Summary
 from data_prep.workers import WorkerError
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
@@ -151,7 +152,7 @@ class TestWhatIsWritten:
     ) -> None:
         summary = prepare(raw_folder(), tmp_path / "out", copies=3)
         for sample in manifest(tmp_path / "out"):
-            for kind in ("image", "mask"):
+            for kind in FILES:
                 content = (tmp_path / "out" / sample[kind]).read_bytes()
                 assert sample[f"{kind}_bytes"] == len(content)
                 assert sample[f"{kind}_sha256"] == hashlib.sha256(content).hexdigest()
@@ -363,7 +364,7 @@ class TestAgain:
         assert prepare(raw, out, copies=3).num_reused == 3
         changed = {name for name, time in times(out).items() if time != written[name]}
         of_the_field = {name for name in written if "/Case_1-02" in name}
-        assert len(of_the_field) == 3 + 3 + 1
+        assert len(of_the_field) == 3 + 3 + 3 + 1
         assert changed == of_the_field | {"manifest.jsonl", "dataset.json"}
         prepare(raw, tmp_path / "fresh", copies=3)
         assert tree(out) == tree(tmp_path / "fresh")
@@ -380,6 +381,9 @@ class TestAgain:
             {"jpg_quality": 50},
             {"seed": 1},
             {"augment": AugmentConfig(transforms=["horizontal_flip", "gaussian"])},
+            {"augment": AugmentConfig(transforms=["gaussian"], border="white")},
+            {"mask_mode": "warp"},
+            {"tile_px": 64},
         ],
         ids=lambda settings: "-".join(settings),
     )
@@ -402,7 +406,7 @@ class TestAgain:
         prepare(raw, tmp_path / "fresh", copies=3)
         assert tree(out) == tree(tmp_path / "fresh")
 
-    @pytest.mark.parametrize("damage", ["unlink", "truncate", "record"])
+    @pytest.mark.parametrize("damage", ["unlink", "truncate", "flip a byte", "record"])
     def test_what_was_lost_or_cut_short_is_made_again(
         self, raw: Path, out: Path, damage: str
     ) -> None:
@@ -412,6 +416,10 @@ class TestAgain:
             (out / sample["mask"]).unlink()
         elif damage == "truncate":
             os.truncate(out / sample["image"], 100)
+        elif damage == "flip a byte":
+            content = bytearray((out / sample["points"]).read_bytes())
+            content[5] ^= 1
+            (out / sample["points"]).write_bytes(content)
         else:
             (out / ".records/Case_1-01.json").write_text('{"key": ')
         assert prepare(raw, out, copies=3).num_reused == 3
@@ -424,10 +432,10 @@ import os, signal, sys
 import command_line
 from data_prep import __main__, prepare
 
-def track(items, **others):
+def track(items, label, **others):
     for done, item in enumerate(items, start=1):
         yield item
-        if done == 2:
+        if (label, done) == ("prepare", 2):
             os.kill(os.getpid(), signal.SIGKILL)
 
 prepare.track = track
@@ -471,9 +479,9 @@ class TestInterrupted:
 
 def killed_at_case_2(task: FieldTask) -> FieldResult:
     """A worker's function, found by name: the kernel kills it at one field."""
-    if task.field.name == "Case_2-01":
+    if task.name == "Case_2-01":
         os.kill(os.getpid(), signal.SIGKILL)
-    return prepare_module.prepare_field(task)
+    return prepare_field(task)
 
 
 class TestKilledWorker:

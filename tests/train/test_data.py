@@ -1,19 +1,16 @@
 """Promise 2 for training: which crops, in which order, does not depend on ranks or workers."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterable
 from itertools import chain, pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from command_line import UserError
 from data_prep.manifest import Dataset
+from data_prep.pack import TrainingPixels, read_sample
 from train.config import CropConfig, TrainConfig
 from train.data import (
     Draw,
@@ -21,7 +18,6 @@ from train.data import (
     TrainingCrops,
     mask_to_target,
     microbatches_of,
-    read_sample,
     training_loader,
 )
 from train.distributed import Ranks
@@ -99,7 +95,7 @@ def global_batches(
     dataset: Dataset, config: TrainConfig, everyone: list[Ranks], first_step: int = 0
 ) -> list[bytes]:
     """The bytes of the images and masks of each step's global batch."""
-    crops = TrainingCrops(dataset.folder, dataset.split("train"), config)
+    crops = TrainingCrops(TrainingPixels(dataset), config)
     loaded = [list(training_loader(crops, config, rank, first_step)) for rank in everyone]
     num_steps = sum(map(len, loaded)) // config.microbatches
     batches = []
@@ -161,12 +157,11 @@ def test_an_image_is_cropped_anew_each_epoch_and_each_time_it_is_taken(
     prepared: Dataset, tiny: Callable[..., TrainConfig]
 ) -> None:
     config = tiny(Path(), "crop.per_sample=3")
-    samples = prepared.split("train")
-    crops = TrainingCrops(prepared.folder, samples, config)
-    assert len(crops) == 3 * len(samples)
-    of_first_image = [crops[draw][0].numpy().tobytes() for draw in [(0, 0), (0, 1), (0, 2), (1, 0)]]
+    crops = TrainingCrops(TrainingPixels(prepared), config)
+    assert len(crops) == 3 * len(prepared.split("train"))
+    of_first_image = [crops[draw][0].tobytes() for draw in [(0, 0), (0, 1), (0, 2), (1, 0)]]
     assert len(set(of_first_image)) == 4
-    assert crops[0, 0][0].numpy().tobytes() == of_first_image[0]
+    assert crops[0, 0][0].tobytes() == of_first_image[0]
 
 
 def test_crops_of_an_image_are_of_that_image(
@@ -175,42 +170,13 @@ def test_crops_of_an_image_are_of_that_image(
     """Crops 2 and 3 of two an image are of the second image, wherever in the epoch."""
     crop = CropConfig(64, 2, False, 0, 1, 0, 0, 0)
     config = dataclasses.replace(tiny(Path()), crop=crop)
-    samples = prepared.split("train")
-    crops = TrainingCrops(prepared.folder, samples, config)
-    image_HWC, mask_HW = read_sample(prepared.folder, samples[1])
+    crops = TrainingCrops(TrainingPixels(prepared), config)
+    image_HWC, mask_HW = read_sample(prepared.folder, prepared.split("train")[1])
     for index in (2, 3):
-        image, mask = (part.numpy() for part in crops[5, index])
+        image, mask = crops[5, index]
         windows = [left for left in range(33) if np.array_equal(image_HWC[:, left:][:, :64], image)]
         assert len(windows) == 1
         assert np.array_equal(mask_HW[:, windows[0] :][:, :64], mask)
-
-
-def test_images_are_read_as_rgb_and_masks_as_labels(raw: Path, prepared: Dataset) -> None:
-    """Against the raw field, through another reader."""
-    sample = prepared.split("train", originals_only=True)[0]
-    image_HWC, mask_HW = read_sample(prepared.folder, sample)
-    assert np.array_equal(image_HWC, np.asarray(Image.open(raw / f"{sample.field}.png")))
-    assert np.array_equal(mask_HW, np.asarray(Image.open(prepared.folder / sample.mask)))
-    assert np.count_nonzero(mask_HW) == sample.foreground_px > 0
-
-
-@pytest.mark.parametrize("kind", ["image", "mask"])
-@pytest.mark.parametrize("damage", ["missing", "garbage", "other size"])
-def test_a_bad_file_is_named(kind: str, damage: str, prepared: Dataset, tmp_path: Path) -> None:
-    sample = prepared.split("train")[0]
-    for path in (sample.image, sample.mask):
-        (tmp_path / path).parent.mkdir()
-        shutil.copy(prepared.folder / path, tmp_path / path)
-    victim = tmp_path / getattr(sample, kind)
-    if damage == "missing":
-        victim.unlink()
-    elif damage == "garbage":
-        victim.write_bytes(b"no picture")
-    else:
-        cv2.imwrite(str(victim), np.zeros((8, 9, 3), np.uint8))
-    with pytest.raises(UserError, match="run data_prep again") as caught:
-        read_sample(tmp_path, sample)
-    assert str(victim) in str(caught.value)
 
 
 def test_a_target_has_a_channel_for_each_value() -> None:

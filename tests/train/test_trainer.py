@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import command_line
 from command_line import EXIT_STOPPED, UserError
 from data_prep.manifest import Dataset
+from data_prep.pack import TrainingPixels
 from train import __main__ as train_main
 from train import checkpoint, evaluate
 from train.config import TrainConfig
@@ -255,8 +256,7 @@ def test_microbatches_add_up_to_the_gradient_of_the_whole_batch(
     first_step = islice(MicrobatchSampler(16, config, ranks(), 0), microbatches)
     draws = list(chain.from_iterable(first_step))
     assert len(draws) == 4
-    crops = TrainingCrops(prepared.folder, prepared.split("train"), config)
-    images, masks = (torch.stack(part) for part in zip(*(crops[d] for d in draws), strict=True))
+    images, masks = TrainingCrops(TrainingPixels(prepared), config).__getitems__(draws)
     model = build_state(config, 1, trainer.precision).model
     logits = model(images.permute(0, 3, 1, 2) / 255)
     F.binary_cross_entropy_with_logits(logits, (masks[:, None] > 0).float()).backward()

@@ -1,0 +1,131 @@
+"""Prepared pixels, decoded: from their files, or from one file that is mapped into memory.
+
+A pack holds the training split's images and masks one after the other, in the manifest's order, as
+the decoder gives them: H x W x 3, then H x W bytes of each sample. Its name holds the data set's
+content hash, so that it is never taken for another's. The processes of a machine share its pages,
+and a crop costs no more than the bytes it covers.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from command_line import UserError, track
+from data_prep.images import Image, Mask
+from data_prep.manifest import Dataset, Sample
+from data_prep.workers import map_tasks
+
+PACKED = "packed"
+CHANNELS = 3 + 1  # bytes a pixel: RGB, then the mask
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """A sample to be decoded into the pack."""
+
+    folder: Path
+    sample: Sample
+    pack: Path
+    offset: int
+
+
+def read_sample(folder: Path, sample: Sample) -> tuple[Image, Mask]:
+    """Decode a prepared image, HWC uint8 RGB, and its mask, HW uint8. Raises UserError."""
+    size = (sample.height_px, sample.width_px)
+    image = read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size)
+    return image, read_pixels(folder / sample.mask, cv2.IMREAD_GRAYSCALE, size)
+
+
+def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Decode a file that must have this height and width."""
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None or pixels.shape[:2] != size:
+        raise UserError(
+            f"{path}: missing, unreadable or of another size than its manifest says;"
+            " run data_prep again"
+        )
+    return np.asarray(pixels, np.uint8)
+
+
+class TrainingPixels:
+    """The pixels of the training split: sample number -> image HWC uint8 RGB, mask HW uint8.
+
+    From the pack where there is one, else decoded at each call; the same bytes either way.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.folder, self.samples = dataset.folder, dataset.split("train")
+        path = packed_path(dataset.folder, dataset.description.content_sha256)
+        self.offsets = offsets_of(self.samples)
+        self.packed = None
+        if path.is_file() and path.stat().st_size == self.offsets[-1]:
+            self.packed = np.memmap(path, np.uint8, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> tuple[Image, Mask]:
+        sample = self.samples[number]
+        if self.packed is None:
+            return read_sample(self.folder, sample)
+        height, width = sample.height_px, sample.width_px
+        start, end = self.offsets[number], self.offsets[number + 1]
+        middle = end - height * width
+        # as plain arrays: the memory map's own type costs more than a crop
+        image = np.asarray(self.packed[start:middle]).reshape(height, width, 3)
+        return image, np.asarray(self.packed[middle:end]).reshape(height, width)
+
+
+def offsets_of(samples: Sequence[Sample]) -> list[int]:
+    """Where in the pack each sample begins, and where the last one ends, in bytes."""
+    sizes = [CHANNELS * sample.height_px * sample.width_px for sample in samples]
+    return list(accumulate(sizes, initial=0))
+
+
+def packed_path(folder: Path, content_sha256: str) -> Path:
+    """The pack of a data set with this content."""
+    return folder / PACKED / f"{content_sha256[:16]}.u8"
+
+
+def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
+    """Decode the training split into its pack, where it is not there yet."""
+    path = packed_path(folder, content_sha256)
+    training = [sample for sample in samples if sample.split == "train"]
+    offsets = offsets_of(training)
+    if path.is_file() and path.stat().st_size == offsets[-1]:
+        return
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, offsets[-1])  # a full disk is told now
+    tasks = [
+        PackTask(folder, sample, temporary, offset)
+        for sample, offset in zip(training, offsets, strict=False)
+    ]
+    packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
+    for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
+        pass
+    temporary.replace(path)
+
+
+def pack_sample(task: PackTask) -> None:
+    """Decode a sample to its place in the pack."""
+    image, mask = read_sample(task.folder, task.sample)
+    with task.pack.open("r+b") as file:
+        file.seek(task.offset)
+        file.write(np.ascontiguousarray(image).data)
+        file.write(np.ascontiguousarray(mask).data)
+
+
+def remove_other_packs(folder: Path, content_sha256: str) -> None:
+    """Remove packs of what the data set was before."""
+    kept = packed_path(folder, content_sha256)
+    for path in (folder / PACKED).glob("*.u8"):
+        if path != kept:
+            path.unlink()

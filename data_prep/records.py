@@ -1,0 +1,97 @@
+"""What has been prepared, so that running again redoes only what changed.
+
+A field that is done has `.records/<field>.json`: its samples, under a key over everything that
+decided their bytes (content of the inputs, settings, code, releases of libraries). A file that was
+written after its record is read and compared by its hash.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_prep.brecahad import Field
+from data_prep.config import PrepConfig
+from data_prep.images import write_atomically
+from data_prep.manifest import FILES
+from data_prep.tiles import Tile
+
+RECORDS = ".records"
+# Libraries whose release may change a prepared byte
+LIBRARIES = ("imagecodecs", "numpy", "opencv-python-headless", "pillow", "tifffile", "zarr")
+# Files of this package whose code may
+CODE = ("augment", "brecahad", "field", "images", "masks", "tiles", "warp")
+
+WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte
+OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these that of one field
+
+
+@cache
+def made_by() -> list[Any]:
+    """The code and the libraries that decide prepared bytes."""
+    code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE]
+    return [
+        hashlib.sha256(b"".join(code)).hexdigest(),
+        {library: version(library) for library in LIBRARIES},
+    ]
+
+
+def field_key(
+    field: Field, tile: Tile | None, copies: int, config: PrepConfig, inputs: Sequence[str]
+) -> str:
+    """A hash over everything that decides a field's prepared bytes; `inputs`: its files' sha256."""
+    settings = dataclasses.asdict(config)
+    for key in (*WHERE_AND_HOW, *OF_THE_WHOLE_SET):
+        del settings[key]
+    place = dataclasses.asdict(tile) if tile else None
+    what = [field.name, field.case, field.image.suffix.lower(), place, copies, *inputs]
+    return hashlib.sha256(json.dumps([made_by(), settings, what]).encode()).hexdigest()
+
+
+def write(out: Path, name: str, key: str, samples: Sequence[dict[str, Any]]) -> None:
+    """Note that a field is done."""
+    record = json.dumps({"key": key, "samples": samples}) + "\n"
+    write_atomically(path_of(out, name), record.encode())
+
+
+def read(out: Path, name: str, key: str) -> list[dict[str, Any]] | None:
+    """A field's samples where they were made under this key and the files stand; else None."""
+    try:
+        path = path_of(out, name)
+        record, time_ns = json.loads(path.read_text()), path.stat().st_mtime_ns
+        if record["key"] != key:
+            return None
+        for sample in record["samples"]:
+            for kind in FILES:
+                if not stands(out, sample, kind, time_ns):
+                    return None
+        samples: list[dict[str, Any]] = record["samples"]
+        return samples
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def path_of(out: Path, name: str) -> Path:
+    """Where a field's record is kept."""
+    return out / RECORDS / f"{name}.json"
+
+
+def stands(out: Path, sample: dict[str, Any], kind: str, time_ns: int) -> bool:
+    """Whether a file is as it was written, before its record at `time_ns`."""
+    found = (out / sample[kind]).stat()
+    if found.st_size != sample[f"{kind}_bytes"]:
+        return False
+    if found.st_mtime_ns <= time_ns:
+        return True
+    same: bool = file_sha256(out / sample[kind]) == sample[f"{kind}_sha256"]
+    return same
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,78 @@
+"""Cut images that are too large for one field into tiles, each a field of its own; leave out glass.
+
+Tissue is where light is absorbed: optical density above 0.15 in the mean over the channels, after
+Macenko et al. 2009, doi:10.1109/ISBI.2009.5193250.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.brecahad import Points
+from data_prep.images import Box, Image
+from data_prep.warp import MARGIN_PX
+
+TISSUE_DENSITY = 0.15  # decadic optical density
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of an image that is a field of its own."""
+
+    box: Box
+    height_px: int
+    """Height of the whole image."""
+    width_px: int
+    """Width of the whole image."""
+
+    @property
+    def suffix(self) -> str:
+        """What its field's name has behind the image's."""
+        return f"_x{self.box.x}_y{self.box.y}"
+
+
+def cut(height_px: int, width_px: int, tile_px: int, overlap_px: int) -> list[Tile]:
+    """Tiles that cover an image, row by row, all of one size, evenly."""
+    return [
+        Tile(Box(x, y, min(tile_px, width_px), min(tile_px, height_px)), height_px, width_px)
+        for y in tile_starts(height_px, tile_px, overlap_px)
+        for x in tile_starts(width_px, tile_px, overlap_px)
+    ]
+
+
+def tile_starts(length_px: int, size_px: int, overlap_px: int) -> list[int]:
+    """Where tiles start so that they cover a length evenly and overlap at least as asked."""
+    if length_px <= size_px:
+        return [0]
+    stride = size_px - overlap_px
+    num_tiles = -(-(length_px - overlap_px) // stride)
+    return [index * (length_px - size_px) // (num_tiles - 1) for index in range(num_tiles)]
+
+
+def points_in(points: Points, tile: Tile) -> Points:
+    """An image's points in shares of the tile, each the centre of its pixel.
+
+    Those come too that lie up to MARGIN_PX outside, whose discs may reach in.
+    """
+    box = tile.box
+    inside: Points = {}
+    for name, entries in points.items():
+        pixels = [
+            (math.floor(x * tile.width_px) - box.x, math.floor(y * tile.height_px) - box.y)
+            for x, y in entries
+        ]
+        inside[name] = [
+            ((x + 0.5) / box.width, (y + 0.5) / box.height)
+            for x, y in pixels
+            if -MARGIN_PX <= x < box.width + MARGIN_PX and -MARGIN_PX <= y < box.height + MARGIN_PX
+        ]
+    return inside
+
+
+def tissue_share(image_HWC: Image) -> float:
+    """The share of pixels, from 0 to 1, that are tissue and not glass."""
+    density = np.log10(WHITE / np.maximum(np.arange(256), 1.0)).astype(np.float32)  # of a uint8
+    density_HW = density[image_HWC[::4, ::4]].mean(axis=-1)  # every sixteenth pixel will do
+    return float((density_HW > TISSUE_DENSITY).mean())

@@ -1,0 +1,267 @@
+"""A variant's geometry as one map from its pixels to those of its field.
+
+Whatever the transform, the map is known on a coarse lattice and enlarged where it is needed, so
+that an image is interpolated once; points are moved by the same map, turned round. Places are
+pixel indices (x, y), (0, 0) being the centre of the first pixel.
+
+    elastic     Simard et al. 2003, doi:10.1109/ICDAR.2003.1227801: uniform noise, Gaussian-smoothed
+    gaussian    the same with normal noise and a much wider Gaussian: whole regions shift
+    barrel      r -> r (1 + k r^2 + k r^4), k > 0; pincushion the same with k < 0; r in field sides
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Places = npt.NDArray[np.float64]
+"""(N, 2): x and y in px."""
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+Border = Literal["mirror", "white", "black"]
+Noise = Literal["uniform", "normal"]
+
+MARGIN_PX = 64  # how far beyond the field the map is known, for discs that reach into it
+LATTICE_ERROR_PX = 0.06  # of straight cells, where a random displacement bends, RMS
+STRIP_PX = 64  # rows that are mapped at a time: their part of the map stays in the cache
+SOLVED_PX = 0.01  # a point is found where the map leads this near to it along both axes
+MAX_ITERATIONS = 12
+
+CV2_BORDERS = {
+    "mirror": (cv2.BORDER_REFLECT_101, 0),
+    "white": (cv2.BORDER_CONSTANT, 255),
+    "black": (cv2.BORDER_CONSTANT, 0),
+}
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Places `step_px` apart that cover a field of view and MARGIN_PX around it.
+
+    Nodes lie at the centres of cells of step_px pixels, as cv2.resize has them.
+    """
+
+    height_px: int
+    width_px: int
+    step_px: int
+
+    @property
+    def margin(self) -> int:
+        """Cells beyond each side of the field."""
+        return math.ceil(MARGIN_PX / self.step_px) + 1
+
+    @property
+    def num_nodes(self) -> tuple[int, int]:
+        """Nodes down and across."""
+        down, across = (
+            math.ceil(extent / self.step_px) + 2 * self.margin
+            for extent in (self.height_px, self.width_px)
+        )
+        return down, across
+
+    @property
+    def origin_px(self) -> float:
+        """The place of the first node, along both axes."""
+        return (0.5 - self.margin) * self.step_px - 0.5
+
+    def places(self) -> Floats:
+        """HW2 float32: the place (x, y) of every node."""
+        down, across = (self.origin_px + self.step_px * np.arange(n) for n in self.num_nodes)
+        return np.stack(np.meshgrid(across, down), axis=-1).astype(np.float32)
+
+
+class Warp:
+    """The map of one variant: for each of its places, the place in the field that is seen there."""
+
+    def __init__(self, lattice: Lattice, sources_HW2: Floats, border: Border = "mirror") -> None:
+        self.lattice, self.sources_HW2, self.border = lattice, sources_HW2, border
+
+    def move_pixels(self, pixels: Pixels, interpolation: int) -> Pixels:
+        """HW or HWC uint8 of the field -> the same of the variant, interpolated once."""
+        step, margin = self.lattice.step_px, self.lattice.margin
+        height, width = self.lattice.height_px, self.lattice.width_px
+        border, value = CV2_BORDERS[self.border]
+        # masks have no colour: what comes in from outside is background
+        fill = (value,) * 4 if pixels.ndim == 3 else (0,) * 4
+        moved = np.empty_like(pixels)
+        strip = step * math.ceil(STRIP_PX / step)
+        for top in range(0, height, strip):
+            bottom = min(top + strip, height)
+            cells = slice(top // step + margin - 1, math.ceil(bottom / step) + margin + 1)
+            large = cv2.resize(self.sources_HW2[cells], None, fx=step, fy=step)
+            sources = large[step : step + bottom - top, margin * step : margin * step + width]
+            cv2.remap(
+                pixels,
+                sources,
+                None,
+                interpolation,
+                dst=moved[top:bottom],
+                borderMode=border,
+                borderValue=fill,
+            )
+        return moved
+
+    def move_points(self, points: Places) -> tuple[Places, npt.NDArray[np.intp]]:
+        """Where the variant shows points of the field, to SOLVED_PX, and which point is where.
+
+        In a mirrored border a point is shown again. Places outside the variant come too, up to
+        MARGIN_PX. Of a map that folds over, one place comes for a point that is shown three times.
+        """
+        which = np.arange(len(points))
+        if self.border == "mirror":
+            points, which = self.with_mirrored(points)
+        places, is_found = self.solve(points, points, math.inf)
+        lost = np.flatnonzero(~(is_found & self.is_near(places)))
+        found, places_found = self.search(points[lost])
+        places[lost[found]], is_found[lost[found]] = places_found, True
+        kept = is_found & self.is_near(places)
+        return places[kept], which[kept]
+
+    def is_near(self, places: Places) -> npt.NDArray[np.bool_]:
+        """Which places lie in the variant or up to MARGIN_PX outside."""
+        end = np.array([self.lattice.width_px, self.lattice.height_px]) + MARGIN_PX
+        return np.all((places > -MARGIN_PX) & (places < end), axis=1)
+
+    def with_mirrored(self, points: Places) -> tuple[Places, npt.NDArray[np.intp]]:
+        """The points and their images in a mirrored border as far as the map reaches, and which
+        point each is of. Points outside the field have none."""
+        last = np.array([self.lattice.width_px, self.lattice.height_px]) - 1
+        low, high = self.sources_HW2.min(axis=(0, 1)), self.sources_HW2.max(axis=(0, 1))
+        is_inside = np.all((points >= 0) & (points <= last), axis=1)
+        rows = np.column_stack([points, np.arange(len(points))])
+        outside, rows = rows[~is_inside], rows[is_inside]
+        for axis in (0, 1):
+            period = max(2 * last[axis], 1)
+            turns = np.arange(math.floor(low[axis] / period), math.ceil(high[axis] / period) + 1)
+            turned = rows * np.where(np.arange(3) == axis, -1, 1)
+            shifts = np.zeros((len(turns), 1, 3))
+            shifts[:, 0, axis] = period * turns
+            rows = (np.concatenate([rows, turned]) + shifts).reshape(-1, 3)
+            rows = rows[(rows[:, axis] >= low[axis]) & (rows[:, axis] <= high[axis])]
+        rows = np.concatenate([outside, np.unique(rows, axis=0)])  # a point on the edge came twice
+        return rows[:, :2], rows[:, 2].astype(np.intp)
+
+    def solve(
+        self, points: Places, start: Places, longest_px: float
+    ) -> tuple[Places, npt.NDArray[np.bool_]]:
+        """Newton's method: the places that the map leads from to the points, and which it found.
+
+        No step is longer than `longest_px` along an axis.
+        """
+        places = start
+        for _ in range(MAX_ITERATIONS):
+            sources, slope_N22 = self.at(places)
+            missing = points - sources
+            is_found = np.all(np.abs(missing) < SOLVED_PX, axis=1)
+            if is_found.all():
+                break
+            (xx, xy), (yx, yy) = slope_N22.transpose(1, 2, 0)
+            determinant = xx * yy - xy * yx
+            determinant[np.abs(determinant) < 1e-3] = 1.0  # flat: some step, to get away
+            x, y = missing.T
+            step = np.stack([yy * x - xy * y, xx * y - yx * x], axis=1) / determinant[:, None]
+            step = np.clip(step, -longest_px, longest_px)
+            places = np.where(is_found[:, None], places, places + step)
+        return places, is_found
+
+    def at(self, places: Places) -> tuple[Places, npt.NDArray[np.float64]]:
+        """The sources (N, 2) of places, and their slope (N, 2, 2) along x and y."""
+        step = self.lattice.step_px
+        cell = (places - self.lattice.origin_px) / step
+        down, across = self.lattice.num_nodes
+        x, y = np.clip(np.floor(cell), 0, (across - 2, down - 2)).astype(int).T
+        right, below = (cell - np.stack([x, y], axis=1)).T[..., None]
+        nodes = self.sources_HW2
+        first, second = nodes[y, x].astype(float), nodes[y, x + 1].astype(float)
+        third, fourth = nodes[y + 1, x].astype(float), nodes[y + 1, x + 1].astype(float)
+        upper, lower = first + right * (second - first), third + right * (fourth - third)
+        along_x = (1 - below) * (second - first) + below * (fourth - third)
+        slope_N22 = np.stack([along_x, lower - upper], axis=-1) / step
+        return upper + below * (lower - upper), slope_N22
+
+    def search(self, points: Places) -> tuple[npt.NDArray[np.intp], Places]:
+        """For points that are hidden in folds: which of them the map shows, and a place of each.
+
+        From every cell of the lattice whose corners' sources lie about the point.
+        """
+        nodes = self.sources_HW2
+        corners = np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:]])
+        left, top = np.moveaxis(corners.min(axis=0), -1, 0)
+        right, bottom = np.moveaxis(corners.max(axis=0), -1, 0)
+        cells = [
+            np.argwhere((left <= x) & (x <= right) & (top <= y) & (y <= bottom))
+            for x, y in points.astype(np.float32)
+        ]
+        point_of = np.repeat(np.arange(len(points)), [len(found) for found in cells])
+        step = self.lattice.step_px
+        middle = np.concatenate([np.zeros((0, 2)), *cells])[:, ::-1] + 0.5
+        start = self.lattice.origin_px + step * middle
+        places, is_found = self.solve(points[point_of], start, step / 2)
+        found, first = np.unique(point_of[is_found], return_index=True)
+        return found, places[is_found][first]
+
+
+def flip(lattice: Lattice, axis: int) -> Floats:
+    """Left and right (axis 0) or top and bottom (axis 1) exchanged."""
+    sources = lattice.places()
+    sources[..., axis] = (lattice.width_px, lattice.height_px)[axis] - 1 - sources[..., axis]
+    return sources
+
+
+def turn_and_scale(lattice: Lattice, angle_deg: float, factor: float) -> Floats:
+    """Turned against the clock and enlarged about the centre."""
+    angle = math.radians(angle_deg)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    centre = np.array([lattice.width_px - 1, lattice.height_px - 1]) / 2
+    offset = lattice.places() - centre
+    return (centre + offset @ turn.T / factor).astype(np.float32)
+
+
+def lens(lattice: Lattice, k: float) -> Floats:
+    """What is seen at r was at r (1 + k r^2 + k r^4); x in field widths, y in field heights."""
+    size = np.array([lattice.width_px, lattice.height_px])
+    centre = (size - 1) / 2
+    offset = lattice.places() - centre
+    squared = ((offset / size) ** 2).sum(axis=-1, keepdims=True)
+    return (centre + offset * (1 + k * squared + k * squared**2)).astype(np.float32)
+
+
+def lens_step_px(height_px: int, width_px: int) -> int:
+    """The lattice whose straight cells are within 0.05 px of the strongest lens.
+
+    Its second derivative falls with the field's sides: 8 px at 1024, 4 px at 256.
+    """
+    return max(1, math.isqrt(min(height_px, width_px)) // 4)
+
+
+def random_displacement(
+    lattice: Lattice,
+    rms_px: float,
+    sigma_px: float,
+    noise: Noise,
+    rng: np.random.Generator,
+) -> Floats:
+    """Noise smoothed by a Gaussian of `sigma_px`, with this root mean square along each axis."""
+    sigma = sigma_px / lattice.step_px
+    more = math.ceil(3 * sigma) + 1  # the blur sees noise beyond the nodes
+    down, across = (extent + 2 * more for extent in lattice.num_nodes)
+    if noise == "normal":
+        drawn = rng.standard_normal((down, across, 2), dtype=np.float32)
+    else:
+        drawn = (2 * rng.random((down, across, 2), dtype=np.float32) - 1) * np.float32(math.sqrt(3))
+    smooth = cv2.GaussianBlur(drawn, (0, 0), sigma)[more:-more, more:-more]
+    spread = rms_px * 2 * math.sqrt(math.pi) * sigma  # what the blur took of it, given back
+    return lattice.places() + np.float32(spread) * smooth
+
+
+def displacement_step_px(rms_px: float, sigma_px: float) -> int:
+    """The widest lattice whose straight cells are within LATTICE_ERROR_PX of a random displacement.
+
+    Between nodes a distance h apart a curve is h^2 / 8 times its second derivative from straight;
+    that of the displacement is sqrt(3) / 2 rms / sigma^2.
+    """
+    step_px = sigma_px * math.sqrt(8 * LATTICE_ERROR_PX / (math.sqrt(3) / 2 * rms_px))
+    return max(1, int(min(step_px, sigma_px / 2)))

@@ -1,0 +1,139 @@
+"""Prepared pixels: from the files or from the pack, the same bytes; bad files are named."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from command_line import UserError
+from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
+from data_prep.manifest import Dataset, read_dataset
+from data_prep.pack import TrainingPixels, packed_path, read_sample
+from data_prep.prepare import prepare
+
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
+
+@pytest.fixture
+def prepared(raw_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Dataset]:
+    """prepared(pack=True, ...) prepares two training fields of different sizes and one other."""
+    raw = raw_folder({"1": 2, "2": 1})
+    odd = np.random.default_rng(5).integers(0, 256, (77, 91, 3), np.uint8)
+    tifffile.imwrite(raw / "images/Case_1-02.tif", odd, photometric="rgb")
+
+    def run(**settings: object) -> Dataset:
+        split = SplitConfig(val=0, test_cases=["2"])
+        given = {"copies": 2, "format": "png", "split": split, "workers": 2} | settings
+        augment = AugmentConfig(transforms=["gaussian"])
+        config = PrepConfig(raw=str(raw), out=str(tmp_path / "out"), augment=augment, **given)  # type: ignore[arg-type]
+        prepare(config)
+        return read_dataset(tmp_path / "out")
+
+    return run
+
+
+def packs(dataset: Dataset) -> list[Path]:
+    return sorted(dataset.folder.glob("packed/*"))
+
+
+def test_images_are_read_as_rgb_and_masks_as_labels(
+    prepared: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    """Against the raw field, through another reader."""
+    dataset = prepared()
+    sample = dataset.split("train")[0]
+    image_HWC, mask_HW = read_sample(dataset.folder, sample)
+    assert np.array_equal(image_HWC, tifffile.imread(tmp_path / "raw/images/Case_1-01.tif"))
+    assert np.array_equal(mask_HW, np.asarray(Image.open(dataset.folder / sample.mask)))
+    assert np.count_nonzero(mask_HW) == sample.foreground_px > 0
+
+
+@pytest.mark.parametrize("kind", ["image", "mask"])
+@pytest.mark.parametrize("damage", ["missing", "garbage", "other size"])
+def test_a_bad_file_is_named(
+    kind: str, damage: str, prepared: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    dataset = prepared()
+    sample = dataset.split("train")[0]
+    victim = dataset.folder / getattr(sample, kind)
+    if damage == "missing":
+        victim.unlink()
+    elif damage == "garbage":
+        victim.write_bytes(b"no picture")
+    else:
+        cv2.imwrite(str(victim), np.zeros((8, 9, 3), np.uint8))
+    with pytest.raises(UserError, match="run data_prep again") as caught:
+        read_sample(dataset.folder, sample)
+    assert str(victim) in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_a_pack_holds_what_the_files_decode_to(
+    prepared: Callable[..., Dataset], format: str
+) -> None:
+    dataset = prepared(pack=True, format=format)
+    pixels = TrainingPixels(dataset)
+    samples = dataset.split("train")
+    assert len(pixels) == len(samples) == 4
+    shutil.rmtree(dataset.folder / "images")  # it does not read them again
+    files = prepared(format=format)
+    for number, sample in enumerate(samples):
+        image, mask = pixels[number]
+        expected_image, expected_mask = read_sample(files.folder, sample)
+        assert np.array_equal(image, expected_image)
+        assert np.array_equal(mask, expected_mask)
+
+
+def test_a_pack_is_written_once_and_added_to_a_prepared_set(
+    prepared: Callable[..., Dataset],
+) -> None:
+    without = prepared()
+    assert packs(without) == []
+    assert TrainingPixels(without).packed is None
+    assert prepared(pack=True).description.content_sha256 == without.description.content_sha256
+    (path,) = packs(without)
+    assert path.stat().st_size == 4 * 2 * (120 * 160 + 77 * 91)
+    written = path.stat().st_mtime_ns
+    prepared(pack=True)
+    assert path.stat().st_mtime_ns == written
+    prepared()
+    assert packs(without) == [path], "not asking for a pack removes none"
+
+
+def test_a_pack_of_what_the_set_was_before_is_neither_used_nor_kept(
+    prepared: Callable[..., Dataset],
+) -> None:
+    old = packs(prepared(pack=True))
+    changed = prepared(radius_px=5)
+    assert packs(changed) == []
+    assert TrainingPixels(changed).packed is None
+    new = packs(prepared(pack=True, radius_px=5))
+    assert len(new) == 1
+    assert new != old
+
+
+def test_a_pack_that_is_not_whole_is_not_used_and_is_made_again(
+    prepared: Callable[..., Dataset],
+) -> None:
+    dataset = prepared(pack=True)
+    path = packed_path(dataset.folder, dataset.description.content_sha256)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    pixels = TrainingPixels(dataset)
+    assert pixels.packed is None
+    assert pixels[3][0].shape == (77, 91, 3)
+    prepared(pack=True)
+    assert path.read_bytes() == whole
+
+
+def test_workers_change_no_byte_of_a_pack(prepared: Callable[..., Dataset]) -> None:
+    (path,) = packs(prepared(pack=True, workers=1))
+    whole = path.read_bytes()
+    path.unlink()
+    prepared(pack=True, workers=4)
+    assert path.read_bytes() == whole

@@ -1,0 +1,277 @@
+"""The map of a variant: exact beside full-resolution formulas, and points where the picture is.
+
+Expected maps are worked out in float64 at every pixel, by SciPy's splines, or by albumentations'
+own operation.
+"""
+
+import math
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from data_prep.augment import Variant, warp_of
+from data_prep.config import TRANSFORMS
+from data_prep.warp import MARGIN_PX, Border, Lattice, Warp
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
+
+PARAMETERS: dict[str, dict[str, float]] = {
+    "horizontal_flip": {},
+    "vertical_flip": {},
+    "rotation": {"angle_deg": 35.0},
+    "elastic": {"rms_px": 3.0, "sigma_px": 10.0},
+    "gaussian": {"rms_px": 8.0, "sigma_px": 50.0},
+    "barrel": {"k": 0.35},
+    "pincushion": {"k": -0.35},
+    "scale": {"factor": 0.7},
+}
+HEIGHT, WIDTH = 1024, 1360
+
+
+def warp(
+    name: str, height: int = HEIGHT, width: int = WIDTH, border: Border = "mirror", **given: float
+) -> Warp:
+    return warp_of(Variant(1, name, 3, given or PARAMETERS[name]), height, width, border)
+
+
+def every_pixel(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    y, x = np.mgrid[:height, :width].astype(float)
+    return np.stack([x, y], axis=-1)
+
+
+def sources(of: Warp) -> np.ndarray:
+    """HW2: the map at every pixel of the field."""
+    places = every_pixel(of.lattice.height_px, of.lattice.width_px)
+    return of.at(places.reshape(-1, 2))[0].reshape(places.shape)
+
+
+def full_resolution(name: str, drawn: dict[str, float], height: int, width: int) -> np.ndarray:
+    """HW2: the formula at every pixel."""
+    places = every_pixel(height, width)
+    middle = np.array([width - 1, height - 1]) / 2
+    if name == "horizontal_flip":
+        return np.stack([width - 1 - places[..., 0], places[..., 1]], axis=-1)
+    if name == "vertical_flip":
+        return np.stack([places[..., 0], height - 1 - places[..., 1]], axis=-1)
+    if name == "rotation":  # content turns against the clock, y pointing down
+        x, y = np.moveaxis(places - middle, -1, 0)
+        z = (x - 1j * y) * np.exp(-1j * math.radians(drawn["angle_deg"]))
+        return np.stack([z.real, -z.imag], axis=-1) + middle
+    if name == "scale":
+        return middle + (places - middle) / drawn["factor"]
+    size = np.array([width, height])
+    offset = (places - middle) / size
+    r2 = (offset**2).sum(axis=-1, keepdims=True)
+    return middle + size * offset * (1 + drawn["k"] * r2 + drawn["k"] * r2**2)
+
+
+FORMULAS = [name for name in TRANSFORMS if name not in ("elastic", "gaussian")]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (333, 257)])
+def test_a_map_is_the_formula_at_full_resolution(name: str, size: tuple[int, int]) -> None:
+    """Linear maps to float32's precision, lenses at their strongest to 0.05 px."""
+    error_px = sources(warp(name, *size)) - full_resolution(name, PARAMETERS[name], *size)
+    allowed_px = 0.05 if name in ("barrel", "pincushion") else 0.002
+    assert np.linalg.norm(error_px, axis=-1).max() < allowed_px
+
+
+@pytest.mark.parametrize(
+    ("name", "rms", "sigma"),
+    [("elastic", 3.0, 10.0), ("gaussian", 8.0, 50.0), ("elastic", 8.0, 20.0), ("elastic", 1, 5)],
+)
+def test_a_random_displacement_is_smooth_between_the_nodes_of_its_lattice(
+    name: str, rms: float, sigma: float
+) -> None:
+    """Beside the cubic spline through the same nodes: 0.1 px RMS."""
+    given = warp(name, rms_px=rms, sigma_px=sigma)
+    lattice = given.lattice
+    node = (every_pixel() - lattice.origin_px) / lattice.step_px
+    error_px = [
+        ndimage.map_coordinates(
+            given.sources_HW2[..., axis].astype(float), (node[..., 1], node[..., 0]), order=3
+        )
+        - sources(given)[..., axis]
+        for axis in (0, 1)
+    ]
+    assert np.sqrt(np.mean(np.square(error_px))) < 0.1
+    assert lattice.step_px > 1 or sigma <= 5, "every pixel is a node: that is not fast"
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_pixels_come_from_where_the_map_says(name: str) -> None:
+    """SciPy's interpolation at the map's sources, borders included."""
+    height, width = 250, 331
+    y, x = np.mgrid[:height, :width] * (2 * np.pi / 40)
+    picture = np.round(127.5 + 60 * (np.sin(x + 1) + np.cos(y + x / 2))).astype(np.uint8)
+    given = warp(name, height, width)
+    moved = given.move_pixels(np.repeat(picture[..., None], 3, axis=-1), cv2.INTER_LINEAR)
+    at = sources(given)
+    expected = ndimage.map_coordinates(
+        picture.astype(float), (at[..., 1], at[..., 0]), order=1, mode="mirror"
+    )
+    assert np.abs(moved[..., 0] - expected).max() <= 1.5  # OpenCV knows 32 places in a pixel
+    assert np.array_equal(moved[..., 0], moved[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "settings"),
+    [
+        ("rotation", "Rotate", {"limit": (35.0, 35.0), "border_mode": cv2.BORDER_REFLECT_101}),
+        ("scale", "Affine", {"scale": (0.7, 0.7), "border_mode": cv2.BORDER_REFLECT_101}),
+        ("barrel", "OpticalDistortion", {"distort_limit": (0.35, 0.35), "mode": "camera"}),
+        ("pincushion", "OpticalDistortion", {"distort_limit": (-0.35, -0.35), "mode": "camera"}),
+        ("horizontal_flip", "HorizontalFlip", {}),
+        ("vertical_flip", "VerticalFlip", {}),
+    ],
+)
+def test_a_transform_is_albumentations_own_where_it_has_one(
+    name: str, operation: str, settings: dict[str, Any]
+) -> None:
+    """With the same parameters: within 0.15 px, on ramps whose value tells the place.
+
+    OpenCV's lens, which theirs is, takes the middle of the result at (W - 1) / 2 and that of the
+    source at W / 2: half a pixel of a shift, which ours leaves out.
+    """
+    import albumentations
+
+    ramps = every_pixel(400, 500).astype(np.float32)
+    theirs = getattr(albumentations, operation)(p=1.0, **settings)
+    moved = theirs(image=np.dstack([ramps, ramps[..., :1]]))["image"][..., :2]
+    ours = sources(warp(name, 400, 500)) + (0.5 if operation == "OpticalDistortion" else 0)
+    inside = np.all((ours > 1) & (ours < [498, 398]), axis=-1)  # a mirrored ramp tells no place
+    assert inside.mean() > 0.4
+    assert np.abs(moved - ours)[inside].max() < 0.15
+
+
+class TestPoints:
+    def spots(self, points: np.ndarray, height: int, width: int) -> np.ndarray:
+        """White dots, 3 px wide, at points, which keep 20 px of each other."""
+        picture = np.zeros((height, width), np.float32)
+        for x, y in points.astype(int):
+            picture[y, x] = 1
+        blurred = ndimage.gaussian_filter(picture, 1.5)
+        return np.round(255 * blurred / blurred.max()).astype(np.uint8)
+
+    def scattered(self, height: int, width: int, margin: int = 12) -> np.ndarray:
+        """Points on a jittered grid, at least 24 px apart."""
+        rng = np.random.default_rng(0)
+        y, x = np.mgrid[margin : height - margin : 40, margin : width - margin : 40]
+        points = np.stack([x.ravel(), y.ravel()], axis=1) + rng.integers(0, 16, (x.size, 2))
+        return points[(points < [width - margin, height - margin]).all(axis=1)].astype(float)
+
+    def blobs(self, picture: np.ndarray) -> np.ndarray:
+        """(N, 2): the centroids (x, y) of the bright spots of a picture."""
+        labels, number = ndimage.label(picture > 40)
+        weights = np.where(picture > 10, picture, 0).astype(float)
+        near = ndimage.grey_dilation(labels, 5)  # the spots' faint rims as well
+        centres = ndimage.center_of_mass(weights, near, range(1, number + 1))
+        return np.array(centres)[:, ::-1]
+
+    @pytest.mark.parametrize("name", TRANSFORMS)
+    def test_a_point_is_where_the_picture_shows_what_it_marks(self, name: str) -> None:
+        """Every spot has its point and every point its spot, mirrored ones too."""
+        height, width = 300, 400
+        points = self.scattered(height, width)
+        given = warp(name, height, width)
+        picture = given.move_pixels(self.spots(points, height, width), cv2.INTER_LINEAR)
+        moved, _ = given.move_points(points)
+        size = np.array([width, height])
+        # those whose spot is cut by the border have no centroid
+        moved = moved[np.all((moved > 8) & (moved < size - 9), axis=1)]
+        seen = self.blobs(picture)
+        seen = seen[np.all((seen > 12) & (seen < size - 13), axis=1)]
+        to_nearest = np.linalg.norm(moved[:, None] - seen[None], axis=-1)
+        assert len(seen) > 30
+        inner = np.all((moved > 16) & (moved < size - 17), axis=1)
+        for nearest in (to_nearest.min(axis=0), to_nearest[inner].min(axis=1)):
+            # the centroid of a stretched spot is not quite its point
+            assert np.mean(nearest < 0.5) > 0.9
+            assert nearest.max() < 2.5
+
+    @pytest.mark.parametrize("name", TRANSFORMS)
+    def test_the_map_leads_from_a_moved_point_back_to_it(self, name: str) -> None:
+        """To 0.1 px; by SciPy's interpolation of the map at full resolution."""
+        points = np.random.default_rng(1).uniform([0, 0], [WIDTH - 1, HEIGHT - 1], (300, 2))
+        given = warp(name)
+        moved, which = given.move_points(points)
+        inside = np.all((moved >= 0) & (moved <= [WIDTH - 1, HEIGHT - 1]), axis=1)
+        moved, wanted = moved[inside], points[which[inside]]
+        at = full_map(name)
+        found = np.stack(
+            [ndimage.map_coordinates(at[..., axis], moved[:, ::-1].T, order=1) for axis in (0, 1)],
+            axis=1,
+        )
+        last = np.array([WIDTH - 1, HEIGHT - 1])
+        mirrored = last - np.abs(last - np.mod(found, 2 * last))  # reflect where it leads outside
+        assert np.abs(mirrored - wanted).max() < 0.1
+        # no point is lost that the picture shows
+        shown = np.unique(which[inside])
+        if name in ("horizontal_flip", "vertical_flip", "pincushion", "scale"):
+            assert len(shown) == (300 if name != "pincushion" else len(shown))
+        assert len(shown) > 150
+
+    def test_a_point_is_never_lost_in_a_map_that_folds_over(self) -> None:
+        given = warp("elastic", 200, 260, border="white", rms_px=12.0, sigma_px=10.0)
+        at = sources(given)
+        points = np.random.default_rng(2).uniform([30, 30], [229, 169], (200, 2)).round()
+        moved, which = given.move_points(points)
+        back, _ = given.at(moved)
+        assert np.abs(back - points[which]).max() < 0.1
+        shown = {
+            index
+            for index, point in enumerate(points)
+            if np.linalg.norm(at - point, axis=-1).min() < 0.3
+        }
+        assert len(shown) > 30
+        assert shown <= set(which.tolist())
+
+    def test_a_point_just_outside_comes_too(self) -> None:
+        given = warp("rotation", 200, 200, angle_deg=90.0)
+        moved, _ = given.move_points(np.array([[-5.0, 100.0]]))
+        assert moved == pytest.approx(np.array([[100.0, 204.0]]), abs=0.02)
+
+    def test_points_far_outside_do_not(self) -> None:
+        given = warp("scale", 200, 200, border="white", factor=4.0)
+        moved, which = given.move_points(np.array([[100.0, 100.0], [10.0, 100.0]]))
+        assert which.tolist() == [0]
+        assert np.all(moved > -MARGIN_PX)
+
+    def test_no_points_stay_none(self) -> None:
+        moved, which = warp("elastic").move_points(np.zeros((0, 2)))
+        assert moved.shape == (0, 2)
+        assert which.shape == (0,)
+
+
+def full_map(name: str) -> np.ndarray:
+    return (
+        full_resolution(name, PARAMETERS[name], HEIGHT, WIDTH)
+        if name in FORMULAS
+        else sources(warp(name))
+    )
+
+
+@pytest.mark.parametrize(("border", "value"), [("white", 255), ("black", 0)])
+def test_what_comes_in_from_outside_is_one_colour_if_asked_for(border: Border, value: int) -> None:
+    grey = np.full((200, 300, 3), 128, np.uint8)
+    given = warp("rotation", 200, 300, border=border, angle_deg=45.0)
+    moved = given.move_pixels(grey, cv2.INTER_LINEAR)
+    assert moved[0, 0].tolist() == [value] * 3
+    assert moved[100, 150].tolist() == [128] * 3
+    mask = given.move_pixels(np.full((200, 300), 255, np.uint8), cv2.INTER_NEAREST)
+    assert (mask[0, 0], mask[100, 150]) == (0, 255)
+    points, _ = given.move_points(np.array([[150.0, 100.0], [10.0, 10.0]]))
+    assert len(points) == 2, "a border of one colour mirrors no points"
+
+
+def test_the_nodes_lie_where_opencv_enlarges_them() -> None:
+    """A lattice of a ramp, enlarged: the ramp."""
+    lattice = Lattice(100, 130, 8)
+    same = Warp(lattice, lattice.places())
+    picture = np.random.default_rng(0).integers(0, 256, (100, 130, 3), np.uint8)
+    assert np.array_equal(same.move_pixels(picture, cv2.INTER_LINEAR), picture)
