@@ -1,0 +1,118 @@
+"""A contact sheet of a prepared field: its variants with the masks' outlines and the points.
+
+    python -m data_prep.preview data=PREPARED out=sheet.jpg [field=Case_1-01 columns=4]
+
+To be looked at before training: outlines must lie on the nuclei, in every variant.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from omegaconf import MISSING
+
+import command_line
+from command_line import UsageError
+from data_prep.images import Image, Mask
+from data_prep.manifest import Dataset, Sample, read_dataset
+from data_prep.pack import read_sample
+
+OUTLINE, POINT, INK = (0, 158, 115), (230, 159, 0), (40, 40, 40)
+LABEL_PX = 24
+SUFFIXES = (".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """Everything `python -m data_prep.preview` can be told."""
+
+    data: str = MISSING
+    """Folder of the prepared data set."""
+    out: str = MISSING
+    """The picture to write, .jpg or .png."""
+    field: str = ""
+    """Name of the field; the first training field where empty."""
+    columns: int = 4
+    """Variants side by side."""
+    width_px: int = 480
+    """Width of one variant in the picture, in px."""
+
+    def __post_init__(self) -> None:
+        if Path(self.out).suffix not in SUFFIXES:
+            raise ValueError(f"out={self.out}: name a {' or '.join(SUFFIXES)} file")
+        if self.columns < 1 or self.width_px < 16:
+            raise ValueError(
+                f"columns={self.columns} must be at least 1, width_px={self.width_px} at least 16"
+            )
+
+
+def main(argv: list[str]) -> int:
+    """Write the sheet."""
+    if command_line.wants_help(argv):
+        print(command_line.help_text(PreviewConfig, __doc__ or ""))
+        return 0
+    config = command_line.load(PreviewConfig, argv)
+    dataset = read_dataset(Path(config.data))
+    samples = samples_of(dataset, config.field)
+    sheet = contact_sheet(dataset, samples, config.columns, config.width_px)
+    path = Path(config.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    print(f"{len(samples)} variants of {samples[0].field}: {path}")
+    return 0
+
+
+def samples_of(dataset: Dataset, field: str) -> list[Sample]:
+    """The variants of a field. Raises UsageError where it is not there."""
+    field = field or (dataset.split("train") or dataset.samples)[0].field
+    samples = [sample for sample in dataset.samples if sample.field == field]
+    if not samples:
+        known = sorted({sample.field for sample in dataset.samples})
+        raise UsageError(f"field={field}: not in the data set; it has {', '.join(known)}")
+    return samples
+
+
+def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_px: int) -> Image:
+    """HWC uint8: the samples row by row, each under its name, numbers and outlines."""
+    labels = dataset.description.labelling.labels
+    cells = []
+    for sample in samples:
+        image_HWC, mask_HW = read_sample(dataset.folder, sample)
+        points = json.loads((dataset.folder / sample.points).read_bytes())
+        drawn = [(point["x"], point["y"]) for name in labels for point in points[name]]
+        cells.append(labelled(sample, outlined(image_HWC, mask_HW, drawn, width_px)))
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % columns)
+    rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+    return np.vstack(rows)
+
+
+def outlined(
+    image_HWC: Image, mask_HW: Mask, points: list[tuple[float, float]], width_px: int
+) -> Image:
+    """The image at a width, with each label's outlines and the points on it."""
+    height_px = round(image_HWC.shape[0] * width_px / image_HWC.shape[1])
+    small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
+    large_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
+    for value in np.unique(large_mask[large_mask > 0]):
+        region = (large_mask == value).astype(np.uint8)
+        contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(small, contours, -1, OUTLINE, 1, cv2.LINE_AA)
+    for x, y in points:
+        cv2.circle(small, (int(x * width_px), int(y * height_px)), 1, POINT, cv2.FILLED)
+    return small
+
+
+def labelled(sample: Sample, image_HWC: Image) -> Image:
+    """The image under a line with its variant's number, transform and parameters."""
+    drawn = " ".join(f"{name} {value:.3g}" for name, value in sample.parameters.items())
+    text = f"{sample.variant} {sample.transform} {drawn}"
+    bar = np.full((LABEL_PX, image_HWC.shape[1], 3), 255, np.uint8)
+    cv2.putText(bar, text, (4, LABEL_PX - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
+    return np.vstack([bar, image_HWC])
+
+
+if __name__ == "__main__":
+    command_line.run(main)
