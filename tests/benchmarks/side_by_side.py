@@ -23,20 +23,25 @@ def is_rank() -> bool:
 
 
 def interleaved(
-    ways: dict[str, Callable[[], float | None]], rounds: int, ranks: Ranks
+    ways: dict[str, Callable[[], float | None]], rounds: int, ranks: Ranks | None = None
 ) -> dict[str, list[float]]:
     """Seconds of each way in each round, after one round to warm up; the first way shifts.
 
-    A way that knows better what counts returns its seconds itself.
+    A way that knows better what counts returns its seconds itself. Ranks begin and end together.
     """
+
+    def meet() -> None:
+        if ranks:
+            ranks.max([0])
+
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-1, rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            ranks.max([0])  # all begin at once
+            meet()
             start_s = time.perf_counter()
             counted = ways[name]()
-            ranks.max([0])
+            meet()
             taken = time.perf_counter() - start_s
             if number >= 0:
                 seconds[name].append(taken if counted is None else counted)

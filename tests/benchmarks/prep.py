@@ -1,0 +1,280 @@
+"""Preparing a field with its variants: beside the classic recipe, and beside the floor.
+
+    python -m tests.benchmarks.prep [--raw DIR] [--fields 8] [--rounds 5]
+
+naive     what scripts do: PIL and SciPy, noise as large as the image, a transform at a time, discs
+          a point at a time; one field in each round
+floor     nothing but decoding a field once and encoding sixteen images and masks
+eosin     python -m data_prep, from its start to the published data set, on one and two workers
+
+Fields are drawn by data_prep.synthetic, or taken from --raw. Then: the memory of a worker after 4
+and after 40 fields, and what a second run on 162 unchanged fields takes.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from data_prep import images
+from data_prep.brecahad import find_fields
+from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
+from data_prep.field import prepare_field
+from data_prep.prepare import claim_folder, make_task
+from tests import ranks as real_ranks
+from tests.benchmarks.side_by_side import compare, interleaved
+
+COPIES, RADIUS_PX, QUALITY = 16, 20, 95
+WHOLE_BRECAHAD = 162
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.prep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--raw", help="fields in BreCaHAD's layout (drawn ones)")
+    parser.add_argument("--fields", type=int, default=8, help="fields of a run (8)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each way, interleaved (5)")
+    parser.add_argument("--worker-memory", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker_memory:
+        raw, out = map(Path, options.worker_memory)
+        print(json.dumps(worker_memory_mb(raw, out)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(options.raw) if options.raw else drawn(Path(folder) / "drawn")
+        raw = many_fields(source, Path(folder) / "raw", options.fields)
+        side_by_side(raw, Path(folder), options.fields, options.rounds)
+        memory(raw, Path(folder) / "memory")
+        again(source, Path(folder))
+
+
+def drawn(folder: Path) -> Path:
+    """A raw data set of the usual size."""
+    real_ranks.run("data_prep.synthetic", f"out={folder}", "cases=3", "fields=2")
+    return folder
+
+
+def many_fields(source: Path, raw: Path, number: int) -> Path:
+    """A raw folder of as many fields, each with the pixels of one of the source's.
+
+    An annotation is written anew, so that inputs are not the same bytes.
+    """
+    for folder in ("images", "groundTruth"):
+        (raw / folder).mkdir(parents=True)
+    fields, _ = find_fields(source, PrepConfig(raw="", out="").case_regex)
+    for index, field in enumerate(islice(cycle(fields), number)):
+        name = f"Case_1-{index:03d}"  # one case: a repeated picture may be in one
+        (raw / f"images/{name}{field.image.suffix}").symlink_to(field.image.resolve())
+        (raw / f"groundTruth/{name}.json").write_bytes(field.annotation.read_bytes())
+    return raw
+
+
+def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> None:
+    """The table of seconds a field and ratios."""
+    fields, _ = find_fields(raw, PrepConfig(raw="", out="").case_regex)
+    turn = cycle(fields)
+
+    def naive() -> float:
+        field = next(turn)
+        start_s = time.perf_counter()
+        naive_recipe(field.image, field.annotation, folder / "naive")
+        return time.perf_counter() - start_s
+
+    def floor() -> float:
+        field = next(turn)
+        start_s = time.perf_counter()
+        decode_and_encode(field.image)
+        return time.perf_counter() - start_s
+
+    def eosin(workers: int) -> Callable[[], float]:
+        def run() -> float:
+            out = folder / "eosin"
+            start_s = time.perf_counter()
+            command = [sys.executable, "-m", "data_prep", f"raw={raw}", f"out={out}"]
+            settings = [f"workers={workers}", "split.val=0", "split.test=0"]
+            subprocess.run([*command, *settings], check=True, capture_output=True)
+            taken_s = time.perf_counter() - start_s
+            subprocess.run(["rm", "-r", str(out)], check=True)
+            return taken_s / number
+
+        return run
+
+    def worker() -> float:
+        config = training_config(raw, folder / "worker")
+        claim_folder(Path(config.out), raw)
+        task = make_task(next(turn), None, config, "train", ("", ""))
+        start_s = time.perf_counter()
+        prepare_field(task)
+        return time.perf_counter() - start_s
+
+    ways: dict[str, Callable[[], float | None]] = {
+        "naive": naive,
+        "floor": floor,
+        "eosin, one worker at work": worker,
+        "eosin, workers=1, start to end": eosin(1),
+        "eosin, workers=2, start to end": eosin(2),
+    }
+    (folder / "naive").mkdir()
+    seconds = interleaved(ways, rounds)
+    floors = {name: ratio for name, _, ratio in compare(seconds, "floor")}
+    print("| way | ms a field | naive is slower by | of the floor |")
+    print("| --- " * 4 + "|")
+    for name, median_s, ratio in compare(seconds, "naive"):
+        print(f"| {name} | {1e3 * median_s:.0f} | {1 / ratio:.1f} x | {floors[name]:.2f} |")
+    one, two = ways_of(seconds, "workers=1"), ways_of(seconds, "workers=2")
+    gain = statistics.median(a / b for a, b in zip(one, two, strict=True))
+    print(f"\ntwo workers are {gain:.2f} times as fast as one", flush=True)
+
+
+def ways_of(seconds: dict[str, list[float]], part: str) -> list[float]:
+    """The seconds of the way with this in its name."""
+    return next(taken for name, taken in seconds.items() if part in name)
+
+
+def training_config(raw: Path, out: Path) -> PrepConfig:
+    """Defaults, every field for training."""
+    config = PrepConfig(raw=str(raw), out=str(out))
+    return dataclasses.replace(config, split=SplitConfig(val=0, test=0))
+
+
+def decode_and_encode(path: Path) -> None:
+    """The least that must be done."""
+    image_HWC = images.read_image(path)
+    mask_HW = np.where(image_HWC[..., 0] > 128, np.uint8(255), np.uint8(0))
+    mask_HW[:] = 0
+    mask_HW[200:600, 300:900] = 255
+    for _ in range(COPIES):
+        images.encode_image(image_HWC, "jpg", QUALITY)
+        images.encode_mask(mask_HW)
+
+
+def naive_recipe(image_path: Path, annotation_path: Path, out: Path) -> None:
+    """The classic script."""
+    image_HWC = np.asarray(Image.open(image_path).convert("RGB"))
+    mask_HW = naive_mask(image_HWC, json.loads(annotation_path.read_text()))
+    rng = np.random.default_rng(0)
+    for index in range(COPIES):
+        name = (TRANSFORMS * 2)[index - 1] if index else "original"
+        moved_image, moved_mask = naive_transform(name, image_HWC, mask_HW, rng)
+        Image.fromarray(moved_image).save(out / f"{index}.jpg", quality=QUALITY)
+        Image.fromarray(moved_mask).save(out / f"{index}.png")
+
+
+def naive_mask(image_HWC: np.ndarray, annotation: dict[str, list[dict[str, float]]]) -> np.ndarray:
+    """A disc at a time, in its bounding box."""
+    height, width = image_HWC.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    for point in annotation["tumor"]:
+        cx, cy = int(point["x"] * width), int(point["y"] * height)
+        top, left = max(cy - RADIUS_PX, 0), max(cx - RADIUS_PX, 0)
+        part = mask[top : cy + RADIUS_PX + 1, left : cx + RADIUS_PX + 1]
+        y, x = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+        part[(x - cx) ** 2 + (y - cy) ** 2 <= RADIUS_PX**2] = 255
+    return mask
+
+
+def naive_transform(
+    name: str, image_HWC: np.ndarray, mask_HW: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One transform with PIL, or by coordinates with SciPy."""
+    height, width = mask_HW.shape
+    if name == "original":
+        return image_HWC, mask_HW
+    if name == "horizontal_flip":
+        return image_HWC[:, ::-1], mask_HW[:, ::-1]
+    if name == "vertical_flip":
+        return image_HWC[::-1], mask_HW[::-1]
+    image, mask = Image.fromarray(image_HWC), Image.fromarray(mask_HW)
+    if name == "rotation":
+        angle = rng.uniform(-180, 180)
+        turned = image.rotate(angle, Image.Resampling.BILINEAR)
+        return np.asarray(turned), np.asarray(mask.rotate(angle))
+    if name == "scale":
+        factor = rng.uniform(0.7, 1.4)
+        matrix = (1 / factor, 0, width / 2 * (1 - 1 / factor))
+        matrix += (0, 1 / factor, height / 2 * (1 - 1 / factor))
+        method = Image.Transform.AFFINE
+        scaled = image.transform(image.size, method, matrix, Image.Resampling.BILINEAR)
+        return np.asarray(scaled), np.asarray(mask.transform(image.size, method, matrix))
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    if name in ("elastic", "gaussian"):
+        sigma, rms = (10, 3) if name == "elastic" else (50, 8)
+        scale = rms * 2 * math.sqrt(math.pi) * sigma
+        x = x + scale * ndimage.gaussian_filter(rng.standard_normal((height, width)), sigma)
+        y = y + scale * ndimage.gaussian_filter(rng.standard_normal((height, width)), sigma)
+    else:
+        k = rng.uniform(0.1, 0.3) * (1 if name == "barrel" else -1)
+        dx, dy = (x - width / 2) / width, (y - height / 2) / height
+        squared = dx**2 + dy**2
+        stretch = 1 + k * squared + k * squared**2
+        x, y = width / 2 + dx * stretch * width, height / 2 + dy * stretch * height
+    channels = [
+        ndimage.map_coordinates(image_HWC[..., channel], (y, x), order=1, mode="mirror")
+        for channel in range(3)
+    ]
+    return np.stack(channels, axis=-1), ndimage.map_coordinates(mask_HW, (y, x), order=0)
+
+
+def memory(raw: Path, out: Path) -> None:
+    """How a worker's peak memory grows with the number of fields."""
+    command = [sys.executable, "-m", __spec__.name, "--worker-memory", str(raw), str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    few, many = json.loads(done.stdout)
+    print(f"peak memory of a worker: {few:.0f} MB after 4 fields, {many:.0f} MB after 40")
+
+
+def worker_memory_mb(raw: Path, out: Path) -> list[float]:
+    """Peak memory after 4 and after 40 fields, in a process of its own."""
+    config = training_config(raw, out)
+    claim_folder(out, raw)
+    fields, _ = find_fields(raw, config.case_regex)
+    peaks = []
+    for number, field in enumerate(islice(cycle(fields), 40), start=1):
+        prepare_field(make_task(field, None, config, "train", ("", "")))
+        if number in (4, 40):
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    return peaks
+
+
+def again(source: Path, folder: Path) -> None:
+    """A first and a second run on as many fields as BreCaHAD has, and one after a change."""
+    raw, out = many_fields(source, folder / "whole", WHOLE_BRECAHAD), folder / "prepared"
+    command = [sys.executable, "-m", "data_prep", f"raw={raw}", f"out={out}", "workers=2"]
+    command += ["split.val=0", "split.test=0", "copies=16"]
+
+    def seconds() -> float:
+        start_s = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - start_s
+
+    first_s = seconds()
+    second_s = statistics.median(seconds() for _ in range(5))
+    changed = raw / "groundTruth/Case_1-000.json"
+    annotation = json.loads(changed.read_text())
+    annotation["tumor"] = annotation["tumor"][1:]
+    changed.write_text(json.dumps(annotation))
+    print(
+        f"{WHOLE_BRECAHAD} fields: {first_s:.1f} s; again, unchanged: {second_s:.2f} s;"
+        f" one JSON changed: {seconds():.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
