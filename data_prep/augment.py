@@ -16,6 +16,7 @@ from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfi
 from data_prep.images import Image, Mask
 from data_prep.warp import (
     Border,
+    Bordered,
     Lattice,
     Noise,
     Warp,
@@ -28,7 +29,7 @@ from data_prep.warp import (
 )
 
 ORIGINAL = "original"
-STRAIGHT_STEP_PX = 32  # of maps that are linear, which any lattice has exactly
+STRAIGHT_STEP_PX = 16  # of maps that are linear, which any lattice has exactly
 NOISE: dict[str, Noise] = {"elastic": "uniform", "gaussian": "normal"}
 POINT_DECIMALS = 6  # of points from 0 to 1: a thousandth of a pixel
 
@@ -113,27 +114,33 @@ class Annotated:
     mask_HW: Mask | None = None
 
 
-def apply_variant(original: Annotated, variant: Variant, border: Border) -> Annotated:
-    """A variant of a field: the same sizes and types come back.
+class Original:
+    """A field whose variants are made, with the border that was drawn around it for them."""
 
-    Points come that lie up to warp.MARGIN_PX outside, whose discs may reach in.
-    """
-    if variant.transform == ORIGINAL:
-        return original
-    height_px, width_px = original.image_HWC.shape[:2]
-    warp = warp_of(variant, height_px, width_px, border)
-    points = move_points(original.points, warp)
-    if variant.transform in FLIPS:  # needs no interpolation
-        code = 1 - FLIPS.index(variant.transform)
-        mask = None if original.mask_HW is None else cv2.flip(original.mask_HW, code)
-        return Annotated(cv2.flip(original.image_HWC, code), points, mask)
-    mask = original.mask_HW
-    return Annotated(
-        warp.move_pixels(original.image_HWC, cv2.INTER_LINEAR),
-        points,
-        # no value that it did not hold before
-        None if mask is None else warp.move_pixels(mask, cv2.INTER_NEAREST),
-    )
+    def __init__(self, annotated: Annotated, border: Border) -> None:
+        self.annotated, self.border = annotated, border
+        self.image = Bordered(annotated.image_HWC, border)
+        self.mask = None
+        if annotated.mask_HW is not None:  # what comes in from outside is background
+            self.mask = Bordered(annotated.mask_HW, "mirror" if border == "mirror" else "black")
+
+    def apply(self, variant: Variant) -> Annotated:
+        """A variant of the field: the same sizes and types come back.
+
+        Points come that lie up to warp.MARGIN_PX outside, whose discs may reach in.
+        """
+        if variant.transform == ORIGINAL:
+            return self.annotated
+        height_px, width_px = self.annotated.image_HWC.shape[:2]
+        warp = warp_of(variant, height_px, width_px, self.border)
+        points = move_points(self.annotated.points, warp)
+        if variant.transform in FLIPS:  # needs no interpolation
+            code = 1 - FLIPS.index(variant.transform)
+            mask = None if self.mask is None else cv2.flip(self.mask.pixels, code)
+            return Annotated(cv2.flip(self.image.pixels, code), points, mask)
+        # of a mask, no value that it did not hold before
+        mask = None if self.mask is None else warp.move_pixels(self.mask, cv2.INTER_NEAREST)
+        return Annotated(warp.move_pixels(self.image, cv2.INTER_LINEAR), points, mask)
 
 
 def move_points(points: Points, warp: Warp) -> Points:

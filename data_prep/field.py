@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from data_prep import brecahad, images, masks, records
-from data_prep.augment import Annotated, apply_variant, plan_variants
+from data_prep.augment import Annotated, Original, plan_variants
 from data_prep.brecahad import BadFile, BadInputError, Field, Points
 from data_prep.config import PrepConfig
 from data_prep.manifest import unpublish
 from data_prep.tiles import Tile, points_in, tissue_share
-
-MAX_SIDE_PX = 32_766  # OpenCV's remap counts in 16 bit
+from data_prep.warp import MAX_SIDE_PX
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ def prepare_field(task: FieldTask) -> FieldResult:
     if bad:
         return FieldResult([], bad)
     unpublish(task.out)
+    records.remove(task.out, task.name)
     samples = [] if is_glass(task, image_HWC, points) else write_variants(task, image_HWC, points)
     records.write(task.out, task.name, task.key, samples)
     return FieldResult(samples, [])
@@ -116,10 +116,11 @@ def write_variants(
     def draw(points: Points) -> images.Mask:
         return masks.draw_mask(points, values, config.radius_px, height_px, width_px)
 
-    original = Annotated(image_HWC, points, draw(points) if config.mask_mode == "warp" else None)
+    mask_HW = draw(points) if config.mask_mode == "warp" else None
+    original = Original(Annotated(image_HWC, points, mask_HW), config.augment.border)
     samples = []
     for variant in plan_variants(task.name, task.copies, config.augment, config.seed):
-        moved = apply_variant(original, variant, config.augment.border)
+        moved = original.apply(variant)
         mask_HW = draw(moved.points) if moved.mask_HW is None else moved.mask_HW
         sample_id = f"{task.name}_v{variant.index:02d}_{variant.transform}"
         files = {
@@ -149,10 +150,13 @@ def write_variants(
 
 
 def write_files(out: Path, files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
-    """Write kind -> (path, content); returns what the manifest says of each."""
+    """Write kind -> (path, content); returns what the manifest says of each.
+
+    In place: the field's record, which vouches for them, is away meanwhile.
+    """
     said: dict[str, Any] = {}
     for kind, (path, content) in files.items():
-        images.write_atomically(out / path, content)
+        (out / path).write_bytes(content)
         said |= {
             kind: path,
             f"{kind}_bytes": len(content),

@@ -58,6 +58,11 @@ def write(out: Path, name: str, key: str, samples: Sequence[dict[str, Any]]) -> 
     write_atomically(path_of(out, name), record.encode())
 
 
+def remove(out: Path, name: str) -> None:
+    """Note that a field's files are about to change."""
+    path_of(out, name).unlink(missing_ok=True)
+
+
 def read(out: Path, name: str, key: str) -> list[dict[str, Any]] | None:
     """A field's samples where they were made under this key and the files stand; else None."""
     try:

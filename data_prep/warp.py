@@ -26,6 +26,8 @@ Noise = Literal["uniform", "normal"]
 
 MARGIN_PX = 64  # how far beyond the field the map is known, for discs that reach into it
 LATTICE_ERROR_PX = 0.06  # of straight cells, where a random displacement bends, RMS
+MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
+LITTLE_PX = 16  # of a border, below which it is not worth drawing
 STRIP_PX = 64  # rows that are mapped at a time: their part of the map stays in the cache
 SOLVED_PX = 0.01  # a point is found where the map leads this near to it along both axes
 MAX_ITERATIONS = 12
@@ -73,36 +75,63 @@ class Lattice:
         return np.stack(np.meshgrid(across, down), axis=-1).astype(np.float32)
 
 
+class Bordered:
+    """A picture, HW or HWC uint8, with its border drawn as far as variants have needed it.
+
+    OpenCV's remap takes places outside a picture one by one: within a drawn border it is 2 times
+    as fast for a turned field.
+    """
+
+    def __init__(self, pixels: Pixels, border: Border) -> None:
+        self.pixels = self.drawn = pixels
+        self.drawn_px = 0
+        self.mode, value = CV2_BORDERS[border]
+        self.fill = (value,) * 4
+
+    def drawn_to(self, reach_px: int) -> tuple[Pixels, int]:
+        """The picture with a border that is wide enough, where that pays, and its width in px."""
+        height, width = self.pixels.shape[:2]
+        largest_px = min(height, width, (MAX_SIDE_PX - max(height, width)) // 2)
+        if not LITTLE_PX < reach_px <= largest_px:
+            return self.pixels, 0
+        if reach_px > self.drawn_px:
+            # at once what most need: a turned field reaches a third of its height outside
+            self.drawn_px = sides = max(reach_px, largest_px // 3)
+            self.drawn = cv2.copyMakeBorder(
+                self.pixels, sides, sides, sides, sides, self.mode, value=self.fill
+            )
+        return self.drawn, self.drawn_px
+
+
 class Warp:
     """The map of one variant: for each of its places, the place in the field that is seen there."""
 
     def __init__(self, lattice: Lattice, sources_HW2: Floats, border: Border = "mirror") -> None:
         self.lattice, self.sources_HW2, self.border = lattice, sources_HW2, border
 
-    def move_pixels(self, pixels: Pixels, interpolation: int) -> Pixels:
-        """HW or HWC uint8 of the field -> the same of the variant, interpolated once."""
+    def move_pixels(self, picture: Bordered, interpolation: int) -> Pixels:
+        """The field's picture, HW or HWC uint8 -> the variant's, interpolated once."""
         step, margin = self.lattice.step_px, self.lattice.margin
         height, width = self.lattice.height_px, self.lattice.width_px
-        border, value = CV2_BORDERS[self.border]
-        # masks have no colour: what comes in from outside is background
-        fill = (value,) * 4 if pixels.ndim == 3 else (0,) * 4
-        moved = np.empty_like(pixels)
+        pixels, drawn_px = picture.drawn_to(self.reach_px())
+        nodes = self.sources_HW2[:, margin - 1 : margin + math.ceil(width / step) + 1] + drawn_px
+        moved = np.empty_like(picture.pixels)
         strip = step * math.ceil(STRIP_PX / step)
         for top in range(0, height, strip):
             bottom = min(top + strip, height)
             cells = slice(top // step + margin - 1, math.ceil(bottom / step) + margin + 1)
-            large = cv2.resize(self.sources_HW2[cells], None, fx=step, fy=step)
-            sources = large[step : step + bottom - top, margin * step : margin * step + width]
-            cv2.remap(
-                pixels,
-                sources,
-                None,
-                interpolation,
-                dst=moved[top:bottom],
-                borderMode=border,
-                borderValue=fill,
-            )
+            large = cv2.resize(nodes[cells], None, fx=step, fy=step)
+            sources = large[step : step + bottom - top, step : step + width]
+            part = moved[top:bottom]
+            cv2.remap(pixels, sources, None, interpolation, part, picture.mode, picture.fill)
         return moved
+
+    def reach_px(self) -> int:
+        """How far the variant leads outside the field, in px."""
+        inner = self.lattice.margin - 1
+        low, high = extent(self.sources_HW2[inner:-inner, inner:-inner])
+        size = (self.lattice.width_px, self.lattice.height_px)
+        return math.ceil(max(0, *-low, *(high - size))) + 1
 
     def move_points(self, points: Places) -> tuple[Places, npt.NDArray[np.intp]]:
         """Where the variant shows points of the field, to SOLVED_PX, and which point is where.
@@ -114,7 +143,8 @@ class Warp:
         if self.border == "mirror":
             points, which = self.with_mirrored(points)
         places, is_found = self.solve(points, points, math.inf)
-        lost = np.flatnonzero(~(is_found & self.is_near(places)))
+        # found far away, where the map folds over, a point may be here as well
+        lost = np.flatnonzero(~is_found | (~self.is_near(places) & self.folds()))
         found, places_found = self.search(points[lost])
         places[lost[found]], is_found[lost[found]] = places_found, True
         kept = is_found & self.is_near(places)
@@ -129,19 +159,20 @@ class Warp:
         """The points and their images in a mirrored border as far as the map reaches, and which
         point each is of. Points outside the field have none."""
         last = np.array([self.lattice.width_px, self.lattice.height_px]) - 1
-        low, high = self.sources_HW2.min(axis=(0, 1)), self.sources_HW2.max(axis=(0, 1))
+        low, high = extent(self.sources_HW2)
         is_inside = np.all((points >= 0) & (points <= last), axis=1)
         rows = np.column_stack([points, np.arange(len(points))])
         outside, rows = rows[~is_inside], rows[is_inside]
         for axis in (0, 1):
             period = max(2 * last[axis], 1)
             turns = np.arange(math.floor(low[axis] / period), math.ceil(high[axis] / period) + 1)
-            turned = rows * np.where(np.arange(3) == axis, -1, 1)
+            is_own_image = (rows[:, axis] == 0) | (rows[:, axis] == last[axis])
+            turned = rows[~is_own_image] * np.where(np.arange(3) == axis, -1, 1)
             shifts = np.zeros((len(turns), 1, 3))
             shifts[:, 0, axis] = period * turns
             rows = (np.concatenate([rows, turned]) + shifts).reshape(-1, 3)
             rows = rows[(rows[:, axis] >= low[axis]) & (rows[:, axis] <= high[axis])]
-        rows = np.concatenate([outside, np.unique(rows, axis=0)])  # a point on the edge came twice
+        rows = np.concatenate([outside, rows])
         return rows[:, :2], rows[:, 2].astype(np.intp)
 
     def solve(
@@ -151,20 +182,22 @@ class Warp:
 
         No step is longer than `longest_px` along an axis.
         """
-        places = start
+        places, is_found = start.copy(), np.zeros(len(start), bool)
+        missing_at = np.arange(len(start))
         for _ in range(MAX_ITERATIONS):
-            sources, slope_N22 = self.at(places)
-            missing = points - sources
-            is_found = np.all(np.abs(missing) < SOLVED_PX, axis=1)
-            if is_found.all():
+            sources, slope_N22 = self.at(places[missing_at])
+            missing = points[missing_at] - sources
+            found = np.all(np.abs(missing) < SOLVED_PX, axis=1)
+            is_found[missing_at[found]] = True
+            missing_at, missing, slope_N22 = missing_at[~found], missing[~found], slope_N22[~found]
+            if not len(missing_at):
                 break
             (xx, xy), (yx, yy) = slope_N22.transpose(1, 2, 0)
             determinant = xx * yy - xy * yx
             determinant[np.abs(determinant) < 1e-3] = 1.0  # flat: some step, to get away
             x, y = missing.T
             step = np.stack([yy * x - xy * y, xx * y - yx * x], axis=1) / determinant[:, None]
-            step = np.clip(step, -longest_px, longest_px)
-            places = np.where(is_found[:, None], places, places + step)
+            places[missing_at] += np.clip(step, -longest_px, longest_px)
         return places, is_found
 
     def at(self, places: Places) -> tuple[Places, npt.NDArray[np.float64]]:
@@ -182,15 +215,24 @@ class Warp:
         slope_N22 = np.stack([along_x, lower - upper], axis=-1) / step
         return upper + below * (lower - upper), slope_N22
 
+    def folds(self) -> bool:
+        """Whether the map turns a part of the field over."""
+        right, down = (np.diff(self.sources_HW2, axis=axis) for axis in (1, 0))
+        (xx, xy), (yx, yy) = (np.moveaxis(part, -1, 0) for part in (right[:-1], down[:, :-1]))
+        area = xx * yy - xy * yx
+        return bool(area.min() <= 0 <= area.max())
+
     def search(self, points: Places) -> tuple[npt.NDArray[np.intp], Places]:
         """For points that are hidden in folds: which of them the map shows, and a place of each.
 
         From every cell of the lattice whose corners' sources lie about the point.
         """
-        nodes = self.sources_HW2
-        corners = np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:]])
-        left, top = np.moveaxis(corners.min(axis=0), -1, 0)
-        right, bottom = np.moveaxis(corners.max(axis=0), -1, 0)
+        corners = np.ones((2, 2), np.uint8)  # of the cell to the right and below of a node
+        low, high = (
+            of_corners(self.sources_HW2, corners, anchor=(0, 0))[:-1, :-1]
+            for of_corners in (cv2.erode, cv2.dilate)  # their least, their largest
+        )
+        (left, top), (right, bottom) = np.moveaxis(low, -1, 0), np.moveaxis(high, -1, 0)
         cells = [
             np.argwhere((left <= x) & (x <= right) & (top <= y) & (y <= bottom))
             for x, y in points.astype(np.float32)
@@ -202,6 +244,15 @@ class Warp:
         places, is_found = self.solve(points[point_of], start, step / 2)
         found, first = np.unique(point_of[is_found], return_index=True)
         return found, places[is_found][first]
+
+
+def extent(places_HW2: Floats) -> tuple[Floats, Floats]:
+    """(x, y), the least and the largest."""
+    planes = [places_HW2[..., axis] for axis in (0, 1)]
+    return (
+        np.array([plane.min() for plane in planes]),
+        np.array([plane.max() for plane in planes]),
+    )
 
 
 def flip(lattice: Lattice, axis: int) -> Floats:

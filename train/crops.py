@@ -33,11 +33,9 @@ def random_crop(
 ) -> tuple[Array, Array]:
     """A crop of image and mask, uint8, `config.size_px` a side; outside, the image is mirrored."""
     to_image = draw_affine(mask_HW.shape, config, rng)
-    size = (config.size_px, config.size_px)
-    mirror = {"borderMode": cv2.BORDER_REFLECT_101}
-    inverse = cv2.WARP_INVERSE_MAP
-    image = cv2.warpAffine(image_HWC, to_image, size, flags=cv2.INTER_LINEAR | inverse, **mirror)
-    mask = cv2.warpAffine(mask_HW, to_image, size, flags=cv2.INTER_NEAREST | inverse, **mirror)
+    window, to_window = window_of(to_image, config.size_px, mask_HW.shape)
+    image = warp(image_HWC[window], to_window, config.size_px, cv2.INTER_LINEAR)
+    mask = warp(mask_HW[window], to_window, config.size_px, cv2.INTER_NEAREST)
     if config.stain or config.stain_shift or config.brightness:
         image = apply_density_map(image, draw_density_map(config, rng))
     return image, mask
@@ -58,6 +56,35 @@ def draw_affine(
     middle = (size - 1) / 2
     offset = np.array(corner) + middle - linear @ (middle, middle)
     return np.column_stack((linear, offset))
+
+
+def window_of(
+    to_image: npt.NDArray[np.float64], size_px: int, shape_HW: tuple[int, int]
+) -> tuple[tuple[slice, slice], npt.NDArray[np.float64]]:
+    """The part of an image that a crop is made of, and the map (2, 3) into that.
+
+    The crop's middle being in the image, mirroring that part is mirroring the image.
+    """
+    last = size_px - 1
+    corners = to_image @ np.array([[0, last, 0, last], [0, 0, last, last], [1, 1, 1, 1]])
+    low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 1, 0)
+    high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 2, shape_HW[::-1])
+    to_window = to_image - np.column_stack([np.zeros((2, 2)), low])
+    return (slice(low[1], high[1]), slice(low[0], high[0])), to_window
+
+
+def warp(
+    window: Array, to_window: npt.NDArray[np.float64], size_px: int, interpolation: int
+) -> Array:
+    """A crop of a window, HW or HWC uint8. Copied first: to read a turned crop from a whole image,
+    each of whose rows is a page of memory, takes twice as long."""
+    return cv2.warpAffine(
+        window.copy(),
+        to_window,
+        (size_px, size_px),
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
 
 
 def draw_density_map(config: CropConfig, rng: np.random.Generator) -> npt.NDArray[np.float32]:

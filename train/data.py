@@ -22,16 +22,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 import seeds
 from command_line import UserError
 from data_prep.pack import TrainingPixels
+from train import device_crops
 from train.config import TrainConfig
-from train.crops import Array, random_crop
+from train.crops import random_crop
 from train.distributed import Ranks
 
 Draw = tuple[int, int]
 """(epoch, index of the crop within the epoch)."""
 
 
-class TrainingCrops(Dataset[tuple[Array, Array]]):
-    """(epoch, index) -> an image crop (H, W, 3) uint8 and its mask (H, W) uint8."""
+class TrainingCrops(Dataset[tuple[npt.NDArray[Any], ...]]):
+    """(epoch, index) -> an image crop (H, W, 3) uint8 and its mask (H, W) uint8.
+
+    With crop.on=device what device_crops.finish() makes these of.
+    """
 
     def __init__(self, pixels: TrainingPixels, config: TrainConfig) -> None:
         self.pixels, self.config = pixels, config
@@ -39,19 +43,25 @@ class TrainingCrops(Dataset[tuple[Array, Array]]):
     def __len__(self) -> int:
         return len(self.pixels) * self.config.crop.per_sample
 
-    def __getitem__(self, draw: Draw) -> tuple[Array, Array]:
+    def __getitem__(self, draw: Draw) -> tuple[npt.NDArray[Any], ...]:
         epoch, index = draw
         image, mask = self.pixels[index // self.config.crop.per_sample]
         rng = seeds.generator(self.config.seed, "crop", epoch, index)
-        return random_crop(image, mask, self.config.crop, rng)
+        draw_crop = device_crops.random_window if self.config.crop.on == "device" else random_crop
+        return draw_crop(image, mask, self.config.crop, rng)
 
-    def __getitems__(self, draws: list[Draw]) -> tuple[Tensor, Tensor]:
-        """A microbatch at once, each crop written to its place in it."""
-        size = self.config.crop.size_px
-        image_BHWC = torch.empty((len(draws), size, size, 3), dtype=torch.uint8)
-        mask_BHW = torch.empty((len(draws), size, size), dtype=torch.uint8)
-        for number, draw in enumerate(draws):
-            image_BHWC.numpy()[number], mask_BHW.numpy()[number] = self[draw]
+    def on_device(
+        self, microbatch: Sequence[Tensor], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Images BHWC and masks BHW, uint8, of a microbatch from the loader."""
+        moved = [part.to(device, non_blocking=True) for part in microbatch]
+        if self.config.crop.on == "device":
+            window_BHWC, mask_BHW, to_window_B23, density_map_B34 = moved
+            size_px = self.config.crop.size_px
+            return device_crops.finish(
+                window_BHWC, mask_BHW, to_window_B23, density_map_B34, size_px
+            )
+        image_BHWC, mask_BHW = moved
         return image_BHWC, mask_BHW
 
 
@@ -93,23 +103,17 @@ def microbatches_of(rank: int, world_size: int, num_microbatches: int) -> range:
 
 def training_loader(
     crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
-) -> DataLoader[tuple[Array, Array]]:
-    """Microbatches of (image BHWC uint8, mask BHW uint8), from `first_step` to the run's end."""
+) -> DataLoader[tuple[npt.NDArray[Any], ...]]:
+    """Microbatches for TrainingCrops.on_device(), from `first_step` to the run's end."""
     cv2.setNumThreads(1)  # a forked worker would wait for threads of OpenCV's that are not there
     return DataLoader(
         crops,
         batch_sampler=MicrobatchSampler(len(crops), config, ranks, first_step),
         num_workers=config.loader_workers,
-        collate_fn=as_it_is,
         worker_init_fn=start_worker,
         pin_memory=ranks.device.type == "cuda",
         prefetch_factor=4 if config.loader_workers else None,
     )
-
-
-def as_it_is(microbatch: Any) -> Any:
-    """What there is to collate: nothing, TrainingCrops gives whole microbatches."""
-    return microbatch
 
 
 def start_worker(worker: int) -> None:

@@ -261,7 +261,7 @@ class Trainer:
     def forward_backward(self) -> None:
         """Add one microbatch's share of the global batch's mean gradient."""
         image_BHWC, mask_BHW = self.next_microbatch()
-        target_BCHW = mask_to_target(mask_BHW.to(self.ranks.device), self.label_values)
+        target_BCHW = mask_to_target(mask_BHW, self.label_values)
         with self.precision.autocast():
             logits_BCHW = self.parallel(self.precision.image_to_input(image_BHWC))
         loss = segmentation_loss(logits_BCHW, target_BCHW, self.config.loss)
@@ -278,16 +278,16 @@ class Trainer:
         return tree_sum_over_ranks(tree_sum(mine), self.ranks)
 
     def next_microbatch(self) -> tuple[Tensor, Tensor]:
-        """(image BHWC uint8, mask BHW uint8) from the loader, with the time waited noted."""
+        """(image BHWC uint8, mask BHW uint8) on the device, with the time waited noted."""
         start = time.monotonic()
         try:
-            image_BHWC, mask_BHW = next(self.microbatches)
+            microbatch = next(self.microbatches)
         except UserError as error:
             # a worker's error comes with its traceback; the last line is the message
             message = str(error).strip().splitlines()[-1]
             raise UserError(message.removeprefix("command_line.UserError: ")) from None
         self.interval.waited_s += time.monotonic() - start
-        return image_BHWC, mask_BHW
+        return self.crops.on_device(microbatch, self.ranks.device)
 
     def new_interval(self) -> Interval:
         """Empty sums."""

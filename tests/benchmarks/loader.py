@@ -1,11 +1,12 @@
 """Crops a second that a loader worker gives, from a pack and from files; and the wait for them.
 
-    python -m tests.benchmarks.loader [--data PREPARED] [--rounds 5]
+    python -m tests.benchmarks.loader [--raw DIR] [--rounds 5]
 
 Augmented crops of 256 px in batches of 8, as training takes them, through torch's DataLoader:
 
 files     train's own loader decoding whole JPGs and PNGs
-pack      the same from the pack of `python -m data_prep ... pack=true`
+pack      the same from the pack of `python -m data_prep ... pack=true`; with crop.on=device the
+          loader only copies what the device will turn
 zarr      the pack's pixels as a zarr 3 array in chunks of 256 px, compressed (blosc) or not
 albumentations, files    its Affine and ColorJitter on decoded files, as scripts do
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import default_collate
 from zarr.codecs import BloscCodec
 
 import command_line
@@ -43,20 +45,22 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", help="a prepared data set with its pack (one of drawn fields)")
+    parser.add_argument("--raw", help="fields in BreCaHAD's layout (drawn ones)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each way, interleaved (5)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(options.data) if options.data else prepared(Path(folder))
+        data = prepared(Path(options.raw) if options.raw else None, Path(folder))
         side_by_side(data, Path(folder), options.rounds)
         waiting(data, Path(folder) / "run")
 
 
-def prepared(folder: Path) -> Path:
-    """A drawn data set of the usual size with its pack: 48 samples."""
-    real_ranks.run("data_prep.synthetic", f"out={folder / 'raw'}", "cases=4", "fields=1")
-    settings = ["pack=true", "split.train_cases=[1,2,3]", "split.val=0", "split.test_cases=[4]"]
-    real_ranks.run("data_prep", f"raw={folder / 'raw'}", f"out={folder / 'data'}", *settings)
+def prepared(raw: Path | None, folder: Path) -> Path:
+    """A data set for training with its pack; of drawn fields it has 48 samples."""
+    if raw is None:
+        raw = folder / "raw"
+        real_ranks.run("data_prep.synthetic", f"out={raw}", "cases=3", "fields=1")
+    settings = ["pack=true", "split.val=0", "split.test=0"]
+    real_ranks.run("data_prep", f"raw={raw}", f"out={folder / 'data'}", *settings)
     return folder / "data"
 
 
@@ -68,10 +72,12 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
     unpacked = TrainingPixels(read_dataset(data))
     unpacked.packed = None
     one_batch = dataclasses.replace(config, microbatches=1)
+    on_device = dataclasses.replace(one_batch, crop=dataclasses.replace(config.crop, on="device"))
     kinds = {
         "files": TrainingCrops(unpacked, one_batch),
         "pack": TrainingCrops(pixels, one_batch),
         "pack, microbatches of 2": TrainingCrops(pixels, config),
+        "pack, crop.on=device": TrainingCrops(pixels, on_device),
         "zarr, not compressed": TrainingCrops(
             ZarrPixels(pixels, folder / "plain", None), one_batch
         ),
@@ -88,7 +94,10 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
     print("| --- " * 3 + "|")
     for name, median_s, ratio in compare(seconds, "files"):
         print(f"| {name} | {1 / median_s:.0f} | {1 / ratio:.1f} |", flush=True)
-    one_core(TrainingCrops(pixels, one_batch))
+    print()
+    for on, crop_config in (("loader", one_batch), ("device", on_device)):
+        rate = one_core(TrainingCrops(pixels, crop_config))
+        print(f"from the pack in the process itself, crop.on={on}: {rate:.0f} crops a second")
 
 
 def seconds_a_crop(crops: TrainingCrops, num_batches: int, ranks: Ranks) -> float:
@@ -97,24 +106,22 @@ def seconds_a_crop(crops: TrainingCrops, num_batches: int, ranks: Ranks) -> floa
     for _ in islice(batches, WARM_UP):
         pass
     start_s, count = time.perf_counter(), 0
-    for image_BHWC, _ in islice(batches, num_batches):
-        count += len(image_BHWC)
+    for pixels_BHWC, *_ in islice(batches, num_batches):
+        count += len(pixels_BHWC)
     taken_s = time.perf_counter() - start_s
     batches._shutdown_workers()  # type: ignore[attr-defined]
     return taken_s / count
 
 
-def one_core(crops: TrainingCrops) -> None:
-    """Without any DataLoader: what a core can do."""
-    draws = [(0, index % len(crops)) for index in range(BATCH)]
+def one_core(crops: TrainingCrops) -> float:
+    """Crops a second without any DataLoader: what a core can do."""
     taken = []
-    for _ in range(60):
+    for batch in range(100):
+        draws = [(batch, (batch * BATCH + place) % len(crops)) for place in range(BATCH)]
         start_s = time.perf_counter()
-        crops.__getitems__(draws)
+        default_collate([crops[draw] for draw in draws])
         taken.append((time.perf_counter() - start_s) / BATCH)
-    print(
-        f"\nfrom the pack, in the process itself: {1 / statistics.median(taken):.0f} crops a second"
-    )
+    return 1 / statistics.median(taken)
 
 
 class ZarrPixels(TrainingPixels):

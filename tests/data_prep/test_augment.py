@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 from scipy import ndimage, optimize
 
-from data_prep import augment
-from data_prep.augment import Annotated, Variant, move_points, plan_variants, warp_of
+from data_prep.augment import (
+    Annotated,
+    Original,
+    Variant,
+    move_points,
+    plan_variants,
+    warp_of,
+)
 from data_prep.config import (
     FLIPS,
     TRANSFORMS,
@@ -48,7 +54,7 @@ def apply_variant(
     image_HWC: np.ndarray, mask_HW: np.ndarray, moved_by: Variant
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask moved by one map."""
-    moved = augment.apply_variant(Annotated(image_HWC, {}, mask_HW), moved_by, "mirror")
+    moved = Original(Annotated(image_HWC, {}, mask_HW), "mirror").apply(moved_by)
     assert moved.mask_HW is not None
     return moved.image_HWC, moved.mask_HW
 
@@ -285,7 +291,7 @@ class TestPoints:
 
     def test_the_original_keeps_its_points_as_they_were_annotated(self) -> None:
         given = Annotated(smooth_picture(), self.POINTS)
-        assert augment.apply_variant(given, Variant(0, "original", 0, {}), "mirror") == given
+        assert Original(given, "mirror").apply(Variant(0, "original", 0, {})) == given
 
     def test_a_flip_takes_a_pixel_to_its_mirror_image(self) -> None:
         """Pixel 100 of 400 comes to pixel 299, pixel 360 to 39; (x + 0.5) / 400 is its centre."""
@@ -310,7 +316,7 @@ class TestPoints:
         points = np.random.default_rng(0).uniform(0, 1, (25, 2)).tolist()
         mask = draw_mask({"tumor": points}, {"tumor": 255}, 12, height, width)
         given = Annotated(smooth_picture(height, width), {"tumor": points}, mask)
-        moved = augment.apply_variant(given, variant(name), "mirror")
+        moved = Original(given, "mirror").apply(variant(name))
         redrawn = draw_mask(moved.points, {"tumor": 255}, 12, height, width)
         both = np.count_nonzero((redrawn > 0) & (moved.mask_HW > 0))
         dice = 2 * both / (np.count_nonzero(redrawn) + np.count_nonzero(moved.mask_HW))

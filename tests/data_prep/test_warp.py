@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from data_prep.augment import Variant, warp_of
 from data_prep.config import TRANSFORMS
-from data_prep.warp import MARGIN_PX, Border, Lattice, Warp
+from data_prep.warp import MARGIN_PX, Border, Bordered, Lattice, Warp
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
 
@@ -110,7 +110,9 @@ def test_pixels_come_from_where_the_map_says(name: str) -> None:
     y, x = np.mgrid[:height, :width] * (2 * np.pi / 40)
     picture = np.round(127.5 + 60 * (np.sin(x + 1) + np.cos(y + x / 2))).astype(np.uint8)
     given = warp(name, height, width)
-    moved = given.move_pixels(np.repeat(picture[..., None], 3, axis=-1), cv2.INTER_LINEAR)
+    moved = given.move_pixels(
+        Bordered(np.repeat(picture[..., None], 3, axis=-1), "mirror"), cv2.INTER_LINEAR
+    )
     at = sources(given)
     expected = ndimage.map_coordinates(
         picture.astype(float), (at[..., 1], at[..., 0]), order=1, mode="mirror"
@@ -179,7 +181,9 @@ class TestPoints:
         height, width = 300, 400
         points = self.scattered(height, width)
         given = warp(name, height, width)
-        picture = given.move_pixels(self.spots(points, height, width), cv2.INTER_LINEAR)
+        picture = given.move_pixels(
+            Bordered(self.spots(points, height, width), "mirror"), cv2.INTER_LINEAR
+        )
         moved, _ = given.move_points(points)
         size = np.array([width, height])
         # those whose spot is cut by the border have no centroid
@@ -260,11 +264,9 @@ def full_map(name: str) -> np.ndarray:
 def test_what_comes_in_from_outside_is_one_colour_if_asked_for(border: Border, value: int) -> None:
     grey = np.full((200, 300, 3), 128, np.uint8)
     given = warp("rotation", 200, 300, border=border, angle_deg=45.0)
-    moved = given.move_pixels(grey, cv2.INTER_LINEAR)
+    moved = given.move_pixels(Bordered(grey, border), cv2.INTER_LINEAR)
     assert moved[0, 0].tolist() == [value] * 3
     assert moved[100, 150].tolist() == [128] * 3
-    mask = given.move_pixels(np.full((200, 300), 255, np.uint8), cv2.INTER_NEAREST)
-    assert (mask[0, 0], mask[100, 150]) == (0, 255)
     points, _ = given.move_points(np.array([[150.0, 100.0], [10.0, 10.0]]))
     assert len(points) == 2, "a border of one colour mirrors no points"
 
@@ -274,4 +276,4 @@ def test_the_nodes_lie_where_opencv_enlarges_them() -> None:
     lattice = Lattice(100, 130, 8)
     same = Warp(lattice, lattice.places())
     picture = np.random.default_rng(0).integers(0, 256, (100, 130, 3), np.uint8)
-    assert np.array_equal(same.move_pixels(picture, cv2.INTER_LINEAR), picture)
+    assert np.array_equal(same.move_pixels(Bordered(picture, "mirror"), cv2.INTER_LINEAR), picture)

@@ -96,7 +96,13 @@ def global_batches(
 ) -> list[bytes]:
     """The bytes of the images and masks of each step's global batch."""
     crops = TrainingCrops(TrainingPixels(dataset), config)
-    loaded = [list(training_loader(crops, config, rank, first_step)) for rank in everyone]
+    loaded = [
+        [
+            crops.on_device(batch, rank.device)
+            for batch in training_loader(crops, config, rank, first_step)
+        ]
+        for rank in everyone
+    ]
     num_steps = sum(map(len, loaded)) // config.microbatches
     batches = []
     for step in range(num_steps):
@@ -133,6 +139,18 @@ def test_workers_and_ranks_change_no_crop(
     config = tiny(Path(), f"loader_workers={workers}")
     everyone = [ranks(rank, world_size) for rank in range(world_size)]
     assert global_batches(prepared, config, everyone) == reference
+
+
+def test_nor_where_the_device_finishes_them(
+    prepared: Dataset, tiny: Callable[..., TrainConfig], ranks: Callable[..., Ranks]
+) -> None:
+    everyone = [ranks(0, 2), ranks(1, 2)]
+    alone, shared = (
+        global_batches(prepared, tiny(Path(), "crop.on=device", f"loader_workers={workers}"), who)
+        for workers, who in ((0, [ranks()]), (1, everyone))
+    )
+    assert len(set(alone)) == 8
+    assert shared == alone
 
 
 def test_a_resume_changes_no_crop(

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import default_collate
 
 import command_line
 from command_line import EXIT_STOPPED, UserError
@@ -256,7 +257,8 @@ def test_microbatches_add_up_to_the_gradient_of_the_whole_batch(
     first_step = islice(MicrobatchSampler(16, config, ranks(), 0), microbatches)
     draws = list(chain.from_iterable(first_step))
     assert len(draws) == 4
-    images, masks = TrainingCrops(TrainingPixels(prepared), config).__getitems__(draws)
+    crops = TrainingCrops(TrainingPixels(prepared), config)
+    images, masks = default_collate([crops[draw] for draw in draws])
     model = build_state(config, 1, trainer.precision).model
     logits = model(images.permute(0, 3, 1, 2) / 255)
     F.binary_cross_entropy_with_logits(logits, (masks[:, None] > 0).float()).backward()
