@@ -20,7 +20,7 @@ from data_prep.manifest import Dataset, Sample, read_dataset
 from data_prep.pack import read_sample
 
 OUTLINE, POINT, INK = (0, 158, 115), (230, 159, 0), (40, 40, 40)
-LABEL_PX = 24
+LABEL_PX, GAP_PX = 24, 6
 SUFFIXES = (".jpg", ".png")
 
 
@@ -111,7 +111,8 @@ def labelled(sample: Sample, image_HWC: Image) -> Image:
     text = f"{sample.variant} {sample.transform} {drawn}"
     bar = np.full((LABEL_PX, image_HWC.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, text, (4, LABEL_PX - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
-    return np.vstack([bar, image_HWC])
+    cell = np.vstack([bar, image_HWC])
+    return np.pad(cell, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255)
 
 
 if __name__ == "__main__":

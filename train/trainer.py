@@ -54,6 +54,7 @@ from train.state import build_state
 
 THRESHOLD = 0.5  # of the probability, in validation
 PANEL_HEIGHT_PX = 256
+MUCH_WAITING = 0.1  # share of an interval's time, above which it is said what to do
 
 
 @dataclass
@@ -120,6 +121,8 @@ class Trainer:
             if isinstance(self.parallel, DistributedDataParallel):
                 self.gradients.attach(self.parallel)
         self.interval = self.new_interval()
+        self.num_points = 0
+        """Points of the training curves since the start."""
         self.last_save_s = time.monotonic()
         progress = self.state.progress
         self.saved_at = (progress.step, progress.epochs) if progress.step else None
@@ -307,10 +310,23 @@ class Trainer:
         values = {"train/loss": loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}
         values |= {f"train/{name}": scores[name] for name in ("dice", "iou", "accuracy")}
         values["speed/samples_per_s"] = crops / seconds
-        values["speed/data_wait_share"] = interval.waited_s / seconds
+        values["speed/data_wait_share"] = wait_share = interval.waited_s / seconds
+        self.num_points += 1
+        # once a start, and not at its first point, which waits for workers to start
+        if self.num_points == 2 and wait_share > MUCH_WAITING:
+            self.monitor.say(self.advice_on_waiting(wait_share))
         values["speed/save_stalled_s"] = self.saver.stalled_s
         self.monitor.curves(self.state.progress.step, self.state.progress.epochs, values)
         self.interval = self.new_interval()
+
+    def advice_on_waiting(self, share: float) -> str:
+        """What to change where training waits for data."""
+        advice = [f"loader_workers={self.config.loader_workers + 1}"]
+        if self.crops.pixels.packed is None:
+            advice.insert(0, "data prepared with pack=true")
+        elif self.ranks.device.type == "cuda" and self.config.crop.on == "loader":
+            advice.append("crop.on=device loader_workers=0")
+        return f"waits for data {share:.0%} of the time; try " + ", or ".join(advice)
 
     def check_loss(self) -> None:
         """Stop the run, before anything is saved, where a loss is no number. Collective."""

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from data_prep.workers import WorkerError
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
 ROOT = Path(__file__).parents[2]
+IN_SILENCE: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 CHEAP = AugmentConfig(transforms=["gaussian"])
 BY_LIST = SplitConfig(val_cases=["2"], test_cases=["3"])
 ALL_TRAINING = SplitConfig(val=0, test=0)
@@ -475,6 +477,39 @@ class TestInterrupted:
         assert 2 <= summary.num_reused <= 3  # two were done, and one was in a worker's hands
         prepare(raw, tmp_path / "fresh", copies=3, split=ALL_TRAINING)
         assert tree(out) == tree(tmp_path / "fresh")
+
+    def test_killed_ten_times_at_any_instant(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+        """Each run is killed with its workers once it has written a few more files."""
+        raw, out = raw_folder({"1": 4, "2": 3, "3": 3}), tmp_path / "out"
+        command = [sys.executable, "-m", "data_prep", f"raw={raw}", f"out={out}", "workers=2"]
+        command += ["copies=6", "augment.transforms=[gaussian]", "split.val=0", "split.test=0"]
+        rng = np.random.default_rng(3)
+        num_killed = 0
+        for _ in range(10):
+            started_ns = time.time_ns()
+            run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **IN_SILENCE)
+            wanted = rng.integers(1, 16)
+            while run.poll() is None and written_since(out, started_ns) < wanted:
+                time.sleep(0.001)
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+                num_killed += 1
+            run.wait()
+            assert run.returncode == 0 or not (out / "dataset.json").exists()
+        assert num_killed >= 5
+        prepare(raw, out, copies=6, split=ALL_TRAINING)
+        prepare(raw, tmp_path / "fresh", copies=6, split=ALL_TRAINING)
+        assert tree(out) == tree(tmp_path / "fresh")
+
+
+def written_since(out: Path, time_ns: int) -> int:
+    """Files of samples that were written or begun after a time."""
+    files = [entry for kind in ("images", "masks", "points") for entry in scan(out / kind)]
+    return sum(entry.stat().st_mtime_ns > time_ns for entry in files)
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    return list(os.scandir(folder)) if folder.is_dir() else []
 
 
 def killed_at_case_2(task: FieldTask) -> FieldResult:

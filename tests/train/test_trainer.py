@@ -4,13 +4,16 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,7 +27,7 @@ from data_prep.pack import TrainingPixels
 from train import __main__ as train_main
 from train import checkpoint, evaluate
 from train.config import TrainConfig
-from train.data import MicrobatchSampler, TrainingCrops
+from train.data import Draw, MicrobatchSampler, TrainingCrops
 from train.distributed import Ranks
 from train.lock import RunLock
 from train.monitor import read_metrics
@@ -328,6 +331,37 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(
     for path in (tmp_path / "checkpoints").glob("step_*"):
         tensors = checkpoint.all_tensors(path)
         assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("packed", "advice"),
+    [(False, "data prepared with pack=true, or loader_workers=1"), (True, "loader_workers=1")],
+)
+def test_a_run_that_waits_for_data_says_what_to_do_once(
+    packed: bool,
+    advice: str,
+    new_trainer: Callable[..., Trainer],
+    tiny: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A loader that takes nearly all of the time, and eight points of the curves."""
+    trainer = new_trainer(tiny(tmp_path, "log_every_steps=1"))
+    trainer.crops = SlowCrops(trainer.crops.pixels, trainer.config)
+    trainer.crops.pixels.packed = np.zeros(1, np.uint8) if packed else None  # type: ignore[assignment]
+    trainer.fit()
+    said = [line for line in capsys.readouterr().out.splitlines() if "waits for data" in line]
+    assert len(said) == 1
+    assert re.fullmatch(rf"waits for data \d+% of the time; try {advice}", said[0])
+
+
+class SlowCrops(TrainingCrops):
+    """Grey crops that take 50 ms each."""
+
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
+        time.sleep(0.05)
+        size = self.config.crop.size_px
+        return np.full((size, size, 3), 128, np.uint8), np.zeros((size, size), np.uint8)
 
 
 @pytest.mark.parametrize("loader_workers", [0, 1])

@@ -1,0 +1,88 @@
+"""The contact sheet: every variant of one field, with outlines where its mask is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from data_prep import preview
+from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
+from data_prep.manifest import read_dataset
+from data_prep.prepare import prepare
+from data_prep.preview import GAP_PX, LABEL_PX, OUTLINE
+
+pytestmark = pytest.mark.usefixtures("warm_workers")
+WIDTH_PX, HEIGHT_PX = 160, 120  # of raw_folder's fields, which are shown as they are
+
+
+@pytest.fixture
+def data(raw_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    split = SplitConfig(val_cases=["2"], test_cases=["3"])
+    augment = AugmentConfig(transforms=["rotation"])
+    config = PrepConfig(
+        raw=str(raw_folder()),
+        out=str(tmp_path / "data"),
+        copies=5,
+        radius_px=12,
+        split=split,
+        augment=augment,
+        format="png",
+        workers=2,
+    )
+    prepare(config)
+    return tmp_path / "data"
+
+
+def test_every_variant_is_shown_with_its_outlines(
+    data: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """Five cells of three columns in two rows; what is green lies on the masks' edges."""
+    sheet_path = tmp_path / "some/where/sheet.png"
+    given = [f"data={data}", f"out={sheet_path}", "columns=3", f"width_px={WIDTH_PX}"]
+    outcome = cli(preview.main, *given)
+    assert outcome.out == f"5 variants of Case_1-01: {sheet_path}\n"
+    sheet = cv2.imread(str(sheet_path), cv2.IMREAD_COLOR_RGB)
+    assert sheet is not None
+    cell_height, cell_width = LABEL_PX + HEIGHT_PX + GAP_PX, WIDTH_PX + GAP_PX
+    assert sheet.shape == (2 * cell_height, 3 * cell_width, 3)
+    samples = [sample for sample in read_dataset(data).samples if sample.field == "Case_1-01"]
+    for number, sample in enumerate(samples):
+        top, left = divmod(number, 3)[0] * cell_height, number % 3 * cell_width
+        label = sheet[top : top + LABEL_PX, left : left + WIDTH_PX]
+        assert label.min() < 128, "the variant is not named"
+        shown = sheet[top + LABEL_PX :, left:][:HEIGHT_PX, :WIDTH_PX]
+        mask = cv2.imread(str(data / sample.mask), cv2.IMREAD_GRAYSCALE)
+        assert mask is not None
+        edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        image = cv2.imread(str(data / sample.image), cv2.IMREAD_COLOR_RGB)
+        is_drawn = (shown != image).any(axis=-1)
+        green = is_drawn & (np.abs(shown.astype(int) - OUTLINE) < 30).all(axis=-1)
+        near = cv2.dilate(edge.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        assert green.sum() > 0.5 * edge.sum() / 2  # the outline is one of the edge's two pixels
+        assert near[green].mean() > 0.98
+    assert (sheet[cell_height:, 2 * cell_width :] == 255).all(), "a sixth cell is shown"
+
+
+def test_another_field_by_name(data: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    outcome = cli(preview.main, f"data={data}", f"out={tmp_path / 's.jpg'}", "field=Case_2-01")
+    assert outcome.out.startswith("1 variants of Case_2-01")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("field=Case_9-01", "field=Case_9-01: not in the data set; it has Case_1-01,"),
+        ("out=sheet.tif", "out=sheet.tif: name a .jpg or .png file"),
+        ("columns=0", "columns=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(
+    data: Path, tmp_path: Path, cli: Callable[..., Any], given: str, message: str
+) -> None:
+    outcome = cli(preview.main, f"data={data}", f"out={tmp_path / 's.png'}", given)
+    assert outcome.code != 0
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
