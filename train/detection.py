@@ -1,0 +1,75 @@
+"""Nuclei as points: found as peaks of a probability map, matched one to one with annotated points.
+
+The annotation is a point a nucleus. A network that was trained on discs of radius R shows a nucleus
+as a plateau of that size; smoothed by a Gaussian of R / 2 it has one peak, near its middle.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+Places = npt.NDArray[np.float64]
+"""(N, 2): x and y in px, (0, 0) being the centre of the first pixel."""
+Plane = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Found nuclei, the surest first."""
+
+    places: Places
+    scores: Plane
+    """(N,) float32: the smoothed probability at each, 0 to 1."""
+
+    def above(self, threshold: float) -> "Nuclei":
+        """Those whose score is above a threshold."""
+        kept = self.scores > threshold
+        return Nuclei(self.places[kept], self.scores[kept])
+
+
+def find_nuclei(probability_HW: Plane, radius_px: float, least_score: float) -> Nuclei:
+    """Peaks of a class's probability map, float32 from 0 to 1, that are `radius_px` apart.
+
+    Of a plateau its middle counts.
+    """
+    smooth_HW = cv2.GaussianBlur(
+        probability_HW, (0, 0), radius_px / 2, borderType=cv2.BORDER_REFLECT_101
+    )
+    reach = max(1, round(radius_px))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    is_peak_HW = (smooth_HW == cv2.dilate(smooth_HW, disc)) & (smooth_HW > least_score)
+    _, _, _, middles = cv2.connectedComponentsWithStats(is_peak_HW.astype(np.uint8))
+    places = middles[1:]  # the first is the background
+    x, y = np.round(places).astype(int).T
+    scores = smooth_HW[y, x]
+    order = np.lexsort((places[:, 0], places[:, 1], -scores))
+    kept = order[far_from_earlier(places[order], radius_px)]
+    return Nuclei(places[kept], scores[kept])
+
+
+def far_from_earlier(places: Places, least_px: float) -> npt.NDArray[np.intp]:
+    """Numbers of the places that are farther than `least_px` from every one kept before them."""
+    kept: list[int] = []
+    for number, place in enumerate(places):
+        if not kept or np.min(np.square(places[kept] - place).sum(axis=1)) > least_px**2:
+            kept.append(number)
+    return np.array(kept, np.intp)
+
+
+def match(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.intp]:
+    """(M, 2): pairs (number of found, number of annotated), one to one, within `radius_px`.
+
+    As many pairs as there can be, and of these the nearest (linear assignment).
+    """
+    if not len(found) or not len(annotated):
+        return np.zeros((0, 2), np.intp)
+    distance_px = cdist(found, annotated)
+    too_far = distance_px > radius_px
+    # one pair more outweighs every distance saved
+    cost = np.where(too_far, 0.0, distance_px / radius_px - 1 - min(distance_px.shape))
+    pairs = np.stack(linear_sum_assignment(cost), axis=1)
+    return pairs[~too_far[pairs[:, 0], pairs[:, 1]]]
