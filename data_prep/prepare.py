@@ -57,28 +57,52 @@ def prepare(config: PrepConfig) -> Summary:
     Raises UsageError for what cannot be asked for, BadInputFilesError for bad raw files under
     on_error=stop, and WorkerError where a worker dies.
     """
-    raw, out = Path(config.raw), Path(config.out)
     config = dataclasses.replace(config, classes=brecahad.check_classes(config.classes))
+    plan = make_plan(config)
+    results, num_reused = run_tasks(plan.tasks, config.workers)
+    bad = plan.bad + list(dict.fromkeys(entry for result in results for entry in result.bad))
+    if bad and config.on_error == "stop":
+        raise BadInputFilesError(bad)
+    num_glass = sum(not result.samples and not result.bad for result in results)
+    if config.share:
+        return Summary([], bad, num_reused, num_glass, "")
+    samples = [
+        Sample(**sample, split=plan.splits[sample["case"]])
+        for result in results
+        for sample in result.samples
+    ]
+    check_splits(samples, plan.splits, bad)
+    done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
+    content_sha256 = publish(config, samples, done, describe(config, plan.splits, bad, num_glass))
+    return Summary(samples, bad, num_reused, num_glass, content_sha256)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, or its share."""
+
+    tasks: list[FieldTask]
+    splits: dict[str, str]
+    """Case -> split."""
+    bad: list[BadFile]
+    """Files that were seen to be bad before any field was prepared."""
+
+
+def make_plan(config: PrepConfig) -> Plan:
+    """Find the fields, split their cases, and make the output folder. Raises as prepare()."""
+    raw, out = Path(config.raw), Path(config.out)
     fields, bad = brecahad.find_fields(raw, config.case_regex)
+    inputs: dict[Field, tuple[str, str]] = {}
     if not config.share:  # a share reads its own fields only; the join finds what is repeated
         inputs, unreadable = hash_inputs(fields, config)
         fields, repeated = drop_repeated(fields, inputs, raw)
         bad += unreadable + repeated
-    if not fields:
-        raise BadInputFilesError(bad)
-    try:
-        splits = split.split_cases(fields, config.split, config.seed)
-    except UsageError:
-        if bad:  # most likely the cause: too few cases are left
-            raise BadInputFilesError(bad) from None
-        raise
+    splits = split_cases(fields, bad, config)
     claim_folder(out, raw)
-
     parts = [(field, tile) for field in fields for tile in tiles_of(field, config)]
     if config.share:
         parts = [part for index, part in enumerate(parts) if config.share_of(index)]
-        inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
-        bad = unreadable
+        inputs, bad = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
     else:
         remove_temporaries(out)
     tasks = [
@@ -86,26 +110,37 @@ def prepare(config: PrepConfig) -> Summary:
         for field, tile in parts
         if field in inputs
     ]
-    results, num_reused = run_tasks(tasks, config.workers)
-    bad += list(dict.fromkeys(entry for result in results for entry in result.bad))
-    if bad and config.on_error == "stop":
+    return Plan(tasks, splits, bad)
+
+
+def split_cases(
+    fields: Sequence[Field], bad: Sequence[BadFile], config: PrepConfig
+) -> dict[str, str]:
+    """Case -> split. Raises BadInputFilesError where that cannot be and files are bad."""
+    if not fields:
         raise BadInputFilesError(bad)
-    num_glass = sum(not result.samples and not result.bad for result in results)
-    if config.share:
-        return Summary([], bad, num_reused, num_glass, "")
-    samples = [
-        Sample(**sample, split=splits[sample["case"]])
-        for result in results
-        for sample in result.samples
-    ]
-    check_splits(samples, splits, bad)
-    done = [task.name for task, result in zip(tasks, results, strict=True) if not result.bad]
+    try:
+        return split.split_cases(fields, config.split, config.seed)
+    except UsageError:
+        if bad:  # most likely the cause: too few cases are left
+            raise BadInputFilesError(bad) from None
+        raise
+
+
+def publish(
+    config: PrepConfig,
+    samples: Sequence[Sample],
+    done: Iterable[str],
+    description: dict[str, Any],
+) -> str:
+    """Write the manifest and dataset.json, and the pack; returns the hash of the content."""
+    out = Path(config.out)
     remove_stale(out, samples, done)
-    content_sha256 = write_dataset(out, samples, describe(config, splits, bad, num_glass))
+    content_sha256 = write_dataset(out, samples, description)
     remove_other_packs(out, content_sha256)
     if config.pack:
         write_pack(out, samples, content_sha256, config.workers)
-    return Summary(samples, bad, num_reused, num_glass, content_sha256)
+    return content_sha256
 
 
 def claim_folder(out: Path, raw: Path) -> None:
