@@ -4,6 +4,7 @@ The annotation is a point a nucleus. A network that was trained on discs of radi
 as a plateau of that size; smoothed by a Gaussian of R / 2 it has one peak, near its middle.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
+
+from train.metrics import THRESHOLDS, Counts
 
 Places = npt.NDArray[np.float64]
 """(N, 2): x and y in px, (0, 0) being the centre of the first pixel."""
@@ -29,6 +32,33 @@ class Nuclei:
         """Those whose score is above a threshold."""
         kept = self.scores > threshold
         return Nuclei(self.places[kept], self.scores[kept])
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found of one class in a field, the surest first."""
+
+    scores: Plane
+    """(N,) float32, as those of Nuclei."""
+    is_hit: npt.NDArray[np.bool_]
+    """(N,): whether each has an annotated point of its own, see `hits`."""
+    num_annotated: int
+
+    def counts(self, thresholds: npt.ArrayLike) -> Counts:
+        """Counts (T, 4) of those whose score is above each threshold (T,); true negatives are 0."""
+        is_found = self.scores > np.asarray(thresholds, np.float32)[:, None]
+        hit = (is_found & self.is_hit).sum(axis=1)
+        false_alarm = (is_found & ~self.is_hit).sum(axis=1)
+        return np.stack([hit, false_alarm, self.num_annotated - hit, np.zeros_like(hit)], axis=-1)
+
+
+def detect(
+    probability_HW: Plane, annotated: Places, radius_px: float, match_radius_px: float
+) -> Detections:
+    """Nuclei of `radius_px` in a class's probability map, held against its annotated points."""
+    nuclei = find_nuclei(probability_HW, radius_px, float(THRESHOLDS[0]))
+    is_hit = hits(nuclei.places, annotated, match_radius_px)
+    return Detections(nuclei.scores, is_hit, len(annotated))
 
 
 def find_nuclei(probability_HW: Plane, radius_px: float, least_score: float) -> Nuclei:
@@ -73,3 +103,38 @@ def match(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.
     cost = np.where(too_far, 0.0, distance_px / radius_px - 1 - min(distance_px.shape))
     pairs = np.stack(linear_sum_assignment(cost), axis=1)
     return pairs[~too_far[pairs[:, 0], pairs[:, 1]]]
+
+
+def hits(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.bool_]:
+    """(N,): which of the found, the surest first, have an annotated point of their own.
+
+    Above whatever score, as many are hits as `match` makes pairs of those above it. For the sets
+    that can be matched are a matroid (Edmonds & Fulkerson 1965), where the choice of greatest
+    weight, the surer weighing more, takes each that can be matched beside all surer ones taken.
+    """
+    is_hit = np.zeros(len(found), bool)
+    if len(found) and len(annotated):
+        is_near = cdist(found, annotated) <= radius_px
+        weight = np.arange(len(found), 0, -1)[:, None]
+        pairs = np.stack(linear_sum_assignment(is_near * weight, maximize=True), axis=1)
+        is_hit[[i for i, j in pairs if is_near[i, j]]] = True
+    return is_hit
+
+
+def average_precision(detections: Sequence[Detections]) -> float:
+    """Area under the precision-recall curve of several fields and classes together.
+
+    The sum over all scores, from the highest, of the precision there times what the recall gains:
+    scikit-learn's average_precision_score, without interpolation, but that the recall is of all
+    annotated points, found or not. Without any, 1 where nothing is found and else 0.
+    """
+    scores = np.concatenate([each.scores for each in detections])
+    num_annotated = sum(each.num_annotated for each in detections)
+    if not len(scores) or not num_annotated:
+        return float(len(scores) == num_annotated)
+    order = np.argsort(-scores, kind="stable")
+    num_hits = np.cumsum(np.concatenate([each.is_hit for each in detections])[order])
+    is_step = np.append(np.diff(scores[order]) != 0, True)  # equal scores are one step
+    precision = (num_hits / np.arange(1, len(scores) + 1))[is_step]
+    gain = np.diff(num_hits[is_step] / num_annotated, prepend=0)
+    return float(np.sum(gain * precision))

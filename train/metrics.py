@@ -1,11 +1,12 @@
-"""Pixel metrics from counts.
+"""Metrics from counts, of pixels and of nuclei.
 
-Counts are (true positive, false positive, false negative, true negative) pixels. They are summed
-over fields and ranks before anything is divided, so a metric does not depend on how fields were
-shared out.
+Counts are (true positive, false positive, false negative, true negative), the last 0 for nuclei.
+They are summed over fields and ranks before anything is divided, so a metric does not depend on how
+fields were shared out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,18 @@ from torch import Tensor
 import seeds
 
 Counts = npt.NDArray[np.int64]
-"""(..., 4) int64: true positive, false positive, false negative, true negative pixels."""
+"""(..., 4) int64: true positive, false positive, false negative, true negative."""
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 METRICS = ("accuracy", "iou", "dice", "precision", "recall")
 EMPTY_RULE = (
     "IoU, Dice, precision and recall are 1 where neither truth nor prediction has any foreground;"
     " a ratio that is 0/0 otherwise is 0"
 )
+DEFAULT_THRESHOLD = 0.5
+# The thresholds that one is chosen from; float32 as the probabilities that are held against them
+THRESHOLDS = (np.arange(1, 100) / 100).astype(np.float32)
 
 
 def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -34,20 +40,57 @@ def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
     return torch.stack((both, positive - both, annotated - both, neither), dim=-1)
 
 
+def histogram(probability: npt.NDArray[np.float32], truth: Bools) -> npt.NDArray[np.int64]:
+    """(2, 100) int64: how many that are true, and how many that are not, are in each bin.
+
+    In bin k are those above the first k of THRESHOLDS and not above the next. Both arrays are of
+    one shape, whatever it is.
+    """
+    bins = torch.bucketize(torch.from_numpy(probability), torch.from_numpy(THRESHOLDS)).numpy()
+    num_bins = len(THRESHOLDS) + 1
+    every = np.bincount(bins.ravel(), minlength=num_bins)
+    true = np.bincount(bins[truth], minlength=num_bins)
+    return np.stack([true, every - true])
+
+
+def counts_at_thresholds(histogram: npt.NDArray[np.int64]) -> Counts:
+    """(2, 100), see `histogram` -> counts (99, 4) at each of THRESHOLDS."""
+    above = histogram[:, ::-1].cumsum(axis=1)[:, -2::-1]
+    hit, false_alarm = above
+    miss, neither = histogram.sum(axis=1, keepdims=True) - above
+    return np.stack([hit, false_alarm, miss, neither], axis=-1)
+
+
+def best_threshold(counts: Counts) -> tuple[float, float]:
+    """(the threshold of the highest Dice, which is the F1, and that), of counts at THRESHOLDS.
+
+    Of several as good, the nearest to 0.5, and of two as near the lower.
+    """
+    dice = scores(counts)["dice"]
+    distance = np.abs(np.arange(1, 100) - 50)
+    best = int(np.lexsort((distance, -dice))[0])
+    return (best + 1) / 100, float(dice[best])
+
+
 def score(counts: Counts) -> dict[str, float]:
     """Accuracy, IoU, Dice, precision and recall of counts (..., 4), summed to (4,) first.
 
     Where neither truth nor prediction has any foreground, the last four are 1 (see EMPTY_RULE).
     """
-    hit, false_alarm, miss, neither = (int(n) for n in counts.reshape(-1, 4).sum(axis=0))
+    return {name: float(value) for name, value in scores(counts.reshape(-1, 4).sum(axis=0)).items()}
+
+
+def scores(counts: Counts) -> dict[str, Floats]:
+    """The same of each of counts (..., 4), in arrays (...)."""
+    hit, false_alarm, miss, neither = np.moveaxis(counts, -1, 0)
     empty = hit + false_alarm + miss == 0
 
-    def ratio(part: int, whole: int) -> float:
-        return 1.0 if empty else part / whole if whole else 0.0
+    def ratio(part: Counts, whole: Counts) -> Floats:
+        return np.where(empty, 1.0, part / np.maximum(whole, 1))
 
     total = hit + false_alarm + miss + neither
     return {
-        "accuracy": (hit + neither) / total if total else 1.0,
+        "accuracy": np.where(total == 0, 1.0, (hit + neither) / np.maximum(total, 1)),
         "iou": ratio(hit, hit + false_alarm + miss),
         "dice": ratio(2 * hit, 2 * hit + false_alarm + miss),
         "precision": ratio(hit, hit + false_alarm),
@@ -55,22 +98,42 @@ def score(counts: Counts) -> dict[str, float]:
     }
 
 
+Interval = tuple[float, float] | None
+"""Low and high end; None where there is one case."""
+
+
 def bootstrap_over_cases(
     values: Sequence[float], cases: Sequence[str], num_resamples: int, seed: int
-) -> tuple[float, float] | None:
-    """95% percentile interval of the mean over fields, resampling whole cases (patients).
+) -> Interval:
+    """95% percentile interval of the mean over fields, see `bootstrap_pooled`."""
+    values_and_ones = np.stack([values, np.ones(len(values))], axis=1)
 
-    Fields of one case are alike, so resampling fields would promise too much. With one case there
-    is nothing to resample: None.
+    def mean(sums: Floats) -> dict[str, Floats]:
+        return {"mean": sums[:, 0] / sums[:, 1]}
+
+    return bootstrap_pooled(values_and_ones, cases, mean, num_resamples, seed)["mean"]
+
+
+def bootstrap_pooled(
+    amounts: npt.NDArray[Any],
+    cases: Sequence[str],
+    statistics: Callable[[npt.NDArray[Any]], dict[str, Floats]],
+    num_resamples: int,
+    seed: int,
+) -> dict[str, Interval]:
+    """95% percentile intervals of statistics of sums over fields, resampling cases (patients).
+
+    `amounts` (fields, K) are summed over the fields of the cases drawn; `statistics` makes of sums
+    (resamples, K) values (resamples,) by name. Fields of one case are alike, so resampling fields
+    would promise too much. With one case there is nothing to resample: None.
     """
     names = sorted(set(cases))
+    case_of = np.array([names.index(case) for case in cases])
+    sums = np.stack([amounts[case_of == number].sum(axis=0) for number in range(len(names))])
     if len(names) < 2:
-        return None
-    index = np.array([names.index(case) for case in cases])
-    sums = np.bincount(index, weights=values)
-    sizes = np.bincount(index)
+        return dict.fromkeys(statistics(sums))
     rng = seeds.generator(seed, "bootstrap")
     drawn = rng.integers(len(names), size=(num_resamples, len(names)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    resampled = statistics(sums[drawn].sum(axis=1))
+    ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in resampled.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from train.detection import find_nuclei, match
+from train.detection import Detections, average_precision, detect, find_nuclei, hits, match
 
 
 def drawn(points: list[tuple[int, int]], radius_px: int = 10) -> np.ndarray:
@@ -73,3 +73,73 @@ def test_no_other_matching_has_more_pairs_or_as_many_nearer(seed: int) -> None:
     pairs = [tuple(pair) for pair in match(found, annotated, 9).tolist()]
     assert worth(pairs) == pytest.approx(best)
     assert len(pairs) == best[0]
+
+
+def test_the_surer_of_two_at_one_point_is_the_hit() -> None:
+    found = np.array([[4.0, 0], [0, 0], [50, 0]])
+    assert hits(found, np.array([[1.0, 0], [90, 0]]), 5).tolist() == [True, False, False]
+    assert hits(found, found[:0], 5).tolist() == [False, False, False]
+    assert hits(found[:0], found, 5).shape == (0,)
+
+
+def test_a_surer_one_gives_way_where_it_has_another_point() -> None:
+    """The first is nearest to the only point of the second, and can do with its own second best."""
+    found, annotated = np.array([[0.0, 0], [9, 0]]), np.array([[1.0, 0], [-8, 0]])
+    assert hits(found, annotated, 9).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_above_every_score_there_are_as_many_hits_as_pairs_can_be(seed: int) -> None:
+    """So a curve over thresholds is one matching at each of them."""
+    rng = np.random.default_rng(seed)
+    found, annotated = rng.uniform(0, 40, (30, 2)), rng.uniform(0, 40, (20, 2))
+    is_hit = hits(found, annotated, 6)
+    assert 5 < is_hit.sum() < 20
+    for number in range(31):
+        assert is_hit[:number].sum() == len(match(found[:number], annotated, 6))
+
+
+def test_counts_of_nuclei_at_thresholds() -> None:
+    """A score counts above a threshold, not at it."""
+    scores = np.array([0.9, 0.8, 0.5, 0.3], np.float32)
+    detections = Detections(scores, np.array([True, False, True, True]), num_annotated=5)
+    expected = [[3, 1, 2, 0], [1, 1, 4, 0], [0, 0, 5, 0]]
+    assert detections.counts([0.2, 0.5, 0.95]).tolist() == expected
+
+
+def listed(scores: list[float], is_hit: list[bool], num_annotated: int) -> Detections:
+    return Detections(np.array(scores, np.float32), np.array(is_hit, bool), num_annotated)
+
+
+def test_average_precision_worked_out_by_hand() -> None:
+    """Hits first, third and fifth of the two fields together, and one of four points missed."""
+    one = listed([0.9, 0.7], [True, True], 2)
+    other = listed([0.8, 0.6, 0.5], [False, False, True], 2)
+    expected = (1 / 1 + 2 / 3 + 3 / 5) / 4
+    assert average_precision([one, other]) == pytest.approx(expected)
+    assert average_precision([other, one]) == pytest.approx(expected)
+
+
+def test_equal_scores_are_one_step_of_the_curve() -> None:
+    """Two at 0.9, one of them a hit: precision 1/2, whichever stands first."""
+    for is_hit in ([True, False], [False, True]):
+        assert average_precision([listed([0.9, 0.9], is_hit, 1)]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "num_annotated", "expected"), [([], 0, 1.0), ([0.9], 0, 0.0), ([], 3, 0.0)]
+)
+def test_average_precision_where_there_is_nothing(
+    scores: list[float], num_annotated: int, expected: float
+) -> None:
+    assert average_precision([listed(scores, [False] * len(scores), num_annotated)]) == expected
+
+
+def test_nuclei_are_held_against_the_points_within_the_radius_of_matching() -> None:
+    """Found in their middles: an annotation 6 px off is met within 8 px, not within 4."""
+    probability_HW = drawn([(40, 40), (110, 70)])
+    annotated = np.array([[46.0, 40], [110, 70], [20, 100]])
+    near = detect(probability_HW, annotated, radius_px=10, match_radius_px=8)
+    assert near.counts([0.5]).tolist() == [[2, 0, 1, 0]]
+    nearer = detect(probability_HW, annotated, radius_px=10, match_radius_px=4)
+    assert nearer.counts([0.5]).tolist() == [[1, 1, 2, 0]]
