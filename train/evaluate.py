@@ -2,6 +2,7 @@
 
     python -m train.evaluate run=DIR [split=test]        a split of its prepared data set
     python -m train.evaluate run=DIR raw=DIR [cases=[10]]  fields of any folder in BreCaHAD's layout
+    python -m train.evaluate runs=[DIR,DIR] out=DIR      several folds, each and pooled
 
 Writes summary.json and figures into RUN/evaluation/<split or folder>. Under torchrun the fields
 are shared out over the ranks; the figures come out the same.
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from omegaconf import MISSING
 
 import command_line
 from command_line import UsageError, track
@@ -24,6 +24,7 @@ from data_prep.split import SPLITS
 from train.baselines import otsu_on_hematoxylin
 from train.distributed import Ranks, start_ranks
 from train.fields import (
+    Criteria,
     FieldResult,
     Prediction,
     WholeField,
@@ -34,21 +35,30 @@ from train.fields import (
     raw_fields,
 )
 from train.figures import save_learning_curves, save_outcome, save_panels
-from train.metrics import EMPTY_RULE, METRICS, bootstrap_over_cases, score
+from train.metrics import DEFAULT_THRESHOLD, EMPTY_RULE, METRICS, Interval, score
 from train.monitor import read_metrics
 from train.precision import choose_precision
 from train.preemption import StopRequest
-from train.run_folder import Run, load_model, read_run
-
-NUM_RESAMPLES = 2000
+from train.run_folder import (
+    Run,
+    check_threshold,
+    choose_threshold,
+    load_model,
+    read_run,
+    stored_threshold,
+)
+from train.summary import summarise, summarise_nuclei, summarise_pixels
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Everything `python -m train.evaluate` can be told."""
 
-    run: str = MISSING
+    run: str = ""
     """Folder of the run."""
+    runs: list[str] = field(default_factory=list)
+    """Folders of several runs instead, each tested on other cases (the folds of data_prep): every
+    fold's figures, and those of all fields together. Needs out=; draws no figures."""
     split: str = "test"
     """Split of the run's prepared data set: train, val or test; only original fields count."""
     raw: str = ""
@@ -59,8 +69,12 @@ class EvaluateConfig:
     """Folder of the prepared data set, where it is no longer where the run found it."""
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
-    threshold: float = 0.5
-    """Probability above which a pixel counts as predicted, 0 to 1."""
+    threshold: str = "auto"
+    """Probability above which a pixel counts as predicted, 0 to 1; auto: the best on the validation
+    split, which the checkpoint knows, or 0.5 where there was none."""
+    match_radius_px: float = 0.0
+    """How far from an annotated point a nucleus may be found, in px; 0 for the radius of the data
+    set's discs."""
     out: str = ""
     """Folder of the results; RUN/evaluation/<split or name of raw> where empty."""
     figures: int = 16
@@ -73,8 +87,13 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split}: must be one of {', '.join(SPLITS)}")
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold}: above 0, below 1")
+        check_threshold(self.threshold)
+        if not self.match_radius_px >= 0:
+            raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
+        if bool(self.run) == bool(self.runs):
+            raise ValueError("needs run=..., or runs=[...]; --help lists every key")
+        if self.runs and not self.out:
+            raise ValueError("runs=[...] needs out=..., the folder of the pooled results")
 
 
 def main(argv: list[str]) -> int:
@@ -84,7 +103,7 @@ def main(argv: list[str]) -> int:
         return 0
     config = command_line.load(EvaluateConfig, argv)
     with start_ranks(config.device) as ranks:
-        out, summary = evaluate(config, ranks)
+        out, summary = (evaluate_folds if config.runs else evaluate)(config, ranks)
     if ranks.is_first:
         report(out, summary)
     return 0
@@ -94,8 +113,72 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
     """Evaluate a run; returns the folder of the results and their summary. Collective."""
     run = read_run(Path(config.run))
     fields = choose_fields(config, run)
-    model, path, state = load_model(run, config.checkpoint, ranks)
     out = Path(config.out) if config.out else run.folder / "evaluation" / subject(config)
+    summary, _ = evaluate_run(config, run, fields, out, ranks)
+    if ranks.is_first:
+        write_summary(out, summary)
+        if metrics := read_metrics(run.folder):
+            save_learning_curves(out / "learning_curves.png", metrics)
+    return out, summary
+
+
+def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
+    """Evaluate several runs, each on its fields, and all fields together. Collective.
+
+    Each at its own thresholds. Raises UsageError where two runs test one case.
+    """
+    runs = [read_run(Path(folder)) for folder in config.runs]
+    fields = [choose_fields(config, run) for run in runs]
+    check_folds(runs, fields)
+    out = Path(config.out)
+    without_figures = replace(config, figures=0)
+    pairs = [
+        evaluate_run(without_figures, run, mine, out, ranks)
+        for run, mine in zip(runs, fields, strict=True)
+    ]
+    folds = [summary for summary, _ in pairs]
+    results = [result for _, of_fold in pairs for result in of_fold]
+    summary = {
+        "runs": [run.folder.name for run in runs],
+        "data": folds[0]["data"],
+        **summarise(results, class_names(runs[0]), runs[0].config.seed),
+        "folds": folds,
+        "empty_rule": EMPTY_RULE,
+        "warnings": [f"{fold['run']}: {warning}" for fold in folds for warning in fold["warnings"]],
+    }
+    if ranks.is_first:
+        write_summary(out, summary)
+    return out, summary
+
+
+def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> None:
+    """Refuse runs that cannot be pooled. Raises UsageError."""
+    tested: dict[str, Run] = {}
+    for run, mine in zip(runs, fields, strict=True):
+        if run.data.labelling != runs[0].data.labelling:
+            raise UsageError(
+                f"runs: {runs[0].folder} and {run.folder} have other classes or discs; pool runs"
+                " of data prepared with the same settings"
+            )
+        for case in sorted({whole.case for whole in mine}):
+            if case in tested:
+                raise UsageError(
+                    f"runs: {case} is tested by {tested[case].folder} and by {run.folder}; pool"
+                    " runs that test other cases each (split.folds of data_prep)"
+                )
+            tested[case] = run
+
+
+def evaluate_run(
+    config: EvaluateConfig, run: Run, fields: Sequence[WholeField], out: Path, ranks: Ranks
+) -> tuple[dict[str, Any], list[FieldResult]]:
+    """The summary and the results of a run, with figures drawn into `out`. Collective."""
+    model, path, state = load_model(run, config.checkpoint, ranks)
+    threshold, chosen_on = choose_threshold(config.threshold, state)
+    nuclei_threshold, nuclei_chosen_on = stored_threshold(state, "val/nuclei_threshold")
+    radius_px = run.data.labelling.radius_px
+    match_radius_px = config.match_radius_px or radius_px
+    criteria = Criteria(threshold, nuclei_threshold, radius_px, match_radius_px)
     out.mkdir(parents=True, exist_ok=True)
 
     precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
@@ -105,28 +188,50 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
     mine, baseline = [], []
     total = len(ranks.share(fields))
     for prediction in track(predictions, total=total, label="evaluate", unit="field"):
-        mine.append(measure(prediction, config.threshold))
-        baseline.append(measure(baseline_prediction(prediction), config.threshold))
+        mine.append(measure(prediction, criteria))
+        baseline.append(measure_baseline(prediction, criteria))
         if prediction.index < config.figures:
-            draw(prediction, mine[-1], config.threshold, out)
-    results = gather_results(mine, ranks)
+            draw(prediction, mine[-1], threshold, out)
+    results, otsu = gather_results(mine, ranks), gather_results(baseline, ranks)
+    seed = run.config.seed
+    figures = summarise(results, class_names(run), seed)
+    of_nuclei = {
+        "radius_px": match_radius_px,
+        "threshold": nuclei_threshold,
+        "threshold_chosen_on": nuclei_chosen_on,
+    }
     summary = {
         "run": run.folder.name,
         "checkpoint": path.name,
         "step": state["step"],
         "epoch": state["epochs"],
         "data": {"raw": Path(config.raw).name} if config.raw else {"split": config.split},
-        "threshold": config.threshold,
-        **summarise(results, run),
-        "baselines": {"otsu_hematoxylin": summarise_all(gather_results(baseline, ranks), run)},
+        "threshold": {"value": threshold, "chosen_on": chosen_on},
+        **figures,
+        "detection": of_nuclei | figures["detection"],
+        "baselines": {
+            "otsu_hematoxylin": {
+                **summarise_pixels(otsu, seed),
+                "detection": summarise_nuclei(otsu, seed),
+            }
+        },
         "empty_rule": EMPTY_RULE,
         "warnings": warnings_about(fields, run),
     }
-    if ranks.is_first:
-        write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-        if metrics := read_metrics(run.folder):
-            save_learning_curves(out / "learning_curves.png", metrics)
-    return out, summary
+    return summary, results
+
+
+def write_summary(out: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json."""
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def class_names(run: Run) -> list[str]:
+    """Of each channel of the logits: its class, or its classes where they share a mask value."""
+    labels = run.data.labelling.labels
+    return [
+        "+".join(name for name in labels if labels[name] == value) for value in run.label_values
+    ]
 
 
 def choose_fields(config: EvaluateConfig, run: Run) -> list[WholeField]:
@@ -153,11 +258,12 @@ def subject(config: EvaluateConfig) -> str:
     return "-".join(parts)
 
 
-def baseline_prediction(prediction: Prediction) -> Prediction:
+def measure_baseline(prediction: Prediction, criteria: Criteria) -> FieldResult:
     """The same field as Otsu's threshold on hematoxylin sees it; every class alike."""
     dark_HW = otsu_on_hematoxylin(prediction.image_HWC)
     probability = np.broadcast_to(dark_HW, prediction.truth_CHW.shape).astype(np.float32)
-    return replace(prediction, probability_CHW=probability)
+    default = replace(criteria, nuclei_threshold=DEFAULT_THRESHOLD)
+    return measure(replace(prediction, probability_CHW=probability), default)
 
 
 def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Path) -> None:
@@ -170,41 +276,6 @@ def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Pat
     save_outcome(out / f"{result.name}_outcome.png", title, *pictures)
 
 
-def summarise(results: Sequence[FieldResult], run: Run) -> dict[str, Any]:
-    """Metrics over all pixels, the mean over fields with its interval, each class and field."""
-    labels = run.data.labelling.labels
-    classes = {
-        "+".join(name for name in labels if labels[name] == value): score(
-            np.stack([result.counts[channel] for result in results])
-        )
-        for channel, value in enumerate(run.label_values)
-    }
-    per_field = [
-        {"field": result.name, "case": result.case, **score(result.counts)} for result in results
-    ]
-    return {
-        "num_fields": len(results),
-        "cases": sorted({result.case for result in results}),
-        **summarise_all(results, run),
-        "bootstrap": {"over": "cases", "resamples": NUM_RESAMPLES, "confidence": 0.95},
-        "per_class": classes,
-        "per_field": per_field,
-    }
-
-
-def summarise_all(results: Sequence[FieldResult], run: Run) -> dict[str, Any]:
-    """Metrics over all pixels, and the mean over fields with a bootstrap interval over cases."""
-    scores = [score(result.counts) for result in results]
-    cases = [result.case for result in results]
-    mean = {}
-    for name in METRICS:
-        values = [entry[name] for entry in scores]
-        interval = bootstrap_over_cases(values, cases, NUM_RESAMPLES, run.config.seed)
-        mean[name] = {"mean": float(np.mean(values)), "interval": interval}
-    pixels = score(np.stack([result.counts for result in results]))
-    return {"all_pixels": pixels, "mean_over_fields": mean}
-
-
 def warnings_about(fields: Sequence[WholeField], run: Run) -> list[str]:
     """What makes the figures look better than they are."""
     seen = {field.case for field in fields} & set(run.data.cases["train"])
@@ -214,25 +285,54 @@ def warnings_about(fields: Sequence[WholeField], run: Run) -> list[str]:
 
 
 def report(out: Path, summary: dict[str, Any]) -> None:
-    """A few lines for the user."""
-    cases = ", ".join(summary["cases"])
-    print(f"{summary['num_fields']} fields of {cases}; {summary['checkpoint']}")
-    otsu = summary["baselines"]["otsu_hematoxylin"]
-    for name, source in (("model", summary), ("Otsu on hematoxylin", otsu)):
-        pixels = " ".join(f"{key} {value:.4f}" for key, value in source["all_pixels"].items())
-        dice = source["mean_over_fields"]["dice"]
-        print(f"{name}: {pixels}; mean Dice of a field {dice['mean']:.4f} {interval_text(dice)}")
+    """A short table for the user."""
+    columns = [(fold["run"], fold) for fold in summary.get("folds", [])]
+    columns.append(("all folds" if columns else "model", summary))
+    if baselines := summary.get("baselines"):
+        columns.append(("Otsu on hematoxylin", baselines["otsu_hematoxylin"]))
+    print(f"{summary['num_fields']} fields of {', '.join(summary['cases'])}")
+    for fold in summary.get("folds", [summary]):
+        print(f"{fold['run']}, {fold['checkpoint']}: {thresholds_text(fold)}")
+    print(" " * 20 + "".join(f"  {name:>24}" for name, _ in columns))
+    tables = [table(figures) for _, figures in columns]
+    for row in tables[0]:
+        print(f"{row:20}" + "".join(f"  {cells[row]:>24}" for cells in tables))
+    if len(summary["cases"]) == 1:
+        print("no intervals: one case")
     for warning in summary["warnings"]:
         print(f"warning: {warning}")
     print(f"summary and figures: {out}")
 
 
-def interval_text(metric: dict[str, Any]) -> str:
-    """The 95% interval of a mean, where there is one."""
-    if metric["interval"] is None:
-        return "(no interval: one case)"
-    low, high = metric["interval"]
-    return f"[{low:.4f}, {high:.4f}]"
+def thresholds_text(summary: dict[str, Any]) -> str:
+    """The thresholds of a run and what they were chosen on."""
+    pixels, nuclei = summary["threshold"], summary["detection"]
+    words = {"val": "chosen on val", "given": "given", "default": "default, no validation"}
+    return (
+        f"threshold {pixels['value']:g} ({words[pixels['chosen_on']]}); of nuclei"
+        f" {nuclei['threshold']:g} ({words[nuclei['threshold_chosen_on']]}), found within"
+        f" {nuclei['radius_px']:g} px"
+    )
+
+
+def table(figures: dict[str, Any]) -> dict[str, str]:
+    """Row -> what stands there: a figure and its 95% interval over cases."""
+    pixels, nuclei = figures["all_pixels"], figures["detection"]
+    mean = figures["mean_over_fields"]["dice"]
+    rows = {
+        f"pixels {name}": cell(pixels[name], figures["all_pixels_interval"][name])
+        for name in METRICS
+    }
+    rows["a field's mean dice"] = cell(mean["mean"], mean["interval"])
+    for name in ("precision", "recall", "f1"):
+        rows[f"nuclei {name}"] = cell(nuclei[name], nuclei["interval"][name])
+    rows["nuclei AP"] = cell(nuclei["average_precision"], None)
+    return rows
+
+
+def cell(value: float, interval: Interval) -> str:
+    """A figure and its interval, where there is one."""
+    return f"{value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 if __name__ == "__main__":

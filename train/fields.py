@@ -1,5 +1,6 @@
-"""Whole fields of view: read them, predict them over the ranks, count their pixels."""
+"""Whole fields of view: read them, predict them over the ranks, count their pixels and nuclei."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +13,13 @@ from torch import nn
 
 from command_line import UserError
 from data_prep import brecahad, images, masks
-from data_prep.manifest import Dataset, Labelling
+from data_prep.manifest import Dataset, Labelling, Sample
 from data_prep.pack import read_sample
 from train.config import TileConfig
 from train.data import mask_to_target
+from train.detection import Detections, Places, detect
 from train.distributed import Ranks
-from train.metrics import Counts, count_pixels
+from train.metrics import Counts, count_pixels, histogram
 from train.precision import Precision
 from train.preemption import StopRequest
 from train.tiles import predict_probability
@@ -31,8 +33,8 @@ class WholeField:
 
     name: str
     case: str
-    read: Callable[[], tuple[Array, Array]]
-    """-> image HWC uint8 RGB, mask HW uint8."""
+    read: Callable[[], tuple[Array, Array, list[Places]]]
+    """-> image HWC uint8 RGB, mask HW uint8, annotated points of each channel of the logits."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,40 @@ class Prediction:
     field: WholeField
     image_HWC: Array
     truth_CHW: npt.NDArray[np.bool_]
+    annotated: list[Places]
+    """The annotated points of each channel."""
     probability_CHW: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Criteria:
+    """What counts as predicted, and as found."""
+
+    threshold: float
+    """Probability above which a pixel counts as predicted."""
+    nuclei_threshold: float
+    """Score above which a nucleus counts as found, see train.detection."""
+    radius_px: float
+    """Of a nucleus."""
+    match_radius_px: float
+    """How far from its annotated point a nucleus may be found."""
+
+
+@dataclass(frozen=True)
 class FieldResult:
-    """The pixel counts of a predicted field."""
+    """The counts of a predicted field, see train.metrics."""
 
     index: int
     name: str
     case: str
     counts: Counts
-    """(C, 4) int64, see train.metrics."""
+    """(C, 4) int64, of pixels."""
+    nuclei_counts: Counts
+    """(C, 4) int64, of nuclei."""
+    histogram: npt.NDArray[np.int64]
+    """(2, 100), of the pixels' probability, all classes together."""
+    detections: list[Detections]
+    """Of each channel."""
     cross_entropy: float
     """Mean over pixels and classes of the binary cross-entropy, in nats."""
 
@@ -63,9 +87,21 @@ class FieldResult:
 def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
     """The original fields of a split (augmented copies never count in a metric)."""
     return [
-        WholeField(sample.field, sample.case, partial(read_sample, dataset.folder, sample))
+        WholeField(sample.field, sample.case, partial(read_prepared, dataset, sample))
         for sample in dataset.split(split, originals_only=True)
     ]
+
+
+def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[Places]]:
+    """Image, mask and points of a sample. Raises UserError where a file is bad."""
+    image, mask = read_sample(dataset.folder, sample)
+    path = dataset.folder / sample.points
+    try:
+        listed = json.loads(path.read_bytes())
+        points = {name: [(point["x"], point["y"]) for point in listed[name]] for name in listed}
+        return image, mask, channel_places(points, dataset.description.labelling, *mask.shape)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: missing or damaged: {error}; run data_prep again") from None
 
 
 def raw_fields(raw: Path, labelling: Labelling) -> list[WholeField]:
@@ -82,8 +118,8 @@ def raw_fields(raw: Path, labelling: Labelling) -> list[WholeField]:
     ]
 
 
-def read_raw(field: brecahad.Field, labelling: Labelling) -> tuple[Array, Array]:
-    """Image and mask of a raw field. Raises UserError where a file is bad."""
+def read_raw(field: brecahad.Field, labelling: Labelling) -> tuple[Array, Array, list[Places]]:
+    """Image, mask and points of a raw field. Raises UserError where a file is bad."""
     try:
         image = images.read_image(field.image, labelling.uint16_white)
     except brecahad.BadInputError as error:
@@ -93,8 +129,20 @@ def read_raw(field: brecahad.Field, labelling: Labelling) -> tuple[Array, Array]
         points = brecahad.select_classes(points, labelling.labels)
     except (brecahad.BadInputError, OSError) as error:
         raise UserError(f"{field.annotation}: {error}") from None
-    size = image.shape[:2]
-    return image, masks.draw_mask(points, labelling.labels, labelling.radius_px, *size)
+    mask = masks.draw_mask(points, labelling.labels, labelling.radius_px, *image.shape[:2])
+    return image, mask, channel_places(points, labelling, *mask.shape)
+
+
+def channel_places(
+    points: brecahad.Points, labelling: Labelling, height_px: int, width_px: int
+) -> list[Places]:
+    """The points of each channel: those of all classes of its mask value, where discs are drawn."""
+    places = []
+    for value in masks.channel_values(labelling.labels.values()):
+        names = [name for name in labelling.labels if labelling.labels[name] == value]
+        shares = np.array([point for name in names for point in points[name]]).reshape(-1, 2)
+        places.append(np.floor(shares * (width_px, height_px)))
+    return places
 
 
 def predict_fields(
@@ -116,26 +164,40 @@ def predict_fields(
             return
         index = first + ranks.rank
         if index < len(fields):
-            image_HWC, mask_HW = fields[index].read()
+            image_HWC, mask_HW, annotated = fields[index].read()
             truth_BCHW = mask_to_target(torch.from_numpy(mask_HW)[None], label_values)
             yield Prediction(
                 index,
                 fields[index],
                 image_HWC,
                 truth_BCHW[0].bool().numpy(),
+                annotated,
                 predict_probability(model, image_HWC, tile, precision),
             )
 
 
-def measure(prediction: Prediction, threshold: float) -> FieldResult:
-    """Count the pixels of a prediction at a threshold of the probability."""
+def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:
+    """Count the pixels and the nuclei of a prediction."""
     probability_CHW, truth_CHW = prediction.probability_CHW, prediction.truth_CHW
-    predicted = torch.from_numpy(probability_CHW > threshold)[None]
+    predicted = torch.from_numpy(probability_CHW > criteria.threshold)[None]
     counts = count_pixels(predicted, torch.from_numpy(truth_CHW)[None]).numpy()
     right = np.where(truth_CHW, probability_CHW, 1 - probability_CHW)
     cross_entropy = float(-np.log(np.maximum(right, 1e-7)).mean(dtype=np.float64))
-    field = prediction.field
-    return FieldResult(prediction.index, field.name, field.case, counts, cross_entropy)
+    detections = [
+        detect(probability_HW, annotated, criteria.radius_px, criteria.match_radius_px)
+        for probability_HW, annotated in zip(probability_CHW, prediction.annotated, strict=True)
+    ]
+    nuclei = [each.counts([criteria.nuclei_threshold])[0] for each in detections]
+    return FieldResult(
+        prediction.index,
+        prediction.field.name,
+        prediction.field.case,
+        counts,
+        np.stack(nuclei),
+        histogram(probability_CHW, truth_CHW),
+        detections,
+        cross_entropy,
+    )
 
 
 def gather_results(results: list[FieldResult], ranks: Ranks) -> list[FieldResult]:

@@ -1,6 +1,6 @@
 """Predict images of any size: masks, probability maps and overlays.
 
-    python -m train.predict run=DIR input=FILE|DIR out=DIR [checkpoint=best threshold=0.5]
+    python -m train.predict run=DIR input=FILE|DIR out=DIR [checkpoint=best threshold=auto]
 
 Writes for each image NAME_mask.png (the data set's mask values), NAME_probability.tif (float32
 from 0 to 1, one plane a class) and NAME_overlay.png (outlines on the image).
@@ -24,7 +24,7 @@ from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
 from train.distributed import start_ranks
 from train.figures import outline_picture
 from train.precision import choose_precision
-from train.run_folder import load_model, read_run
+from train.run_folder import check_threshold, choose_threshold, load_model, read_run
 from train.tiles import predict_probability
 
 
@@ -40,16 +40,16 @@ class PredictConfig:
     """Folder of the results; made if it is not there."""
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
-    threshold: float = 0.5
-    """Probability above which a pixel counts as predicted, 0 to 1."""
+    threshold: str = "auto"
+    """Probability above which a pixel counts as predicted, 0 to 1; auto: the best on the validation
+    split, which the checkpoint knows, or 0.5 where there was none."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold}: above 0, below 1")
+        check_threshold(self.threshold)
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     bad = []
     with start_ranks(config.device) as ranks:
-        model, _, _ = load_model(run, config.checkpoint, ranks)
+        model, _, state = load_model(run, config.checkpoint, ranks)
+        threshold, chosen_on = choose_threshold(config.threshold, state)
         model.eval()
         precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         mine = ranks.share(paths)
@@ -75,11 +76,14 @@ def main(argv: list[str]) -> int:
                 bad.append(f"{path}: {error}")
                 continue
             probability_CHW = predict_probability(model, image_HWC, run.config.tile, precision)
-            write(out, path.stem, image_HWC, probability_CHW, run.label_values, config.threshold)
+            write(out, path.stem, image_HWC, probability_CHW, run.label_values, threshold)
     for line in bad:
         print(f"left out {line}", file=sys.stderr)
     if ranks.is_first:
-        print(f"predicted {len(paths) - len(bad)} of {len(paths)} images into {out}")
+        print(
+            f"predicted {len(paths) - len(bad)} of {len(paths)} images into {out},"
+            f" threshold {threshold:g} ({chosen_on})"
+        )
     return EXIT_FAILED if bad else 0
 
 

@@ -25,6 +25,7 @@ from train import checkpoint
 from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.distributed import Ranks
 from train.lock import LOCK
+from train.metrics import DEFAULT_THRESHOLD
 from train.precision import choose_precision
 
 CONFIG = "config.yaml"
@@ -182,3 +183,28 @@ def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict
     model = build_model(run.config.model, len(run.label_values))
     state = checkpoint.load(path, {"model": model.state_dict()}, ranks)
     return model.to(ranks.device), path, state
+
+
+def check_threshold(given: str) -> None:
+    """Refuse what is no threshold. Raises ValueError."""
+    try:
+        is_good = given == "auto" or 0 < float(given) < 1
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ValueError(f"threshold={given}: auto, or above 0 and below 1")
+
+
+def choose_threshold(given: str, state: dict[str, Any]) -> tuple[float, str]:
+    """The probability above which a pixel counts as predicted, and what it was chosen on.
+
+    `given`, or with auto the one that was best on the validation split ('val') when the checkpoint
+    of this state was saved; where there was none, 'default'.
+    """
+    return stored_threshold(state, "val/threshold") if given == "auto" else (float(given), "given")
+
+
+def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
+    """A threshold among a checkpoint's validation metrics, or the default; and which."""
+    stored = state["metrics"].get(name)
+    return (DEFAULT_THRESHOLD, "default") if stored is None else (stored, "val")

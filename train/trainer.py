@@ -32,6 +32,7 @@ from train.data import (
 from train.determinism import be_deterministic, doubtful_kernels
 from train.distributed import Ranks
 from train.fields import (
+    Criteria,
     FieldResult,
     Prediction,
     gather_results,
@@ -43,7 +44,14 @@ from train.figures import panel_strip
 from train.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
 from train.lock import RunLock, lost_to_another
 from train.losses import segmentation_loss
-from train.metrics import count_pixels, score
+from train.metrics import (
+    DEFAULT_THRESHOLD,
+    THRESHOLDS,
+    best_threshold,
+    count_pixels,
+    counts_at_thresholds,
+    score,
+)
 from train.monitor import Done, Monitor
 from train.precision import choose_precision
 from train.preemption import StopRequest
@@ -52,7 +60,6 @@ from train.saver import Saver
 from train.schedule import learning_rate
 from train.state import build_state
 
-THRESHOLD = 0.5  # of the probability, in validation
 PANEL_HEIGHT_PX = 256
 MUCH_WAITING = 0.1  # share of an interval's time, above which it is said what to do
 
@@ -91,6 +98,8 @@ class Trainer:
         self.precision = choose_precision(ranks.device, config.amp, config.memory_format)
         self.crops = TrainingCrops(TrainingPixels(dataset), config)
         self.validation_fields = prepared_fields(dataset, "val")
+        radius_px = dataset.description.labelling.radius_px
+        self.criteria = Criteria(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, radius_px, radius_px)
         self.steps_per_epoch = len(self.crops) // config.batch_size
         self.total_steps = self.steps_per_epoch * config.epochs
         be_deterministic(config)
@@ -376,7 +385,7 @@ class Trainer:
             self.ranks,
             self.stop,
         ):
-            results.append(measure(prediction, THRESHOLD))
+            results.append(measure(prediction, self.criteria))
             if prediction.index < self.config.panels:
                 pictures.append((f"panels/{prediction.field.name}", panel_of(prediction)))
         results = gather_results(results, self.ranks)
@@ -417,12 +426,25 @@ def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:
 def panel_of(prediction: Prediction) -> Any:
     """TensorBoard's picture of a field: input, truth and prediction of any class."""
     truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
-    predicted_HW = np.asarray((prediction.probability_CHW > THRESHOLD).any(axis=0))
+    predicted_HW = np.asarray((prediction.probability_CHW > DEFAULT_THRESHOLD).any(axis=0))
     return panel_strip(prediction.image_HWC, truth_HW, predicted_HW, PANEL_HEIGHT_PX)
 
 
 def summarise(results: list[FieldResult]) -> dict[str, float]:
-    """Validation metrics: over all pixels, and the mean loss over fields."""
+    """Validation metrics: over all pixels, and the mean loss over fields.
+
+    At the default threshold, so that epochs compare. Beside them the thresholds of pixels and of
+    nuclei that are best here: evaluation and prediction take those of their checkpoint.
+    """
     scores = score(np.stack([result.counts for result in results]))
     loss = float(np.mean([result.cross_entropy for result in results]))
-    return {"val/loss": loss} | {f"val/{name}": value for name, value in scores.items()}
+    pixels = counts_at_thresholds(np.sum([result.histogram for result in results], axis=0))
+    nuclei = [each.counts(THRESHOLDS) for result in results for each in result.detections]
+    nuclei_threshold, nuclei_f1 = best_threshold(np.sum(nuclei, axis=0))
+    return {
+        "val/loss": loss,
+        **{f"val/{name}": value for name, value in scores.items()},
+        "val/threshold": best_threshold(pixels)[0],
+        "val/nuclei_threshold": nuclei_threshold,
+        "val/nuclei_f1": nuclei_f1,
+    }

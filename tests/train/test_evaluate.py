@@ -1,5 +1,6 @@
 """Evaluation against numbers counted by hand, on fields whose prediction is known."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from data_prep.manifest import Dataset
-from train import evaluate, fields
+from data_prep.manifest import Dataset, Labelling
+from train import checkpoint, evaluate, fields
 from train.baselines import otsu_on_hematoxylin
+from train.distributed import Ranks
 from train.metrics import EMPTY_RULE
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -99,11 +102,11 @@ def test_the_summary_is_what_one_counts(evaluated: Evaluate, prepared: Dataset) 
 
 @pytest.mark.usefixtures("known")
 def test_the_summary_says_what_was_measured_and_how(evaluated: Evaluate, own_run: Path) -> None:
-    summary = evaluated("checkpoint=latest")
+    summary = evaluated("checkpoint=latest", "threshold=0.5")
     assert summary["run"] == own_run.name
     assert (summary["checkpoint"], summary["step"], summary["epoch"]) == ("step_00000008", 8, 2)
     assert summary["data"] == {"split": "test"}
-    assert summary["threshold"] == 0.5
+    assert summary["threshold"] == {"value": 0.5, "chosen_on": "given"}
     assert summary["empty_rule"] == EMPTY_RULE
     assert summary["bootstrap"] == {"over": "cases", "resamples": 2000, "confidence": 0.95}
     assert summary["warnings"] == []
@@ -188,7 +191,10 @@ def test_another_case_is_refused_with_those_there_are(
     ("settings", "words"),
     [
         (["split=testing"], ["split=testing", "train, val, test"]),
-        (["threshold=1"], ["threshold=1"]),
+        (["threshold=1"], ["threshold=1", "auto"]),
+        (["threshold=best"], ["threshold=best", "auto"]),
+        (["match_radius_px=-1"], ["match_radius_px=-1"]),
+        (["runs=[a,b]"], ["run=..., or runs=[...]"]),
         (["raw=nowhere"], ["nowhere"]),
         (["checkpoint=7"], ["checkpoint=7", "step_00000008"]),
         (["data=nowhere"], ["data=nowhere"]),
@@ -241,3 +247,255 @@ def test_figures_are_drawn_of_as_many_fields_as_asked(own_run: Path, cli: Callab
         "learning_curves.png",
         "summary.json",
     ]
+
+
+# Thresholds
+
+
+def without_thresholds(state: dict[str, Any]) -> None:
+    """What a checkpoint has where there was no validation split, or from before."""
+    state["metrics"] = {}
+
+
+def with_thresholds(state: dict[str, Any]) -> None:
+    state["metrics"] |= {"val/threshold": 0.95, "val/nuclei_threshold": 0.96}
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize(
+    ("change", "given", "threshold", "chosen_on", "of_nuclei", "dice_is_0"),
+    [
+        (with_thresholds, "auto", 0.95, "val", (0.96, "val"), True),
+        (with_thresholds, "0.5", 0.5, "given", (0.96, "val"), False),
+        (without_thresholds, "auto", 0.5, "default", (0.5, "default"), False),
+    ],
+)
+def test_the_threshold_is_the_checkpoints_unless_given(
+    change: Callable[[dict[str, Any]], None],
+    given: str,
+    threshold: float,
+    chosen_on: str,
+    of_nuclei: tuple[float, str],
+    dice_is_0: bool,
+    evaluated: Evaluate,
+    own_run: Path,
+    save_again: Callable[..., None],
+) -> None:
+    """The 'network' is nowhere surer than 0.9."""
+    save_again(own_run, change)
+    summary = evaluated("checkpoint=latest", f"threshold={given}")
+    assert summary["threshold"] == {"value": threshold, "chosen_on": chosen_on}
+    assert (summary["all_pixels"]["dice"] == 0) == dice_is_0
+    detection = summary["detection"]
+    assert (detection["threshold"], detection["threshold_chosen_on"]) == of_nuclei
+    assert (detection["found"] == 0) == (of_nuclei[0] == 0.96)
+
+
+@pytest.fixture
+def save_again() -> Callable[..., None]:
+    """save_again(run, change) saves the latest checkpoint with its state changed."""
+
+    def save(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+        folder = run / "checkpoints"
+        path = folder / "step_00000008"
+        tensors = checkpoint.all_tensors(path)
+        state = json.loads((path / "state.json").read_text())
+        change(state)
+        checkpoint.save(folder, 8, tensors, state, "0" * 64, Ranks(0, 1, torch.device("cpu")))
+
+    return save
+
+
+# Detection
+
+
+@pytest.fixture
+def spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Raw fields of discs of 8 px, and a 'network' that takes their brightness for probability.
+
+    In 6-01 a nucleus is found where it is, one 6 px off, and a weak one where none is; in 7-01 one
+    of two is found.
+    """
+    draw_spots(
+        tmp_path / "spots", "Case_6-01", [(20, 20), (60, 40)], {(20, 20): 230, (66, 40): 230}
+    )
+    add_spot(tmp_path / "spots" / "Case_6-01.png", (84, 14), 180)
+    draw_spots(tmp_path / "spots", "Case_7-01", [(30, 30), (70, 30)], {(30, 30): 230})
+
+    def brightness(model: object, image_HWC: np.ndarray, *settings: object) -> np.ndarray:
+        return image_HWC[None, ..., 0].astype(np.float32) / 255
+
+    monkeypatch.setattr(fields, "predict_probability", brightness)
+    return tmp_path / "spots"
+
+
+def draw_spots(
+    folder: Path,
+    name: str,
+    annotated: list[tuple[int, int]],
+    shown: dict[tuple[int, int], int],
+) -> None:
+    """A field of 96 x 64 px with discs of a brightness, and points in the middle of pixels."""
+    folder.mkdir(exist_ok=True)
+    cv2.imwrite(str(folder / f"{name}.png"), np.zeros((64, 96, 3), np.uint8))
+    for center, brightness in shown.items():
+        add_spot(folder / f"{name}.png", center, brightness)
+    points = [{"x": (x + 0.5) / 96, "y": (y + 0.5) / 64} for x, y in annotated]
+    (folder / f"{name}.json").write_text(json.dumps({"tumor": points}))
+
+
+def add_spot(path: Path, center: tuple[int, int], brightness: int) -> None:
+    picture = cv2.imread(str(path))
+    cv2.imwrite(str(path), cv2.circle(picture, center, 8, (brightness,) * 3, cv2.FILLED))
+
+
+def test_nuclei_are_counted(
+    spots: Path, evaluated: Evaluate, own_run: Path, save_again: Callable[..., None]
+) -> None:
+    """3 hits, 1 false alarm and 1 miss; the false alarm is the least sure."""
+    save_again(own_run, without_thresholds)
+    detection = evaluated(f"raw={spots}", "checkpoint=latest")["detection"]
+    assert detection["radius_px"] == 8
+    assert (detection["annotated"], detection["found"]) == (4, 4)
+    figures = ("precision", "recall", "f1", "average_precision")
+    assert [detection[name] for name in figures] == pytest.approx([3 / 4] * 4)
+    assert detection["per_class"] == {
+        "tumor": {name: detection[name] for name in ("annotated", "found", *figures)}
+    }
+    first, second = detection["per_field"]
+    assert (first["field"], first["case"], first["found"]) == ("Case_6-01", "Case_6", 3)
+    assert [first[name] for name in figures] == pytest.approx([2 / 3, 1, 4 / 5, 1])
+    assert [second[name] for name in figures] == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2])
+    # of two cases, three draws in four hold either or both: the ends are the cases' own figures
+    assert detection["interval"]["f1"] == pytest.approx([2 / 3, 4 / 5])
+    assert detection["interval"]["recall"] == pytest.approx([1 / 2, 1])
+    # a lone disc scores 0.865 of its brightness, see test_detection
+    curve = detection["curve"]
+    pairs = zip(curve["precision"], curve["recall"], strict=True)
+    at = dict(zip(curve["threshold"], pairs, strict=True))
+    assert len(at) == 99
+    assert [at[threshold] for threshold in (0.5, 0.7, 0.9)] == [(3 / 4, 3 / 4), (1, 3 / 4), (0, 0)]
+
+
+def test_the_radius_of_matching_can_be_given(
+    spots: Path, evaluated: Evaluate, own_run: Path, save_again: Callable[..., None]
+) -> None:
+    """The nucleus found 6 px off is a false alarm and a miss within 4 px."""
+    save_again(own_run, without_thresholds)
+    given = (f"raw={spots}", "checkpoint=latest", "match_radius_px=4")
+    detection = evaluated(*given)["detection"]
+    assert (detection["radius_px"], detection["annotated"], detection["found"]) == (4, 4, 4)
+    assert (detection["precision"], detection["recall"]) == (2 / 4, 2 / 4)
+
+
+def test_intervals_of_all_pixels_are_over_cases(spots: Path, evaluated: Evaluate) -> None:
+    summary = evaluated(f"raw={spots}")
+    of_cases = sorted(field["dice"] for field in summary["per_field"])
+    assert summary["all_pixels_interval"]["dice"] == pytest.approx(of_cases)
+    assert of_cases[0] < summary["all_pixels"]["dice"] < of_cases[1]
+    one = evaluated(f"raw={spots}", "cases=[6]")
+    assert set(one["all_pixels_interval"].values()) == {None}
+    assert set(one["detection"]["interval"].values()) == {None}
+
+
+def test_classes_of_one_mask_value_are_one_channel() -> None:
+    """Points as pixels: 0.999 of 10 px is in the last one."""
+    labelling = Labelling({"tumor": 1, "mitosis": 2, "apoptosis": 1}, 20, 65535, "")
+    points = {"tumor": [(0.5, 0.5)], "mitosis": [], "apoptosis": [(0.999, 0.04)], "lumen": [(0, 0)]}
+    first, second = fields.channel_places(points, labelling, 20, 10)
+    assert first.tolist() == [[5, 10], [9, 0]]
+    assert second.shape == (0, 2)
+
+
+def test_a_missing_file_of_points_is_named(
+    own_run: Path, prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
+    path = data / "points" / "Case_4-02_v00_original.json"
+    path.unlink()
+    outcome = cli(evaluate.main, f"run={own_run}", f"data={data}", "figures=0")
+    assert outcome.code == 1
+    assert f"error: {path}: missing or damaged" in outcome.err
+    assert "run data_prep again" in outcome.err
+
+
+# Folds
+
+
+@pytest.fixture
+def other_fold(own_run: Path, prepared: Dataset, tmp_path: Path) -> Path:
+    """The same run as if it had tested case 3 and been validated on 4 and 5."""
+    run, data = tmp_path / "other", tmp_path / "data"
+    shutil.copytree(own_run, run)
+    shutil.copytree(prepared.folder, data)
+    lines = [json.loads(line) for line in (data / "manifest.jsonl").open()]
+    swapped = {"train": "train", "val": "test", "test": "val"}
+    for line in lines:
+        line["split"] = swapped[line["split"]]
+    manifest = "".join(json.dumps(line) + "\n" for line in lines)
+    (data / "manifest.jsonl").write_text(manifest)
+    about = json.loads((data / "dataset.json").read_text())
+    about["split"] = {swapped[name]: cases for name, cases in about["split"].items()}
+    about["content_sha256"] = hashlib.sha256(manifest.encode()).hexdigest()
+    for folder in (data, run):
+        (folder / "dataset.json").write_text(json.dumps(about))
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(prepared.folder), str(data)))
+    return run
+
+
+@pytest.mark.usefixtures("known")
+def test_folds_are_pooled(
+    own_run: Path,
+    other_fold: Path,
+    evaluated: Evaluate,
+    raw: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+) -> None:
+    """Each fold as it is by itself; together as one evaluation of all their fields."""
+    first, together = evaluated(), evaluated(f"raw={raw}", "cases=[3,4,5]")
+    out = tmp_path / "pooled"
+    given = [f"runs=[{other_fold},{own_run}]", f"out={out}", "amp=off"]
+    outcome = cli(evaluate.main, *given)
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in out.iterdir()] == ["summary.json"]
+    pooled = json.loads((out / "summary.json").read_text())
+    assert pooled["runs"] == ["other", "own"]
+    assert pooled["folds"][0]["cases"] == ["Case_3"]
+    assert pooled["folds"][1] == first
+    assert pooled["cases"] == ["Case_3", "Case_4", "Case_5"]
+    assert pooled["num_fields"] == 5
+    for key in ("all_pixels", "all_pixels_interval", "mean_over_fields", "per_class"):
+        assert pooled[key] == together[key]
+    for key, value in pooled["detection"].items():
+        assert value == together["detection"][key]
+    assert "all folds" in outcome.out
+
+
+def test_runs_that_test_one_case_are_not_pooled(
+    own_run: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    again = shutil.copytree(own_run, tmp_path / "again")
+    out = tmp_path / "pooled"
+    outcome = cli(evaluate.main, f"runs=[{own_run},{again}]", f"out={out}")
+    assert outcome.code == 2
+    assert f"Case_4 is tested by {own_run} and by {again}" in outcome.err
+    assert not out.exists()
+
+
+def test_runs_of_other_discs_are_not_pooled(
+    own_run: Path, other_fold: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    about = json.loads((other_fold / "dataset.json").read_text())
+    about["config"]["radius_px"] = 9
+    (other_fold / "dataset.json").write_text(json.dumps(about))
+    outcome = cli(evaluate.main, f"runs=[{own_run},{other_fold}]", f"out={tmp_path / 'pooled'}")
+    assert outcome.code == 2
+    assert "other classes or discs" in outcome.err
+
+
+def test_pooling_needs_a_folder(own_run: Path, cli: Callable[..., Any]) -> None:
+    outcome = cli(evaluate.main, f"runs=[{own_run}]")
+    assert outcome.code == 2
+    assert "out=" in outcome.err

@@ -1,5 +1,6 @@
 """Predictions of images of any size: the files, what is in them, and images that are none."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from train import predict
+from train import checkpoint, predict
+from train.run_folder import read_run
 
 
 @pytest.fixture
@@ -66,7 +68,8 @@ def test_the_network_sees_rgb_and_its_outline_is_drawn_on_the_image(
 
     monkeypatch.setattr(predict, "predict_probability", lack_of_red)
     field, out = raw / "Case_1-01.png", tmp_path / "out"
-    assert cli(predict.main, f"run={trained}", f"input={field}", f"out={out}").code == 0
+    given = [f"run={trained}", f"input={field}", f"out={out}", "threshold=0.5"]
+    assert cli(predict.main, *given).code == 0
     mask_HW, probability_HW, overlay_HWC = outputs(out, "Case_1-01")
     image_HWC = np.asarray(Image.open(field))
     assert np.array_equal(probability_HW, lack_of_red(None, image_HWC)[0])
@@ -74,6 +77,20 @@ def test_the_network_sees_rgb_and_its_outline_is_drawn_on_the_image(
     outline_HW = (overlay_HWC == (0, 158, 115)).all(axis=-1)
     assert outline_HW.any()
     assert np.array_equal(overlay_HWC[~outline_HW], image_HWC[~outline_HW])
+
+
+def test_the_threshold_is_the_checkpoints_unless_given(
+    trained: Path, pictures: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    run = read_run(trained)
+    path = checkpoint.find(run.checkpoints, "best")
+    threshold = json.loads((path / "state.json").read_text())["metrics"]["val/threshold"]
+    out = tmp_path / "out"
+    outcome = cli(predict.main, f"run={trained}", f"input={pictures / 'b.tif'}", f"out={out}")
+    assert outcome.code == 0
+    assert f"threshold {threshold} (val)" in outcome.out
+    mask_HW, probability_HW, _ = outputs(out, "b")
+    assert np.array_equal(mask_HW, np.where(probability_HW > threshold, 255, 0))
 
 
 def test_a_bad_image_is_named_and_the_rest_goes_on(

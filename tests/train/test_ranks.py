@@ -109,7 +109,10 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(
         ranks.run("train.evaluate", *settings, ranks=number)
         summaries.append((out / "summary.json").read_bytes())
     assert summaries[0] == summaries[1]
-    assert json.loads(summaries[0])["num_fields"] == 4
+    summary = json.loads(summaries[0])
+    assert summary["num_fields"] == 4
+    assert summary["threshold"]["chosen_on"] == "val"
+    assert summary["detection"]["annotated"] > 0
 
 
 def test_the_bits_do_not_depend_on_the_number_of_ranks(

@@ -23,16 +23,20 @@ from torch.utils.data import default_collate
 import command_line
 from command_line import EXIT_STOPPED, UserError
 from data_prep.manifest import Dataset
-from data_prep.pack import TrainingPixels
+from data_prep.pack import TrainingPixels, read_sample
 from train import __main__ as train_main
 from train import checkpoint, evaluate
 from train.config import TrainConfig
 from train.data import Draw, MicrobatchSampler, TrainingCrops
+from train.detection import find_nuclei, match
 from train.distributed import Ranks
 from train.lock import RunLock
 from train.monitor import read_metrics
+from train.precision import choose_precision
 from train.preemption import StopRequest
+from train.run_folder import load_model, read_run
 from train.state import build_state
+from train.tiles import predict_probability
 from train.trainer import Trainer
 
 Tiny = Callable[..., TrainConfig]
@@ -443,8 +447,38 @@ def test_validation_is_over_originals_with_the_weights_of_the_step(
 ) -> None:
     """What training wrote of its last epoch is what evaluation finds afterwards."""
     given = [f"run={own_run}", "split=val", "checkpoint=latest", "amp=off", "figures=0"]
+    given.append("threshold=0.5")
     assert cli(evaluate.main, *given).code == 0
     summary = json.loads((own_run / "evaluation" / "val" / "summary.json").read_text())
     last = read_metrics(own_run)[-1]
     assert summary["all_pixels"] == {name: last[f"val/{name}"] for name in summary["all_pixels"]}
     assert summary["num_fields"] == 2
+
+
+def test_the_thresholds_stored_are_the_best_of_validation(
+    own_run: Path, prepared: Dataset, ranks: Callable[[], Ranks]
+) -> None:
+    """Against counting at each threshold: pixels of the masks, and matchings of found nuclei."""
+    run = read_run(own_run)
+    model, _, state = load_model(run, "latest", ranks())
+    model.eval()
+    precision = choose_precision(torch.device("cpu"), "off", run.config.memory_format)
+    thresholds = [number / 100 for number in range(1, 100)]
+    pixels, nuclei = np.zeros((99, 2)), np.zeros((99, 2))  # twice the hits, and all there are
+    for sample in prepared.split("val"):
+        image_HWC, mask_HW = read_sample(prepared.folder, sample)
+        (probability_HW,) = predict_probability(model, image_HWC, run.config.tile, precision)
+        listed = json.loads((prepared.folder / sample.points).read_text())["tumor"]
+        annotated = np.array([(int(point["x"] * 96), int(point["y"] * 64)) for point in listed])
+        for index, threshold in enumerate(thresholds):
+            predicted_HW, truth_HW = probability_HW > threshold, mask_HW > 0
+            both = 2 * (predicted_HW & truth_HW).sum()
+            pixels[index] += both, predicted_HW.sum() + truth_HW.sum()
+            found = find_nuclei(probability_HW, 8, 0.01).above(threshold).places
+            nuclei[index] += 2 * len(match(found, annotated, 8)), len(found) + len(annotated)
+    for name, (hits, total) in {"threshold": pixels.T, "nuclei_threshold": nuclei.T}.items():
+        of_threshold = dict(zip(thresholds, hits / total, strict=True))
+        chosen = state["metrics"][f"val/{name}"]
+        assert of_threshold[chosen] == max(of_threshold.values()) > min(of_threshold.values())
+    assert state["metrics"]["val/nuclei_f1"] == pytest.approx(max(nuclei[:, 0] / nuclei[:, 1]))
+    assert read_metrics(own_run)[-1]["val/threshold"] == state["metrics"]["val/threshold"]
