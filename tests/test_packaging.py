@@ -35,7 +35,8 @@ def test_conda_brings_a_python_that_the_project_takes() -> None:
 def test_every_import_is_a_declared_dependency() -> None:
     """A fresh environment has whatever the code imports."""
     distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
-    declared = {re.split(r"[<>=]", entry)[0] for entry in PROJECT["dependencies"]}
+    entries = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["onnx"]
+    declared = {re.split(r"[<>=]", entry)[0] for entry in entries}
     ours = {path.stem for path in ROOT.iterdir()}
     imported = set()
     for package in ("command_line.py", "seeds.py", "data_prep", "model", "train", "launch"):
@@ -48,4 +49,5 @@ def test_every_import_is_a_declared_dependency() -> None:
                     imported.add(node.module.split(".")[0])
     third_party = imported - ours - sys.stdlib_module_names
     third_party.add("tensorboard")  # which torch.utils.tensorboard imports
+    third_party |= {"onnx", "onnxscript"}  # which torch.onnx imports
     assert {distributions.get(name, name) for name in third_party} == declared

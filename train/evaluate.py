@@ -55,7 +55,7 @@ class EvaluateConfig:
     """Everything `python -m train.evaluate` can be told."""
 
     run: str = ""
-    """Folder of the run."""
+    """Folder of the run, or a model.safetensors that train.export wrote."""
     runs: list[str] = field(default_factory=list)
     """Folders of several runs instead, each tested on other cases (the folds of data_prep): every
     fold's figures, and those of all fields together. Needs out=; draws no figures."""
@@ -76,7 +76,8 @@ class EvaluateConfig:
     """How far from an annotated point a nucleus may be found, in px; 0 for the radius of the data
     set's discs."""
     out: str = ""
-    """Folder of the results; RUN/evaluation/<split or name of raw> where empty."""
+    """Folder of the results; RUN/evaluation/<split or name of raw> where empty, and
+    MODEL_evaluation/... for an exported model."""
     figures: int = 16
     """Number of fields that figures are drawn of; 0 for none."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
@@ -113,7 +114,7 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
     """Evaluate a run; returns the folder of the results and their summary. Collective."""
     run = read_run(Path(config.run))
     fields = choose_fields(config, run)
-    out = Path(config.out) if config.out else run.folder / "evaluation" / subject(config)
+    out = Path(config.out) if config.out else run.evaluation / subject(config)
     summary, _ = evaluate_run(config, run, fields, out, ranks)
     if ranks.is_first:
         write_summary(out, summary)
@@ -239,7 +240,9 @@ def choose_fields(config: EvaluateConfig, run: Run) -> list[WholeField]:
     if config.raw:
         fields = raw_fields(Path(config.raw), run.data.labelling)
     else:
-        dataset = read_dataset(Path(config.data or run.config.data))
+        if not (data := config.data or run.config.data):
+            raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")
+        dataset = read_dataset(Path(data))
         fields = prepared_fields(dataset, config.split)
     if not fields:
         raise UsageError(f"split={config.split}: the data set has no such fields")

@@ -33,7 +33,7 @@ class PredictConfig:
     """Everything `python -m train.predict` can be told."""
 
     run: str = MISSING
-    """Folder of the run."""
+    """Folder of the run, or a model.safetensors that train.export wrote."""
     input: str = MISSING
     """An image, or a folder of images (.tif, .png, .jpg)."""
     out: str = MISSING

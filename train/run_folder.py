@@ -3,6 +3,8 @@
 RUN/config.yaml     the whole resolved configuration
 RUN/dataset.json    that of the prepared data set
 RUN/checkpoints/    see train.checkpoint
+
+A file that train.export wrote stands for a run with one checkpoint (train.exported).
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from command_line import UsageError, UserError
 from data_prep.manifest import DATASET, Dataset, Description, read_description
 from data_prep.masks import channel_values
 from model import build_model
-from train import checkpoint
+from train import checkpoint, exported
 from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.distributed import Ranks
 from train.lock import LOCK
@@ -38,6 +40,7 @@ class Run:
     """A run as it stands on disk."""
 
     folder: Path
+    """Or the file of an exported model."""
     config: TrainConfig
     data: Description
     """What it was trained on."""
@@ -49,8 +52,22 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Where its checkpoints are."""
+        """Where its checkpoints are. Raises UsageError for an exported model."""
+        if self.is_exported:
+            raise UsageError(f"run={self.folder}: an exported model, not a run with checkpoints")
         return self.folder / "checkpoints"
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is a file of train.export."""
+        return self.folder.is_file()
+
+    @property
+    def evaluation(self) -> Path:
+        """Where results on it go; beside the file of an exported model."""
+        if self.is_exported:
+            return self.folder.with_name(f"{self.folder.stem}_evaluation")
+        return self.folder / "evaluation"
 
 
 def open_run(
@@ -158,7 +175,10 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. Raises UserError where it is none."""
+    """Read a run folder or an exported model. Raises UserError where it is neither."""
+    if folder.is_file() or (folder.suffix == exported.SUFFIX and not folder.is_dir()):
+        about = exported.read(folder)
+        return Run(folder, about.config, about.data)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
     saved = command_line.read_yaml(folder / CONFIG)
@@ -176,6 +196,8 @@ def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict
 
     Raises UserError where the checkpoint is not there or not intact.
     """
+    if run.is_exported:
+        return load_exported(run, name, ranks)
     path = ranks.first_does(lambda: checkpoint.find(run.checkpoints, name))
     problem = ranks.first_does(lambda: checkpoint.verify(path))
     if problem:
@@ -208,3 +230,12 @@ def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
     """A threshold among a checkpoint's validation metrics, or the default; and which."""
     stored = state["metrics"].get(name)
     return (DEFAULT_THRESHOLD, "default") if stored is None else (stored, "val")
+
+
+def load_exported(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:
+    """The model of an exported file, that file and its checkpoint's state."""
+    if name != "best":
+        raise UsageError(f"checkpoint={name}: {run.folder} is an exported model and holds one only")
+    model = build_model(run.config.model, len(run.label_values))
+    state = exported.load_weights(run.folder, model)
+    return model.to(ranks.device), run.folder, state
