@@ -135,11 +135,8 @@ def decode_tif(file: BinaryIO, num_bytes: int, box: Box | None = None) -> npt.ND
         if box is None:
             pixels = largest.asarray(squeeze=False)
         else:
-            import zarr  # here: it takes half a second, and few need it
-
             part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
-            stored = zarr.open_array(largest.aszarr(level=0, squeeze=False), mode="r")
-            pixels = stored[tuple(part.get(axis, slice(None)) for axis in axes)]
+            pixels = read_part(largest, tuple(part.get(axis, slice(None)) for axis in axes))
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if photometric.name == "MINISWHITE":
@@ -148,6 +145,16 @@ def decode_tif(file: BinaryIO, num_bytes: int, box: Box | None = None) -> npt.ND
     if photometric.name == "PALETTE":
         pixels = np.moveaxis((colormap >> 8).astype(np.uint8)[:, pixels], 0, -1)
     return pixels
+
+
+def read_part(level: tifffile.TiffPageSeries, part: tuple[slice, ...]) -> npt.NDArray[Any]:
+    """Some pixels of an image, reading the strips or tiles that they are in."""
+    if level.dataoffset is not None and level.keyframe.is_memmappable:
+        # a strip of pixels as they are may be the whole image: no need to read all of it
+        return np.array(level.asarray(squeeze=False, out="memmap")[part])
+    import zarr  # here: it takes half a second, and few need it
+
+    return np.asarray(zarr.open_array(level.aszarr(level=0, squeeze=False), mode="r")[part])
 
 
 def check_segments(level: tifffile.TiffPageSeries, num_bytes: int) -> None:

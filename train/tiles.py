@@ -1,11 +1,16 @@
-"""A network over a whole field, in overlapping tiles blended smoothly."""
+"""A network over an image of any size, in overlapping tiles blended smoothly.
 
-from collections.abc import Iterator
+The tiles lie on a grid, and a tile's weight is the product of a ramp over its height and one over
+its width. So rows of tiles can be blended by themselves (a `Band`), and bands with one another.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data_prep.tiles import tile_starts
 from train.config import TileConfig
@@ -13,52 +18,157 @@ from train.precision import Precision
 
 Array = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
+Corner = tuple[int, int]
+"""Top and left of a tile, in px."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Band:
+    """Rows of tiles, over the whole width of an image: what goes through the network as one."""
+
+    tops: tuple[int, ...]
+    """Where its rows begin, in px from the image's top."""
+    lefts: tuple[int, ...]
+    size: tuple[int, int]
+    """Height and width of a tile, in px."""
+    overlap_px: int
+
+    @property
+    def top(self) -> int:
+        """The first of the image's rows that it covers."""
+        return self.tops[0]
+
+    @property
+    def bottom(self) -> int:
+        """The row behind its last."""
+        return self.tops[-1] + self.size[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, in px."""
+        return self.bottom - self.top, self.lefts[-1] + self.size[1]
+
+    @property
+    def corners(self) -> list[Corner]:
+        """Its tiles, from its own top."""
+        return [(top - self.top, left) for top in self.tops for left in self.lefts]
+
+    def row_weight(self) -> Plane:
+        """What its tiles weigh together in each of its rows."""
+        return summed_ramps(self.tops, self.size[0], self.overlap_px)
+
+    def column_weight(self) -> Plane:
+        """What its tiles weigh together in each column."""
+        return summed_ramps(self.lefts, self.size[1], self.overlap_px)
+
+
+def cut_into_bands(height: int, width: int, tile: TileConfig, most_px: int) -> list[Band]:
+    """Bands that cover an image: as many rows of tiles each as fit into `most_px`, one at least."""
+    size = min(tile.size_px, height), min(tile.size_px, width)
+    lefts = tuple(tile_starts(width, tile.size_px, tile.overlap_px))
+    groups: list[list[int]] = []
+    for top in tile_starts(height, tile.size_px, tile.overlap_px):
+        if groups and (top + size[0] - groups[-1][0]) * width <= most_px:
+            groups[-1].append(top)
+        else:
+            groups.append([top])
+    return [Band(tuple(tops), lefts, size, tile.overlap_px) for tops in groups]
+
+
 def predict_probability(
     model: nn.Module, image_HWC: Array, tile: TileConfig, precision: Precision
 ) -> Plane:
-    """uint8 RGB field of any size -> probability of each class, (C, H, W) float32.
+    """uint8 RGB field -> probability of each class, (C, H, W) float32.
 
     Tiles overlap by at least `tile.overlap_px` and end at the field's border; where they overlap,
     a tile's weight falls off linearly to its edge, so that no seam shows.
     """
     height, width = image_HWC.shape[:2]
-    size = min(tile.size_px, height), min(tile.size_px, width)
-    weight_HW = blend_weight(size, tile.overlap_px)
-    corners = [
-        (top, left)
-        for top in tile_starts(height, tile.size_px, tile.overlap_px)
-        for left in tile_starts(width, tile.size_px, tile.overlap_px)
-    ]
-    total_CHW: Plane | None = None
-    weights_HW = np.zeros((height, width), np.float32)
-    for batch in batches(corners, tile.batch):
-        cuts = [(slice(top, top + size[0]), slice(left, left + size[1])) for top, left in batch]
-        image_BHWC = torch.from_numpy(np.stack([image_HWC[cut] for cut in cuts]))
-        with precision.autocast():
-            logits_BCHW = model(precision.image_to_input(image_BHWC))
-        probability_BCHW = torch.sigmoid(logits_BCHW.float()).cpu().numpy()
-        if total_CHW is None:
-            total_CHW = np.zeros((probability_BCHW.shape[1], height, width), np.float32)
-        for cut, probability_CHW in zip(cuts, probability_BCHW, strict=True):
-            total_CHW[:, *cut] += probability_CHW * weight_HW
-            weights_HW[cut] += weight_HW
-    assert total_CHW is not None
-    return total_CHW / weights_HW
+    (band,) = cut_into_bands(height, width, tile, most_px=height * width)
+    tiles = list(predict_tiles(model, image_HWC, band.corners, band.size, tile.batch, precision))
+    blend = Blend(band, len(tiles[0][1]), precision.device)
+    for corner, probability_CHW in tiles:
+        blend.add(corner, probability_CHW)
+    return blend.result().cpu().numpy()
+
+
+@torch.no_grad()
+def predict_tiles(
+    model: nn.Module,
+    image_HWC: Array,
+    corners: Sequence[Corner],
+    size: tuple[int, int],
+    at_once: int,
+    precision: Precision,
+    tta: bool = False,
+) -> Iterator[tuple[Corner, Tensor]]:
+    """Each tile's probability of each class, (C, h, w) float32 on the model's device.
+
+    `at_once` tiles go through the network together. With `tta` the result is the mean over the
+    tile's eight flips and quarter turns.
+    """
+    image = torch.from_numpy(np.require(image_HWC, requirements="W"))  # or torch warns
+    image = image.to(precision.device, non_blocking=True)
+    for start in range(0, len(corners), at_once):
+        batch = corners[start : start + at_once]
+        tiles = [image[top : top + size[0], left : left + size[1]] for top, left in batch]
+        input_BCHW = precision.image_to_input(torch.stack(tiles))
+        ways = [(turns, flipped) for turns in range(4) for flipped in (False, True)]
+        seen = [
+            probability_as_seen(model, input_BCHW, *way, precision)
+            for way in (ways if tta else ways[:1])
+        ]
+        yield from zip(batch, torch.stack(seen).mean(dim=0), strict=True)
+
+
+def probability_as_seen(
+    model: nn.Module, input_BCHW: Tensor, turns: int, flipped: bool, precision: Precision
+) -> Tensor:
+    """The probability that the network gives for the turned or mirrored input, turned back."""
+    seen = torch.rot90(input_BCHW, turns, (-2, -1))
+    seen = seen.flip(-1) if flipped else seen
+    with precision.autocast():
+        logits = model(seen.contiguous(memory_format=precision.memory_format))
+    probability = torch.sigmoid(logits.float())
+    probability = probability.flip(-1) if flipped else probability
+    return torch.rot90(probability, -turns, (-2, -1))
+
+
+class Blend:
+    """The weighted mean of a band's tiles; a tile that is never added counts as 0."""
+
+    def __init__(self, band: Band, num_classes: int, device: torch.device) -> None:
+        self.band = band
+        self.weight_HW = torch.from_numpy(blend_weight(band.size, band.overlap_px)).to(device)
+        self.total_CHW = torch.zeros((num_classes, *band.shape), device=device)
+
+    def add(self, corner: Corner, probability_CHW: Tensor) -> None:
+        """Add a tile."""
+        (top, left), (height, width) = corner, self.band.size
+        part = self.total_CHW[:, top : top + height, left : left + width]
+        part.addcmul_(probability_CHW, self.weight_HW)
+
+    def result(self) -> Tensor:
+        """(C, H, W) float32, on the device. Call it once."""
+        for weight in (self.band.row_weight()[:, None], self.band.column_weight()):
+            self.total_CHW /= torch.from_numpy(weight).to(self.total_CHW.device)
+        return self.total_CHW
 
 
 def blend_weight(size: tuple[int, int], overlap_px: int) -> Plane:
     """(H, W) float32: 1 inside, falling linearly over the overlap towards the tile's edges."""
-    ramps = []
-    for length in size:
-        to_edge = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
-        ramps.append(np.minimum(1, to_edge / (overlap_px + 1)))
-    return np.outer(*ramps).astype(np.float32)
+    return np.outer(*(ramp(length, overlap_px) for length in size)).astype(np.float32)
 
 
-def batches(corners: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    """Runs of `size` corners."""
-    for start in range(0, len(corners), size):
-        yield corners[start : start + size]
+def ramp(length: int, overlap_px: int) -> Plane:
+    """1 inside, falling linearly over the overlap towards both ends."""
+    to_edge = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
+    return np.minimum(1, to_edge / (overlap_px + 1)).astype(np.float32)
+
+
+def summed_ramps(starts: Sequence[int], length: int, overlap_px: int) -> Plane:
+    """The sum of the ramps that begin at `starts`, counted from the first."""
+    total = np.zeros(starts[-1] - starts[0] + length, np.float32)
+    for start in starts:
+        total[start - starts[0] : start - starts[0] + length] += ramp(length, overlap_px)
+    return total

@@ -1,6 +1,7 @@
 """Images too large for one field: cut to covering tiles, with their points, without glass."""
 
 import json
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -188,3 +189,16 @@ def test_what_is_too_large_for_one_field_says_how_to_cut_it(tmp_path: Path) -> N
     assert not isinstance(caught.value, WorkerError)
     summary = prepare_slide(raw, tmp_path / "out", tile_px=1024)
     assert len(summary.samples) == len(read_dataset(tmp_path / "out").samples) == 33
+
+
+def test_of_an_image_in_one_strip_only_the_part_is_read(tmp_path: Path) -> None:
+    """27 MB as cameras' software writes them: not compressed, one strip."""
+    image_HWC = np.random.default_rng(0).integers(0, 256, (3000, 3000, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "large.tif", image_HWC, photometric="rgb", rowsperstrip=3000)
+    tracemalloc.start()
+    part = images.read_tile(tmp_path / "large.tif", Box(20, 1000, 2900, 100))
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(part, image_HWC[1000:1100, 20:2920])
+    assert part.flags.writeable
+    assert most_bytes < 5e6

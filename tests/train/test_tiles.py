@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from train.config import TileConfig
 from train.precision import Precision, choose_precision
-from train.tiles import blend_weight, predict_probability, tile_starts
+from train.tiles import (
+    blend_weight,
+    cut_into_bands,
+    predict_probability,
+    predict_tiles,
+    tile_starts,
+)
 
 
 class Network(nn.Module):
@@ -88,6 +94,85 @@ def test_a_network_of_single_pixels_gives_the_same_in_tiles(
     expected = 1 / (1 + np.exp(4 - 8 * image_HWC[..., [0, 2]].astype(float) / 255))
     assert probability_CHW.dtype == np.float32
     assert probability_CHW == pytest.approx(np.moveaxis(expected, -1, 0), abs=1e-6)
+
+
+def blended_in_two_dimensions(
+    network: Network, image_HWC: np.ndarray, tile: TileConfig
+) -> np.ndarray:
+    """The mean of all tiles weighted by the smaller distance to an edge, written out."""
+    height, width = image_HWC.shape[:2]
+    tall, wide = min(tile.size_px, height), min(tile.size_px, width)
+
+    def ramp(length: int, place: int) -> float:
+        return min(1, (min(place, length - 1 - place) + 1) / (tile.overlap_px + 1))
+
+    weight = np.array([[ramp(tall, y) * ramp(wide, x) for x in range(wide)] for y in range(tall)])
+    total, weights = np.zeros((height, width)), np.zeros((height, width))
+    for top in tile_starts(height, tile.size_px, tile.overlap_px):
+        for left in tile_starts(width, tile.size_px, tile.overlap_px):
+            part = slice(top, top + tall), slice(left, left + wide)
+            given = torch.from_numpy(image_HWC[part]).permute(2, 0, 1)[None] / 255
+            total[part] += weight * torch.sigmoid(network(given))[0, 0].numpy()
+            weights[part] += weight
+    return total / weights
+
+
+def mean_of_81() -> Network:
+    """A network whose tiles differ at their edges, where the outside counts as black."""
+    return Network(lambda image: 8 * F.avg_pool2d(image[:, :1], 9, stride=1, padding=4) - 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 70), (33, 100), (20, 20)])
+@pytest.mark.parametrize("tile", [TileConfig(32, 0), TileConfig(32, 16, 4), TileConfig(32, 5)])
+def test_a_field_is_blended_as_in_two_dimensions(
+    height: int, width: int, tile: TileConfig, plain: Precision
+) -> None:
+    image_HWC = draw(height, width)
+    expected_HW = blended_in_two_dimensions(mean_of_81(), image_HWC, tile)
+    probability_CHW = predict_probability(mean_of_81(), image_HWC, tile, plain)
+    assert probability_CHW[0] == pytest.approx(expected_HW, abs=1e-5)
+
+
+@pytest.mark.parametrize(("most_px", "expected"), [(1, [1] * 6), (72 * 50, [2] * 3), (10**9, [6])])
+def test_bands_have_as_many_rows_of_tiles_as_fit(most_px: int, expected: list[int]) -> None:
+    """Six rows of 32 px at 0, 22, 44, ... over 50 px: a row has 32 x 50 px, two rows 54 x 50."""
+    bands = cut_into_bands(32 + 5 * 22, 50, TileConfig(32, 10), most_px)
+    assert [len(band.tops) for band in bands] == expected
+    assert [top for band in bands for top in band.tops] == [0, 22, 44, 66, 88, 110]
+    assert [corner for corner in bands[-1].corners if corner[0] == 0] == [(0, 0), (0, 18)]
+    assert bands[-1].bottom == 142
+    assert all(band.shape == (band.bottom - band.top, 50) for band in bands)
+
+
+def test_augmentation_is_the_mean_over_the_eight_ways_to_lay_a_tile(plain: Precision) -> None:
+    """A network that sees top and left: its answers turned back by hand, on a tile not square."""
+
+    def slanted(image_BCHW: Tensor) -> Tensor:
+        height, width = image_BCHW.shape[-2:]
+        slope = torch.arange(height)[:, None] * 0.2 + torch.arange(width) * 0.03
+        return (image_BCHW[:, :1] - 0.5) * slope
+
+    image_HWC = draw(12, 20)
+    ((corner, probability_CHW),) = predict_tiles(
+        Network(slanted), image_HWC, [(0, 0)], (12, 20), 1, plain, tta=True
+    )
+    expected = np.zeros((12, 20))
+    for transpose in (False, True):
+        for step in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            red = image_HWC[:: step[0], :: step[1], 0] / 255
+            red = red.T if transpose else red
+            slope = 0.2 * np.arange(red.shape[0])[:, None] + 0.03 * np.arange(red.shape[1])
+            seen = 1 / (1 + np.exp(-(red - 0.5) * slope))
+            seen = seen.T if transpose else seen
+            expected += seen[:: step[0], :: step[1]] / 8
+    assert corner == (0, 0)
+    assert probability_CHW[0].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_augmentation_a_tile_goes_through_once(plain: Precision) -> None:
+    network = Network(lambda image: image[:, :1])
+    list(predict_tiles(network, draw(8, 16), [(0, 0), (0, 8)], (8, 8), 1, plain))
+    assert network.shapes == [(1, 3, 8, 8)] * 2
 
 
 @pytest.mark.parametrize("overlap_px", [0, 7, 15])
