@@ -1,0 +1,86 @@
+"""The nuclei of a predicted image of any size, as GeoJSON for QuPath and as BreCaHAD's JSON."""
+
+import json
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from data_prep.brecahad import CLASSES
+from data_prep.field import encode_points
+from data_prep.images import Box
+from train.detection import Nuclei, Plane, find_nuclei
+
+WINDOW_PX = 2048
+# How far beyond its window a nucleus depends on pixels, in radii: 2 that the Gaussian reaches, 1 to
+# the next peak, 1 to a nucleus that takes its place; and 1 to spare
+HALO_RADII = 5
+
+VERMILION, SKY, YELLOW, PURPLE = (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167)
+GREEN, BLUE, ORANGE = (0, 158, 115), (0, 114, 178), (230, 159, 0)  # Okabe & Ito's palette
+COLOURS = dict(zip(CLASSES, (VERMILION, SKY, YELLOW, PURPLE, GREEN, BLUE, ORANGE), strict=True))
+
+
+def find_in_windows(
+    probability: Callable[[Box], Plane],
+    height: int,
+    width: int,
+    radius_px: float,
+    least_score: float,
+) -> Nuclei:
+    """The nuclei of an image as `find_nuclei` finds them in the whole, row by row of windows.
+
+    Each is taken from the window that it lies in, which is seen with a halo around it.
+    """
+    halo_px = int(np.ceil(HALO_RADII * radius_px))
+    places, scores = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
+    for y in range(0, height, WINDOW_PX):
+        for x in range(0, width, WINDOW_PX):
+            left, top = max(0, x - halo_px), max(0, y - halo_px)
+            right, bottom = (
+                min(start + WINDOW_PX + halo_px, end) for start, end in ((x, width), (y, height))
+            )
+            seen = probability(Box(left, top, right - left, bottom - top))
+            if seen.max() <= least_score:  # glass, mostly: a mean cannot be above
+                continue
+            found = find_nuclei(seen, radius_px, least_score)
+            at = found.places + np.array([left, top])
+            from_window = at + 0.5 - np.array([x, y])  # from its corner, not a pixel's middle
+            own = ((from_window >= 0) & (from_window < WINDOW_PX)).all(axis=1)
+            places.append(at[own])
+            scores.append(found.scores[own])
+    return Nuclei(np.concatenate(places), np.concatenate(scores))
+
+
+def as_geojson(nuclei: Mapping[str, Nuclei]) -> bytes:
+    """Class -> nuclei, as a FeatureCollection of detections, a line each, as QuPath reads it.
+
+    Coordinates are in px from the image's corner: the middle of the first pixel is (0.5, 0.5).
+    """
+    features = [
+        json.dumps(
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Point",
+                    "coordinates": [round(x + 0.5, 2), round(y + 0.5, 2)],
+                },
+                "properties": {
+                    "objectType": "detection",
+                    "classification": {"name": name, "color": COLOURS[name]},
+                    "measurements": {"Probability": round(score, 4)},
+                },
+            }
+        )
+        for name, found in nuclei.items()
+        for (x, y), score in zip(found.places.tolist(), found.scores.tolist(), strict=True)
+    ]
+    listed = ",\n".join(features)
+    return f'{{"type": "FeatureCollection", "features": [\n{listed}\n]}}\n'.encode()
+
+
+def as_brecahad(nuclei: Mapping[str, Nuclei], height: int, width: int) -> bytes:
+    """Class -> nuclei, as an annotation that data_prep reads: every class has a list."""
+    places = {
+        name: ((found.places + 0.5) / (width, height)).tolist() for name, found in nuclei.items()
+    }
+    return encode_points({name: [(x, y) for x, y in places.get(name, [])] for name in CLASSES})
