@@ -1,31 +1,49 @@
-"""Predict images of any size: masks, probability maps and overlays.
+"""Predict images of any size: masks, probability maps, overlays and nuclei.
 
-    python -m train.predict run=DIR input=FILE|DIR out=DIR [checkpoint=best threshold=auto]
+    python -m train.predict run=DIR input=FILE|DIR out=DIR [checkpoint=best threshold=0.4 tta=true]
 
-Writes for each image NAME_mask.png (the data set's mask values), NAME_probability.tif (float32
-from 0 to 1, one plane a class) and NAME_overlay.png (outlines on the image).
+Writes for each image
+
+  NAME_mask.tif          the data set's mask values; the same as NAME_mask.png up to 4000 px a side
+  NAME_probability.tif   0 to 255 for probabilities of 0 to 1, one plane a class
+  NAME_overlay.png       outlines on the image, shrunk to 4000 px a side
+  NAME_nuclei.geojson    a point a nucleus with class and probability, for QuPath
+  NAME.json              the same points in BreCaHAD's form, to be corrected and given to data_prep
+  NAME_settings.json     what they were made with
+
+The TIFs are tiled pyramids. A TIF that is read may be larger than memory. On several ranks
+(torchrun) all work on each image. Interrupted, the same command goes on where it was.
 """
 
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
-import numpy.typing as npt
-import tifffile
+import torch
 from omegaconf import MISSING
 
 import command_line
 from command_line import EXIT_FAILED, UsageError, track
 from data_prep import images
 from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
-from train.distributed import start_ranks
-from train.figures import outline_picture
+from data_prep.images import TIF_SUFFIXES, Box, Image
+from data_prep.tiles import tissue_share
+from train import checkpoint
+from train.band_store import CERTAIN
+from train.distributed import Ranks, start_ranks
 from train.precision import choose_precision
-from train.run_folder import check_threshold, choose_threshold, load_model, read_run
-from train.tiles import predict_probability
+from train.results import Results, Task
+from train.run_folder import Run, check_threshold, choose_threshold, load_model, read_run
+from train.tiles import Band, Blend, cut_into_bands, predict_tiles
+
+FORMAT = 1  # of the results; with another number they are made anew
+BAND_PX = 2**24  # a field of view is one band; what an image takes of memory hangs on it
+
+NumberedBand = tuple[Task, int, Band]
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class PredictConfig:
     """Everything `python -m train.predict` can be told."""
 
     run: str = MISSING
-    """Folder of the run, or a model.safetensors that train.export wrote."""
+    """Folder of the run."""
     input: str = MISSING
     """An image, or a folder of images (.tif, .png, .jpg)."""
     out: str = MISSING
@@ -41,8 +59,16 @@ class PredictConfig:
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
-    """Probability above which a pixel counts as predicted, 0 to 1; auto: the best on the validation
-    split, which the checkpoint knows, or 0.5 where there was none."""
+    """Probability above which a pixel counts as predicted, and a nucleus as found, 0 to 1;
+    auto: the best on the validation split, as the checkpoint has it; 0.5 where there was none."""
+    tta: bool = False
+    """Average over the eight flips and quarter turns of each tile: eight times the work."""
+    tiles_at_once: int = 0
+    """Tiles that go through the network at once, as many as fit into memory; 0: the run's
+    tile.batch."""
+    min_tissue: float = 0.01
+    """Share of a tile that must be tissue: one with less is glass, gets a probability of 0 and
+    costs nothing. 0 computes all."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -50,6 +76,20 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        if self.tiles_at_once < 0:
+            raise ValueError(f"tiles_at_once={self.tiles_at_once}: 1 or more, or 0 for the run's")
+        if not 0 <= self.min_tissue <= 1:
+            raise ValueError(f"min_tissue={self.min_tissue}: from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do."""
+
+    tasks: list[Task]
+    num_done: int
+    bad: dict[Path, str]
+    """Images that cannot be used -> why."""
 
 
 def main(argv: list[str]) -> int:
@@ -62,29 +102,23 @@ def main(argv: list[str]) -> int:
     paths = find_images(Path(config.input))
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    bad = []
     with start_ranks(config.device) as ranks:
-        model, _, state = load_model(run, config.checkpoint, ranks)
-        threshold, chosen_on = choose_threshold(config.threshold, state)
-        model.eval()
-        precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
-        mine = ranks.share(paths)
-        for path in track(mine, total=len(mine), label="predict", unit="image"):
-            try:
-                image_HWC = images.read_image(path, run.data.labelling.uint16_white)
-            except BadInputError as error:
-                bad.append(f"{path}: {error}")
-                continue
-            probability_CHW = predict_probability(model, image_HWC, run.config.tile, precision)
-            write(out, path.stem, image_HWC, probability_CHW, run.label_values, threshold)
-    for line in bad:
-        print(f"left out {line}", file=sys.stderr)
+        predictor = Predictor(config, run, ranks)
+        plan = ranks.first_does(lambda: predictor.plan(paths))
+        predictor.bad |= plan.bad
+        missing = predictor.missing_bands(plan.tasks)
+        total = sum(len(band.corners) for _, _, band in missing)
+        for _ in track(predictor.predict(plan.tasks), total=total, label="predict", unit="tile"):
+            pass
     if ranks.is_first:
+        for path, reason in sorted(predictor.bad.items()):
+            print(f"left out {path}: {reason}", file=sys.stderr)
+        there = f" ({plan.num_done} were there)" if plan.num_done else ""
         print(
-            f"predicted {len(paths) - len(bad)} of {len(paths)} images into {out},"
-            f" threshold {threshold:g} ({chosen_on})"
+            f"predicted {len(paths) - len(predictor.bad)} of {len(paths)} images into {out}{there},"
+            f" threshold {predictor.threshold} ({predictor.chosen_on})"
         )
-    return EXIT_FAILED if bad else 0
+    return EXIT_FAILED if predictor.bad else 0
 
 
 def find_images(source: Path) -> list[Path]:
@@ -102,35 +136,152 @@ def find_images(source: Path) -> list[Path]:
     return paths
 
 
-def write(
-    out: Path,
-    name: str,
-    image_HWC: images.Image,
-    probability_CHW: npt.NDArray[np.float32],
-    label_values: list[int],
-    threshold: float,
-) -> None:
-    """Write the mask, the probability map and the overlay of an image."""
-    mask_HW = to_mask(probability_CHW, label_values, threshold)
-    images.write_atomically(out / f"{name}_mask.png", images.encode_mask(mask_HW))
-    planes = probability_CHW[0] if len(probability_CHW) == 1 else probability_CHW
-    tifffile.imwrite(
-        out / f"{name}_probability.tif",
-        planes,
-        photometric="minisblack",
-        compression="deflate",
-        predictor=True,
-    )
-    overlay = outline_picture(image_HWC, mask_HW > 0)
-    cv2.imwrite(str(out / f"{name}_overlay.png"), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+class Predictor:
+    """A rank's part in predicting images.
+
+    As many images are worked on at a time as there are ranks: the ranks share out their bands, and
+    then each writes the results of one.
+    """
+
+    def __init__(self, config: PredictConfig, run: Run, ranks: Ranks) -> None:
+        self.config, self.run, self.ranks = config, run, ranks
+        self.model, path, state = load_model(run, config.checkpoint, ranks)
+        self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
+        self.model.eval()
+        self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
+        self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
+        self.reader = Reader(run.data.labelling.uint16_white)
+        self.bad: dict[Path, str] = {}
+        self.settings = {
+            "format": FORMAT,
+            "run": run.folder.name,
+            "checkpoint": path.name,
+            "model_sha256": checkpoint.digest({"model": self.model.state_dict()}),
+            "tile_px": run.config.tile.size_px,
+            "tile_overlap_px": run.config.tile.overlap_px,
+            "amp": self.precision.amp,
+            "tta": config.tta,
+            "min_tissue": config.min_tissue,
+            "threshold": self.threshold,
+        }
+
+    def plan(self, paths: Sequence[Path]) -> Plan:
+        """What there is to do, with the folders for it made. For one rank to call."""
+        tasks, num_done, bad = [], 0, {}
+        for path in paths:
+            try:
+                task = self.task(path)
+            except BadInputError as error:
+                bad[path] = str(error)
+                continue
+            if task.is_done:
+                num_done += 1
+                continue
+            task.store.begin(task.settings)
+            tasks.append(task)
+        return Plan(tasks, num_done, bad)
+
+    def task(self, path: Path) -> Task:
+        """An image, cut up. Raises BadInputError."""
+        height, width = images.read_size(path)
+        about = path.stat()
+        settings = {
+            "image": {"name": path.name, "bytes": about.st_size, "mtime_ns": about.st_mtime_ns},
+            **self.settings,
+        }
+        bands = cut_into_bands(height, width, self.run.config.tile, BAND_PX)
+        return Task(path, Path(self.config.out), height, width, bands, settings)
+
+    def missing_bands(self, tasks: Sequence[Task]) -> list[NumberedBand]:
+        """This rank's share of the bands, of each group of tasks, without those that are there."""
+        missing: list[NumberedBand] = []
+        for group in self.groups(tasks):
+            bands = [(task, *numbered) for task in group for numbered in enumerate(task.bands)]
+            # shared out first: what is there may change while another rank looks
+            own = self.ranks.share(bands)
+            missing += [entry for entry in own if not entry[0].store.has(entry[1])]
+        return missing
+
+    def groups(self, tasks: Sequence[Task]) -> list[Sequence[Task]]:
+        """Runs of as many tasks as there are ranks."""
+        size = self.ranks.world_size
+        return [tasks[start : start + size] for start in range(0, len(tasks), size)]
+
+    def predict(self, tasks: Sequence[Task]) -> Iterator[None]:
+        """Predict and write images; gives a sign for each tile that is done. Collective."""
+        for group in self.groups(tasks):
+            for (task, number, band), image in self.read_ahead(self.missing_bands(group)):
+                try:
+                    image_HWC = image.result()
+                except BadInputError as error:
+                    self.bad[task.path] = str(error)
+                    continue
+                yield from self.compute(task, number, band, image_HWC)
+            for bad in self.ranks.gather(self.bad):
+                self.bad |= bad
+            for task in self.ranks.share(group):
+                if task.path in self.bad:
+                    task.store.remove()
+                else:
+                    Results(task, self.run.data.labelling, self.threshold).write()
+
+    def read_ahead(
+        self, bands: Sequence[NumberedBand]
+    ) -> Iterator[tuple[NumberedBand, Future[Image]]]:
+        """Each band and its pixels, the next being read meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            reads = (pool.submit(self.reader.read, task, band) for task, _, band in bands)
+            following = next(reads, None)
+            for entry in bands:
+                current, following = following, next(reads, None)
+                assert current is not None
+                yield entry, current
+
+    def compute(self, task: Task, number: int, band: Band, image_HWC: Image) -> Iterator[None]:
+        """Compute and keep one band."""
+        height, width = band.size
+        tissue = [
+            (top, left)
+            for top, left in band.corners
+            if tissue_share(image_HWC[top : top + height, left : left + width])
+            >= self.config.min_tissue
+        ]
+        blend = Blend(band, len(self.run.label_values), self.ranks.device)
+        for corner, probability_CHW in predict_tiles(
+            self.model,
+            image_HWC,
+            tissue,
+            band.size,
+            self.tiles_at_once,
+            self.precision,
+            self.config.tta,
+        ):
+            blend.add(corner, probability_CHW)
+            yield
+        stored = blend.result().mul_(CERTAIN).round_().to(torch.int32).cpu().numpy()
+        task.store.save(number, stored.astype(np.uint16), image_HWC)
+        for _ in range(len(band.corners) - len(tissue)):
+            yield
 
 
-def to_mask(
-    probability_CHW: npt.NDArray[np.float32], label_values: list[int], threshold: float
-) -> images.Mask:
-    """HW uint8: the value of the most probable class, where it is above the threshold; else 0."""
-    values = np.array(label_values, np.uint8)[probability_CHW.argmax(axis=0)]
-    return np.where(probability_CHW.max(axis=0) > threshold, values, np.uint8(0))
+class Reader:
+    """Reads images band by band."""
+
+    def __init__(self, uint16_white: int) -> None:
+        self.uint16_white = uint16_white
+        self.path: Path | None = None
+        self.image_HWC: Image | None = None
+        """The image at `path`, where it had to be read whole."""
+
+    def read(self, task: Task, band: Band) -> Image:
+        """A band's pixels. Raises BadInputError."""
+        if task.path.suffix.lower() in TIF_SUFFIXES and len(task.bands) > 1:
+            box = Box(0, band.top, *reversed(band.shape))
+            return images.read_tile(task.path, box, self.uint16_white)
+        if self.image_HWC is None or self.path != task.path:
+            self.image_HWC = images.read_image(task.path, self.uint16_white)
+            self.path = task.path
+        return self.image_HWC[band.top : band.bottom]
 
 
 if __name__ == "__main__":

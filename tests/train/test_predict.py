@@ -1,6 +1,9 @@
 """Predictions of images of any size: the files, what is in them, and images that are none."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,31 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from data_prep import __main__ as data_prep_main
+from data_prep.images import read_image
+from data_prep.manifest import read_dataset
+from tests import ranks as real_ranks
 from train import checkpoint, predict
-from train.run_folder import read_run
+from train.distributed import Ranks
+from train.precision import choose_precision
+from train.results import to_mask
+from train.run_folder import load_model, read_run
+from train.tiles import predict_probability
+
+STATE: dict[str, Any] = {"metrics": {}}  # of a run without validation
+ENDINGS = [
+    ".json",
+    "_mask.png",
+    "_mask.tif",
+    "_nuclei.geojson",
+    "_overlay.png",
+    "_probability.tif",
+    "_settings.json",
+]
 
 
 @pytest.fixture
@@ -22,7 +46,7 @@ def pictures(tmp_path: Path) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name, shape in {"a.png": (50, 71, 3), "b.tif": (131, 33, 3), "c.jpg": (1, 1, 3)}.items():
-        image = rng.integers(0, 256, shape, dtype=np.uint8)
+        image = rng.integers(0, 200, shape, dtype=np.uint8)
         if name.endswith("tif"):
             tifffile.imwrite(folder / name, image, photometric="rgb")
         else:
@@ -30,28 +54,99 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+class LackOfRed(nn.Module):
+    """A 'network' that finds what is bluish, and counts the tiles that it was given."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        self.num_tiles, self.fails_at = 0, fails_at
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        if self.num_tiles == self.fails_at:
+            raise KeyboardInterrupt
+        self.num_tiles += len(image_BCHW)
+        return 10 * (0.6 - image_BCHW[:, :1])
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LackOfRed]:
+    """network() is what predicts from now on, whatever the run."""
+
+    def use(fails_at: int | None = None) -> LackOfRed:
+        made = LackOfRed(fails_at)
+        monkeypatch.setattr(predict, "load_model", lambda *given: (made, Path("step_1"), STATE))
+        return made
+
+    return use
+
+
+@pytest.fixture
+def bands_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image is a large one: a band is one row of tiles."""
+    monkeypatch.setattr(predict, "BAND_PX", 1)
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    """200 x 330 px: glass, and from x = 140 on bluish discs on pink."""
+    image_HWC = np.full((200, 330, 3), 250, np.uint8)
+    image_HWC[:, 140:] = (215, 130, 180)
+    rng = np.random.default_rng(0)
+    for x, y in rng.integers((160, 0), (330, 200), (25, 2)).tolist():
+        cv2.circle(image_HWC, (x, y), 8, (70, 50, 120), cv2.FILLED)
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, image_HWC, photometric="rgb", tile=(64, 64), compression="zlib")
+    return path
+
+
 def outputs(out: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mask, probability and overlay of an image, through other readers."""
     mask_HW = np.asarray(Image.open(out / f"{name}_mask.png"))
+    assert np.array_equal(tifffile.imread(out / f"{name}_mask.tif"), mask_HW)
     overlay_HWC = np.asarray(Image.open(out / f"{name}_overlay.png"))
     return mask_HW, tifffile.imread(out / f"{name}_probability.tif"), overlay_HWC
 
 
+def assert_same_results(one: Path, other: Path) -> None:
+    """Two folders have the same files; of TIFs the pixels count, for each has a name of its own."""
+    assert names(one) == names(other)
+    for name in names(one):
+        if name.endswith(".tif"):
+            assert np.array_equal(tifffile.imread(one / name), tifffile.imread(other / name)), name
+        else:
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def points_of(out: Path, name: str) -> list[list[float]]:
+    features = json.loads((out / f"{name}_nuclei.geojson").read_text())["features"]
+    return [feature["geometry"]["coordinates"] for feature in features]
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.2])
-def test_every_image_gets_a_mask_a_probability_and_an_overlay(
+def test_every_image_gets_all_its_files(
     threshold: float, trained: Path, pictures: Path, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
-    out = tmp_path / "out"
+    """With the probability that evaluation computes, in 255 steps."""
+    out, run = tmp_path / "out", read_run(trained)
     given = [f"run={trained}", f"input={pictures}", f"out={out}", f"threshold={threshold}"]
     outcome = cli(predict.main, *given)
     assert (outcome.code, outcome.err) == (0, "")
-    assert len(list(out.iterdir())) == 9
-    for name, shape in (("a", (50, 71)), ("b", (131, 33)), ("c", (1, 1))):
-        mask_HW, probability_HW, overlay_HWC = outputs(out, name)
-        assert mask_HW.shape == probability_HW.shape == overlay_HWC.shape[:2] == shape
-        assert probability_HW.dtype == np.float32
-        assert ((probability_HW >= 0) & (probability_HW <= 1)).all()
-        assert np.array_equal(mask_HW, np.where(probability_HW > threshold, 255, 0))
+    assert names(out) == sorted(name + ending for name in "abc" for ending in ENDINGS)
+    model, _, _ = load_model(run, "best", Ranks(0, 1, torch.device("cpu")))
+    model.eval()
+    precision = choose_precision(torch.device("cpu"), "auto", run.config.memory_format)
+    for path, shape in zip(sorted(pictures.iterdir()), ((50, 71), (131, 33), (1, 1)), strict=True):
+        mask_HW, byte_HW, overlay_HWC = outputs(out, path.stem)
+        assert mask_HW.shape == byte_HW.shape == overlay_HWC.shape[:2] == shape
+        assert byte_HW.dtype == np.uint8
+        (expected_HW,) = predict_probability(model, read_image(path), run.config.tile, precision)
+        assert np.abs(byte_HW - 255 * expected_HW).max() < 0.51
+        clear = np.abs(expected_HW - threshold) > 1e-4
+        assert np.array_equal(mask_HW[clear], np.where(expected_HW > threshold, 255, 0)[clear])
 
 
 def test_the_network_sees_rgb_and_its_outline_is_drawn_on_the_image(
@@ -59,24 +154,239 @@ def test_the_network_sees_rgb_and_its_outline_is_drawn_on_the_image(
     raw: Path,
     tmp_path: Path,
     cli: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+    network: Callable[..., LackOfRed],
 ) -> None:
-    """A single file; a 'network' that says how little red there is finds the bluish discs."""
-
-    def lack_of_red(model: object, image_HWC: np.ndarray, *settings: object) -> np.ndarray:
-        return 1 - image_HWC[None, ..., 0].astype(np.float32) / 255
-
-    monkeypatch.setattr(predict, "predict_probability", lack_of_red)
+    """A single file; the bluish discs are found, as pixels and as nuclei."""
+    network()
     field, out = raw / "Case_1-01.png", tmp_path / "out"
-    given = [f"run={trained}", f"input={field}", f"out={out}", "threshold=0.5"]
+    given = [f"run={trained}", f"input={field}", f"out={out}", "min_tissue=0", "threshold=0.5"]
     assert cli(predict.main, *given).code == 0
-    mask_HW, probability_HW, overlay_HWC = outputs(out, "Case_1-01")
+    mask_HW, byte_HW, overlay_HWC = outputs(out, "Case_1-01")
     image_HWC = np.asarray(Image.open(field))
-    assert np.array_equal(probability_HW, lack_of_red(None, image_HWC)[0])
-    assert np.array_equal(mask_HW, np.where(image_HWC[..., 0] < 128, 255, 0))
+    probability_HW = 1 / (1 + np.exp(10 * (image_HWC[..., 0] / 255 - 0.6)))
+    assert np.abs(byte_HW - 255 * probability_HW).max() < 0.51
+    assert np.array_equal(mask_HW, np.where(image_HWC[..., 0] < 153, 255, 0))
     outline_HW = (overlay_HWC == (0, 158, 115)).all(axis=-1)
     assert outline_HW.any()
     assert np.array_equal(overlay_HWC[~outline_HW], image_HWC[~outline_HW])
+    assert all(mask_HW[int(y), int(x)] for x, y in points_of(out, "Case_1-01"))
+
+
+@pytest.mark.usefixtures("bands_of_a_row")
+@pytest.mark.parametrize("setting", ["tta=false", "tta=true", "tiles_at_once=5"])
+def test_an_image_in_parts_gets_the_results_of_the_whole(
+    setting: str,
+    trained: Path,
+    slide: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network that looks around itself; with a mask, nuclei and a picture over all seams."""
+    monkeypatch.setattr("train.nuclei.WINDOW_PX", 96)
+    monkeypatch.setattr("train.pyramid.TILE_PX", 64)
+    monkeypatch.setattr("train.pyramid.SMALLEST_PX", 64)
+    given = [f"run={trained}", f"input={slide}", setting, "min_tissue=0", "threshold=0.3"]
+    assert cli(predict.main, *given, f"out={tmp_path / 'parts'}").code == 0
+    monkeypatch.undo()
+    assert cli(predict.main, *given, f"out={tmp_path / 'whole'}").code == 0
+    assert len(points_of(tmp_path / "whole", "slide")) > 10
+    parts, whole = (outputs(tmp_path / name, "slide") for name in ("parts", "whole"))
+    assert (parts[0] != whole[0]).mean() < 1e-4  # where 0.3 lies between two of 65536 steps
+    assert np.abs(parts[1].astype(int) - whole[1]).max() <= 1
+    one, other = (np.array(points_of(tmp_path / name, "slide")) for name in ("parts", "whole"))
+    assert one[np.lexsort(one.T)] == pytest.approx(other[np.lexsort(other.T)], abs=1)
+    with tifffile.TiffFile(tmp_path / "parts" / "slide_probability.tif") as tif:
+        assert [level.shape for level in tif.series[0].levels] == [
+            (200, 330),
+            (100, 165),
+            (50, 83),
+            (25, 42),
+        ]
+
+
+@pytest.mark.usefixtures("bands_of_a_row")
+def test_glass_is_not_computed(
+    trained: Path,
+    slide: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    network: Callable[..., LackOfRed],
+) -> None:
+    """Tiles of 48 px that overlap by 8: 5 rows of 9; of those that begin at 0 to 141, three see
+    nothing but glass."""
+    given = [f"run={trained}", f"input={slide}", f"out={tmp_path / 'out'}"]
+    everything = network()
+    assert cli(predict.main, *given, "min_tissue=0").code == 0
+    assert everything.num_tiles == 5 * 9
+    tissue = network()
+    assert cli(predict.main, *given).code == 0
+    assert tissue.num_tiles == 5 * 6
+    byte_HW = tifffile.imread(tmp_path / "out" / "slide_probability.tif")
+    assert not byte_HW[:, :105].any()
+    assert byte_HW[:, 140:].all()
+
+
+@pytest.mark.usefixtures("bands_of_a_row")
+@pytest.mark.parametrize("fails_at", [0, 7, 20, 29])
+def test_interrupted_it_goes_on_and_done_it_does_nothing(
+    fails_at: int,
+    trained: Path,
+    slide: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    network: Callable[..., LackOfRed],
+) -> None:
+    """Of bands of six tiles, what was done stays done."""
+    given = [f"run={trained}", f"input={slide}"]
+    network()
+    assert cli(predict.main, *given, f"out={tmp_path / 'straight'}").code == 0
+    network(fails_at)
+    assert cli(predict.main, *given, f"out={tmp_path / 'out'}").code == 130
+    assert names(tmp_path / "out") == [".slide"]
+    rest = network()
+    assert cli(predict.main, *given, f"out={tmp_path / 'out'}").code == 0
+    assert rest.num_tiles == 30 - fails_at // 6 * 6
+    assert_same_results(tmp_path / "out", tmp_path / "straight")
+    nothing = network()
+    outcome = cli(predict.main, *given, f"out={tmp_path / 'out'}")
+    assert f"predicted 1 of 1 images into {tmp_path / 'out'} (1 were there)" in outcome.out
+    assert nothing.num_tiles == 0
+
+
+@pytest.mark.parametrize("change", ["setting", "image", "file"])
+def test_what_was_made_otherwise_is_made_anew(
+    change: str,
+    trained: Path,
+    slide: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    network: Callable[..., LackOfRed],
+) -> None:
+    given = [f"run={trained}", f"input={slide}", f"out={tmp_path / 'out'}"]
+    network()
+    assert cli(predict.main, *given).code == 0
+    if change == "setting":
+        given.append("threshold=0.6")
+    if change == "image":
+        tifffile.imwrite(slide, 255 - tifffile.imread(slide), photometric="rgb")
+    if change == "file":
+        (tmp_path / "out" / "slide.json").unlink()
+    again = network()
+    assert cli(predict.main, *given).code == 0
+    assert again.num_tiles > 0
+    assert cli(predict.main, *given).out.count("(1 were there)") == 1
+
+
+@pytest.mark.usefixtures("bands_of_a_row")
+def test_ranks_share_out_every_band_once(
+    trained: Path,
+    slide: Path,
+    pictures: Path,
+    tmp_path: Path,
+    ranks: Callable[..., Ranks],
+    network: Callable[..., LackOfRed],
+) -> None:
+    network()
+    (tmp_path / "out").mkdir()
+    config = predict.PredictConfig(str(trained), str(pictures), str(tmp_path / "out"))
+    run, shares = read_run(trained), []
+    for rank in range(3):
+        predictor = predict.Predictor(config, run, ranks(rank, 3))
+        tasks = predictor.plan([slide, *sorted(pictures.iterdir())]).tasks
+        own = predictor.missing_bands(tasks)
+        shares.append([(task.path.name, number) for task, number, _ in own])
+    bands = [("slide.tif", n) for n in range(5)] + [("a.png", 0), ("a.png", 1)]
+    bands += [("b.tif", n) for n in range(4)] + [("c.jpg", 0)]
+    assert sorted(entry for share in shares for entry in share) == sorted(bands)
+    assert [len(share) for share in shares] == [5, 4, 3]
+
+
+def test_two_ranks_write_what_one_writes(trained: Path, tmp_path: Path) -> None:
+    """An image of two bands, larger than a picture and mostly glass; and a small one."""
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for name, height, width in (("large", 4300, 4200), ("small", 200, 300)):
+        image_HWC = np.full((height, width, 3), 245, np.uint8)
+        for x, y in rng.integers(0, 200, (10, 2)).tolist():
+            for top in (y, y + height - 200):
+                cv2.circle(image_HWC, (x, top), 8, (120, 60, 90), cv2.FILLED)
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", image_HWC, photometric="rgb")
+    given = [f"run={trained}", f"input={tmp_path / 'in'}", "threshold=0.3"]
+    for num in (1, 2):
+        output = real_ranks.run("train.predict", *given, f"out={tmp_path / str(num)}", ranks=num)
+        assert output.count("predicted 2 of 2 images") == 1
+    assert_same_results(tmp_path / "1", tmp_path / "2")
+    assert "small_mask.png" in names(tmp_path / "1")
+    assert "large_mask.png" not in names(tmp_path / "1")
+    assert Image.open(tmp_path / "1" / "large_overlay.png").size == (2100, 2150)
+    ys = [y for _, y in points_of(tmp_path / "1", "large")]
+    assert min(ys) < 200
+    assert max(ys) > 4100
+
+
+MEASURED = """
+import resource, sys
+from train import predict
+predict.BAND_PX = 2**20
+assert predict.main(sys.argv[1:]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_area(trained: Path, tmp_path: Path) -> None:
+    """25 and 126 MB of pixels; held whole, the larger would take 100 MB more at least."""
+    peak_mib = []
+    for height in (4096, 5 * 4096):
+        image_HWC = np.full((height, 2048, 3), 245, np.uint8)
+        image_HWC[::1024, :100, :] = (120, 60, 90)
+        path = tmp_path / f"{height}.tif"
+        tifffile.imwrite(path, image_HWC, photometric="rgb", tile=(512, 512), compression="zlib")
+        command = [f"run={trained}", f"input={path}", f"out={tmp_path / 'out'}", "threshold=0.3"]
+        ended = subprocess.run(
+            [sys.executable, "-c", MEASURED, *command],
+            cwd=real_ranks.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=real_ranks.TIMEOUT_S,
+        )
+        assert ended.returncode == 0, ended.stderr
+        peak_mib.append(int(ended.stdout.split()[-1]) / 1024)
+    assert peak_mib[1] - peak_mib[0] < 60, peak_mib
+
+
+def test_predictions_go_back_into_data_prep(
+    trained: Path,
+    raw: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    warm_workers: None,
+) -> None:
+    """Images and predicted annotations as a raw data set: its discs lie at the nuclei."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    fields = ["Case_4-01", "Case_4-02", "Case_5-01"]
+    for folder in ("in", "again/images", "again/groundTruth"):
+        (tmp_path / folder).mkdir(parents=True)
+    for field in fields:
+        shutil.copy(raw / f"{field}.png", tmp_path / "in")
+    given = [f"run={trained}", f"input={tmp_path / 'in'}", f"out={out}", "threshold=0.3"]
+    assert cli(predict.main, *given).code == 0
+    for field in fields:
+        shutil.copy(raw / f"{field}.png", again / "images")
+        shutil.copy(out / f"{field}.json", again / "groundTruth")
+    settings = ["radius_px=5", "split.val=0", "split.test=0", "copies=1", "workers=1"]
+    prepared = tmp_path / "prepared"
+    assert cli(data_prep_main.main, f"raw={again}", f"out={prepared}", *settings).code == 0
+    samples = read_dataset(prepared).samples
+    assert [sample.field for sample in samples] == fields
+    for sample in samples:
+        mask_HW = np.asarray(Image.open(prepared / sample.mask))
+        points = points_of(out, sample.field)
+        assert points
+        discs_HW = np.zeros_like(mask_HW)
+        for x, y in points:
+            cv2.circle(discs_HW, (int(x), int(y)), 5, 255, cv2.FILLED)
+        assert np.array_equal(mask_HW, discs_HW)
 
 
 def test_the_threshold_is_the_checkpoints_unless_given(
@@ -85,12 +395,15 @@ def test_the_threshold_is_the_checkpoints_unless_given(
     run = read_run(trained)
     path = checkpoint.find(run.checkpoints, "best")
     threshold = json.loads((path / "state.json").read_text())["metrics"]["val/threshold"]
-    out = tmp_path / "out"
-    outcome = cli(predict.main, f"run={trained}", f"input={pictures / 'b.tif'}", f"out={out}")
-    assert outcome.code == 0
-    assert f"threshold {threshold} (val)" in outcome.out
-    mask_HW, probability_HW, _ = outputs(out, "b")
-    assert np.array_equal(mask_HW, np.where(probability_HW > threshold, 255, 0))
+    masks = []
+    for name, given in (("auto", []), ("given", [f"threshold={threshold}"])):
+        out = tmp_path / name
+        arguments = [f"run={trained}", f"input={pictures / 'b.tif'}", f"out={out}", *given]
+        outcome = cli(predict.main, *arguments)
+        assert outcome.code == 0
+        assert f"threshold {threshold} ({'given' if given else 'val'})" in outcome.out
+        masks.append(outputs(out, "b")[0])
+    assert np.array_equal(*masks)
 
 
 def test_a_bad_image_is_named_and_the_rest_goes_on(
@@ -107,7 +420,7 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
         f"left out {pictures / 'a.png'}",
         f"left out {pictures / 'b.tif'}",
     ]
-    assert {path.name[0] for path in out.iterdir()} == {"c"}
+    assert names(out) == [f"c{ending}" for ending in ENDINGS]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +431,8 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
         ({"input": "double"}, ["images of one name: a"]),
         ({"run": "nowhere"}, ["run=", "not a run"]),
         ({"threshold": "0"}, ["threshold=0"]),
+        ({"min_tissue": "2"}, ["min_tissue=2"]),
+        ({"tiles_at_once": "-1"}, ["tiles_at_once=-1"]),
         ({"checkpoint": "9"}, ["checkpoint=9"]),
         ({"amp": "fp8"}, ["amp=fp8", "bf16"]),
         ({"device": "gpu"}, ["device=gpu", "cuda"]),
@@ -151,5 +466,5 @@ def test_the_most_probable_class_has_the_pixel_where_it_is_above_the_threshold(
     threshold: float, expected: list[list[int]]
 ) -> None:
     probability_CHW = np.array([[[0.4, 0.7, 0.1, 0.6]], [[0.3, 0.2, 0.9, 0.8]]], np.float32)
-    mask_HW = predict.to_mask(probability_CHW, [1, 2], threshold)
+    mask_HW = to_mask(probability_CHW, [1, 2], threshold)
     assert (mask_HW.dtype, mask_HW.tolist()) == (np.uint8, expected)

@@ -1,0 +1,165 @@
+"""The files of a predicted image, written from its bands without ever holding the whole of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep import images
+from data_prep.images import Box
+from data_prep.manifest import Labelling
+from data_prep.masks import channel_values
+from train.band_store import BandStore
+from train.figures import outline_picture
+from train.nuclei import as_brecahad, as_geojson, find_in_windows
+from train.pyramid import halve_labels, halve_values, write_pyramid
+from train.tiles import Band, Plane
+
+PICTURE_PX = 4000
+"""The longest side of a picture; a larger image is shrunk."""
+STRIP_PX = 512
+SETTINGS = "_settings.json"
+OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", "_nuclei.geojson", ".json", SETTINGS)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image that is to be predicted."""
+
+    path: Path
+    out: Path
+    height: int
+    width: int
+    bands: list[Band]
+    settings: dict[str, Any]
+    """All that decides its results."""
+
+    @property
+    def store(self) -> BandStore:
+        """Where its bands are until its results are whole."""
+        shrink = -(-max(self.height, self.width) // PICTURE_PX)
+        return BandStore(self.out / f".{self.path.stem}", self.bands, shrink)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its results are there, made with these settings."""
+        results = [self.result(ending) for ending in OUTPUTS]
+        if not all(result.is_file() for result in results):
+            return False
+        return results[-1].read_bytes() == encode_settings(self.settings)
+
+    def result(self, ending: str) -> Path:
+        """One of its results."""
+        return self.out / (self.path.stem + ending)
+
+
+def encode_settings(settings: dict[str, Any]) -> bytes:
+    """The content of NAME_settings.json."""
+    return (json.dumps(settings, indent=2) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Results:
+    """Makes the results of an image whose bands are all there."""
+
+    task: Task
+    labelling: Labelling
+    threshold: float
+
+    @property
+    def values(self) -> list[int]:
+        """The mask value of each plane."""
+        return channel_values(self.labelling.labels.values())
+
+    @property
+    def classes(self) -> list[str]:
+        """The class of each plane: the first of those that were drawn as one."""
+        names = {value: name for name, value in reversed(self.labelling.labels.items())}
+        return [names[value] for value in self.values]
+
+    def write(self) -> None:
+        """Write them beside the bands, and move them into place; the settings, which say that all
+        are there, last."""
+        store, stem = self.task.store, self.task.path.stem
+        made = store.folder / stem
+
+        def path(ending: str) -> Path:
+            return made.with_name(stem + ending)
+
+        self.write_tifs(path("_mask.tif"), path("_probability.tif"))
+        mask_HW = self.small_mask()
+        overlay = outline_picture(store.picture(), mask_HW > 0)
+        path("_overlay.png").write_bytes(images.encode_image(overlay, "png", 0))
+        self.write_nuclei(path("_nuclei.geojson"), path(".json"))
+        path(SETTINGS).write_bytes(encode_settings(self.task.settings))
+        endings = list(OUTPUTS)
+        if store.shrink == 1:
+            path("_mask.png").write_bytes(images.encode_mask(mask_HW))
+            endings.insert(0, "_mask.png")
+        self.task.result(SETTINGS).unlink(missing_ok=True)
+        for ending in endings:
+            path(ending).replace(self.task.result(ending))
+        store.remove()
+
+    def write_tifs(self, mask: Path, probability: Path) -> None:
+        """The two pyramids."""
+        size = self.task.height, self.task.width
+        write_pyramid(mask, (1, *size), self.mask_rows, halve_labels, ["mask"])
+        num = len(self.values)
+        write_pyramid(probability, (num, *size), self.byte_rows, halve_values, self.classes)
+
+    def rows(self, plane: int, top: int, bottom: int) -> Plane:
+        """The probability of a class in some rows, (H, W) float32."""
+        return self.task.store.probability(plane, Box(0, top, self.task.width, bottom - top))
+
+    def byte_rows(self, plane: int, top: int, bottom: int) -> npt.NDArray[np.uint8]:
+        """The same as 0 to 255."""
+        return np.rint(self.rows(plane, top, bottom) * np.float32(255)).astype(np.uint8)
+
+    def mask_rows(self, plane: int, top: int, bottom: int) -> images.Mask:
+        """Some rows of the mask."""
+        planes = [self.rows(number, top, bottom) for number in range(len(self.values))]
+        return to_mask(np.stack(planes), self.values, self.threshold)
+
+    def small_mask(self) -> images.Mask:
+        """The mask, of every `shrink` px the first."""
+        shrink, height = self.task.store.shrink, self.task.height
+        step = max(1, STRIP_PX // shrink) * shrink
+        return np.concatenate(
+            [
+                self.mask_rows(0, top, min(top + step, height))[::shrink, ::shrink]
+                for top in range(0, height, step)
+            ]
+        )
+
+    def write_nuclei(self, geojson: Path, annotation: Path) -> None:
+        """The nuclei of every class."""
+        size = self.task.height, self.task.width
+        nuclei = {
+            name: find_in_windows(
+                partial(self.task.store.probability, plane),
+                *size,
+                self.labelling.radius_px,
+                self.threshold,
+            )
+            for plane, name in enumerate(self.classes)
+        }
+        geojson.write_bytes(as_geojson(nuclei))
+        annotation.write_bytes(as_brecahad(nuclei, *size))
+
+
+def to_mask(
+    probability_CHW: npt.NDArray[np.float32], label_values: Sequence[int], threshold: float
+) -> images.Mask:
+    """HW uint8: the value of the most probable class, where it is above the threshold; else 0."""
+    best_HW = probability_CHW[0]
+    mask_HW = np.where(best_HW > threshold, np.uint8(label_values[0]), np.uint8(0))
+    for probability_HW, value in zip(probability_CHW[1:], label_values[1:], strict=True):
+        mask_HW[(probability_HW > best_HW) & (probability_HW > threshold)] = value
+        best_HW = np.maximum(best_HW, probability_HW)
+    return mask_HW
