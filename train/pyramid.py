@@ -48,6 +48,7 @@ def write_pyramid(
                 tile=(TILE_PX, TILE_PX),
                 photometric="minisblack",
                 compression="adobe_deflate",
+                buffersize=2**24,  # of tiles that wait for a thread; 256 MB by default
                 **(first_level(names, len(shapes) - 1) if level == 0 else {"subfiletype": 1}),
             )
             below_file.close()
