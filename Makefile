@@ -20,10 +20,14 @@ DEMO := demo/$(if $(RAW),real,drawn)
 demo: .venv/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo $(DEMO) $(RAW)
 
-# The tests on a real Slurm need it installed, which takes root and Debian's packages
+# The tests on a real Slurm and in a real browser need them installed, which takes root and Debian's
+# packages
 test: .venv/.installed
 	@if ! command -v slurmd >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		slurm/dev_cluster install || echo "left out: the tests on a real Slurm"; fi
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium || \
+		echo "left out: the tests in a real browser"; fi
 	$(BIN)/python -m pytest
 
 check: .venv/.installed

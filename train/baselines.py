@@ -1,5 +1,7 @@
 """What needs no network: the figures that a model must beat."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -27,3 +29,16 @@ def otsu_on_hematoxylin(image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool
     scaled = np.clip((density - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
     _, dark = cv2.threshold(scaled, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return dark.astype(bool)
+
+
+def all_foreground(image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """HW bool: every pixel, what a score is without looking."""
+    return np.ones(image_HWC.shape[:2], bool)
+
+
+Baseline = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]]
+BASELINES: dict[str, Baseline] = {
+    "otsu_hematoxylin": otsu_on_hematoxylin,
+    "all_foreground": all_foreground,
+}
+"""Name in summary.json -> image HWC uint8 RGB to foreground HW bool."""

@@ -4,8 +4,9 @@
     python -m train.evaluate run=DIR raw=DIR [cases=[10]]  fields of any folder in BreCaHAD's layout
     python -m train.evaluate runs=[DIR,DIR] out=DIR      several folds, each and pooled
 
-Writes summary.json and figures into RUN/evaluation/<split or folder>. Under torchrun the fields
-are shared out over the ranks; the figures come out the same.
+Writes report.html (a page that needs no other file; not for several folds), summary.json and
+figures into RUN/evaluation/<split or folder>. Under torchrun the fields are shared out over the
+ranks; the figures come out the same.
 """
 
 import json
@@ -21,8 +22,17 @@ from command_line import UsageError, track
 from data_prep.images import write_atomically
 from data_prep.manifest import read_dataset
 from data_prep.split import SPLITS
-from train.baselines import otsu_on_hematoxylin
+from train import checkpoint
+from train.baselines import BASELINES, Baseline
 from train.distributed import Ranks, start_ranks
+from train.duplicates import (
+    Fingerprint,
+    agreement,
+    compare_with_training,
+    duplicate_warnings,
+    fingerprint,
+    split_warnings,
+)
 from train.fields import (
     Criteria,
     FieldResult,
@@ -35,10 +45,12 @@ from train.fields import (
     raw_fields,
 )
 from train.figures import save_learning_curves, save_outcome, save_panels
-from train.metrics import DEFAULT_THRESHOLD, EMPTY_RULE, METRICS, Interval, score
+from train.metrics import DEFAULT_THRESHOLD, EMPTY_RULE, METRICS, Counts, Interval, score
 from train.monitor import read_metrics
+from train.overlays import Overlay, make_overlay, worst_and_best
 from train.precision import choose_precision
 from train.preemption import StopRequest
+from train.report import REPORT, write_report
 from train.run_folder import (
     Run,
     check_threshold,
@@ -47,7 +59,10 @@ from train.run_folder import (
     read_run,
     stored_threshold,
 )
+from train.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.summary import summarise, summarise_nuclei, summarise_pixels
+
+NUM_OVERLAYS = 4  # of the worst fields, and as many of the best
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ class EvaluateConfig:
     """Folder of the results; RUN/evaluation/<split or name of raw> where empty, and
     MODEL_evaluation/... for an exported model."""
     figures: int = 16
-    """Number of fields that figures are drawn of; 0 for none."""
+    """Number of fields that figures are drawn of; 0 for none, in the report either."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -115,9 +130,11 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
     run = read_run(Path(config.run))
     fields = choose_fields(config, run)
     out = Path(config.out) if config.out else run.evaluation / subject(config)
-    summary, _ = evaluate_run(config, run, fields, out, ranks)
+    evaluation = evaluate_run(config, run, fields, out, ranks)
+    summary = evaluation.summary
     if ranks.is_first:
         write_summary(out, summary)
+        write_report(out, summary, evaluation.overlays, run)
         if metrics := read_metrics(run.folder):
             save_learning_curves(out / "learning_curves.png", metrics)
     return out, summary
@@ -133,12 +150,12 @@ def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str
     check_folds(runs, fields)
     out = Path(config.out)
     without_figures = replace(config, figures=0)
-    pairs = [
+    evaluations = [
         evaluate_run(without_figures, run, mine, out, ranks)
         for run, mine in zip(runs, fields, strict=True)
     ]
-    folds = [summary for summary, _ in pairs]
-    results = [result for _, of_fold in pairs for result in of_fold]
+    folds = [evaluation.summary for evaluation in evaluations]
+    results = [result for evaluation in evaluations for result in evaluation.results]
     summary = {
         "runs": [run.folder.name for run in runs],
         "data": folds[0]["data"],
@@ -170,10 +187,29 @@ def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> 
             tested[case] = run
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out for a run."""
+
+    summary: dict[str, Any]
+    results: list[FieldResult]
+    overlays: list[Overlay]
+    """Of the worst and the best fields, worst first."""
+
+
+@dataclass(frozen=True)
+class FieldCheck:
+    """What a field says about the truth and the data, rather than about the network."""
+
+    fingerprint: Fingerprint
+    counts_by_radius: Counts
+    """(R, C, 4) int64, of pixels, with discs of each radius for truth."""
+
+
 def evaluate_run(
     config: EvaluateConfig, run: Run, fields: Sequence[WholeField], out: Path, ranks: Ranks
-) -> tuple[dict[str, Any], list[FieldResult]]:
-    """The summary and the results of a run, with figures drawn into `out`. Collective."""
+) -> Evaluation:
+    """Evaluate a run on some fields, with figures drawn into `out`. Collective."""
     model, path, state = load_model(run, config.checkpoint, ranks)
     threshold, chosen_on = choose_threshold(config.threshold, state)
     nuclei_threshold, nuclei_chosen_on = stored_threshold(state, "val/nuclei_threshold")
@@ -186,14 +222,26 @@ def evaluate_run(
     predictions = predict_fields(
         model, fields, run.label_values, run.config.tile, precision, ranks, StopRequest()
     )
-    mine, baseline = [], []
+    mine: list[FieldResult] = []
+    baselines: dict[str, list[FieldResult]] = {name: [] for name in BASELINES}
+    checks: list[FieldCheck] = []
+    overlays: list[Overlay] = []
+    num_overlays = min(NUM_OVERLAYS, config.figures)
     total = len(ranks.share(fields))
     for prediction in track(predictions, total=total, label="evaluate", unit="field"):
         mine.append(measure(prediction, criteria))
-        baseline.append(measure_baseline(prediction, criteria))
+        for name, baseline in BASELINES.items():
+            baselines[name].append(measure_baseline(prediction, baseline, criteria))
+        checks.append(check_field(prediction, criteria))
+        overlay = overlay_of(prediction, mine[-1], threshold)
+        overlays = worst_and_best([*overlays, overlay], num_overlays)
         if prediction.index < config.figures:
             draw(prediction, mine[-1], threshold, out)
-    results, otsu = gather_results(mine, ranks), gather_results(baseline, ranks)
+    results = gather_results(mine, ranks)
+    known = {name: gather_results(baselines[name], ranks) for name in BASELINES}
+    overlays = [overlay for part in ranks.gather(overlays) for overlay in part]
+    data = Path(config.data or run.config.data)
+    checked = gather_checks(checks, fields, run, data, ranks)
     seed = run.config.seed
     figures = summarise(results, class_names(run), seed)
     of_nuclei = {
@@ -211,15 +259,49 @@ def evaluate_run(
         **figures,
         "detection": of_nuclei | figures["detection"],
         "baselines": {
-            "otsu_hematoxylin": {
-                **summarise_pixels(otsu, seed),
-                "detection": summarise_nuclei(otsu, seed),
+            name: {
+                **summarise_pixels(of_baseline, seed),
+                "detection": summarise_nuclei(of_baseline, seed),
             }
+            for name, of_baseline in known.items()
         },
+        **checked,
+        "model_sha256": checkpoint.digest({"model": model.state_dict()}),
         "empty_rule": EMPTY_RULE,
-        "warnings": warnings_about(fields, run),
+        "warnings": [
+            *warnings_about(fields, run),
+            *duplicate_warnings(checked["near_duplicates"]),
+        ],
     }
-    return summary, results
+    return Evaluation(summary, results, worst_and_best(overlays, num_overlays))
+
+
+def check_field(prediction: Prediction, criteria: Criteria) -> FieldCheck:
+    """The fingerprint of a field, and its counts with discs of other radii for truth."""
+    field = prediction.field
+    return FieldCheck(
+        fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
+        counts_by_radius(
+            prediction.probability_CHW > criteria.threshold,
+            prediction.annotated,
+            radii_around(criteria.radius_px),
+        ),
+    )
+
+
+def gather_checks(
+    checks: list[FieldCheck], fields: Sequence[WholeField], run: Run, data: Path, ranks: Ranks
+) -> dict[str, Any]:
+    """What the checks of all ranks come to, for summary.json. Collective."""
+    gathered = [check for part in ranks.gather(checks) for check in part]
+    gathered.sort(key=lambda check: check.fingerprint.index)
+    prints = [check.fingerprint for check in gathered]
+    counts = [check.counts_by_radius for check in gathered]
+    return {
+        "sensitivity": dice_by_radius(counts, radii_around(run.data.labelling.radius_px)),
+        "agreement": ranks.first_does(lambda: agreement(fields, prints, run.label_values)),
+        "near_duplicates": compare_with_training(prints, run, data, ranks),
+    }
 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
@@ -261,12 +343,25 @@ def subject(config: EvaluateConfig) -> str:
     return "-".join(parts)
 
 
-def measure_baseline(prediction: Prediction, criteria: Criteria) -> FieldResult:
-    """The same field as Otsu's threshold on hematoxylin sees it; every class alike."""
-    dark_HW = otsu_on_hematoxylin(prediction.image_HWC)
-    probability = np.broadcast_to(dark_HW, prediction.truth_CHW.shape).astype(np.float32)
+def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Criteria) -> FieldResult:
+    """The same field as a baseline sees it; every class alike."""
+    foreground_HW = baseline(prediction.image_HWC)
+    probability = np.broadcast_to(foreground_HW, prediction.truth_CHW.shape).astype(np.float32)
     default = replace(criteria, nuclei_threshold=DEFAULT_THRESHOLD)
     return measure(replace(prediction, probability_CHW=probability), default)
+
+
+def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) -> Overlay:
+    """The picture of a field in the report; classes as one."""
+    return make_overlay(
+        result.index,
+        result.name,
+        result.case,
+        score(result.counts)["dice"],
+        prediction.image_HWC,
+        np.asarray(prediction.truth_CHW.any(axis=0)),
+        np.asarray((prediction.probability_CHW > threshold).any(axis=0)),
+    )
 
 
 def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Path) -> None:
@@ -281,10 +376,11 @@ def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Pat
 
 def warnings_about(fields: Sequence[WholeField], run: Run) -> list[str]:
     """What makes the figures look better than they are."""
-    seen = {field.case for field in fields} & set(run.data.cases["train"])
-    if not seen:
-        return []
-    return [f"trained on: {', '.join(sorted(seen))}; these figures do not show new patients"]
+    warnings = split_warnings(run.data.cases)
+    if seen := {field.case for field in fields} & set(run.data.cases["train"]):
+        listed = ", ".join(sorted(seen))
+        warnings.append(f"trained on: {listed}; these figures do not show new patients")
+    return warnings
 
 
 def report(out: Path, summary: dict[str, Any]) -> None:
@@ -304,6 +400,8 @@ def report(out: Path, summary: dict[str, Any]) -> None:
         print("no intervals: one case")
     for warning in summary["warnings"]:
         print(f"warning: {warning}")
+    if "folds" not in summary:
+        print(f"report: {out / REPORT}")
     print(f"summary and figures: {out}")
 
 

@@ -155,10 +155,23 @@ def memory_mb() -> dict[str, float]:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; none where there was no evaluation yet."""
-    path = run / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    # a line without its end is being written, or was when the run was killed
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_lines(run / METRICS)
+
+
+def read_restarts(run: Path) -> list[dict[str, Any]]:
+    """The lines of restarts.jsonl: step, time_s and notes of each; none where it never stopped."""
+    return read_lines(run / RESTARTS)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON lines; none where there is no file."""
+    entries = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue  # being written, or cut short by a kill
+    return entries
 
 
 def drop_lines_after(path: Path, epochs: int) -> None:

@@ -177,6 +177,60 @@ def test_otsu_stands_beside_the_model(evaluated: Evaluate, raw: Path) -> None:
     assert otsu_on_hematoxylin(image_HWC).shape == image_HWC.shape[:2]
 
 
+@pytest.mark.usefixtures("known")
+def test_all_foreground_stands_beside_the_model_too(evaluated: Evaluate, prepared: Dataset) -> None:
+    names = ("Case_4-01", "Case_4-02", "Case_5-01")
+    truths = np.vstack([truth(prepared, name) for name in names])
+    scores = evaluated()["baselines"]["all_foreground"]["all_pixels"]
+    assert scores == pytest.approx(expected_scores(truths, np.ones_like(truths)))
+
+
+@pytest.mark.usefixtures("known")
+def test_dice_is_told_for_discs_of_other_radii(evaluated: Evaluate) -> None:
+    """The discs of 8 px are those of the masks."""
+    summary = evaluated()
+    by_radius = {row["radius_px"]: row["dice"] for row in summary["sensitivity"]}
+    assert list(by_radius) == [4, 6, 8, 10, 12]
+    assert by_radius[8] == pytest.approx(summary["all_pixels"]["dice"])
+    # half the field is predicted, so the larger the discs the more of it is right
+    assert list(by_radius.values()) == sorted(by_radius.values())
+
+
+@pytest.mark.usefixtures("known")
+def test_pictures_that_were_trained_on_under_other_names_are_warned_of(
+    evaluated: Evaluate, raw: Path, tmp_path: Path
+) -> None:
+    """A training field flipped and compressed, and one field annotated twice."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    copy = cv2.imread(str(raw / "Case_1-01.png"))[:, ::-1]
+    cv2.imwrite(str(folder / "Case_8-01.jpg"), copy, [cv2.IMWRITE_JPEG_QUALITY, 70])
+    shutil.copy(raw / "Case_1-01.json", folder / "Case_8-01.json")
+    for name in ("Case_9-01", "Case_9-02"):
+        shutil.copy(raw / "Case_4-01.png", folder / f"{name}.png")
+        shutil.copy(raw / "Case_4-01.json", folder / f"{name}.json")
+    summary = evaluated(f"raw={folder}")
+    (warning,) = summary["warnings"]
+    assert "Case_8-01 like Case_1-01" in warning
+    assert "Case_9" not in warning
+    assert summary["agreement"] == [{"fields": ["Case_9-01", "Case_9-02"], "dice": 1.0}]
+    assert summary["near_duplicates"]["num_training_fields"] == 4
+
+
+@pytest.mark.usefixtures("known")
+def test_where_nothing_could_be_compared_that_is_a_warning(
+    evaluated: Evaluate, own_run: Path, raw: Path
+) -> None:
+    config = (own_run / "config.yaml").read_text()
+    moved = "\n".join(
+        "data: /moved" if line.startswith("data:") else line for line in config.splitlines()
+    )
+    (own_run / "config.yaml").write_text(moved)
+    (warning,) = evaluated(f"raw={raw}", "cases=[4]")["warnings"]
+    assert warning.startswith("not checked")
+    assert "/moved" in warning
+
+
 def test_another_case_is_refused_with_those_there_are(
     own_run: Path, raw: Path, cli: Callable[..., Any]
 ) -> None:
@@ -245,6 +299,7 @@ def test_figures_are_drawn_of_as_many_fields_as_asked(own_run: Path, cli: Callab
         "Case_4-01_outcome.png",
         "Case_4-01_panels.png",
         "learning_curves.png",
+        "report.html",
         "summary.json",
     ]
 

@@ -102,13 +102,15 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(
     prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Promise 6: 3 ranks equal 1, to the byte, though 3 do not divide the 4 fields."""
-    summaries = []
+    summaries, reports = [], []
     for number in (1, 3):
         out = tmp_path / str(number)
-        settings = [f"run={uninterrupted}", "split=val", f"out={out}", "amp=off", "figures=0"]
+        settings = [f"run={uninterrupted}", "split=val", f"out={out}", "amp=off", "figures=1"]
         ranks.run("train.evaluate", *settings, ranks=number)
         summaries.append((out / "summary.json").read_bytes())
+        reports.append((out / "report.html").read_bytes())
     assert summaries[0] == summaries[1]
+    assert reports[0] == reports[1]
     summary = json.loads(summaries[0])
     assert summary["num_fields"] == 4
     assert summary["threshold"]["chosen_on"] == "val"

@@ -1,0 +1,137 @@
+"""report.html: an evaluation on one page that needs no other file and no network.
+
+The page holds what summary.json holds, pictures of the worst and the best fields, the curves of
+the training, what happened to the run, and its settings.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from data_prep.images import write_atomically
+from train.charts import Chart, Line
+from train.metrics import METRICS
+from train.monitor import read_lines, read_metrics, read_restarts
+from train.overlays import Overlay
+from train.run_folder import Run, flat_settings
+
+REPORT = "report.html"
+EVENTS = Path("launch") / "events.jsonl"
+MODEL = "model"
+PREDICTORS = {
+    MODEL: "Model",
+    "otsu_hematoxylin": "Otsu on hematoxylin",
+    "all_foreground": "All foreground",
+}
+# Facts of an event that stand in columns of their own
+TOLD_APART = {"time_s", "event", "stage", "step", "reason"}
+
+
+def write_report(
+    out: Path, summary: Mapping[str, Any], overlays: Sequence[Overlay], run: Run
+) -> Path:
+    """Write OUT/report.html from a summary, pictures (worst first) and the run's own files."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    restarts, metrics = read_restarts(run.folder), read_metrics(run.folder)
+    page = environment.get_template("report.html.j2").render(
+        summary=summary,
+        predictors=predictors(summary),
+        metrics=METRICS,
+        overlays=overlays,
+        curves=training_charts(metrics, restarts, summary["step"]) if metrics else [],
+        detection_chart=detection_chart(summary.get("detection")),
+        story=story(restarts, read_lines(run.folder / EVENTS)),
+        num_restarts=len(restarts),
+        cases=run.data.cases,
+        content_sha256=run.data.content_sha256,
+        settings=flat_settings(run.config),
+    )
+    path = out / REPORT
+    write_atomically(path, page.encode())
+    return path
+
+
+def predictors(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The model and the baselines, by the name that they go under: all_pixels, mean_over_fields."""
+    sources = {MODEL: summary, **summary["baselines"]}
+    return {PREDICTORS.get(key, key): source for key, source in sources.items()}
+
+
+def training_charts(
+    metrics: Sequence[Mapping[str, Any]], restarts: Sequence[Mapping[str, Any]], step: int
+) -> list[Chart]:
+    """Validation loss, and validation Dice, IoU and accuracy, against the step."""
+    steps = [line["step"] for line in metrics]
+    losses = [line["val/loss"] for line in metrics]
+    x_range = (0.0, float(max(steps)))
+    marks = [("restart", "restart", float(restart["step"])) for restart in restarts]
+    marks.append(("checkpoint", "evaluated checkpoint", float(step)))
+    marks = [mark for mark in marks if mark[2] <= x_range[1]]
+    scores = [
+        Line(name, list(zip(steps, [line[f"val/{key}"] for line in metrics], strict=True)))
+        for key, name in (("dice", "Dice"), ("iou", "IoU"), ("accuracy", "accuracy"))
+    ]
+    loss = Line("validation loss", list(zip(steps, losses, strict=True)))
+    top = max(losses) * 1.05 or 1.0
+    cross_entropy = "cross-entropy (nats)"
+    return [
+        Chart("Validation loss", "step", cross_entropy, [loss], x_range, (0.0, top), marks),
+        Chart("Validation scores", "step", "over all pixels", scores, x_range, (0.0, 1.0), marks),
+    ]
+
+
+def detection_chart(detection: Mapping[str, Any] | None) -> Chart | None:
+    """Precision against recall of found nuclei, with the chosen threshold marked."""
+    if detection is None:
+        return None
+    curve = detection["curve"]
+    pairs = zip(curve["recall"], curve["precision"], strict=True)
+    # of thresholds above which nothing is right, precision says nothing
+    points = [(recall, precision) for recall, precision in pairs if recall > 0]
+    chosen = f"threshold {detection['threshold']:.3g}"
+    dot = (detection["recall"], detection["precision"])
+    unit = (0.0, 1.0)
+    title = "Precision and recall of found nuclei"
+    line = Line("thresholds", points)
+    return Chart(title, "recall", "precision", [line], unit, unit, dots=[(chosen, dot)])
+
+
+def story(
+    restarts: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """What happened to the run, in order of time: its restarts, and what the launcher noted."""
+    rows = [
+        (restart["time_s"], "training went on", restart["step"], "; ".join(restart["notes"]))
+        for restart in restarts
+    ]
+    for event in events:
+        facts = {key: value for key, value in event.items() if key not in TOLD_APART}
+        details = "; ".join(filter(None, [event.get("reason", ""), in_words(facts)]))
+        what = f"{event['stage']} {event['event']}"
+        rows.append((event["time_s"], what, event.get("step", ""), details))
+    return [
+        {"time": utc(time_s), "what": what, "step": str(step), "details": details}
+        for time_s, what, step, details in sorted(rows, key=lambda row: row[0])
+    ]
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """Names and values in a line."""
+    return ", ".join(
+        f"{key} ({in_words(value)})" if isinstance(value, dict) else f"{key} {value}"
+        for key, value in facts.items()
+    )
+
+
+def utc(time_s: float) -> str:
+    """A time as people write it."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
