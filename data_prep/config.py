@@ -6,6 +6,8 @@ from typing import Literal
 
 from omegaconf import MISSING
 
+from data_prep.warp import MARGIN_PX
+
 TRANSFORMS = (
     "horizontal_flip",
     "vertical_flip",
@@ -82,9 +84,10 @@ class DisplacementConfig:
     """Standard deviation of the Gaussian that smooths the displacement, in px."""
 
     def __post_init__(self) -> None:
-        if not (self.rms_px > 0 and self.sigma_px >= 1):  # nor NaN
+        if not (0 < self.rms_px <= 1000 and 1 <= self.sigma_px <= 1000):  # nor NaN
             raise ValueError(
-                f"rms_px={self.rms_px} must be above 0 and sigma_px={self.sigma_px} at least 1"
+                f"rms_px={self.rms_px} must be above 0 and sigma_px={self.sigma_px} at least 1,"
+                " both at most 1000"
             )
 
 
@@ -174,7 +177,7 @@ class PrepConfig:
     classes: list[str] = field(default_factory=lambda: ["tumor"])
     """Annotated classes drawn into the masks, later ones over earlier ones."""
     radius_px: int = 20
-    """Radius in px of the disc drawn at each annotated point."""
+    """Radius in px of the disc drawn at each annotated point, at most 64."""
     mask_mode: Literal["redraw", "warp"] = "redraw"
     """Masks of variants: 'redraw' draws discs of radius_px at the moved points, so that a disc is
     the same thing in every sample; 'warp' moves the field's mask like its image."""
@@ -206,6 +209,8 @@ class PrepConfig:
         for key, least in (("workers", 1), ("copies", 1), ("radius_px", 1), ("uint16_white", 1)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least {least}")
+        if self.radius_px > MARGIN_PX:
+            raise ValueError(f"radius_px={self.radius_px}: at most {MARGIN_PX}")
         if self.tile_px and self.tile_px < 64:
             raise ValueError(f"tile_px={self.tile_px}: 0 (whole images) or at least 64")
         if self.tile_px and not 0 <= self.tile_overlap_px < self.tile_px:

@@ -26,6 +26,7 @@ from PIL import Image as PillowImage
 from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
 
 TIF_SUFFIXES = (".tif", ".tiff")
+PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack
 FAST_PNG = {"level": 1, "strategy": PNG.STRATEGY.RLE}
 PHOTOMETRICS = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR")
 
@@ -50,7 +51,7 @@ def codec_errors_explained() -> Iterator[None]:
     """Whatever a damaged file makes a codec raise, as BadInputError."""
     try:
         yield
-    except BadInputError:
+    except (BadInputError, MemoryError):
         raise
     except Exception as error:  # every codec has errors of its own
         raise BadInputError(f"unreadable or cut short: {' '.join(str(error).split())}") from None

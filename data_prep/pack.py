@@ -102,8 +102,15 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
         return
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, offsets[-1])  # a full disk is told now
+    try:
+        with temporary.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, offsets[-1])  # a full disk is told now
+    except OSError as error:
+        temporary.unlink()
+        raise UserError(
+            f"{path}: {error.strerror}; the pack takes {offsets[-1] / 1e6:.0f} MB: make room, or"
+            " prepare with pack=false"
+        ) from None
     tasks = [
         PackTask(folder, sample, temporary, offset)
         for sample, offset in zip(training, offsets, strict=False)
@@ -111,6 +118,8 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
     packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
     for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
         pass
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())  # its size is no sign that it is whole
     temporary.replace(path)
 
 

@@ -110,7 +110,18 @@ def make_plan(config: PrepConfig) -> Plan:
         for field, tile in parts
         if field in inputs
     ]
+    check_names(tasks)
     return Plan(tasks, splits, bad)
+
+
+def check_names(tasks: Sequence[FieldTask]) -> None:
+    """Refuse a field that is called as another's tile. Raises UsageError."""
+    images_of = defaultdict(list)
+    for task in tasks:
+        images_of[task.name].append(task.field.image.name)
+    for name, files in images_of.items():
+        if len(files) > 1:
+            raise UsageError(f"{' and '.join(files)} both give a field {name}; rename one")
 
 
 def split_cases(

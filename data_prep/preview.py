@@ -59,7 +59,11 @@ def main(argv: list[str]) -> int:
     sheet = contact_sheet(dataset, samples, config.columns, config.width_px)
     path = Path(config.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    done, content = cv2.imencode(path.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    if not done:
+        height_px, width_px = sheet.shape[:2]
+        raise UsageError(f"a sheet of {width_px} x {height_px} px is too large for a {path.suffix}")
+    path.write_bytes(content.tobytes())
     print(f"{len(samples)} variants of {samples[0].field}: {path}")
     return 0
 
@@ -93,7 +97,7 @@ def outlined(
     image_HWC: Image, mask_HW: Mask, points: list[tuple[float, float]], width_px: int
 ) -> Image:
     """The image at a width, with each label's outlines and the points on it."""
-    height_px = round(image_HWC.shape[0] * width_px / image_HWC.shape[1])
+    height_px = max(1, round(image_HWC.shape[0] * width_px / image_HWC.shape[1]))
     small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
     large_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
     for value in np.unique(large_mask[large_mask > 0]):

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import seeds
 from data_prep.brecahad import Field
 from data_prep.config import PrepConfig
 from data_prep.images import write_atomically
@@ -23,8 +24,8 @@ from data_prep.tiles import Tile
 RECORDS = ".records"
 # Libraries whose release may change a prepared byte
 LIBRARIES = ("imagecodecs", "numpy", "opencv-python-headless", "pillow", "tifffile", "zarr")
-# Files of this package whose code may
-CODE = ("augment", "brecahad", "field", "images", "masks", "tiles", "warp")
+# Files of this package, and seeds.py, whose code may
+CODE = ("augment", "brecahad", "config", "field", "images", "masks", "tiles", "warp")
 
 WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte
 OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these that of one field
@@ -33,7 +34,8 @@ OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these th
 @cache
 def made_by() -> list[Any]:
     """The code and the libraries that decide prepared bytes."""
-    code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE]
+    files = [Path(seeds.__file__), *(Path(__file__).with_name(f"{name}.py") for name in CODE)]
+    code = [path.read_bytes() for path in files]
     return [
         hashlib.sha256(b"".join(code)).hexdigest(),
         {library: version(library) for library in LIBRARIES},

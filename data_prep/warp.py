@@ -164,7 +164,9 @@ class Warp:
         rows = np.column_stack([points, np.arange(len(points))])
         outside, rows = rows[~is_inside], rows[is_inside]
         for axis in (0, 1):
-            period = max(2 * last[axis], 1)
+            if last[axis] == 0:  # a line that is its own mirror image
+                continue
+            period = 2 * last[axis]
             turns = np.arange(math.floor(low[axis] / period), math.ceil(high[axis] / period) + 1)
             is_own_image = (rows[:, axis] == 0) | (rows[:, axis] == last[axis])
             turned = rows[~is_own_image] * np.where(np.arange(3) == axis, -1, 1)
@@ -272,11 +274,14 @@ def turn_and_scale(lattice: Lattice, angle_deg: float, factor: float) -> Floats:
 
 
 def lens(lattice: Lattice, k: float) -> Floats:
-    """What is seen at r was at r (1 + k r^2 + k r^4); x in field widths, y in field heights."""
+    """What is seen at r was at r (1 + k r^2 + k r^4); x in field widths, y in field heights.
+
+    From r = 1 on as there: of a small field the margin would lie thousands of px away.
+    """
     size = np.array([lattice.width_px, lattice.height_px])
     centre = (size - 1) / 2
     offset = lattice.places() - centre
-    squared = ((offset / size) ** 2).sum(axis=-1, keepdims=True)
+    squared = np.minimum(((offset / size) ** 2).sum(axis=-1, keepdims=True), 1.0)
     return (centre + offset * (1 + k * squared + k * squared**2)).astype(np.float32)
 
 

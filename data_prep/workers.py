@@ -5,10 +5,12 @@ worker is nearly always one field that did not fit in memory, and its name is wh
 """
 
 import contextlib
+import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -78,7 +80,7 @@ class Worker:
         except (EOFError, OSError):  # in the middle of an answer: OSError
             raise WorkerError(self.obituary(name)) from None
         if error:
-            raise WorkerError(f"{name}: unexpected error in a worker:\n{error}")
+            raise WorkerError(f"{name}: {error}")
         return result
 
     def obituary(self, name: str) -> str:
@@ -105,8 +107,17 @@ class Worker:
         self.process.join()
 
 
+def end_with_parent() -> None:
+    """A worker whose run was killed stops at once: the next run may be writing the same files."""
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
+
+
 def serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
-    """A worker's life: take a task, send back (result, '') or (None, traceback)."""
+    """A worker's life: take a task, send back (result, '') or (None, what went wrong)."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)  # Slurm sends them to all; the parent handles them
     cv2.setNumThreads(1)  # one core a worker
@@ -117,8 +128,14 @@ def serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
             return
         try:
             answer = (function(task), "")
+        except UserError as error:
+            answer = (None, str(error))
+        except OSError as error:
+            answer = (None, f"{error.filename or 'writing'}: {error.strerror or error}")
+        except MemoryError:
+            answer = (None, "memory ran out; use fewer workers=, or cut large images with tile_px=")
         except Exception:
-            answer = (None, traceback.format_exc())
+            answer = (None, f"unexpected error in a worker:\n{traceback.format_exc()}")
         try:
             pipe.send(answer)
         except BrokenPipeError:

@@ -63,12 +63,16 @@ def window_of(
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.float64]]:
     """The part of an image that a crop is made of, and the map (2, 3) into that.
 
-    The crop's middle being in the image, mirroring that part is mirroring the image.
+    Mirroring that part is mirroring the image: along an axis it is cut on, the crop's middle is in
+    the image, which is longer than the crop.
     """
     last = size_px - 1
     corners = to_image @ np.array([[0, last, 0, last], [0, 0, last, last], [1, 1, 1, 1]])
-    low = np.maximum(np.floor(corners.min(axis=1)).astype(int) - 1, 0)
-    high = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 2, shape_HW[::-1])
+    extent = np.array(shape_HW[::-1])
+    is_short = extent < size_px  # the middle may be outside, and the mirror needs both edges
+    low = np.where(is_short, 0, np.maximum(np.floor(corners.min(axis=1)).astype(int) - 1, 0))
+    far = np.minimum(np.ceil(corners.max(axis=1)).astype(int) + 2, extent)
+    high = np.where(is_short, extent, far)
     to_window = to_image - np.column_stack([np.zeros((2, 2)), low])
     return (slice(low[1], high[1]), slice(low[0], high[0])), to_window
 

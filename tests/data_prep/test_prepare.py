@@ -478,6 +478,28 @@ class TestInterrupted:
         prepare(raw, tmp_path / "fresh", copies=3, split=ALL_TRAINING)
         assert tree(out) == tree(tmp_path / "fresh")
 
+    def test_workers_of_a_killed_run_stop_at_once(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        """They would write over what the next run, with other settings, has done."""
+        raw, out = raw_folder({"1": 1}), tmp_path / "out"
+        large = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+        tifffile.imwrite(raw / "images/Case_1-01.tif", large, photometric="rgb")
+        command = [sys.executable, "-m", "data_prep", f"raw={raw}", f"out={out}", "workers=1"]
+        command += ["split.val=0", "split.test=0", "format=png"]
+        started_ns = time.time_ns()
+        run = subprocess.Popen(command, cwd=ROOT, **IN_SILENCE)
+        while written_since(out, started_ns) < 3:
+            assert run.poll() is None
+            time.sleep(0.001)
+        run.kill()
+        run.wait()
+        time.sleep(0.3)
+        stopped_ns = time.time_ns()
+        assert len(scan(out / "images")) < 16
+        time.sleep(1)
+        assert written_since(out, stopped_ns) == 0
+
     def test_killed_ten_times_at_any_instant(self, raw_folder: RawFolder, tmp_path: Path) -> None:
         """Each run is killed with its workers once it has written a few more files."""
         raw, out = raw_folder({"1": 4, "2": 3, "3": 3}), tmp_path / "out"
@@ -510,6 +532,17 @@ def written_since(out: Path, time_ns: int) -> int:
 
 def scan(folder: Path) -> list[os.DirEntry[str]]:
     return list(os.scandir(folder)) if folder.is_dir() else []
+
+
+def test_a_field_called_as_anothers_tile_is_refused(raw_folder: RawFolder, tmp_path: Path) -> None:
+    raw = raw_folder()
+    for folder, ending in (("images", "tif"), ("groundTruth", "json")):
+        source = raw / folder / f"Case_2-01.{ending}"
+        source.rename(raw / folder / f"Case_1-01_x0_y0.{ending}")
+    small = np.zeros((60, 60, 3), np.uint8)
+    tifffile.imwrite(raw / "images/Case_1-01_x0_y0.tif", small, photometric="rgb")
+    with pytest.raises(UserError, match=r"Case_1-01.tif and Case_1-01_x0_y0.tif both give a field"):
+        prepare(raw, tmp_path / "out", tile_px=64, split=ALL_TRAINING)
 
 
 def killed_at_case_2(task: FieldTask) -> FieldResult:

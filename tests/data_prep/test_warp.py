@@ -246,6 +246,18 @@ class TestPoints:
         assert which.tolist() == [0]
         assert np.all(moved > -MARGIN_PX)
 
+    @pytest.mark.parametrize("name", TRANSFORMS)
+    @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2000), (24, 24)])
+    def test_a_small_field_has_few_images_of_a_point(
+        self, name: str, height: int, width: int
+    ) -> None:
+        """A margin of 64 px around 24 px shows a corner 4 x 4 times; bent or shrunk, some more."""
+        given = warp(name, height, width)
+        moved, _ = given.move_points(np.zeros((6, 2)))
+        assert len(moved) <= 6 * 10 * 10
+        pixels = np.zeros((height, width, 3), np.uint8)
+        assert given.move_pixels(Bordered(pixels, "mirror"), cv2.INTER_LINEAR).shape == pixels.shape
+
     def test_no_points_stay_none(self) -> None:
         moved, which = warp("elastic").move_points(np.zeros((0, 2)))
         assert moved.shape == (0, 2)

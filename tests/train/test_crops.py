@@ -2,11 +2,12 @@
 
 from itertools import product
 
+import cv2
 import numpy as np
 import pytest
 
 from train.config import CropConfig
-from train.crops import apply_density_map, draw_density_map, random_crop
+from train.crops import apply_density_map, draw_affine, draw_density_map, random_crop
 
 STILL = {"flip": False, "rotation_deg": 0, "scale": 1}
 UNSTAINED = {"stain": 0, "stain_shift": 0, "brightness": 0}
@@ -61,6 +62,28 @@ def test_a_crop_larger_than_the_image_mirrors_it() -> None:
     image, mask = crop(image_HWC, mask_HW, 0, size_px=32, **STILL, **UNSTAINED)
     assert np.array_equal(image, np.pad(image_HWC, ((0, 12), (0, 8), (0, 0)), mode="reflect"))
     assert np.array_equal(mask, np.pad(mask_HW, ((0, 12), (0, 8)), mode="reflect"))
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 24), (1, 1), (100, 300), (300, 127)])
+@pytest.mark.parametrize("rotation_deg", [0, 180])
+def test_a_crop_is_that_of_the_whole_image_however_small(
+    height: int, width: int, rotation_deg: int
+) -> None:
+    """Against OpenCV's warp of all of it."""
+    image_HWC, mask_HW = draw(height, width)
+    settings = {"size_px": 96, "scale": 1.5, "rotation_deg": rotation_deg, **UNSTAINED}
+    for seed in range(40):
+        image, mask = crop(image_HWC, mask_HW, seed, **settings)
+        to_image = draw_affine((height, width), CropConfig(**settings), np.random.default_rng(seed))
+        for cut, whole, flag in (
+            (image, image_HWC, cv2.INTER_LINEAR),
+            (mask, mask_HW, cv2.INTER_NEAREST),
+        ):
+            flags = flag | cv2.WARP_INVERSE_MAP
+            mirror = cv2.BORDER_REFLECT_101
+            expected = cv2.warpAffine(whole, to_image, (96, 96), flags=flags, borderMode=mirror)
+            # a place that lies between two, to the last bit of its rounding, may go to either
+            assert np.mean(cut != expected) < 0.02
 
 
 @pytest.mark.parametrize("seed", range(8))
