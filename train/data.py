@@ -5,22 +5,16 @@ named (epoch, index), and everything random about it is drawn from a seed over
 (seed, epoch, index): which ranks, workers or restarts there are makes no difference.
 """
 
-import signal
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 import seeds
-from command_line import UserError
 from data_prep.pack import TrainingPixels
 from train import device_crops
 from train.config import TrainConfig
@@ -50,10 +44,23 @@ class TrainingCrops(Dataset[tuple[npt.NDArray[Any], ...]]):
         draw_crop = device_crops.random_window if self.config.crop.on == "device" else random_crop
         return draw_crop(image, mask, self.config.crop, rng)
 
+    @property
+    def parts(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of each array that a crop consists of."""
+        if self.config.crop.on == "device":
+            return device_crops.parts(self.config.crop)
+        size = self.config.crop.size_px
+        return [((size, size, 3), torch.uint8), ((size, size), torch.uint8)]
+
     def on_device(
         self, microbatch: Sequence[Tensor], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Images BHWC and masks BHW, uint8, of a microbatch from the loader."""
+        """Images BHWC and masks BHW, uint8, of a microbatch from the loader.
+
+        On a GPU by way of pinned memory, from where the copy does not keep training waiting.
+        """
+        if device.type == "cuda":
+            microbatch = [part.pin_memory() for part in microbatch]
         moved = [part.to(device, non_blocking=True) for part in microbatch]
         if self.config.crop.on == "device":
             window_BHWC, mask_BHW, to_window_B23, density_map_B34 = moved
@@ -99,52 +106,6 @@ def microbatches_of(rank: int, world_size: int, num_microbatches: int) -> range:
     """The consecutive microbatches that a rank computes; they differ by one at most."""
     first = rank * num_microbatches // world_size
     return range(first, (rank + 1) * num_microbatches // world_size)
-
-
-def training_loader(
-    crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
-) -> DataLoader[tuple[npt.NDArray[Any], ...]]:
-    """Microbatches for TrainingCrops.on_device(), from `first_step` to the run's end."""
-    cv2.setNumThreads(1)  # a forked worker would wait for threads of OpenCV's that are not there
-    return DataLoader(
-        crops,
-        batch_sampler=MicrobatchSampler(len(crops), config, ranks, first_step),
-        num_workers=config.loader_workers,
-        worker_init_fn=start_worker,
-        pin_memory=ranks.device.type == "cuda",
-        prefetch_factor=4 if config.loader_workers else None,
-    )
-
-
-def start_worker(worker: int) -> None:
-    """A loader worker outlives the signals that stop training, so that the last step gets its
-    crops; it ends with its parent."""
-    sys.excepthook = without_lost_parents
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(signum, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-
-def without_lost_parents(
-    kind: type[BaseException], error: BaseException, at: TracebackType | None
-) -> None:
-    """Python's report of an error, but for that of a worker whose training process was killed."""
-    if not isinstance(error, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, at)
-
-
-@contextmanager
-def lost_worker_explained() -> Iterator[None]:
-    """The error of a killed loader worker, which torch raises wherever training just is."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"{error} Most likely memory, or shared memory (/dev/shm), ran out: try"
-            " loader_workers=0, or a smaller batch_size"
-        ) from None
 
 
 def mask_to_target(mask_BHW: Tensor, label_values: Sequence[int]) -> Tensor:

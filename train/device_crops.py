@@ -23,6 +23,17 @@ def window_px(config: CropConfig) -> int:
     return 2 * (math.ceil(half_diagonal_px) + 2)
 
 
+def parts(config: CropConfig) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of each of the arrays of `random_window`."""
+    size = window_px(config)
+    return [
+        ((size, size, 3), torch.uint8),
+        ((size, size), torch.uint8),
+        ((2, 3), torch.float32),
+        ((3, 4), torch.float32),
+    ]
+
+
 def random_window(
     image_HWC: Array, mask_HW: Array, config: CropConfig, rng: np.random.Generator
 ) -> tuple[Array, Array, npt.NDArray[np.float32], npt.NDArray[np.float32]]:

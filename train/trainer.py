@@ -22,13 +22,7 @@ from data_prep.pack import TrainingPixels
 from model.layers import update_running_statistics
 from train.checkpoint import Retention
 from train.config import TrainConfig, check_world_size
-from train.data import (
-    TrainingCrops,
-    lost_worker_explained,
-    mask_to_target,
-    microbatches_of,
-    training_loader,
-)
+from train.data import TrainingCrops, mask_to_target, microbatches_of
 from train.determinism import be_deterministic, doubtful_kernels
 from train.distributed import Ranks
 from train.fields import (
@@ -42,6 +36,7 @@ from train.fields import (
 )
 from train.figures import panel_strip
 from train.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
+from train.loader import MicrobatchLoader, lost_worker_explained
 from train.lock import RunLock, lost_to_another
 from train.losses import segmentation_loss
 from train.metrics import (
@@ -159,12 +154,12 @@ class Trainer:
         )
         self.monitor.resumed(progress.step, self.notes)
         self.monitor.text("config", command_line.as_yaml(config))
-        self.microbatches = iter(training_loader(self.crops, config, self.ranks, progress.step))
+        self.microbatches = MicrobatchLoader(self.crops, config, self.ranks, progress.step)
         try:
             with lost_worker_explained():
                 return self.loop()
         finally:
-            self.end_loader_workers()
+            self.microbatches.close()
             self.saver.close()
             self.monitor.close()
 
@@ -189,14 +184,6 @@ class Trainer:
         self.saver.wait()
         self.monitor.finished(self.summary(), self.saver.stalled_s)
         return 0
-
-    def end_loader_workers(self) -> None:
-        """End them by hand: after an error its traceback may keep the iterator alive.
-
-        At its exit Python would wait for ever for workers that ignore the SIGTERM it sends.
-        """
-        if self.config.loader_workers:
-            self.microbatches._shutdown_workers()  # type: ignore[attr-defined]
 
     def summary(self) -> str:
         """How far the run is and how good, in a line."""

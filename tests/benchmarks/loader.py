@@ -32,8 +32,9 @@ from data_prep.pack import PACKED, TrainingPixels
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import TrainConfig
-from train.data import Draw, TrainingCrops, training_loader
+from train.data import Draw, TrainingCrops
 from train.distributed import Ranks, start_ranks
+from train.loader import MicrobatchLoader
 
 BATCH, WARM_UP = 8, 4
 
@@ -102,14 +103,14 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
 
 def seconds_a_crop(crops: TrainingCrops, num_batches: int, ranks: Ranks) -> float:
     """Through the DataLoader with one worker, once it is warm."""
-    batches = iter(training_loader(crops, crops.config, ranks, 0))
+    batches = MicrobatchLoader(crops, crops.config, ranks, 0)
     for _ in islice(batches, WARM_UP):
         pass
     start_s, count = time.perf_counter(), 0
     for pixels_BHWC, *_ in islice(batches, num_batches):
         count += len(pixels_BHWC)
     taken_s = time.perf_counter() - start_s
-    batches._shutdown_workers()  # type: ignore[attr-defined]
+    batches.close()
     return taken_s / count
 
 

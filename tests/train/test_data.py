@@ -18,9 +18,9 @@ from train.data import (
     TrainingCrops,
     mask_to_target,
     microbatches_of,
-    training_loader,
 )
 from train.distributed import Ranks
+from train.loader import MicrobatchLoader
 
 NUM_CROPS = 22  # by 8: two steps an epoch, and 6 crops wait for the next
 CONFIG = TrainConfig(data="", run="", epochs=3, batch_size=8, microbatches=4)
@@ -98,8 +98,8 @@ def global_batches(
     crops = TrainingCrops(TrainingPixels(dataset), config)
     loaded = [
         [
-            crops.on_device(batch, rank.device)
-            for batch in training_loader(crops, config, rank, first_step)
+            [part.clone() for part in crops.on_device(batch, rank.device)]
+            for batch in MicrobatchLoader(crops, config, rank, first_step)
         ]
         for rank in everyone
     ]

@@ -1,0 +1,62 @@
+"""Microbatches in places of shared memory that are used again and again."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command_line import UserError
+from data_prep.manifest import Dataset
+from data_prep.pack import TrainingPixels
+from train.config import TrainConfig
+from train.data import MicrobatchSampler, TrainingCrops
+from train.distributed import Ranks
+from train.loader import HELD, PREFETCH, MicrobatchLoader
+
+Tiny = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_microbatch_holds_until_the_call_after_the_next(
+    workers: int, prepared: Dataset, tiny: Tiny, ranks: Callable[..., Ranks]
+) -> None:
+    """Looked at late, when workers have long filled what they may."""
+    config = tiny(Path(), f"loader_workers={workers}", "epochs=8")
+    crops = TrainingCrops(TrainingPixels(prepared), config)
+    loader = MicrobatchLoader(crops, config, ranks(), 0)
+    drawn = list(MicrobatchSampler(len(crops), config, ranks(), 0))
+    num_places = len(loader.ring[0])
+    assert num_places == workers * PREFETCH + HELD
+    assert len(drawn) > 2 * num_places
+    held = zip(drawn, loader, strict=True)
+    for number, (before, now) in enumerate(pairwise(held)):
+        if number < 2 * num_places:
+            time.sleep(0.01)
+        for draws, (images, masks) in (before, now):
+            for draw, image, mask in zip(draws, images, masks, strict=True):
+                expected_image, expected_mask = crops[draw]
+                assert image.numpy().tobytes() == expected_image.tobytes()
+                assert mask.numpy().tobytes() == expected_mask.tobytes()
+    loader.close()
+
+
+@pytest.mark.parametrize("on", ["loader", "device"])
+def test_parts_are_what_a_crop_consists_of(on: Any, prepared: Dataset, tiny: Tiny) -> None:
+    crops = TrainingCrops(TrainingPixels(prepared), tiny(Path(), f"crop.on={on}"))
+    made = [(part.shape, torch.from_numpy(part).dtype) for part in crops[0, 0]]
+    assert crops.parts == made
+
+
+def test_memory_that_cannot_be_had_is_an_error_that_says_what_to_try(
+    prepared: Dataset, tiny: Tiny, ranks: Callable[..., Ranks]
+) -> None:
+    config = tiny(Path())
+    config = dataclasses.replace(config, crop=dataclasses.replace(config.crop, size_px=2**24))
+    crops = TrainingCrops(TrainingPixels(prepared), config)
+    with pytest.raises(UserError, match="try loader_workers=0, or a smaller batch_size"):
+        MicrobatchLoader(crops, config, ranks(), 0)
