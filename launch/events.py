@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from json_lines import read_lines
+
 LAUNCH, SUBMISSION, EVENTS, JOBS = "launch", "submission.json", "events.jsonl", "jobs"
 
 
@@ -28,17 +30,6 @@ def note(run: Path, event: str, stage: str, **facts: Any) -> None:
 def read_events(run: Path) -> list[dict[str, Any]]:
     """All events so far, in order."""
     return read_lines(run / LAUNCH / EVENTS)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON lines; none where there is no file."""
-    entries = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
 
 
 def read_submission(run: Path) -> dict[str, Any] | None:

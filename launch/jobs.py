@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import command_line
 from command_line import UsageError
+from json_lines import read_lines
 from launch import slurm_commands
 from launch.events import (
     JOBS,
@@ -29,7 +30,6 @@ from launch.events import (
     last_step,
     note,
     read_events,
-    read_lines,
     read_submission,
 )
 

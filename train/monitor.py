@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_prep.images import write_atomically
+from json_lines import read_lines
 
 METRICS, RESTARTS, PROGRESS = "metrics.jsonl", "restarts.jsonl", "progress.json"
 
@@ -161,17 +162,6 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def read_restarts(run: Path) -> list[dict[str, Any]]:
     """The lines of restarts.jsonl: step, time_s and notes of each; none where it never stopped."""
     return read_lines(run / RESTARTS)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON lines; none where there is no file."""
-    entries = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue  # being written, or cut short by a kill
-    return entries
 
 
 def drop_lines_after(path: Path, epochs: int) -> None:

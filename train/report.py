@@ -12,9 +12,10 @@ from typing import Any
 import jinja2
 
 from data_prep.images import write_atomically
+from json_lines import read_lines
 from train.charts import Chart, Line
 from train.metrics import METRICS
-from train.monitor import read_lines, read_metrics, read_restarts
+from train.monitor import read_metrics, read_restarts
 from train.overlays import Overlay
 from train.run_folder import Run, flat_settings
 
