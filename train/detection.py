@@ -28,11 +28,6 @@ class Nuclei:
     scores: Plane
     """(N,) float32: the smoothed probability at each, 0 to 1."""
 
-    def above(self, threshold: float) -> "Nuclei":
-        """Those whose score is above a threshold."""
-        kept = self.scores > threshold
-        return Nuclei(self.places[kept], self.scores[kept])
-
 
 @dataclass(frozen=True)
 class Detections:
@@ -90,26 +85,11 @@ def far_from_earlier(places: Places, least_px: float) -> npt.NDArray[np.intp]:
     return np.array(kept, np.intp)
 
 
-def match(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.intp]:
-    """(M, 2): pairs (number of found, number of annotated), one to one, within `radius_px`.
-
-    As many pairs as there can be, and of these the nearest (linear assignment).
-    """
-    if not len(found) or not len(annotated):
-        return np.zeros((0, 2), np.intp)
-    distance_px = cdist(found, annotated)
-    too_far = distance_px > radius_px
-    # one pair more outweighs every distance saved
-    cost = np.where(too_far, 0.0, distance_px / radius_px - 1 - min(distance_px.shape))
-    pairs = np.stack(linear_sum_assignment(cost), axis=1)
-    return pairs[~too_far[pairs[:, 0], pairs[:, 1]]]
-
-
 def hits(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.bool_]:
     """(N,): which of the found, the surest first, have an annotated point of their own.
 
-    Above whatever score, as many are hits as `match` makes pairs of those above it. For the sets
-    that can be matched are a matroid (Edmonds & Fulkerson 1965), where the choice of greatest
+    Above whatever score, as many are hits as a matching of those above it can have pairs. For the
+    sets that can be matched are a matroid (Edmonds & Fulkerson 1965), where the choice of greatest
     weight, the surer weighing more, takes each that can be matched beside all surer ones taken.
     """
     is_hit = np.zeros(len(found), bool)

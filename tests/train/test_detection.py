@@ -1,12 +1,11 @@
-"""Nuclei as points: peaks of drawn maps, and matchings worked out by hand or by trying all."""
-
-from itertools import permutations
+"""Nuclei as points: peaks of drawn maps, and matchings by hand or by another algorithm."""
 
 import cv2
 import numpy as np
 import pytest
 
-from train.detection import Detections, average_precision, detect, find_nuclei, hits, match
+from tests.matching import num_pairs
+from train.detection import Detections, average_precision, detect, find_nuclei, hits
 
 
 def drawn(points: list[tuple[int, int]], radius_px: int = 10) -> np.ndarray:
@@ -38,43 +37,6 @@ def test_a_flat_map_is_nothing_below_its_level_and_one_plateau_above() -> None:
     assert find_nuclei(flat, 10, least_score=0.3).places.tolist() == [[30, 30]]
 
 
-def test_above_keeps_the_sure_ones() -> None:
-    nuclei = find_nuclei(drawn([(30, 30), (100, 80)]), 10, 0.1)
-    assert len(nuclei.above(0.99).places) == 0
-    assert len(nuclei.above(0.5).places) == 2
-
-
-def test_matching_is_one_to_one_within_the_radius() -> None:
-    found = np.array([[0.0, 0], [3, 0], [50, 50]])
-    annotated = np.array([[1.0, 0], [100, 100]])
-    assert match(found, annotated, radius_px=5).tolist() == [[0, 0]]
-    assert match(found[:0], annotated, 5).shape == (0, 2)
-    assert match(found, annotated[:0], 5).shape == (0, 2)
-
-
-def test_more_pairs_come_before_nearer_ones() -> None:
-    """The nearest pair, 1-1, would leave 0 and 2 alone: 0-1 and 1-2 are two pairs."""
-    found, annotated = np.array([[0.0, 0], [8, 0]]), np.array([[7.0, 0], [16, 0]])
-    assert sorted(match(found, annotated, 10).tolist()) == [[0, 0], [1, 1]]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_no_other_matching_has_more_pairs_or_as_many_nearer(seed: int) -> None:
-    """Against every assignment of five found to five annotated points."""
-    rng = np.random.default_rng(seed)
-    found, annotated = rng.uniform(0, 30, (2, 5, 2))
-    distance = np.linalg.norm(found[:, None] - annotated[None], axis=-1)
-
-    def worth(pairs: list[tuple[int, int]]) -> tuple[int, float]:
-        near = [distance[pair] for pair in pairs if distance[pair] <= 9]
-        return len(near), -sum(near)
-
-    best = max(worth(list(enumerate(order))) for order in permutations(range(5)))
-    pairs = [tuple(pair) for pair in match(found, annotated, 9).tolist()]
-    assert worth(pairs) == pytest.approx(best)
-    assert len(pairs) == best[0]
-
-
 def test_the_surer_of_two_at_one_point_is_the_hit() -> None:
     found = np.array([[4.0, 0], [0, 0], [50, 0]])
     assert hits(found, np.array([[1.0, 0], [90, 0]]), 5).tolist() == [True, False, False]
@@ -96,7 +58,7 @@ def test_above_every_score_there_are_as_many_hits_as_pairs_can_be(seed: int) -> 
     is_hit = hits(found, annotated, 6)
     assert 5 < is_hit.sum() < 20
     for number in range(31):
-        assert is_hit[:number].sum() == len(match(found[:number], annotated, 6))
+        assert is_hit[:number].sum() == num_pairs(found[:number], annotated, 6)
 
 
 def test_counts_of_nuclei_at_thresholds() -> None:

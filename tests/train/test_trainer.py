@@ -24,11 +24,12 @@ import command_line
 from command_line import EXIT_STOPPED, UserError
 from data_prep.manifest import Dataset
 from data_prep.pack import TrainingPixels, read_sample
+from tests.matching import num_pairs
 from train import __main__ as train_main
 from train import checkpoint, evaluate
 from train.config import TrainConfig
 from train.data import Draw, MicrobatchSampler, TrainingCrops
-from train.detection import find_nuclei, match
+from train.detection import find_nuclei
 from train.distributed import Ranks
 from train.lock import RunLock
 from train.monitor import read_metrics
@@ -474,8 +475,8 @@ def test_the_thresholds_stored_are_the_best_of_validation(
             predicted_HW, truth_HW = probability_HW > threshold, mask_HW > 0
             both = 2 * (predicted_HW & truth_HW).sum()
             pixels[index] += both, predicted_HW.sum() + truth_HW.sum()
-            found = find_nuclei(probability_HW, 8, 0.01).above(threshold).places
-            nuclei[index] += 2 * len(match(found, annotated, 8)), len(found) + len(annotated)
+            found = find_nuclei(probability_HW, 8, threshold).places
+            nuclei[index] += 2 * num_pairs(found, annotated, 8), len(found) + len(annotated)
     for name, (hits, total) in {"threshold": pixels.T, "nuclei_threshold": nuclei.T}.items():
         of_threshold = dict(zip(thresholds, hits / total, strict=True))
         chosen = state["metrics"][f"val/{name}"]
