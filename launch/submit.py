@@ -171,7 +171,7 @@ def stage_config(stage: str) -> type:
         from train.config import TrainConfig
 
         return TrainConfig
-    from train.evaluate import EvaluateConfig
+    from train.evaluation import EvaluateConfig
 
     return EvaluateConfig
 

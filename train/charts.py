@@ -9,6 +9,8 @@ WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
 
 Point = tuple[float, float]
+Mark = tuple[str, str, float]
+"""A vertical line: kind, meaning, x."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ class Chart:
     lines: Sequence[Line]
     x_range: Point
     y_range: Point
-    marks: Sequence[tuple[str, str, float]] = ()
-    """Vertical lines: kind, meaning, x."""
+    marks: Sequence[Mark] = ()
     dots: Sequence[tuple[str, Point]] = field(default_factory=tuple)
     """Points that stand out, and their meaning."""
     width: int = WIDTH

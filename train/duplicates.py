@@ -84,15 +84,16 @@ def near_duplicates(
 
 
 def compare_with_training(
-    evaluated: Sequence[Fingerprint], run: Run, data: Path, ranks: Ranks
+    evaluated: Sequence[Fingerprint], run: Run, data: str, ranks: Ranks
 ) -> dict[str, Any]:
     """Near-duplicates among the fields that the run was trained on; collective.
 
-    Where the prepared data set is gone or another one, the reason why nothing was compared.
+    `data`: the folder of the prepared data set, '' for where the run found it. Where it is gone or
+    another one, the reason why nothing was compared.
     """
     about: dict[str, Any] = {"max_bits": NEAR_BITS}
     try:
-        dataset = ranks.first_does(lambda: trained_on(data, run))
+        dataset = ranks.first_does(lambda: trained_on(run, data or run.config.data))
         samples = list(enumerate(dataset.split("train", originals_only=True)))
         mine = ranks.share(samples)
         parts = ranks.all_do(lambda: [of_sample(dataset.folder, *entry) for entry in mine])
@@ -103,11 +104,11 @@ def compare_with_training(
     return about | {"num_training_fields": len(trained), "found": found}
 
 
-def trained_on(data: Path, run: Run) -> Dataset:
+def trained_on(run: Run, data: str) -> Dataset:
     """The prepared data set, if it is the one. Raises UserError where not."""
-    if data == Path():
+    if not data:
         raise UserError("an exported model does not know where its data set is; give data=")
-    dataset = read_dataset(data)
+    dataset = read_dataset(Path(data))
     if dataset.description.content_sha256 != run.data.content_sha256:
         raise UserError(f"data={data}: not the content that the run was trained on")
     return dataset

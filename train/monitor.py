@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -20,6 +21,8 @@ from data_prep.images import write_atomically
 from json_lines import read_lines
 
 METRICS, RESTARTS, PROGRESS = "metrics.jsonl", "restarts.jsonl", "progress.json"
+TRAINING_LOSS = "train/loss"
+MOST_POINTS = 500  # of a curve that is read
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,18 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def read_restarts(run: Path) -> list[dict[str, Any]]:
     """The lines of restarts.jsonl: step, time_s and notes of each; none where it never stopped."""
     return read_lines(run / RESTARTS)
+
+
+def read_curve(run: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a curve in TensorBoard's files, thinned out where it has many points.
+
+    What a restart repeated comes once.
+    """
+    few = {"scalars": MOST_POINTS, "images": 1, "tensors": 1}
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance=few).Reload()
+    if name not in events.Tags()["scalars"]:
+        return []
+    return [(event.step, event.value) for event in events.Scalars(name)]
 
 
 def drop_lines_after(path: Path, epochs: int) -> None:

@@ -13,9 +13,9 @@ import jinja2
 
 from data_prep.images import write_atomically
 from json_lines import read_lines
-from train.charts import Chart, Line
+from train.charts import Chart, Line, Mark, Point
 from train.metrics import METRICS
-from train.monitor import read_metrics, read_restarts
+from train.monitor import TRAINING_LOSS, read_curve, read_metrics, read_restarts
 from train.overlays import Overlay
 from train.run_folder import Run, flat_settings
 
@@ -32,9 +32,9 @@ TOLD_APART = {"time_s", "event", "stage", "step", "reason"}
 
 
 def write_report(
-    out: Path, summary: Mapping[str, Any], overlays: Sequence[Overlay], run: Run
+    out: Path, summary: Mapping[str, Any], overlays: Sequence[Overlay], runs: Sequence[Run]
 ) -> Path:
-    """Write OUT/report.html from a summary, pictures (worst first) and the run's own files."""
+    """Write OUT/report.html from a summary, pictures (worst first) and the runs' own files."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -42,23 +42,36 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    restarts, metrics = read_restarts(run.folder), read_metrics(run.folder)
+    parts = summary.get("folds", [summary])
     page = environment.get_template("report.html.j2").render(
+        title=", ".join(part["run"] for part in parts),
         summary=summary,
         predictors=predictors(summary),
         metrics=METRICS,
         overlays=overlays,
-        curves=training_charts(metrics, restarts, summary["step"]) if metrics else [],
         detection_chart=detection_chart(summary.get("detection")),
-        story=story(restarts, read_lines(run.folder / EVENTS)),
-        num_restarts=len(restarts),
-        cases=run.data.cases,
-        content_sha256=run.data.content_sha256,
-        settings=flat_settings(run.config),
+        trainings=[about_training(part, run) for part, run in zip(parts, runs, strict=True)],
     )
     path = out / REPORT
     write_atomically(path, page.encode())
     return path
+
+
+def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """What the page says of a run: its curves, what happened to it, its data and its settings."""
+    restarts, metrics = read_restarts(run.folder), read_metrics(run.folder)
+    curves = []
+    if metrics:
+        losses = read_curve(run.folder, TRAINING_LOSS)
+        curves = training_charts(metrics, losses, restarts, summary["step"])
+    return {
+        "summary": summary,
+        "curves": curves,
+        "story": story(restarts, read_lines(run.folder / EVENTS)),
+        "num_restarts": len(restarts),
+        "data": run.data,
+        "settings": flat_settings(run.config),
+    }
 
 
 def predictors(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -68,11 +81,14 @@ def predictors(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def training_charts(
-    metrics: Sequence[Mapping[str, Any]], restarts: Sequence[Mapping[str, Any]], step: int
+    metrics: Sequence[Mapping[str, Any]],
+    training_losses: Sequence[Point],
+    restarts: Sequence[Mapping[str, Any]],
+    step: int,
 ) -> list[Chart]:
-    """Validation loss, and validation Dice, IoU and accuracy, against the step."""
+    """Loss on training and on validation, and validation Dice, IoU and accuracy, by the step."""
     steps = [line["step"] for line in metrics]
-    losses = [line["val/loss"] for line in metrics]
+    validation_losses = [(line["step"], line["val/loss"]) for line in metrics]
     x_range = (0.0, float(max(steps)))
     marks = [("restart", "restart", float(restart["step"])) for restart in restarts]
     marks.append(("checkpoint", "evaluated checkpoint", float(step)))
@@ -81,13 +97,19 @@ def training_charts(
         Line(name, list(zip(steps, [line[f"val/{key}"] for line in metrics], strict=True)))
         for key, name in (("dice", "Dice"), ("iou", "IoU"), ("accuracy", "accuracy"))
     ]
-    loss = Line("validation loss", list(zip(steps, losses, strict=True)))
-    top = max(losses) * 1.05 or 1.0
-    cross_entropy = "cross-entropy (nats)"
     return [
-        Chart("Validation loss", "step", cross_entropy, [loss], x_range, (0.0, top), marks),
+        loss_chart("Training loss", "as loss.* says", training_losses, x_range, marks),
+        loss_chart("Validation loss", "cross-entropy (nats)", validation_losses, x_range, marks),
         Chart("Validation scores", "step", "over all pixels", scores, x_range, (0.0, 1.0), marks),
     ]
+
+
+def loss_chart(
+    title: str, unit: str, losses: Sequence[Point], x_range: Point, marks: Sequence[Mark]
+) -> Chart:
+    """A loss against the step, from 0."""
+    top = max((loss for _, loss in losses), default=0.0) * 1.05 or 1.0
+    return Chart(title, "step", unit, [Line(title, losses)], x_range, (0.0, top), marks)
 
 
 def detection_chart(detection: Mapping[str, Any] | None) -> Chart | None:
@@ -98,7 +120,8 @@ def detection_chart(detection: Mapping[str, Any] | None) -> Chart | None:
     pairs = zip(curve["recall"], curve["precision"], strict=True)
     # of thresholds above which nothing is right, precision says nothing
     points = [(recall, precision) for recall, precision in pairs if recall > 0]
-    chosen = f"threshold {detection['threshold']:.3g}"
+    # several runs have a threshold each
+    chosen = f"threshold {detection['threshold']:.3g}" if "threshold" in detection else "as chosen"
     dot = (detection["recall"], detection["precision"])
     unit = (0.0, 1.0)
     title = "Precision and recall of found nuclei"

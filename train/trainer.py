@@ -47,7 +47,7 @@ from train.metrics import (
     counts_at_thresholds,
     score,
 )
-from train.monitor import Done, Monitor
+from train.monitor import TRAINING_LOSS, Done, Monitor
 from train.precision import choose_precision
 from train.preemption import StopRequest
 from train.run_folder import config_sha256
@@ -303,7 +303,7 @@ class Trainer:
         loss = float(self.sum_over_microbatches(per_step).mean()) / self.config.microbatches
         seconds = time.monotonic() - interval.start_s
         scores = score(interval.counts.cpu().numpy())
-        values = {"train/loss": loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}
+        values = {TRAINING_LOSS: loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}
         values |= {f"train/{name}": scores[name] for name in ("dice", "iou", "accuracy")}
         values["speed/samples_per_s"] = crops / seconds
         values["speed/data_wait_share"] = wait_share = interval.waited_s / seconds

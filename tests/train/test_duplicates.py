@@ -147,7 +147,7 @@ def test_the_training_fields_are_read_from_the_prepared_set(
     run = read_run(own_run)
     copy = cv2.imread(str(raw / "Case_2-01.png"), cv2.IMREAD_COLOR_RGB)[::-1].copy()
     evaluated = [fingerprint(0, "new-01", "new", copy)]
-    compared = compare_with_training(evaluated, run, Path(run.config.data), ranks())
+    compared = compare_with_training(evaluated, run, "", ranks())
     assert compared["num_training_fields"] == 4
     assert compared["max_bits"] == NEAR_BITS
     assert [pair["trained_field"] for pair in compared["found"]] == ["Case_2-01"]
@@ -159,7 +159,7 @@ def test_where_the_prepared_set_is_gone_that_is_said(
     own_run: Path, tmp_path: Path, ranks: Callable[..., Ranks]
 ) -> None:
     run = read_run(own_run)
-    compared = compare_with_training([], run, tmp_path / "gone", ranks())
+    compared = compare_with_training([], run, str(tmp_path / "gone"), ranks())
     assert "found" not in compared
     (warning,) = duplicate_warnings(compared)
     assert warning.startswith("not checked")

@@ -149,15 +149,25 @@ def test_augmented_copies_do_not_count(evaluated: Evaluate, prepared: Dataset) -
 
 @pytest.mark.usefixtures("known")
 @pytest.mark.parametrize(
-    ("cases", "trained_on"),
-    [("[]", "Case_1, Case_2"), ("[2,4]", "Case_2"), ("[3,4]", ""), ("[Case_5]", "")],
+    ("cases", "trained_on", "chosen_on"),
+    [
+        ("[]", "Case_1, Case_2", "Case_3"),
+        ("[2,4]", "Case_2", ""),
+        ("[3,4]", "", "Case_3"),
+        ("[Case_5]", "", ""),
+    ],
 )
-def test_cases_that_were_trained_on_are_warned_of(
-    cases: str, trained_on: str, evaluated: Evaluate, raw: Path
+def test_cases_that_training_or_validation_saw_are_warned_of(
+    cases: str, trained_on: str, chosen_on: str, evaluated: Evaluate, raw: Path
 ) -> None:
     warnings = evaluated(f"raw={raw}", f"cases={cases}")["warnings"]
-    assert len(warnings) == bool(trained_on)
-    assert not warnings or warnings[0].startswith(f"trained on: {trained_on};")
+    assert len(warnings) == bool(trained_on) + bool(chosen_on)
+    if trained_on:
+        assert warnings[0].startswith(f"trained on: {trained_on};")
+    if chosen_on:
+        assert warnings[-1].startswith(
+            f"checkpoint and thresholds were chosen on: {chosen_on}; test on other cases"
+        )
 
 
 @pytest.mark.usefixtures("known")
@@ -514,7 +524,6 @@ def test_folds_are_pooled(
     given = [f"runs=[{other_fold},{own_run}]", f"out={out}", "amp=off"]
     outcome = cli(evaluate.main, *given)
     assert outcome.code == 0, outcome.err
-    assert [path.name for path in out.iterdir()] == ["summary.json"]
     pooled = json.loads((out / "summary.json").read_text())
     assert pooled["runs"] == ["other", "own"]
     assert pooled["folds"][0]["cases"] == ["Case_3"]
@@ -523,9 +532,19 @@ def test_folds_are_pooled(
     assert pooled["num_fields"] == 5
     for key in ("all_pixels", "all_pixels_interval", "mean_over_fields", "per_class"):
         assert pooled[key] == together[key]
+    assert pooled["baselines"] == together["baselines"]
+    assert pooled["sensitivity"] == together["sensitivity"]
     for key, value in pooled["detection"].items():
         assert value == together["detection"][key]
     assert "all folds" in outcome.out
+    html = (out / "report.html").read_text()
+    assert "<h1>Evaluation of other, own</h1>" in html
+    assert html.count("Validation loss: ") == 2
+    for fold in pooled["folds"]:
+        assert f"{fold['all_pixels']['dice']:.3f}" in html
+        assert fold["model_sha256"] in html
+    drawn = sorted(path.name for path in out.glob("*_panels.png"))
+    assert drawn == sorted(f"{entry['field']}_panels.png" for entry in pooled["per_field"])
 
 
 def test_runs_that_test_one_case_are_not_pooled(

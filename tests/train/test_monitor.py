@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train.monitor import Done, Monitor, drop_lines_after, read_metrics
+from train.monitor import MOST_POINTS, Done, Monitor, drop_lines_after, read_curve, read_metrics
 
 
 def open_monitor(
@@ -123,6 +123,19 @@ def test_memory_is_among_the_curves(resumed: Path) -> None:
     steps, values = zip(*scalars(resumed, "memory/process_mb"), strict=True)
     assert steps == tuple(range(1, 13))
     assert all(50 < value < 1e6 for value in values)
+
+
+def test_a_curve_is_read_with_each_step_once_and_thinned_out(resumed: Path, tmp_path: Path) -> None:
+    assert read_curve(resumed, "train/loss") == scalars(resumed, "train/loss")
+    assert read_curve(resumed, "train/none") == []
+    monitor = open_monitor(tmp_path / "long", 0)
+    for step in range(1, 3 * MOST_POINTS):
+        monitor.curves(step, 0, {"train/loss": step})
+    monitor.close()
+    points = read_curve(tmp_path / "long", "train/loss")
+    assert len(points) == MOST_POINTS
+    assert points == sorted(points)
+    assert points[-1] == (3 * MOST_POINTS - 1, 3 * MOST_POINTS - 1)
 
 
 def test_the_configuration_is_in_tensorboard(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.browser import CHROMIUM, Browser, start_browser
 from train import evaluate, show
 from train.charts import Chart, Line
+from train.monitor import read_curve
 from train.overlays import make_overlay
 from train.report import detection_chart, in_words, story, write_report
 from train.run_folder import Run, read_run
@@ -37,7 +38,7 @@ def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
         "step": 8,
         "epoch": 2,
         "data": {"split": "test"},
-        "threshold": 0.5,
+        "threshold": {"value": 0.5, "chosen_on": "default"},
         "num_fields": len(fields),
         "cases": ["Case_4"],
         **source,
@@ -106,7 +107,7 @@ def page(run: Run, tmp_path: Path) -> Path:
         make_overlay(number, f"Case_4-{number:02d}", "Case_4", 0.5, image_HWC, *masks)
         for number in (1, 2)
     ]
-    return write_report(tmp_path, WHOLE, overlays, run)
+    return write_report(tmp_path, WHOLE, overlays, [run])
 
 
 @pytest.fixture(scope="module")
@@ -154,16 +155,30 @@ def test_warnings_come_first_and_names_are_no_markup(page: Path) -> None:
 def test_sections_without_anything_to_say_are_left_out(run: Run, tmp_path: Path) -> None:
     for name in ("restarts.jsonl", "metrics.jsonl", "launch/events.jsonl"):
         (run.folder / name).unlink()
-    text = text_of(write_report(tmp_path, summary_of(None), [], run).read_text())
+    text = text_of(write_report(tmp_path, summary_of(None), [], [run]).read_text())
     for words in ("Warnings", "Nuclei found", "Worst", "annotated twice", "What happened"):
         assert words not in text
     assert "No restarts of the training" in text
     assert "0.667 one case" in text
 
 
+def test_the_training_loss_is_drawn_as_tensorboard_has_it(page: Path, run: Run) -> None:
+    """A dot a step, the highest at 1 / 1.05 of the height."""
+    losses = read_curve(run.folder, "train/loss")
+    assert len(losses) == 8
+    html = page.read_text()
+    start = html.index('aria-label="Training loss')
+    drawn = html[start : html.index("</svg>", start)]
+    dots = [(float(x), float(y)) for x, y in re.findall(r'circle .*?cx="(.*?)" cy="(.*?)"', drawn)]
+    assert [x for x, _ in dots] == sorted(x for x, _ in dots)
+    heights = np.array([Chart.bottom - y for _, y in dots]) / (Chart.bottom - Chart.top)
+    expected = np.array([loss for _, loss in losses]) / (1.05 * max(loss for _, loss in losses))
+    np.testing.assert_allclose(heights, expected, atol=1e-3)
+
+
 def test_the_page_is_the_same_each_time(run: Run, tmp_path: Path) -> None:
-    first = write_report(tmp_path, WHOLE, [], run).read_bytes()
-    assert write_report(tmp_path, WHOLE, [], run).read_bytes() == first
+    first = write_report(tmp_path, WHOLE, [], [run]).read_bytes()
+    assert write_report(tmp_path, WHOLE, [], [run]).read_bytes() == first
 
 
 def test_evaluation_writes_it_with_the_digest_that_show_prints(

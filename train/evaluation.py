@@ -1,0 +1,292 @@
+"""A run measured on whole fields: the figures of the network and of the baselines, what the truth
+and the data are worth, and pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from command_line import track
+from data_prep.split import SPLITS
+from train import checkpoint
+from train.baselines import BASELINES, Baseline
+from train.distributed import Ranks
+from train.duplicates import (
+    Fingerprint,
+    agreement,
+    compare_with_training,
+    duplicate_warnings,
+    fingerprint,
+    split_warnings,
+)
+from train.fields import (
+    Criteria,
+    FieldResult,
+    Prediction,
+    WholeField,
+    gather_results,
+    measure,
+    predict_fields,
+)
+from train.figures import save_outcome, save_panels
+from train.metrics import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score
+from train.overlays import Overlay, make_overlay, worst_and_best
+from train.precision import choose_precision
+from train.preemption import StopRequest
+from train.run_folder import Run, check_threshold, choose_threshold, load_model, stored_threshold
+from train.sensitivity import counts_by_radius, dice_by_radius, radii_around
+from train.summary import summarise, summarise_nuclei, summarise_pixels
+
+NUM_OVERLAYS = 4  # of the worst fields, and as many of the best
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Everything `python -m train.evaluate` can be told."""
+
+    run: str = ""
+    """Folder of the run, or a model.safetensors that train.export wrote."""
+    runs: list[str] = field(default_factory=list)
+    """Folders of several runs instead, each tested on other cases (the folds of data_prep): every
+    fold's figures, and those of all fields together. Needs out=."""
+    split: str = "test"
+    """Split of the run's prepared data set: train, val or test; only original fields count."""
+    raw: str = ""
+    """Folder of raw fields (images/ and groundTruth/) to evaluate instead of a split."""
+    cases: list[str] = field(default_factory=list)
+    """Only fields of these cases, as in [10]; empty for all."""
+    data: str = ""
+    """Folder of the prepared data set, where it is no longer where the run found it."""
+    checkpoint: str = "best"
+    """best, latest, or the step of a checkpoint."""
+    threshold: str = "auto"
+    """Probability above which a pixel counts as predicted, 0 to 1; auto: the best on the validation
+    split, which the checkpoint knows, or 0.5 where there was none."""
+    match_radius_px: float = 0.0
+    """How far from an annotated point a nucleus may be found, in px; 0 for the radius of the data
+    set's discs."""
+    out: str = ""
+    """Folder of the results; RUN/evaluation/<split or name of raw> where empty, and
+    MODEL_evaluation/... for an exported model."""
+    figures: int = 16
+    """Number of fields of a run that figures are drawn of; 0 for none, in the report either."""
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    """Mixed precision; auto asks the hardware, as in training."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split}: must be one of {', '.join(SPLITS)}")
+        check_threshold(self.threshold)
+        if not self.match_radius_px >= 0:
+            raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
+        if bool(self.run) == bool(self.runs):
+            raise ValueError("needs run=..., or runs=[...]; --help lists every key")
+        if self.runs and not self.out:
+            raise ValueError("runs=[...] needs out=..., the folder of the pooled results")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out for a run."""
+
+    summary: dict[str, Any]
+    measured: "Measured"
+
+
+@dataclass(frozen=True)
+class FieldCheck:
+    """What a field says about the truth and the data, rather than about the network."""
+
+    fingerprint: Fingerprint
+    counts_by_radius: Counts
+    """(R, C, 4) int64, of pixels, with discs of each radius for truth."""
+
+
+@dataclass
+class Measured:
+    """What one rank, or all, has measured."""
+
+    results: list[FieldResult] = field(default_factory=list)
+    of_baselines: dict[str, list[FieldResult]] = field(
+        default_factory=lambda: {name: [] for name in BASELINES}
+    )
+    checks: list[FieldCheck] = field(default_factory=list)
+    overlays: list[Overlay] = field(default_factory=list)
+    """Of fields among which are the worst and the best."""
+
+
+def evaluate_run(
+    config: EvaluateConfig, run: Run, fields: Sequence[WholeField], out: Path, ranks: Ranks
+) -> Evaluation:
+    """Evaluate a run on some fields, with figures drawn into `out`. Collective."""
+    model, path, state = load_model(run, config.checkpoint, ranks)
+    threshold, chosen_on = choose_threshold(config.threshold, state)
+    nuclei_threshold, nuclei_chosen_on = stored_threshold(state, "val/nuclei_threshold")
+    radius_px = run.data.labelling.radius_px
+    match_radius_px = config.match_radius_px or radius_px
+    criteria = Criteria(threshold, nuclei_threshold, radius_px, match_radius_px)
+    out.mkdir(parents=True, exist_ok=True)
+
+    precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
+    predictions = predict_fields(
+        model, fields, run.label_values, run.config.tile, precision, ranks, StopRequest()
+    )
+    total = len(ranks.share(fields))
+    predictions = track(predictions, total=total, label="evaluate", unit="field")
+    measured = gather(measure_all(predictions, criteria, config.figures, out), ranks)
+
+    figures = figures_of(measured, run)
+    of_nuclei = {
+        "radius_px": match_radius_px,
+        "threshold": nuclei_threshold,
+        "threshold_chosen_on": nuclei_chosen_on,
+    }
+    prints = [check.fingerprint for check in measured.checks]
+    near_duplicates = compare_with_training(prints, run, config.data, ranks)
+    summary = {
+        "run": run.folder.name,
+        "checkpoint": path.name,
+        "step": state["step"],
+        "epoch": state["epochs"],
+        "data": {"raw": Path(config.raw).name} if config.raw else {"split": config.split},
+        "threshold": {"value": threshold, "chosen_on": chosen_on},
+        **figures,
+        "detection": of_nuclei | figures["detection"],
+        "agreement": ranks.first_does(lambda: agreement(fields, prints, run.label_values)),
+        "near_duplicates": near_duplicates,
+        "model_sha256": checkpoint.digest({"model": model.state_dict()}),
+        "empty_rule": EMPTY_RULE,
+        "warnings": [*warnings_about(fields, run), *duplicate_warnings(near_duplicates)],
+    }
+    return Evaluation(summary, measured)
+
+
+def measure_all(
+    predictions: Iterable[Prediction], criteria: Criteria, num_figures: int, out: Path
+) -> Measured:
+    """Measure predicted fields, and draw figures of the first `num_figures` into `out`."""
+    measured = Measured()
+    for prediction in predictions:
+        result = measure(prediction, criteria)
+        measured.results.append(result)
+        for name, baseline in BASELINES.items():
+            measured.of_baselines[name].append(measure_baseline(prediction, baseline, criteria))
+        measured.checks.append(check_field(prediction, criteria))
+        measured.overlays.append(overlay_of(prediction, result, criteria.threshold))
+        measured.overlays = shown(measured, num_figures)
+        if prediction.index < num_figures:
+            draw(prediction, result, criteria.threshold, out)
+    return measured
+
+
+def shown(measured: Measured, num_figures: int) -> list[Overlay]:
+    """The overlays for a report, worst first."""
+    return worst_and_best(measured.overlays, min(NUM_OVERLAYS, num_figures))
+
+
+def gather(mine: Measured, ranks: Ranks) -> Measured:
+    """What all ranks measured of a run, in the order of the fields. Collective."""
+    checks = [check for part in ranks.gather(mine.checks) for check in part]
+    return Measured(
+        gather_results(mine.results, ranks),
+        {name: gather_results(results, ranks) for name, results in mine.of_baselines.items()},
+        sorted(checks, key=lambda check: check.fingerprint.index),
+        [overlay for part in ranks.gather(mine.overlays) for overlay in part],
+    )
+
+
+def pool(parts: Sequence[Measured]) -> Measured:
+    """What was measured of several runs, one after the other."""
+    pooled = Measured()
+    for part in parts:
+        pooled.results += part.results
+        for name, results in part.of_baselines.items():
+            pooled.of_baselines[name] += results
+        pooled.checks += part.checks
+        pooled.overlays += part.overlays
+    return pooled
+
+
+def check_field(prediction: Prediction, criteria: Criteria) -> FieldCheck:
+    """The fingerprint of a field, and its counts with discs of other radii for truth."""
+    field = prediction.field
+    return FieldCheck(
+        fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
+        counts_by_radius(
+            prediction.probability_CHW > criteria.threshold,
+            prediction.annotated,
+            radii_around(criteria.radius_px),
+        ),
+    )
+
+
+def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
+    """The figures of the network and the baselines, and what they owe to the discs' radius."""
+    seed = run.config.seed
+    counts = [check.counts_by_radius for check in measured.checks]
+    return {
+        **summarise(measured.results, class_names(run), seed),
+        "baselines": {
+            name: {
+                **summarise_pixels(results, seed),
+                "detection": summarise_nuclei(results, seed),
+            }
+            for name, results in measured.of_baselines.items()
+        },
+        "sensitivity": dice_by_radius(counts, radii_around(run.data.labelling.radius_px)),
+    }
+
+
+def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Criteria) -> FieldResult:
+    """The same field as a baseline sees it; every class alike."""
+    foreground_HW = baseline(prediction.image_HWC)
+    probability = np.broadcast_to(foreground_HW, prediction.truth_CHW.shape).astype(np.float32)
+    default = replace(criteria, nuclei_threshold=DEFAULT_THRESHOLD)
+    return measure(replace(prediction, probability_CHW=probability), default)
+
+
+def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) -> Overlay:
+    """The picture of a field in the report; classes as one."""
+    return make_overlay(
+        result.index,
+        result.name,
+        result.case,
+        score(result.counts)["dice"],
+        prediction.image_HWC,
+        np.asarray(prediction.truth_CHW.any(axis=0)),
+        np.asarray((prediction.probability_CHW > threshold).any(axis=0)),
+    )
+
+
+def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Path) -> None:
+    """The figures of a field: three panels, and hits, misses and false alarms; classes as one."""
+    truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
+    predicted_HW = np.asarray((prediction.probability_CHW > threshold).any(axis=0))
+    pictures = (prediction.image_HWC, truth_HW, predicted_HW)
+    title = f"{result.name}   Dice {score(result.counts)['dice']:.3f}"
+    save_panels(out / f"{result.name}_panels.png", title, *pictures)
+    save_outcome(out / f"{result.name}_outcome.png", title, *pictures)
+
+
+def warnings_about(fields: Sequence[WholeField], run: Run) -> list[str]:
+    """What makes the figures look better than they are."""
+    warnings = split_warnings(run.data.cases)
+    if seen := {field.case for field in fields} & set(run.data.cases["train"]):
+        listed = ", ".join(sorted(seen))
+        warnings.append(f"trained on: {listed}; these figures do not show new patients")
+    if chosen := {field.case for field in fields} & set(run.data.cases["val"]):
+        listed = ", ".join(sorted(chosen))
+        warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
+    return warnings
+
+
+def class_names(run: Run) -> list[str]:
+    """Of each channel of the logits: its class, or its classes where they share a mask value."""
+    labels = run.data.labelling.labels
+    return [
+        "+".join(name for name in labels if labels[name] == value) for value in run.label_values
+    ]
