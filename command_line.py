@@ -73,15 +73,30 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
 
 
 def track(
-    items: Iterable[Item], *, total: int, label: str, unit: str, every_s: float = 30.0
+    items: Iterable[Item],
+    *,
+    total: int,
+    label: str,
+    unit: str,
+    done: int = 0,
+    count: Callable[[Item], int] = lambda item: 1,
+    every_s: float = 30.0,
 ) -> Iterator[Item]:
-    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log."""
+    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log.
+
+    Each item is worth `count(item)` of the `total` units, of which `done` were there before.
+    """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=label, unit=unit)
+        prefixed = total >= 10**6  # 340M instead of 340123456
+        with tqdm(total=total, initial=done, desc=label, unit=unit, unit_scale=prefixed) as bar:
+            for item in items:
+                yield item
+                bar.update(count(item))
         return
     due = time.monotonic() + every_s
-    for done, item in enumerate(items, start=1):
+    for item in items:
         yield item
+        done += count(item)
         if time.monotonic() >= due:
             print(f"{label}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
             due = time.monotonic() + every_s
