@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import command_line
-from data_prep import synthetic
+from data_prep import fetch, synthetic
 from data_prep.__main__ import main
 from data_prep.config import PrepConfig
 from data_prep.synthetic import SyntheticConfig
@@ -22,7 +22,11 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
 ROOT = Path(__file__).parents[2]
 SPLIT = ["split.val_cases=[2]", "split.test_cases=[Case_3]"]
-COMMANDS = [(main, PrepConfig), (synthetic.main, SyntheticConfig)]
+COMMANDS = [
+    (main, PrepConfig),
+    (synthetic.main, SyntheticConfig),
+    (fetch.main, fetch.FetchConfig),
+]
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,177 @@
+"""Download BreCaHAD from figshare, check it and unpack it.
+
+    python -m data_prep.fetch out=DIR
+
+Broken off, run it again: it goes on where it was, and does not load again what is there and
+whole. Afterwards it prints the command that prepares the data. BreCaHAD is Aksac, Demetrick, Ozyer,
+Alhajj, "BreCaHAD: a dataset for breast cancer histopathological annotation and diagnosis", BMC
+Research Notes 12:82 (2019), doi 10.1186/s13104-019-4121-7, under CC BY 4.0: cite it where you use
+it.
+"""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from omegaconf import MISSING
+
+import command_line
+from command_line import UsageError, UserError
+from data_prep.brecahad import find_fields
+from data_prep.config import PrepConfig
+from data_prep.download import (
+    RefusedError,
+    RemoteFile,
+    difference,
+    download,
+    get_json,
+    new_session,
+    num_bytes,
+    part_of,
+)
+from data_prep.unpack import check_space, safe_path, unpack
+
+PAGE_SIZE = 100  # figshare gives at most 1000 files at a time
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Everything `python -m data_prep.fetch` can be told."""
+
+    out: str = MISSING
+    """Folder to load the files into, and to unpack them in; made if it is not there."""
+    article: int = 7379186
+    """Number of the article at figshare, as at the end of its address; BreCaHAD by default."""
+    api: str = "https://api.figshare.com/v2"
+    """Address of figshare's API, or of a server that answers as it does."""
+
+    def __post_init__(self) -> None:
+        if not self.api.startswith(("https://", "http://")):
+            raise ValueError(f"api={self.api}: must begin with https:// or http://")
+
+
+@dataclass(frozen=True)
+class Article:
+    """What figshare says of an article."""
+
+    citation: str
+    licence: str
+    files: list[RemoteFile]
+
+
+def main(argv: list[str]) -> int:
+    """Command line entry."""
+    if command_line.wants_help(argv):
+        print(command_line.help_text(FetchConfig, __doc__ or ""))
+        return 0
+    config = command_line.load(FetchConfig, argv)
+    out = Path(config.out)
+    article = fetch(config)
+    raw, num_fields = find_raw(out)
+    print(f"licence: {article.licence}; cite: {article.citation}")
+    print(f"{num_fields} fields are in {raw}; next:")
+    print(f"python -m data_prep raw={shlex.quote(str(raw))} out=prepared")
+    return 0
+
+
+def fetch(config: FetchConfig) -> Article:
+    """Load every file of an article, and unpack zip files.
+
+    Raises UserError for what cannot be had, or is not what it should be.
+    """
+    out = Path(config.out)
+    try:
+        with new_session() as session:
+            article = describe(session, config)
+            out.mkdir(parents=True, exist_ok=True)
+            missing = [file for file in article.files if not is_there(out / file.name, file)]
+            to_load = [file.num_bytes - num_bytes(part_of(out / file.name)) for file in missing]
+            check_space(out, sum(to_load), "the download")
+            for file in missing:
+                (out / file.name).parent.mkdir(parents=True, exist_ok=True)
+                download(session, file, out / file.name)
+    except RefusedError as error:
+        raise UserError(f"{error}; run again to go on, or {by_hand(config)}") from None
+    for file in article.files:
+        if file.name.lower().endswith(".zip"):
+            unpack(out / file.name)
+    return article
+
+
+def describe(session: requests.Session, config: FetchConfig) -> Article:
+    """Ask the API for an article and its files. Raises RefusedError."""
+    url = f"{config.api.rstrip('/')}/articles/{config.article}"
+    try:
+        found = get_json(session, url)
+        folders = found.get("folder_structure") or {}  # file id -> folder, where there are any
+        files = [
+            remote_file(config, entry, folders.get(str(entry["id"]), ""))
+            for entry in list_files(session, url)
+            if not entry["is_link_only"]  # figshare does not have those
+        ]
+        if not files:
+            raise UsageError(f"article={config.article}: holds no files")
+        return Article(found["citation"], found["license"]["name"], files)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RefusedError(f"{url}: does not answer as figshare's API does ({error!r})") from None
+
+
+def list_files(session: requests.Session, url: str) -> Iterator[dict[str, Any]]:
+    """What the API says of each file; the article itself names only the first ten."""
+    page = 1
+    while entries := get_json(session, f"{url}/files", page=page, page_size=PAGE_SIZE):
+        yield from entries
+        if len(entries) < PAGE_SIZE:
+            return
+        page += 1
+
+
+def remote_file(config: FetchConfig, entry: dict[str, Any], folder: str) -> RemoteFile:
+    """A file as the API describes it. Raises KeyError, TypeError or ValueError."""
+    name = safe_path(f"{folder}/{entry['name']}" if folder else entry["name"])
+    md5 = entry["computed_md5"] or entry["supplied_md5"]
+    if not md5:
+        raise ValueError(f"{name} has no md5")
+    # figshare's download servers have turned programs away at times, when its API did not
+    urls = (entry["download_url"], f"{config.api.rstrip('/')}/file/download/{entry['id']}")
+    return RemoteFile(str(name), int(entry["size"]), md5, urls)
+
+
+def is_there(path: Path, file: RemoteFile) -> bool:
+    """Whether a file has been loaded. Raises UserError where something else has its name."""
+    if not path.exists():
+        return False
+    if problem := difference(path, file):
+        raise UserError(f"{path}: {problem}; move it away, and run again")
+    return True
+
+
+def find_raw(out: Path) -> tuple[Path, int]:
+    """The folder to prepare, and how many fields it has. Raises UserError where there is none."""
+    folders = [out, *sorted(path for path in out.rglob("*") if path.is_dir())]
+    for folder in folders:
+        with suppress(UsageError):
+            fields, _ = find_fields(folder, PrepConfig.case_regex)
+            if fields:
+                return folder, len(fields)
+    raise UserError(
+        f"{out}: everything was loaded, but images with annotations, as data_prep reads them, are"
+        " not in it; unpack or arrange by hand what is there"
+    )
+
+
+def by_hand(config: FetchConfig) -> str:
+    """What to do where figshare cannot be reached from here."""
+    return (
+        f"load the files of https://doi.org/10.6084/m9.figshare.{config.article} with a browser,"
+        f" unpack them in {config.out}, and give data_prep the folder with images/ and groundTruth/"
+        " as raw="
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)
