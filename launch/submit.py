@@ -37,7 +37,16 @@ from launch.job import STAGES, Stage
 from launch.profiles import Profile, load_profile
 
 KEPT_CONFIG = "config.yaml"
-PACKAGES = ("command_line.py", "json_lines.py", "seeds.py", "data_prep", "model", "train", "launch")
+PACKAGES = (
+    "command_line.py",
+    "json_lines.py",
+    "lease.py",
+    "seeds.py",
+    "data_prep",
+    "model",
+    "train",
+    "launch",
+)
 # Settings of a profile that are flags too; the others only make sense in a file
 FLAGS = tuple(
     field.name

@@ -42,6 +42,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     for package in (
         "command_line.py",
         "json_lines.py",
+        "lease.py",
         "seeds.py",
         "data_prep",
         "model",

@@ -37,7 +37,7 @@ from train.fields import (
 from train.figures import panel_strip
 from train.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
 from train.loader import MicrobatchLoader, lost_worker_explained
-from train.lock import RunLock, lost_to_another
+from train.lock import RunLock
 from train.losses import segmentation_loss
 from train.metrics import (
     DEFAULT_THRESHOLD,
@@ -172,7 +172,7 @@ class Trainer:
             if failed:
                 self.saver.wait()
             if taken:
-                raise lost_to_another(self.run)
+                raise self.lock.lost_to_another()
             if stop:
                 return self.stop_early(stop)
             if save_due:

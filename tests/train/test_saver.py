@@ -163,7 +163,7 @@ def test_a_process_that_lost_its_run_publishes_nothing(
     monkeypatch.setattr(checkpoint, "write_durably", taken_meanwhile)
     state.progress.step = 2
     saver.save()
-    with pytest.raises(UserError, match="another has taken the run over"):
+    with pytest.raises(UserError, match="another has taken it over"):
         saver.wait()
     saver.close()
     assert [path.name for path in checkpoint.published(folder)] == ["step_00000001"]

@@ -1,0 +1,127 @@
+"""One folder, one process at a time: a second that would write into it is refused.
+
+FOLDER/NAME is a lease of filelock's, good on file systems that several nodes share: who holds it
+touches it every BEAT_S. What a killed process of this machine left is taken over at once, what one
+of another node left once nobody has touched it for LEASE_S. This module imports nothing of the
+project but command_line.
+"""
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from filelock import SoftFileLease, Timeout
+
+from command_line import UserError
+
+LEASE_S, BEAT_S = 30.0, 3.0
+
+
+class Claim(NamedTuple):
+    """What a lock's file says."""
+
+    touched: int | None
+    """When it was last touched, by its file system's clock, in ns; None where there is no lock."""
+    owner: dict[str, str]
+    """pid, host and token of the process that has it; empty where that may not be read."""
+
+
+class Lease:
+    """A claim to a folder, or to a part of it: `with Lease(...)` holds it."""
+
+    def __init__(self, folder: Path, key: str, *, name: str, doing: str) -> None:
+        """`key` is what the command line calls the folder; `doing`: what one who holds it is at."""
+        self.folder, self.key, self.doing = folder, key, doing
+        self.file = folder / name
+        self.lease = SoftFileLease(self.file, lease_duration=LEASE_S, heartbeat_interval=BEAT_S)
+        self.token: str | None = None
+        """What names our claim; None before there is one."""
+
+    def __enter__(self) -> "Lease":
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the claim is known to be lost: this process must have stood still."""
+        return self.lease.compromise is not None
+
+    def check(self) -> None:
+        """Look whether the claim still is ours; raises UserError where it is another's."""
+        if self.token and self.claim().owner.get("token") != self.token:
+            raise self.lost_to_another()
+
+    def lost_to_another(self) -> UserError:
+        """The error of a folder that is no longer ours."""
+        return UserError(
+            f"{self.key}={self.folder}: this process stood still for so long that another has taken"
+            " it over; this one ends, what it had saved is whole"
+        )
+
+    def acquire(self) -> None:
+        """Claim the folder. Raises UserError where a process that lives has it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lease.acquire(timeout=0)
+        except Timeout:
+            self.outlive()
+        self.token = self.lease.token
+
+    def release(self) -> None:
+        """Give the claim back."""
+        self.lease.release()
+
+    def outlive(self) -> None:
+        """Watch the holder's lock: one that lives touches it soon, a dead one's runs out."""
+        seen = self.claim()
+        told_s = time.monotonic() + 2 * BEAT_S
+
+        def lives() -> bool:
+            nonlocal seen, told_s
+            if time.monotonic() > told_s:
+                print(
+                    f"{self.key}={self.folder}: waiting whether {who(seen)} lives", file=sys.stderr
+                )
+                told_s = float("inf")
+            before, seen = seen, self.claim()
+            # a lock that changed hands was free in between: its new owner is watched from here
+            is_same = seen.owner == before.owner and None not in (before.touched, seen.touched)
+            return is_same and seen.touched != before.touched
+
+        try:
+            self.lease.acquire(timeout=2 * LEASE_S, cancel_check=lives)
+        except Timeout:
+            raise UserError(
+                f"{self.key}={self.folder}: {who(seen)} is {self.doing}; wait for its end or stop"
+                f" it, or name another {self.key}="
+            ) from None
+
+    def claim(self) -> Claim:
+        """When the lock was last touched, and by whom.
+
+        In this order: the time is never that of a later owner than the one that is named.
+        """
+        try:
+            touched = self.file.stat().st_mtime_ns
+        except OSError:
+            return Claim(None, {})
+        try:
+            lines = self.file.read_text().splitlines()
+        except OSError:
+            return Claim(touched, {})
+        return Claim(touched, dict(line.split("=", 1) for line in lines if "=" in line))
+
+
+def who(claim: Claim) -> str:
+    """The process that has a lock, as a message names it."""
+    return f"process {claim.owner.get('pid')} on {claim.owner.get('host')}"

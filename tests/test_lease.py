@@ -1,0 +1,131 @@
+"""One folder, one process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import lease
+from command_line import UserError
+from lease import Lease
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from lease import Lease
+held = Lease(Path(sys.argv[1]), "run", name="lock", doing="training it")
+held.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def of(folder: Path) -> Lease:
+    return Lease(folder, "run", name="lock", doing="training it")
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> subprocess.Popen[str]:
+    """Another process that has the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_refused_soon_and_told_by_whom(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    start = time.monotonic()
+    with pytest.raises(UserError, match=f"process {holder.pid} on {socket.gethostname()}"):
+        of(tmp_path).acquire()
+    assert time.monotonic() - start < 8  # once its holder has touched it again
+
+
+def test_what_a_killed_process_left_is_taken_over_at_once(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    start = time.monotonic()
+    of(tmp_path).acquire()
+    assert time.monotonic() - start < 5
+
+
+def as_from_another_node(folder: Path, touched: float) -> None:
+    """A lock as a process of another node leaves it."""
+    (folder / "lock").write_text(
+        f"filelock/2\npid=1\nhost=n7\nmode=lease\ntoken={'a' * 32}\n"
+        f"duration={lease.LEASE_S}\nstart=5\n"
+    )
+    (folder / "lock").chmod(0o600)
+    os.utime(folder / "lock", (touched, touched))
+
+
+def test_one_left_by_a_dead_process_of_another_node_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Judged by whether it is touched, never by clocks, which differ between nodes."""
+    monkeypatch.setattr(lease, "LEASE_S", 1.0)
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    as_from_another_node(tmp_path, time.time() + 3600)
+    of(tmp_path).acquire()
+    assert "waiting whether process 1 on n7 lives" in capsys.readouterr().err
+
+
+def test_one_of_a_living_process_of_another_node_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_S", 1.0)
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    as_from_another_node(tmp_path, time.time())
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(0.2):
+            os.utime(tmp_path / "lock")
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="process 1 on n7 is training it"):
+            of(tmp_path).acquire()
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_one_that_changes_hands_is_not_taken_for_one_that_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each owner has it for an instant, as those who only look whether it is free."""
+    monkeypatch.setattr(lease, "LEASE_S", 3.0)
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    as_from_another_node(tmp_path, time.time())
+
+    def hand_over() -> None:
+        for pid in range(2, 12):
+            time.sleep(0.1)
+            (tmp_path / "lock").write_text(
+                (tmp_path / "lock").read_text().replace(f"pid={pid - 1}", f"pid={pid}")
+            )
+        (tmp_path / "lock").unlink()
+
+    thread = threading.Thread(target=hand_over)
+    thread.start()
+    try:
+        with of(tmp_path) as taken:
+            assert taken.claim().owner["pid"] == str(os.getpid())
+    finally:
+        thread.join()
+    assert not (tmp_path / "lock").exists()
