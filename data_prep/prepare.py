@@ -17,6 +17,7 @@ from typing import Any
 from command_line import UsageError, UserError, track
 from data_prep import brecahad, images, masks, records, split, tiles
 from data_prep.brecahad import BadFile, BadInputError, Field
+from data_prep.claim import claimed
 from data_prep.config import PrepConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
 from data_prep.manifest import FILES, Sample, unpublish, write_dataset
@@ -24,6 +25,7 @@ from data_prep.pack import remove_other_packs, write_pack
 from data_prep.records import RECORDS
 from data_prep.tiles import Tile
 from data_prep.workers import map_tasks
+from lease import Lease
 
 FOLDERS = (RECORDS, "images", "masks", "points")
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -51,15 +53,34 @@ class Summary:
     content_sha256: str
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, or its share."""
+
+    tasks: list[FieldTask]
+    splits: dict[str, str]
+    """Case -> split."""
+    bad: list[BadFile]
+    """Files that were seen to be bad before any field was prepared."""
+
+
 def prepare(config: PrepConfig) -> Summary:
     """Prepare `config.raw` into `config.out`.
 
     Raises UsageError for what cannot be asked for, BadInputFilesError for bad raw files under
-    on_error=stop, and WorkerError where a worker dies.
+    on_error=stop, WorkerError where a worker dies, and UserError where another run is at it.
     """
     config = dataclasses.replace(config, classes=brecahad.check_classes(config.classes))
     plan = make_plan(config)
-    results, num_reused = run_tasks(plan.tasks, config.workers)
+    with claimed(Path(config.out), config.share) as lease:
+        return carry_out(plan, config, lease)
+
+
+def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
+    """Prepare what is planned, and publish it unless it is a share. Raises as prepare()."""
+    if not config.share:
+        remove_temporaries(Path(config.out))
+    results, num_reused = run_tasks(plan.tasks, config.workers, lease)
     bad = plan.bad + list(dict.fromkeys(entry for result in results for entry in result.bad))
     if bad and config.on_error == "stop":
         raise BadInputFilesError(bad)
@@ -77,17 +98,6 @@ def prepare(config: PrepConfig) -> Summary:
     return Summary(samples, bad, num_reused, num_glass, content_sha256)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be prepared, or its share."""
-
-    tasks: list[FieldTask]
-    splits: dict[str, str]
-    """Case -> split."""
-    bad: list[BadFile]
-    """Files that were seen to be bad before any field was prepared."""
-
-
 def make_plan(config: PrepConfig) -> Plan:
     """Find the fields, split their cases, and make the output folder. Raises as prepare()."""
     raw, out = Path(config.raw), Path(config.out)
@@ -103,8 +113,6 @@ def make_plan(config: PrepConfig) -> Plan:
     if config.share:
         parts = [part for index, part in enumerate(parts) if config.share_of(index)]
         inputs, bad = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
-    else:
-        remove_temporaries(out)
     tasks = [
         make_task(field, tile, config, splits[field.case], inputs[field])
         for field, tile in parts
@@ -239,10 +247,13 @@ def make_task(
     return FieldTask(field, tile, copies, Path(config.out), config, key)
 
 
-def run_tasks(tasks: Sequence[FieldTask], workers: int) -> tuple[list[FieldResult], int]:
+def run_tasks(
+    tasks: Sequence[FieldTask], workers: int, lease: Lease
+) -> tuple[list[FieldResult], int]:
     """Prepare the fields that do not stand as they should, on worker processes.
 
-    Returns the results in the order of the tasks, and how many stood.
+    Returns the results in the order of the tasks, and how many stood. Raises UserError once
+    another run has taken the folder over.
     """
     with ThreadPoolExecutor(workers) as pool:
         stood = pool.map(lambda task: records.read(task.out, task.name, task.key), tasks)
@@ -258,6 +269,7 @@ def run_tasks(tasks: Sequence[FieldTask], workers: int) -> tuple[list[FieldResul
     )
     for place, result in track(mapped, total=len(todo), label="prepare", unit="field"):
         done[todo[place]] = result
+        lease.check()
     return [done[index] for index in range(len(tasks))], num_reused
 
 
