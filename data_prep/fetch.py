@@ -34,6 +34,7 @@ from data_prep.download import (
     part_of,
 )
 from data_prep.unpack import check_space, safe_path, unpack
+from lease import Lease
 
 PAGE_SIZE = 100  # figshare gives at most 1000 files at a time
 
@@ -81,25 +82,31 @@ def main(argv: list[str]) -> int:
 def fetch(config: FetchConfig) -> Article:
     """Load every file of an article, and unpack zip files.
 
-    Raises UserError for what cannot be had, or is not what it should be.
+    Raises UserError for what cannot be had, or is not what it should be, and where another process
+    is at it: the two would write one .part.
     """
     out = Path(config.out)
     try:
         with new_session() as session:
             article = describe(session, config)
-            out.mkdir(parents=True, exist_ok=True)
-            missing = [file for file in article.files if not is_there(out / file.name, file)]
-            to_load = [file.num_bytes - num_bytes(part_of(out / file.name)) for file in missing]
-            check_space(out, sum(to_load), "the download")
-            for file in missing:
-                (out / file.name).parent.mkdir(parents=True, exist_ok=True)
-                download(session, file, out / file.name)
+            with Lease(out, "out", name=".lock", doing="downloading into it"):
+                load(session, article.files, out)
+                for file in article.files:
+                    if file.name.lower().endswith(".zip"):
+                        unpack(out / file.name)
     except RefusedError as error:
         raise UserError(f"{error}; run again to go on, or {by_hand(config)}") from None
-    for file in article.files:
-        if file.name.lower().endswith(".zip"):
-            unpack(out / file.name)
     return article
+
+
+def load(session: requests.Session, files: list[RemoteFile], out: Path) -> None:
+    """Load those files of an article that are not there. Raises UserError."""
+    missing = [file for file in files if not is_there(out / file.name, file)]
+    to_load = [file.num_bytes - num_bytes(part_of(out / file.name)) for file in missing]
+    check_space(out, sum(to_load), "the download")
+    for file in missing:
+        (out / file.name).parent.mkdir(parents=True, exist_ok=True)
+        download(session, file, out / file.name)
 
 
 def describe(session: requests.Session, config: FetchConfig) -> Article:

@@ -263,6 +263,16 @@ class TestFaults:
         assert fetch(server).code == 0
         assert server.ranges() == ["bytes=1000-", ""]
 
+    def test_a_part_that_is_longer_than_the_file_is_begun_anew(
+        self, fetch: Callable, figshare: Callable, tmp_path: Path
+    ) -> None:
+        part = tmp_path / "out" / "BreCaHAD.zip.part"
+        part.parent.mkdir()
+        part.write_bytes(ZIP + b"x")
+        server = figshare(Stored("BreCaHAD.zip", ZIP))
+        assert fetch(server).code == 0
+        assert server.ranges() == [""]
+
     def test_a_file_of_another_size_is_refused_before_it_is_loaded(
         self, fetch: Callable, figshare: Callable
     ) -> None:
@@ -308,7 +318,22 @@ class TestKilled:
         assert (again.communicate()[1], again.returncode) == ("", 0)
         assert server.ranges() == ["", f"bytes={kept}-"]
         assert (tmp_path / "BreCaHAD.zip").read_bytes() == ZIP
+        assert not [*tmp_path.glob(".*")]
         assert (tmp_path / "BreCaHAD" / "images" / "Case_1-01.tif").read_bytes() == CONTENT
+
+    def test_a_second_process_on_the_folder_is_refused(
+        self, fetch: Callable, figshare: Callable, tmp_path: Path
+    ) -> None:
+        server = figshare(Stored("BreCaHAD.zip", ZIP), faults=["pause"])
+        first = self.start(server, tmp_path / "out")
+        while not server.ranges():
+            assert first.poll() is None
+            time.sleep(0.02)
+        code, _, errors = fetch(server)
+        assert code == 1
+        assert f"process {first.pid} on {socket.gethostname()} is downloading into it" in errors
+        server.go_on.set()
+        assert (first.communicate()[1], first.returncode) == ("", 0)
 
 
 class TestApi:
