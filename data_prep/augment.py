@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 import seeds
-from data_prep.brecahad import Points
 from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfig
 from data_prep.images import Image, Mask
+from data_prep.raw import Points
 from data_prep.warp import (
     Border,
     Bordered,

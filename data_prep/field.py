@@ -4,7 +4,6 @@ A field is one task for one worker: read once, written `copies` times.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,9 +14,9 @@ import numpy as np
 
 from data_prep import brecahad, images, masks, records
 from data_prep.augment import Annotated, Original, plan_variants
-from data_prep.brecahad import BadFile, BadInputError, Field, Points
 from data_prep.config import PrepConfig
 from data_prep.manifest import unpublish
+from data_prep.raw import BadFile, BadInputError, Field, Points
 from data_prep.tiles import Tile, points_in, tissue_share
 from data_prep.warp import MAX_SIDE_PX
 
@@ -129,7 +128,10 @@ def write_variants(
                 images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
             ),
             "mask": (f"masks/{sample_id}.png", images.encode_mask(mask_HW)),
-            "points": (f"points/{sample_id}.json", encode_points(inside_only(moved.points))),
+            "points": (
+                f"points/{sample_id}.json",
+                brecahad.encode_points(inside_only(moved.points)),
+            ),
         }
         samples.append(
             {
@@ -171,9 +173,3 @@ def inside_only(points: Points) -> Points:
         name: [(x, y) for x, y in entries if 0 <= x <= 1 and 0 <= y <= 1]
         for name, entries in points.items()
     }
-
-
-def encode_points(points: Points) -> bytes:
-    """A JSON as BreCaHAD's."""
-    listed = {name: [{"x": x, "y": y} for x, y in entries] for name, entries in points.items()}
-    return (json.dumps(listed) + "\n").encode()

@@ -23,7 +23,7 @@ import tifffile
 from imagecodecs import PNG
 from PIL import Image as PillowImage
 
-from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
+from data_prep.raw import IMAGE_SUFFIXES, BadInputError
 
 TIF_SUFFIXES = (".tif", ".tiff")
 PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack

@@ -7,8 +7,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data_prep.brecahad import Points
 from data_prep.images import Mask
+from data_prep.raw import Points
 
 BINARY_LABEL = 255
 

@@ -16,16 +16,18 @@ from typing import Any
 
 from command_line import UsageError, UserError, track
 from data_prep import brecahad, images, masks, records, split, tiles
-from data_prep.brecahad import BadFile, BadInputError, Field
 from data_prep.config import PrepConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
 from data_prep.manifest import FILES, Sample, unpublish, write_dataset
 from data_prep.pack import remove_other_packs, write_pack
+from data_prep.raw import BadFile, BadInputError, Field, find_fields
 from data_prep.records import RECORDS
 from data_prep.tiles import Tile
 from data_prep.workers import map_tasks
 
 FOLDERS = (RECORDS, "images", "masks", "points")
+Part = tuple[Field, Tile | None]
+"""A field, or a tile of one."""
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
@@ -90,28 +92,48 @@ class Plan:
 
 def make_plan(config: PrepConfig) -> Plan:
     """Find the fields, split their cases, and make the output folder. Raises as prepare()."""
-    raw, out = Path(config.raw), Path(config.out)
-    fields, bad = brecahad.find_fields(raw, config.case_regex)
-    inputs: dict[Field, tuple[str, str]] = {}
-    if not config.share:  # a share reads its own fields only; the join finds what is repeated
-        inputs, unreadable = hash_inputs(fields, config)
-        fields, repeated = drop_repeated(fields, inputs, raw)
-        bad += unreadable + repeated
+    return plan_of_share(config) if config.share else plan_of_whole(config)
+
+
+def plan_of_whole(config: PrepConfig) -> Plan:
+    """Every field; one picture under two cases is bad."""
+    raw = Path(config.raw)
+    fields, bad = find_fields(raw, config.case_regex, brecahad.SUFFIXES)
+    inputs, unreadable = hash_inputs(fields, config)
+    fields, repeated = drop_repeated(fields, inputs, raw)
+    bad += unreadable + repeated
     splits = split_cases(fields, bad, config)
-    claim_folder(out, raw)
-    parts = [(field, tile) for field in fields for tile in tiles_of(field, config)]
-    if config.share:
-        parts = [part for index, part in enumerate(parts) if config.share_of(index)]
-        inputs, bad = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
-    else:
-        remove_temporaries(out)
+    claim_folder(Path(config.out), raw)
+    remove_temporaries(Path(config.out))
+    return Plan(make_tasks(parts_of(fields, config), inputs, splits, config), splits, bad)
+
+
+def plan_of_share(config: PrepConfig) -> Plan:
+    """The fields of a share, which reads these only: what is bad among the others, or repeated, is
+    for the join to find."""
+    raw = Path(config.raw)
+    fields, bad = find_fields(raw, config.case_regex, brecahad.SUFFIXES)
+    splits = split_cases(fields, bad, config)
+    claim_folder(Path(config.out), raw)
+    parts = [part for index, part in enumerate(parts_of(fields, config)) if config.share_of(index)]
+    inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
+    return Plan(make_tasks(parts, inputs, splits, config), splits, unreadable)
+
+
+def make_tasks(
+    parts: Iterable[Part],
+    inputs: Mapping[Field, tuple[str, str]],
+    splits: Mapping[str, str],
+    config: PrepConfig,
+) -> list[FieldTask]:
+    """The tasks of those parts whose files could be read. Raises UsageError as check_names()."""
     tasks = [
         make_task(field, tile, config, splits[field.case], inputs[field])
         for field, tile in parts
         if field in inputs
     ]
     check_names(tasks)
-    return Plan(tasks, splits, bad)
+    return tasks
 
 
 def check_names(tasks: Sequence[FieldTask]) -> None:
@@ -215,6 +237,11 @@ def drop_repeated(
             bad += [BadFile(str(field.image.relative_to(raw)), reason) for field in group]
             dropped |= set(group)
     return [field for field in fields if field not in dropped], bad
+
+
+def parts_of(fields: Iterable[Field], config: PrepConfig) -> list[Part]:
+    """Every field, or its tiles, one after the other."""
+    return [(field, tile) for field in fields for tile in tiles_of(field, config)]
 
 
 def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:

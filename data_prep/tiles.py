@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.brecahad import Points
 from data_prep.images import Box, Image
+from data_prep.raw import Points
 from data_prep.warp import MARGIN_PX
 
 TISSUE_DENSITY = 0.15  # decadic optical density

@@ -15,6 +15,7 @@ from command_line import UserError
 from data_prep import brecahad, images, masks
 from data_prep.manifest import Dataset, Labelling, Sample
 from data_prep.pack import read_sample
+from data_prep.raw import BadInputError, Field, Points, find_fields
 from train.config import TileConfig
 from train.data import mask_to_target
 from train.detection import Detections, Places, detect
@@ -109,7 +110,7 @@ def raw_fields(raw: Path, labelling: Labelling) -> list[WholeField]:
 
     Raises UserError where a file there has no partner.
     """
-    fields, bad = brecahad.find_fields(raw, labelling.case_regex)
+    fields, bad = find_fields(raw, labelling.case_regex, brecahad.SUFFIXES)
     if bad:
         listed = "; ".join(f"{entry.file}: {entry.reason}" for entry in bad)
         raise UserError(f"raw={raw}: {listed}")
@@ -118,23 +119,23 @@ def raw_fields(raw: Path, labelling: Labelling) -> list[WholeField]:
     ]
 
 
-def read_raw(field: brecahad.Field, labelling: Labelling) -> tuple[Array, Array, list[Places]]:
+def read_raw(field: Field, labelling: Labelling) -> tuple[Array, Array, list[Places]]:
     """Image, mask and points of a raw field. Raises UserError where a file is bad."""
     try:
         image = images.read_image(field.image, labelling.uint16_white)
-    except brecahad.BadInputError as error:
+    except BadInputError as error:
         raise UserError(f"{field.image}: {error}") from None
     try:
         points = brecahad.parse_points(field.annotation.read_bytes())
         points = brecahad.select_classes(points, labelling.labels)
-    except (brecahad.BadInputError, OSError) as error:
+    except (BadInputError, OSError) as error:
         raise UserError(f"{field.annotation}: {error}") from None
     mask = masks.draw_mask(points, labelling.labels, labelling.radius_px, *image.shape[:2])
     return image, mask, channel_places(points, labelling, *mask.shape)
 
 
 def channel_places(
-    points: brecahad.Points, labelling: Labelling, height_px: int, width_px: int
+    points: Points, labelling: Labelling, height_px: int, width_px: int
 ) -> list[Places]:
     """The points of each channel: those of all classes of its mask value, where discs are drawn."""
     places = []

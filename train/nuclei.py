@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from data_prep.brecahad import CLASSES
-from data_prep.field import encode_points
+from data_prep.brecahad import CLASSES, encode_points
 from data_prep.images import Box
 from train.detection import Nuclei, Plane, find_nuclei
 

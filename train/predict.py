@@ -29,8 +29,8 @@ from omegaconf import MISSING
 import command_line
 from command_line import EXIT_FAILED, UsageError, track
 from data_prep import images
-from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
 from data_prep.images import TIF_SUFFIXES, Box, Image
+from data_prep.raw import IMAGE_SUFFIXES, BadInputError
 from data_prep.tiles import tissue_share
 from train import checkpoint
 from train.band_store import CERTAIN
