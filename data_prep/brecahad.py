@@ -5,12 +5,13 @@ both from 0 to 1.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from command_line import UsageError
-from data_prep.raw import BadInputError, Points
+from data_prep.raw import BadInputError, Field, Points
+from data_prep.reader import Annotation, Reader
+from data_prep.tiles import Tile, points_in
 
-SUFFIXES = (".json",)
 CLASSES = (
     "mitosis",
     "non_mitosis",
@@ -21,6 +22,36 @@ CLASSES = (
     "non_lumen",
 )
 SPELLINGS = {"tubule": "lumen", "non_tubule": "non_lumen"}  # BreCaHAD's own README uses these
+
+
+class BreCaHADReader(Reader[Points]):
+    """Reads the JSON; every class is one of CLASSES, and every asked one has a list."""
+
+    suffixes = (".json",)
+    lists_classes = True
+
+    def check_classes(self, classes: Sequence[str]) -> list[str]:
+        """The classes under their usual spelling. Raises UsageError for one that does not exist."""
+        names = [SPELLINGS.get(name, name) for name in classes]
+        for name in names:
+            if name not in CLASSES:
+                raise UsageError(f"classes: unknown '{name}'; known: {', '.join(CLASSES)}")
+        if len(set(names)) < len(names):
+            raise UsageError(f"classes=[{','.join(classes)}]: a class is named twice")
+        return names
+
+    def parse(self, field: Field) -> Points:
+        """The points of every class."""
+        return parse_points(field.annotation.read_bytes())
+
+    def classes_in(self, parsed: Points, classes: Sequence[str]) -> list[str]:
+        """The classes that have a list."""
+        return list(parsed)
+
+    def place(self, parsed: Points, tile: Tile, values: Mapping[str, int]) -> Annotation:
+        """The points as they are, or those of a tile. Raises BadInputError for a missing list."""
+        check_listed(parsed, values)
+        return Annotation(parsed if tile.is_whole else points_in(parsed, tile))
 
 
 def parse_points(content: bytes) -> Points:
@@ -77,23 +108,11 @@ def parse_point(where: str, entry: object) -> tuple[float, float]:
     return float(entry["x"]), float(entry["y"])
 
 
-def select_classes(points: Points, classes: Iterable[str]) -> Points:
-    """The points of the asked classes, in that order. Raises BadInputError where one is missing."""
+def check_listed(points: Points, classes: Iterable[str]) -> None:
+    """Raises BadInputError where an asked class has no list."""
     for name in classes:
         if name not in points:
             raise BadInputError(f"has no list for class '{name}' (an empty one is [])")
-    return {name: points[name] for name in classes}
-
-
-def check_classes(classes: Sequence[str]) -> list[str]:
-    """The classes under their usual spelling. Raises UsageError for one that does not exist."""
-    names = [SPELLINGS.get(name, name) for name in classes]
-    for name in names:
-        if name not in CLASSES:
-            raise UsageError(f"classes: unknown '{name}'; known: {', '.join(CLASSES)}")
-    if len(set(names)) < len(names):
-        raise UsageError(f"classes=[{','.join(classes)}]: a class is named twice")
-    return names
 
 
 def encode_points(points: Points) -> bytes:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UsageError, UserError, track
-from data_prep import brecahad, images, masks, records, split, tiles
+from data_prep import images, masks, records, split, tiles
 from data_prep.config import PrepConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
+from data_prep.formats import READERS, check_occurring
 from data_prep.manifest import FILES, Sample, unpublish, write_dataset
 from data_prep.pack import remove_other_packs, write_pack
-from data_prep.raw import BadFile, BadInputError, Field, find_fields
+from data_prep.raw import BadFile, BadInputError, Field
 from data_prep.records import RECORDS
 from data_prep.tiles import Tile
 from data_prep.workers import map_tasks
@@ -59,7 +60,8 @@ def prepare(config: PrepConfig) -> Summary:
     Raises UsageError for what cannot be asked for, BadInputFilesError for bad raw files under
     on_error=stop, and WorkerError where a worker dies.
     """
-    config = dataclasses.replace(config, classes=brecahad.check_classes(config.classes))
+    reader = READERS[config.annotations]
+    config = dataclasses.replace(config, classes=reader.check_classes(config.classes))
     plan = make_plan(config)
     results, num_reused = run_tasks(plan.tasks, config.workers)
     bad = plan.bad + list(dict.fromkeys(entry for result in results for entry in result.bad))
@@ -98,7 +100,7 @@ def make_plan(config: PrepConfig) -> Plan:
 def plan_of_whole(config: PrepConfig) -> Plan:
     """Every field; one picture under two cases is bad."""
     raw = Path(config.raw)
-    fields, bad = find_fields(raw, config.case_regex, brecahad.SUFFIXES)
+    fields, bad = find_fields(config)
     inputs, unreadable = hash_inputs(fields, config)
     fields, repeated = drop_repeated(fields, inputs, raw)
     bad += unreadable + repeated
@@ -112,12 +114,20 @@ def plan_of_share(config: PrepConfig) -> Plan:
     """The fields of a share, which reads these only: what is bad among the others, or repeated, is
     for the join to find."""
     raw = Path(config.raw)
-    fields, bad = find_fields(raw, config.case_regex, brecahad.SUFFIXES)
+    fields, bad = find_fields(config)
     splits = split_cases(fields, bad, config)
     claim_folder(Path(config.out), raw)
     parts = [part for index, part in enumerate(parts_of(fields, config)) if config.share_of(index)]
     inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
     return Plan(make_tasks(parts, inputs, splits, config), splits, unreadable)
+
+
+def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
+    """The raw fields, and what is none. Raises UsageError, also where an asked class is in none."""
+    reader = READERS[config.annotations]
+    fields, bad = reader.find_fields(Path(config.raw), config.case_regex)
+    check_occurring(reader, fields, config.classes, Path(config.raw))
+    return fields, bad
 
 
 def make_tasks(
@@ -206,7 +216,8 @@ def hash_inputs(
 
     def hashes(field: Field) -> tuple[str, str] | BadFile:
         try:
-            return records.file_sha256(field.image), records.file_sha256(field.annotation)
+            annotation = field.annotation_sha256 or records.file_sha256(field.annotation)
+            return records.file_sha256(field.image), annotation
         except OSError as error:
             file = Path(error.filename).relative_to(config.raw)
             return BadFile(str(file), f"cannot be read: {error.strerror}")

@@ -29,6 +29,8 @@ class Field:
     case: str
     image: Path
     annotation: Path
+    annotation_sha256: str = ""
+    """Of what is annotated in this field, where its annotation is a file of several fields."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,8 @@ def find_fields(
     Raises UsageError where `raw` holds no images in either layout.
     """
     image_folder, annotation_folder = raw_folders(raw)
-    images = files_by_stem(image_folder, IMAGE_SUFFIXES)
+    images = find_images(raw)
     annotations = files_by_stem(annotation_folder, suffixes)
-    if not images:
-        raise UsageError(
-            f"raw={raw}: no images found; expected images/Case_*.tif with groundTruth/Case_*.json,"
-            f" or both in this folder{nested_hint(raw)}"
-        )
     fields, bad = [], []
     for stem in sorted(images.keys() | annotations.keys(), key=natural_key):
         pair = images.get(stem, []), annotations.get(stem, [])
@@ -74,6 +71,17 @@ def raw_folders(raw: Path) -> tuple[Path, Path]:
         raise UsageError(f"raw={raw}: no such folder")
     images, annotations = raw / "images", raw / "groundTruth"
     return (images, annotations) if images.is_dir() and annotations.is_dir() else (raw, raw)
+
+
+def find_images(raw: Path) -> dict[str, list[Path]]:
+    """The images by their names without ending, one each if all is well. Raises UsageError."""
+    images = files_by_stem(raw_folders(raw)[0], IMAGE_SUFFIXES)
+    if not images:
+        raise UsageError(
+            f"raw={raw}: no images found; expected images/Case_*.tif with groundTruth/Case_*.json,"
+            f" or both in this folder{nested_hint(raw)}"
+        )
+    return images
 
 
 def nested_hint(raw: Path) -> str:

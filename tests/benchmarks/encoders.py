@@ -54,7 +54,7 @@ def main() -> None:
 
 def fields_of(raw: Path) -> list[Field]:
     """The fields of a folder."""
-    return find_fields(raw, PrepConfig(raw="", out="").case_regex, brecahad.SUFFIXES)[0]
+    return find_fields(raw, PrepConfig(raw="", out="").case_regex, (".json",))[0]
 
 
 def variant_of(field: Field) -> Annotated:

@@ -9,7 +9,9 @@ from command_line import UsageError
 from data_prep import brecahad
 from data_prep.config import PrepConfig
 from data_prep.raw import BadInputError, Points, find_fields
+from data_prep.tiles import whole
 
+READER = brecahad.BreCaHADReader()
 POINT = {"x": 0.25, "y": 0.75}
 
 
@@ -40,7 +42,7 @@ class TestParsePoints:
             }
 
     def test_the_sample(self, real_data: Path) -> None:
-        fields, bad = find_fields(real_data, PrepConfig().case_regex, brecahad.SUFFIXES)
+        fields, bad = find_fields(real_data, PrepConfig().case_regex, (".json",))
         assert bad == []
         assert len(fields) == 16
         assert [field.case for field in fields] == ["Case_1"] + ["Case_10"] * 8 + ["Case_11"] * 7
@@ -103,21 +105,17 @@ class TestParsePoints:
 
 
 class TestClasses:
-    def test_classes_are_selected_in_the_order_asked_for(self) -> None:
-        points = parse({"tumor": [POINT], "lumen": [], "mitosis": []})
-        assert list(brecahad.select_classes(points, ["lumen", "tumor"])) == ["lumen", "tumor"]
-
     def test_a_class_without_a_list_is_refused(self) -> None:
         with pytest.raises(BadInputError, match="has no list for class 'lumen'"):
-            brecahad.select_classes(parse({"tumor": [POINT]}), ["tumor", "lumen"])
+            READER.place(parse({"tumor": [POINT]}), whole(10, 10), {"tumor": 1, "lumen": 2})
 
     def test_asked_for_classes_take_both_spellings(self) -> None:
-        assert brecahad.check_classes(["tubule", "tumor"]) == ["lumen", "tumor"]
+        assert READER.check_classes(["tubule", "tumor"]) == ["lumen", "tumor"]
 
     def test_an_unknown_class_is_refused_with_those_there_are(self) -> None:
         with pytest.raises(UsageError, match="unknown 'cancer'; known: mitosis, non_mitosis"):
-            brecahad.check_classes(["cancer"])
+            READER.check_classes(["cancer"])
 
     def test_one_class_under_two_spellings_is_refused(self) -> None:
         with pytest.raises(UsageError, match=r"classes=\[lumen,tubule\]: a class is named twice"):
-            brecahad.check_classes(["lumen", "tubule"])
+            READER.check_classes(["lumen", "tubule"])
