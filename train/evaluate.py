@@ -1,7 +1,7 @@
 """Measure a trained model on whole fields, and draw what it does.
 
     python -m train.evaluate run=DIR [split=test]        a split of its prepared data set
-    python -m train.evaluate run=DIR raw=DIR [cases=[10]]  fields of any folder in BreCaHAD's layout
+    python -m train.evaluate run=DIR raw=DIR [cases=[10]]  fields of any raw folder
     python -m train.evaluate runs=[DIR,DIR] out=DIR      several folds, each and pooled
 
 Writes report.html (a page that needs no other file; not for several folds), summary.json and
@@ -19,6 +19,7 @@ import numpy as np
 
 import command_line
 from command_line import UsageError, track
+from data_prep.formats import READERS
 from data_prep.images import write_atomically
 from data_prep.manifest import read_dataset
 from data_prep.split import SPLITS
@@ -77,7 +78,8 @@ class EvaluateConfig:
     split: str = "test"
     """Split of the run's prepared data set: train, val or test; only original fields count."""
     raw: str = ""
-    """Folder of raw fields (images/ and groundTruth/) to evaluate instead of a split."""
+    """Folder of raw fields (images/ and groundTruth/) to evaluate instead of a split; annotated in
+    the format of the training data (annotations= of data_prep)."""
     cases: list[str] = field(default_factory=list)
     """Only fields of these cases, as in [10]; empty for all."""
     data: str = ""
@@ -297,8 +299,10 @@ def gather_checks(
     gathered.sort(key=lambda check: check.fingerprint.index)
     prints = [check.fingerprint for check in gathered]
     counts = [check.counts_by_radius for check in gathered]
+    labelling = run.data.labelling
+    by_radius = {"sensitivity": dice_by_radius(counts, radii_around(labelling.radius_px))}
     return {
-        "sensitivity": dice_by_radius(counts, radii_around(run.data.labelling.radius_px)),
+        **({} if READERS[labelling.annotations].has_areas else by_radius),  # areas are no discs
         "agreement": ranks.first_does(lambda: agreement(fields, prints, run.label_values)),
         "near_duplicates": compare_with_training(prints, run, data, ranks),
     }
