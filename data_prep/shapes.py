@@ -51,8 +51,11 @@ def polygon(where: str, name: str, rings: Sequence[Sequence[tuple[float, float]]
 
 
 def as_places(where: str, places: Sequence[tuple[float, float]]) -> Places:
-    """Places as an array (N, 2). Raises BadInputError for NaN, infinity and what is near it."""
-    ring = np.array(places, np.float64).reshape(-1, 2)
+    """Places as an array (N, 2). Raises BadInputError for what is none: NaN, infinity, a text."""
+    try:
+        ring = np.array(places, np.float64).reshape(-1, 2)
+    except (ValueError, TypeError, OverflowError):
+        raise BadInputError(f"{where}: expected places [x, y], found {places!r:.40}") from None
     if not (np.abs(ring) < FARTHEST_PX).all():
         raise BadInputError(f"{where}: a coordinate that is no place in an image")
     return ring

@@ -452,3 +452,49 @@ def test_of_a_large_mask_only_a_part_is_read(tmp_path: Path) -> None:
 def test_every_format_that_can_be_asked_for_has_a_reader() -> None:
     hint = typing.get_type_hints(PrepConfig)["annotations"]
     assert set(typing.get_args(hint)) == set(READERS)
+
+
+def test_the_reader_that_contributing_shows_works(
+    raw_folder: RawFolder, tmp_path: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code on the page, through a preparation in this process."""
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    monkeypatch.setitem(READERS, "labelme", shown["LabelMeReader"]())
+    monkeypatch.setattr(
+        prepare_module, "map_tasks", lambda run, tasks, *_: enumerate(map(run, tasks))
+    )
+    raw = raw_folder(CASES)
+    folder = with_images_of(raw, tmp_path / "l")
+    for field, areas in drawn.items():
+        shapes = [
+            {"label": name, "points": ring.tolist(), "shape_type": "polygon", "flags": {}}
+            for name, ring in areas
+        ]
+        shapes.append({"label": "tumor", "points": [[9.5, 9.5]], "shape_type": "point"})
+        (folder / f"groundTruth/{field}.json").write_text(json.dumps({"shapes": shapes}))
+    polygons = as_polygons(raw, tmp_path / "p", drawn)
+    for path in (polygons / "groundTruth").iterdir():
+        features = json.loads(path.read_text())["features"]
+        write_geojson(path, [*features, feature("tumor", "Point", [9.5, 9.5])])
+    prepare(folder, tmp_path / "one", "labelme", copies=3)
+    prepare(polygons, tmp_path / "other", "geojson", copies=3)
+    kinds = ("images", "masks", "points")
+    assert files(tmp_path / "one", *kinds) == files(tmp_path / "other", *kinds)
+    path = folder / "groundTruth/Case_1-02.json"
+    for content, reason in (
+        ("{", "no JSON of LabelMe's"),
+        (
+            '{"shapes": [{"label": "tumor", "shape_type": "circle", "points": []}]}',
+            "shapes[0]: neit",
+        ),
+        (
+            '{"shapes": [{"label": "t", "shape_type": "point", "points": [[1, "b"]]}]}',
+            "shapes[0]: ex",
+        ),
+    ):
+        path.write_text(content)
+        with pytest.raises(BadInputFilesError, match=re.escape(f"Case_1-02.json: {reason}")):
+            prepare(folder, tmp_path / "one", "labelme")

@@ -1,5 +1,7 @@
 """Polygons: filled as matplotlib's paths have it, their middles, their tiles."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
@@ -136,6 +138,12 @@ def test_what_is_outside_the_image_is_refused_with_the_range(shape: Shape, reaso
     good = point("line 2", "a", 120, 90)
     with pytest.raises(BadInputError, match=reason):
         place([good, shape], whole(HEIGHT, WIDTH), {"a": 1})
+
+
+@pytest.mark.parametrize("ring", [None, "text", [1, 2, 3], [[1, 2], [3]], [[1, "b"]], [[1, None]]])
+def test_what_is_no_outline_is_refused(ring: Any) -> None:
+    with pytest.raises(BadInputError, match="here: "):
+        polygon("here", "a", [ring])
 
 
 @pytest.mark.parametrize("ring", [[], [(1, 1)], [(1, 1), (5, 5)], [(1, 1), (5, 5), (9, 9), (1, 1)]])
