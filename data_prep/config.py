@@ -248,6 +248,10 @@ class PrepConfig:
     def _check_classes(self) -> None:
         if not self.classes:
             raise ValueError("classes=[]: name at least one class, as in classes=[tumor]")
+        if not all(isinstance(name, str) for name in self.classes):  # YAML makes it a mapping
+            raise ValueError(
+                "classes: put names that hold a colon into quotes: '[\"Tumor: Positive\"]'"
+            )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
 

@@ -5,7 +5,7 @@ A field is one task for one worker: read once, written `copies` times.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from data_prep import brecahad, images, masks, records
-from data_prep.augment import Annotated, Original, plan_variants
+from data_prep.augment import Annotated, Original, Variant, plan_variants
 from data_prep.config import PrepConfig
 from data_prep.formats import READERS
 from data_prep.manifest import unpublish
-from data_prep.raw import BadFile, BadInputError, Field, Points
-from data_prep.reader import Annotation, inside_only
+from data_prep.raw import BadFile, BadInputError, Field
+from data_prep.reader import Annotation, inside_only, with_middles
 from data_prep.tiles import Tile, tissue_share, whole
 from data_prep.warp import MAX_SIDE_PX
 
@@ -115,53 +115,53 @@ def write_variants(
 ) -> list[dict[str, Any]]:
     """Write every variant's files; returns their records."""
     config = task.config
-    height_px, width_px = image_HWC.shape[:2]
+    field = Annotated(image_HWC, annotation.points, annotation.areas_HW, annotation.middles)
+    if config.mask_mode == "warp":  # then the discs are moved with the areas
+        field = replace(field, mask_HW=draw(task, field))
+    original = Original(field, config.augment.border)
+    return [
+        write_variant(task, variant, original.apply(variant))
+        for variant in plan_variants(task.name, task.copies, config.augment, config.seed)
+    ]
 
-    def draw(points: Points, areas_HW: images.Mask | None) -> images.Mask:
-        return masks.draw_mask(points, task.values, config.radius_px, height_px, width_px, areas_HW)
 
-    moved_HW = annotation.areas_HW
-    if config.mask_mode == "warp":
-        moved_HW = draw(annotation.points, annotation.areas_HW)
-    original = Original(
-        Annotated(image_HWC, annotation.points, moved_HW, annotation.middles),
-        config.augment.border,
-    )
-    samples = []
-    for variant in plan_variants(task.name, task.copies, config.augment, config.seed):
-        moved = original.apply(variant)
-        mask_HW = moved.mask_HW
-        if mask_HW is None or config.mask_mode == "redraw":
-            mask_HW = draw(moved.points, mask_HW)
-        nuclei = Annotation(moved.points, None, moved.middles).nuclei
-        sample_id = f"{task.name}_v{variant.index:02d}_{variant.transform}"
-        files = {
-            "image": (
-                f"images/{sample_id}.{config.format}",
-                images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
-            ),
-            "mask": (f"masks/{sample_id}.png", images.encode_mask(mask_HW)),
-            "points": (
-                f"points/{sample_id}.json",
-                brecahad.encode_points(inside_only(nuclei)),
-            ),
-        }
-        samples.append(
-            {
-                "id": sample_id,
-                "case": task.field.case,
-                "field": task.name,
-                "variant": variant.index,
-                "transform": variant.transform,
-                "parameters": variant.parameters,
-                "seed": variant.seed,
-                "height_px": height_px,
-                "width_px": width_px,
-                "foreground_px": int(np.count_nonzero(mask_HW)),
-                **write_files(task.out, files),
-            }
-        )
-    return samples
+def draw(task: FieldTask, annotated: Annotated) -> images.Mask:
+    """The mask with discs at the points, over what of it is there."""
+    points, areas_HW, radius_px = annotated.points, annotated.mask_HW, task.config.radius_px
+    height_px, width_px = annotated.image_HWC.shape[:2]
+    return masks.draw_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
+
+
+def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[str, Any]:
+    """Write a variant's files; returns its record."""
+    config = task.config
+    mask_HW = moved.mask_HW
+    if mask_HW is None or config.mask_mode == "redraw":
+        mask_HW = draw(task, moved)
+    nuclei = inside_only(with_middles(moved.points, moved.middles))
+    sample_id = f"{task.name}_v{variant.index:02d}_{variant.transform}"
+    files = {
+        "image": (
+            f"images/{sample_id}.{config.format}",
+            images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
+        ),
+        "mask": (f"masks/{sample_id}.png", images.encode_mask(mask_HW)),
+        "points": (f"points/{sample_id}.json", brecahad.encode_points(nuclei)),
+    }
+    height_px, width_px = mask_HW.shape
+    return {
+        "id": sample_id,
+        "case": task.field.case,
+        "field": task.name,
+        "variant": variant.index,
+        "transform": variant.transform,
+        "parameters": variant.parameters,
+        "seed": variant.seed,
+        "height_px": height_px,
+        "width_px": width_px,
+        "foreground_px": int(np.count_nonzero(mask_HW)),
+        **write_files(task.out, files),
+    }
 
 
 def write_files(out: Path, files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:

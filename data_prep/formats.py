@@ -40,7 +40,7 @@ def check_occurring(
         missing -= found
         if not missing:
             return
-    if missing and (found or not num_bad):
+    if missing and (found or not num_bad) and fields:
         named = ", ".join(f"'{name}'" for name in classes if name in missing)
         listed = ", ".join(sorted(found)) or "none"
         raise UsageError(f"classes: no {named} anywhere in {raw}; there are: {listed}")

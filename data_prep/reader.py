@@ -38,8 +38,12 @@ class Annotation:
     @property
     def nuclei(self) -> Points:
         """A point for every point and every area."""
-        middles = self.middles or {}
-        return {name: self.points[name] + middles.get(name, []) for name in self.points}
+        return with_middles(self.points, self.middles)
+
+
+def with_middles(points: Points, middles: Points | None) -> Points:
+    """Points and the middles of areas, class by class."""
+    return {name: points[name] + (middles or {}).get(name, []) for name in points}
 
 
 def inside_only(points: Points) -> Points:

@@ -16,6 +16,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from command_line import UsageError
+from data_prep import __main__ as data_prep_main
 from data_prep import prepare as prepare_module
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.formats import READERS
@@ -333,6 +334,22 @@ class TestClasses:
         folder = as_masks(tmp_path / "ready", raw, tmp_path / "m")
         with pytest.raises(UsageError, match=r"no 'lumen' anywhere in .*; there are: tumor$"):
             prepare(folder, tmp_path / "out", "masks", classes=["tumor", "lumen"])
+
+    def test_names_with_a_colon_want_quotes(self, folder: Path, cli: Callable[..., Any]) -> None:
+        outcome = cli(data_prep_main.main, f"raw={folder}", "out=x", "classes=[Tumor: Positive]")
+        assert outcome.code == 2
+        assert "put names that hold a colon into quotes: '[\"Tumor: Positive\"]'" in outcome.err
+        given = [f"raw={folder}", "out=x", "annotations=geojson", 'classes=["Tumor: Positive"]']
+        outcome = cli(data_prep_main.main, *given)
+        assert "no 'Tumor: Positive' anywhere" in outcome.err
+
+    def test_without_any_field_the_files_are_told(
+        self, raw_folder: RawFolder, tmp_path: Path
+    ) -> None:
+        with pytest.raises(
+            BadInputFilesError, match=r"has no annotation: .*/Case_1-01\.png is not"
+        ):
+            prepare(raw_folder(CASES), tmp_path / "out", "masks")
 
     def test_bad_files_are_told_before_classes_that_may_be_in_them(
         self, folder: Path, tmp_path: Path
