@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import UsageError
+from command_line import UsageError, UserError
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
@@ -39,6 +39,16 @@ class BadFile:
 
     file: str
     reason: str
+
+
+class BadInputFilesError(UserError):
+    """Raw files that cannot be used, listed with their reasons."""
+
+    def __init__(self, bad: Sequence[BadFile]) -> None:
+        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
+        super().__init__(
+            f"{len(bad)} bad file(s):\n{listed}\nMend them, or leave them out with on_error=skip"
+        )
 
 
 def find_fields(

@@ -34,7 +34,7 @@ from data_prep import images, masks
 from data_prep.brecahad import parse_points
 from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
 from data_prep.field import prepare_field
-from data_prep.prepare import claim_folder, make_task
+from data_prep.plan import claim_folder, make_task
 from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved

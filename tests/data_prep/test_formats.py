@@ -22,7 +22,8 @@ from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.formats import READERS
 from data_prep.images import Box, read_stored
 from data_prep.manifest import Sample, read_dataset
-from data_prep.prepare import BadInputFilesError, Summary
+from data_prep.prepare import Summary
+from data_prep.raw import BadInputFilesError
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
