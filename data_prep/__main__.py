@@ -1,4 +1,4 @@
-"""Turn raw fields of view and their annotated points into a prepared data set.
+"""Turn raw fields of view and their annotations into a prepared data set.
 
     python -m data_prep raw=DIR out=DIR [workers=N copies=16 radius_px=20 classes=[tumor] ...]
 

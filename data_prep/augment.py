@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 import seeds
-from data_prep.brecahad import Points
 from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfig
 from data_prep.images import Image, Mask
+from data_prep.raw import Points
 from data_prep.warp import (
     Border,
     Bordered,
@@ -107,11 +107,13 @@ def warp_of(variant: Variant, height_px: int, width_px: int, border: Border) -> 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture with its annotated points, and its mask where that is moved and not redrawn."""
+    """A picture with its annotated points, and what of its mask is moved and not redrawn."""
 
     image_HWC: Image
     points: Points
     mask_HW: Mask | None = None
+    middles: Points | None = None
+    """The middles of areas in the mask, where it has any."""
 
 
 class Original:
@@ -134,13 +136,15 @@ class Original:
         height_px, width_px = self.annotated.image_HWC.shape[:2]
         warp = warp_of(variant, height_px, width_px, self.border)
         points = move_points(self.annotated.points, warp)
+        middles = self.annotated.middles and move_points(self.annotated.middles, warp)
         if variant.transform in FLIPS:  # needs no interpolation
             code = 1 - FLIPS.index(variant.transform)
             mask = None if self.mask is None else cv2.flip(self.mask.pixels, code)
-            return Annotated(cv2.flip(self.image.pixels, code), points, mask)
+            return Annotated(cv2.flip(self.image.pixels, code), points, mask, middles)
         # of a mask, no value that it did not hold before
         mask = None if self.mask is None else warp.move_pixels(self.mask, cv2.INTER_NEAREST)
-        return Annotated(warp.move_pixels(self.image, cv2.INTER_LINEAR), points, mask)
+        image_HWC = warp.move_pixels(self.image, cv2.INTER_LINEAR)
+        return Annotated(image_HWC, points, mask, middles)
 
 
 def move_points(points: Points, warp: Warp) -> Points:

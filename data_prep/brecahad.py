@@ -1,19 +1,16 @@
-"""Find and read raw pairs in BreCaHAD's layout: an image and a JSON of annotated points a field.
-
-    images/Case_<case>-<field>.tif + groundTruth/Case_<case>-<field>.json      or all in one folder
+"""BreCaHAD's annotations: a JSON of points a field.
 
 The JSON is one flat object: a list of {"x", "y"} a class, x over the width and y over the height,
 both from 0 to 1.
 """
 
 import json
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 from command_line import UsageError
+from data_prep.raw import BadInputError, Field, Points
+from data_prep.reader import Annotation, Reader
+from data_prep.tiles import Tile, points_in
 
 CLASSES = (
     "mitosis",
@@ -25,105 +22,36 @@ CLASSES = (
     "non_lumen",
 )
 SPELLINGS = {"tubule": "lumen", "non_tubule": "non_lumen"}  # BreCaHAD's own README uses these
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-
-Points = dict[str, list[tuple[float, float]]]
-"""Class name -> points (x, y), each from 0 to 1."""
 
 
-class BadInputError(ValueError):
-    """A file that cannot be used; the message is the reason, without the file's name."""
+class BreCaHADReader(Reader[Points]):
+    """Reads the JSON; every class is one of CLASSES, and every asked one has a list."""
 
+    suffixes = (".json",)
+    lists_classes = True
 
-@dataclass(frozen=True)
-class Field:
-    """One field of view: its name, the case (patient) it is from, and its two files."""
+    def check_classes(self, classes: Sequence[str]) -> list[str]:
+        """The classes under their usual spelling. Raises UsageError for one that does not exist."""
+        names = [SPELLINGS.get(name, name) for name in classes]
+        for name in names:
+            if name not in CLASSES:
+                raise UsageError(f"classes: unknown '{name}'; known: {', '.join(CLASSES)}")
+        if len(set(names)) < len(names):
+            raise UsageError(f"classes=[{','.join(classes)}]: a class is named twice")
+        return names
 
-    name: str
-    case: str
-    image: Path
-    annotation: Path
+    def parse(self, field: Field) -> Points:
+        """The points of every class."""
+        return parse_points(field.annotation.read_bytes())
 
+    def classes_in(self, parsed: Points, classes: Sequence[str]) -> list[str]:
+        """The classes that have a list."""
+        return list(parsed)
 
-@dataclass(frozen=True)
-class BadFile:
-    """A raw file that cannot be used, and why."""
-
-    file: str
-    reason: str
-
-
-def find_fields(raw: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-    """Pair the images and annotations under `raw`; what cannot be paired comes back as bad.
-
-    Raises UsageError where `raw` holds no images in either layout.
-    """
-    image_folder, annotation_folder = raw_folders(raw)
-    images = files_by_stem(image_folder, IMAGE_SUFFIXES)
-    annotations = files_by_stem(annotation_folder, (".json",))
-    if not images:
-        raise UsageError(
-            f"raw={raw}: no images found; expected images/Case_*.tif with groundTruth/Case_*.json,"
-            f" or both in this folder{nested_hint(raw)}"
-        )
-    fields, bad = [], []
-    for stem in sorted(images.keys() | annotations.keys(), key=natural_key):
-        pair = images.get(stem, []), annotations.get(stem, [])
-        reason = pairing_problem(*pair, annotation_folder, image_folder)
-        if reason:
-            bad += [BadFile(str(path.relative_to(raw)), reason) for path in pair[0] + pair[1]]
-        else:
-            fields.append(Field(stem, case_of(stem, case_regex), pair[0][0], pair[1][0]))
-    return fields, bad
-
-
-def raw_folders(raw: Path) -> tuple[Path, Path]:
-    """The folders of the images and of the annotations."""
-    if not raw.is_dir():
-        raise UsageError(f"raw={raw}: no such folder")
-    images, annotations = raw / "images", raw / "groundTruth"
-    return (images, annotations) if images.is_dir() and annotations.is_dir() else (raw, raw)
-
-
-def nested_hint(raw: Path) -> str:
-    """Where the layout lies one folder further down, say so."""
-    nested = [folder.parent for folder in sorted(raw.glob("*/images")) if folder.is_dir()]
-    return f"; did you mean raw={nested[0]}?" if nested else ""
-
-
-def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """Files with one of the endings, by name without ending; hidden files are passed over."""
-    found = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            found[path.stem].append(path)
-    return found
-
-
-def pairing_problem(
-    images: list[Path], annotations: list[Path], annotation_folder: Path, image_folder: Path
-) -> str:
-    """Why these files of one name are not a pair; '' where they are."""
-    if len(images) > 1 or len(annotations) > 1:
-        names = ", ".join(path.name for path in (images if len(images) > 1 else annotations))
-        return f"two fields of one name: {names}; keep one"
-    if not annotations:
-        return f"has no annotation: {annotation_folder.name}/{images[0].stem}.json is not there"
-    if not images:
-        return f"has no image: {image_folder.name}/{annotations[0].stem}.tif is not there"
-    return ""
-
-
-def case_of(stem: str, case_regex: str) -> str:
-    """The case a field belongs to; a name that tells none is a case of its own."""
-    match = re.fullmatch(case_regex, stem)
-    return (match["case"] if match else "") or stem
-
-
-def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Sorts Case_2 before Case_10."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+    def place(self, parsed: Points, tile: Tile, values: Mapping[str, int]) -> Annotation:
+        """The points as they are, or those of a tile. Raises BadInputError for a missing list."""
+        check_listed(parsed, values)
+        return Annotation(parsed if tile.is_whole else points_in(parsed, tile))
 
 
 def parse_points(content: bytes) -> Points:
@@ -180,20 +108,14 @@ def parse_point(where: str, entry: object) -> tuple[float, float]:
     return float(entry["x"]), float(entry["y"])
 
 
-def select_classes(points: Points, classes: Iterable[str]) -> Points:
-    """The points of the asked classes, in that order. Raises BadInputError where one is missing."""
+def check_listed(points: Points, classes: Iterable[str]) -> None:
+    """Raises BadInputError where an asked class has no list."""
     for name in classes:
         if name not in points:
             raise BadInputError(f"has no list for class '{name}' (an empty one is [])")
-    return {name: points[name] for name in classes}
 
 
-def check_classes(classes: Sequence[str]) -> list[str]:
-    """The classes under their usual spelling. Raises UsageError for one that does not exist."""
-    names = [SPELLINGS.get(name, name) for name in classes]
-    for name in names:
-        if name not in CLASSES:
-            raise UsageError(f"classes: unknown '{name}'; known: {', '.join(CLASSES)}")
-    if len(set(names)) < len(names):
-        raise UsageError(f"classes=[{','.join(classes)}]: a class is named twice")
-    return names
+def encode_points(points: Points) -> bytes:
+    """The inverse of `parse_points`."""
+    listed = {name: [{"x": x, "y": y} for x, y in entries] for name, entries in points.items()}
+    return (json.dumps(listed) + "\n").encode()

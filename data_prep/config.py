@@ -160,6 +160,10 @@ class PrepConfig:
 
     raw: str = MISSING
     """Folder of raw fields: images/ and groundTruth/ as BreCaHAD has them, or all in one folder."""
+    annotations: Literal["brecahad", "geojson", "csv", "masks"] = "brecahad"
+    """What the fields are annotated with: 'brecahad', a JSON of points a field; 'geojson', points
+    and polygons as QuPath exports them; 'csv', one table of points (file,x,y,class) for all fields;
+    'masks', an image a field with 0 for background, 1 for the first of `classes`, and so on."""
     out: str = MISSING
     """Folder of the prepared data set; made if it is not there."""
     workers: int = 2
@@ -175,12 +179,15 @@ class PrepConfig:
     copies: int = 16
     """Variants of each training field, the original included (val and test keep the original)."""
     classes: list[str] = field(default_factory=lambda: ["tumor"])
-    """Annotated classes drawn into the masks, later ones over earlier ones."""
+    """Annotated classes drawn into the masks, later ones over earlier ones: BreCaHAD's, or those
+    that the annotations name."""
     radius_px: int = 20
-    """Radius in px of the disc drawn at each annotated point, at most 64."""
+    """Radius in px of the disc drawn at each annotated point, at most 64. Areas are filled as they
+    were drawn; for them it says how large a nucleus is where nuclei are looked for."""
     mask_mode: Literal["redraw", "warp"] = "redraw"
     """Masks of variants: 'redraw' draws discs of radius_px at the moved points, so that a disc is
-    the same thing in every sample; 'warp' moves the field's mask like its image."""
+    the same thing in every sample; 'warp' moves the field's discs like its image. Areas are moved
+    like the image with both."""
     labels: Literal["binary", "per_class"] = "binary"
     """Mask values: 'binary' draws every class as 255, 'per_class' the first as 1, the next as 2."""
     format: Literal["jpg", "png"] = "jpg"
@@ -241,6 +248,10 @@ class PrepConfig:
     def _check_classes(self) -> None:
         if not self.classes:
             raise ValueError("classes=[]: name at least one class, as in classes=[tumor]")
+        if not all(isinstance(name, str) for name in self.classes):  # YAML makes it a mapping
+            raise ValueError(
+                "classes: put names that hold a colon into quotes: '[\"Tumor: Positive\"]'"
+            )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
 

@@ -21,7 +21,6 @@ from omegaconf import MISSING
 
 import command_line
 from command_line import UsageError, UserError
-from data_prep.brecahad import find_fields
 from data_prep.config import PrepConfig
 from data_prep.download import (
     RefusedError,
@@ -33,6 +32,7 @@ from data_prep.download import (
     num_bytes,
     part_of,
 )
+from data_prep.formats import READERS
 from data_prep.unpack import check_space, safe_path, unpack
 from lease import Lease
 
@@ -162,7 +162,7 @@ def find_raw(out: Path) -> tuple[Path, int]:
     folders = [out, *sorted(path for path in out.rglob("*") if path.is_dir())]
     for folder in folders:
         with suppress(UsageError):
-            fields, _ = find_fields(folder, PrepConfig.case_regex)
+            fields, _ = READERS["brecahad"].find_fields(folder, PrepConfig.case_regex)
             if fields:
                 return folder, len(fields)
     raise UserError(

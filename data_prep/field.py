@@ -4,9 +4,8 @@ A field is one task for one worker: read once, written `copies` times.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from data_prep import brecahad, images, masks, records
-from data_prep.augment import Annotated, Original, plan_variants
-from data_prep.brecahad import BadFile, BadInputError, Field, Points
+from data_prep.augment import Annotated, Original, Variant, plan_variants
 from data_prep.config import PrepConfig
+from data_prep.formats import READERS
 from data_prep.manifest import unpublish
-from data_prep.tiles import Tile, points_in, tissue_share
+from data_prep.raw import BadFile, BadInputError, Field
+from data_prep.reader import Annotation, inside_only, with_middles
+from data_prep.tiles import Tile, tissue_share, whole
 from data_prep.warp import MAX_SIDE_PX
 
 
@@ -40,6 +41,11 @@ class FieldTask:
         """The field's name, by which its samples and its record are called."""
         return self.field.name + (self.tile.suffix if self.tile else "")
 
+    @property
+    def values(self) -> dict[str, int]:
+        """Class -> mask value."""
+        return masks.label_values(self.config.classes, self.config.labels)
+
 
 @dataclass(frozen=True)
 class FieldResult:
@@ -52,35 +58,34 @@ class FieldResult:
 def prepare_field(task: FieldTask) -> FieldResult:
     """Prepare one field, whatever stands there. A tile of glass has no samples."""
     field, raw = task.field, Path(task.config.raw)
-    bad = []
+    annotation_file, bad = str(field.annotation.relative_to(raw)), []
     try:
-        points = read_points(task)
+        parsed = parse_annotation(task.config.annotations, field)
     except (BadInputError, OSError) as error:
-        bad.append(BadFile(str(field.annotation.relative_to(raw)), str(error)))
+        bad.append(BadFile(annotation_file, str(error)))
     try:
         image_HWC = read_image(task)
     except (BadInputError, OSError) as error:
         bad.append(BadFile(str(field.image.relative_to(raw)), str(error)))
     if bad:
         return FieldResult([], bad)
+    tile = task.tile or whole(*image_HWC.shape[:2])
+    try:
+        annotation = READERS[task.config.annotations].place(parsed, tile, task.values)
+    except (BadInputError, OSError) as error:
+        return FieldResult([], [BadFile(annotation_file, str(error))])
     unpublish(task.out)
     records.remove(task.out, task.name)
-    samples = [] if is_glass(task, image_HWC, points) else write_variants(task, image_HWC, points)
+    is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
+    samples = write_variants(task, image_HWC, annotation) if is_kept else []
     records.write(task.out, task.name, task.key, samples)
     return FieldResult(samples, [])
 
 
-def read_points(task: FieldTask) -> Points:
-    """The field's points of every class. Raises BadInputError, also where a class has no list."""
-    points = parse_annotation(task.field.annotation)
-    brecahad.select_classes(points, task.config.classes)
-    return points_in(points, task.tile) if task.tile else points
-
-
 @lru_cache(maxsize=1)
-def parse_annotation(path: Path) -> Points:
-    """A file's points; a worker's tiles are mostly of one image."""
-    return brecahad.parse_points(path.read_bytes())
+def parse_annotation(annotations: str, field: Field) -> Any:
+    """What a field's annotation holds; a worker's tiles are mostly of one image."""
+    return READERS[annotations].parse(field)
 
 
 def read_image(task: FieldTask) -> images.Image:
@@ -98,55 +103,65 @@ def read_image(task: FieldTask) -> images.Image:
     return image_HWC
 
 
-def is_glass(task: FieldTask, image_HWC: images.Image, points: Points) -> bool:
-    """Whether this is a tile with neither tissue nor a point."""
-    if task.tile is None or any(inside_only(points).values()):
+def is_glass(image_HWC: images.Image, annotation: Annotation, min_tissue: float) -> bool:
+    """Whether a tile has neither tissue nor a point nor a part of an area."""
+    if any(inside_only(annotation.nuclei).values()) or annotation.has_areas:
         return False
-    return tissue_share(image_HWC) < task.config.min_tissue
+    return tissue_share(image_HWC) < min_tissue
 
 
 def write_variants(
-    task: FieldTask, image_HWC: images.Image, points: Points
+    task: FieldTask, image_HWC: images.Image, annotation: Annotation
 ) -> list[dict[str, Any]]:
     """Write every variant's files; returns their records."""
     config = task.config
-    values = masks.label_values(config.classes, config.labels)
-    height_px, width_px = image_HWC.shape[:2]
+    field = Annotated(image_HWC, annotation.points, annotation.areas_HW, annotation.middles)
+    if config.mask_mode == "warp":  # then the discs are moved with the areas
+        field = replace(field, mask_HW=draw(task, field))
+    original = Original(field, config.augment.border)
+    return [
+        write_variant(task, variant, original.apply(variant))
+        for variant in plan_variants(task.name, task.copies, config.augment, config.seed)
+    ]
 
-    def draw(points: Points) -> images.Mask:
-        return masks.draw_mask(points, values, config.radius_px, height_px, width_px)
 
-    mask_HW = draw(points) if config.mask_mode == "warp" else None
-    original = Original(Annotated(image_HWC, points, mask_HW), config.augment.border)
-    samples = []
-    for variant in plan_variants(task.name, task.copies, config.augment, config.seed):
-        moved = original.apply(variant)
-        mask_HW = draw(moved.points) if moved.mask_HW is None else moved.mask_HW
-        sample_id = f"{task.name}_v{variant.index:02d}_{variant.transform}"
-        files = {
-            "image": (
-                f"images/{sample_id}.{config.format}",
-                images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
-            ),
-            "mask": (f"masks/{sample_id}.png", images.encode_mask(mask_HW)),
-            "points": (f"points/{sample_id}.json", encode_points(inside_only(moved.points))),
-        }
-        samples.append(
-            {
-                "id": sample_id,
-                "case": task.field.case,
-                "field": task.name,
-                "variant": variant.index,
-                "transform": variant.transform,
-                "parameters": variant.parameters,
-                "seed": variant.seed,
-                "height_px": height_px,
-                "width_px": width_px,
-                "foreground_px": int(np.count_nonzero(mask_HW)),
-                **write_files(task.out, files),
-            }
-        )
-    return samples
+def draw(task: FieldTask, annotated: Annotated) -> images.Mask:
+    """The mask with discs at the points, over what of it is there."""
+    points, areas_HW, radius_px = annotated.points, annotated.mask_HW, task.config.radius_px
+    height_px, width_px = annotated.image_HWC.shape[:2]
+    return masks.draw_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
+
+
+def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[str, Any]:
+    """Write a variant's files; returns its record."""
+    config = task.config
+    mask_HW = moved.mask_HW
+    if mask_HW is None or config.mask_mode == "redraw":
+        mask_HW = draw(task, moved)
+    nuclei = inside_only(with_middles(moved.points, moved.middles))
+    sample_id = f"{task.name}_v{variant.index:02d}_{variant.transform}"
+    files = {
+        "image": (
+            f"images/{sample_id}.{config.format}",
+            images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
+        ),
+        "mask": (f"masks/{sample_id}.png", images.encode_mask(mask_HW)),
+        "points": (f"points/{sample_id}.json", brecahad.encode_points(nuclei)),
+    }
+    height_px, width_px = mask_HW.shape
+    return {
+        "id": sample_id,
+        "case": task.field.case,
+        "field": task.name,
+        "variant": variant.index,
+        "transform": variant.transform,
+        "parameters": variant.parameters,
+        "seed": variant.seed,
+        "height_px": height_px,
+        "width_px": width_px,
+        "foreground_px": int(np.count_nonzero(mask_HW)),
+        **write_files(task.out, files),
+    }
 
 
 def write_files(out: Path, files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
@@ -163,17 +178,3 @@ def write_files(out: Path, files: Mapping[str, tuple[str, bytes]]) -> dict[str, 
             f"{kind}_sha256": hashlib.sha256(content).hexdigest(),
         }
     return said
-
-
-def inside_only(points: Points) -> Points:
-    """The points whose pixel is in the picture."""
-    return {
-        name: [(x, y) for x, y in entries if 0 <= x <= 1 and 0 <= y <= 1]
-        for name, entries in points.items()
-    }
-
-
-def encode_points(points: Points) -> bytes:
-    """A JSON as BreCaHAD's."""
-    listed = {name: [{"x": x, "y": y} for x, y in entries] for name, entries in points.items()}
-    return (json.dumps(listed) + "\n").encode()

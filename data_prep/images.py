@@ -23,7 +23,7 @@ import tifffile
 from imagecodecs import PNG
 from PIL import Image as PillowImage
 
-from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
+from data_prep.raw import IMAGE_SUFFIXES, BadInputError
 
 TIF_SUFFIXES = (".tif", ".tiff")
 PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack
@@ -125,27 +125,45 @@ def plane_sizes(level: tifffile.TiffPageSeries) -> dict[str, int]:
 
 
 def decode_tif(file: BinaryIO, num_bytes: int, box: Box | None = None) -> npt.NDArray[Any]:
-    """The largest image of a TIF, or a part of it: HW or HWC, 8 or 16 bit."""
+    """The largest image of a TIF, or a part of it: HW or HWC, 8 or 16 bit, brighter is more."""
+    pixels, photometric, colormap = stored_tif(file, num_bytes, box)
+    if photometric not in PHOTOMETRICS:
+        raise BadInputError(f"colour space {photometric}: expected grey, RGB or RGBA")
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    if photometric == "MINISWHITE":
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    if photometric == "PALETTE":
+        pixels = np.moveaxis((colormap >> 8).astype(np.uint8)[:, pixels], 0, -1)
+    return pixels
+
+
+def stored_tif(
+    file: BinaryIO, num_bytes: int, box: Box | None = None
+) -> tuple[npt.NDArray[Any], str, npt.NDArray[np.uint16]]:
+    """The values of a TIF as they are stored, HW or HWC; what they mean; its palette."""
     with tifffile.TiffFile(file) as tif:
         largest = largest_level(tif)
         check_segments(largest, num_bytes)
-        photometric, colormap = largest.keyframe.photometric, largest.keyframe.colormap
-        if photometric.name not in PHOTOMETRICS:
-            raise BadInputError(f"colour space {photometric.name}: expected grey, RGB or RGBA")
         axes = largest.get_axes(squeeze=False)
         if box is None:
             pixels = largest.asarray(squeeze=False)
         else:
             part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
             pixels = read_part(largest, tuple(part.get(axis, slice(None)) for axis in axes))
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * 255
-    if photometric.name == "MINISWHITE":
-        pixels = np.iinfo(pixels.dtype).max - pixels
-    pixels = to_hwc(pixels, axes)
-    if photometric.name == "PALETTE":
-        pixels = np.moveaxis((colormap >> 8).astype(np.uint8)[:, pixels], 0, -1)
-    return pixels
+        return to_hwc(pixels, axes), largest.keyframe.photometric.name, largest.keyframe.colormap
+
+
+def read_stored(path: Path, box: Box) -> npt.NDArray[Any]:
+    """A part of a TIF's or PNG's values as they are stored, HW or HWC: of a palette its indices.
+
+    Of a TIF no more is read than that takes. Raises BadInputError.
+    """
+    with codec_errors_explained(), path.open("rb") as file:
+        if path.suffix.lower() in TIF_SUFFIXES:
+            return stored_tif(file, path.stat().st_size, box)[0]
+        whole = np.asarray(PillowImage.open(file))
+    return whole[box.y : box.y + box.height, box.x : box.x + box.width]
 
 
 def read_part(level: tifffile.TiffPageSeries, part: tuple[slice, ...]) -> npt.NDArray[Any]:

@@ -66,6 +66,8 @@ class Labelling:
     radius_px: int
     uint16_white: int
     case_regex: str
+    annotations: str = "brecahad"
+    """The format of the annotations, a key of formats.READERS."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def read_description(path: Path) -> Description:
             settings["radius_px"],
             settings["uint16_white"],
             settings["case_regex"],
+            settings.get("annotations", "brecahad"),  # before there were others
         )
         return Description(labelling, about["split"], about["content_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:

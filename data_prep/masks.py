@@ -1,4 +1,4 @@
-"""Masks from annotated points: a filled disc at each."""
+"""Masks from annotated points, a filled disc at each, over areas that are there already."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data_prep.brecahad import Points
 from data_prep.images import Mask
+from data_prep.raw import Points
 
 BINARY_LABEL = 255
 
@@ -21,15 +21,22 @@ def label_values(classes: Sequence[str], labels: Literal["binary", "per_class"])
 
 
 def draw_mask(
-    points: Points, values: Mapping[str, int], radius_px: int, height_px: int, width_px: int
+    points: Points,
+    values: Mapping[str, int],
+    radius_px: int,
+    height_px: int,
+    width_px: int,
+    areas_HW: Mask | None = None,
 ) -> Mask:
     """HW uint8: a filled disc of `radius_px` at the pixel (floor(x W), floor(y H)) of each point.
 
-    Classes are drawn in the order of `values`, later ones over earlier ones. A disc about a point
-    outside the field is drawn as far as it reaches in.
+    Classes are drawn in the order of `values`, later ones over earlier ones, each with its areas
+    first. A disc about a point outside the field is drawn as far as it reaches in.
     """
     mask = np.zeros((height_px, width_px), np.uint8)
     for name, value in values.items():
+        if areas_HW is not None:
+            mask[areas_HW == value] = value
         for x, y in points[name]:
             center = math.floor(x * width_px), math.floor(y * height_px)
             cv2.circle(mask, center, radius_px, color=value, thickness=cv2.FILLED)

@@ -5,40 +5,26 @@ interrupted goes on where it was.
 """
 
 import dataclasses
-import hashlib
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import UsageError, UserError, track
-from data_prep import brecahad, images, masks, records, split, tiles
-from data_prep.brecahad import BadFile, BadInputError, Field
+from command_line import UserError, track
+from data_prep import masks, records, split
 from data_prep.claim import claimed
 from data_prep.config import PrepConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
+from data_prep.formats import READERS
 from data_prep.manifest import FILES, Sample, unpublish, write_dataset
 from data_prep.pack import remove_other_packs, write_pack
+from data_prep.plan import FOLDERS, Plan, make_plan
+from data_prep.raw import BadFile, BadInputFilesError
 from data_prep.records import RECORDS
-from data_prep.tiles import Tile
 from data_prep.workers import map_tasks
 from lease import Lease
-
-FOLDERS = (RECORDS, "images", "masks", "points")
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
-
-
-class BadInputFilesError(UserError):
-    """Raw files that cannot be used, listed with their reasons."""
-
-    def __init__(self, bad: Sequence[BadFile]) -> None:
-        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
-        super().__init__(
-            f"{len(bad)} bad file(s):\n{listed}\nMend them, or leave them out with on_error=skip"
-        )
 
 
 @dataclass(frozen=True)
@@ -53,24 +39,14 @@ class Summary:
     content_sha256: str
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be prepared, or its share."""
-
-    tasks: list[FieldTask]
-    splits: dict[str, str]
-    """Case -> split."""
-    bad: list[BadFile]
-    """Files that were seen to be bad before any field was prepared."""
-
-
 def prepare(config: PrepConfig) -> Summary:
     """Prepare `config.raw` into `config.out`.
 
     Raises UsageError for what cannot be asked for, BadInputFilesError for bad raw files under
     on_error=stop, WorkerError where a worker dies, and UserError where another run is at it.
     """
-    config = dataclasses.replace(config, classes=brecahad.check_classes(config.classes))
+    reader = READERS[config.annotations]
+    config = dataclasses.replace(config, classes=reader.check_classes(config.classes))
     plan = make_plan(config)
     with claimed(Path(config.out), config.share) as lease:
         return carry_out(plan, config, lease)
@@ -98,54 +74,6 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     return Summary(samples, bad, num_reused, num_glass, content_sha256)
 
 
-def make_plan(config: PrepConfig) -> Plan:
-    """Find the fields, split their cases, and make the output folder. Raises as prepare()."""
-    raw, out = Path(config.raw), Path(config.out)
-    fields, bad = brecahad.find_fields(raw, config.case_regex)
-    inputs: dict[Field, tuple[str, str]] = {}
-    if not config.share:  # a share reads its own fields only; the join finds what is repeated
-        inputs, unreadable = hash_inputs(fields, config)
-        fields, repeated = drop_repeated(fields, inputs, raw)
-        bad += unreadable + repeated
-    splits = split_cases(fields, bad, config)
-    claim_folder(out, raw)
-    parts = [(field, tile) for field in fields for tile in tiles_of(field, config)]
-    if config.share:
-        parts = [part for index, part in enumerate(parts) if config.share_of(index)]
-        inputs, bad = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
-    tasks = [
-        make_task(field, tile, config, splits[field.case], inputs[field])
-        for field, tile in parts
-        if field in inputs
-    ]
-    check_names(tasks)
-    return Plan(tasks, splits, bad)
-
-
-def check_names(tasks: Sequence[FieldTask]) -> None:
-    """Refuse a field that is called as another's tile. Raises UsageError."""
-    images_of = defaultdict(list)
-    for task in tasks:
-        images_of[task.name].append(task.field.image.name)
-    for name, files in images_of.items():
-        if len(files) > 1:
-            raise UsageError(f"{' and '.join(files)} both give a field {name}; rename one")
-
-
-def split_cases(
-    fields: Sequence[Field], bad: Sequence[BadFile], config: PrepConfig
-) -> dict[str, str]:
-    """Case -> split. Raises BadInputFilesError where that cannot be and files are bad."""
-    if not fields:
-        raise BadInputFilesError(bad)
-    try:
-        return split.split_cases(fields, config.split, config.seed)
-    except UsageError:
-        if bad:  # most likely the cause: too few cases are left
-            raise BadInputFilesError(bad) from None
-        raise
-
-
 def publish(
     config: PrepConfig,
     samples: Sequence[Sample],
@@ -162,20 +90,6 @@ def publish(
     return content_sha256
 
 
-def claim_folder(out: Path, raw: Path) -> None:
-    """Make the output folder; refuse one that holds something else."""
-    if out.resolve() == raw.resolve():
-        raise UsageError(f"out={out}: is the raw folder; name another")
-    # Looked at in this order: another share may be making the folder at this moment, .records first
-    is_used = out.is_file() or (out.is_dir() and any(out.iterdir()))
-    if is_used and not (out / RECORDS).is_dir():
-        raise UsageError(
-            f"out={out}: holds something that is not a prepared data set; name another"
-        )
-    for folder in FOLDERS:
-        (out / folder).mkdir(parents=True, exist_ok=True)
-
-
 def remove_temporaries(out: Path) -> None:
     """Remove what runs left that were killed in the middle of a file.
 
@@ -183,68 +97,6 @@ def remove_temporaries(out: Path) -> None:
     """
     for path in out.rglob(".*.tmp"):
         path.unlink()
-
-
-def hash_inputs(
-    fields: Sequence[Field], config: PrepConfig
-) -> tuple[dict[Field, tuple[str, str]], list[BadFile]]:
-    """sha256 of each field's image and annotation; fields that cannot be read come back as bad."""
-
-    def hashes(field: Field) -> tuple[str, str] | BadFile:
-        try:
-            return records.file_sha256(field.image), records.file_sha256(field.annotation)
-        except OSError as error:
-            file = Path(error.filename).relative_to(config.raw)
-            return BadFile(str(file), f"cannot be read: {error.strerror}")
-
-    with ThreadPoolExecutor(config.workers) as pool:  # hashing lets go of Python's lock
-        mapped = track(pool.map(hashes, fields), total=len(fields), label="read", unit="field")
-        found = dict(zip(fields, mapped, strict=True))
-    bad = [result for result in found.values() if isinstance(result, BadFile)]
-    return {field: pair for field, pair in found.items() if not isinstance(pair, BadFile)}, bad
-
-
-def drop_repeated(
-    fields: Sequence[Field], inputs: Mapping[Field, tuple[str, str]], raw: Path
-) -> tuple[list[Field], list[BadFile]]:
-    """Leave out one picture under two cases: it would be trained on and tested on.
-
-    Within a case a repeated picture (BreCaHAD has one, annotated twice) stays in one split.
-    """
-    by_content = defaultdict(list)
-    for field in fields:
-        if field in inputs and inputs[field][0] != EMPTY_SHA256:  # that has a reason of its own
-            by_content[inputs[field][0]].append(field)
-    bad, dropped = [], set()
-    for group in by_content.values():
-        if len({field.case for field in group}) > 1:
-            names = ", ".join(field.name for field in group)
-            reason = f"the same picture stands under two cases ({names}); keep it in one"
-            bad += [BadFile(str(field.image.relative_to(raw)), reason) for field in group]
-            dropped |= set(group)
-    return [field for field in fields if field not in dropped], bad
-
-
-def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
-    """The tiles that an image is cut into; [None] where it stays whole."""
-    if not config.tile_px:
-        return [None]
-    try:
-        height_px, width_px = images.read_size(field.image)
-    except BadInputError:
-        return [None]  # whoever reads it says why it cannot
-    if max(height_px, width_px) <= config.tile_px:
-        return [None]
-    return [*tiles.cut(height_px, width_px, config.tile_px, config.tile_overlap_px)]
-
-
-def make_task(
-    field: Field, tile: Tile | None, config: PrepConfig, split: str, inputs: Sequence[str]
-) -> FieldTask:
-    """The task of one field: only training fields get variants."""
-    copies = config.copies if split == "train" else 1
-    key = records.field_key(field, tile, copies, config, inputs)
-    return FieldTask(field, tile, copies, Path(config.out), config, key)
 
 
 def run_tasks(

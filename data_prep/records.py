@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import seeds
-from data_prep.brecahad import Field
 from data_prep.config import PrepConfig
 from data_prep.images import write_atomically
 from data_prep.manifest import FILES
+from data_prep.raw import Field
 from data_prep.tiles import Tile
 
 RECORDS = ".records"
 # Libraries whose release may change a prepared byte
 LIBRARIES = ("imagecodecs", "numpy", "opencv-python-headless", "pillow", "tifffile", "zarr")
 # Files of this package, and seeds.py, whose code may
-CODE = ("augment", "brecahad", "config", "field", "images", "masks", "tiles", "warp")
+CODE = (
+    *("augment", "brecahad", "config", "field", "formats", "images", "mask_images", "masks"),
+    *("point_table", "qupath", "raw", "reader", "shapes", "tiles", "warp"),
+)
 
 WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte
 OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these that of one field

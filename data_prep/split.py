@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import seeds
 from command_line import UsageError
-from data_prep.brecahad import Field, natural_key
 from data_prep.config import SplitConfig
+from data_prep.raw import Field, natural_key
 
 SPLITS = ("train", "val", "test")
 

@@ -4,17 +4,20 @@ Tissue is where light is absorbed: optical density above 0.15 in the mean over t
 Macenko et al. 2009, doi:10.1109/ISBI.2009.5193250.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from data_prep.brecahad import Points
 from data_prep.images import Box, Image
+from data_prep.raw import Points
 from data_prep.warp import MARGIN_PX
 
 TISSUE_DENSITY = 0.15  # decadic optical density
 WHITE = 255
+
+Pixels = dict[str, list[tuple[int, int]]]
+"""Class name -> pixels (x, y) of an image."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,23 @@ class Tile:
     def suffix(self) -> str:
         """What its field's name has behind the image's."""
         return f"_x{self.box.x}_y{self.box.y}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole image."""
+        return (self.box.height, self.box.width) == (self.height_px, self.width_px)
+
+    def reaches(self, pixels_N2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """(N,): which pixels (x, y) of the image lie in the tile or up to MARGIN_PX outside."""
+        box = self.box
+        inside_N2 = pixels_N2 - (box.x, box.y)
+        end = np.array([box.width, box.height]) + MARGIN_PX
+        return np.all((inside_N2 >= -MARGIN_PX) & (inside_N2 < end), axis=1)
+
+
+def whole(height_px: int, width_px: int) -> Tile:
+    """An image as its only tile."""
+    return Tile(Box(0, 0, width_px, height_px), height_px, width_px)
 
 
 def cut(height_px: int, width_px: int, tile_px: int, overlap_px: int) -> list[Tile]:
@@ -56,19 +76,21 @@ def points_in(points: Points, tile: Tile) -> Points:
 
     Those come too that lie up to MARGIN_PX outside, whose discs may reach in.
     """
-    box = tile.box
-    inside: Points = {}
+    inside: Pixels = {}
     for name, entries in points.items():
-        pixels = [
-            (math.floor(x * tile.width_px) - box.x, math.floor(y * tile.height_px) - box.y)
-            for x, y in entries
-        ]
-        inside[name] = [
-            ((x + 0.5) / box.width, (y + 0.5) / box.height)
-            for x, y in pixels
-            if -MARGIN_PX <= x < box.width + MARGIN_PX and -MARGIN_PX <= y < box.height + MARGIN_PX
-        ]
-    return inside
+        size = np.array([tile.width_px, tile.height_px])
+        pixels_N2 = np.floor(np.reshape(entries, (-1, 2)) * size).astype(np.int64)
+        inside[name] = [(x, y) for x, y in pixels_N2[tile.reaches(pixels_N2)].tolist()]
+    return pixels_in(inside, tile)
+
+
+def pixels_in(pixels: Pixels, tile: Tile) -> Points:
+    """Pixels of an image as points in shares of the tile, each the centre of its pixel."""
+    box = tile.box
+    return {
+        name: [((x - box.x + 0.5) / box.width, (y - box.y + 0.5) / box.height) for x, y in entries]
+        for name, entries in pixels.items()
+    }
 
 
 def tissue_share(image_HWC: Image) -> float:

@@ -1,7 +1,7 @@
 """Measure a trained model on whole fields, and draw what it does.
 
     python -m train.evaluate run=DIR [split=test]        a split of its prepared data set
-    python -m train.evaluate run=DIR raw=DIR [cases=[10]]  fields of any folder in BreCaHAD's layout
+    python -m train.evaluate run=DIR raw=DIR [cases=[10]]  fields of any raw folder
     python -m train.evaluate runs=[DIR,DIR] out=DIR      several folds, each and pooled
 
 Writes report.html (a page that needs no other file), summary.json and figures into

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from command_line import track
+from data_prep.formats import READERS
 from data_prep.split import SPLITS
 from train import checkpoint
 from train.baselines import BASELINES, Baseline
@@ -54,7 +55,8 @@ class EvaluateConfig:
     split: str = "test"
     """Split of the run's prepared data set: train, val or test; only original fields count."""
     raw: str = ""
-    """Folder of raw fields (images/ and groundTruth/) to evaluate instead of a split."""
+    """Folder of raw fields (images/ and groundTruth/) to evaluate instead of a split; annotated in
+    the format of the training data (annotations= of data_prep)."""
     cases: list[str] = field(default_factory=list)
     """Only fields of these cases, as in [10]; empty for all."""
     data: str = ""
@@ -228,6 +230,8 @@ def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
     """The figures of the network and the baselines, and what they owe to the discs' radius."""
     seed = run.config.seed
     counts = [check.counts_by_radius for check in measured.checks]
+    labelling = run.data.labelling
+    by_radius = {"sensitivity": dice_by_radius(counts, radii_around(labelling.radius_px))}
     return {
         **summarise(measured.results, class_names(run), seed),
         "baselines": {
@@ -237,7 +241,7 @@ def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
             }
             for name, results in measured.of_baselines.items()
         },
-        "sensitivity": dice_by_radius(counts, radii_around(run.data.labelling.radius_px)),
+        **({} if READERS[labelling.annotations].has_areas else by_radius),  # areas are no discs
     }
 
 

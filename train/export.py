@@ -20,7 +20,7 @@ from torch import Tensor
 import command_line
 from command_line import UsageError
 from data_prep import images, tiles
-from data_prep.brecahad import BadInputError
+from data_prep.raw import BadInputError
 from train import exported, onnx_model
 from train.distributed import Ranks
 from train.precision import Precision

@@ -83,6 +83,7 @@ def describe(
             "content_sha256": data.content_sha256,
             "cases": data.cases,
             "case_regex": labelling.case_regex,
+            "annotations": labelling.annotations,
         },
         "checkpoint": {
             "step": state["step"],
@@ -116,7 +117,11 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
         assert isinstance(config, TrainConfig)
         source = about["data"]
         labelling = Labelling(
-            about["classes"], about["radius_px"], about["uint16_white"], source["case_regex"]
+            about["classes"],
+            about["radius_px"],
+            about["uint16_white"],
+            source["case_regex"],
+            source.get("annotations", "brecahad"),  # before there were others
         )
         state = dict(about["checkpoint"])
         sha256 = state.pop("model_sha256")

@@ -12,9 +12,12 @@ import torch
 from torch import nn
 
 from command_line import UserError
-from data_prep import brecahad, images, masks
+from data_prep import images, masks
+from data_prep.formats import READERS, check_occurring
 from data_prep.manifest import Dataset, Labelling, Sample
 from data_prep.pack import read_sample
+from data_prep.raw import BadInputError, Field, Points
+from data_prep.tiles import whole
 from train.config import TileConfig
 from train.data import mask_to_target
 from train.detection import Detections, Places, detect
@@ -105,36 +108,40 @@ def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[
 
 
 def raw_fields(raw: Path, labelling: Labelling) -> list[WholeField]:
-    """The fields of a raw folder, with masks drawn as the training data's were.
+    """The fields of a raw folder, read and with masks drawn as the training data's were.
 
-    Raises UserError where a file there has no partner.
+    Raises UserError where a file there has no partner, UsageError where a class is in none.
     """
-    fields, bad = brecahad.find_fields(raw, labelling.case_regex)
+    reader = READERS[labelling.annotations]
+    fields, bad = reader.find_fields(raw, labelling.case_regex)
     if bad:
         listed = "; ".join(f"{entry.file}: {entry.reason}" for entry in bad)
         raise UserError(f"raw={raw}: {listed}")
+    check_occurring(reader, fields, [*labelling.labels], raw)
     return [
         WholeField(field.name, field.case, partial(read_raw, field, labelling)) for field in fields
     ]
 
 
-def read_raw(field: brecahad.Field, labelling: Labelling) -> tuple[Array, Array, list[Places]]:
+def read_raw(field: Field, labelling: Labelling) -> tuple[Array, Array, list[Places]]:
     """Image, mask and points of a raw field. Raises UserError where a file is bad."""
+    reader, values = READERS[labelling.annotations], labelling.labels
     try:
         image = images.read_image(field.image, labelling.uint16_white)
-    except brecahad.BadInputError as error:
+    except BadInputError as error:
         raise UserError(f"{field.image}: {error}") from None
+    height_px, width_px = image.shape[:2]
     try:
-        points = brecahad.parse_points(field.annotation.read_bytes())
-        points = brecahad.select_classes(points, labelling.labels)
-    except (brecahad.BadInputError, OSError) as error:
+        annotation = reader.place(reader.parse(field), whole(height_px, width_px), values)
+    except (BadInputError, OSError) as error:
         raise UserError(f"{field.annotation}: {error}") from None
-    mask = masks.draw_mask(points, labelling.labels, labelling.radius_px, *image.shape[:2])
-    return image, mask, channel_places(points, labelling, *mask.shape)
+    points, areas_HW = annotation.points, annotation.areas_HW
+    mask = masks.draw_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
+    return image, mask, channel_places(annotation.nuclei, labelling, height_px, width_px)
 
 
 def channel_places(
-    points: brecahad.Points, labelling: Labelling, height_px: int, width_px: int
+    points: Points, labelling: Labelling, height_px: int, width_px: int
 ) -> list[Places]:
     """The points of each channel: those of all classes of its mask value, where discs are drawn."""
     places = []

@@ -1,12 +1,12 @@
 """The nuclei of a predicted image of any size, as GeoJSON for QuPath and as BreCaHAD's JSON."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 
-from data_prep.brecahad import CLASSES
-from data_prep.field import encode_points
+from data_prep.brecahad import CLASSES, encode_points
 from data_prep.images import Box
 from train.detection import Nuclei, Plane, find_nuclei
 
@@ -17,7 +17,7 @@ HALO_RADII = 5
 
 VERMILION, SKY, YELLOW, PURPLE = (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167)
 GREEN, BLUE, ORANGE = (0, 158, 115), (0, 114, 178), (230, 159, 0)  # Okabe & Ito's palette
-COLOURS = dict(zip(CLASSES, (VERMILION, SKY, YELLOW, PURPLE, GREEN, BLUE, ORANGE), strict=True))
+PALETTE = (VERMILION, SKY, YELLOW, PURPLE, GREEN, BLUE, ORANGE)
 
 
 def find_in_windows(
@@ -51,11 +51,19 @@ def find_in_windows(
     return Nuclei(np.concatenate(places), np.concatenate(scores))
 
 
+def colours_of(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """A colour for each class: BreCaHAD's have their own, others get them in turn."""
+    known = CLASSES if set(names) <= set(CLASSES) else names
+    return dict(zip(known, cycle(PALETTE), strict=False))
+
+
 def as_geojson(nuclei: Mapping[str, Nuclei]) -> bytes:
     """Class -> nuclei, as a FeatureCollection of detections, a line each, as QuPath reads it.
 
     Coordinates are in px from the image's corner: the middle of the first pixel is (0.5, 0.5).
+    data_prep.qupath reads it back.
     """
+    colours = colours_of([*nuclei])
     features = [
         json.dumps(
             {
@@ -66,7 +74,7 @@ def as_geojson(nuclei: Mapping[str, Nuclei]) -> bytes:
                 },
                 "properties": {
                     "objectType": "detection",
-                    "classification": {"name": name, "color": COLOURS[name]},
+                    "classification": {"name": name, "color": colours[name]},
                     "measurements": {"Probability": round(score, 4)},
                 },
             }
@@ -79,8 +87,10 @@ def as_geojson(nuclei: Mapping[str, Nuclei]) -> bytes:
 
 
 def as_brecahad(nuclei: Mapping[str, Nuclei], height: int, width: int) -> bytes:
-    """Class -> nuclei, as an annotation that data_prep reads: every class has a list."""
+    """Class -> nuclei in the form of BreCaHAD's JSON: every class has a list, and where they are
+    BreCaHAD's classes so have the others."""
+    names = CLASSES if set(nuclei) <= set(CLASSES) else [*nuclei]
     places = {
         name: ((found.places + 0.5) / (width, height)).tolist() for name, found in nuclei.items()
     }
-    return encode_points({name: [(x, y) for x, y in places.get(name, [])] for name in CLASSES})
+    return encode_points({name: [(x, y) for x, y in places.get(name, [])] for name in names})

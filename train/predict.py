@@ -8,7 +8,7 @@ Writes for each image
   NAME_probability.tif   0 to 255 for probabilities of 0 to 1, one plane a class
   NAME_overlay.png       outlines on the image, shrunk to 4000 px a side
   NAME_nuclei.geojson    a point a nucleus with class and probability, for QuPath
-  NAME.json              the same points in BreCaHAD's form, to be corrected and given to data_prep
+  NAME.json              the same points in BreCaHAD's form; either, corrected, goes to data_prep
   NAME_settings.json     what they were made with
 
 The TIFs are tiled pyramids. A TIF that is read may be larger than memory. On several ranks
@@ -29,8 +29,8 @@ from omegaconf import MISSING
 import command_line
 from command_line import EXIT_FAILED, UsageError, track
 from data_prep import images
-from data_prep.brecahad import IMAGE_SUFFIXES, BadInputError
 from data_prep.images import TIF_SUFFIXES, Box, Image
+from data_prep.raw import IMAGE_SUFFIXES, BadInputError
 from data_prep.tiles import tissue_share
 from train import checkpoint
 from train.band_store import CERTAIN

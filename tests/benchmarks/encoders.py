@@ -21,6 +21,7 @@ from imagecodecs import PNG
 from data_prep import brecahad, images, masks
 from data_prep.augment import Annotated, Original, Variant
 from data_prep.config import PrepConfig
+from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
 
 REPEATS, RADIUS_PX = 5, 20
@@ -41,7 +42,7 @@ def main() -> None:
         raw = Path(options.raw or folder)
         if not options.raw:
             real_ranks.run("data_prep.synthetic", f"out={raw}", "cases=2", "fields=2")
-        variants = [variant_of(field) for field in brecahad.find_fields(raw, default_regex())[0]]
+        variants = [variant_of(field) for field in fields_of(raw)]
     print("| image | ms | KB | PSNR, dB: mean | least |\n| --- | --- | --- | --- | --- |")
     for name, encode in image_encoders().items():
         print(line(name, encode, [variant.image_HWC for variant in variants]), flush=True)
@@ -51,12 +52,12 @@ def main() -> None:
         print(line(name, encode, found), flush=True)
 
 
-def default_regex() -> str:
-    """How data_prep tells the case by default."""
-    return PrepConfig(raw="", out="").case_regex
+def fields_of(raw: Path) -> list[Field]:
+    """The fields of a folder."""
+    return find_fields(raw, PrepConfig(raw="", out="").case_regex, (".json",))[0]
 
 
-def variant_of(field: brecahad.Field) -> Annotated:
+def variant_of(field: Field) -> Annotated:
     """A field, bent."""
     image_HWC = images.read_image(field.image)
     points = brecahad.parse_points(field.annotation.read_bytes())

@@ -31,10 +31,11 @@ from PIL import Image
 from scipy import ndimage
 
 from data_prep import images, masks
-from data_prep.brecahad import Field, find_fields, parse_points
+from data_prep.brecahad import parse_points
 from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
 from data_prep.field import prepare_field
-from data_prep.prepare import claim_folder, make_task
+from data_prep.plan import claim_folder, make_task
+from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 
@@ -80,7 +81,7 @@ def many_fields(source: Path, raw: Path, number: int) -> Path:
     """
     for folder in ("images", "groundTruth"):
         (raw / folder).mkdir(parents=True)
-    fields, _ = find_fields(source, PrepConfig(raw="", out="").case_regex)
+    fields, _ = find_fields(source, PrepConfig(raw="", out="").case_regex, (".json",))
     for index, field in enumerate(islice(cycle(fields), number)):
         name = f"Case_1-{index:03d}"  # one case: a repeated picture may be in one
         (raw / f"images/{name}{field.image.suffix}").symlink_to(field.image.resolve())
@@ -90,7 +91,7 @@ def many_fields(source: Path, raw: Path, number: int) -> Path:
 
 def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> None:
     """The table of seconds a field and ratios."""
-    fields, _ = find_fields(raw, PrepConfig(raw="", out="").case_regex)
+    fields, _ = find_fields(raw, PrepConfig(raw="", out="").case_regex, (".json",))
     turn = cycle(fields)
 
     def naive() -> float:
@@ -245,7 +246,7 @@ def worker_memory_mb(raw: Path, out: Path) -> list[float]:
     """Peak memory after 4 and after 40 fields, in a process of its own."""
     config = training_config(raw, out)
     claim_folder(out, raw)
-    fields, _ = find_fields(raw, config.case_regex)
+    fields, _ = find_fields(raw, config.case_regex, (".json",))
     peaks = []
     for number, field in enumerate(islice(cycle(fields), 40), start=1):
         prepare_field(make_task(field, None, config, "train", ("", "")))

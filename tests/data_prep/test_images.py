@@ -16,7 +16,6 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from data_prep.brecahad import BadInputError
 from data_prep.images import (
     decode_image,
     encode_image,
@@ -24,6 +23,7 @@ from data_prep.images import (
     read_image,
     write_atomically,
 )
+from data_prep.raw import BadInputError
 
 HEIGHT, WIDTH = 120, 160
 

@@ -84,6 +84,14 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     assert list(labelling.labels) == ["tumor", "lumen"]
 
 
+def test_the_format_of_the_annotations_is_known_or_brecahads(tmp_path: Path) -> None:
+    """Sets of before there were others do not say."""
+    write_dataset(tmp_path, SAMPLES, ABOUT)
+    assert read_dataset(tmp_path).description.labelling.annotations == "brecahad"
+    write_dataset(tmp_path, SAMPLES, ABOUT | {"config": ABOUT["config"] | {"annotations": "csv"}})
+    assert read_dataset(tmp_path).description.labelling.annotations == "csv"
+
+
 def test_the_manifest_has_a_line_a_sample_in_order(folder: Path) -> None:
     lines = (folder / "manifest.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [sample.id for sample in SAMPLES]

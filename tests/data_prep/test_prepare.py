@@ -27,7 +27,8 @@ from data_prep import prepare as prepare_module
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
 from data_prep.manifest import FILES, read_dataset
-from data_prep.prepare import BadInputFilesError, Summary
+from data_prep.prepare import Summary
+from data_prep.raw import BadInputFilesError
 from data_prep.workers import WorkerError
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]

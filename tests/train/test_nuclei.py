@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,8 +89,24 @@ def test_geojson_is_what_qupath_reads() -> None:
 
 
 def test_every_class_has_a_colour_of_its_own() -> None:
-    assert set(nuclei.COLOURS) == set(brecahad.CLASSES)
-    assert all(one != other for one, other in pairwise(sorted(nuclei.COLOURS.values())))
+    colours = nuclei.colours_of(["tumor"])
+    assert set(colours) == set(brecahad.CLASSES)
+    assert all(one != other for one, other in pairwise(sorted(colours.values())))
+    own = nuclei.colours_of(["lymphocyte", "tumor", "plasma cell"])
+    assert len({own[name] for name in ("lymphocyte", "tumor", "plasma cell")}) == 3
+    many = [f"class {number}" for number in range(20)]
+    assert set(nuclei.colours_of(many)) == set(many)
+
+
+def test_classes_of_ones_own_are_written_too() -> None:
+    found = {"lymphocyte": two(), "plasma cell": two()}
+    names = [feature["properties"]["classification"]["name"] for feature in features(found)]
+    assert names == ["lymphocyte"] * 2 + ["plasma cell"] * 2
+    assert list(json.loads(as_brecahad(found, height=50, width=100))) == [*found]
+
+
+def features(found: dict[str, Nuclei]) -> list[dict[str, Any]]:
+    return json.loads(as_geojson(found))["features"]
 
 
 def test_brecahads_form_is_read_back_at_the_same_pixels() -> None:

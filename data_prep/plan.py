@@ -1,0 +1,193 @@
+"""What is to be prepared: the fields of a raw folder, their splits, their tiles; all or a share."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from command_line import UsageError, track
+from data_prep import images, records, split, tiles
+from data_prep.config import PrepConfig
+from data_prep.field import FieldTask
+from data_prep.formats import READERS, check_occurring
+from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field
+from data_prep.records import RECORDS
+from data_prep.tiles import Tile
+
+FOLDERS = (RECORDS, "images", "masks", "points")
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+
+Part = tuple[Field, Tile | None]
+"""A field, or a tile of one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, or its share."""
+
+    tasks: list[FieldTask]
+    splits: dict[str, str]
+    """Case -> split."""
+    bad: list[BadFile]
+    """Files that were seen to be bad before any field was prepared."""
+
+
+def make_plan(config: PrepConfig) -> Plan:
+    """Find the fields, split their cases, and make the output folder. Raises as prepare()."""
+    return plan_of_share(config) if config.share else plan_of_whole(config)
+
+
+def plan_of_whole(config: PrepConfig) -> Plan:
+    """Every field; one picture under two cases is bad."""
+    raw = Path(config.raw)
+    fields, bad = find_fields(config)
+    inputs, unreadable = hash_inputs(fields, config)
+    fields, repeated = drop_repeated(fields, inputs, raw)
+    bad += unreadable + repeated
+    splits = split_cases(fields, bad, config)
+    claim_folder(Path(config.out), raw)
+    return Plan(make_tasks(parts_of(fields, config), inputs, splits, config), splits, bad)
+
+
+def plan_of_share(config: PrepConfig) -> Plan:
+    """The fields of a share, which reads these only: what is bad among the others, or repeated, is
+    for the join to find."""
+    raw = Path(config.raw)
+    fields, bad = find_fields(config)
+    splits = split_cases(fields, bad, config)
+    claim_folder(Path(config.out), raw)
+    parts = [part for index, part in enumerate(parts_of(fields, config)) if config.share_of(index)]
+    inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
+    return Plan(make_tasks(parts, inputs, splits, config), splits, unreadable)
+
+
+def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
+    """The raw fields, and what is none. Raises UsageError, also where an asked class is in none."""
+    reader = READERS[config.annotations]
+    fields, bad = reader.find_fields(Path(config.raw), config.case_regex)
+    check_occurring(reader, fields, config.classes, Path(config.raw))
+    return fields, bad
+
+
+def make_tasks(
+    parts: Iterable[Part],
+    inputs: Mapping[Field, tuple[str, str]],
+    splits: Mapping[str, str],
+    config: PrepConfig,
+) -> list[FieldTask]:
+    """The tasks of those parts whose files could be read. Raises UsageError as check_names()."""
+    tasks = [
+        make_task(field, tile, config, splits[field.case], inputs[field])
+        for field, tile in parts
+        if field in inputs
+    ]
+    check_names(tasks)
+    return tasks
+
+
+def check_names(tasks: Sequence[FieldTask]) -> None:
+    """Refuse a field that is called as another's tile. Raises UsageError."""
+    images_of = defaultdict(list)
+    for task in tasks:
+        images_of[task.name].append(task.field.image.name)
+    for name, files in images_of.items():
+        if len(files) > 1:
+            raise UsageError(f"{' and '.join(files)} both give a field {name}; rename one")
+
+
+def split_cases(
+    fields: Sequence[Field], bad: Sequence[BadFile], config: PrepConfig
+) -> dict[str, str]:
+    """Case -> split. Raises BadInputFilesError where that cannot be and files are bad."""
+    if not fields:
+        raise BadInputFilesError(bad)
+    try:
+        return split.split_cases(fields, config.split, config.seed)
+    except UsageError:
+        if bad:  # most likely the cause: too few cases are left
+            raise BadInputFilesError(bad) from None
+        raise
+
+
+def claim_folder(out: Path, raw: Path) -> None:
+    """Make the output folder; refuse one that holds something else."""
+    if out.resolve() == raw.resolve():
+        raise UsageError(f"out={out}: is the raw folder; name another")
+    # Looked at in this order: another share may be making the folder at this moment, .records first
+    is_used = out.is_file() or (out.is_dir() and any(out.iterdir()))
+    if is_used and not (out / RECORDS).is_dir():
+        raise UsageError(
+            f"out={out}: holds something that is not a prepared data set; name another"
+        )
+    for folder in FOLDERS:
+        (out / folder).mkdir(parents=True, exist_ok=True)
+
+
+def hash_inputs(
+    fields: Sequence[Field], config: PrepConfig
+) -> tuple[dict[Field, tuple[str, str]], list[BadFile]]:
+    """sha256 of each field's image and annotation; fields that cannot be read come back as bad."""
+
+    def hashes(field: Field) -> tuple[str, str] | BadFile:
+        try:
+            annotation = field.annotation_sha256 or records.file_sha256(field.annotation)
+            return records.file_sha256(field.image), annotation
+        except OSError as error:
+            file = Path(error.filename).relative_to(config.raw)
+            return BadFile(str(file), f"cannot be read: {error.strerror}")
+
+    with ThreadPoolExecutor(config.workers) as pool:  # hashing lets go of Python's lock
+        mapped = track(pool.map(hashes, fields), total=len(fields), label="read", unit="field")
+        found = dict(zip(fields, mapped, strict=True))
+    bad = [result for result in found.values() if isinstance(result, BadFile)]
+    return {field: pair for field, pair in found.items() if not isinstance(pair, BadFile)}, bad
+
+
+def drop_repeated(
+    fields: Sequence[Field], inputs: Mapping[Field, tuple[str, str]], raw: Path
+) -> tuple[list[Field], list[BadFile]]:
+    """Leave out one picture under two cases: it would be trained on and tested on.
+
+    Within a case a repeated picture (BreCaHAD has one, annotated twice) stays in one split.
+    """
+    by_content = defaultdict(list)
+    for field in fields:
+        if field in inputs and inputs[field][0] != EMPTY_SHA256:  # that has a reason of its own
+            by_content[inputs[field][0]].append(field)
+    bad, dropped = [], set()
+    for group in by_content.values():
+        if len({field.case for field in group}) > 1:
+            names = ", ".join(field.name for field in group)
+            reason = f"the same picture stands under two cases ({names}); keep it in one"
+            bad += [BadFile(str(field.image.relative_to(raw)), reason) for field in group]
+            dropped |= set(group)
+    return [field for field in fields if field not in dropped], bad
+
+
+def parts_of(fields: Iterable[Field], config: PrepConfig) -> list[Part]:
+    """Every field, or its tiles, one after the other."""
+    return [(field, tile) for field in fields for tile in tiles_of(field, config)]
+
+
+def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
+    """The tiles that an image is cut into; [None] where it stays whole."""
+    if not config.tile_px:
+        return [None]
+    try:
+        height_px, width_px = images.read_size(field.image)
+    except BadInputError:
+        return [None]  # whoever reads it says why it cannot
+    if max(height_px, width_px) <= config.tile_px:
+        return [None]
+    return [*tiles.cut(height_px, width_px, config.tile_px, config.tile_overlap_px)]
+
+
+def make_task(
+    field: Field, tile: Tile | None, config: PrepConfig, split: str, inputs: Sequence[str]
+) -> FieldTask:
+    """The task of one field: only training fields get variants."""
+    copies = config.copies if split == "train" else 1
+    key = records.field_key(field, tile, copies, config, inputs)
+    return FieldTask(field, tile, copies, Path(config.out), config, key)

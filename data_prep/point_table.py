@@ -1,0 +1,167 @@
+"""A table of points: one CSV for all fields, in groundTruth/ or, where all is in one folder, there.
+
+    file,x,y,class
+    Case_1-01.tif,10.5,20.5,lymphocyte
+    Case_1-02.tif,,,
+
+`file` is an image, with or without its ending; x and y are px from the image's corner. A row with
+the file alone says that there is nothing in it; an image without a row is not annotated, and bad.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from command_line import UsageError
+from data_prep.raw import (
+    IMAGE_SUFFIXES,
+    BadFile,
+    BadInputError,
+    Field,
+    case_of,
+    files_by_stem,
+    find_images,
+    natural_key,
+    raw_folders,
+)
+from data_prep.shapes import Shape, ShapeReader, Shapes, point
+
+COLUMNS = ("file", "x", "y", "class")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, as it stands there."""
+
+    line: int
+    file: str
+    x: str
+    y: str
+    name: str
+
+
+class PointTableReader(ShapeReader):
+    """Reads the CSV."""
+
+    suffixes = (".csv",)
+
+    def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
+        """The fields of a raw folder; images without rows, and rows without image, are bad."""
+        images = find_images(folder)
+        path = the_table(folder)
+        named = str(path.relative_to(folder))
+        try:
+            rows = rows_by_stem(path)
+        except (BadInputError, OSError) as error:
+            return [], [BadFile(named, str(error))]
+        fields, bad = [], []
+        for stem in sorted(images, key=natural_key):
+            if reason := image_problem(images[stem], stem in rows, path):
+                bad += [BadFile(str(image.relative_to(folder)), reason) for image in images[stem]]
+                continue
+            case = case_of(stem, case_regex)
+            fields.append(Field(stem, case, images[stem][0], path, sha256_of(rows[stem])))
+        for stem in rows.keys() - images.keys():
+            first = rows[stem][0]
+            bad.append(BadFile(named, f"line {first.line}: no image '{first.file}'"))
+        return fields, sorted(bad, key=lambda entry: natural_key(f"{entry.file} {entry.reason}"))
+
+    def parse(self, field: Field) -> Shapes:
+        """The points of a field."""
+        rows = rows_by_stem(field.annotation)[field.name]
+        return Shapes([as_shape(row) for row in rows if row.x or row.y or row.name])
+
+
+def the_table(folder: Path) -> Path:
+    """The only CSV of a raw folder. Raises UsageError where there is none, or more."""
+    tables = raw_folders(folder)[1]
+    paths = [path for found in files_by_stem(tables, (".csv",)).values() for path in found]
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
+        raise UsageError(f"raw={folder}: expected one .csv in {tables}, found {names}")
+    return paths[0]
+
+
+def image_problem(images: list[Path], is_in_table: bool, table: Path) -> str:
+    """Why an image is no field; '' where it is."""
+    if len(images) > 1:
+        names = ", ".join(path.name for path in images)
+        return f"two fields of one name: {names}; keep one"
+    if not is_in_table:
+        return (
+            f"has no row in {table.name} (where there is nothing in it, say so:"
+            f" '{images[0].name},,,')"
+        )
+    return ""
+
+
+def rows_by_stem(path: Path) -> dict[str, list[Row]]:
+    """Image's name without ending -> its rows. Raises BadInputError, OSError."""
+    about = path.stat()
+    return cached_rows(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=1)
+def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row]]:
+    """The same; a table is read once, not once a field."""
+    rows = defaultdict(list)
+    for row in parse_table(path.read_bytes()):
+        rows[stem_of(row.file)].append(row)
+    return dict(rows)
+
+
+def stem_of(file: str) -> str:
+    """An image's name without its ending, if it has one."""
+    path = Path(file)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+
+
+def parse_table(content: bytes) -> list[Row]:
+    """The rows of a table. Raises BadInputError where it is none, with the line."""
+    try:
+        text = content.decode("utf-8-sig")  # spreadsheets mark it
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"is not UTF-8: {error}") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = reader.fieldnames or []
+        if missing := [name for name in COLUMNS if name not in header]:
+            raise BadInputError(
+                f"line 1: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, found"
+                f" {','.join(header) or 'nothing'}"
+            )
+        return [as_row(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise BadInputError(f"line {reader.reader.line_num}: {error}") from None
+
+
+def as_row(line: int, cells: dict[str, str | None]) -> Row:
+    """A row. Raises BadInputError where it has too few or too many cells."""
+    file, x, y, name = ((cells[column] or "").strip() for column in COLUMNS)
+    if not file or None in cells or None in cells.values():
+        raise BadInputError(f"line {line}: expected {','.join(COLUMNS)} as the first line has them")
+    return Row(line, file, x, y, name)
+
+
+def as_shape(row: Row) -> Shape:
+    """The point of a row. Raises BadInputError with its line."""
+    where = f"line {row.line} ({row.file})"
+    try:
+        x, y = float(row.x), float(row.y)
+    except ValueError:
+        raise BadInputError(f"{where}: x={row.x}, y={row.y}: expected two numbers") from None
+    if not row.name:
+        raise BadInputError(f"{where}: has no class")
+    return point(where, row.name, x, y)
+
+
+def sha256_of(rows: Iterable[Row]) -> str:
+    """A hash of what rows say, wherever they stand."""
+    said = [(row.x, row.y, row.name) for row in rows]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""Find the fields of a raw folder: an image and its annotation each.
+
+images/Case_<case>-<field>.tif + groundTruth/Case_<case>-<field>.json      or all in one folder
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from command_line import UsageError, UserError
+
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+
+Points = dict[str, list[tuple[float, float]]]
+"""Class name -> points (x, y), each from 0 to 1."""
+
+
+class BadInputError(ValueError):
+    """A file that cannot be used; the message is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of view: its name, the case (patient) it is from, and its two files."""
+
+    name: str
+    case: str
+    image: Path
+    annotation: Path
+    annotation_sha256: str = ""
+    """Of what is annotated in this field, where its annotation is a file of several fields."""
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A raw file that cannot be used, and why."""
+
+    file: str
+    reason: str
+
+
+class BadInputFilesError(UserError):
+    """Raw files that cannot be used, listed with their reasons."""
+
+    def __init__(self, bad: Sequence[BadFile]) -> None:
+        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
+        super().__init__(
+            f"{len(bad)} bad file(s):\n{listed}\nMend them, or leave them out with on_error=skip"
+        )
+
+
+def find_fields(
+    raw: Path, case_regex: str, suffixes: Sequence[str]
+) -> tuple[list[Field], list[BadFile]]:
+    """Pair the images and annotations under `raw`; what cannot be paired comes back as bad.
+
+    An annotation is called as its image, with one of the `suffixes`.
+
+    Raises UsageError where `raw` holds no images in either layout.
+    """
+    image_folder, annotation_folder = raw_folders(raw)
+    images = find_images(raw)
+    annotations = files_by_stem(annotation_folder, suffixes)
+    fields, bad = [], []
+    for stem in sorted(images.keys() | annotations.keys(), key=natural_key):
+        pair = images.get(stem, []), annotations.get(stem, [])
+        expected = annotation_folder / f"{stem}{suffixes[0]}"
+        reason = pairing_problem(*pair, expected, image_folder)
+        if reason:
+            bad += [BadFile(str(path.relative_to(raw)), reason) for path in pair[0] + pair[1]]
+        else:
+            fields.append(Field(stem, case_of(stem, case_regex), pair[0][0], pair[1][0]))
+    return fields, bad
+
+
+def raw_folders(raw: Path) -> tuple[Path, Path]:
+    """The folders of the images and of the annotations."""
+    if not raw.is_dir():
+        raise UsageError(f"raw={raw}: no such folder")
+    images, annotations = raw / "images", raw / "groundTruth"
+    return (images, annotations) if images.is_dir() and annotations.is_dir() else (raw, raw)
+
+
+def find_images(raw: Path) -> dict[str, list[Path]]:
+    """The images by their names without ending, one each if all is well. Raises UsageError."""
+    images = files_by_stem(raw_folders(raw)[0], IMAGE_SUFFIXES)
+    if not images:
+        raise UsageError(
+            f"raw={raw}: no images found; expected images/Case_*.tif with groundTruth/Case_*.json,"
+            f" or both in this folder{nested_hint(raw)}"
+        )
+    return images
+
+
+def nested_hint(raw: Path) -> str:
+    """Where the layout lies one folder further down, say so."""
+    nested = [folder.parent for folder in sorted(raw.glob("*/images")) if folder.is_dir()]
+    return f"; did you mean raw={nested[0]}?" if nested else ""
+
+
+def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """Files with one of the endings, by name without ending; hidden files are passed over."""
+    found = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+            found[path.stem].append(path)
+    return found
+
+
+def pairing_problem(
+    images: list[Path], annotations: list[Path], expected: Path, image_folder: Path
+) -> str:
+    """Why these files of one name are not a pair; '' where they are.
+
+    `expected` is what the annotation would be called.
+    """
+    if len(images) > 1 or len(annotations) > 1:
+        names = ", ".join(path.name for path in (images if len(images) > 1 else annotations))
+        return f"two fields of one name: {names}; keep one"
+    if not annotations:
+        return f"has no annotation: {expected.parent.name}/{expected.name} is not there"
+    if not images:
+        return f"has no image: {image_folder.name}/{annotations[0].stem}.tif is not there"
+    return ""
+
+
+def case_of(stem: str, case_regex: str) -> str:
+    """The case a field belongs to; a name that tells none is a case of its own."""
+    match = re.fullmatch(case_regex, stem)
+    return (match["case"] if match else "") or stem
+
+
+def natural_key(text: str) -> list[tuple[int, int | str]]:
+    """Sorts Case_2 before Case_10."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]

@@ -1,0 +1,171 @@
+"""The CSV of points: whose rows are whose, and every mistake with its line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command_line import UsageError
+from data_prep.config import PrepConfig
+from data_prep.point_table import PointTableReader, parse_table
+from data_prep.raw import BadFile, BadInputError, Field
+
+READER = PointTableReader()
+HEADER = "file,x,y,class"
+
+
+def write(raw: Path, *rows: str, images: tuple[str, ...] = ("a-1.tif", "b-1.png")) -> Path:
+    for name in (*(f"images/{image}" for image in images), "groundTruth/points.csv"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(b"")
+    (raw / "groundTruth/points.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    return raw
+
+
+def find(raw: Path) -> tuple[list[Field], list[BadFile]]:
+    return READER.find_fields(raw, PrepConfig().case_regex)
+
+
+def points(field: Field) -> list[tuple[str, str, list[float]]]:
+    return [
+        (shape.where, shape.name, shape.rings[0][0].tolist())
+        for shape in READER.parse(field).shapes
+    ]
+
+
+def test_rows_belong_to_the_image_that_they_name_with_or_without_its_ending(tmp_path: Path) -> None:
+    raw = write(tmp_path, "a-1.tif,10.5,2,tumor", "b-1,3,4,plasma cell", "a-1, 7 ,8 ,lumen")
+    (one, other), bad = find(raw)
+    assert bad == []
+    assert (one.name, one.case, one.image) == ("a-1", "a", raw / "images/a-1.tif")
+    assert points(one) == [
+        ("line 2 (a-1.tif)", "tumor", [10.5, 2]),
+        ("line 4 (a-1)", "lumen", [7, 8]),
+    ]
+    assert points(other) == [("line 3 (b-1)", "plasma cell", [3, 4])]
+
+
+def test_a_row_of_nothing_says_that_nothing_is_there(tmp_path: Path) -> None:
+    (_, empty), bad = find(write(tmp_path, "a-1,1,1,tumor", "b-1.png,,,"))
+    assert bad == []
+    assert points(empty) == []
+
+
+def test_an_image_without_rows_is_not_annotated(tmp_path: Path) -> None:
+    (field,), (bad,) = find(write(tmp_path, "a-1,1,1,tumor"))
+    assert field.name == "a-1"
+    assert bad.file == "images/b-1.png"
+    assert bad.reason.startswith("has no row in points.csv (where there is nothing in it, say so:")
+    assert bad.reason.endswith("'b-1.png,,,')")
+
+
+def test_a_row_of_an_image_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    raw = write(tmp_path, "a-1,1,1,tumor", "b-1,1,1,t", "c-1.tif,1,1,tumor", "c-1.tif,2,2,tumor")
+    fields, bad = find(raw)
+    assert [field.name for field in fields] == ["a-1", "b-1"]
+    assert bad == [BadFile("groundTruth/points.csv", "line 4: no image 'c-1.tif'")]
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    fields, bad = find(write(tmp_path, "a-1,1,1,t", images=("a-1.tif", "a-1.png")))
+    assert fields == []
+    assert {entry.file for entry in bad} == {"images/a-1.tif", "images/a-1.png"}
+    assert "two fields of one name: a-1.png, a-1.tif" in bad[0].reason
+
+
+def test_a_fields_hash_is_of_its_own_rows_wherever_they_stand(tmp_path: Path) -> None:
+    def hashes(*rows: str) -> list[str]:
+        return [field.annotation_sha256 for field in find(write(tmp_path, *rows))[0]]
+
+    before = hashes("a-1,1,1,tumor", "a-1,2,2,tumor", "b-1,3,3,tumor")
+    assert hashes("b-1,3,3,tumor", "a-1,1,1,tumor", "a-1.tif,2,2,tumor") == before
+    assert len({*before}) == 2
+    changed = hashes("a-1,1,1,tumor", "a-1,2,2,lumen", "b-1,3,3,tumor")
+    assert changed[0] != before[0]
+    assert changed[1] == before[1]
+
+
+@pytest.mark.parametrize("names", [[], ["points.csv", "more.csv"]])
+def test_there_is_one_table(tmp_path: Path, names: list[str]) -> None:
+    raw = write(tmp_path, "a-1,1,1,t")
+    (raw / "groundTruth/points.csv").unlink()
+    for name in names:
+        (raw / "groundTruth" / name).write_text(HEADER)
+    found = ", ".join(sorted(names)) or "none"
+    with pytest.raises(UsageError, match=rf"expected one \.csv in .*groundTruth, found {found}$"):
+        find(raw)
+
+
+def test_it_may_lie_beside_the_images(tmp_path: Path) -> None:
+    (tmp_path / "a-1.tif").write_bytes(b"")
+    (tmp_path / "any.csv").write_text(f"{HEADER}\na-1.tif,1,1,tumor\n")
+    (field,), bad = find(tmp_path)
+    assert (field.annotation, bad) == (tmp_path / "any.csv", [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufefffile,x,y,class\r\na-1.tif,1,2,tumor\r\n",  # as spreadsheets write it
+        'class,file,note,y,x\ntumor,a-1.tif,"all, of it",2,1\n\n',
+    ],
+)
+def test_columns_in_any_order_and_others_beside_them(content: str) -> None:
+    (row,) = parse_table(content.encode())
+    assert (row.line, row.file, row.x, row.y, row.name) == (2, "a-1.tif", "1", "2", "tumor")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "line 1: no column file, x, y, class; expected file,x,y,class, found nothing"),
+        (b"file;x;y;class\na;1;1;t", "no column file, x, y, class; .* found file;x;y;class"),
+        (b"a-1.tif,1,1,tumor\n", "line 1: no column file, x, y, class"),
+        (b"file,x,y\na,1,1\n", "line 1: no column class"),
+        (b"file,x,y,class\na,1,1\n", "line 2: expected file,x,y,class"),
+        (b"file,x,y,class\na,1,1,t\na,1,1,t,u\n", "line 3: expected file,x,y,class"),
+        (b"file,x,y,class\n,1,1,t\n", "line 2: expected file,x,y,class"),
+        (b'file,x,y,class\na,1,1,"t', "line 2: unexpected end of data"),
+        (b"file,x,y,class\n\xff,1,1,t\n", "is not UTF-8"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    with pytest.raises(BadInputError, match=reason):
+        parse_table(content)
+    raw = write(tmp_path)
+    (raw / "groundTruth/points.csv").write_bytes(content)
+    fields, (bad,) = find(raw)
+    assert fields == []
+    assert bad.file == "groundTruth/points.csv"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("b-1,one,1,tumor", r"line 3 \(b-1\): x=one, y=1: expected two numbers"),
+        ("b-1,1,,tumor", r"line 3 \(b-1\): x=1, y=: expected two numbers"),
+        ("b-1,nan,1,tumor", r"line 3 \(b-1\): a coordinate that is no place"),
+        ("b-1,1,inf,tumor", r"line 3 \(b-1\): a coordinate that is no place"),
+        ("b-1,1,1,", r"line 3 \(b-1\): has no class"),
+    ],
+)
+def test_a_wrong_row_is_its_fields_and_no_others(tmp_path: Path, row: str, reason: str) -> None:
+    (good, bad), _ = find(write(tmp_path, "a-1,1,1,tumor", row))
+    assert len(points(good)) == 1
+    with pytest.raises(BadInputError, match=reason):
+        READER.parse(bad)
+
+
+def test_whatever_bytes_there_are_the_reason_is_said() -> None:
+    rng = np.random.default_rng(0)
+    text = (HEADER + '\na-1,1,1,tumor\n"b,1",2,2,"x"\n').encode()
+    num_refused = 0
+    for _ in range(500):
+        damaged = bytearray(text)
+        for place in rng.integers(len(text), size=2):
+            damaged[place] = rng.integers(256)
+        try:
+            parse_table(bytes(damaged))
+        except BadInputError:
+            num_refused += 1
+    assert 100 < num_refused < 500

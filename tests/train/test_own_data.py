@@ -1,0 +1,181 @@
+"""Data of one's own through every command: areas and points of classes of any name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import command_line
+from data_prep import __main__ as data_prep_main
+from data_prep import preview
+from data_prep.config import PrepConfig
+from data_prep.manifest import Dataset, read_dataset
+from data_prep.prepare import prepare
+from train import __main__ as train_main
+from train import evaluate, export, predict
+
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
+CLASSES = ["lymphocyte", "plasma cell"]
+RADIUS_PX = 8
+SPLIT = ["split.val_cases=[3]", "split.test_cases=[4,5]"]
+TINY = ["epochs=6", "batch_size=4", "lr=0.02", "loader_workers=0", "amp=off", "crop.size_px=32"]
+TINY += ["model.width=4", "model.depth=1", "tile.size_px=48", "tile.overlap_px=8"]
+OCTAGON = RADIUS_PX * np.exp(np.arange(9) * np.pi / 4 * 1j)
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def annotated(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw fields as from QuPath: the first nucleus of each is a point, the others outlines."""
+    folder = tmp_path_factory.mktemp("own")
+    for name in ("images", "groundTruth"):
+        (folder / name).mkdir()
+    for path in sorted(raw.glob("*.png")):
+        shutil.copy(path, folder / "images")
+        width, height = Image.open(path).size
+        listed = json.loads(path.with_suffix(".json").read_text())["tumor"]
+        places = [(point["x"] * width, point["y"] * height) for point in listed]
+        features = [feature("plasma cell", "Point", places[0])]
+        for x, y in places[1:]:
+            outline = np.stack([x + OCTAGON.real, y + OCTAGON.imag], axis=1)
+            inside = np.clip(outline, 0, (width, height)).tolist()
+            features.append(feature("lymphocyte", "Polygon", [inside]))
+        (folder / f"groundTruth/{path.stem}.geojson").write_text(json.dumps(features))
+    return folder
+
+
+def feature(name: str, kind: str, coordinates: Any) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "geometry": {"type": kind, "coordinates": coordinates},
+        "properties": {"objectType": "annotation", "classification": {"name": name}},
+    }
+
+
+@pytest.fixture(scope="module")
+def own(annotated: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("own_prepared") / "data"
+    given = [f"raw={annotated}", f"out={out}", "annotations=geojson", "labels=per_class"]
+    given += [f"classes=[{','.join(CLASSES)}]", f"radius_px={RADIUS_PX}", "format=png", "copies=4"]
+    prepare(command_line.load(PrepConfig, [*given, *SPLIT]))
+    return read_dataset(out)
+
+
+@pytest.fixture(scope="module")
+def run(own: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own_run") / "run"
+    assert train_main.main([f"data={own.folder}", f"run={folder}", *TINY]) == 0
+    return folder
+
+
+@pytest.fixture
+def evaluated(run: Path, tmp_path: Path, cli: Callable[..., Any]) -> Run:
+    """evaluated("split=val") is the summary.json of `python -m train.evaluate`."""
+
+    def call(*settings: str) -> dict[str, Any]:
+        given = [f"run={run}", f"out={tmp_path / 'out'}", "amp=off", *settings]
+        outcome = cli(evaluate.main, *given)
+        assert outcome.code == 0, outcome.err
+        assert (tmp_path / "out/report.html").is_file()
+        return json.loads((tmp_path / "out/summary.json").read_text())
+
+    return call
+
+
+def test_raw_fields_are_evaluated_as_the_prepared_ones(evaluated: Run, annotated: Path) -> None:
+    prepared, raw = evaluated("figures=2"), evaluated(f"raw={annotated}", "cases=[4,5]")
+    for key in ("all_pixels", "per_field", "per_class", "detection"):
+        assert raw[key] == prepared[key], key
+    assert list(raw["per_class"]) == CLASSES
+    assert prepared["detection"]["annotated"] == 3 * 4
+
+
+def test_of_areas_nothing_is_said_about_discs(evaluated: Run) -> None:
+    assert "sensitivity" not in evaluated()
+
+
+def test_a_raw_folder_without_the_classes_is_refused(
+    run: Path, annotated: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """Else a class that is called otherwise there would be missed everywhere, in silence."""
+    folder = Path(shutil.copytree(annotated, tmp_path / "other"))
+    for path in (folder / "groundTruth").iterdir():
+        path.write_text(path.read_text().replace("plasma cell", "Plasma cell"))
+    outcome = cli(evaluate.main, f"run={run}", f"raw={folder}")
+    assert outcome.code == 2
+    assert "classes: no 'plasma cell' anywhere in" in outcome.err
+    assert "there are: Plasma cell, lymphocyte" in outcome.err
+
+
+def test_an_exported_model_knows_the_format(
+    run: Path, annotated: Path, evaluated: Run, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    model = tmp_path / "model.safetensors"
+    assert cli(export.main, f"run={run}", f"out={model}").code == 0
+    expected = evaluated(f"raw={annotated}", "cases=[4,5]")["all_pixels"]
+    assert evaluated(f"run={model}", f"raw={annotated}", "cases=[4,5]")["all_pixels"] == expected
+
+
+def test_what_predict_writes_for_qupath_data_prep_reads_back(
+    run: Path, annotated: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """The same nuclei at the same pixels, and those of NAME.json."""
+    out, again = tmp_path / "predicted", tmp_path / "again"
+    given = [f"run={run}", f"input={annotated / 'images'}", f"out={out}", "threshold=0.2"]
+    outcome = cli(predict.main, *given)
+    assert outcome.code == 0, outcome.err
+    shutil.copytree(annotated / "images", again / "images")
+    (again / "groundTruth").mkdir()
+    for path in out.glob("*_nuclei.geojson"):
+        name = path.name.removesuffix("_nuclei.geojson")
+        shutil.copy(path, again / f"groundTruth/{name}.geojson")
+    found = {feature["class"] for path in again.rglob("*.geojson") for feature in nuclei(path)}
+    settings = [f"raw={again}", f"out={tmp_path / 'data'}", "annotations=geojson", "copies=1"]
+    settings += [f"classes=[{','.join(sorted(found))}]", *SPLIT]
+    outcome = cli(data_prep_main.main, *settings)
+    assert outcome.code == 0, outcome.err
+    num_nuclei = 0
+    for sample in read_dataset(tmp_path / "data").samples:
+        written = pixels((tmp_path / "data" / sample.points).read_text())
+        assert written == pixels((out / f"{sample.field}.json").read_text())
+        expected = sorted(
+            (entry["class"], int(entry["x"]), int(entry["y"]))
+            for entry in nuclei(out / f"{sample.field}_nuclei.geojson")
+        )
+        assert written == expected
+        num_nuclei += len(written)
+    assert num_nuclei > 20
+
+
+def nuclei(path: Path) -> list[dict[str, Any]]:
+    """Class, x and y of each feature, by plain JSON."""
+    return [
+        {
+            "class": entry["properties"]["classification"]["name"],
+            "x": entry["geometry"]["coordinates"][0],
+            "y": entry["geometry"]["coordinates"][1],
+        }
+        for entry in json.loads(path.read_text())["features"]
+    ]
+
+
+def pixels(text: str) -> list[tuple[str, int, int]]:
+    """(class, x, y) of every point of a 96 x 64 px field."""
+    return sorted(
+        (name, int(point["x"] * 96), int(point["y"] * 64))
+        for name, listed in json.loads(text).items()
+        for point in listed
+    )
+
+
+def test_variants_can_be_looked_at(own: Dataset, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    outcome = cli(preview.main, f"data={own.folder}", f"out={tmp_path / 'sheet.png'}")
+    assert outcome.code == 0, outcome.err
+    assert Image.open(tmp_path / "sheet.png").size[0] > 480
