@@ -51,7 +51,7 @@ def main() -> None:
         run = Run(folder, config, Description(labelling, {}, ""))
         torch.manual_seed(0)
         model = build_model(config.model, 1).to(ranks.device)
-        predict.load_model = lambda *_: (model, Path("random"), {})  # type: ignore[assignment]
+        predict.load_model = lambda *_: (model, Path("random"), {"metrics": {}})  # type: ignore[assignment]
         settings = PredictConfig(run="", input=str(image), out=str(folder), min_tissue=0)
         predictor = Predictor(settings, run, ranks)
         num_tiles = sum(len(band.corners) for band in predictor.task(image).bands)
