@@ -10,7 +10,7 @@ Whatever comes in goes out as HWC uint8 RGB:
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +96,48 @@ def read_tile(path: Path, box: Box, uint16_white: int = 65535) -> Image:
     if path.suffix.lower() not in TIF_SUFFIXES:
         whole = read_image(path, uint16_white)
         return np.ascontiguousarray(whole[box.y : box.y + box.height, box.x : box.x + box.width])
-    with codec_errors_explained(), path.open("rb") as file:
-        pixels = decode_tif(file, path.stat().st_size, box)
+    (tile,) = read_boxes(path, [box], uint16_white)
+    return tile
+
+
+def read_boxes(path: Path, boxes: Sequence[Box], uint16_white: int = 65535) -> list[Image]:
+    """Parts of a TIF, each as HWC uint8 RGB. Raises BadInputError as read_image does."""
+    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
+        largest = largest_level(tif)
+        check_segments(largest, path.stat().st_size)
+        parts = [decode_level(largest, box) for box in boxes]
+    return [to_rgb_uint8(pixels, uint16_white) for pixels in parts]
+
+
+def read_overview(
+    path: Path, most_shrink: float, most_px: int, uint16_white: int = 65535
+) -> Image | None:
+    """The smallest level of a pyramid in which a px stands for `most_shrink` px a side or fewer.
+
+    None where there is none below the full resolution, or where it has more than `most_px` in all.
+    Raises BadInputError as read_image does.
+    """
+    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
+        series = max(tif.series, key=lambda series: math.prod(plane_sizes(series).values()))
+        width = plane_sizes(series)["X"]
+        smaller = [
+            level for level in series.levels[1:] if width <= most_shrink * plane_sizes(level)["X"]
+        ]
+        smallest = min(smaller, key=lambda level: plane_sizes(level)["X"], default=None)
+        if smallest is None or math.prod(plane_sizes(smallest).values()) > most_px:
+            return None
+        check_segments(smallest, path.stat().st_size)
+        pixels = decode_level(smallest)
     return to_rgb_uint8(pixels, uint16_white)
+
+
+def read_segment_size(path: Path) -> tuple[int, int]:
+    """Height and width, in px, of the strips or tiles that a TIF is stored in."""
+    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
+        page = largest_level(tif).keyframe
+        if page.is_tiled:
+            return page.tilelength, page.tilewidth
+        return page.rowsperstrip, page.imagewidth
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -124,20 +163,25 @@ def plane_sizes(level: tifffile.TiffPageSeries) -> dict[str, int]:
     return {axis: sizes.get(axis, 0) for axis in "YX"}
 
 
-def decode_tif(file: BinaryIO, num_bytes: int, box: Box | None = None) -> npt.NDArray[Any]:
-    """The largest image of a TIF, or a part of it: HW or HWC, 8 or 16 bit."""
+def decode_tif(file: BinaryIO, num_bytes: int) -> npt.NDArray[Any]:
+    """The largest image of a TIF: HW or HWC, 8 or 16 bit."""
     with tifffile.TiffFile(file) as tif:
         largest = largest_level(tif)
         check_segments(largest, num_bytes)
-        photometric, colormap = largest.keyframe.photometric, largest.keyframe.colormap
-        if photometric.name not in PHOTOMETRICS:
-            raise BadInputError(f"colour space {photometric.name}: expected grey, RGB or RGBA")
-        axes = largest.get_axes(squeeze=False)
-        if box is None:
-            pixels = largest.asarray(squeeze=False)
-        else:
-            part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
-            pixels = read_part(largest, tuple(part.get(axis, slice(None)) for axis in axes))
+        return decode_level(largest)
+
+
+def decode_level(level: tifffile.TiffPageSeries, box: Box | None = None) -> npt.NDArray[Any]:
+    """An image of a TIF, or a part of it: HW or HWC, 8 or 16 bit."""
+    photometric, colormap = level.keyframe.photometric, level.keyframe.colormap
+    if photometric.name not in PHOTOMETRICS:
+        raise BadInputError(f"colour space {photometric.name}: expected grey, RGB or RGBA")
+    axes = level.get_axes(squeeze=False)
+    if box is None:
+        pixels = level.asarray(squeeze=False)
+    else:
+        part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
+        pixels = read_part(level, tuple(part.get(axis, slice(None)) for axis in axes))
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if photometric.name == "MINISWHITE":
