@@ -37,7 +37,7 @@ def outline_picture(image_HWC: Array, mask_HW: Bools) -> Array:
     around = np.ones((3, 3), np.uint8)
     edge = mask - cv2.erode(mask, around, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     picture = image_HWC.copy()
-    picture.reshape(-1, 3)[np.flatnonzero(cv2.dilate(edge, around))] = HIT
+    picture.reshape(-1, 3)[np.flatnonzero(cv2.dilate(edge, around).view(bool))] = HIT
     return picture
 
 
