@@ -66,8 +66,9 @@ class PredictConfig:
     """Tiles that go through the network at once, as many as fit into memory; 0: the run's
     tile.batch."""
     min_tissue: float = 0.01
-    """Share of a tile that must be tissue: one with less is glass, gets a probability of 0 and
-    costs nothing. 0 computes all."""
+    """Share of a tile that must be tissue: one with less is glass, gets a probability of 0 and is
+    not computed. A pyramid is judged by a smaller level, and its glass not even read. 0 computes
+    all."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
