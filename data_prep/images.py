@@ -10,7 +10,7 @@ Whatever comes in goes out as HWC uint8 RGB:
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +96,48 @@ def read_tile(path: Path, box: Box, uint16_white: int = 65535) -> Image:
     if path.suffix.lower() not in TIF_SUFFIXES:
         whole = read_image(path, uint16_white)
         return np.ascontiguousarray(whole[box.y : box.y + box.height, box.x : box.x + box.width])
-    with codec_errors_explained(), path.open("rb") as file:
-        pixels = decode_tif(file, path.stat().st_size, box)
+    (tile,) = read_boxes(path, [box], uint16_white)
+    return tile
+
+
+def read_boxes(path: Path, boxes: Sequence[Box], uint16_white: int = 65535) -> list[Image]:
+    """Parts of a TIF, each as HWC uint8 RGB. Raises BadInputError as read_image does."""
+    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
+        largest = largest_level(tif)
+        check_segments(largest, path.stat().st_size)
+        parts = [decode_level(largest, box) for box in boxes]
+    return [to_rgb_uint8(pixels, uint16_white) for pixels in parts]
+
+
+def read_overview(
+    path: Path, most_shrink: float, most_px: int, uint16_white: int = 65535
+) -> Image | None:
+    """The smallest level of a pyramid in which a px stands for `most_shrink` px a side or fewer.
+
+    None where there is none below the full resolution, or where it has more than `most_px` in all.
+    Raises BadInputError as read_image does.
+    """
+    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
+        series = max(tif.series, key=lambda series: math.prod(plane_sizes(series).values()))
+        width = plane_sizes(series)["X"]
+        smaller = [
+            level for level in series.levels[1:] if width <= most_shrink * plane_sizes(level)["X"]
+        ]
+        smallest = min(smaller, key=lambda level: plane_sizes(level)["X"], default=None)
+        if smallest is None or math.prod(plane_sizes(smallest).values()) > most_px:
+            return None
+        check_segments(smallest, path.stat().st_size)
+        pixels = decode_level(smallest)
     return to_rgb_uint8(pixels, uint16_white)
+
+
+def read_segment_size(path: Path) -> tuple[int, int]:
+    """Height and width, in px, of the strips or tiles that a TIF is stored in."""
+    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
+        page = largest_level(tif).keyframe
+        if page.is_tiled:
+            return page.tilelength, page.tilewidth
+        return page.rowsperstrip, page.imagewidth
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -124,11 +163,20 @@ def plane_sizes(level: tifffile.TiffPageSeries) -> dict[str, int]:
     return {axis: sizes.get(axis, 0) for axis in "YX"}
 
 
-def decode_tif(file: BinaryIO, num_bytes: int, box: Box | None = None) -> npt.NDArray[Any]:
-    """The largest image of a TIF, or a part of it: HW or HWC, 8 or 16 bit, brighter is more."""
-    pixels, photometric, colormap = stored_tif(file, num_bytes, box)
+def decode_tif(file: BinaryIO, num_bytes: int) -> npt.NDArray[Any]:
+    """The largest image of a TIF: HW or HWC, 8 or 16 bit, brighter is more."""
+    with tifffile.TiffFile(file) as tif:
+        largest = largest_level(tif)
+        check_segments(largest, num_bytes)
+        return decode_level(largest)
+
+
+def decode_level(level: tifffile.TiffPageSeries, box: Box | None = None) -> npt.NDArray[Any]:
+    """An image of a TIF, or a part of it: HW or HWC, 8 or 16 bit, brighter is more."""
+    photometric, colormap = level.keyframe.photometric.name, level.keyframe.colormap
     if photometric not in PHOTOMETRICS:
         raise BadInputError(f"colour space {photometric}: expected grey, RGB or RGBA")
+    pixels = stored_level(level, box)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if photometric == "MINISWHITE":
@@ -138,20 +186,13 @@ def decode_tif(file: BinaryIO, num_bytes: int, box: Box | None = None) -> npt.ND
     return pixels
 
 
-def stored_tif(
-    file: BinaryIO, num_bytes: int, box: Box | None = None
-) -> tuple[npt.NDArray[Any], str, npt.NDArray[np.uint16]]:
-    """The values of a TIF as they are stored, HW or HWC; what they mean; its palette."""
-    with tifffile.TiffFile(file) as tif:
-        largest = largest_level(tif)
-        check_segments(largest, num_bytes)
-        axes = largest.get_axes(squeeze=False)
-        if box is None:
-            pixels = largest.asarray(squeeze=False)
-        else:
-            part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
-            pixels = read_part(largest, tuple(part.get(axis, slice(None)) for axis in axes))
-        return to_hwc(pixels, axes), largest.keyframe.photometric.name, largest.keyframe.colormap
+def stored_level(level: tifffile.TiffPageSeries, box: Box | None = None) -> npt.NDArray[Any]:
+    """The values of an image of a TIF, or of a part of it, as they are stored: HW or HWC."""
+    axes = level.get_axes(squeeze=False)
+    if box is None:
+        return to_hwc(level.asarray(squeeze=False), axes)
+    part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
+    return to_hwc(read_part(level, tuple(part.get(axis, slice(None)) for axis in axes)), axes)
 
 
 def read_stored(path: Path, box: Box) -> npt.NDArray[Any]:
@@ -161,7 +202,10 @@ def read_stored(path: Path, box: Box) -> npt.NDArray[Any]:
     """
     with codec_errors_explained(), path.open("rb") as file:
         if path.suffix.lower() in TIF_SUFFIXES:
-            return stored_tif(file, path.stat().st_size, box)[0]
+            with tifffile.TiffFile(file) as tif:
+                largest = largest_level(tif)
+                check_segments(largest, path.stat().st_size)
+                return stored_level(largest, box)
         whole = np.asarray(PillowImage.open(file))
     return whole[box.y : box.y + box.height, box.x : box.x + box.width]
 

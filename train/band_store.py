@@ -5,8 +5,8 @@ FOLDER/0007.npy          a band's probability, (C, H, W) uint16 from 0 to 65535;
 FOLDER/0007_picture.npy  the image's pixels that are its own, shrunk, HWC uint8
 """
 
-import io
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,21 +68,25 @@ class BandStore:
         """The blended probability of a class in a part of the image, (H, W) float32."""
         total_HW = np.zeros((box.height, box.width), np.float32)
         weight_H = np.zeros((box.height, 1), np.float32)
+        parts = []
         for number, band in enumerate(self.bands):
             top, bottom = max(box.y, band.top), min(box.y + box.height, band.bottom)
-            if top >= bottom:
-                continue
-            rows, own = slice(top - box.y, bottom - box.y), slice(top - band.top, bottom - band.top)
+            if top < bottom:
+                own = slice(top - band.top, bottom - band.top)
+                rows, weight = slice(top - box.y, bottom - box.y), band.row_weight()[own, None]
+                weight_H[rows] += weight
+                parts.append((number, own, rows, weight))
+        for number, own, rows, weight in parts:
             band_CHW = np.load(self.file(number), mmap_mode="r")
-            weight = band.row_weight()[own, None]
-            total_HW[rows] += band_CHW[channel, own, box.x : box.x + box.width] * weight
-            weight_H[rows] += weight
-        total_HW /= weight_H * CERTAIN
+            share = weight / (weight_H[rows] * CERTAIN)
+            total_HW[rows] += band_CHW[channel, own, box.x : box.x + box.width] * share
         return total_HW
 
     def picture(self) -> Image:
-        """The whole image, shrunk."""
-        return np.concatenate([np.load(self.picture_file(n)) for n in range(len(self.bands))])
+        """The whole image, shrunk; not to be written to."""
+        numbers = range(len(self.bands))
+        parts = [np.load(self.picture_file(number), mmap_mode="r") for number in numbers]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def file(self, number: int) -> Path:
         """The file of a band's probability."""
@@ -95,9 +99,9 @@ class BandStore:
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write a .npy file so that its name never stands for half of it."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomically(path, buffer.getvalue())
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    np.save(temporary, array)
+    temporary.replace(path)
 
 
 def shrink(image_HWC: Image, factor: int) -> Image:

@@ -22,23 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from omegaconf import MISSING
 
 import command_line
 from command_line import EXIT_FAILED, UsageError, track
 from data_prep import images
-from data_prep.images import TIF_SUFFIXES, Box, Image
+from data_prep.images import Image
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
-from data_prep.tiles import tissue_share
 from train import checkpoint
 from train.band_store import CERTAIN
 from train.distributed import Ranks, start_ranks
 from train.precision import choose_precision
+from train.reader import Reader
 from train.results import Results, Task
 from train.run_folder import Run, check_threshold, choose_threshold, load_model, read_run
-from train.tiles import Band, Blend, cut_into_bands, predict_tiles
+from train.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles
 
 FORMAT = 1  # of the results; with another number they are made anew
 BAND_PX = 2**24  # a field of view is one band; what an image takes of memory hangs on it
@@ -67,8 +66,9 @@ class PredictConfig:
     """Tiles that go through the network at once, as many as fit into memory; 0: the run's
     tile.batch."""
     min_tissue: float = 0.01
-    """Share of a tile that must be tissue: one with less is glass, gets a probability of 0 and
-    costs nothing. 0 computes all."""
+    """Share of a tile that must be tissue: one with less is glass, gets a probability of 0 and is
+    not computed. A pyramid is judged by a smaller level, and its glass not even read. 0 computes
+    all."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -98,11 +98,11 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(PredictConfig, __doc__ or ""))
         return 0
     config = command_line.load(PredictConfig, argv)
-    run = read_run(Path(config.run))
     paths = find_images(Path(config.input))
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     with start_ranks(config.device) as ranks:
+        run = ranks.first_does(lambda: read_run(Path(config.run)))
+        out.mkdir(parents=True, exist_ok=True)
         predictor = Predictor(config, run, ranks)
         plan = ranks.first_does(lambda: predictor.plan(paths))
         predictor.bad |= plan.bad
@@ -150,7 +150,7 @@ class Predictor:
         self.model.eval()
         self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
-        self.reader = Reader(run.data.labelling.uint16_white)
+        self.reader = Reader(run.data.labelling.uint16_white, config.min_tissue)
         self.bad: dict[Path, str] = {}
         self.settings = {
             "format": FORMAT,
@@ -209,26 +209,41 @@ class Predictor:
 
     def predict(self, tasks: Sequence[Task]) -> Iterator[None]:
         """Predict and write images; gives a sign for each tile that is done. Collective."""
-        for group in self.groups(tasks):
-            for (task, number, band), image in self.read_ahead(self.missing_bands(group)):
-                try:
-                    image_HWC = image.result()
-                except BadInputError as error:
-                    self.bad[task.path] = str(error)
-                    continue
-                yield from self.compute(task, number, band, image_HWC)
-            for bad in self.ranks.gather(self.bad):
-                self.bad |= bad
-            for task in self.ranks.share(group):
-                if task.path in self.bad:
-                    task.store.remove()
-                else:
-                    Results(task, self.run.data.labelling, self.threshold).write()
+        written: Future[None] | None = None
+        with ThreadPoolExecutor(1) as pool:
+            for group in self.groups(tasks):
+                yield from self.predict_bands(self.missing_bands(group))
+                for bad in self.ranks.gather(self.bad):
+                    self.bad |= bad
+                if written:
+                    written.result()
+                # while the next group is predicted
+                written = pool.submit(self.write, self.ranks.share(group))
+            if written:
+                written.result()
+
+    def predict_bands(self, bands: Sequence[NumberedBand]) -> Iterator[None]:
+        """Predict and keep bands; gives a sign for each tile that is done."""
+        for (task, number, band), pixels in self.read_ahead(bands):
+            try:
+                image_HWC, tissue = pixels.result()
+            except BadInputError as error:
+                self.bad[task.path] = str(error)
+                continue
+            yield from self.compute(task, number, band, image_HWC, tissue)
+
+    def write(self, tasks: Sequence[Task]) -> None:
+        """Write the results of images whose bands are all there."""
+        for task in tasks:
+            if task.path in self.bad:
+                task.store.remove()
+            else:
+                Results(task, self.run.data.labelling, self.threshold).write()
 
     def read_ahead(
         self, bands: Sequence[NumberedBand]
-    ) -> Iterator[tuple[NumberedBand, Future[Image]]]:
-        """Each band and its pixels, the next being read meanwhile."""
+    ) -> Iterator[tuple[NumberedBand, Future[tuple[Image, list[Corner]]]]]:
+        """Each band, its pixels and tiles with tissue, the next being read meanwhile."""
         with ThreadPoolExecutor(1) as pool:
             reads = (pool.submit(self.reader.read, task, band) for task, _, band in bands)
             following = next(reads, None)
@@ -237,15 +252,10 @@ class Predictor:
                 assert current is not None
                 yield entry, current
 
-    def compute(self, task: Task, number: int, band: Band, image_HWC: Image) -> Iterator[None]:
-        """Compute and keep one band."""
-        height, width = band.size
-        tissue = [
-            (top, left)
-            for top, left in band.corners
-            if tissue_share(image_HWC[top : top + height, left : left + width])
-            >= self.config.min_tissue
-        ]
+    def compute(
+        self, task: Task, number: int, band: Band, image_HWC: Image, tissue: Sequence[Corner]
+    ) -> Iterator[None]:
+        """Compute and keep one band, of which some tiles hold tissue."""
         blend = Blend(band, len(self.run.label_values), self.ranks.device)
         for corner, probability_CHW in predict_tiles(
             self.model,
@@ -258,30 +268,10 @@ class Predictor:
         ):
             blend.add(corner, probability_CHW)
             yield
-        stored = blend.result().mul_(CERTAIN).round_().to(torch.int32).cpu().numpy()
-        task.store.save(number, stored.astype(np.uint16), image_HWC)
+        stored = blend.result().mul_(CERTAIN).round_().to(torch.uint16).cpu().numpy()
+        task.store.save(number, stored, image_HWC)
         for _ in range(len(band.corners) - len(tissue)):
             yield
-
-
-class Reader:
-    """Reads images band by band."""
-
-    def __init__(self, uint16_white: int) -> None:
-        self.uint16_white = uint16_white
-        self.path: Path | None = None
-        self.image_HWC: Image | None = None
-        """The image at `path`, where it had to be read whole."""
-
-    def read(self, task: Task, band: Band) -> Image:
-        """A band's pixels. Raises BadInputError."""
-        if task.path.suffix.lower() in TIF_SUFFIXES and len(task.bands) > 1:
-            box = Box(0, band.top, *reversed(band.shape))
-            return images.read_tile(task.path, box, self.uint16_white)
-        if self.image_HWC is None or self.path != task.path:
-            self.image_HWC = images.read_image(task.path, self.uint16_white)
-            self.path = task.path
-        return self.image_HWC[band.top : band.bottom]
 
 
 if __name__ == "__main__":

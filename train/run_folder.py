@@ -237,5 +237,5 @@ def load_exported(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, d
     if name != "best":
         raise UsageError(f"checkpoint={name}: {run.folder} is an exported model and holds one only")
     model = build_model(run.config.model, len(run.label_values))
-    state = exported.load_weights(run.folder, model)
+    state, *_ = ranks.all_do(lambda: exported.load_weights(run.folder, model))
     return model.to(ranks.device), run.folder, state

@@ -4,6 +4,7 @@ The tiles lie on a grid, and a tile's weight is the product of a ramp over its h
 its width. So rows of tiles can be blended by themselves (a `Band`), and bands with one another.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -113,25 +114,28 @@ def predict_tiles(
         batch = corners[start : start + at_once]
         tiles = [image[top : top + size[0], left : left + size[1]] for top, left in batch]
         input_BCHW = precision.image_to_input(torch.stack(tiles))
-        ways = [(turns, flipped) for turns in range(4) for flipped in (False, True)]
-        seen = [
-            probability_as_seen(model, input_BCHW, *way, precision)
-            for way in (ways if tta else ways[:1])
-        ]
-        yield from zip(batch, torch.stack(seen).mean(dim=0), strict=True)
+        probability = mean_of_turns if tta else tile_probability
+        yield from zip(batch, probability(model, input_BCHW, precision), strict=True)
 
 
-def probability_as_seen(
-    model: nn.Module, input_BCHW: Tensor, turns: int, flipped: bool, precision: Precision
-) -> Tensor:
-    """The probability that the network gives for the turned or mirrored input, turned back."""
-    seen = torch.rot90(input_BCHW, turns, (-2, -1))
-    seen = seen.flip(-1) if flipped else seen
+def tile_probability(model: nn.Module, input_BCHW: Tensor, precision: Precision) -> Tensor:
+    """The probability that the network gives for its input, (B, C, H, W) float32."""
     with precision.autocast():
-        logits = model(seen.contiguous(memory_format=precision.memory_format))
-    probability = torch.sigmoid(logits.float())
-    probability = probability.flip(-1) if flipped else probability
-    return torch.rot90(probability, -turns, (-2, -1))
+        logits = model(input_BCHW)
+    return torch.sigmoid(logits.float())
+
+
+def mean_of_turns(model: nn.Module, input_BCHW: Tensor, precision: Precision) -> Tensor:
+    """The mean over the input's eight flips and quarter turns, each result turned back."""
+    seen = []
+    for turns, flipped in itertools.product(range(4), (False, True)):
+        turned = torch.rot90(input_BCHW, turns, (-2, -1))
+        turned = turned.flip(-1) if flipped else turned
+        turned = turned.contiguous(memory_format=precision.memory_format)
+        probability = tile_probability(model, turned, precision)
+        probability = probability.flip(-1) if flipped else probability
+        seen.append(torch.rot90(probability, -turns, (-2, -1)))
+    return torch.stack(seen).mean(dim=0)
 
 
 class Blend:

@@ -1,98 +1,118 @@
-"""What an image costs beside the network: reading, tiling, blending, nuclei, pyramids.
+"""What an image costs beside the network: reading, tiling, blending, and writing the results.
 
-    python -m tests.benchmarks.predict [--preset unet] [--side 1472] [--rounds 2] [--device auto]
+    python -m tests.benchmarks.predict [--preset unet] [--raw DIR] [--side 4000] [--glass 0.8]
 
-Predicts a drawn image, with random weights, by `train.predict`, and sends as many tiles of noise
-through the network alone; both in turn, in one run.
+Takes turns, in one process, at an image's tiles of noise through the network and nothing else, at
+reading it, at predicting its bands without the results, and at all of `train.predict`. CPU seconds
+count, not seconds on a clock: what is done while a core would be idle costs as well.
 """
 
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import tifffile
 import torch
 
-import command_line
-from data_prep.manifest import Description, Labelling
-from data_prep.synthetic import SyntheticConfig, draw_field
-from model import build_model
 from tests.benchmarks.side_by_side import interleaved
-from train import predict
-from train.config import PRESETS, TrainConfig
+from tests.benchmarks.slides import read_fields, write_network, write_slide
 from train.distributed import start_ranks
 from train.predict import PredictConfig, Predictor
-from train.run_folder import Run
+from train.run_folder import read_run
 
-RADIUS_PX = 20
+SHRINKS = [4, 16]
 
 
 def main() -> None:
-    """Print the shares."""
+    """Print the table."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="brecahad-cpu", help="of train: the network")
-    parser.add_argument("--side", type=int, default=1472, help="of the image, in px (1472)")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each, in turn (2)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--run", help="a run, in place of a preset with random weights")
+    parser.add_argument("--raw", default="", help="BreCaHAD's folder; a drawn field without")
+    parser.add_argument("--side", type=int, default=4000, help="of the image, in px (4000)")
+    parser.add_argument("--glass", type=float, default=0.0, help="share of the image (0)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn (3)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name, start_ranks(options.device) as ranks:
-        folder, image = Path(name), Path(name) / "image.tif"
-        write_image(image, options.side)
-        given = ["data=none", "run=none", f"preset={options.preset}"]
-        config = command_line.load(TrainConfig, given, preset_folder=PRESETS)
-        labelling = Labelling({"tumor": 255}, RADIUS_PX, 65535, "(?P<case>.+)")
-        run = Run(folder, config, Description(labelling, {}, ""))
-        torch.manual_seed(0)
-        model = build_model(config.model, 1).to(ranks.device)
-        predict.load_model = lambda *_: (model, Path("random"), {})  # type: ignore[assignment]
-        settings = PredictConfig(run="", input=str(image), out=str(folder), min_tissue=0)
-        predictor = Predictor(settings, run, ranks)
-        num_tiles = sum(len(band.corners) for band in predictor.task(image).bands)
-
-        def whole() -> None:
-            (folder / "image_settings.json").unlink(missing_ok=True)
-            list(predictor.predict(predictor.plan([image]).tasks))
-
-        def alone() -> float:
-            return network_seconds(predictor, num_tiles)
-
-        alone()
-        seconds = interleaved({"the network alone": alone, "train.predict": whole}, options.rounds)
-    network_s, whole_s = (min(taken) for taken in seconds.values())
-    print(f"{num_tiles} tiles of an image of {options.side} px a side, preset {options.preset}")
-    for name, taken_s in (("the network alone", network_s), ("train.predict", whole_s)):
-        print(f"{name}: {taken_s:.2f} s, {taken_s / num_tiles * 1000:.0f} ms a tile")
-    print(f"beside the network: {1 - network_s / whole_s:.1%} of the time")
+    with tempfile.TemporaryDirectory() as name, start_ranks("cpu") as ranks:
+        folder = Path(name)
+        image, network = folder / "image.tif", folder / "model.safetensors"
+        write_slide(image, read_fields(options.raw), options.side, options.glass, SHRINKS)
+        write_network(network, options.preset)
+        given = PredictConfig(str(options.run or network), str(image), str(folder))
+        predictor = Predictor(given, read_run(Path(given.run)), ranks)
+        seconds = interleaved(ways(predictor, image), options.rounds)
+    least_s = {way: min(taken) for way, taken in seconds.items()}
+    parts_s = {
+        "network": least_s["network"],
+        "reading": least_s["reading"],
+        "tiling, blending, bands to disk": least_s["bands"]
+        - least_s["network"]
+        - least_s["reading"],
+        "results": least_s["whole"] - least_s["bands"],
+        "all": least_s["whole"],
+    }
+    mpx = options.side**2 / 1e6
+    print(f"{mpx:.1f} Mpx, {options.glass:.0%} glass, {options.run or options.preset}\n")
+    print("| | CPU ms/Mpx | of all |\n| --- | --- | --- |")
+    for part, part_s in parts_s.items():
+        print(f"| {part} | {part_s / mpx * 1000:.1f} | {part_s / parts_s['all']:.1%} |")
 
 
-def write_image(path: Path, side: int) -> None:
-    """A drawn field repeated, as slides are stored."""
-    field_HWC, _ = draw_field(SyntheticConfig(out=""), case=1, field=1)
-    height, width = field_HWC.shape[:2]
-    repeated = np.tile(field_HWC, (-(-side // height), -(-side // width), 1))[:side, :side]
-    tifffile.imwrite(path, repeated, photometric="rgb", tile=(256, 256), compression="jpeg")
+def ways(predictor: Predictor, image: Path) -> dict[str, Callable[[], float]]:
+    """What is compared; each gives its CPU seconds."""
+    task = predictor.task(image)
+    num_tiles = sum(len(predictor.reader.read(task, band)[1]) for band in task.bands)
+
+    def whole() -> None:
+        task.result("_settings.json").unlink(missing_ok=True)
+        task.store.remove()
+        list(predictor.predict(predictor.plan([image]).tasks))
+
+    def reading() -> None:
+        predictor.reader.source = None
+        for band in task.bands:
+            predictor.reader.read(task, band)
+
+    def bands() -> None:
+        task.store.remove()
+        task.store.begin(task.settings)
+        list(predictor.predict_bands(predictor.missing_bands([task])))
+
+    return {
+        "network": counted(lambda: through_network(predictor, num_tiles)),
+        "reading": counted(reading),
+        "bands": counted(bands),
+        "whole": counted(whole),
+    }
+
+
+def counted(action: Callable[[], None]) -> Callable[[], float]:
+    """The action, giving the CPU seconds of all threads."""
+
+    def act() -> float:
+        start_s = time.process_time()
+        action()
+        return time.process_time() - start_s
+
+    return act
 
 
 @torch.no_grad()
-def network_seconds(predictor: Predictor, num_tiles: int) -> float:
-    """As many tiles through the network as the image has, nothing else."""
+def through_network(predictor: Predictor, num_tiles: int) -> None:
+    """As many tiles of noise through the network as the image has with tissue, nothing else."""
     size, at_once = predictor.run.config.tile.size_px, predictor.tiles_at_once
     precision = predictor.precision
     noise_BHWC = torch.randint(0, 256, (at_once, size, size, 3), dtype=torch.uint8)
     input_BCHW = precision.image_to_input(noise_BHWC)
-    start_s = time.perf_counter()
     for _ in range(0, num_tiles, at_once):
         with precision.autocast():
-            logits = predictor.model(input_BCHW)
-    float(logits.sum())  # waits for a GPU
-    return time.perf_counter() - start_s
+            predictor.model(input_BCHW)
 
 
 if __name__ == "__main__":

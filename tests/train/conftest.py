@@ -83,12 +83,16 @@ def draw_field(folder: Path, name: str) -> None:
 @pytest.fixture(scope="session")
 def prepared(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The raw fields prepared, lossless: train 4 fields of 4 variants, val 2, test 3."""
-    out = tmp_path_factory.mktemp("prepared") / "data"
-    settings = ["copies=4", "format=png", f"radius_px={RADIUS_PX}"]
-    settings += ["split.val_cases=[3]", "split.test_cases=[4,5]"]
+    return prepare_here(raw, tmp_path_factory.mktemp("prepared") / "data")
+
+
+def prepare_here(raw: Path, out: Path, *settings: str) -> Dataset:
+    """Prepare these fields in this process."""
+    given = [f"raw={raw}", f"out={out}", "copies=4", "format=png", f"radius_px={RADIUS_PX}"]
+    given += ["split.val_cases=[3]", "split.test_cases=[4,5]"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "map_tasks", map_here)
-        prepare.prepare(command_line.load(PrepConfig, [f"raw={raw}", f"out={out}", *settings]))
+        prepare.prepare(command_line.load(PrepConfig, [*given, *settings]))
     return read_dataset(out)
 
 

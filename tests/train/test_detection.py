@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from tests.matching import num_pairs
-from train.detection import Detections, average_precision, detect, find_nuclei, hits
+from train import detection
+from train.detection import (
+    Detections,
+    average_precision,
+    detect,
+    far_from_earlier,
+    find_nuclei,
+    find_peaks,
+    hits,
+)
 
 
 def drawn(points: list[tuple[int, int]], radius_px: int = 10) -> np.ndarray:
@@ -35,6 +44,50 @@ def test_a_flat_map_is_nothing_below_its_level_and_one_plateau_above() -> None:
     flat = np.full((61, 61), 0.4, np.float32)
     assert len(find_nuclei(flat, 10, least_score=0.5).places) == 0
     assert find_nuclei(flat, 10, least_score=0.3).places.tolist() == [[30, 30]]
+
+
+def map_of(kind: str) -> np.ndarray:
+    """Smooth maps of every kind: with many peaks, with equal ones, with plateaus, and flat."""
+    rng = np.random.default_rng(0)
+    noise_HW = rng.random((300, 400), np.float32)
+    smooth_HW = cv2.GaussianBlur(noise_HW, (0, 0), 3)
+    if kind == "noise":
+        return noise_HW
+    if kind == "steps":  # of equal height, next to one another
+        return np.round(smooth_HW * 40) / np.float32(40)
+    if kind == "plateaus":
+        return np.minimum(smooth_HW, np.float32(0.5))
+    if kind == "flat":
+        return np.full_like(noise_HW, 0.5)
+    return drawn([(int(x), int(y)) for x, y in rng.uniform(0, 160, (40, 2))])
+
+
+@pytest.mark.parametrize("kind", ["noise", "steps", "plateaus", "flat", "discs"])
+@pytest.mark.parametrize("reach", [1, 2, 7, 20])
+@pytest.mark.parametrize("most", [0.0, 0.005, 1.0])
+def test_peaks_are_the_pixels_that_dilation_by_the_disc_leaves_as_they_are(
+    most: float, reach: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether candidates are looked at one by one or not."""
+    monkeypatch.setattr(detection, "MOST_CANDIDATES", most)
+    smooth_HW = map_of(kind)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    expected_HW = (smooth_HW == cv2.dilate(smooth_HW, disc)) & (smooth_HW > 0.45)
+    assert expected_HW.any()
+    assert np.array_equal(find_peaks(smooth_HW, reach, 0.45), expected_HW)
+
+
+@pytest.mark.parametrize("least_px", [0.5, 5, 60])
+def test_a_place_is_kept_where_no_earlier_kept_one_is_near(least_px: float) -> None:
+    """On a lattice, where many are exactly that far; against comparing each with all before."""
+    places = np.random.default_rng(0).integers(0, 100, (400, 2)) / 2
+    kept: list[int] = []
+    for number, place in enumerate(places):
+        if all(np.square(places[other] - place).sum() > least_px**2 for other in kept):
+            kept.append(number)
+    assert len(kept) < 400
+    assert far_from_earlier(places, least_px).tolist() == kept
+    assert far_from_earlier(places[:0], least_px).shape == (0,)
 
 
 def test_the_surer_of_two_at_one_point_is_the_hit() -> None:

@@ -4,6 +4,7 @@ neither."""
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -26,6 +28,9 @@ from data_prep.images import read_image
 from data_prep.manifest import Dataset
 from model import ModelConfig, build_model
 from tests.conftest import ROOT
+from tests.ranks import finish, start
+from tests.train.conftest import RADIUS_PX, TINY, prepare_here
+from train import __main__ as train_main
 from train import checkpoint, evaluate, export, exported, onnx_model, predict, show
 from train.config import TrainConfig
 from train.trainer import Trainer
@@ -303,10 +308,10 @@ def onnx_file(whole_field_run: Path, raw: Path, tmp_path_factory: pytest.TempPat
     return path
 
 
-def torch_model(run: Path) -> nn.Module:
+def torch_model(run: Path, depth: int = 3, num_classes: int = 1) -> nn.Module:
     """The run's best model, through nothing that exports."""
     best = run / "checkpoints" / (run / "checkpoints" / "best").read_text().strip()
-    model = build_model(ModelConfig(width=4, depth=3))
+    model = build_model(ModelConfig(width=4, depth=depth), num_classes)
     model.load_state_dict(
         {
             name.removeprefix("model."): tensor
@@ -318,18 +323,24 @@ def torch_model(run: Path) -> nn.Module:
 
 
 def largest_difference(onnx_file: Path, model: nn.Module, image_BHWC: np.ndarray) -> float:
-    image_BCHW = np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2), np.float32) / 255
-    session = onnxruntime.InferenceSession(onnx_file)
-    (probability_BCHW,) = session.run(None, {"image": image_BCHW})
+    image_BCHW = as_input(image_BHWC)
+    probability_BCHW = through_onnx(onnx_file, image_BHWC)
     with torch.no_grad():
         expected_BCHW = torch.sigmoid(model(torch.from_numpy(image_BCHW))).numpy()
     assert probability_BCHW.dtype == np.float32
-    assert (
-        probability_BCHW.shape
-        == expected_BCHW.shape
-        == (len(image_BHWC), 1, *image_BHWC.shape[1:3])
-    )
+    assert probability_BCHW.shape == expected_BCHW.shape
+    assert expected_BCHW.shape[2:] == image_BHWC.shape[1:3]
     return float(np.abs(probability_BCHW - expected_BCHW).max())
+
+
+def as_input(image_BHWC: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image_BHWC.transpose(0, 3, 1, 2), np.float32) / 255
+
+
+def through_onnx(onnx_file: Path, image_BHWC: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(onnx_file)
+    (probability_BCHW,) = session.run(None, {"image": as_input(image_BHWC)})
+    return probability_BCHW
 
 
 def test_onnx_agrees_with_the_model_on_drawn_fields_of_any_size_and_batch(
@@ -347,6 +358,73 @@ def test_onnx_agrees_with_the_model_on_drawn_fields_of_any_size_and_batch(
         np.tile(first, (3, 2, 1))[None],
     ):
         assert largest_difference(onnx_file, model, image_BHWC) < 1e-4
+
+
+@pytest.fixture
+def two_class_run(raw: Path, tmp_path: Path, cli: Cli) -> Path:
+    """A run on fields of which two in four discs are green and annotated as mitoses."""
+    fields, run = tmp_path / "raw", tmp_path / "run"
+    shutil.copytree(raw, fields)
+    for path in fields.glob("*.json"):
+        points, image_HWC = (
+            json.loads(path.read_text())["tumor"],
+            cv2.imread(path.with_suffix(".png")),
+        )
+        height, width = image_HWC.shape[:2]
+        for point in points[2:]:
+            center = int(point["x"] * width), int(point["y"] * height)
+            cv2.circle(image_HWC, center, RADIUS_PX, (60, 160, 60), cv2.FILLED)
+        cv2.imwrite(path.with_suffix(".png"), image_HWC)
+        path.write_text(json.dumps({"tumor": points[:2], "mitosis": points[2:]}))
+    classes = ["classes=[tumor,mitosis]", "labels=per_class"]
+    data = prepare_here(fields, tmp_path / "prepared", *classes)
+    settings = [*TINY, "epochs=8", "tile.size_px=128", "loss.dice_weight=1"]
+    assert cli(train_main.main, f"data={data.folder}", f"run={run}", *settings).code == 0
+    return run
+
+
+def test_onnx_of_several_classes_has_a_plane_a_class_as_predict_has(
+    two_class_run: Path, tmp_path: Path, cli: Cli
+) -> None:
+    onnx_file, field = tmp_path / "model.onnx", tmp_path / "raw" / "Case_4-01.png"
+    given = [f"run={two_class_run}", f"out={onnx_file}", f"check={field}"]
+    assert cli(export.main, *given).code == 0
+    (metadata,) = onnx.load(onnx_file).metadata_props
+    about = json.loads(metadata.value)
+    assert about["classes"] == {"tumor": 1, "mitosis": 2}
+    assert about["mask_values"] == [1, 2]
+
+    image_BHWC = read_image(field)[None]
+    model = torch_model(two_class_run, depth=1, num_classes=2)
+    assert largest_difference(onnx_file, model, image_BHWC) < 1e-4
+    assert largest_difference(onnx_file, model, np.tile(image_BHWC, (2, 1, 2, 1))[:, 3:]) < 1e-4
+
+    (probability_CHW,) = through_onnx(onnx_file, image_BHWC)
+    out, threshold = tmp_path / "out", about["threshold"]
+    given = [f"run={two_class_run}", f"input={field}", f"out={out}", "amp=off", "min_tissue=0"]
+    assert cli(predict.main, *given).code == 0
+    byte_CHW = tifffile.imread(out / "Case_4-01_probability.tif")
+    assert np.abs(byte_CHW - 255 * probability_CHW).max() < 0.51
+    expected_HW = np.where(
+        probability_CHW.max(axis=0) > threshold, 1 + probability_CHW.argmax(0), 0
+    )
+    assert set(np.unique(expected_HW)) == {0, 1, 2}
+    assert np.array_equal(tifffile.imread(out / "Case_4-01_mask.tif"), expected_HW)
+
+
+@pytest.mark.parametrize(
+    ("at", "words"), [(-1, "sha256 of its weights differs"), (40, "its metadata cannot be used")]
+)
+def test_several_ranks_say_once_that_a_file_is_damaged(
+    at: int, words: str, model_file: Path, raw: Path, tmp_path: Path
+) -> None:
+    content = bytearray(model_file.read_bytes())
+    content[at] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    given = [f"run={tmp_path / 'model.safetensors'}", f"input={raw}", f"out={tmp_path / 'out'}"]
+    code, output = finish(start("train.predict", *given, ranks=2))
+    assert code != 0
+    assert output.count(words) == 1
 
 
 def test_onnx_agrees_with_the_model_on_real_fields(

@@ -27,6 +27,7 @@ from train.results import to_mask
 from train.run_folder import load_model, read_run
 from train.tiles import predict_probability
 
+RunPredict = Callable[..., Any]
 STATE: dict[str, Any] = {"metrics": {}}  # of a run without validation
 ENDINGS = [
     ".json",
@@ -54,6 +55,17 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def run_predict(trained: Path, tmp_path: Path, cli: Callable[..., Any]) -> RunPredict:
+    """run_predict(slide, "tta=true", out="other") predicts with the trained run."""
+
+    def run(source: Path, *settings: str, out: str = "out") -> Any:
+        given = [f"run={trained}", f"input={source}", f"out={tmp_path / out}"]
+        return cli(predict.main, *given, *settings)
+
+    return run
+
+
 class LackOfRed(nn.Module):
     """A 'network' that finds what is bluish, and counts the tiles that it was given."""
 
@@ -68,8 +80,11 @@ class LackOfRed(nn.Module):
         return 10 * (0.6 - image_BCHW[:, :1])
 
 
+Network = Callable[..., LackOfRed]
+
+
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LackOfRed]:
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     """network() is what predicts from now on, whatever the run."""
 
     def use(fails_at: int | None = None) -> LackOfRed:
@@ -128,12 +143,11 @@ def points_of(out: Path, name: str) -> list[list[float]]:
 
 @pytest.mark.parametrize("threshold", [0.5, 0.2])
 def test_every_image_gets_all_its_files(
-    threshold: float, trained: Path, pictures: Path, tmp_path: Path, cli: Callable[..., Any]
+    threshold: float, trained: Path, pictures: Path, tmp_path: Path, run_predict: RunPredict
 ) -> None:
     """With the probability that evaluation computes, in 255 steps."""
     out, run = tmp_path / "out", read_run(trained)
-    given = [f"run={trained}", f"input={pictures}", f"out={out}", f"threshold={threshold}"]
-    outcome = cli(predict.main, *given)
+    outcome = run_predict(pictures, f"threshold={threshold}")
     assert (outcome.code, outcome.err) == (0, "")
     assert names(out) == sorted(name + ending for name in "abc" for ending in ENDINGS)
     model, _, _ = load_model(run, "best", Ranks(0, 1, torch.device("cpu")))
@@ -150,17 +164,12 @@ def test_every_image_gets_all_its_files(
 
 
 def test_the_network_sees_rgb_and_its_outline_is_drawn_on_the_image(
-    trained: Path,
-    raw: Path,
-    tmp_path: Path,
-    cli: Callable[..., Any],
-    network: Callable[..., LackOfRed],
+    raw: Path, tmp_path: Path, run_predict: RunPredict, network: Network
 ) -> None:
     """A single file; the bluish discs are found, as pixels and as nuclei."""
     network()
     field, out = raw / "Case_1-01.png", tmp_path / "out"
-    given = [f"run={trained}", f"input={field}", f"out={out}", "min_tissue=0", "threshold=0.5"]
-    assert cli(predict.main, *given).code == 0
+    assert run_predict(field, "min_tissue=0", "threshold=0.5").code == 0
     mask_HW, byte_HW, overlay_HWC = outputs(out, "Case_1-01")
     image_HWC = np.asarray(Image.open(field))
     probability_HW = 1 / (1 + np.exp(10 * (image_HWC[..., 0] / 255 - 0.6)))
@@ -176,20 +185,19 @@ def test_the_network_sees_rgb_and_its_outline_is_drawn_on_the_image(
 @pytest.mark.parametrize("setting", ["tta=false", "tta=true", "tiles_at_once=5"])
 def test_an_image_in_parts_gets_the_results_of_the_whole(
     setting: str,
-    trained: Path,
     slide: Path,
     tmp_path: Path,
-    cli: Callable[..., Any],
+    run_predict: RunPredict,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A network that looks around itself; with a mask, nuclei and a picture over all seams."""
     monkeypatch.setattr("train.nuclei.WINDOW_PX", 96)
     monkeypatch.setattr("train.pyramid.TILE_PX", 64)
     monkeypatch.setattr("train.pyramid.SMALLEST_PX", 64)
-    given = [f"run={trained}", f"input={slide}", setting, "min_tissue=0", "threshold=0.3"]
-    assert cli(predict.main, *given, f"out={tmp_path / 'parts'}").code == 0
+    given = [slide, setting, "min_tissue=0", "threshold=0.3"]
+    assert run_predict(*given, out="parts").code == 0
     monkeypatch.undo()
-    assert cli(predict.main, *given, f"out={tmp_path / 'whole'}").code == 0
+    assert run_predict(*given, out="whole").code == 0
     assert len(points_of(tmp_path / "whole", "slide")) > 10
     parts, whole = (outputs(tmp_path / name, "slide") for name in ("parts", "whole"))
     assert (parts[0] != whole[0]).mean() < 1e-4  # where 0.3 lies between two of 65536 steps
@@ -207,20 +215,15 @@ def test_an_image_in_parts_gets_the_results_of_the_whole(
 
 @pytest.mark.usefixtures("bands_of_a_row")
 def test_glass_is_not_computed(
-    trained: Path,
-    slide: Path,
-    tmp_path: Path,
-    cli: Callable[..., Any],
-    network: Callable[..., LackOfRed],
+    slide: Path, tmp_path: Path, run_predict: RunPredict, network: Network
 ) -> None:
     """Tiles of 48 px that overlap by 8: 5 rows of 9; of those that begin at 0 to 141, three see
     nothing but glass."""
-    given = [f"run={trained}", f"input={slide}", f"out={tmp_path / 'out'}"]
     everything = network()
-    assert cli(predict.main, *given, "min_tissue=0").code == 0
+    assert run_predict(slide, "min_tissue=0").code == 0
     assert everything.num_tiles == 5 * 9
     tissue = network()
-    assert cli(predict.main, *given).code == 0
+    assert run_predict(slide).code == 0
     assert tissue.num_tiles == 5 * 6
     byte_HW = tifffile.imread(tmp_path / "out" / "slide_probability.tif")
     assert not byte_HW[:, :105].any()
@@ -230,52 +233,39 @@ def test_glass_is_not_computed(
 @pytest.mark.usefixtures("bands_of_a_row")
 @pytest.mark.parametrize("fails_at", [0, 7, 20, 29])
 def test_interrupted_it_goes_on_and_done_it_does_nothing(
-    fails_at: int,
-    trained: Path,
-    slide: Path,
-    tmp_path: Path,
-    cli: Callable[..., Any],
-    network: Callable[..., LackOfRed],
+    fails_at: int, slide: Path, tmp_path: Path, run_predict: RunPredict, network: Network
 ) -> None:
     """Of bands of six tiles, what was done stays done."""
-    given = [f"run={trained}", f"input={slide}"]
     network()
-    assert cli(predict.main, *given, f"out={tmp_path / 'straight'}").code == 0
+    assert run_predict(slide, out="straight").code == 0
     network(fails_at)
-    assert cli(predict.main, *given, f"out={tmp_path / 'out'}").code == 130
+    assert run_predict(slide).code == 130
     assert names(tmp_path / "out") == [".slide"]
     rest = network()
-    assert cli(predict.main, *given, f"out={tmp_path / 'out'}").code == 0
+    assert run_predict(slide).code == 0
     assert rest.num_tiles == 30 - fails_at // 6 * 6
     assert_same_results(tmp_path / "out", tmp_path / "straight")
     nothing = network()
-    outcome = cli(predict.main, *given, f"out={tmp_path / 'out'}")
+    outcome = run_predict(slide)
     assert f"predicted 1 of 1 images into {tmp_path / 'out'} (1 were there)" in outcome.out
     assert nothing.num_tiles == 0
 
 
 @pytest.mark.parametrize("change", ["setting", "image", "file"])
 def test_what_was_made_otherwise_is_made_anew(
-    change: str,
-    trained: Path,
-    slide: Path,
-    tmp_path: Path,
-    cli: Callable[..., Any],
-    network: Callable[..., LackOfRed],
+    change: str, slide: Path, tmp_path: Path, run_predict: RunPredict, network: Network
 ) -> None:
-    given = [f"run={trained}", f"input={slide}", f"out={tmp_path / 'out'}"]
     network()
-    assert cli(predict.main, *given).code == 0
-    if change == "setting":
-        given.append("threshold=0.6")
+    assert run_predict(slide).code == 0
+    settings = ["threshold=0.6"] if change == "setting" else []
     if change == "image":
         tifffile.imwrite(slide, 255 - tifffile.imread(slide), photometric="rgb")
     if change == "file":
         (tmp_path / "out" / "slide.json").unlink()
     again = network()
-    assert cli(predict.main, *given).code == 0
+    assert run_predict(slide, *settings).code == 0
     assert again.num_tiles > 0
-    assert cli(predict.main, *given).out.count("(1 were there)") == 1
+    assert run_predict(slide, *settings).out.count("(1 were there)") == 1
 
 
 @pytest.mark.usefixtures("bands_of_a_row")
@@ -285,7 +275,7 @@ def test_ranks_share_out_every_band_once(
     pictures: Path,
     tmp_path: Path,
     ranks: Callable[..., Ranks],
-    network: Callable[..., LackOfRed],
+    network: Network,
 ) -> None:
     network()
     (tmp_path / "out").mkdir()
@@ -357,12 +347,9 @@ def test_memory_does_not_grow_with_the_area(trained: Path, tmp_path: Path) -> No
     assert peak_mib[1] - peak_mib[0] < 60, peak_mib
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_predictions_go_back_into_data_prep(
-    trained: Path,
-    raw: Path,
-    tmp_path: Path,
-    cli: Callable[..., Any],
-    warm_workers: None,
+    raw: Path, tmp_path: Path, cli: Callable[..., Any], run_predict: RunPredict
 ) -> None:
     """Images and predicted annotations as a raw data set: its discs lie at the nuclei."""
     out, again = tmp_path / "out", tmp_path / "again"
@@ -371,8 +358,7 @@ def test_predictions_go_back_into_data_prep(
         (tmp_path / folder).mkdir(parents=True)
     for field in fields:
         shutil.copy(raw / f"{field}.png", tmp_path / "in")
-    given = [f"run={trained}", f"input={tmp_path / 'in'}", f"out={out}", "threshold=0.3"]
-    assert cli(predict.main, *given).code == 0
+    assert run_predict(tmp_path / "in", "threshold=0.3").code == 0
     for field in fields:
         shutil.copy(raw / f"{field}.png", again / "images")
         shutil.copy(out / f"{field}.json", again / "groundTruth")
@@ -392,37 +378,34 @@ def test_predictions_go_back_into_data_prep(
 
 
 def test_the_threshold_is_the_checkpoints_unless_given(
-    trained: Path, pictures: Path, tmp_path: Path, cli: Callable[..., Any]
+    trained: Path, pictures: Path, tmp_path: Path, run_predict: RunPredict
 ) -> None:
     run = read_run(trained)
     path = checkpoint.find(run.checkpoints, "best")
     threshold = json.loads((path / "state.json").read_text())["metrics"]["val/threshold"]
     masks = []
     for name, given in (("auto", []), ("given", [f"threshold={threshold}"])):
-        out = tmp_path / name
-        arguments = [f"run={trained}", f"input={pictures / 'b.tif'}", f"out={out}", *given]
-        outcome = cli(predict.main, *arguments)
+        outcome = run_predict(pictures / "b.tif", *given, out=name)
         assert outcome.code == 0
         assert f"threshold {threshold} ({'given' if given else 'val'})" in outcome.out
-        masks.append(outputs(out, "b")[0])
+        masks.append(outputs(tmp_path / name, "b")[0])
     assert np.array_equal(*masks)
 
 
 def test_a_bad_image_is_named_and_the_rest_goes_on(
-    trained: Path, pictures: Path, tmp_path: Path, cli: Callable[..., Any]
+    pictures: Path, tmp_path: Path, run_predict: RunPredict
 ) -> None:
     (pictures / "a.png").write_bytes(b"no picture")
     content = (pictures / "b.tif").read_bytes()
     (pictures / "b.tif").write_bytes(content[: len(content) // 2])
-    out = tmp_path / "out"
-    outcome = cli(predict.main, f"run={trained}", f"input={pictures}", f"out={out}")
+    outcome = run_predict(pictures)
     assert outcome.code == 1
     lines = outcome.err.splitlines()
     assert [line.split(": ")[0] for line in lines] == [
         f"left out {pictures / 'a.png'}",
         f"left out {pictures / 'b.tif'}",
     ]
-    assert names(out) == [f"c{ending}" for ending in ENDINGS]
+    assert names(tmp_path / "out") == [f"c{ending}" for ending in ENDINGS]
 
 
 @pytest.mark.parametrize(
@@ -441,20 +424,17 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
     ],
 )
 def test_what_cannot_be_predicted_is_refused_in_a_line(
-    given: dict[str, str],
-    words: list[str],
-    trained: Path,
-    pictures: Path,
-    tmp_path: Path,
-    cli: Callable[..., Any],
+    given: dict[str, str], words: list[str], pictures: Path, tmp_path: Path, run_predict: RunPredict
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "double").mkdir()
     for suffix in ("png", "tif"):
         (tmp_path / "double" / f"a.{suffix}").write_bytes(b"")
-    paths = {key: str(tmp_path / value) for key, value in given.items() if key in ("input", "run")}
-    settings = {"run": trained, "input": pictures, "out": tmp_path / "out"} | given | paths
-    outcome = cli(predict.main, *(f"{key}={value}" for key, value in settings.items()))
+    settings = [
+        f"{key}={tmp_path / value if key in ('input', 'run') else value}"
+        for key, value in given.items()
+    ]
+    outcome = run_predict(pictures, *settings)  # of a key that is given twice the last counts
     assert outcome.code == 2
     assert all(word in outcome.err for word in words), outcome.err
     assert outcome.err.count("\n") == 1

@@ -1,0 +1,75 @@
+"""Images and networks to measure predictions with: fields repeated, glass, and random weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+import torch
+
+import command_line
+from data_prep.images import Image, read_image
+from data_prep.manifest import Description, Labelling
+from data_prep.synthetic import SyntheticConfig, draw_field
+from model import build_model
+from train import exported
+from train.config import PRESETS, TrainConfig
+
+RADIUS_PX = 20
+TILE_PX = 256
+GLASS = 244
+
+
+def read_fields(raw: str) -> Image:
+    """The fields of a folder beside one another, four in a row; without one, a drawn field."""
+    if not raw:
+        return draw_field(SyntheticConfig(out=""), case=1, field=1)[0]
+    fields = [read_image(path) for path in sorted((Path(raw) / "images").iterdir())]
+    rows = [np.hstack(fields[start : start + 4]) for start in range(0, len(fields) // 4 * 4, 4)]
+    return np.vstack(rows or fields[:1])
+
+
+def write_slide(path: Path, fields_HWC: Image, side: int, glass: float, shrinks: list[int]) -> None:
+    """A square pyramid as scanners write them: fields repeated on its left, glass on its right.
+
+    `glass` is glass's share of it. Memory holds a row of tiles.
+    """
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        for shrink in [1, *shrinks]:
+            height, width = (length // shrink for length in fields_HWC.shape[:2])
+            small_HWC = cv2.resize(fields_HWC, (width, height), interpolation=cv2.INTER_AREA)
+            length = -(-side // shrink)
+            tif.write(
+                tiles(small_HWC, length, round(length * (1 - glass))),
+                shape=(length, length, 3),
+                dtype=np.uint8,
+                photometric="rgb",
+                tile=(TILE_PX, TILE_PX),
+                compression="jpeg",
+                compressionargs={"level": 85},
+                **({"subifds": len(shrinks)} if shrink == 1 else {"subfiletype": 1}),
+            )
+
+
+def tiles(fields_HWC: Image, length: int, tissue_px: int) -> Iterator[Image]:
+    """The tiles of one level, row by row."""
+    columns = np.arange(tissue_px) % fields_HWC.shape[1]
+    strip = np.full((TILE_PX, -(-length // TILE_PX) * TILE_PX, 3), GLASS, np.uint8)
+    for top in range(0, length, TILE_PX):
+        rows = np.arange(top, top + TILE_PX) % fields_HWC.shape[0]
+        strip[:, :tissue_px] = fields_HWC[rows][:, columns]
+        for left in range(0, length, TILE_PX):
+            yield np.ascontiguousarray(strip[:, left : left + TILE_PX])
+
+
+def write_network(path: Path, preset: str) -> None:
+    """A preset's network with random weights, as train.export writes them."""
+    given = ["data=none", "run=none", f"preset={preset}"]
+    config = command_line.load(TrainConfig, given, preset_folder=PRESETS)
+    torch.manual_seed(0)
+    model = build_model(config.model, 1)
+    labelling = Labelling({"tumor": 255}, RADIUS_PX, 65535, "(?P<case>.+)")
+    state = {"step": 0, "epochs": 0, "metrics": {}}
+    about = exported.describe(config, Description(labelling, {}, ""), state, 0.5, model)
+    exported.write(path, model, about)
