@@ -11,6 +11,7 @@ import torch
 import command_line
 from data_prep.images import Image, read_image
 from data_prep.manifest import Description, Labelling
+from data_prep.raw import find_images
 from data_prep.synthetic import SyntheticConfig, draw_field
 from model import build_model
 from train import exported
@@ -25,7 +26,7 @@ def read_fields(raw: str) -> Image:
     """The fields of a folder beside one another, four in a row; without one, a drawn field."""
     if not raw:
         return draw_field(SyntheticConfig(out=""), case=1, field=1)[0]
-    fields = [read_image(path) for path in sorted((Path(raw) / "images").iterdir())]
+    fields = [read_image(path) for (path,) in find_images(Path(raw)).values()]
     rows = [np.hstack(fields[start : start + 4]) for start in range(0, len(fields) // 4 * 4, 4)]
     return np.vstack(rows or fields[:1])
 
