@@ -132,7 +132,8 @@ class Results:
         step = max(1, STRIP_PX // shrink) * shrink
         return np.concatenate(
             [
-                self.mask_rows(0, top, min(top + step, height))[::shrink, ::shrink]
+                # copied, for a view would keep all of its strip
+                self.mask_rows(0, top, min(top + step, height))[::shrink, ::shrink].copy()
                 for top in range(0, height, step)
             ]
         )
