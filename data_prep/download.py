@@ -109,7 +109,7 @@ def receive(session: requests.Session, url: str, file: RemoteFile, part: Path) -
     with get(session, url, first_byte=have) as response:
         start, total = announced(response)
         if start not in (0, have):
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise PassingError(f"{url}: answers with bytes that were not asked for")
         if total not in (None, file.num_bytes):
             raise RefusedError(f"{url}: is {total} bytes long, and not {file.num_bytes}")

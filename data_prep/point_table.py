@@ -74,7 +74,9 @@ class PointTableReader(ShapeReader):
 
     def parse(self, field: Field) -> Shapes:
         """The points of a field."""
-        rows = rows_by_stem(field.annotation)[field.name]
+        rows = rows_by_stem(field.annotation).get(field.name, [])
+        if sha256_of(rows) != field.annotation_sha256:
+            raise BadInputError("was changed meanwhile; run again")
         return Shapes([as_shape(row) for row in rows if row.x or row.y or row.name])
 
 

@@ -70,6 +70,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     ]
     check_splits(samples, plan.splits, bad)
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
+    lease.check()
     content_sha256 = publish(config, samples, done, describe(config, plan.splits, bad, num_glass))
     return Summary(samples, bad, num_reused, num_glass, content_sha256)
 

@@ -80,6 +80,7 @@ def points_in(points: Points, tile: Tile) -> Points:
     for name, entries in points.items():
         size = np.array([tile.width_px, tile.height_px])
         pixels_N2 = np.floor(np.reshape(entries, (-1, 2)) * size).astype(np.int64)
+        pixels_N2 = np.minimum(pixels_N2, size - 1)  # on the far edge: the last pixel
         inside[name] = [(x, y) for x, y in pixels_N2[tile.reaches(pixels_N2)].tolist()]
     return pixels_in(inside, tile)
 

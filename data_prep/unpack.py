@@ -3,15 +3,28 @@
 A zip from the web is not trusted: nothing is written outside of the folder, and no links.
 """
 
+import lzma
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from command_line import UserError, track
 
 JUNK = ("__MACOSX", ".DS_Store")  # what macOS puts into its zip files
+UNREADABLE = (
+    zipfile.BadZipFile,
+    ValueError,
+    NotImplementedError,  # a method of compression that Python does not know
+    RuntimeError,  # a password
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    FileExistsError,  # a file that another file takes for a folder
+    NotADirectoryError,
+)
 
 
 def unpack(archive: Path) -> Path:
@@ -38,8 +51,7 @@ def unpack(archive: Path) -> Path:
             )
             for path, info in infos:
                 write(opened, info, temporary / path)
-    # the last two: a method of compression, or a password, that Python does not know
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{archive}: {error}; look at it, and unpack it by hand") from None
     temporary.rename(folder)
     return folder

@@ -42,7 +42,9 @@ class MicrobatchLoader:
         cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, not there in it
         microbatches = MicrobatchSampler(len(crops), config, ranks, first_step)
         num_places = config.loader_workers * PREFETCH + HELD
-        self.ring = new_ring(crops, num_places, config.batch_size // config.microbatches)
+        self.ring = new_ring(
+            crops, num_places, config.batch_size // config.microbatches, config.loader_workers > 0
+        )
         self.filled = iter(
             DataLoader(
                 Filling(crops, self.ring),
@@ -70,11 +72,14 @@ class MicrobatchLoader:
             shut_down()
 
 
-def new_ring(crops: TrainingCrops, num_places: int, size: int) -> list[Tensor]:
-    """Shared memory (num_places, size, ...) for each part of a crop. Raises UserError."""
+def new_ring(crops: TrainingCrops, num_places: int, size: int, is_shared: bool) -> list[Tensor]:
+    """Memory (num_places, size, ...) for each part of a crop. Raises UserError."""
     try:
         ring = [torch.empty(num_places, size, *shape, dtype=dtype) for shape, dtype in crops.parts]
-        return [part.share_memory_() for part in ring]  # type: ignore[no-untyped-call]
+        if is_shared:
+            for part in ring:
+                part.share_memory_()  # type: ignore[no-untyped-call]
+        return ring
     except RuntimeError as error:
         raise UserError(f"{error} {ADVICE}") from None
 

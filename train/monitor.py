@@ -170,8 +170,10 @@ def read_restarts(run: Path) -> list[dict[str, Any]]:
 def read_curve(run: Path, name: str) -> list[tuple[int, float]]:
     """(step, value) of a curve in TensorBoard's files, thinned out where it has many points.
 
-    What a restart repeated comes once.
+    What a restart repeated comes once. Empty where there are no such files.
     """
+    if not (run / "tensorboard").is_dir():
+        return []
     few = {"scalars": MOST_POINTS, "images": 1, "tensors": 1}
     events = EventAccumulator(str(run / "tensorboard"), size_guidance=few).Reload()
     if name not in events.Tags()["scalars"]:

@@ -3,7 +3,7 @@
 import inspect
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,12 +154,11 @@ class Trainer:
         )
         self.monitor.resumed(progress.step, self.notes)
         self.monitor.text("config", command_line.as_yaml(config))
-        self.microbatches = MicrobatchLoader(self.crops, config, self.ranks, progress.step)
         try:
-            with lost_worker_explained():
+            self.microbatches = MicrobatchLoader(self.crops, config, self.ranks, progress.step)
+            with closing(self.microbatches), lost_worker_explained():
                 return self.loop()
         finally:
-            self.microbatches.close()
             self.saver.close()
             self.monitor.close()
 

@@ -421,6 +421,16 @@ def hostile(name: str, mode: int = stat.S_IFREG | 0o644) -> bytes:
     return buffer.getvalue()
 
 
+def deflated_badly() -> bytes:
+    """A zip whose compressed bytes are none."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("BreCaHAD/a", bytes(1000))
+    content = buffer.getvalue()
+    start = content.index(b"BreCaHAD/a") + len("BreCaHAD/a")
+    return content[:start] + b"\xff" * 4 + content[start + 4 :]
+
+
 class TestUnpack:
     @pytest.fixture
     def archive(self, tmp_path: Path) -> Callable[[bytes], Path]:
@@ -443,6 +453,8 @@ class TestUnpack:
             (b"not a zip", "File is not a zip file"),
             (ZIP[: len(ZIP) // 2], "File is not a zip file"),
             (ZIP.replace(CONTENT[1000:1010], b"0123456789"), "Bad CRC-32"),
+            (deflated_badly(), "while decompressing data"),
+            (zipped({"BreCaHAD/a": b"1", "BreCaHAD/a/b": b"2"}), "a"),
         ],
     )
     def test_what_cannot_be_trusted_is_refused(

@@ -73,6 +73,14 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "two fields of one name: a-1.png, a-1.tif" in bad[0].reason
 
 
+def test_rows_that_changed_since_they_were_found_are_refused(tmp_path: Path) -> None:
+    (field, gone), _ = find(write(tmp_path, "a-1,1,1,tumor", "b-1,3,3,tumor"))
+    write(tmp_path, "a-1,1,1,tumor", "c-1,3,3,lumen")
+    assert len(points(field)) == 1
+    with pytest.raises(BadInputError, match="was changed meanwhile; run again"):
+        READER.parse(gone)
+
+
 def test_a_fields_hash_is_of_its_own_rows_wherever_they_stand(tmp_path: Path) -> None:
     def hashes(*rows: str) -> list[str]:
         return [field.annotation_sha256 for field in find(write(tmp_path, *rows))[0]]

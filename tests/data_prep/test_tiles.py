@@ -51,6 +51,11 @@ def test_a_point_keeps_its_pixel_and_comes_to_every_tile_it_lies_in_or_reaches()
     assert inside == {"tumor": [(44.5 / 256, 100.5 / 200), (-5.5 / 256, 100.5 / 200)], "lumen": []}
 
 
+def test_a_point_on_the_far_edge_is_in_the_last_pixel() -> None:
+    tile = Tile(Box(WIDTH - 256, HEIGHT - 200, 256, 200), HEIGHT, WIDTH)
+    assert points_in({"tumor": [(1.0, 1.0)]}, tile) == {"tumor": [(255.5 / 256, 199.5 / 200)]}
+
+
 def test_glass_has_no_tissue() -> None:
     rng = np.random.default_rng(0)
     glass = rng.integers(225, 256, (80, 80, 3), np.uint8)

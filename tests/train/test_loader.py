@@ -45,6 +45,17 @@ def test_a_microbatch_holds_until_the_call_after_the_next(
     loader.close()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_is_shared_only_with_workers(
+    workers: int, prepared: Dataset, tiny: Tiny, ranks: Callable[..., Ranks]
+) -> None:
+    """Shared memory may be short, and loader_workers=0 is the way out."""
+    config = tiny(Path(), f"loader_workers={workers}")
+    loader = MicrobatchLoader(TrainingCrops(TrainingPixels(prepared), config), config, ranks(), 0)
+    assert {part.is_shared() for part in loader.ring} == {bool(workers)}
+    loader.close()
+
+
 @pytest.mark.parametrize("on", ["loader", "device"])
 def test_parts_are_what_a_crop_consists_of(on: Any, prepared: Dataset, tiny: Tiny) -> None:
     crops = TrainingCrops(TrainingPixels(prepared), tiny(Path(), f"crop.on={on}"))

@@ -128,6 +128,7 @@ def test_memory_is_among_the_curves(resumed: Path) -> None:
 def test_a_curve_is_read_with_each_step_once_and_thinned_out(resumed: Path, tmp_path: Path) -> None:
     assert read_curve(resumed, "train/loss") == scalars(resumed, "train/loss")
     assert read_curve(resumed, "train/none") == []
+    assert read_curve(tmp_path / "cleaned", "train/loss") == []
     monitor = open_monitor(tmp_path / "long", 0)
     for step in range(1, 3 * MOST_POINTS):
         monitor.curves(step, 0, {"train/loss": step})
