@@ -36,7 +36,14 @@ from train.metrics import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score
 from train.overlays import Overlay, make_overlay, worst_and_best
 from train.precision import choose_precision
 from train.preemption import StopRequest
-from train.run_folder import Run, check_threshold, choose_threshold, load_model, stored_threshold
+from train.run_folder import (
+    NUCLEI_THRESHOLD,
+    Run,
+    check_threshold,
+    choose_threshold,
+    load_model,
+    stored_threshold,
+)
 from train.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.summary import summarise, summarise_nuclei, summarise_pixels
 
@@ -127,7 +134,7 @@ def evaluate_run(
     """Evaluate a run on some fields, with figures drawn into `out`. Collective."""
     model, path, state = load_model(run, config.checkpoint, ranks)
     threshold, chosen_on = choose_threshold(config.threshold, state)
-    nuclei_threshold, nuclei_chosen_on = stored_threshold(state, "val/nuclei_threshold")
+    nuclei_threshold, nuclei_chosen_on = stored_threshold(state, NUCLEI_THRESHOLD)
     radius_px = run.data.labelling.radius_px
     match_radius_px = config.match_radius_px or radius_px
     criteria = Criteria(threshold, nuclei_threshold, radius_px, match_radius_px)

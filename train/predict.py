@@ -36,7 +36,14 @@ from train.distributed import Ranks, start_ranks
 from train.precision import choose_precision
 from train.reader import Reader
 from train.results import Results, Task
-from train.run_folder import Run, check_threshold, choose_threshold, load_model, read_run
+from train.run_folder import (
+    NUCLEI_THRESHOLD,
+    Run,
+    check_threshold,
+    choose_threshold,
+    load_model,
+    read_run,
+)
 from train.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles
 
 FORMAT = 1  # of the results; with another number they are made anew
@@ -50,7 +57,7 @@ class PredictConfig:
     """Everything `python -m train.predict` can be told."""
 
     run: str = MISSING
-    """Folder of the run."""
+    """Folder of the run, or a model.safetensors that train.export wrote."""
     input: str = MISSING
     """An image, or a folder of images (.tif, .png, .jpg)."""
     out: str = MISSING
@@ -59,7 +66,8 @@ class PredictConfig:
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
     """Probability above which a pixel counts as predicted, and a nucleus as found, 0 to 1;
-    auto: the best on the validation split, as the checkpoint has it; 0.5 where there was none."""
+    auto: the best of each on the validation split, as the checkpoint has them; 0.5 where there was
+    none."""
     tta: bool = False
     """Average over the eight flips and quarter turns of each tile: eight times the work."""
     tiles_at_once: int = 0
@@ -116,7 +124,8 @@ def main(argv: list[str]) -> int:
         there = f" ({plan.num_done} were there)" if plan.num_done else ""
         print(
             f"predicted {len(paths) - len(predictor.bad)} of {len(paths)} images into {out}{there},"
-            f" threshold {predictor.threshold} ({predictor.chosen_on})"
+            f" threshold {predictor.threshold:g}, of nuclei {predictor.nuclei_threshold:g}"
+            f" ({predictor.chosen_on})"
         )
     return EXIT_FAILED if predictor.bad else 0
 
@@ -129,7 +138,9 @@ def find_images(source: Path) -> list[Path]:
         raise UsageError(f"input={source}: no such file or folder")
     paths = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise UsageError(f"input={source}: no images ({', '.join(IMAGE_SUFFIXES)})")
+        nested = source / "images"
+        hint = f"; did you mean input={nested}?" if nested.is_dir() else ""
+        raise UsageError(f"input={source}: no images ({', '.join(IMAGE_SUFFIXES)}){hint}")
     stems = [path.stem for path in paths]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise UsageError(f"input={source}: images of one name: {', '.join(repeated)}")
@@ -147,6 +158,7 @@ class Predictor:
         self.config, self.run, self.ranks = config, run, ranks
         self.model, path, state = load_model(run, config.checkpoint, ranks)
         self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
+        self.nuclei_threshold, _ = choose_threshold(config.threshold, state, NUCLEI_THRESHOLD)
         self.model.eval()
         self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
@@ -163,6 +175,7 @@ class Predictor:
             "tta": config.tta,
             "min_tissue": config.min_tissue,
             "threshold": self.threshold,
+            "nuclei_threshold": self.nuclei_threshold,
         }
 
     def plan(self, paths: Sequence[Path]) -> Plan:
@@ -238,7 +251,11 @@ class Predictor:
             if task.path in self.bad:
                 task.store.remove()
             else:
-                Results(task, self.run.data.labelling, self.threshold).write()
+                self.results(task).write()
+
+    def results(self, task: Task) -> Results:
+        """The results of an image."""
+        return Results(task, self.run.data.labelling, self.threshold, self.nuclei_threshold)
 
     def read_ahead(
         self, bands: Sequence[NumberedBand]

@@ -70,6 +70,8 @@ class Results:
     task: Task
     labelling: Labelling
     threshold: float
+    """Of pixels."""
+    nuclei_threshold: float
 
     @property
     def values(self) -> list[int]:
@@ -146,7 +148,7 @@ class Results:
                 partial(self.task.store.probability, plane),
                 *size,
                 self.labelling.radius_px,
-                self.threshold,
+                self.nuclei_threshold,
             )
             for plane, name in enumerate(self.classes)
         }

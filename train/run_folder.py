@@ -31,6 +31,7 @@ from train.metrics import DEFAULT_THRESHOLD
 from train.precision import choose_precision
 
 CONFIG = "config.yaml"
+PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
 PLACED_BEFORE = {"launch", "prepared", DATASET, LOCK}
 
@@ -217,13 +218,15 @@ def check_threshold(given: str) -> None:
         raise ValueError(f"threshold={given}: auto, or above 0 and below 1")
 
 
-def choose_threshold(given: str, state: dict[str, Any]) -> tuple[float, str]:
-    """The probability above which a pixel counts as predicted, and what it was chosen on.
+def choose_threshold(
+    given: str, state: dict[str, Any], name: str = PIXEL_THRESHOLD
+) -> tuple[float, str]:
+    """The probability above which a pixel (or a nucleus) counts, and what it was chosen on.
 
     `given`, or with auto the one that was best on the validation split ('val') when the checkpoint
     of this state was saved; where there was none, 'default'.
     """
-    return stored_threshold(state, "val/threshold") if given == "auto" else (float(given), "given")
+    return stored_threshold(state, name) if given == "auto" else (float(given), "given")
 
 
 def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:

@@ -377,19 +377,28 @@ def test_predictions_go_back_into_data_prep(
         assert np.array_equal(mask_HW, discs_HW)
 
 
-def test_the_threshold_is_the_checkpoints_unless_given(
-    trained: Path, pictures: Path, tmp_path: Path, run_predict: RunPredict
+def test_thresholds_are_the_checkpoints_unless_given(
+    trained: Path, raw: Path, tmp_path: Path, run_predict: RunPredict
 ) -> None:
-    run = read_run(trained)
+    """That of pixels for the mask, that of nuclei for the nuclei."""
+    run, field = read_run(trained), raw / "Case_4-01.png"
     path = checkpoint.find(run.checkpoints, "best")
-    threshold = json.loads((path / "state.json").read_text())["metrics"]["val/threshold"]
-    masks = []
-    for name, given in (("auto", []), ("given", [f"threshold={threshold}"])):
-        outcome = run_predict(pictures / "b.tif", *given, out=name)
-        assert outcome.code == 0
-        assert f"threshold {threshold} ({'given' if given else 'val'})" in outcome.out
-        masks.append(outputs(tmp_path / name, "b")[0])
-    assert np.array_equal(*masks)
+    metrics = json.loads((path / "state.json").read_text())["metrics"]
+    pixels, nuclei = metrics["val/threshold"], metrics["val/nuclei_threshold"]
+    assert pixels != nuclei
+    outcome = run_predict(field, out="auto")
+    assert outcome.code == 0
+    assert f"threshold {pixels:g}, of nuclei {nuclei:g} (val)" in outcome.out
+    outcome = run_predict(field, f"threshold={pixels}", out="pixels")
+    assert f"threshold {pixels:g}, of nuclei {pixels:g} (given)" in outcome.out
+    assert run_predict(field, f"threshold={nuclei}", out="nuclei").code == 0
+    masks = [outputs(tmp_path / out, "Case_4-01")[0] for out in ("auto", "pixels", "nuclei")]
+    assert np.array_equal(masks[0], masks[1])
+    found = [
+        (tmp_path / out / "Case_4-01_nuclei.geojson").read_bytes()
+        for out in ("auto", "pixels", "nuclei")
+    ]
+    assert found[0] == found[2] != found[1]
 
 
 def test_a_bad_image_is_named_and_the_rest_goes_on(

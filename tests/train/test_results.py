@@ -21,7 +21,7 @@ def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
 
     monkeypatch.setattr(Results, "mask_rows", rows)
     task = Task(tmp_path / "a.tif", tmp_path, height=40_000, width=2000, bands=[], settings={})
-    results = Results(task, prepared.description.labelling, threshold=0.5)
+    results = Results(task, prepared.description.labelling, threshold=0.5, nuclei_threshold=0.5)
     tracemalloc.start()
     mask_HW = results.small_mask()
     _, peak_bytes = tracemalloc.get_traced_memory()
