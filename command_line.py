@@ -201,8 +201,9 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def one_line(error: OmegaConfBaseException) -> str:
-    """omegaconf's message without the lines that describe its own objects."""
-    return str(error.msg or error).splitlines()[0]
+    """omegaconf's message without what describes its own objects."""
+    message = str(error.msg or error).splitlines()[0]
+    return re.sub(r"Key ('.*?') not in '\w+'\.?", r"no key \1; --help lists every key.", message)
 
 
 def as_yaml(config: Any) -> str:

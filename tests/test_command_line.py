@@ -113,6 +113,7 @@ def test_the_last_of_two_values_counts() -> None:
     ("argument", "words"),
     [
         ("epocs=3", ["epocs=3", "Did you mean", "'epochs'"]),
+        ("xyzzy=3", ["xyzzy=3: no key 'xyzzy'; --help lists every key."]),
         ("inner.rat=3", ["inner.rat=3", "Did you mean", "'rate'"]),
         ("nothing.like.it=3", ["nothing.like.it=3"]),
         ("epochs=abc", ["epochs=abc", "Integer"]),
