@@ -100,13 +100,13 @@ def read_tile(path: Path, box: Box, uint16_white: int = 65535) -> Image:
     return tile
 
 
-def read_boxes(path: Path, boxes: Sequence[Box], uint16_white: int = 65535) -> list[Image]:
-    """Parts of a TIF, each as HWC uint8 RGB. Raises BadInputError as read_image does."""
+def read_boxes(path: Path, boxes: Sequence[Box], uint16_white: int = 65535) -> Iterator[Image]:
+    """Parts of a TIF, one by one, as HWC uint8 RGB. Raises BadInputError as read_image does."""
     with codec_errors_explained(), tifffile.TiffFile(path) as tif:
         largest = largest_level(tif)
         check_segments(largest, path.stat().st_size)
-        parts = [decode_level(largest, box) for box in boxes]
-    return [to_rgb_uint8(pixels, uint16_white) for pixels in parts]
+        for box in boxes:
+            yield to_rgb_uint8(decode_level(largest, box), uint16_white)
 
 
 def read_overview(
