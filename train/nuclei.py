@@ -1,7 +1,7 @@
 """The nuclei of a predicted image of any size, as GeoJSON for QuPath and as BreCaHAD's JSON."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -57,16 +57,18 @@ def colours_of(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     return dict(zip(known, cycle(PALETTE), strict=False))
 
 
-def as_geojson(nuclei: Mapping[str, Nuclei]) -> bytes:
-    """Class -> nuclei, as a FeatureCollection of detections, a line each, as QuPath reads it.
+def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
+    """Class -> nuclei, as a FeatureCollection of detections as QuPath reads it, line by line.
 
     Coordinates are in px from the image's corner: the middle of the first pixel is (0.5, 0.5).
     data_prep.qupath reads it back.
     """
     colours = colours_of([*nuclei])
-    features = [
-        json.dumps(
-            {
+    yield b'{"type": "FeatureCollection", "features": ['
+    before = b"\n"
+    for name, found in nuclei.items():
+        for (x, y), score in zip(found.places.tolist(), found.scores.tolist(), strict=True):
+            feature = {
                 "type": "Feature",
                 "geometry": {
                     "type": "Point",
@@ -78,12 +80,9 @@ def as_geojson(nuclei: Mapping[str, Nuclei]) -> bytes:
                     "measurements": {"Probability": round(score, 4)},
                 },
             }
-        )
-        for name, found in nuclei.items()
-        for (x, y), score in zip(found.places.tolist(), found.scores.tolist(), strict=True)
-    ]
-    listed = ",\n".join(features)
-    return f'{{"type": "FeatureCollection", "features": [\n{listed}\n]}}\n'.encode()
+            yield before + json.dumps(feature).encode()
+            before = b",\n"
+    yield b"\n]}\n"
 
 
 def as_brecahad(nuclei: Mapping[str, Nuclei], height: int, width: int) -> bytes:

@@ -152,7 +152,8 @@ class Results:
             )
             for plane, name in enumerate(self.classes)
         }
-        geojson.write_bytes(as_geojson(nuclei))
+        with geojson.open("wb") as file:
+            file.writelines(as_geojson(nuclei))
         annotation.write_bytes(as_brecahad(nuclei, *size))
 
 

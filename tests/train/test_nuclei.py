@@ -71,7 +71,7 @@ def two() -> Nuclei:
 def test_geojson_is_what_qupath_reads() -> None:
     """Coordinates from the corner of the image, where the middle of the first pixel is 0.5."""
     nothing = Nuclei(np.zeros((0, 2)), np.zeros(0, np.float32))
-    content = as_geojson({"tumor": two(), "mitosis": nothing})
+    content = b"".join(as_geojson({"tumor": two(), "mitosis": nothing}))
     read = json.loads(content)
     assert read["type"] == "FeatureCollection"
     assert read["features"][0] == {
@@ -85,7 +85,7 @@ def test_geojson_is_what_qupath_reads() -> None:
     }
     assert len(read["features"]) == 2
     assert content.count(b"\n") == 4  # a line each, so that a correction is a line in a diff
-    assert json.loads(as_geojson({"mitosis": nothing}))["features"] == []
+    assert json.loads(b"".join(as_geojson({"mitosis": nothing})))["features"] == []
 
 
 def test_every_class_has_a_colour_of_its_own() -> None:
@@ -106,7 +106,7 @@ def test_classes_of_ones_own_are_written_too() -> None:
 
 
 def features(found: dict[str, Nuclei]) -> list[dict[str, Any]]:
-    return json.loads(as_geojson(found))["features"]
+    return json.loads(b"".join(as_geojson(found)))["features"]
 
 
 def test_brecahads_form_is_read_back_at_the_same_pixels() -> None:
