@@ -1,7 +1,8 @@
 """Which rank has fallen silent: a collective that fails says that somebody is missing, not who.
 
 A thread of each rank counts up a number in the store through which the ranks met. The number of a
-rank that was killed, stopped or lost with its node stands still.
+rank that was killed, stopped or lost with its node stands still. A rank that leaves in order says so there: it
+falls silent too, and is not missing.
 """
 
 import os
@@ -9,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
@@ -31,6 +32,7 @@ class Liveness:
         self.store: Store = store.clone()  # type: ignore[attr-defined]
         self.rank, self.world_size = rank, world_size
         self.ended = threading.Event()
+        self.in_order = False  # whether it ended so that nobody need miss this rank
         self.store.set(f"who/{rank}", f"{socket.gethostname()}, process {os.getpid()}")
 
     @contextmanager
@@ -40,9 +42,11 @@ class Liveness:
         thread.start()
         try:
             yield
+            self.in_order = True
         except RuntimeError as error:
             if not is_failed_collective(error):
                 raise
+            self.in_order = True  # the one that was lost is to be named, not this
             raise UserError(f"{self.who_is_silent()} ({first_words(error)})") from None
         finally:
             self.ended.set()
@@ -50,11 +54,11 @@ class Liveness:
 
     def beat(self) -> None:
         """Count up until the end, or until the store is gone (who holds it may leave first)."""
-        while not self.ended.wait(BEAT_S):
-            try:
+        with suppress(dist.DistError):
+            while not self.ended.wait(BEAT_S):
                 self.store.add(f"beat/{self.rank}", 1)
-            except dist.DistError:
-                return
+            if self.in_order:
+                self.store.set(f"left/{self.rank}", "")
 
     def who_is_silent(self) -> str:
         """The ranks that do not beat, in a sentence."""
@@ -70,14 +74,14 @@ class Liveness:
         return f"no sign of life from {ended}: killed, stopped, or ended by an error of its own"
 
     def silent_ranks(self) -> list[str]:
-        """The ranks that do not beat, with host and process."""
+        """The ranks that do not beat and have not left, with host and process."""
         try:
             before = self.beats()
             time.sleep(SILENT_S)
             return [
                 f"rank {rank} ({self.who(rank)})"
                 for rank, (count, then) in enumerate(zip(self.beats(), before, strict=True))
-                if count == then and rank != self.rank
+                if count == then and rank != self.rank and not self.store.check([f"left/{rank}"])
             ]
         except dist.DistError:
             return ["the process that the ranks met at (rank 0, or torchrun)"]

@@ -42,6 +42,18 @@ def test_the_silent_are_named_and_the_living_are_not(store: dist.TCPStore) -> No
     assert str(caught.value).endswith("(Connection closed by peer [127.0.0.1]:1)")
 
 
+def test_who_left_in_order_is_not_missed(store: dist.TCPStore) -> None:
+    """Of three: one that ended well, and one that had lost another and said so."""
+    mine, well, lost = (Liveness(store, rank, 4) for rank in range(3))
+    with well.watch():
+        pass
+    with pytest.raises(UserError, match="no sign of life from rank 0 .*, rank 3"), lost.watch():
+        raise RuntimeError(LOST)
+    with pytest.raises(UserError) as caught, mine.watch():
+        raise RuntimeError(LOST)
+    assert str(caught.value).startswith("no sign of life from rank 3 (which never came): killed")
+
+
 def test_where_all_live_nobody_is_blamed(store: dist.TCPStore) -> None:
     mine, other = Liveness(store, 0, 2), Liveness(store, 1, 2)
     with other.watch(), pytest.raises(UserError, match="though all are alive"), mine.watch():
