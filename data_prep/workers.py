@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import cv2
 
 from command_line import UserError
+from memory import keep_freed_memory
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -121,6 +122,7 @@ def serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)  # Slurm sends them to all; the parent handles them
     cv2.setNumThreads(1)  # one core a worker
+    keep_freed_memory()
     while True:
         try:
             task = pipe.recv()

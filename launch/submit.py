@@ -41,6 +41,7 @@ PACKAGES = (
     "command_line.py",
     "json_lines.py",
     "lease.py",
+    "memory.py",
     "seeds.py",
     "data_prep",
     "model",

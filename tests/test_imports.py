@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"command_line", "json_lines", "lease", "seeds"}
+SHARED = {"command_line", "json_lines", "lease", "memory", "seeds"}
 PACKAGES = ("data_prep", "model", "train", "launch")
 OURS = {*PACKAGES, *SHARED, "tests"}
 
@@ -15,6 +15,7 @@ OURS = {*PACKAGES, *SHARED, "tests"}
 ALLOWED = {
     "command_line": set(),
     "json_lines": set(),
+    "memory": set(),
     "seeds": set(),
     "lease": {"command_line"},
     "data_prep": SHARED,

@@ -43,6 +43,7 @@ def test_every_import_is_a_declared_dependency() -> None:
         "command_line.py",
         "json_lines.py",
         "lease.py",
+        "memory.py",
         "seeds.py",
         "data_prep",
         "model",

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from command_line import UsageError, UserError
+from memory import keep_freed_memory
 from train.liveness import Liveness
 
 Object = TypeVar("Object")
@@ -114,6 +115,7 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
 
     A rank that does not come to a collective within `timeout_s` is given up: a UserError names it.
     """
+    keep_freed_memory()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = choose_device(device, local_rank)
