@@ -1,8 +1,8 @@
 """Which rank has fallen silent: a collective that fails says that somebody is missing, not who.
 
 A thread of each rank counts up a number in the store through which the ranks met. The number of a
-rank that was killed, stopped or lost with its node stands still. A rank that leaves in order says so there: it
-falls silent too, and is not missing.
+rank that was killed, stopped or lost with its node stands still. A rank that leaves in order says
+so there: it falls silent too, and is not missing.
 """
 
 import os

@@ -47,7 +47,7 @@ def test_who_left_in_order_is_not_missed(store: dist.TCPStore) -> None:
     mine, well, lost = (Liveness(store, rank, 4) for rank in range(3))
     with well.watch():
         pass
-    with pytest.raises(UserError, match="no sign of life from rank 0 .*, rank 3"), lost.watch():
+    with pytest.raises(UserError, match=r"no sign of life from rank 0 .*, rank 3"), lost.watch():
         raise RuntimeError(LOST)
     with pytest.raises(UserError) as caught, mine.watch():
         raise RuntimeError(LOST)
