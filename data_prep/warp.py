@@ -71,8 +71,14 @@ class Lattice:
 
     def places(self) -> Floats:
         """HW2 float32: the place (x, y) of every node."""
-        down, across = (self.origin_px + self.step_px * np.arange(n) for n in self.num_nodes)
-        return np.stack(np.meshgrid(across, down), axis=-1).astype(np.float32)
+        return np.stack(np.meshgrid(*self.along()), axis=-1).astype(np.float32)
+
+    def along(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """x of the columns of nodes and y of the rows."""
+        down, across = (
+            self.origin_px + self.step_px * np.arange(n, dtype=np.float64) for n in self.num_nodes
+        )
+        return across, down
 
 
 class Bordered:
@@ -143,10 +149,13 @@ class Warp:
         if self.border == "mirror":
             points, which = self.with_mirrored(points)
         places, is_found = self.solve(points, points, math.inf)
+        is_far = ~self.is_near(places)
         # found far away, where the map folds over, a point may be here as well
-        lost = np.flatnonzero(~is_found | (~self.is_near(places) & self.folds()))
-        found, places_found = self.search(points[lost])
-        places[lost[found]], is_found[lost[found]] = places_found, True
+        is_lost = ~is_found | (is_far & self.folds()) if is_far.any() else ~is_found
+        if is_lost.any():
+            lost = np.flatnonzero(is_lost)
+            found, places_found = self.search(points[lost])
+            places[lost[found]], is_found[lost[found]] = places_found, True
         kept = is_found & self.is_near(places)
         return places[kept], which[kept]
 
@@ -278,11 +287,15 @@ def lens(lattice: Lattice, k: float) -> Floats:
 
     From r = 1 on as there: of a small field the margin would lie thousands of px away.
     """
-    size = np.array([lattice.width_px, lattice.height_px])
-    centre = (size - 1) / 2
-    offset = lattice.places() - centre
-    squared = np.minimum(((offset / size) ** 2).sum(axis=-1, keepdims=True), 1.0)
-    return (centre + offset * (1 + k * squared + k * squared**2)).astype(np.float32)
+    x, y = lattice.along()
+    middle_x, middle_y = (lattice.width_px - 1) / 2, (lattice.height_px - 1) / 2
+    x, y = x - middle_x, (y - middle_y)[:, None]
+    squared = np.minimum((x / lattice.width_px) ** 2 + (y / lattice.height_px) ** 2, 1.0)
+    stretch = 1 + k * squared * (1 + squared)
+    sources = np.empty((*lattice.num_nodes, 2), np.float32)
+    sources[..., 0] = middle_x + x * stretch
+    sources[..., 1] = middle_y + y * stretch
+    return sources
 
 
 def lens_step_px(height_px: int, width_px: int) -> int:
