@@ -320,7 +320,7 @@ class Trainer:
         if self.crops.pixels.packed is None:
             advice.insert(0, "data prepared with pack=true")
         elif self.ranks.device.type == "cuda" and self.config.crop.on == "loader":
-            advice.append("crop.on=device loader_workers=0")
+            advice.append("crop.on=device")
         return f"waits for data {share:.0%} of the time; try " + ", or ".join(advice)
 
     def check_loss(self) -> None:

@@ -1,6 +1,6 @@
 """Preparing a field with its variants: beside the classic recipe, and beside the floor.
 
-    python -m tests.benchmarks.prep [--raw DIR] [--fields 24] [--rounds 5]
+    python -m tests.benchmarks.prep [--raw DIR] [--fields 96] [--rounds 3]
 
 naive     what scripts do: PIL and SciPy, noise as large as the image, a transform at a time, discs
           a point at a time; one field in each round
@@ -51,8 +51,8 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--raw", help="fields in BreCaHAD's layout (drawn ones)")
-    parser.add_argument("--fields", type=int, default=24, help="fields of a run (24)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each way, interleaved (5)")
+    parser.add_argument("--fields", type=int, default=96, help="fields of a run (96)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each way, interleaved (3)")
     parser.add_argument("--worker-memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker_memory:
