@@ -60,13 +60,10 @@ def write_report(
 def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """What the page says of a run: its curves, what happened to it, its data and its settings."""
     restarts, metrics = read_restarts(run.folder), read_metrics(run.folder)
-    curves = []
-    if metrics:
-        losses = read_curve(run.folder, TRAINING_LOSS)
-        curves = training_charts(metrics, losses, restarts, summary["step"])
+    losses = read_curve(run.folder, TRAINING_LOSS)
     return {
         "summary": summary,
-        "curves": curves,
+        "curves": training_charts(metrics, losses, restarts, summary["step"]),
         "story": story(restarts, read_lines(run.folder / EVENTS)),
         "num_restarts": len(restarts),
         "data": run.data,
@@ -86,22 +83,31 @@ def training_charts(
     restarts: Sequence[Mapping[str, Any]],
     step: int,
 ) -> list[Chart]:
-    """Loss on training and on validation, and validation Dice, IoU and accuracy, by the step."""
+    """Loss on training, and where there was validation its loss, Dice, IoU and accuracy, by the
+    step."""
     steps = [line["step"] for line in metrics]
-    validation_losses = [(line["step"], line["val/loss"]) for line in metrics]
-    x_range = (0.0, float(max(steps)))
+    last = max([*steps, *(at for at, _ in training_losses)], default=0)
+    x_range = (0.0, float(last))
     marks = [("restart", "restart", float(restart["step"])) for restart in restarts]
     marks.append(("checkpoint", "evaluated checkpoint", float(step)))
-    marks = [mark for mark in marks if mark[2] <= x_range[1]]
-    scores = [
-        Line(name, list(zip(steps, [line[f"val/{key}"] for line in metrics], strict=True)))
-        for key, name in (("dice", "Dice"), ("iou", "IoU"), ("accuracy", "accuracy"))
-    ]
-    return [
-        loss_chart("Training loss", "as loss.* says", training_losses, x_range, marks),
-        loss_chart("Validation loss", "cross-entropy (nats)", validation_losses, x_range, marks),
-        Chart("Validation scores", "step", "over all pixels", scores, x_range, (0.0, 1.0), marks),
-    ]
+    marks = [mark for mark in marks if mark[2] <= last]
+    charts = []
+    if training_losses:
+        charts.append(
+            loss_chart("Training loss", "as loss.* says", training_losses, x_range, marks)
+        )
+    if metrics:
+        losses = [(line["step"], line["val/loss"]) for line in metrics]
+        scores = [
+            Line(name, list(zip(steps, [line[f"val/{key}"] for line in metrics], strict=True)))
+            for key, name in (("dice", "Dice"), ("iou", "IoU"), ("accuracy", "accuracy"))
+        ]
+        unit = (0.0, 1.0)
+        charts += [
+            loss_chart("Validation loss", "cross-entropy (nats)", losses, x_range, marks),
+            Chart("Validation scores", "step", "over all pixels", scores, x_range, unit, marks),
+        ]
+    return charts
 
 
 def loss_chart(

@@ -155,9 +155,12 @@ def test_warnings_come_first_and_names_are_no_markup(page: Path) -> None:
 def test_sections_without_anything_to_say_are_left_out(run: Run, tmp_path: Path) -> None:
     for name in ("restarts.jsonl", "metrics.jsonl", "launch/events.jsonl"):
         (run.folder / name).unlink()
-    text = text_of(write_report(tmp_path, summary_of(None), [], [run]).read_text())
+    html = write_report(tmp_path, summary_of(None), [], [run]).read_text()
+    text = text_of(html)
     for words in ("Warnings", "Nuclei found", "Worst", "annotated twice", "What happened"):
         assert words not in text
+    # trained without a validation split, it still has a training loss
+    assert re.findall('aria-label="((?:Training|Validation).*?)[":]', html) == ["Training loss"]
     assert "No restarts of the training" in text
     assert "0.667 one case" in text
 
@@ -291,6 +294,8 @@ def test_it_prints_on_paper_whatever_the_screen_is(page: Path, browser: Browser)
     assert (
         browser.value("getComputedStyle(document.querySelector('#show-truth')).display") == "none"
     )
+    assert browser.style("table", "breakInside") == "avoid"
+    assert browser.style(".overlay svg", "maxHeight") == f"{112 / 25.4 * 96:.3f}px"
     pdf = browser.pdf()
     assert pdf.startswith(b"%PDF")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
