@@ -62,13 +62,19 @@ def cut(height_px: int, width_px: int, tile_px: int, overlap_px: int) -> list[Ti
     ]
 
 
-def tile_starts(length_px: int, size_px: int, overlap_px: int) -> list[int]:
-    """Where tiles start so that they cover a length evenly and overlap at least as asked."""
+def tile_starts(length_px: int, size_px: int, overlap_px: int, grid_px: int = 1) -> list[int]:
+    """Where tiles start so that they cover a length evenly and overlap at least as asked.
+
+    All but the last, which ends with the length, start at multiples of `grid_px`, unless that is
+    more than a tile has beside its overlap.
+    """
     if length_px <= size_px:
         return [0]
-    stride = size_px - overlap_px
-    num_tiles = -(-(length_px - overlap_px) // stride)
-    return [index * (length_px - size_px) // (num_tiles - 1) for index in range(num_tiles)]
+    step_px, last_px = size_px - overlap_px, length_px - size_px
+    grid_px = min(grid_px, step_px)
+    last_cell = -(-last_px // grid_px)
+    num_steps = -(-last_cell // (step_px // grid_px))
+    return [index * last_cell // num_steps * grid_px for index in range(num_steps)] + [last_px]
 
 
 def points_in(points: Points, tile: Tile) -> Points:

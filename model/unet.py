@@ -20,12 +20,15 @@ RGB = 3
 
 
 class UNet(nn.Module):
-    """(B, 3, H, W) image -> (B, num_classes, H, W) logits, for any H and W."""
+    """(B, 3, H, W) image -> (B, num_classes, H, W) logits, for any H and W.
+
+    Of an image that is moved by a multiple of `stride` px the logits are moved alike.
+    """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.downsample = config.downsample
-        self.multiple = config.downsample * 2**config.depth
+        self.stride = config.downsample * 2**config.depth  # of the deepest level, in px
         block = config.downsample**2
         widths = [config.width * 2**level for level in range(config.depth + 1)]
         self.encoder = nn.ModuleList(
@@ -44,7 +47,7 @@ class UNet(nn.Module):
     def missing(self, length: int) -> int:
         """Pixels to a multiple that the levels divide; the deepest is two wide at least, for
         instance normalisation has nothing to divide by in a single pixel."""
-        return max(-length % self.multiple, 2 * self.multiple - length)
+        return max(-length % self.stride, 2 * self.stride - length)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, num_classes, H, W) logits."""

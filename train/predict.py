@@ -44,9 +44,9 @@ from train.run_folder import (
     load_model,
     read_run,
 )
-from train.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles
+from train.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 
-FORMAT = 1  # of the results; with another number they are made anew
+FORMAT = 2  # of the results; with another number they are made anew
 BAND_PX = 2**24  # a field of view is one band; what an image takes of memory hangs on it
 
 NumberedBand = tuple[Task, int, Band]
@@ -202,7 +202,8 @@ class Predictor:
             "image": {"name": path.name, "bytes": about.st_size, "mtime_ns": about.st_mtime_ns},
             **self.settings,
         }
-        bands = cut_into_bands(height, width, self.run.config.tile, BAND_PX)
+        stride_px = stride_of(self.model)
+        bands = cut_into_bands(height, width, self.run.config.tile, stride_px, BAND_PX)
         return Task(path, Path(self.config.out), height, width, bands, settings)
 
     def missing_bands(self, tasks: Sequence[Task]) -> list[NumberedBand]:

@@ -2,6 +2,9 @@
 
 The tiles lie on a grid, and a tile's weight is the product of a ramp over its height and one over
 its width. So rows of tiles can be blended by themselves (a `Band`), and bands with one another.
+
+A network that halves its input sees an image on a grid of its own: moved by a px it answers
+differently, moved by its stride it does not. So tiles start at multiples of that, and agree.
 """
 
 import itertools
@@ -63,17 +66,27 @@ class Band:
         return summed_ramps(self.lefts, self.size[1], self.overlap_px)
 
 
-def cut_into_bands(height: int, width: int, tile: TileConfig, most_px: int) -> list[Band]:
+def stride_of(model: nn.Module) -> int:
+    """How far an image may be moved for the network to answer alike, in px."""
+    stride: int = getattr(model, "stride", 1)
+    return stride
+
+
+def cut_into_bands(
+    height: int, width: int, tile: TileConfig, stride_px: int, most_px: int
+) -> list[Band]:
     """Bands that cover an image: as many rows of tiles each as fit into `most_px`, one at least."""
     size = min(tile.size_px, height), min(tile.size_px, width)
-    lefts = tuple(tile_starts(width, tile.size_px, tile.overlap_px))
+    tops, lefts = (
+        tile_starts(length, tile.size_px, tile.overlap_px, stride_px) for length in (height, width)
+    )
     groups: list[list[int]] = []
-    for top in tile_starts(height, tile.size_px, tile.overlap_px):
+    for top in tops:
         if groups and (top + size[0] - groups[-1][0]) * width <= most_px:
             groups[-1].append(top)
         else:
             groups.append([top])
-    return [Band(tuple(tops), lefts, size, tile.overlap_px) for tops in groups]
+    return [Band(tuple(tops), tuple(lefts), size, tile.overlap_px) for tops in groups]
 
 
 def predict_probability(
@@ -85,7 +98,7 @@ def predict_probability(
     a tile's weight falls off linearly to its edge, so that no seam shows.
     """
     height, width = image_HWC.shape[:2]
-    (band,) = cut_into_bands(height, width, tile, most_px=height * width)
+    (band,) = cut_into_bands(height, width, tile, stride_of(model), most_px=height * width)
     tiles = list(predict_tiles(model, image_HWC, band.corners, band.size, tile.batch, precision))
     blend = Blend(band, len(tiles[0][1]), precision.device)
     for corner, probability_CHW in tiles:

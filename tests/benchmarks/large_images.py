@@ -30,7 +30,7 @@ from train.distributed import Ranks
 from train.precision import choose_precision
 from train.results import OUTPUTS
 from train.run_folder import load_model, read_run
-from train.tiles import Plane, blend_weight, cut_into_bands, tile_probability
+from train.tiles import Plane, blend_weight, cut_into_bands, stride_of, tile_probability
 
 SHRINKS = [4, 16, 32]
 PART_PX = 3000
@@ -97,8 +97,9 @@ def print_seams(run_folder: Path, image: Path, probability: Path) -> None:
     model, _, _ = load_model(run, "best", Ranks(0, 1, CPU))
     precision = choose_precision(CPU, "auto", run.config.memory_format)
     tile, side = run.config.tile, read_size(image)[0]
-    first, *_ = cut_into_bands(side, side, tile, predict.BAND_PX)
-    top = max(0, min(side, first.bottom + PART_PX // 2) - PART_PX)
+    stride = stride_of(model)
+    first, *_ = cut_into_bands(side, side, tile, stride, predict.BAND_PX)
+    top = max(0, min(side, first.bottom + PART_PX // 2) - PART_PX) // stride * stride
     part = Box(0, top, PART_PX, PART_PX)
 
     def network(box: Box) -> Plane:
@@ -111,7 +112,8 @@ def print_seams(run_folder: Path, image: Path, probability: Path) -> None:
         print(f"{name}: {difference_HW.max():.4f} at most, {difference_HW.mean():.5f} in the mean")
 
     total_HW, weight_HW = np.zeros((2, PART_PX + 2 * tile.size_px, PART_PX + 2 * tile.size_px))
-    for y, x in itertools.product(tile_starts(side, tile.size_px, tile.overlap_px), repeat=2):
+    starts = tile_starts(side, tile.size_px, tile.overlap_px, stride)
+    for y, x in itertools.product(starts, repeat=2):
         if x < PART_PX and top - tile.size_px < y < top + PART_PX:
             down = y - top + tile.size_px
             place = slice(down, down + tile.size_px), slice(x, x + tile.size_px)

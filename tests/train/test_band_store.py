@@ -38,7 +38,7 @@ def filled(tmp_path: Path, plain: Precision, image: np.ndarray) -> Callable[...,
     """A store with the bands of the image, each computed by itself."""
 
     def fill(tile: TileConfig, most_px: int, shrink: int = 1) -> BandStore:
-        bands = cut_into_bands(*image.shape[:2], tile, most_px)
+        bands = cut_into_bands(*image.shape[:2], tile, 1, most_px)
         store = BandStore(tmp_path / "store", bands, shrink)
         store.begin({})
         for number, band in enumerate(bands):

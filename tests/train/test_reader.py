@@ -61,7 +61,7 @@ def spoil(path: Path, is_spoilt: Callable[[int, int], bool]) -> int:
 
 
 def task_of(path: Path, most_px: int) -> Task:
-    bands = cut_into_bands(HEIGHT, WIDTH, TILE, most_px)
+    bands = cut_into_bands(HEIGHT, WIDTH, TILE, 1, most_px)
     return Task(path, path.parent, HEIGHT, WIDTH, bands, {})
 
 
@@ -170,7 +170,7 @@ def test_parts_cover_the_tiles_and_no_segment_twice(
     """Random tiles of random bands."""
     monkeypatch.setattr("train.reader.LEAST_PX", least_px)
     rng = np.random.default_rng(0)
-    for band in cut_into_bands(HEIGHT, WIDTH, TILE, 130 * WIDTH):
+    for band in cut_into_bands(HEIGHT, WIDTH, TILE, 1, 130 * WIDTH):
         corners = [corner for corner in band.corners if rng.random() < 0.2]
         seen_HW = np.zeros((HEIGHT, WIDTH), int)
         decoded: list[tuple[int, int]] = []

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import build_model
+from model.config import ModelConfig
 from train.config import TileConfig
 from train.precision import Precision, choose_precision
 from train.tiles import (
@@ -15,6 +17,7 @@ from train.tiles import (
     cut_into_bands,
     predict_probability,
     predict_tiles,
+    stride_of,
     tile_starts,
 )
 
@@ -42,9 +45,12 @@ def draw(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size_px", [7, 16, 31])
 @pytest.mark.parametrize("overlap_px", [0, 1, 3])
-def test_tiles_cover_every_length_and_overlap_enough(size_px: int, overlap_px: int) -> None:
+@pytest.mark.parametrize("grid_px", [1, 4])
+def test_tiles_cover_every_length_and_overlap_enough(
+    size_px: int, overlap_px: int, grid_px: int
+) -> None:
     for length_px in range(1, 120):
-        starts = tile_starts(length_px, size_px, overlap_px)
+        starts = tile_starts(length_px, size_px, overlap_px, grid_px)
         if length_px <= size_px:
             assert starts == [0]
             continue
@@ -53,8 +59,29 @@ def test_tiles_cover_every_length_and_overlap_enough(size_px: int, overlap_px: i
         steps = np.diff(starts)
         assert (steps > 0).all()
         assert (steps <= size_px - overlap_px).all()
+        assert all(start % grid_px == 0 for start in starts[:-1])
         # and no tile more than it takes
-        assert (len(starts) - 2) * (size_px - overlap_px) + size_px < length_px
+        step_px = (size_px - overlap_px) // grid_px * grid_px
+        assert (len(starts) - 2) * step_px + size_px < length_px
+
+
+def test_a_grid_wider_than_a_tile_has_beside_its_overlap_is_not_kept() -> None:
+    """Steps of 4 px at most: 12 px take three."""
+    assert tile_starts(20, 8, 4, 32) == [0, 4, 8, 12]
+
+
+def test_tiles_of_the_network_agree_with_the_whole_image(plain: Precision) -> None:
+    """Off their edges by what it sees, 10 px; two of three would begin at an odd px by half."""
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(width=4, depth=1)).eval()
+    image_HWC, tile = draw(158, 64), TileConfig(64, 16)
+    tiles_HW = predict_probability(network, image_HWC, tile, plain)[0]
+    whole_HW = predict_probability(network, image_HWC, TileConfig(158, 0), plain)[0]
+    assert tile_starts(158, 64, 16) == [0, 47, 94]
+    (band,) = cut_into_bands(158, 64, tile, stride_of(network), most_px=158 * 64)
+    assert band.tops == (0, 46, 94)
+    inner = [*range(36), *range(74, 84), *range(120, 158)]
+    assert tiles_HW[inner] == pytest.approx(whole_HW[inner], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +163,7 @@ def test_a_field_is_blended_as_in_two_dimensions(
 @pytest.mark.parametrize(("most_px", "expected"), [(1, [1] * 6), (72 * 50, [2] * 3), (10**9, [6])])
 def test_bands_have_as_many_rows_of_tiles_as_fit(most_px: int, expected: list[int]) -> None:
     """Six rows of 32 px at 0, 22, 44, ... over 50 px: a row has 32 x 50 px, two rows 54 x 50."""
-    bands = cut_into_bands(32 + 5 * 22, 50, TileConfig(32, 10), most_px)
+    bands = cut_into_bands(32 + 5 * 22, 50, TileConfig(32, 10), 1, most_px)
     assert [len(band.tops) for band in bands] == expected
     assert [top for band in bands for top in band.tops] == [0, 22, 44, 66, 88, 110]
     assert [corner for corner in bands[-1].corners if corner[0] == 0] == [(0, 0), (0, 18)]
