@@ -57,7 +57,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     if not config.share:
         remove_temporaries(Path(config.out))
     results, num_reused = run_tasks(plan.tasks, config.workers, lease)
-    bad = plan.bad + list(dict.fromkeys(entry for result in results for entry in result.bad))
+    bad = list(dict.fromkeys(plan.bad + [entry for result in results for entry in result.bad]))
     if bad and config.on_error == "stop":
         raise BadInputFilesError(bad)
     num_glass = sum(not result.samples and not result.bad for result in results)
