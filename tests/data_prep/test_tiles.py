@@ -138,7 +138,16 @@ def test_only_tiles_of_changed_settings_and_slides_are_redone(
     raw = write_slide(tmp_path, slide)
     prepare_slide(raw, tmp_path / "out")
     assert prepare_slide(raw, tmp_path / "out").num_reused == 12, "glass is known as glass"
-    assert prepare_slide(raw, tmp_path / "out", min_tissue=0.0).num_glass == 0
+    # of 251 px in steps, they start where those of 256 did
+    assert prepare_slide(raw, tmp_path / "out", tile_overlap_px=5).num_reused == 12
+    unseen = AugmentConfig(transforms=["barrel"])
+    assert prepare_slide(raw, tmp_path / "out", augment=unseen).num_reused == 12
+    smaller = prepare_slide(raw, tmp_path / "out", tile_px=255)
+    assert smaller.num_reused == 0, "a tile of the same name that ends elsewhere"
+    assert {sample.width_px for sample in smaller.samples} == {255}
+    prepare_slide(raw, tmp_path / "out")
+    untouched = prepare_slide(raw, tmp_path / "out", min_tissue=0.0)
+    assert (untouched.num_reused, untouched.num_glass) == (0, 0)
     write_slide(tmp_path, slide[::-1].copy())
     assert prepare_slide(raw, tmp_path / "out").num_reused == 0
 
