@@ -198,7 +198,7 @@ class PrepConfig:
     """Side in px of the tiles that an image larger than that is cut into, each a field of its case;
     0 keeps images whole. A TIF is read tile by tile, so it may be larger than memory."""
     tile_overlap_px: int = 0
-    """How far neighbouring tiles overlap at least, in px."""
+    """How far neighbouring tiles overlap at least, in px; needs tile_px."""
     min_tissue: float = 0.1
     """Share of a tile that must be tissue; a tile with less, and without a point, is left out."""
     uint16_white: int = 65535
@@ -222,6 +222,11 @@ class PrepConfig:
             raise ValueError(f"tile_px={self.tile_px}: 0 (whole images) or at least 64")
         if self.tile_px and not 0 <= self.tile_overlap_px < self.tile_px:
             raise ValueError(f"tile_overlap_px={self.tile_overlap_px}: 0 to below tile_px")
+        if self.tile_overlap_px and not self.tile_px:
+            raise ValueError(
+                f"tile_overlap_px={self.tile_overlap_px}: tile_px=0 makes no tiles that could"
+                " overlap; give their side too, as in tile_px=1024"
+            )
         if not 0 <= self.min_tissue <= 1:
             raise ValueError(f"min_tissue={self.min_tissue}: from 0 to 1")
         if not 1 <= self.jpg_quality <= 100:

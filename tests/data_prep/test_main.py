@@ -103,6 +103,8 @@ class TestUsageErrors:
             (["uint16_white=0"], ["uint16_white=0", "at least 1"]),
             (["workers=0"], ["workers=0", "at least 1"]),
             (["radius_px=0"], ["radius_px=0", "at least 1"]),
+            (["tile_overlap_px=32"], ["tile_overlap_px=32", "tile_px=0", "tile_px=1024"]),
+            (["tile_px=64", "tile_overlap_px=64"], ["tile_overlap_px=64", "below tile_px"]),
             (["case_regex=("], ["case_regex=("]),
             (["case_regex=.*"], ["case_regex=.*", "(?P<case>...)"]),
             (["split.test_cases=[7]"], ["no case '7'", "Case_1, Case_2, Case_3"]),
