@@ -232,7 +232,7 @@ class PrepConfig:
         if not 1 <= self.jpg_quality <= 100:
             raise ValueError(f"jpg_quality={self.jpg_quality}: must be from 1 to 100")
         self._check_classes()
-        self.share_of(0)
+        self.share_numbers()
         self._check_case_regex()
         distinct = 1 + len(set(self.augment.transforms) & set(FLIPS))
         if self.copies > distinct and set(self.augment.transforms) <= set(FLIPS):
@@ -241,14 +241,12 @@ class PrepConfig:
                 f" {distinct} different variants; add a random transform such as rotation"
             )
 
-    def share_of(self, index: int) -> bool:
-        """Whether the field of an index is in this share. Raises ValueError for a wrong share."""
-        if not self.share:
-            return True
-        match = re.fullmatch(r"(\d+)/(\d+)", self.share)
+    def share_numbers(self) -> tuple[int, int]:
+        """k and n of share=k/n, 1 and 1 of the whole. Raises ValueError for a wrong share."""
+        match = re.fullmatch(r"(\d+)/(\d+)", self.share or "1/1")
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise ValueError(f"share={self.share}: k/n with k from 1 to n, as in 3/8")
-        return index % int(match[2]) == int(match[1]) - 1
+        return int(match[1]), int(match[2])
 
     def _check_classes(self) -> None:
         if not self.classes:

@@ -302,13 +302,29 @@ class TestSameBytes:
         assert sum(name.startswith("images/") for name in trees[0]) == 4 * 10 + 2
         assert trees[0] == trees[1] == trees[2]
 
-    def test_in_shares_and_joined(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("shares", "settings", "num_fields"),
+        [
+            (["3/3", "1/3", "2/3"], {}, 4),
+            (["6/6", "1/6", "2/6", "5/6", "4/6", "3/6"], {}, 4),  # two have no field
+            (["2/2", "1/2"], {"tile_px": 64, "tile_overlap_px": 8}, 4 * 6),
+        ],
+        ids=["3", "6", "tiles"],
+    )
+    def test_in_shares_and_joined(
+        self,
+        raw_folder: RawFolder,
+        tmp_path: Path,
+        shares: list[str],
+        settings: dict[str, int],
+        num_fields: int,
+    ) -> None:
         raw, whole, joined = raw_folder(), tmp_path / "whole", tmp_path / "joined"
-        prepare(raw, whole, copies=3)
-        for share in ("3/3", "1/3", "2/3"):
+        prepare(raw, whole, copies=3, **settings)
+        for share in shares:
             assert not (joined / "dataset.json").exists()
-            prepare(raw, joined, copies=3, share=share)
-        assert prepare(raw, joined, copies=3).num_reused == len(list(raw.rglob("*.json")))
+            prepare(raw, joined, copies=3, share=share, **settings)
+        assert prepare(raw, joined, copies=3, **settings).num_reused == num_fields
         assert tree(whole) == tree(joined)
 
     def test_another_seed_draws_other_variants_of_the_same_originals(
