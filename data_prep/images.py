@@ -224,10 +224,23 @@ def check_segments(level: tifffile.TiffPageSeries, num_bytes: int) -> None:
     """tifffile fills a strip or tile that is not there with zeros; here that is an error."""
     for page in level.pages:
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-            if count == 0 or offset + count > num_bytes:
+            if not (offset and count):
+                raise BadInputError(missing_segments(page))
+            if offset + count > num_bytes:
                 raise BadInputError(
                     f"cut short: pixel data ends at byte {offset + count}, the file at {num_bytes}"
                 )
+
+
+def missing_segments(page: tifffile.TiffPage | tifffile.TiffFrame) -> str:
+    """The reason why a page cannot be used that has not the data of all its strips or tiles."""
+    segments = [*zip(page.dataoffsets, page.databytecounts, strict=True)]
+    num_missing = sum(not (offset and count) for offset, count in segments)
+    kind = "tiles" if page.keyframe.is_tiled else "strips"
+    return (
+        f"holds no data for {num_missing} of {len(segments)} {kind}: it was not written to its end,"
+        " or is a sparse TIF; write it anew and whole, with QuPath or 'vips tiffsave'"
+    )
 
 
 def to_hwc(pixels: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
