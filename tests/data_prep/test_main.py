@@ -153,12 +153,12 @@ class TestRuns:
         arguments += ["augment.transforms=[gaussian]"]
         code, said, err = cli(main, *arguments)
         assert (code, err) == (0, "")
-        assert re.search(r"train +6 samples, 2 fields, 1 cases", said)
-        assert re.search(r"val +1 samples, 1 fields, 1 cases", said)
+        assert re.search(r"train +6 samples, 2 fields, 1 case\n", said)
+        assert re.search(r"val +1 sample, 1 field, 1 case\n", said)
         assert f"prepared {out}" in said
         assert "not redone" not in said
         said_again = cli(main, *arguments).out
-        assert "4 fields were as they should be and were not redone" in said_again
+        assert "not redone, as they should be: 4 fields\n" in said_again
 
     def test_settings_reach_the_data_set(
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
