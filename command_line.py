@@ -102,6 +102,11 @@ def track(
             due = time.monotonic() + every_s
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 field', '2 fields'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def wants_help(argv: Sequence[str]) -> bool:
     """Whether the arguments ask for the help text."""
     return any(argument in ("-h", "--help", "help") for argument in argv)

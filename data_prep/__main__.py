@@ -32,16 +32,14 @@ def report(config: PrepConfig, summary: Summary) -> None:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return
     for split, counts in count_samples(summary.samples).items():
-        print(
-            ", ".join(
-                [f"{split:5} {counts['samples']} samples"]
-                + [f"{counts[kind]} {kind}" for kind in ("fields", "cases")]
-            )
-        )
+        kinds = ("sample", "field", "case")
+        listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
+        print(f"{split:5} {', '.join(listed)}")
     if summary.num_glass:
-        print(f"{summary.num_glass} tiles of glass were left out")
+        print(f"left out {command_line.counted(summary.num_glass, 'tile')} of glass")
     if summary.num_reused:
-        print(f"{summary.num_reused} fields were as they should be and were not redone")
+        fields = command_line.counted(summary.num_reused, "field")
+        print(f"not redone, as they should be: {fields}")
     print(f"prepared {config.out} (content {summary.content_sha256[:12]})")
 
 

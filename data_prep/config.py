@@ -198,7 +198,7 @@ class PrepConfig:
     """Side in px of the tiles that an image larger than that is cut into, each a field of its case;
     0 keeps images whole. A TIF is read tile by tile, so it may be larger than memory."""
     tile_overlap_px: int = 0
-    """How far neighbouring tiles overlap at least, in px."""
+    """How far neighbouring tiles overlap at least, in px; needs tile_px."""
     min_tissue: float = 0.1
     """Share of a tile that must be tissue; a tile with less, and without a point, is left out."""
     uint16_white: int = 65535
@@ -222,12 +222,17 @@ class PrepConfig:
             raise ValueError(f"tile_px={self.tile_px}: 0 (whole images) or at least 64")
         if self.tile_px and not 0 <= self.tile_overlap_px < self.tile_px:
             raise ValueError(f"tile_overlap_px={self.tile_overlap_px}: 0 to below tile_px")
+        if self.tile_overlap_px and not self.tile_px:
+            raise ValueError(
+                f"tile_overlap_px={self.tile_overlap_px}: tile_px=0 makes no tiles that could"
+                " overlap; give their side too, as in tile_px=1024"
+            )
         if not 0 <= self.min_tissue <= 1:
             raise ValueError(f"min_tissue={self.min_tissue}: from 0 to 1")
         if not 1 <= self.jpg_quality <= 100:
             raise ValueError(f"jpg_quality={self.jpg_quality}: must be from 1 to 100")
         self._check_classes()
-        self.share_of(0)
+        self.share_numbers()
         self._check_case_regex()
         distinct = 1 + len(set(self.augment.transforms) & set(FLIPS))
         if self.copies > distinct and set(self.augment.transforms) <= set(FLIPS):
@@ -236,14 +241,12 @@ class PrepConfig:
                 f" {distinct} different variants; add a random transform such as rotation"
             )
 
-    def share_of(self, index: int) -> bool:
-        """Whether the field of an index is in this share. Raises ValueError for a wrong share."""
-        if not self.share:
-            return True
-        match = re.fullmatch(r"(\d+)/(\d+)", self.share)
+    def share_numbers(self) -> tuple[int, int]:
+        """k and n of share=k/n, 1 and 1 of the whole. Raises ValueError for a wrong share."""
+        match = re.fullmatch(r"(\d+)/(\d+)", self.share or "1/1")
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise ValueError(f"share={self.share}: k/n with k from 1 to n, as in 3/8")
-        return index % int(match[2]) == int(match[1]) - 1
+        return int(match[1]), int(match[2])
 
     def _check_classes(self) -> None:
         if not self.classes:

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     article = fetch(config)
     raw, num_fields = find_raw(out)
     print(f"licence: {article.licence}; cite: {article.citation}")
-    print(f"{num_fields} fields are in {raw}; next:")
+    print(f"{raw} holds {command_line.counted(num_fields, 'field')}; next:")
     print(f"python -m data_prep raw={shlex.quote(str(raw))} out=prepared")
     return 0
 

@@ -54,6 +54,11 @@ class FieldResult:
     samples: list[dict[str, Any]]
     bad: list[BadFile]
 
+    @property
+    def is_glass(self) -> bool:
+        """Whether it is a tile of glass, which is left out."""
+        return not self.samples and not self.bad
+
 
 def prepare_field(task: FieldTask) -> FieldResult:
     """Prepare one field, whatever stands there. A tile of glass has no samples."""

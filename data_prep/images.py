@@ -10,7 +10,7 @@ Whatever comes in goes out as HWC uint8 RGB:
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +89,13 @@ def decode_image(content: bytes, suffix: str, uint16_white: int = 65535) -> Imag
 
 
 def read_tile(path: Path, box: Box, uint16_white: int = 65535) -> Image:
-    """A part of an image as HWC uint8 RGB; of a TIF no more is read than that takes.
+    """A part of an image as HWC uint8 RGB; of a TIF no more is read than that takes, and another
+    image is kept as it was decoded, for the next of its parts.
 
     Raises BadInputError as read_image does.
     """
     if path.suffix.lower() not in TIF_SUFFIXES:
-        whole = read_image(path, uint16_white)
-        return np.ascontiguousarray(whole[box.y : box.y + box.height, box.x : box.x + box.width])
+        return part_of(latest_image(path, uint16_white), box).copy()
     (tile,) = read_boxes(path, [box], uint16_white)
     return tile
 
@@ -198,16 +198,67 @@ def stored_level(level: tifffile.TiffPageSeries, box: Box | None = None) -> npt.
 def read_stored(path: Path, box: Box) -> npt.NDArray[Any]:
     """A part of a TIF's or PNG's values as they are stored, HW or HWC: of a palette its indices.
 
-    Of a TIF no more is read than that takes. Raises BadInputError.
+    Of a TIF no more is read than that takes; a PNG is kept for the next of its parts. Raises
+    BadInputError.
     """
-    with codec_errors_explained(), path.open("rb") as file:
-        if path.suffix.lower() in TIF_SUFFIXES:
-            with tifffile.TiffFile(file) as tif:
-                largest = largest_level(tif)
-                check_segments(largest, path.stat().st_size)
-                return stored_level(largest, box)
-        whole = np.asarray(PillowImage.open(file))
-    return whole[box.y : box.y + box.height, box.x : box.x + box.width]
+    if path.suffix.lower() in TIF_SUFFIXES or (box.height, box.width) == read_size(path):
+        (part,) = read_stored_boxes(path, [box])
+        return part
+    return part_of(latest_stored(path), box)
+
+
+def read_stored_boxes(path: Path, boxes: Iterable[Box]) -> Iterator[npt.NDArray[Any]]:
+    """The same of several parts, one by one; of a PNG nothing is kept."""
+    if path.suffix.lower() not in TIF_SUFFIXES:
+        whole = decode_stored(path)
+        yield from (part_of(whole, box) for box in boxes)
+        return
+    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
+        largest = largest_level(tif)
+        check_segments(largest, path.stat().st_size)
+        for box in boxes:
+            yield stored_level(largest, box)
+
+
+def decode_stored(path: Path) -> npt.NDArray[Any]:
+    """A PNG's values as they are stored. Raises BadInputError."""
+    with codec_errors_explained(), PillowImage.open(path) as image:
+        return np.asarray(image)
+
+
+def part_of(pixels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
+    """A view of a part of an image, HW or HWC."""
+    return pixels[box.y : box.y + box.height, box.x : box.x + box.width]
+
+
+class Latest:
+    """Decodes files, but not the same one twice in a row.
+
+    It lets go of one before it decodes the next: functools.lru_cache(maxsize=1) would hold both.
+    """
+
+    def __init__(self, decode: Callable[..., npt.NDArray[Any]]) -> None:
+        self.decode = decode
+        self.key: tuple[object, ...] = ()
+        self.pixels: npt.NDArray[Any] | None = None
+
+    def __call__(self, path: Path, *settings: object) -> npt.NDArray[Any]:
+        """The file's pixels, not to be written to. Raises BadInputError."""
+        try:
+            about = path.stat()
+        except OSError as error:
+            raise BadInputError(f"cannot be read: {error.strerror}") from None
+        key = (path, about.st_mtime_ns, about.st_size, *settings)
+        if self.pixels is None or self.key != key:
+            self.pixels = None
+            self.pixels, self.key = self.decode(path, *settings), key
+            self.pixels.flags.writeable = False
+        return self.pixels
+
+
+# One image and one mask, for a worker's tiles are mostly of the same two files
+latest_image = Latest(read_image)
+latest_stored = Latest(decode_stored)
 
 
 def read_part(level: tifffile.TiffPageSeries, part: tuple[slice, ...]) -> npt.NDArray[Any]:
@@ -224,10 +275,23 @@ def check_segments(level: tifffile.TiffPageSeries, num_bytes: int) -> None:
     """tifffile fills a strip or tile that is not there with zeros; here that is an error."""
     for page in level.pages:
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-            if count == 0 or offset + count > num_bytes:
+            if not (offset and count):
+                raise BadInputError(missing_segments(page))
+            if offset + count > num_bytes:
                 raise BadInputError(
                     f"cut short: pixel data ends at byte {offset + count}, the file at {num_bytes}"
                 )
+
+
+def missing_segments(page: tifffile.TiffPage | tifffile.TiffFrame) -> str:
+    """The reason why a page cannot be used that has not the data of all its strips or tiles."""
+    segments = [*zip(page.dataoffsets, page.databytecounts, strict=True)]
+    num_missing = sum(not (offset and count) for offset, count in segments)
+    kind = "tiles" if page.keyframe.is_tiled else "strips"
+    return (
+        f"holds no data for {num_missing} of {len(segments)} {kind}: it was not written to its end,"
+        " or is a sparse TIF; write it anew and whole, with QuPath or 'vips tiffsave'"
+    )
 
 
 def to_hwc(pixels: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from command_line import UsageError
 from data_prep import raw
-from data_prep.images import Box, Mask, read_size, read_stored
+from data_prep.images import Box, Mask, read_size, read_stored, read_stored_boxes
 from data_prep.masks import BINARY_LABEL
 from data_prep.raw import BadFile, BadInputError, Field
 from data_prep.reader import Annotation, Reader
@@ -54,9 +55,12 @@ class MaskImageReader(Reader[MaskFile]):
     def classes_in(self, parsed: MaskFile, classes: Sequence[str]) -> set[str]:
         """The asked classes whose value some pixel has."""
         found: set[str] = set()
-        for top in range(0, parsed.height_px, STRIP_PX):
-            height_px = min(STRIP_PX, parsed.height_px - top)
-            label_HW = read_labels(parsed.path, Box(0, top, parsed.width_px, height_px), classes)
+        strips = [
+            Box(0, top, parsed.width_px, min(STRIP_PX, parsed.height_px - top))
+            for top in range(0, parsed.height_px, STRIP_PX)
+        ]
+        for stored in read_stored_boxes(parsed.path, strips):
+            label_HW = labels_of(stored, classes)
             found |= {classes[label - 1] for label in np.unique(label_HW).tolist() if label}
         return found
 
@@ -67,7 +71,7 @@ class MaskImageReader(Reader[MaskFile]):
                 f"is {parsed.width_px} x {parsed.height_px} px, but its image"
                 f" {tile.width_px} x {tile.height_px} px"
             )
-        label_HW = read_labels(parsed.path, tile.box, [*values])
+        label_HW = labels_of(read_stored(parsed.path, tile.box), [*values])
         middles: Pixels = {
             name: middles_of(label_HW == label, tile.box)
             for label, name in enumerate(values, start=1)
@@ -77,9 +81,8 @@ class MaskImageReader(Reader[MaskFile]):
         return Annotation(nothing, table[label_HW], pixels_in(middles, tile))
 
 
-def read_labels(path: Path, box: Box, classes: Sequence[str]) -> Mask:
+def labels_of(stored: npt.NDArray[Any], classes: Sequence[str]) -> Mask:
     """HW uint8: 1 for the first class and so on. Raises BadInputError for a value of none."""
-    stored = read_stored(path, box)
     if stored.ndim != 2:
         raise BadInputError(f"{stored.shape[-1]} channels: a mask has one value a pixel")
     if stored.dtype == np.bool_:

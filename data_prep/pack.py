@@ -1,14 +1,16 @@
 """Prepared pixels, decoded: from their files, or from one file that is mapped into memory.
 
 A pack holds the training split's images and masks one after the other, in the manifest's order, as
-the decoder gives them: H x W x 3, then H x W bytes of each sample. Its name holds the data set's
-content hash, so that it is never taken for another's. The processes of a machine share its pages,
-and a crop costs no more than the bytes it covers.
+the decoder gives them: H x W x 3, then H x W bytes of each sample. Its name is a hash over the data
+set's content and the decoder's release, so that it is never taken for another's. The processes of a
+machine share its pages, and a crop costs no more than the bytes it covers.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from data_prep.workers import map_tasks
 
 PACKED = "packed"
 CHANNELS = 3 + 1  # bytes a pixel: RGB, then the mask
+DECODER = "opencv-python-headless"  # whose releases may decode a JPG differently
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ def offsets_of(samples: Sequence[Sample]) -> list[int]:
 
 
 def packed_path(folder: Path, content_sha256: str) -> Path:
-    """The pack of a data set with this content."""
-    return folder / PACKED / f"{content_sha256[:16]}.u8"
+    """The pack of a data set with this content, as this installation decodes it."""
+    made_of = f"{content_sha256} {DECODER} {version(DECODER)}"
+    return folder / PACKED / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.u8"
 
 
 def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
@@ -133,7 +137,7 @@ def pack_sample(task: PackTask) -> None:
 
 
 def remove_other_packs(folder: Path, content_sha256: str) -> None:
-    """Remove packs of what the data set was before."""
+    """Remove packs of what the data set was before, or was decoded to by another release."""
     kept = packed_path(folder, content_sha256)
     for path in (folder / PACKED).glob("*.u8"):
         if path != kept:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from command_line import UsageError, track
@@ -58,7 +59,7 @@ def plan_of_share(config: PrepConfig) -> Plan:
     fields, bad = find_fields(config)
     splits = split_cases(fields, bad, config)
     claim_folder(Path(config.out), raw)
-    parts = [part for index, part in enumerate(parts_of(fields, config)) if config.share_of(index)]
+    parts = parts_of_share(parts_of(fields, config), splits, config)
     inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
     return Plan(make_tasks(parts, inputs, splits, config), splits, unreadable)
 
@@ -171,6 +172,22 @@ def parts_of(fields: Iterable[Field], config: PrepConfig) -> list[Part]:
     return [(field, tile) for field in fields for tile in tiles_of(field, config)]
 
 
+def parts_of_share(
+    parts: Sequence[Part], splits: Mapping[str, str], config: PrepConfig
+) -> list[Part]:
+    """Those of the share: a run of parts, since each share reads and hashes the images it has parts
+    of; every share's run is written about as many copies."""
+    k, n = config.share_numbers()
+    copies = [copies_of(splits[field.case], config) for field, _ in parts]
+    total = sum(copies)
+    return [
+        part
+        for part, count, end in zip(parts, copies, accumulate(copies), strict=True)
+        # the middle of its copies, end - count / 2, lies in the k-th n-th of all
+        if (2 * end - count) * n // (2 * total) == k - 1
+    ]
+
+
 def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
     """The tiles that an image is cut into; [None] where it stays whole."""
     if not config.tile_px:
@@ -187,7 +204,12 @@ def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
 def make_task(
     field: Field, tile: Tile | None, config: PrepConfig, split: str, inputs: Sequence[str]
 ) -> FieldTask:
-    """The task of one field: only training fields get variants."""
-    copies = config.copies if split == "train" else 1
+    """The task of one field."""
+    copies = copies_of(split, config)
     key = records.field_key(field, tile, copies, config, inputs)
     return FieldTask(field, tile, copies, Path(config.out), config, key)
+
+
+def copies_of(split: str, config: PrepConfig) -> int:
+    """How often a field of a split is written: only training fields get variants."""
+    return config.copies if split == "train" else 1

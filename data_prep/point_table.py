@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,9 +30,10 @@ from data_prep.raw import (
     natural_key,
     raw_folders,
 )
-from data_prep.shapes import Shape, ShapeReader, Shapes, point
+from data_prep.shapes import FARTHEST_PX, Shape, ShapeReader, Shapes, point
 
 COLUMNS = ("file", "x", "y", "class")
+MOST_LISTED = 100  # bad rows: what is wrong with more of them is most likely the same
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class Row:
     x: str
     y: str
     name: str
+    problem: str = ""
+    """Why the line is no row; '' where it is one."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says no more than that its image was looked at."""
+        return not (self.x or self.y or self.name)
 
 
 class PointTableReader(ShapeReader):
@@ -52,7 +60,11 @@ class PointTableReader(ShapeReader):
     suffixes = (".csv",)
 
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-        """The fields of a raw folder; images without rows, and rows without image, are bad."""
+        """The fields of a raw folder; images without rows, and rows without image, are bad.
+
+        Every bad row is told, in the order of the lines. A line that is no row at all may be about
+        any field: then there are none.
+        """
         images = find_images(folder)
         path = the_table(folder)
         named = str(path.relative_to(folder))
@@ -60,16 +72,15 @@ class PointTableReader(ShapeReader):
             rows = rows_by_stem(path)
         except (BadInputError, OSError) as error:
             return [], [BadFile(named, str(error))]
-        fields, bad = [], []
+        fields, bad = [], [BadFile(named, reason) for reason in problems(rows, images.keys())]
+        if any(row.problem for of_stem in rows.values() for row in of_stem):
+            return [], bad
         for stem in sorted(images, key=natural_key):
             if reason := image_problem(images[stem], stem in rows, path):
                 bad += [BadFile(str(image.relative_to(folder)), reason) for image in images[stem]]
                 continue
             case = case_of(stem, case_regex)
             fields.append(Field(stem, case, images[stem][0], path, sha256_of(rows[stem])))
-        for stem in rows.keys() - images.keys():
-            first = rows[stem][0]
-            bad.append(BadFile(named, f"line {first.line}: no image '{first.file}'"))
         return fields, sorted(bad, key=lambda entry: natural_key(f"{entry.file} {entry.reason}"))
 
     def parse(self, field: Field) -> Shapes:
@@ -77,7 +88,7 @@ class PointTableReader(ShapeReader):
         rows = rows_by_stem(field.annotation).get(field.name, [])
         if sha256_of(rows) != field.annotation_sha256:
             raise BadInputError("was changed meanwhile; run again")
-        return Shapes([as_shape(row) for row in rows if row.x or row.y or row.name])
+        return Shapes([as_shape(row) for row in rows if not row.is_empty])
 
 
 def the_table(folder: Path) -> Path:
@@ -125,7 +136,7 @@ def stem_of(file: str) -> str:
 
 
 def parse_table(content: bytes) -> list[Row]:
-    """The rows of a table. Raises BadInputError where it is none, with the line."""
+    """The lines of a table, those that are no rows too. Raises BadInputError where it is none."""
     try:
         text = content.decode("utf-8-sig")  # spreadsheets mark it
     except UnicodeDecodeError as error:
@@ -138,17 +149,63 @@ def parse_table(content: bytes) -> list[Row]:
                 f"line 1: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, found"
                 f" {','.join(header) or 'nothing'}"
             )
-        return [as_row(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
         raise BadInputError(f"line {reader.reader.line_num}: {error}") from None
+    return list(read_rows(reader))
+
+
+def read_rows(reader: "csv.DictReader[str]") -> Iterator[Row]:
+    """The lines below the first; where one is no CSV, reading goes on with the next."""
+    while True:
+        try:
+            cells = next(reader)
+            yield as_row(reader.line_num, cells)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            line = reader.reader.line_num
+            yield Row(line, "", "", "", "", f"line {line}: {error}")
 
 
 def as_row(line: int, cells: dict[str, str | None]) -> Row:
-    """A row. Raises BadInputError where it has too few or too many cells."""
+    """A row; too few or too many cells are its problem."""
     file, x, y, name = ((cells[column] or "").strip() for column in COLUMNS)
+    problem = ""
     if not file or None in cells or None in cells.values():
-        raise BadInputError(f"line {line}: expected {','.join(COLUMNS)} as the first line has them")
-    return Row(line, file, x, y, name)
+        problem = f"line {line}: expected {','.join(COLUMNS)} as the first line has them"
+    return Row(line, file, x, y, name, problem)
+
+
+def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]:
+    """What is wrong with rows, in the order of their lines; `stems` are those of the images."""
+    found = []
+    for stem, of_stem in rows.items():
+        if stem and stem not in stems:
+            found.append((of_stem[0].line, f"line {of_stem[0].line}: no image '{of_stem[0].file}'"))
+        found += [(row.line, reason) for row in of_stem if (reason := problem_of(row))]
+    listed, more = sorted(found)[:MOST_LISTED], sorted(found)[MOST_LISTED:]
+    reasons = [reason for _, reason in listed]
+    return reasons + [f"line {line}: the first of {len(more)} more" for line, _ in more[:1]]
+
+
+def problem_of(row: Row) -> str:
+    """Why a row cannot be used; '' where it can."""
+    if row.problem or row.is_empty:
+        return row.problem
+    try:
+        if not is_point(row):  # asked first: to make a shape of it takes ten times as long
+            as_shape(row)
+    except BadInputError as error:
+        return str(error)
+    return ""
+
+
+def is_point(row: Row) -> bool:
+    """Whether as_shape() would make a point of a row."""
+    try:
+        return bool(row.name) and all(abs(float(at)) < FARTHEST_PX for at in (row.x, row.y))
+    except ValueError:
+        return False
 
 
 def as_shape(row: Row) -> Shape:

@@ -57,10 +57,10 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     if not config.share:
         remove_temporaries(Path(config.out))
     results, num_reused = run_tasks(plan.tasks, config.workers, lease)
-    bad = plan.bad + list(dict.fromkeys(entry for result in results for entry in result.bad))
+    bad = list(dict.fromkeys(plan.bad + [entry for result in results for entry in result.bad]))
     if bad and config.on_error == "stop":
         raise BadInputFilesError(bad)
-    num_glass = sum(not result.samples and not result.bad for result in results)
+    num_glass = sum(result.is_glass for result in results)
     if config.share:
         return Summary([], bad, num_reused, num_glass, "")
     samples = [
@@ -68,7 +68,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
         for result in results
         for sample in result.samples
     ]
-    check_splits(samples, plan.splits, bad)
+    check_splits(plan, results, bad, config.min_tissue)
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
     lease.check()
     content_sha256 = publish(config, samples, done, describe(config, plan.splits, bad, num_glass))
@@ -126,13 +126,26 @@ def run_tasks(
     return [done[index] for index in range(len(tasks))], num_reused
 
 
-def check_splits(samples: Iterable[Sample], splits: dict[str, str], bad: list[BadFile]) -> None:
-    """A split that lost all its fields to bad files is an error, not an empty split."""
-    there = {sample.split for sample in samples}
-    for name in sorted(set(splits.values()) - there):
-        cases = ", ".join(case for case, split in splits.items() if split == name)
-        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
-        raise UserError(f"every field of the {name} split ({cases}) is bad:\n{listed}")
+def check_splits(
+    plan: Plan, results: Sequence[FieldResult], bad: Sequence[BadFile], min_tissue: float
+) -> None:
+    """A split that lost all its fields, to bad files or as glass, is an error, not an empty one."""
+    of_split: dict[str, list[FieldResult]] = {name: [] for name in sorted(plan.splits.values())}
+    for task, result in zip(plan.tasks, results, strict=True):
+        of_split[plan.splits[task.field.case]].append(result)
+    listed = "".join(f"\n  {entry.file}: {entry.reason}" for entry in bad)
+    for name, found in of_split.items():
+        if any(result.samples for result in found):
+            continue
+        cases = ", ".join(case for case, split in plan.splits.items() if split == name)
+        if any(result.is_glass for result in found):
+            raise UserError(
+                f"nothing of the {name} split ({cases}) is left: its tiles are glass, without a"
+                f" point and with less than min_tissue={min_tissue} of tissue; lower min_tissue, or"
+                f" put other cases into the split, as with split.{name}_cases=[...]"
+                + (f"\nLeft out as bad:{listed}" if bad else "")
+            )
+        raise UserError(f"every field of the {name} split ({cases}) is bad:{listed}")
 
 
 def remove_stale(out: Path, samples: Iterable[Sample], names: Iterable[str]) -> None:

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         height_px, width_px = sheet.shape[:2]
         raise UsageError(f"a sheet of {width_px} x {height_px} px is too large for a {path.suffix}")
     path.write_bytes(content.tobytes())
-    print(f"{len(samples)} variants of {samples[0].field}: {path}")
+    print(f"{command_line.counted(len(samples), 'variant')} of {samples[0].field}: {path}")
     return 0
 
 

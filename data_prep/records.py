@@ -32,6 +32,8 @@ CODE = (
 
 WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte
 OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these that of one field
+OF_CUTTING = ("tile_px", "tile_overlap_px")  # they say where a tile is, which the key has
+OF_VARIANTS = ("augment", "mask_mode", "seed")  # nor these that of an original
 
 
 @cache
@@ -49,12 +51,23 @@ def field_key(
     field: Field, tile: Tile | None, copies: int, config: PrepConfig, inputs: Sequence[str]
 ) -> str:
     """A hash over everything that decides a field's prepared bytes; `inputs`: its files' sha256."""
-    settings = dataclasses.asdict(config)
-    for key in (*WHERE_AND_HOW, *OF_THE_WHOLE_SET):
-        del settings[key]
+    settings = settings_of(config, tile is not None, copies)
     place = dataclasses.asdict(tile) if tile else None
     what = [field.name, field.case, field.image.suffix.lower(), place, copies, *inputs]
     return hashlib.sha256(json.dumps([made_by(), settings, what]).encode()).hexdigest()
+
+
+def settings_of(config: PrepConfig, is_tile: bool, copies: int) -> dict[str, Any]:
+    """The settings that a field's prepared bytes may rest on."""
+    settings = dataclasses.asdict(config)
+    idle = [*WHERE_AND_HOW, *OF_THE_WHOLE_SET, *OF_CUTTING]
+    if not is_tile:
+        idle.append("min_tissue")
+    if copies == 1:
+        idle += OF_VARIANTS
+    for key in idle:
+        del settings[key]
+    return settings
 
 
 def write(out: Path, name: str, key: str, samples: Sequence[dict[str, Any]]) -> None:

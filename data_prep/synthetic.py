@@ -23,9 +23,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from omegaconf import MISSING
-from tqdm import tqdm
 
-from command_line import UserError, help_text, load, run, wants_help
+from command_line import UserError, counted, help_text, load, run, track, wants_help
 
 Random = np.random.Generator
 Plane = NDArray[np.float32]
@@ -416,7 +415,9 @@ def write_dataset(config: SyntheticConfig) -> int:
     for folder in ("images", "groundTruth"):
         Path(config.out, folder).mkdir(parents=True, exist_ok=True)
     tasks = list(field_paths(config))
-    for case, field, image_path, annotation_path in tqdm(tasks, unit="field", disable=None):
+    for case, field, image_path, annotation_path in track(
+        tasks, total=len(tasks), label="draw", unit="field"
+    ):
         image_HWC, points = draw_field(config, case, field)
         # The image first: an annotation without its image would look foreign to the next run.
         write_whole(image_path, image_bytes(image_HWC))
@@ -434,7 +435,8 @@ def main(argv: list[str]) -> int:
         num_fields = write_dataset(config)
     except OSError as error:
         raise UserError(f"out={config.out}: {error}") from None
-    print(f"{num_fields} fields of {config.cases} cases are in {config.out}")
+    drawn = f"{counted(num_fields, 'field')} of {counted(config.cases, 'case')}"
+    print(f"{config.out} holds {drawn}")
     return 0
 
 

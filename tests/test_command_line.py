@@ -329,3 +329,10 @@ class TestTrack:
         bar = capsys.readouterr().err
         assert "25%" in bar
         assert "4.00M/4.00M" in bar
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 fields"), (1, "1 field"), (2, "2 fields"), (11, "11 fields")]
+)
+def test_one_of_a_thing_is_not_many(number: int, words: str) -> None:
+    assert command_line.counted(number, "field") == words

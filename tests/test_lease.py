@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,33 +63,37 @@ def test_what_a_killed_process_left_is_taken_over_at_once(
     assert time.monotonic() - start < 5
 
 
-def as_from_another_node(folder: Path, touched: float) -> None:
-    """A lock as a process of another node leaves it."""
-    (folder / "lock").write_text(
-        f"filelock/2\npid=1\nhost=n7\nmode=lease\ntoken={'a' * 32}\n"
-        f"duration={lease.LEASE_S}\nstart=5\n"
-    )
-    (folder / "lock").chmod(0o600)
-    os.utime(folder / "lock", (touched, touched))
+@pytest.fixture
+def left_by_another_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """left_by_another_node(lease_s=1.0) leaves a lock as a process there does; waits are short."""
+
+    def leave(*, lease_s: float, touched: float | None = None) -> None:
+        monkeypatch.setattr(lease, "LEASE_S", lease_s)
+        monkeypatch.setattr(lease, "BEAT_S", 0.2)
+        (tmp_path / "lock").write_text(
+            f"filelock/2\npid=1\nhost=n7\nmode=lease\ntoken={'a' * 32}\n"
+            f"duration={lease.LEASE_S}\nstart=5\n"
+        )
+        (tmp_path / "lock").chmod(0o600)
+        if touched is not None:
+            os.utime(tmp_path / "lock", (touched, touched))
+
+    return leave
 
 
 def test_one_left_by_a_dead_process_of_another_node_runs_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    left_by_another_node: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Judged by whether it is touched, never by clocks, which differ between nodes."""
-    monkeypatch.setattr(lease, "LEASE_S", 1.0)
-    monkeypatch.setattr(lease, "BEAT_S", 0.2)
-    as_from_another_node(tmp_path, time.time() + 3600)
+    left_by_another_node(lease_s=1.0, touched=time.time() + 3600)
     of(tmp_path).acquire()
     assert "waiting whether process 1 on n7 lives" in capsys.readouterr().err
 
 
 def test_one_of_a_living_process_of_another_node_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    left_by_another_node: Callable[..., None], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(lease, "LEASE_S", 1.0)
-    monkeypatch.setattr(lease, "BEAT_S", 0.2)
-    as_from_another_node(tmp_path, time.time())
+    left_by_another_node(lease_s=1.0)
     ended = threading.Event()
 
     def touch() -> None:
@@ -106,12 +111,10 @@ def test_one_of_a_living_process_of_another_node_does_not(
 
 
 def test_one_that_changes_hands_is_not_taken_for_one_that_lives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    left_by_another_node: Callable[..., None], tmp_path: Path
 ) -> None:
     """Each owner has it for an instant, as those who only look whether it is free."""
-    monkeypatch.setattr(lease, "LEASE_S", 3.0)
-    monkeypatch.setattr(lease, "BEAT_S", 0.2)
-    as_from_another_node(tmp_path, time.time())
+    left_by_another_node(lease_s=3.0)
 
     def hand_over() -> None:
         for pid in range(2, 12):

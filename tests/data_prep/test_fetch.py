@@ -92,7 +92,7 @@ class TestWhole:
         assert (code, errors) == (0, "")
         assert said.splitlines() == [
             "licence: CC BY 4.0; cite: Aksac, Alper; et al. (2019). BreCaHAD. figshare. Dataset.",
-            f"3 fields are in {out}/BreCaHAD; next:",
+            f"{out}/BreCaHAD holds 3 fields; next:",
             f"python -m data_prep raw='{out}/BreCaHAD' out=prepared",
         ]
         arguments = [f"raw={out}/BreCaHAD", f"out={tmp_path / 'prepared'}", "copies=1"]
@@ -106,7 +106,7 @@ class TestWhole:
         assert fetch(server).code == 0
         first = fetch(server).out
         assert len(server.ranges()) == 1
-        assert "1 fields are in" in first
+        assert " holds 1 field; next:" in first
 
     def test_a_file_that_was_brought_by_hand_is_checked_and_used(
         self, fetch: Callable, figshare: Callable, tmp_path: Path
@@ -143,7 +143,7 @@ class TestWhole:
         away = Stored("elsewhere", b"", is_link_only=True)
         outcome = fetch(figshare(*files, away))
         assert outcome.code == 0
-        assert f"60 fields are in {tmp_path / 'out'};" in outcome.out
+        assert f"{tmp_path / 'out'} holds 60 fields;" in outcome.out
         assert len([*(tmp_path / "out" / "groundTruth").glob("*.json")]) == 60
         assert not (tmp_path / "out" / "elsewhere").exists()
 

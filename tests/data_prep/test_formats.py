@@ -385,14 +385,21 @@ class TestBadFiles:
         reason = "features[0]: x = 161 is outside the image (0 to 160 px)"
         self.check(folder, tmp_path / "out", "geojson", "groundTruth/Case_1-02.geojson", reason)
 
-    def test_of_a_table(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("y", "reason"),
+        [
+            ("120.5", "y = 120.5 is outside the image (0 to 120 px)"),
+            ("top", "x=5, y=top: expected two numbers"),
+        ],
+    )
+    def test_of_a_table(self, raw_folder: RawFolder, tmp_path: Path, y: str, reason: str) -> None:
         folder = as_csv(raw_folder(CASES), tmp_path / "c")
         path = folder / "groundTruth/points.csv"
         lines = path.read_text().splitlines()
         number = next(n for n, line in enumerate(lines) if line.startswith("Case_1-02.tif"))
-        lines[number] = "Case_1-02.tif,5,120.5,tumor"
+        lines[number] = f"Case_1-02.tif,5,{y},tumor"
         path.write_text("\n".join(lines))
-        where = f"line {number + 1} (Case_1-02.tif): y = 120.5 is outside the image (0 to 120 px)"
+        where = f"line {number + 1} (Case_1-02.tif): {reason}"
         self.check(folder, tmp_path / "out", "csv", "groundTruth/points.csv", where)
 
     def test_of_masks(self, raw_folder: RawFolder, tmp_path: Path, drawn: Drawn) -> None:

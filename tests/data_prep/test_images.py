@@ -5,22 +5,29 @@ in, or from another decoder than the one under test.
 """
 
 import io
+import os
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
 
+from data_prep import images
 from data_prep.images import (
+    Box,
+    Latest,
     decode_image,
     encode_image,
     encode_mask,
     read_image,
+    read_tile,
     write_atomically,
 )
 from data_prep.raw import BadInputError
@@ -276,9 +283,14 @@ class TestDamaged:
         with pytest.raises(BadInputError, match="unreadable"):
             decode_image(b"Dear colleague, please find the slides attached.", suffix)
 
-    @pytest.mark.parametrize("layout", [{"tile": (32, 32)}, {"rowsperstrip": 16}], ids=str)
+    @pytest.mark.parametrize(
+        ("layout", "missing"),
+        [({"tile": (32, 32)}, "2 of 20 tiles"), ({"rowsperstrip": 16}, "2 of 8 strips")],
+        ids=str,
+    )
+    @pytest.mark.parametrize("zeroed", [["Offsets", "ByteCounts"], ["Offsets"], ["ByteCounts"]])
     def test_a_tile_or_strip_that_is_not_there_is_refused(
-        self, tmp_path: Path, layout: dict[str, Any]
+        self, tmp_path: Path, layout: dict[str, Any], missing: str, zeroed: list[str]
     ) -> None:
         """tifffile would fill it with zeros: a black square in a tissue."""
         path = tmp_path / "a.tif"
@@ -286,9 +298,11 @@ class TestDamaged:
         name = "Tile" if "tile" in layout else "Strip"
         with tifffile.TiffFile(path, mode="r+b") as file:
             tags = file.pages[0].tags
-            for tag, ending in ((tags[f"{name}Offsets"],) * 2, (tags[f"{name}ByteCounts"],) * 2):
-                tag.overwrite((*tag.value[:3], 0, *ending.value[4:]))
-        with pytest.raises(BadInputError, match="cut short"):
+            for tag in [tags[f"{name}{ending}"] for ending in zeroed]:
+                tag.overwrite((*tag.value[:3], 0, 0, *tag.value[5:]))
+        with pytest.raises(
+            BadInputError, match=rf"^holds no data for {missing}: .* 'vips tiffsave'"
+        ):
             read_image(path)
 
     def test_compressed_data_that_was_overwritten_is_refused(self) -> None:
@@ -323,6 +337,74 @@ class TestDamaged:
     def test_a_file_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BadInputError, match="cannot be read: No such file"):
             read_image(tmp_path / "none.tif")
+
+
+class TestParts:
+    """Of a file that is not a TIF, read part by part: decoded once, one at a time."""
+
+    @pytest.fixture
+    def decoded(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The endings of the files that were decoded."""
+        found = []
+
+        def noting(content: bytes, suffix: str, white: int) -> images.Image:
+            found.append(suffix)
+            return decode_image(content, suffix, white)
+
+        monkeypatch.setattr(images, "decode_image", noting)
+        return found
+
+    def test_it_is_decoded_once_for_all_of_them(self, tmp_path: Path, decoded: list[str]) -> None:
+        Pillow.fromarray(noise(3)).save(tmp_path / "a.png")
+        for y in range(0, HEIGHT, 40):
+            part = read_tile(tmp_path / "a.png", Box(0, y, WIDTH, 40))
+            assert_rgb(part, noise(3)[y : y + 40])
+            part[:] = 0  # the caller's own
+        assert_rgb(read_tile(tmp_path / "a.png", Box(0, 0, WIDTH, 40)), noise(3)[:40])
+        assert decoded == [".png"]
+
+    def test_it_is_decoded_anew_once_it_is_another(
+        self, tmp_path: Path, decoded: list[str]
+    ) -> None:
+        path, box = tmp_path / "a.png", Box(5, 6, 7, 8)
+        path.write_bytes(imagecodecs.png_encode(noise(3, dtype=np.uint16)))
+        read_tile(path, box, 65535)
+        read_tile(path, box, 4095)
+        assert len(decoded) == 2
+        before = path.stat()
+        path.write_bytes(imagecodecs.png_encode(noise(3, dtype=np.uint16)[::-1].copy()))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        part = read_tile(path, box, 4095)
+        assert_rgb(part, read_image(path, 4095)[6:14, 5:12])
+        (tmp_path / "b.png").write_bytes(path.read_bytes())
+        read_tile(tmp_path / "b.png", box, 4095)
+        assert len(decoded) == 5
+
+    def test_one_is_let_go_before_the_next_is_decoded(self, tmp_path: Path) -> None:
+        held: list[weakref.ref[np.ndarray]] = []
+
+        def decode(path: Path) -> np.ndarray:
+            assert all(pixels() is None for pixels in held)
+            if path.name == "bad":
+                raise BadInputError("unreadable")
+            pixels = np.zeros(3)
+            held.append(weakref.ref(pixels))
+            return pixels
+
+        for name in ("a", "b", "bad"):
+            (tmp_path / name).write_bytes(b"")
+        latest = Latest(decode)
+        for name in ("a", "b", "b"):
+            latest(tmp_path / name)
+        assert len(held) == 2
+        with pytest.raises(BadInputError, match="unreadable"):
+            latest(tmp_path / "bad")
+        latest(tmp_path / "b")
+        assert len(held) == 3
+
+    def test_one_that_is_gone_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(BadInputError, match="cannot be read: No such file"):
+            read_tile(tmp_path / "a.png", Box(0, 0, 1, 1))
 
 
 def test_a_real_field_reads_as_pillow_reads_it(real_data: Path) -> None:

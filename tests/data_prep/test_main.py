@@ -103,6 +103,11 @@ class TestUsageErrors:
             (["uint16_white=0"], ["uint16_white=0", "at least 1"]),
             (["workers=0"], ["workers=0", "at least 1"]),
             (["radius_px=0"], ["radius_px=0", "at least 1"]),
+            (["share=9/8"], ["share=9/8", "k/n with k from 1 to n"]),
+            (["share=0/8"], ["share=0/8", "as in 3/8"]),
+            (["share=half"], ["share=half", "as in 3/8"]),
+            (["tile_overlap_px=32"], ["tile_overlap_px=32", "tile_px=0", "tile_px=1024"]),
+            (["tile_px=64", "tile_overlap_px=64"], ["tile_overlap_px=64", "below tile_px"]),
             (["case_regex=("], ["case_regex=("]),
             (["case_regex=.*"], ["case_regex=.*", "(?P<case>...)"]),
             (["split.test_cases=[7]"], ["no case '7'", "Case_1, Case_2, Case_3"]),
@@ -148,12 +153,12 @@ class TestRuns:
         arguments += ["augment.transforms=[gaussian]"]
         code, said, err = cli(main, *arguments)
         assert (code, err) == (0, "")
-        assert re.search(r"train +6 samples, 2 fields, 1 cases", said)
-        assert re.search(r"val +1 samples, 1 fields, 1 cases", said)
+        assert re.search(r"train +6 samples, 2 fields, 1 case\n", said)
+        assert re.search(r"val +1 sample, 1 field, 1 case\n", said)
         assert f"prepared {out}" in said
         assert "not redone" not in said
         said_again = cli(main, *arguments).out
-        assert "4 fields were as they should be and were not redone" in said_again
+        assert "not redone, as they should be: 4 fields\n" in said_again
 
     def test_settings_reach_the_data_set(
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path

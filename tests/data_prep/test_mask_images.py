@@ -1,5 +1,6 @@
 """Ready masks: what values mean, whatever they are stored as, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from command_line import UsageError
+from data_prep import images
 from data_prep.config import PrepConfig
 from data_prep.images import Box
 from data_prep.mask_images import MaskImageReader
@@ -145,12 +147,51 @@ def test_a_file_cut_short_is_refused(
         read(tmp_path / name, {"a": 1, "b": 2})
 
 
-def test_the_classes_of_a_large_mask_are_found_by_strips(tmp_path: Path) -> None:
+@pytest.fixture
+def num_decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many PNG were decoded so far."""
+    decoded, decode = [], images.decode_stored
+
+    def noting(path: Path) -> np.ndarray:
+        decoded.append(path)
+        return decode(path)
+
+    monkeypatch.setattr(images, "decode_stored", noting)
+    monkeypatch.setattr(images, "latest_stored", images.Latest(noting))
+    return lambda: len(decoded)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_the_classes_of_a_large_mask_are_found_by_strips(
+    tmp_path: Path, num_decoded: Callable[[], int], name: str
+) -> None:
     labels = np.zeros((2500, 30), np.uint8)
     labels[2400, 3] = 2
-    tifffile.imwrite(tmp_path / "a.tif", labels)
-    parsed = READER.parse(Field("a-1", "a", tmp_path / "a.tif", tmp_path / "a.tif"))
+    WRITERS["grey." + name[2:]](tmp_path / name, labels)
+    parsed = READER.parse(Field("a-1", "a", tmp_path / name, tmp_path / name))
     assert READER.classes_in(parsed, ["tumor", "lumen"]) == {"lumen"}
+    assert num_decoded() == (name == "a.png"), "a PNG once, not once a strip"
+    assert images.latest_stored.pixels is None, "whoever looks for classes makes no tiles"
+
+
+def test_of_a_png_that_is_not_cut_nothing_is_kept(
+    labels: np.ndarray, tmp_path: Path, num_decoded: Callable[[], int]
+) -> None:
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    read(tmp_path / "a.png", {"tumor": 1, "lumen": 2})
+    assert num_decoded() == 1
+    assert images.latest_stored.pixels is None
+
+
+def test_a_png_is_decoded_once_for_all_tiles(
+    labels: np.ndarray, tmp_path: Path, num_decoded: Callable[[], int]
+) -> None:
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    for x in range(0, 60, 20):
+        tile = Tile(Box(x, 0, 20, 40), 40, 60)
+        found = read(tmp_path / "a.png", {"tumor": 1, "lumen": 2}, tile)
+        assert np.array_equal(found.areas_HW, labels[:, x : x + 20])
+    assert num_decoded() == 1
 
 
 def test_masks_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from command_line import UserError
+from data_prep import pack
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.manifest import Dataset, read_dataset
 from data_prep.pack import TrainingPixels, packed_path, read_sample
@@ -115,6 +116,19 @@ def test_a_pack_of_what_the_set_was_before_is_neither_used_nor_kept(
     new = packs(prepared(pack=True, radius_px=5))
     assert len(new) == 1
     assert new != old
+
+
+def test_a_pack_of_another_release_of_the_decoder_is_neither_used_nor_kept(
+    prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = prepared(pack=True)
+    old = packs(dataset)
+    assert TrainingPixels(dataset).packed is not None
+    monkeypatch.setattr(pack, "version", lambda library: f"{library} of tomorrow")
+    assert TrainingPixels(dataset).packed is None
+    (new,) = packs(prepared(pack=True))
+    assert [new] != old
+    assert TrainingPixels(dataset).packed is not None
 
 
 def test_a_pack_that_is_not_whole_is_not_used_and_is_made_again(

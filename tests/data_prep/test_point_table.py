@@ -130,10 +130,7 @@ def test_columns_in_any_order_and_others_beside_them(content: str) -> None:
         (b"file;x;y;class\na;1;1;t", "no column file, x, y, class; .* found file;x;y;class"),
         (b"a-1.tif,1,1,tumor\n", "line 1: no column file, x, y, class"),
         (b"file,x,y\na,1,1\n", "line 1: no column class"),
-        (b"file,x,y,class\na,1,1\n", "line 2: expected file,x,y,class"),
-        (b"file,x,y,class\na,1,1,t\na,1,1,t,u\n", "line 3: expected file,x,y,class"),
-        (b"file,x,y,class\n,1,1,t\n", "line 2: expected file,x,y,class"),
-        (b'file,x,y,class\na,1,1,"t', "line 2: unexpected end of data"),
+        (b'file,"x"x,y,class\na,1\n', "line 1: ',' expected after '\"'"),
         (b"file,x,y,class\n\xff,1,1,t\n", "is not UTF-8"),
     ],
 )
@@ -150,6 +147,62 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes, reason: str
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
+        ("a-1,1,1", "line 3: expected file,x,y,class as the first line has them"),
+        ("a-1,1,1,t,u", "line 3: expected file,x,y,class as the first line has them"),
+        (",1,1,t", "line 3: expected file,x,y,class as the first line has them"),
+        ('a-1,1,"1"0,t', "line 3: ',' expected after '\"'"),
+        ('a-1,1,1,"t', "line 3: unexpected end of data"),
+    ],
+)
+def test_a_line_that_is_no_row_may_be_any_fields(tmp_path: Path, row: str, reason: str) -> None:
+    raw = write(tmp_path, "a-1,1,1,t")
+    (raw / "groundTruth/points.csv").write_text(f"{HEADER}\na-1,1,1,t\n{row}")
+    assert find(raw) == ([], [BadFile("groundTruth/points.csv", reason)])
+
+
+def test_every_bad_row_is_told_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    rows = [
+        "a-1,1,1,t",
+        "b-1,one,1,t",
+        'a-1,1,"1"0,t',
+        "b-1,1,1",
+        "a-1,2,2,",
+        "c-1,,,",
+        "b-1,3,3,t",
+    ]
+    rows += ["a-1,nan,0,t"]
+    no_rows = ["a-1,1"]
+    values = [
+        "line 3 (b-1): x=one, y=1: expected two numbers",
+        "line 6 (a-1): has no class",
+        "line 7: no image 'c-1'",
+        "line 9 (a-1): a coordinate that is no place in an image",
+    ]
+    fields, bad = find(write(tmp_path, *rows, *no_rows))
+    expected = "expected file,x,y,class as the first line has them"
+    assert fields == []
+    assert [entry.reason for entry in bad] == [
+        values[0],
+        "line 4: ',' expected after '\"'",
+        f"line 5: {expected}",
+        *values[1:],
+        f"line 10: {expected}",
+    ]
+    fields, bad = find(write(tmp_path, rows[0], rows[1], "a-1,,,", "a-1,,,", *rows[4:]))
+    assert [field.name for field in fields] == ["a-1", "b-1"], "a field's rows are its own"
+    assert [entry.reason for entry in bad] == values
+
+
+def test_of_very_many_bad_rows_the_first_are_told(tmp_path: Path) -> None:
+    _, bad = find(write(tmp_path, *["a-1,1,1,"] * 103, "b-1,,,"))
+    assert len(bad) == 101
+    assert bad[99].reason == "line 101 (a-1): has no class"
+    assert bad[100].reason == "line 102: the first of 3 more"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
         ("b-1,one,1,tumor", r"line 3 \(b-1\): x=one, y=1: expected two numbers"),
         ("b-1,1,,tumor", r"line 3 \(b-1\): x=1, y=: expected two numbers"),
         ("b-1,nan,1,tumor", r"line 3 \(b-1\): a coordinate that is no place"),
@@ -158,22 +211,24 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes, reason: str
     ],
 )
 def test_a_wrong_row_is_its_fields_and_no_others(tmp_path: Path, row: str, reason: str) -> None:
-    (good, bad), _ = find(write(tmp_path, "a-1,1,1,tumor", row))
+    (good, bad), (told,) = find(write(tmp_path, "a-1,1,1,tumor", row))
     assert len(points(good)) == 1
-    with pytest.raises(BadInputError, match=reason):
+    with pytest.raises(BadInputError, match=reason) as caught:
         READER.parse(bad)
+    assert str(caught.value) == told.reason, "two reasons would be told as two"
 
 
 def test_whatever_bytes_there_are_the_reason_is_said() -> None:
     rng = np.random.default_rng(0)
     text = (HEADER + '\na-1,1,1,tumor\n"b,1",2,2,"x"\n').encode()
-    num_refused = 0
+    num_refused = num_bad = 0
     for _ in range(500):
         damaged = bytearray(text)
         for place in rng.integers(len(text), size=2):
             damaged[place] = rng.integers(256)
         try:
-            parse_table(bytes(damaged))
+            num_bad += any(row.problem for row in parse_table(bytes(damaged)))
         except BadInputError:
             num_refused += 1
-    assert 100 < num_refused < 500
+    assert 100 < num_refused < 500 - num_bad
+    assert num_bad > 20

@@ -302,13 +302,29 @@ class TestSameBytes:
         assert sum(name.startswith("images/") for name in trees[0]) == 4 * 10 + 2
         assert trees[0] == trees[1] == trees[2]
 
-    def test_in_shares_and_joined(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("shares", "settings", "num_fields"),
+        [
+            (["3/3", "1/3", "2/3"], {}, 4),
+            (["6/6", "1/6", "2/6", "5/6", "4/6", "3/6"], {}, 4),  # two have no field
+            (["2/2", "1/2"], {"tile_px": 64, "tile_overlap_px": 8}, 4 * 6),
+        ],
+        ids=["3", "6", "tiles"],
+    )
+    def test_in_shares_and_joined(
+        self,
+        raw_folder: RawFolder,
+        tmp_path: Path,
+        shares: list[str],
+        settings: dict[str, int],
+        num_fields: int,
+    ) -> None:
         raw, whole, joined = raw_folder(), tmp_path / "whole", tmp_path / "joined"
-        prepare(raw, whole, copies=3)
-        for share in ("3/3", "1/3", "2/3"):
+        prepare(raw, whole, copies=3, **settings)
+        for share in shares:
             assert not (joined / "dataset.json").exists()
-            prepare(raw, joined, copies=3, share=share)
-        assert prepare(raw, joined, copies=3).num_reused == len(list(raw.rglob("*.json")))
+            prepare(raw, joined, copies=3, share=share, **settings)
+        assert prepare(raw, joined, copies=3, **settings).num_reused == num_fields
         assert tree(whole) == tree(joined)
 
     def test_another_seed_draws_other_variants_of_the_same_originals(
@@ -398,6 +414,38 @@ class TestAgain:
         prepare(raw, tmp_path / "fresh", **{"copies": 3} | settings)
         assert tree(out) == tree(tmp_path / "fresh")
         assert tree(out) != old
+
+    @pytest.mark.parametrize(
+        ("settings", "num_reused"),
+        [
+            ({"augment": AugmentConfig(transforms=["barrel"])}, 2),  # val and test are originals
+            ({"augment": AugmentConfig(transforms=["gaussian"], border="white")}, 2),
+            ({"seed": 1}, 2),
+            ({"mask_mode": "warp"}, 2),
+            ({"copies": 1}, 2),
+            ({"tile_px": 160}, 4),  # as large as the images: they stay whole
+            ({"min_tissue": 0.9}, 4),
+            ({"tile_px": 159}, 0),
+            ({"radius_px": 5}, 0),
+            ({"jpg_quality": 50}, 0),
+        ],
+        ids=str,
+    )
+    def test_only_the_fields_that_a_setting_can_change(
+        self, raw: Path, out: Path, settings: dict[str, Any], num_reused: int
+    ) -> None:
+        assert prepare(raw, out, **{"copies": 3} | settings).num_reused == num_reused
+
+    @pytest.mark.parametrize("settings", [{"mask_mode": "warp"}, {"seed": 1}], ids=str)
+    def test_what_is_kept_is_what_would_be_made(
+        self, raw: Path, out: Path, tmp_path: Path, settings: dict[str, Any]
+    ) -> None:
+        """Without the records of before: the originals of val and test, byte for byte."""
+        prepare(raw, tmp_path / "fresh", **{"copies": 3} | settings)
+        fresh, kept = tree(tmp_path / "fresh"), tree(out)
+        originals = {name for name in kept if "Case_2-" in name or "Case_3-" in name}
+        assert len(originals) == 2 * 4
+        assert {name: fresh[name] for name in originals} == {name: kept[name] for name in originals}
 
     def test_a_field_that_is_gone_leaves_nothing(
         self, raw: Path, out: Path, tmp_path: Path

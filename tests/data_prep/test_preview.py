@@ -70,7 +70,7 @@ def test_every_variant_is_shown_with_its_outlines(
 
 def test_another_field_by_name(data: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     outcome = cli(preview.main, f"data={data}", f"out={tmp_path / 's.jpg'}", "field=Case_2-01")
-    assert outcome.out.startswith("1 variants of Case_2-01")
+    assert outcome.out.startswith("1 variant of Case_2-01")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from command_line import UserError, run
+from data_prep import synthetic
 from data_prep.synthetic import (
     KEYS,
     STAINS_SC,
@@ -73,6 +75,20 @@ def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> No
     assert all(first[name] != other[name] for name in first)
 
 
+def test_progress_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def track(items: list[object], **how: object) -> Iterator[object]:
+        for number, item in enumerate(items):
+            yield item
+            shown.append((number, how, len(contents(tmp_path))))
+
+    monkeypatch.setattr(synthetic, "track", track)
+    main(settings(tmp_path, cases=1, fields=2))
+    how = {"total": 2, "label": "draw", "unit": "field"}
+    assert shown == [(0, how, 2), (1, how, 4)]
+
+
 def test_more_cases_and_fields_keep_the_earlier_ones(tmp_path: Path) -> None:
     main(settings(tmp_path, cases=1, fields=1))
     before = contents(tmp_path)
@@ -86,7 +102,7 @@ def test_files_have_the_layout_of_brecahad(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(settings(tmp_path, cases=2, fields=1))
-    assert capsys.readouterr().out.splitlines()[-1] == f"2 fields of 2 cases are in {tmp_path}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path} holds 2 fields of 2 cases"
     assert sorted(contents(tmp_path)) == [
         "groundTruth/Case_1-01.json",
         "groundTruth/Case_2-01.json",

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from command_line import UserError
 from data_prep import images
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.images import Box
@@ -138,9 +139,38 @@ def test_only_tiles_of_changed_settings_and_slides_are_redone(
     raw = write_slide(tmp_path, slide)
     prepare_slide(raw, tmp_path / "out")
     assert prepare_slide(raw, tmp_path / "out").num_reused == 12, "glass is known as glass"
-    assert prepare_slide(raw, tmp_path / "out", min_tissue=0.0).num_glass == 0
+    # of 251 px in steps, they start where those of 256 did
+    assert prepare_slide(raw, tmp_path / "out", tile_overlap_px=5).num_reused == 12
+    unseen = AugmentConfig(transforms=["barrel"])
+    assert prepare_slide(raw, tmp_path / "out", augment=unseen).num_reused == 12
+    smaller = prepare_slide(raw, tmp_path / "out", tile_px=255)
+    assert smaller.num_reused == 0, "a tile of the same name that ends elsewhere"
+    assert {sample.width_px for sample in smaller.samples} == {255}
+    prepare_slide(raw, tmp_path / "out")
+    untouched = prepare_slide(raw, tmp_path / "out", min_tissue=0.0)
+    assert (untouched.num_reused, untouched.num_glass) == (0, 0)
     write_slide(tmp_path, slide[::-1].copy())
     assert prepare_slide(raw, tmp_path / "out").num_reused == 0
+
+
+def test_a_split_of_nothing_but_glass_is_told_as_that(tmp_path: Path) -> None:
+    raw, tissue = tmp_path / "raw", np.full((100, 100), 100, np.uint8)
+    raw.mkdir()
+    for name, picture in (("a-1", tissue), ("a-2", tissue), ("b-1", np.full_like(tissue, 245))):
+        tifffile.imwrite(raw / f"{name}.tif", picture)
+    (raw / "points.csv").write_text("file,x,y,class\na-1,5,5,t\na-2,5,200,t\nb-1,,,\n")
+    given = {"annotations": "csv", "classes": ["t"], "on_error": "skip", "tile_px": 64}
+    given["split"] = SplitConfig(val=0, test_cases=["b"])
+    with pytest.raises(UserError) as caught:
+        prepare_slide(raw, tmp_path / "out", **given)
+    first, second, bad = str(caught.value).splitlines()
+    assert first.startswith("nothing of the test split (b) is left: its tiles are glass, ")
+    assert "min_tissue=0.1" in first
+    assert "split.test_cases=[...]" in first
+    assert second == "Left out as bad:"
+    assert bad.startswith("  points.csv: line 3 (a-2): y = 200 is outside the image")
+    assert len(prepare_slide(raw, tmp_path / "out", **given, min_tissue=0).samples) == 4 + 4
+    assert len(prepare_slide(raw, tmp_path / "out", **given | {"tile_px": 0}).samples) == 2
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

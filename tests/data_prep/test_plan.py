@@ -1,0 +1,88 @@
+"""What a share of a preparation is: which parts it has, and which files it reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from data_prep import records
+from data_prep.config import PrepConfig, SplitConfig
+from data_prep.plan import Part, make_plan, parts_of_share
+from data_prep.raw import Field
+
+SPLITS = {"a": "train", "b": "val", "c": "train", "d": "test"}
+
+
+def parts(cases: str) -> list[Part]:
+    """A part of each case that is named, in this order."""
+    paths = Path("image.tif"), Path("annotation.json")
+    return [(Field(f"{case}-{number}", case, *paths), None) for number, case in enumerate(cases)]
+
+
+def shares(cases: str, num_shares: int, copies: int) -> list[str]:
+    """The cases of each share's parts."""
+    of_each = []
+    for k in range(1, num_shares + 1):
+        config = PrepConfig(raw="raw", out="out", copies=copies, share=f"{k}/{num_shares}")
+        chosen = parts_of_share(parts(cases), SPLITS, config)
+        of_each.append("".join(field.case for field, _ in chosen))
+    return of_each
+
+
+@pytest.mark.parametrize(
+    ("cases", "num_shares", "copies", "expected"),
+    [
+        ("aaaa", 2, 16, ["aa", "aa"]),
+        ("aaaa", 1, 16, ["aaaa"]),
+        ("abcd", 4, 1, ["a", "b", "c", "d"]),
+        # 4 + 6 x 1 + 2 x 4 = 18 copies, so 9 each: 4 + 5 and 1 + 8
+        ("abbbbbbcc", 2, 4, ["abbbbb", "bcc"]),
+        # 16, 1, 1, 16: of 34 copies two middles lie in either half
+        ("abdc", 2, 16, ["ab", "dc"]),
+        # 20 copies each; the first half's end, 20, is the middle of the third field
+        ("aaaaa", 2, 8, ["aa", "aaa"]),
+        # middles 1/4 and 3/4: the second and the fourth of five fifths
+        ("aa", 5, 16, ["", "a", "", "a", ""]),
+    ],
+)
+def test_shares_are_runs_of_parts_with_about_as_many_copies(
+    cases: str, num_shares: int, copies: int, expected: list[str]
+) -> None:
+    assert shares(cases, num_shares, copies) == expected
+
+
+def test_every_part_is_in_one_share_and_none_has_far_more_than_another() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        cases = "".join(rng.choice(list("abcd"), rng.integers(1, 60)))
+        num_shares, copies = (int(number) for number in rng.integers(1, 20, 2))
+        found = shares(cases, num_shares, copies)
+        assert "".join(found) == cases
+        loads = [sum(copies if case in "ac" else 1 for case in share) for share in found]
+        assert max(loads) <= sum(loads) / num_shares + copies
+
+
+def test_a_share_reads_the_slides_of_its_own_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-1", "b-1", "c-1", "d-1"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((256, 512), np.uint8))
+        (tmp_path / f"{name}.json").write_text('{"tumor": [{"x": 0.5, "y": 0.5}]}')
+    read = []
+    file_sha256 = records.file_sha256
+    monkeypatch.setattr(
+        records, "file_sha256", lambda path: (read.append(path.name), file_sha256(path))[1]
+    )
+    config = PrepConfig(
+        raw=str(tmp_path),
+        out=str(tmp_path / "out"),
+        tile_px=64,
+        copies=2,
+        share="2/2",
+        split=SplitConfig(val=0, test=0),
+        workers=1,
+    )
+    tasks = make_plan(config).tasks
+    assert [task.field.name for task in tasks] == ["c-1"] * 32 + ["d-1"] * 32
+    assert sorted(read) == ["c-1.json", "c-1.tif", "d-1.json", "d-1.tif"]
