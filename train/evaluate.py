@@ -110,7 +110,7 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
 def choose_fields(config: EvaluateConfig, run: Run) -> list[WholeField]:
     """The fields to evaluate. Raises UsageError where there are none."""
     if config.raw:
-        fields = raw_fields(Path(config.raw), run.data.labelling)
+        fields = raw_fields(Path(config.raw), run.data.labelling, run.description)
     else:
         if not (data := config.data or run.config.data):
             raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")

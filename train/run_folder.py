@@ -64,6 +64,11 @@ class Run:
         return self.folder.is_file()
 
     @property
+    def description(self) -> Path:
+        """The file that says what it was trained on."""
+        return self.folder if self.is_exported else self.folder / DATASET
+
+    @property
     def evaluation(self) -> Path:
         """Where results on it go; beside the file of an exported model."""
         if self.is_exported:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from command_line import UsageError
 from data_prep.manifest import Dataset, Labelling
 from train import checkpoint, evaluate, fields
 from train.baselines import otsu_on_hematoxylin
@@ -300,6 +302,42 @@ def test_a_bad_raw_field_is_named(
     assert "Case_4-02.json" in outcome.err
     assert reason in outcome.err
     assert not (own_run / "evaluation" / "raw-4" / "summary.json").exists()
+
+
+def test_raw_fields_of_another_format_are_told_which_is_expected_and_by_what(
+    own_run: Path, raw: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name in ("Case_4-01", "Case_5-01"):
+        shutil.copy(raw / f"{name}.png", folder)
+        (folder / f"{name}.geojson").write_text("[]")
+    outcome = cli(evaluate.main, f"run={own_run}", f"raw={folder}")
+    assert outcome == (
+        1,
+        "",
+        f"error: raw={folder}: 2 bad file(s); expected annotations=brecahad (.json), the format of"
+        f" the training data in {own_run}/dataset.json:\n"
+        "  Case_4-01.png: has no annotation: other/Case_4-01.json is not there\n"
+        "  Case_5-01.png: has no annotation: other/Case_5-01.json is not there\n"
+        "Mend them, or give a folder that is annotated in that format\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "words"),
+    [
+        ("csv", "expected one .csv in {raw}, found none; expected annotations=csv (.csv),"),
+        ("masks", "with files of the same names; expected annotations=masks (.png or .tif or"),
+    ],
+)
+def test_so_are_those_that_are_not_even_laid_out_like_it(
+    annotations: str, words: str, raw: Path
+) -> None:
+    labelling = Labelling({"tumor": 255}, 8, 65535, "(?P<case>.+)", annotations)
+    with pytest.raises(UsageError, match=re.escape(words.format(raw=raw))) as caught:
+        fields.raw_fields(raw, labelling, Path("model.safetensors"))
+    assert str(caught.value).endswith("the format of the training data in model.safetensors")
 
 
 def test_figures_are_drawn_of_as_many_fields_as_asked(own_run: Path, cli: Callable) -> None:

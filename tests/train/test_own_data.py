@@ -114,6 +114,19 @@ def test_a_raw_folder_without_the_classes_is_refused(
     assert "there are: Plasma cell, lymphocyte" in outcome.err
 
 
+def test_annotations_of_another_format_are_told_which_is_expected(
+    run: Path, raw: Path, cli: Callable[..., Any]
+) -> None:
+    """BreCaHAD's JSON ends as GeoJSON may, so only its content is wrong."""
+    outcome = cli(evaluate.main, f"run={run}", f"raw={raw}", "cases=[4]")
+    assert outcome.code == 1
+    assert f"{raw / 'Case_4-01.json'}: invalid GeoJSON" in outcome.err
+    assert outcome.err.endswith(
+        f"; expected annotations=geojson (.geojson or .json), the format of the training data in"
+        f" {run}/dataset.json\n"
+    )
+
+
 def test_an_exported_model_knows_the_format(
     run: Path, annotated: Path, evaluated: Run, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
