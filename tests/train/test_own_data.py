@@ -17,7 +17,7 @@ from data_prep.config import PrepConfig
 from data_prep.manifest import Dataset, read_dataset
 from data_prep.prepare import prepare
 from train import __main__ as train_main
-from train import evaluate, export, predict
+from train import evaluate, export, predict, sensitivity
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -97,8 +97,14 @@ def test_raw_fields_are_evaluated_as_the_prepared_ones(evaluated: Run, annotated
     assert prepared["detection"]["annotated"] == 3 * 4
 
 
-def test_of_areas_nothing_is_said_about_discs(evaluated: Run) -> None:
+def test_of_areas_nothing_is_said_about_discs(
+    evaluated: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no disc is drawn for it."""
+    drawn: list[object] = []
+    monkeypatch.setattr(sensitivity, "draw_discs", lambda *given: drawn.append(given))
     assert "sensitivity" not in evaluated()
+    assert not drawn
 
 
 def test_a_raw_folder_without_the_classes_is_refused(
