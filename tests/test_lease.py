@@ -1,5 +1,6 @@
 """One folder, one process."""
 
+import errno
 import os
 import signal
 import socket
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -129,3 +132,73 @@ def test_one_that_changes_hands_is_not_taken_for_one_that_lives(
     finally:
         thread.join()
     assert not (tmp_path / "lock").exists()
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """unreadable(2) lets the next two reads of the lock fail, as on NFS."""
+    left = 0
+    read_text = Path.read_text
+
+    def fail(path: Path) -> str:
+        nonlocal left
+        if path == tmp_path / "lock" and left:
+            left -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read_text(path)
+
+    def set_left(number: int) -> None:
+        nonlocal left
+        left = number
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    return set_left
+
+
+def take_over(folder: Path) -> None:
+    """Another file under the lock's name, of another process."""
+    (folder / "other").mkdir()
+    as_from_another_node(folder / "other", time.time())
+    (folder / "other/lock").replace(folder / "lock")
+
+
+def test_a_lock_that_cannot_be_read_at_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: Callable[[int], None]
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    with of(tmp_path) as ours:
+        unreadable(1)
+        ours.check()
+        take_over(tmp_path)
+        unreadable(1)
+        with pytest.raises(UserError, match="another has taken it over"):
+            ours.check()
+
+
+def test_one_that_stays_unreadable_is_looked_at_by_the_next_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: Callable[[int], None]
+) -> None:
+    """The beat, which touches it, finds nothing wrong meanwhile."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    with of(tmp_path) as ours:
+        unreadable(10**6)
+        start = time.monotonic()
+        ours.check()
+        assert time.monotonic() - start >= 4 * 0.2
+        unreadable(0)
+        (tmp_path / "lock").unlink()
+        with pytest.raises(UserError, match="another has taken it over"):
+            ours.check()
+
+
+def test_one_that_another_took_is_lost_though_it_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: Callable[[int], None]
+) -> None:
+    """By another thread than the one that claimed it, as checkpoints are saved."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.5)
+    with of(tmp_path) as ours, ThreadPoolExecutor(1) as pool:
+        take_over(tmp_path)
+        unreadable(10**6)
+        with pytest.raises(UserError, match="another has taken it over"):
+            pool.submit(ours.check).result()
+        assert ours.is_lost
