@@ -82,7 +82,8 @@ def track(
     count: Callable[[Item], int] = lambda item: 1,
     every_s: float = 30.0,
 ) -> Iterator[Item]:
-    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log.
+    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log where
+    there is any.
 
     Each item is worth `count(item)` of the `total` units, of which `done` were there before.
     """
@@ -93,11 +94,12 @@ def track(
                 yield item
                 bar.update(count(item))
         return
-    due = time.monotonic() + every_s
+    due, told = time.monotonic() + every_s, done
     for item in items:
         yield item
         done += count(item)
-        if time.monotonic() >= due:
+        if done != told and time.monotonic() >= due:
+            told = done
             print(f"{label}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
             due = time.monotonic() + every_s
 

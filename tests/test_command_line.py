@@ -336,6 +336,11 @@ class TestTrack:
             "load: 8 of 10 bytes",
         ]
 
+    def test_a_log_gets_no_line_twice(self, capsys: pytest.CaptureFixture[str]) -> None:
+        given = {"total": 3, "label": "write", "unit": "row", "count": len}
+        assert list(command_line.track(["", "ab", "", "c"], every_s=0.0, **given))
+        assert capsys.readouterr().err.splitlines() == ["write: 2 of 3 rows", "write: 3 of 3 rows"]
+
     def test_a_log_gets_nothing_before_that(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert list(command_line.track("abc", total=3, label="x", unit="y")) == ["a", "b", "c"]
         assert capsys.readouterr().err == ""

@@ -1,7 +1,7 @@
 """The files of a predicted image, written from its bands without ever holding the whole of it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,13 @@ class Results:
     threshold: float
     """Of pixels."""
     nuclei_threshold: float
+    count_rows: Callable[[int], None] = lambda number: None
+    """Told of each number of rows that were worked on; `num_rows` in the end."""
+
+    @property
+    def num_rows(self) -> int:
+        """Of every plane: for the mask, the probability, the picture, and to look for nuclei."""
+        return 4 * len(self.values) * self.task.height
 
     @property
     def values(self) -> list[int]:
@@ -117,7 +124,10 @@ class Results:
 
     def rows(self, plane: int, top: int, bottom: int) -> Plane:
         """The probability of a class in some rows, (H, W) float32."""
-        return self.task.store.probability(plane, Box(0, top, self.task.width, bottom - top))
+        box = Box(0, top, self.task.width, bottom - top)
+        probability_HW = self.task.store.probability(plane, box)
+        self.count_rows(bottom - top)
+        return probability_HW
 
     def byte_rows(self, plane: int, top: int, bottom: int) -> npt.NDArray[np.uint8]:
         """The same as 0 to 255."""
@@ -149,6 +159,7 @@ class Results:
                 *size,
                 self.labelling.radius_px,
                 self.nuclei_threshold,
+                self.count_rows,
             )
             for plane, name in enumerate(self.classes)
         }
