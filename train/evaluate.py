@@ -140,7 +140,7 @@ def report(out: Path, summary: dict[str, Any]) -> None:
     columns.append(("Otsu on hematoxylin", summary["baselines"]["otsu_hematoxylin"]))
     print(f"{summary['num_fields']} fields of {', '.join(summary['cases'])}")
     for fold in summary.get("folds", [summary]):
-        print(f"{fold['run']}, {fold['checkpoint']}: {thresholds_text(fold)}")
+        print(f"{fold['run']}, {checkpoint_text(fold)}: {thresholds_text(fold)}")
     print(" " * 20 + "".join(f"  {name:>24}" for name, _ in columns))
     tables = [table(figures) for _, figures in columns]
     for row in tables[0]:
@@ -151,6 +151,12 @@ def report(out: Path, summary: dict[str, Any]) -> None:
         print(f"warning: {warning}")
     print(f"report: {out / REPORT}")
     print(f"summary and figures: {out}")
+
+
+def checkpoint_text(summary: dict[str, Any]) -> str:
+    """The checkpoint of a run; of an exported model, whose file is its checkpoint too, the step."""
+    is_exported = summary["checkpoint"] == summary["run"]
+    return f"step {summary['step']}" if is_exported else str(summary["checkpoint"])
 
 
 def thresholds_text(summary: dict[str, Any]) -> str:

@@ -110,6 +110,21 @@ def test_evaluate_writes_beside_an_exported_model(
     ]
 
 
+def test_the_name_of_an_exported_model_stands_once_in_a_line(
+    trained: Path, model_file: Path, raw: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Where a run has the name of its checkpoint, it has the step."""
+    given = [f"raw={raw}", "cases=[4]", "figures=0", f"out={tmp_path}"]
+    outcome = cli(evaluate.main, f"run={model_file}", *given)
+    step = best_step(trained)
+    assert f"\nmodel.safetensors, step {step}: threshold" in outcome.out
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>Evaluation of model.safetensors</h1>" in page
+    assert f"\nstep {step}, epoch {step // 4} ·" in page
+    assert f"<dt>Checkpoint</dt><dd>step {step}, epoch {step // 4}</dd>" in page
+    assert not [line for line in page.splitlines() if line.count("model.safetensors") > 1]
+
+
 def test_evaluate_of_an_exported_model_asks_where_the_fields_are(
     model_file: Path, cli: Cli
 ) -> None:
