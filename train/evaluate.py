@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
 
 def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
     """Evaluate a run; returns the folder of the results and their summary. Collective."""
-    run = read_run(Path(config.run))
-    fields = choose_fields(config, run)
+    run = ranks.first_does(lambda: read_run(Path(config.run)))
+    fields = ranks.first_does(lambda: choose_fields(config, run))
     out = Path(config.out) if config.out else run.evaluation / subject(config)
     evaluation = evaluate_run(config, run, fields, out, ranks)
     summary = evaluation.summary
@@ -61,8 +61,8 @@ def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str
 
     Each at its own thresholds. Raises UsageError where two runs test one case.
     """
-    runs = [read_run(Path(folder)) for folder in config.runs]
-    fields = [choose_fields(config, run) for run in runs]
+    runs = ranks.first_does(lambda: [read_run(Path(folder)) for folder in config.runs])
+    fields = ranks.first_does(lambda: [choose_fields(config, run) for run in runs])
     check_folds(runs, fields)
     out = Path(config.out)
     evaluations = [

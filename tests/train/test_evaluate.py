@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import UsageError
+from command_line import UsageError, UserError
 from data_prep.manifest import Dataset, Labelling
 from train import checkpoint, evaluate, fields
 from train.baselines import otsu_on_hematoxylin
 from train.distributed import Ranks
+from train.evaluation import EvaluateConfig
 from train.metrics import EMPTY_RULE
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -286,6 +287,29 @@ def test_a_damaged_checkpoint_is_not_evaluated(own_run: Path, cli: Callable[...,
     outcome = cli(evaluate.main, f"run={own_run}")
     assert outcome.code == 1
     assert "__0_0.distcp is damaged" in outcome.err
+
+
+@pytest.mark.parametrize("key", ["run", "raw", "checkpoint"])
+def test_what_every_rank_would_find_wrong_is_found_by_one(
+    key: str, own_run: Path, tmp_path: Path, ranks: Callable[..., Ranks]
+) -> None:
+    """And marked as every rank's error, so that one says it (command_line.run)."""
+    given = {"run": own_run, "out": tmp_path / "out"}
+    if key == "run":
+        given["run"] = tmp_path / "model.safetensors"
+        given["run"].write_bytes(b"no model")
+    elif key == "raw":
+        given["raw"] = tmp_path / "raw"
+        given["raw"].mkdir()
+        (given["raw"] / "Case_1-01.png").write_bytes(b"")
+    else:
+        for path in (own_run / "checkpoints").glob("step_*/*.distcp"):
+            path.write_bytes(b"")
+    config = EvaluateConfig(**{name: str(value) for name, value in given.items()})
+    with pytest.raises(UserError) as caught:
+        evaluate.evaluate(config, ranks())
+    assert not isinstance(caught.value, UsageError)
+    assert caught.value.is_shared
 
 
 @pytest.mark.parametrize(

@@ -428,16 +428,21 @@ def test_onnx_of_several_classes_has_a_plane_a_class_as_predict_has(
 
 
 @pytest.mark.parametrize(
-    ("at", "words"), [(-1, "sha256 of its weights differs"), (40, "its metadata cannot be used")]
+    ("command", "source", "at", "words"),
+    [
+        ("train.predict", "input={}", -1, "sha256 of its weights differs"),
+        ("train.predict", "input={}", 40, "its metadata cannot be used"),
+        ("train.evaluate", "raw={}", 40, "its metadata cannot be used"),
+    ],
 )
 def test_several_ranks_say_once_that_a_file_is_damaged(
-    at: int, words: str, model_file: Path, raw: Path, tmp_path: Path
+    command: str, source: str, at: int, words: str, model_file: Path, raw: Path, tmp_path: Path
 ) -> None:
     content = bytearray(model_file.read_bytes())
     content[at] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
-    given = [f"run={tmp_path / 'model.safetensors'}", f"input={raw}", f"out={tmp_path / 'out'}"]
-    code, output = finish(start("train.predict", *given, ranks=2))
+    given = [f"run={tmp_path / 'model.safetensors'}", f"out={tmp_path / 'out'}"]
+    code, output = finish(start(command, *given, source.format(raw), ranks=2))
     assert code != 0
     assert output.count(words) == 1
 
