@@ -14,6 +14,7 @@ from data_prep import images
 from data_prep.images import Box
 from data_prep.manifest import Labelling
 from data_prep.masks import channel_values
+from data_prep.qupath import PREDICTED
 from train.band_store import BandStore
 from train.figures import outline_picture
 from train.nuclei import as_brecahad, as_geojson, find_in_windows
@@ -24,7 +25,8 @@ PICTURE_PX = 4000
 """The longest side of a picture; a larger image is shrunk."""
 STRIP_PX = 512
 SETTINGS = "_settings.json"
-OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", "_nuclei.geojson", ".json", SETTINGS)
+NUCLEI = f"{PREDICTED}.geojson"
+OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", NUCLEI, ".json", SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Results:
         mask_HW = self.small_mask()
         overlay = outline_picture(store.picture(), mask_HW > 0)
         path("_overlay.png").write_bytes(images.encode_image(overlay, "png", 0))
-        self.write_nuclei(path("_nuclei.geojson"), path(".json"))
+        self.write_nuclei(path(NUCLEI), path(".json"))
         path(SETTINGS).write_bytes(encode_settings(self.task.settings))
         endings = list(OUTPUTS)
         if store.shrink == 1:
