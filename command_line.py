@@ -20,7 +20,7 @@ import textwrap
 import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,7 +82,8 @@ def track(
     count: Callable[[Item], int] = lambda item: 1,
     every_s: float = 30.0,
 ) -> Iterator[Item]:
-    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log.
+    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log where
+    there is any.
 
     Each item is worth `count(item)` of the `total` units, of which `done` were there before.
     """
@@ -93,11 +94,12 @@ def track(
                 yield item
                 bar.update(count(item))
         return
-    due = time.monotonic() + every_s
+    due, told = time.monotonic() + every_s, done
     for item in items:
         yield item
         done += count(item)
-        if time.monotonic() >= due:
+        if done != told and time.monotonic() >= due:
+            told = done
             print(f"{label}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
             due = time.monotonic() + every_s
 
@@ -117,18 +119,24 @@ def load(
 ) -> Config:
     """Build a `config_class` from defaults, `preset=`, `config=` and the other key=value arguments.
 
-    Raises UsageError in one line for an unknown key, a wrong type, a missing or a refused value.
+    Raises UsageError for unknown keys and wrong values, a line each, and for a missing or a refused
+    value.
     """
-    given = dict(split_argument(argument) for argument in argv)
-    layers = [OmegaConf.structured(config_class)]
-    if preset_folder is not None and (preset := given.get("preset")):
-        layers.append(read_yaml(preset_path(preset_folder, preset)))
-    if preset_folder is not None and (file := given.get("config")):
-        layers.append(read_yaml(Path(file)))
-    try:
-        merged = OmegaConf.merge(*layers)
-        for key, value in given.items():
+    given, wrong = split_arguments(argv)
+    merged: Any = OmegaConf.structured(config_class)
+    if preset_folder is not None:
+        try:
+            merged = with_files(merged, config_class, given, preset_folder)
+        except UsageError as error:
+            wrong.append(str(error))
+    for key, value in given.items():
+        try:
             merged = with_setting(merged, config_class, key, value)
+        except UsageError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UsageError(listed(wrong))
+    try:
         return typing.cast(Config, OmegaConf.to_object(merged))
     except MissingMandatoryValue:
         missing = [f"{key}=..." for key in OmegaConf.missing_keys(merged)]
@@ -139,14 +147,84 @@ def load(
         raise UsageError(str(error)) from None
 
 
+def listed(wrong: Sequence[str]) -> str:
+    """What is wrong with a command line: in one line, or a line each."""
+    if len(wrong) == 1:
+        return wrong[0]
+    return f"{len(wrong)} wrong settings:" + "".join(f"\n  {line}" for line in wrong)
+
+
+def with_files(
+    merged: Any, config_class: type, given: Mapping[str, str], preset_folder: Path
+) -> Any:
+    """The configuration with the keys of preset= and config= set. Raises UsageError."""
+    if preset := given.get("preset"):
+        merged = with_file(merged, config_class, preset_path(preset_folder, preset))
+    if file := given.get("config"):
+        merged = with_file(merged, config_class, Path(file))
+    return merged
+
+
+def with_file(merged: Any, config_class: type, path: Path) -> Any:
+    """The configuration with a file's keys set; UsageError names the file and a key."""
+    for key, value in read_yaml(path).items():
+        try:
+            merged = OmegaConf.merge(merged, {key: value})
+        except (OmegaConfBaseException, TypeError) as error:
+            within = getattr(error, "full_key", None) or str(key)
+            reason = explain(config_class, within, error)
+            raise UsageError(f"{path}: {within}: {reason}") from None
+    return merged
+
+
 def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
     """The configuration with one key set; UsageError names the key and what it takes."""
     setting = OmegaConf.create({})
     OmegaConf.update(setting, key, parse_value(config_class, key, value))
     try:
         return OmegaConf.merge(merged, setting)
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{key}={value}: {one_line(error)}") from None
+    except (OmegaConfBaseException, TypeError) as error:
+        raise UsageError(f"{key}={value}: {explain(config_class, key, error)}") from None
+
+
+def explain(config_class: type, key: str, error: Exception) -> str:
+    """Why omegaconf refuses a key: what it takes, or that there is none."""
+    hint = field_type(config_class, key)
+    if dataclasses.is_dataclass(hint):
+        names = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(hint))
+        return f"a group of keys: {names}"
+    if hint is not None:
+        return f"expected {in_words(hint)}"
+    unknown = one_line(error) if isinstance(error, OmegaConfBaseException) else ""
+    return unknown if unknown.startswith("no key") else f"no key '{key}'; --help lists every key."
+
+
+def in_words(hint: Any) -> str:
+    """What a key of a type takes: 'a whole number', 'one of auto, on, off'."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(in_words(part) for part in arguments)
+    if origin is tuple:
+        return f"a list of {len(arguments)}, each {in_words(arguments[0])}"
+    if origin is list:
+        return "a list like [a,b]"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(
+        hint, type_text(hint)
+    )
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The settings by key, of two of one key the last; and what is none, with the reason."""
+    given, wrong = {}, []
+    for argument in argv:
+        try:
+            key, value = split_argument(argument)
+            given[key] = value
+        except UsageError as error:
+            wrong.append(str(error))
+    return given, wrong
 
 
 def split_argument(argument: str) -> tuple[str, str]:
@@ -164,14 +242,22 @@ def parse_value(config_class: type, key: str, value: str) -> Any:
     YAML's own types would turn run=001 into 1 and amp=off into False.
     """
     hint = field_type(config_class, key)
-    if hint is str:
+    if hint in (str, None):
         return value
     try:
         parsed = yaml.load(value, yaml.BaseLoader)
     except yaml.YAMLError:
-        raise UsageError(f"{key}={value}: not a value that YAML can read") from None
-    if typing.get_origin(hint) in (list, tuple) and not isinstance(parsed, list):
-        raise UsageError(f"{key}={value}: takes a list, as in {key}=[{value}]")
+        raise UsageError(f"{key}={value}: expected {in_words(hint)}") from None
+    if typing.get_origin(hint) in (list, tuple):
+        if not isinstance(parsed, list):
+            raise UsageError(f"{key}={value}: takes a list, as in {key}=[{value}]")
+        if colons := [entry for entry in parsed if isinstance(entry, dict)]:
+            names = ",".join(
+                f'"{name}: {rest}"' for entry in colons for name, rest in entry.items()
+            )
+            raise UsageError(f"{key}={value}: put names that hold a colon into quotes: '[{names}]'")
+        if not all(isinstance(entry, str) for entry in parsed):
+            raise UsageError(f"{key}={value}: expected {in_words(hint)}")
     return parsed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseCompromise, SoftFileLease, Timeout
 
 from command_line import UserError
 
@@ -35,7 +35,14 @@ class Lease:
         """`key` is what the command line calls the folder; `doing`: what one who holds it is at."""
         self.folder, self.key, self.doing = folder, key, doing
         self.file = folder / name
-        self.lease = SoftFileLease(self.file, lease_duration=LEASE_S, heartbeat_interval=BEAT_S)
+        self.is_lost = False
+        """Whether the claim is known to be lost: this process must have stood still."""
+        self.lease = SoftFileLease(
+            self.file,
+            lease_duration=LEASE_S,
+            heartbeat_interval=BEAT_S,
+            on_compromise=self.note_loss,
+        )
         self.token: str | None = None
         """What names our claim; None before there is one."""
 
@@ -51,15 +58,35 @@ class Lease:
     ) -> None:
         self.release()
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the claim is known to be lost: this process must have stood still."""
-        return self.lease.compromise is not None
+    def note_loss(self, compromise: LeaseCompromise) -> None:
+        """The beat has found the claim lost; it is asked from other threads than its owner's."""
+        self.is_lost = True
 
     def check(self) -> None:
-        """Look whether the claim still is ours; raises UserError where it is another's."""
-        if self.token and self.claim().owner.get("token") != self.token:
+        """Look whether the claim still is ours; raises UserError where it is another's.
+
+        A lock that cannot be read (ESTALE and EIO come and go on NFS) says nothing: it is read
+        again until the beat has looked too, twice as it does before it calls a claim lost. Where
+        that finds nothing wrong the claim stands, and the next check looks again.
+        """
+        if not self.token:
+            return
+        until_s = time.monotonic() + 4 * BEAT_S
+        while (is_ours := self.names_us()) is None and not self.is_lost:
+            if time.monotonic() > until_s:
+                return
+            time.sleep(BEAT_S / 10)
+        if not is_ours:
             raise self.lost_to_another()
+
+    def names_us(self) -> bool | None:
+        """Whether the lock is there and names this claim; None where it cannot be read."""
+        try:
+            return owner_in(self.file.read_text()).get("token") == self.token
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
 
     def lost_to_another(self) -> UserError:
         """The error of a folder that is no longer ours."""
@@ -71,6 +98,7 @@ class Lease:
     def acquire(self) -> None:
         """Claim the folder. Raises UserError where a process that lives has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.is_lost = False
         try:
             self.lease.acquire(timeout=0)
         except Timeout:
@@ -116,10 +144,14 @@ class Lease:
         except OSError:
             return Claim(None, {})
         try:
-            lines = self.file.read_text().splitlines()
+            return Claim(touched, owner_in(self.file.read_text()))
         except OSError:
             return Claim(touched, {})
-        return Claim(touched, dict(line.split("=", 1) for line in lines if "=" in line))
+
+
+def owner_in(content: str) -> dict[str, str]:
+    """What a lock says of its owner."""
+    return dict(line.split("=", 1) for line in content.splitlines() if "=" in line)
 
 
 def who(claim: Claim) -> str:

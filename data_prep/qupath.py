@@ -12,20 +12,28 @@ has none (tiles, cores, regions to work in) is passed over. Of a cell the nucleu
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from data_prep.raw import BadInputError, Field
+from data_prep import raw
+from data_prep.raw import BadFile, BadInputError, Field
 from data_prep.shapes import Shape, ShapeReader, Shapes, point, polygon
 
+PREDICTED = "_nuclei"
+"""Stands after the image's name in the names of files that train.predict writes."""
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
 Place = tuple[float, float]
 
 
 class QuPathReader(ShapeReader):
-    """Reads GeoJSON."""
+    """Reads GeoJSON, of the image NAME.tif as NAME.geojson or NAME_nuclei.geojson."""
 
     suffixes = (".geojson", ".json")
     has_areas = True
+
+    def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
+        """The fields of a raw folder, also such as train.predict calls them."""
+        return raw.find_fields(folder, case_regex, self.suffixes, PREDICTED)
 
     def parse(self, field: Field) -> Shapes:
         """Every point and polygon that has a class."""

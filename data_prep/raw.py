@@ -5,7 +5,7 @@ images/Case_<case>-<field>.tif + groundTruth/Case_<case>-<field>.json      or al
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,17 +52,17 @@ class BadInputFilesError(UserError):
 
 
 def find_fields(
-    raw: Path, case_regex: str, suffixes: Sequence[str]
+    raw: Path, case_regex: str, suffixes: Sequence[str], ending: str = ""
 ) -> tuple[list[Field], list[BadFile]]:
     """Pair the images and annotations under `raw`; what cannot be paired comes back as bad.
 
-    An annotation is called as its image, with one of the `suffixes`.
+    An annotation is called as its image, or that and `ending`, with one of the `suffixes`.
 
     Raises UsageError where `raw` holds no images in either layout.
     """
     image_folder, annotation_folder = raw_folders(raw)
     images = find_images(raw)
-    annotations = files_by_stem(annotation_folder, suffixes)
+    annotations = by_image(files_by_stem(annotation_folder, suffixes), images, ending)
     fields, bad = [], []
     for stem in sorted(images.keys() | annotations.keys(), key=natural_key):
         pair = images.get(stem, []), annotations.get(stem, [])
@@ -106,6 +106,18 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
             found[path.stem].append(path)
+    return found
+
+
+def by_image(
+    annotations: Mapping[str, list[Path]], images: Collection[str], ending: str
+) -> dict[str, list[Path]]:
+    """Annotations by the names of their images: those of NAME + `ending` are NAME's, where there is
+    such an image and none of the whole name."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for stem, paths in annotations.items():
+        name = stem.removesuffix(ending)
+        found[name if name in images and stem not in images else stem] += paths
     return found
 
 

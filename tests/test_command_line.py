@@ -116,14 +116,23 @@ def test_the_last_of_two_values_counts() -> None:
         ("xyzzy=3", ["xyzzy=3: no key 'xyzzy'; --help lists every key."]),
         ("inner.rat=3", ["inner.rat=3", "Did you mean", "'rate'"]),
         ("nothing.like.it=3", ["nothing.like.it=3"]),
-        ("epochs=abc", ["epochs=abc", "Integer"]),
-        ("epochs=1.5", ["epochs=1.5", "Integer"]),
-        ("inner.rate=fast", ["inner.rate=fast", "Float"]),
-        ("inner=3", ["inner=3"]),
-        ("amp=fp8", ["amp=fp8", "auto", "bf16", "off"]),
-        ("fast=perhaps", ["fast=perhaps"]),
+        ("inner.rate.x=3", ["inner.rate.x=3: no key 'inner.rate.x'; --help lists every key."]),
+        ("names.0=x", ["names.0=x: no key 'names.0'; --help lists every key."]),
+        ("epocs=[x", ["epocs=[x: no key 'epocs'", "'epochs'"]),
+        ("epochs=abc", ["epochs=abc: expected a whole number"]),
+        ("epochs=1.5", ["epochs=1.5: expected a whole number"]),
+        ("epochs=", ["epochs=: expected a whole number"]),
+        ("epochs=[1", ["epochs=[1: expected a whole number"]),
+        ("inner.rate=fast", ["inner.rate=fast: expected a number"]),
+        ("inner=3", ["inner=3: a group of keys: inner.rate, inner.size_px"]),
+        ("amp=fp8", ["amp=fp8: expected one of auto, bf16, off"]),
+        ("fast=perhaps", ["fast=perhaps: expected true or false"]),
         ("names=x", ["names=x", "names=[x]"]),
-        ("names=[x", ["names=[x", "YAML"]),
+        ("names=[x", ["names=[x: expected a list like [a,b]"]),
+        ("names=[[x]]", ["names=[[x]]: expected a list like [a,b]"]),
+        ("names=[x: y]", ["names=[x: y]: put names that hold a colon into quotes: '[\"x: y\"]'"]),
+        ("shape=[1,2,3]", ["shape=[1,2,3]: expected a list of 2, each a whole number"]),
+        ("shape=[a,b]", ["shape=[a,b]: expected a list of 2, each a whole number"]),
         ("names[0]=x", ["names[0]"]),
         ("epochs", ["'epochs'", "key=value"]),
         ("=3", ["'=3'", "key=value"]),
@@ -137,6 +146,18 @@ def test_a_refusal_is_one_line_that_names_key_and_value(argument: str, words: li
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+def test_of_several_each_has_a_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        load("epocs=3", "amp=fp8", "fast=true", "inner.rate=fast", "epochs")
+    assert str(caught.value).splitlines() == [
+        "4 wrong settings:",
+        "  'epochs' is not key=value; --help lists every key",
+        "  epocs=3: no key 'epocs'; --help lists every key. Did you mean: 'epochs'?",
+        "  amp=fp8: expected one of auto, bf16, off",
+        "  inner.rate=fast: expected a number",
+    ]
 
 
 def test_a_missing_key_is_named_as_it_must_be_typed() -> None:
@@ -174,6 +195,10 @@ class TestLayers:
         file = str(folder / "whole.yaml")
         assert self.load(folder, f"config={file}") == dataclasses.replace(settings, config=file)
 
+    def test_a_wrong_preset_does_not_hide_a_wrong_key(self, folder: Path) -> None:
+        with pytest.raises(UsageError, match=r"^2 wrong settings:\n  preset=bgi: .*\n  epocs=3: "):
+            self.load(folder, "epocs=3", "preset=bgi")
+
     @pytest.mark.parametrize(
         ("argument", "words"),
         [
@@ -181,7 +206,9 @@ class TestLayers:
             ("config={folder}/no.yaml", ["no.yaml"]),
             ("config={folder}/list.yaml", ["list.yaml", "key: value"]),
             ("config={folder}/broken.yaml", ["broken.yaml"]),
-            ("config={folder}/typo.yaml", ["epocs", "Did you mean", "'epochs'"]),
+            ("config={folder}/typo.yaml", ["typo.yaml: epocs: no key 'epocs'", "Did you mean"]),
+            ("config={folder}/word.yaml", ["word.yaml: inner.rate: expected a number"]),
+            ("config={folder}/flat.yaml", ["flat.yaml: inner: a group of keys: inner.rate"]),
         ],
     )
     def test_a_bad_file_is_named_in_one_line(
@@ -190,6 +217,8 @@ class TestLayers:
         (folder / "list.yaml").write_text("- 1\n")
         (folder / "broken.yaml").write_text("a: [1\n")
         (folder / "typo.yaml").write_text("epocs: 3\n")
+        (folder / "word.yaml").write_text("inner: {rate: fast}\n")
+        (folder / "flat.yaml").write_text("inner: 3\n")
         with pytest.raises(UsageError) as caught:
             self.load(folder, argument)
         assert all(word in str(caught.value) for word in words), caught.value
@@ -306,6 +335,11 @@ class TestTrack:
             "load: 5 of 10 bytes",
             "load: 8 of 10 bytes",
         ]
+
+    def test_a_log_gets_no_line_twice(self, capsys: pytest.CaptureFixture[str]) -> None:
+        given = {"total": 3, "label": "write", "unit": "row", "count": len}
+        assert list(command_line.track(["", "ab", "", "c"], every_s=0.0, **given))
+        assert capsys.readouterr().err.splitlines() == ["write: 2 of 3 rows", "write: 3 of 3 rows"]
 
     def test_a_log_gets_nothing_before_that(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert list(command_line.track("abc", total=3, label="x", unit="y")) == ["a", "b", "c"]

@@ -1,5 +1,6 @@
 """One folder, one process."""
 
+import errno
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,17 @@ def test_what_a_killed_process_left_is_taken_over_at_once(
     assert time.monotonic() - start < 5
 
 
+def write_lock(path: Path, touched: float | None = None) -> None:
+    """As a process of another node does."""
+    path.write_text(
+        f"filelock/2\npid=1\nhost=n7\nmode=lease\ntoken={'a' * 32}\n"
+        f"duration={lease.LEASE_S}\nstart=5\n"
+    )
+    path.chmod(0o600)
+    if touched is not None:
+        os.utime(path, (touched, touched))
+
+
 @pytest.fixture
 def left_by_another_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """left_by_another_node(lease_s=1.0) leaves a lock as a process there does; waits are short."""
@@ -70,13 +83,7 @@ def left_by_another_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     def leave(*, lease_s: float, touched: float | None = None) -> None:
         monkeypatch.setattr(lease, "LEASE_S", lease_s)
         monkeypatch.setattr(lease, "BEAT_S", 0.2)
-        (tmp_path / "lock").write_text(
-            f"filelock/2\npid=1\nhost=n7\nmode=lease\ntoken={'a' * 32}\n"
-            f"duration={lease.LEASE_S}\nstart=5\n"
-        )
-        (tmp_path / "lock").chmod(0o600)
-        if touched is not None:
-            os.utime(tmp_path / "lock", (touched, touched))
+        write_lock(tmp_path / "lock", touched)
 
     return leave
 
@@ -132,3 +139,72 @@ def test_one_that_changes_hands_is_not_taken_for_one_that_lives(
     finally:
         thread.join()
     assert not (tmp_path / "lock").exists()
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """unreadable(2) lets the next two reads of the lock fail, as on NFS."""
+    left = 0
+    read_text = Path.read_text
+
+    def fail(path: Path) -> str:
+        nonlocal left
+        if path == tmp_path / "lock" and left:
+            left -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read_text(path)
+
+    def set_left(number: int) -> None:
+        nonlocal left
+        left = number
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    return set_left
+
+
+def take_over(folder: Path) -> None:
+    """Another file under the lock's name, of another process."""
+    write_lock(folder / "other")
+    (folder / "other").replace(folder / "lock")
+
+
+def test_a_lock_that_cannot_be_read_at_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: Callable[[int], None]
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    with of(tmp_path) as ours:
+        unreadable(1)
+        ours.check()
+        take_over(tmp_path)
+        unreadable(1)
+        with pytest.raises(UserError, match="another has taken it over"):
+            ours.check()
+
+
+def test_one_that_stays_unreadable_is_looked_at_by_the_next_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: Callable[[int], None]
+) -> None:
+    """The beat, which touches it, finds nothing wrong meanwhile."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    with of(tmp_path) as ours:
+        unreadable(10**6)
+        start = time.monotonic()
+        ours.check()
+        assert time.monotonic() - start >= 4 * 0.2
+        unreadable(0)
+        (tmp_path / "lock").unlink()
+        with pytest.raises(UserError, match="another has taken it over"):
+            ours.check()
+
+
+def test_one_that_another_took_is_lost_though_it_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: Callable[[int], None]
+) -> None:
+    """By another thread than the one that claimed it, as checkpoints are saved."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.5)
+    with of(tmp_path) as ours, ThreadPoolExecutor(1) as pool:
+        take_over(tmp_path)
+        unreadable(10**6)
+        with pytest.raises(UserError, match="another has taken it over"):
+            pool.submit(ours.check).result()
+        assert ours.is_lost

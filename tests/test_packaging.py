@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from launch.submit import PACKAGES
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
@@ -39,17 +41,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     declared = {re.split(r"[<>=]", entry)[0] for entry in entries}
     ours = {path.stem for path in ROOT.iterdir()}
     imported = set()
-    for package in (
-        "command_line.py",
-        "json_lines.py",
-        "lease.py",
-        "memory.py",
-        "seeds.py",
-        "data_prep",
-        "model",
-        "train",
-        "launch",
-    ):
+    for package in PACKAGES:
         path = ROOT / package
         for file in [path] if path.is_file() else path.rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):

@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
 
 def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
     """Evaluate a run; returns the folder of the results and their summary. Collective."""
-    run = read_run(Path(config.run))
-    fields = choose_fields(config, run)
+    run = ranks.first_does(lambda: read_run(Path(config.run)))
+    fields = ranks.first_does(lambda: choose_fields(config, run))
     out = Path(config.out) if config.out else run.evaluation / subject(config)
     evaluation = evaluate_run(config, run, fields, out, ranks)
     summary = evaluation.summary
@@ -61,8 +61,8 @@ def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str
 
     Each at its own thresholds. Raises UsageError where two runs test one case.
     """
-    runs = [read_run(Path(folder)) for folder in config.runs]
-    fields = [choose_fields(config, run) for run in runs]
+    runs = ranks.first_does(lambda: [read_run(Path(folder)) for folder in config.runs])
+    fields = ranks.first_does(lambda: [choose_fields(config, run) for run in runs])
     check_folds(runs, fields)
     out = Path(config.out)
     evaluations = [
@@ -110,7 +110,7 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
 def choose_fields(config: EvaluateConfig, run: Run) -> list[WholeField]:
     """The fields to evaluate. Raises UsageError where there are none."""
     if config.raw:
-        fields = raw_fields(Path(config.raw), run.data.labelling)
+        fields = raw_fields(Path(config.raw), run.data.labelling, run.description)
     else:
         if not (data := config.data or run.config.data):
             raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")
@@ -140,7 +140,7 @@ def report(out: Path, summary: dict[str, Any]) -> None:
     columns.append(("Otsu on hematoxylin", summary["baselines"]["otsu_hematoxylin"]))
     print(f"{summary['num_fields']} fields of {', '.join(summary['cases'])}")
     for fold in summary.get("folds", [summary]):
-        print(f"{fold['run']}, {fold['checkpoint']}: {thresholds_text(fold)}")
+        print(f"{fold['run']}, {checkpoint_text(fold)}: {thresholds_text(fold)}")
     print(" " * 20 + "".join(f"  {name:>24}" for name, _ in columns))
     tables = [table(figures) for _, figures in columns]
     for row in tables[0]:
@@ -151,6 +151,12 @@ def report(out: Path, summary: dict[str, Any]) -> None:
         print(f"warning: {warning}")
     print(f"report: {out / REPORT}")
     print(f"summary and figures: {out}")
+
+
+def checkpoint_text(summary: dict[str, Any]) -> str:
+    """The checkpoint of a run; of an exported model, whose file is its checkpoint too, the step."""
+    is_exported = summary["checkpoint"] == summary["run"]
+    return f"step {summary['step']}" if is_exported else str(summary["checkpoint"])
 
 
 def thresholds_text(summary: dict[str, Any]) -> str:

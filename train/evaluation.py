@@ -10,6 +10,7 @@ import numpy as np
 
 from command_line import track
 from data_prep.formats import READERS
+from data_prep.manifest import Labelling
 from data_prep.split import SPLITS
 from train import checkpoint
 from train.baselines import BASELINES, Baseline
@@ -112,7 +113,7 @@ class FieldCheck:
 
     fingerprint: Fingerprint
     counts_by_radius: Counts
-    """(R, C, 4) int64, of pixels, with discs of each radius for truth."""
+    """(R, C, 4) int64, of pixels, with discs of each radius for truth; R = 0 where it is areas."""
 
 
 @dataclass
@@ -146,7 +147,8 @@ def evaluate_run(
     )
     total = len(ranks.share(fields))
     predictions = track(predictions, total=total, label="evaluate", unit="field")
-    measured = gather(measure_all(predictions, criteria, config.figures, out), ranks)
+    radii_px = disc_radii(run.data.labelling)
+    measured = gather(measure_all(predictions, criteria, radii_px, config.figures, out), ranks)
 
     figures = figures_of(measured, run)
     of_nuclei = {
@@ -175,16 +177,23 @@ def evaluate_run(
 
 
 def measure_all(
-    predictions: Iterable[Prediction], criteria: Criteria, num_figures: int, out: Path
+    predictions: Iterable[Prediction],
+    criteria: Criteria,
+    radii_px: Sequence[int],
+    num_figures: int,
+    out: Path,
 ) -> Measured:
-    """Measure predicted fields, and draw figures of the first `num_figures` into `out`."""
+    """Measure predicted fields, and draw figures of the first `num_figures` into `out`.
+
+    `radii_px`: of the discs that they are measured against beside their truth.
+    """
     measured = Measured()
     for prediction in predictions:
         result = measure(prediction, criteria)
         measured.results.append(result)
         for name, baseline in BASELINES.items():
             measured.of_baselines[name].append(measure_baseline(prediction, baseline, criteria))
-        measured.checks.append(check_field(prediction, criteria))
+        measured.checks.append(check_field(prediction, criteria.threshold, radii_px))
         measured.overlays.append(overlay_of(prediction, result, criteria.threshold))
         measured.overlays = shown(measured, num_figures)
         if prediction.index < num_figures:
@@ -220,16 +229,17 @@ def pool(parts: Sequence[Measured]) -> Measured:
     return pooled
 
 
-def check_field(prediction: Prediction, criteria: Criteria) -> FieldCheck:
+def disc_radii(labelling: Labelling) -> list[int]:
+    """The radii of discs to try for truth; none where it is areas, which are no discs."""
+    return [] if READERS[labelling.annotations].has_areas else radii_around(labelling.radius_px)
+
+
+def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int]) -> FieldCheck:
     """The fingerprint of a field, and its counts with discs of other radii for truth."""
     field = prediction.field
     return FieldCheck(
         fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
-        counts_by_radius(
-            prediction.probability_CHW > criteria.threshold,
-            prediction.annotated,
-            radii_around(criteria.radius_px),
-        ),
+        counts_by_radius(prediction.probability_CHW > threshold, prediction.annotated, radii_px),
     )
 
 
@@ -237,8 +247,7 @@ def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
     """The figures of the network and the baselines, and what they owe to the discs' radius."""
     seed = run.config.seed
     counts = [check.counts_by_radius for check in measured.checks]
-    labelling = run.data.labelling
-    by_radius = {"sensitivity": dice_by_radius(counts, radii_around(labelling.radius_px))}
+    by_radius = dice_by_radius(counts, disc_radii(run.data.labelling))
     return {
         **summarise(measured.results, class_names(run), seed),
         "baselines": {
@@ -248,7 +257,7 @@ def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
             }
             for name, results in measured.of_baselines.items()
         },
-        **({} if READERS[labelling.annotations].has_areas else by_radius),  # areas are no discs
+        **({"sensitivity": by_radius} if by_radius else {}),
     }
 
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from command_line import UserError
+from command_line import UsageError, UserError
 from data_prep import images, masks
 from data_prep.formats import READERS, check_occurring
 from data_prep.manifest import Dataset, Labelling, Sample
 from data_prep.pack import read_sample
-from data_prep.raw import BadInputError, Field, Points
+from data_prep.raw import BadInputError, Field, Points, find_images
 from data_prep.tiles import whole
 from train.config import TileConfig
 from train.data import mask_to_target
@@ -107,23 +107,44 @@ def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[
         raise UserError(f"{path}: missing or damaged: {error}; run data_prep again") from None
 
 
-def raw_fields(raw: Path, labelling: Labelling) -> list[WholeField]:
+def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[WholeField]:
     """The fields of a raw folder, read and with masks drawn as the training data's were.
 
-    Raises UserError where a file there has no partner, UsageError where a class is in none.
+    `described_in` is the file that the labelling is from, for messages. Raises UserError where a
+    file there has no partner, UsageError where a class is in none.
     """
     reader = READERS[labelling.annotations]
-    fields, bad = reader.find_fields(raw, labelling.case_regex)
+    expected = expected_format(labelling, described_in)
+    find_images(raw)  # raises where the folder is no raw one, whatever the format
+    try:
+        fields, bad = reader.find_fields(raw, labelling.case_regex)
+    except UsageError as error:
+        raise UsageError(f"{error}; {expected}") from None
     if bad:
-        listed = "; ".join(f"{entry.file}: {entry.reason}" for entry in bad)
-        raise UserError(f"raw={raw}: {listed}")
+        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
+        raise UserError(
+            f"raw={raw}: {len(bad)} bad file(s); {expected}:\n{listed}\n"
+            "Mend them, or give a folder that is annotated in that format"
+        )
     check_occurring(reader, fields, [*labelling.labels], raw)
     return [
-        WholeField(field.name, field.case, partial(read_raw, field, labelling)) for field in fields
+        WholeField(field.name, field.case, partial(read_raw, field, labelling, expected))
+        for field in fields
     ]
 
 
-def read_raw(field: Field, labelling: Labelling) -> tuple[Array, Array, list[Places]]:
+def expected_format(labelling: Labelling, described_in: Path) -> str:
+    """The format that raw fields must have, and where it is from, as messages say it."""
+    endings = " or ".join(READERS[labelling.annotations].suffixes)
+    return (
+        f"expected annotations={labelling.annotations} ({endings}), the format of the training"
+        f" data in {described_in}"
+    )
+
+
+def read_raw(
+    field: Field, labelling: Labelling, expected: str
+) -> tuple[Array, Array, list[Places]]:
     """Image, mask and points of a raw field. Raises UserError where a file is bad."""
     reader, values = READERS[labelling.annotations], labelling.labels
     try:
@@ -134,7 +155,7 @@ def read_raw(field: Field, labelling: Labelling) -> tuple[Array, Array, list[Pla
     try:
         annotation = reader.place(reader.parse(field), whole(height_px, width_px), values)
     except (BadInputError, OSError) as error:
-        raise UserError(f"{field.annotation}: {error}") from None
+        raise UserError(f"{field.annotation}: {error}; {expected}") from None
     points, areas_HW = annotation.points, annotation.areas_HW
     mask = masks.draw_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
     return image, mask, channel_places(annotation.nuclei, labelling, height_px, width_px)

@@ -26,10 +26,12 @@ def find_in_windows(
     width: int,
     radius_px: float,
     least_score: float,
+    count_rows: Callable[[int], None] = lambda number: None,
 ) -> Nuclei:
     """The nuclei of an image as `find_nuclei` finds them in the whole, row by row of windows.
 
-    Each is taken from the window that it lies in, which is seen with a halo around it.
+    Each is taken from the window that it lies in, which is seen with a halo around it. `count_rows`
+    is told the height of each row of windows once it is done.
     """
     halo_px = int(np.ceil(HALO_RADII * radius_px))
     places, scores = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
@@ -48,6 +50,7 @@ def find_in_windows(
             own = ((from_window >= 0) & (from_window < WINDOW_PX)).all(axis=1)
             places.append(at[own])
             scores.append(found.scores[own])
+        count_rows(min(WINDOW_PX, height - y))
     return Nuclei(np.concatenate(places), np.concatenate(scores))
 
 

@@ -17,10 +17,10 @@ The TIFs are tiled pyramids. A TIF that is read may be larger than memory. On se
 
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from omegaconf import MISSING
@@ -47,9 +47,19 @@ from train.run_folder import (
 from train.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 
 FORMAT = 2  # of the results; with another number they are made anew
+POLL_S = 0.2  # between looks at how far writing is
 BAND_PX = 2**24  # a field of view is one band; what an image takes of memory hangs on it
 
 NumberedBand = tuple[Task, int, Band]
+
+
+class Progress(NamedTuple):
+    """What was done since the one before."""
+
+    tiles: int
+    """Predicted."""
+    rows: int
+    """Written, see Results.num_rows."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +124,7 @@ def main(argv: list[str]) -> int:
         predictor = Predictor(config, run, ranks)
         plan = ranks.first_does(lambda: predictor.plan(paths))
         predictor.bad |= plan.bad
-        missing = predictor.missing_bands(plan.tasks)
-        total = sum(len(band.corners) for _, _, band in missing)
-        for _ in track(predictor.predict(plan.tasks), total=total, label="predict", unit="tile"):
+        for _ in tracked(predictor, plan.tasks):
             pass
     if ranks.is_first:
         for path, reason in sorted(predictor.bad.items()):
@@ -128,6 +136,22 @@ def main(argv: list[str]) -> int:
             f" ({predictor.chosen_on})"
         )
     return EXIT_FAILED if predictor.bad else 0
+
+
+def tracked(predictor: "Predictor", tasks: Sequence[Task]) -> Iterator[Progress]:
+    """Predict and write images, showing both: files are still written when all is predicted."""
+    missing = predictor.missing_bands(tasks)
+    num_tiles = sum(len(band.corners) for _, _, band in missing)
+    progress = track(
+        predictor.predict(tasks),
+        total=predictor.num_rows(tasks),
+        label="write",
+        unit="row",
+        count=lambda done: done.rows,
+    )
+    return track(
+        progress, total=num_tiles, label="predict", unit="tile", count=lambda done: done.tiles
+    )
 
 
 def find_images(source: Path) -> list[Path]:
@@ -164,6 +188,7 @@ class Predictor:
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
         self.reader = Reader(run.data.labelling.uint16_white, config.min_tissue)
         self.bad: dict[Path, str] = {}
+        self.num_written, self.num_told = 0, 0  # rows, by the thread that writes; and told by ours
         self.settings = {
             "format": FORMAT,
             "run": run.folder.name,
@@ -221,20 +246,43 @@ class Predictor:
         size = self.ranks.world_size
         return [tasks[start : start + size] for start in range(0, len(tasks), size)]
 
-    def predict(self, tasks: Sequence[Task]) -> Iterator[None]:
-        """Predict and write images; gives a sign for each tile that is done. Collective."""
+    def num_rows(self, tasks: Sequence[Task]) -> int:
+        """How many rows this rank is to write."""
+        mine = (task for group in self.groups(tasks) for task in self.ranks.share(group))
+        return sum(self.results(task).num_rows for task in mine)
+
+    def predict(self, tasks: Sequence[Task]) -> Iterator[Progress]:
+        """Predict and write images; says for each tile what was done. Collective."""
         written: Future[None] | None = None
         with ThreadPoolExecutor(1) as pool:
             for group in self.groups(tasks):
-                yield from self.predict_bands(self.missing_bands(group))
+                for _ in self.predict_bands(self.missing_bands(group)):
+                    yield Progress(1, self.newly_written())
                 for bad in self.ranks.gather(self.bad):
                     self.bad |= bad
                 if written:
-                    written.result()
+                    yield from self.wait_for(written)
                 # while the next group is predicted
                 written = pool.submit(self.write, self.ranks.share(group))
             if written:
-                written.result()
+                yield from self.wait_for(written)
+
+    def wait_for(self, written: Future[None]) -> Iterator[Progress]:
+        """Wait until files are written, saying now and then how far that is."""
+        while not written.done():
+            wait([written], POLL_S)
+            yield Progress(0, self.newly_written())
+        written.result()
+        yield Progress(0, self.newly_written())
+
+    def newly_written(self) -> int:
+        """Rows written since this was asked last."""
+        before, self.num_told = self.num_told, self.num_written
+        return self.num_told - before
+
+    def count_rows(self, number: int) -> None:
+        """For the thread that writes: so many more rows are."""
+        self.num_written += number
 
     def predict_bands(self, bands: Sequence[NumberedBand]) -> Iterator[None]:
         """Predict and keep bands; gives a sign for each tile that is done."""
@@ -251,12 +299,14 @@ class Predictor:
         for task in tasks:
             if task.path in self.bad:
                 task.store.remove()
+                self.count_rows(self.results(task).num_rows)
             else:
                 self.results(task).write()
 
     def results(self, task: Task) -> Results:
         """The results of an image."""
-        return Results(task, self.run.data.labelling, self.threshold, self.nuclei_threshold)
+        labelling, thresholds = self.run.data.labelling, (self.threshold, self.nuclei_threshold)
+        return Results(task, labelling, *thresholds, count_rows=self.count_rows)
 
     def read_ahead(
         self, bands: Sequence[NumberedBand]

@@ -1,7 +1,7 @@
 """The files of a predicted image, written from its bands without ever holding the whole of it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from data_prep import images
 from data_prep.images import Box
 from data_prep.manifest import Labelling
 from data_prep.masks import channel_values
+from data_prep.qupath import PREDICTED
 from train.band_store import BandStore
 from train.figures import outline_picture
 from train.nuclei import as_brecahad, as_geojson, find_in_windows
@@ -24,7 +25,8 @@ PICTURE_PX = 4000
 """The longest side of a picture; a larger image is shrunk."""
 STRIP_PX = 512
 SETTINGS = "_settings.json"
-OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", "_nuclei.geojson", ".json", SETTINGS)
+NUCLEI = f"{PREDICTED}.geojson"
+OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", NUCLEI, ".json", SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ class Results:
     threshold: float
     """Of pixels."""
     nuclei_threshold: float
+    count_rows: Callable[[int], None] = lambda number: None
+    """Told of each number of rows that were worked on; `num_rows` in the end."""
+
+    @property
+    def num_rows(self) -> int:
+        """Of every plane: for the mask, the probability, the picture, and to look for nuclei."""
+        return 4 * len(self.values) * self.task.height
 
     @property
     def values(self) -> list[int]:
@@ -97,7 +106,7 @@ class Results:
         mask_HW = self.small_mask()
         overlay = outline_picture(store.picture(), mask_HW > 0)
         path("_overlay.png").write_bytes(images.encode_image(overlay, "png", 0))
-        self.write_nuclei(path("_nuclei.geojson"), path(".json"))
+        self.write_nuclei(path(NUCLEI), path(".json"))
         path(SETTINGS).write_bytes(encode_settings(self.task.settings))
         endings = list(OUTPUTS)
         if store.shrink == 1:
@@ -117,7 +126,10 @@ class Results:
 
     def rows(self, plane: int, top: int, bottom: int) -> Plane:
         """The probability of a class in some rows, (H, W) float32."""
-        return self.task.store.probability(plane, Box(0, top, self.task.width, bottom - top))
+        box = Box(0, top, self.task.width, bottom - top)
+        probability_HW = self.task.store.probability(plane, box)
+        self.count_rows(bottom - top)
+        return probability_HW
 
     def byte_rows(self, plane: int, top: int, bottom: int) -> npt.NDArray[np.uint8]:
         """The same as 0 to 255."""
@@ -149,6 +161,7 @@ class Results:
                 *size,
                 self.labelling.radius_px,
                 self.nuclei_threshold,
+                self.count_rows,
             )
             for plane, name in enumerate(self.classes)
         }

@@ -64,6 +64,11 @@ class Run:
         return self.folder.is_file()
 
     @property
+    def description(self) -> Path:
+        """The file that says what it was trained on."""
+        return self.folder if self.is_exported else self.folder / DATASET
+
+    @property
     def evaluation(self) -> Path:
         """Where results on it go; beside the file of an exported model."""
         if self.is_exported:
@@ -199,13 +204,18 @@ def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict
     """
     if run.is_exported:
         return load_exported(run, name, ranks)
-    path = ranks.first_does(lambda: checkpoint.find(run.checkpoints, name))
-    problem = ranks.first_does(lambda: checkpoint.verify(path))
-    if problem:
-        raise checkpoint.CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
+    path = ranks.first_does(lambda: find_intact(run, name))
     model = build_model(run.config.model, len(run.label_values))
     state = checkpoint.load(path, {"model": model.state_dict()}, ranks)
     return model.to(ranks.device), path, state
+
+
+def find_intact(run: Run, name: str) -> Path:
+    """The folder of a checkpoint. Raises UserError where it is not there or not intact."""
+    path = checkpoint.find(run.checkpoints, name)
+    if problem := checkpoint.verify(path):
+        raise checkpoint.CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
+    return path
 
 
 def check_threshold(given: str) -> None:

@@ -47,7 +47,7 @@ def counts_by_radius(
     predicted_BCHW = torch.from_numpy(predicted_CHW)[None]
     truths = [draw_discs(points_px, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
     counts = [count_pixels(predicted_BCHW, torch.from_numpy(truth)[None]) for truth in truths]
-    return torch.stack(counts).numpy()
+    return np.array(counts, np.int64).reshape(len(radii_px), len(points_px), 4)
 
 
 def dice_by_radius(counts: Sequence[Counts], radii_px: Sequence[int]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ piece; what it may differ by there is what the network itself gives when it sees
 Wants Linux.
 """
 
-import argparse
 import itertools
 import signal
 import subprocess
@@ -24,7 +23,7 @@ import torch
 
 from data_prep.images import Box, read_size, read_tile
 from data_prep.tiles import tile_starts
-from tests.benchmarks.slides import read_fields, write_network, write_slide
+from tests.benchmarks.slides import arguments, write_inputs
 from train import predict
 from train.distributed import Ranks
 from train.precision import choose_precision
@@ -41,24 +40,12 @@ CPU = torch.device("cpu")
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.large_images",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--preset", default="brecahad-cpu", help="of train: the network")
-    parser.add_argument("--run", help="a run, in place of a preset with random weights")
-    parser.add_argument("--raw", default="", help="BreCaHAD's folder; a drawn field without")
-    parser.add_argument("--side", type=int, default=20_000, help="of the image, in px (20000)")
-    parser.add_argument("--glass", type=float, default=0.0, help="share of the image (0)")
+    parser = arguments("tests.benchmarks.large_images", __doc__, side=20_000)
     parser.add_argument("--kills", type=int, default=2, help="on the way (2)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        image, network = folder / "slide.tif", folder / "model.safetensors"
-        write_slide(image, read_fields(options.raw), options.side, options.glass, SHRINKS)
-        write_network(network, options.preset)
-        run = Path(options.run or network)
+        run, image = write_inputs(folder, options, SHRINKS)
         command = [sys.executable, "-m", "train.predict", f"run={run}", f"input={image}"]
         straight, killed = folder / "straight", folder / "killed"
         taken_s, peak_mib = measure([*command, f"out={straight}"])

@@ -8,7 +8,6 @@ nothing gives, and writing the results. CPU seconds count, not seconds on a cloc
 while a core would be idle costs as well.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.side_by_side import interleaved
-from tests.benchmarks.slides import read_fields, write_network, write_slide
+from tests.benchmarks.slides import arguments, write_inputs
 from train.distributed import start_ranks
 from train.predict import PredictConfig, Predictor
 from train.run_folder import read_run
@@ -29,26 +28,15 @@ NETWORK, ALL = "network", "all of train.predict"
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--preset", default="brecahad-cpu", help="of train: the network")
-    parser.add_argument("--run", help="a run, in place of a preset with random weights")
-    parser.add_argument("--raw", default="", help="BreCaHAD's folder; a drawn field without")
-    parser.add_argument("--side", type=int, default=4000, help="of the image, in px (4000)")
-    parser.add_argument("--glass", type=float, default=0.0, help="share of the image (0)")
+    parser = arguments("tests.benchmarks.predict", __doc__, side=4000)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn (3)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, start_ranks("cpu") as ranks:
         folder = Path(name)
-        image, network = folder / "image.tif", folder / "model.safetensors"
-        write_slide(image, read_fields(options.raw), options.side, options.glass, SHRINKS)
-        write_network(network, options.preset)
-        given = PredictConfig(str(options.run or network), str(image), str(folder))
-        predictor = Predictor(given, read_run(Path(given.run)), ranks)
+        run, image = write_inputs(folder, options, SHRINKS)
+        given = PredictConfig(str(run), str(image), str(folder))
+        predictor = Predictor(given, read_run(run), ranks)
         seconds = interleaved(ways(predictor, image), options.rounds)
     least_s = {way: min(taken) for way, taken in seconds.items()}
     least_s["tiling, blending, bands to disk"] -= least_s["reading"]

@@ -1,5 +1,6 @@
 """Images and networks to measure predictions with: fields repeated, glass, and random weights."""
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,33 @@ from train.config import PRESETS, TrainConfig
 RADIUS_PX = 20
 TILE_PX = 256
 GLASS = 244
+
+
+def arguments(name: str, about: str | None, side: int) -> argparse.ArgumentParser:
+    """What every benchmark of predictions can be told; `side` is of the image, by default."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", default="brecahad-cpu", help="of train: the network")
+    parser.add_argument("--run", help="a run, in place of a preset with random weights")
+    parser.add_argument("--raw", default="", help="BreCaHAD's folder; a drawn field without")
+    parser.add_argument("--side", type=int, default=side, help=f"of the image, in px ({side})")
+    parser.add_argument("--glass", type=float, default=0.0, help="share of the image (0)")
+    return parser
+
+
+def write_inputs(
+    folder: Path, options: argparse.Namespace, shrinks: list[int]
+) -> tuple[Path, Path]:
+    """The run and the slide that the arguments ask for; made in a folder where need be."""
+    slide, network = folder / "slide.tif", folder / "model.safetensors"
+    write_slide(slide, read_fields(options.raw), options.side, options.glass, shrinks)
+    if options.run:
+        return Path(options.run), slide
+    write_network(network, options.preset)
+    return network, slide
 
 
 def read_fields(raw: str) -> Image:

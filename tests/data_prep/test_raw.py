@@ -96,6 +96,25 @@ class TestFindFields:
             "has no annotation: groundTruth/a-1.csv is not there"
         ]
 
+    def test_an_annotation_may_be_called_as_predictions_are(self, tmp_path: Path) -> None:
+        """b has an annotation of both names; c_nuclei is an image of its own; e has no image."""
+        names = ["images/a.tif", "images/b.tif", "images/c.tif", "images/c_nuclei.tif"]
+        names += [f"groundTruth/{name}.json" for name in ("a_nuclei", "b", "b_nuclei", "c")]
+        raw = touch(tmp_path, *names, "groundTruth/c_nuclei.json", "groundTruth/e_nuclei.json")
+        fields, bad = find_fields(raw, CASE_REGEX, SUFFIXES, "_nuclei")
+        assert {field.name: field.annotation.name for field in fields} == {
+            "a": "a_nuclei.json",
+            "c": "c.json",
+            "c_nuclei": "c_nuclei.json",
+        }
+        both = "two fields of one name: b.json, b_nuclei.json; keep one"
+        assert bad == [
+            BadFile("images/b.tif", both),
+            BadFile("groundTruth/b.json", both),
+            BadFile("groundTruth/b_nuclei.json", both),
+            BadFile("groundTruth/e_nuclei.json", "has no image: images/e_nuclei.tif is not there"),
+        ]
+
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"^raw=.*none: no such folder$"):
             find(tmp_path / "none")

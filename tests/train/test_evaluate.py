@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from command_line import UsageError, UserError
 from data_prep.manifest import Dataset, Labelling
 from train import checkpoint, evaluate, fields
 from train.baselines import otsu_on_hematoxylin
 from train.distributed import Ranks
+from train.evaluation import EvaluateConfig
 from train.metrics import EMPTY_RULE
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -286,6 +289,29 @@ def test_a_damaged_checkpoint_is_not_evaluated(own_run: Path, cli: Callable[...,
     assert "__0_0.distcp is damaged" in outcome.err
 
 
+@pytest.mark.parametrize("key", ["run", "raw", "checkpoint"])
+def test_what_every_rank_would_find_wrong_is_found_by_one(
+    key: str, own_run: Path, tmp_path: Path, ranks: Callable[..., Ranks]
+) -> None:
+    """And marked as every rank's error, so that one says it (command_line.run)."""
+    given = {"run": own_run, "out": tmp_path / "out"}
+    if key == "run":
+        given["run"] = tmp_path / "model.safetensors"
+        given["run"].write_bytes(b"no model")
+    elif key == "raw":
+        given["raw"] = tmp_path / "raw"
+        given["raw"].mkdir()
+        (given["raw"] / "Case_1-01.png").write_bytes(b"")
+    else:
+        for path in (own_run / "checkpoints").glob("step_*/*.distcp"):
+            path.write_bytes(b"")
+    config = EvaluateConfig(**{name: str(value) for name, value in given.items()})
+    with pytest.raises(UserError) as caught:
+        evaluate.evaluate(config, ranks())
+    assert not isinstance(caught.value, UsageError)
+    assert caught.value.is_shared
+
+
 @pytest.mark.parametrize(
     ("content", "reason"), [("{", "invalid JSON"), ('{"lumen": [{"x": 0, "y": 0}]}', "'tumor'")]
 )
@@ -300,6 +326,42 @@ def test_a_bad_raw_field_is_named(
     assert "Case_4-02.json" in outcome.err
     assert reason in outcome.err
     assert not (own_run / "evaluation" / "raw-4" / "summary.json").exists()
+
+
+def test_raw_fields_of_another_format_are_told_which_is_expected_and_by_what(
+    own_run: Path, raw: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name in ("Case_4-01", "Case_5-01"):
+        shutil.copy(raw / f"{name}.png", folder)
+        (folder / f"{name}.geojson").write_text("[]")
+    outcome = cli(evaluate.main, f"run={own_run}", f"raw={folder}")
+    assert outcome == (
+        1,
+        "",
+        f"error: raw={folder}: 2 bad file(s); expected annotations=brecahad (.json), the format of"
+        f" the training data in {own_run}/dataset.json:\n"
+        "  Case_4-01.png: has no annotation: other/Case_4-01.json is not there\n"
+        "  Case_5-01.png: has no annotation: other/Case_5-01.json is not there\n"
+        "Mend them, or give a folder that is annotated in that format\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "words"),
+    [
+        ("csv", "expected one .csv in {raw}, found none; expected annotations=csv (.csv),"),
+        ("masks", "with files of the same names; expected annotations=masks (.png or .tif or"),
+    ],
+)
+def test_so_are_those_that_are_not_even_laid_out_like_it(
+    annotations: str, words: str, raw: Path
+) -> None:
+    labelling = Labelling({"tumor": 255}, 8, 65535, "(?P<case>.+)", annotations)
+    with pytest.raises(UsageError, match=re.escape(words.format(raw=raw))) as caught:
+        fields.raw_fields(raw, labelling, Path("model.safetensors"))
+    assert str(caught.value).endswith("the format of the training data in model.safetensors")
 
 
 def test_figures_are_drawn_of_as_many_fields_as_asked(own_run: Path, cli: Callable) -> None:

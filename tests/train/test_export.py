@@ -110,6 +110,21 @@ def test_evaluate_writes_beside_an_exported_model(
     ]
 
 
+def test_the_name_of_an_exported_model_stands_once_in_a_line(
+    trained: Path, model_file: Path, raw: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Where a run has the name of its checkpoint, it has the step."""
+    given = [f"raw={raw}", "cases=[4]", "figures=0", f"out={tmp_path}"]
+    outcome = cli(evaluate.main, f"run={model_file}", *given)
+    step = best_step(trained)
+    assert f"\nmodel.safetensors, step {step}: threshold" in outcome.out
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>Evaluation of model.safetensors</h1>" in page
+    assert f"\nstep {step}, epoch {step // 4} ·" in page
+    assert f"<dt>Checkpoint</dt><dd>step {step}, epoch {step // 4}</dd>" in page
+    assert not [line for line in page.splitlines() if line.count("model.safetensors") > 1]
+
+
 def test_evaluate_of_an_exported_model_asks_where_the_fields_are(
     model_file: Path, cli: Cli
 ) -> None:
@@ -413,16 +428,21 @@ def test_onnx_of_several_classes_has_a_plane_a_class_as_predict_has(
 
 
 @pytest.mark.parametrize(
-    ("at", "words"), [(-1, "sha256 of its weights differs"), (40, "its metadata cannot be used")]
+    ("command", "source", "at", "words"),
+    [
+        ("train.predict", "input={}", -1, "sha256 of its weights differs"),
+        ("train.predict", "input={}", 40, "its metadata cannot be used"),
+        ("train.evaluate", "raw={}", 40, "its metadata cannot be used"),
+    ],
 )
 def test_several_ranks_say_once_that_a_file_is_damaged(
-    at: int, words: str, model_file: Path, raw: Path, tmp_path: Path
+    command: str, source: str, at: int, words: str, model_file: Path, raw: Path, tmp_path: Path
 ) -> None:
     content = bytearray(model_file.read_bytes())
     content[at] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
-    given = [f"run={tmp_path / 'model.safetensors'}", f"input={raw}", f"out={tmp_path / 'out'}"]
-    code, output = finish(start("train.predict", *given, ranks=2))
+    given = [f"run={tmp_path / 'model.safetensors'}", f"out={tmp_path / 'out'}"]
+    code, output = finish(start(command, *given, source.format(raw), ranks=2))
     assert code != 0
     assert output.count(words) == 1
 

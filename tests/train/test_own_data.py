@@ -17,7 +17,7 @@ from data_prep.config import PrepConfig
 from data_prep.manifest import Dataset, read_dataset
 from data_prep.prepare import prepare
 from train import __main__ as train_main
-from train import evaluate, export, predict
+from train import evaluate, export, fields, predict, sensitivity
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -97,8 +97,14 @@ def test_raw_fields_are_evaluated_as_the_prepared_ones(evaluated: Run, annotated
     assert prepared["detection"]["annotated"] == 3 * 4
 
 
-def test_of_areas_nothing_is_said_about_discs(evaluated: Run) -> None:
+def test_of_areas_nothing_is_said_about_discs(
+    evaluated: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no disc is drawn for it."""
+    drawn: list[object] = []
+    monkeypatch.setattr(sensitivity, "draw_discs", lambda *given: drawn.append(given))
     assert "sensitivity" not in evaluated()
+    assert not drawn
 
 
 def test_a_raw_folder_without_the_classes_is_refused(
@@ -114,6 +120,19 @@ def test_a_raw_folder_without_the_classes_is_refused(
     assert "there are: Plasma cell, lymphocyte" in outcome.err
 
 
+def test_annotations_of_another_format_are_told_which_is_expected(
+    run: Path, raw: Path, cli: Callable[..., Any]
+) -> None:
+    """BreCaHAD's JSON ends as GeoJSON may, so only its content is wrong."""
+    outcome = cli(evaluate.main, f"run={run}", f"raw={raw}", "cases=[4]")
+    assert outcome.code == 1
+    assert f"{raw / 'Case_4-01.json'}: invalid GeoJSON" in outcome.err
+    assert outcome.err.endswith(
+        f"; expected annotations=geojson (.geojson or .json), the format of the training data in"
+        f" {run}/dataset.json\n"
+    )
+
+
 def test_an_exported_model_knows_the_format(
     run: Path, annotated: Path, evaluated: Run, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
@@ -123,10 +142,73 @@ def test_an_exported_model_knows_the_format(
     assert evaluated(f"run={model}", f"raw={annotated}", "cases=[4,5]")["all_pixels"] == expected
 
 
+# Ready masks
+
+
+@pytest.fixture(scope="module")
+def masked(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw fields with masks: two squares of 16 px of the first class, one of the second."""
+    folder = tmp_path_factory.mktemp("masked")
+    label_HW = np.zeros((64, 96), np.uint8)
+    label_HW[8:24, 8:24] = label_HW[40:56, 60:76] = 1
+    label_HW[8:24, 70:86] = 2
+    for name in ("images", "groundTruth"):
+        (folder / name).mkdir()
+    for path in raw.glob("*.png"):
+        shutil.copy(path, folder / "images")
+        Image.fromarray(label_HW).save(folder / "groundTruth" / path.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_on_masks(masked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masked_run")
+    given = [f"raw={masked}", f"out={folder / 'data'}", "annotations=masks", "labels=per_class"]
+    given += [f"classes=[{','.join(CLASSES)}]", f"radius_px={RADIUS_PX}", "format=png", "copies=4"]
+    prepare(command_line.load(PrepConfig, [*given, *SPLIT]))
+    given = [f"data={folder / 'data'}", f"run={folder / 'run'}", *TINY, "epochs=1"]
+    assert train_main.main(given) == 0
+    return folder / "run"
+
+
+def halves(model: object, image_HWC: np.ndarray, *settings: object) -> np.ndarray:
+    """A 'network' that is sure of the first class on the left, and of the second on the right."""
+    probability_CHW = np.full((2, *image_HWC.shape[:2]), 0.1, np.float32)
+    probability_CHW[0, :, :48] = probability_CHW[1, :, 48:] = 0.9
+    return probability_CHW
+
+
+def test_fields_with_masks_are_evaluated_as_the_prepared_ones(
+    evaluated: Run, run_on_masks: Path, masked: Path
+) -> None:
+    prepared = evaluated(f"run={run_on_masks}")
+    raw = evaluated(f"run={run_on_masks}", f"raw={masked}", "cases=[4,5]")
+    for key in ("all_pixels", "per_field", "per_class", "detection"):
+        assert raw[key] == prepared[key], key
+
+
+def test_what_is_counted_in_masks_is_what_one_counts(
+    evaluated: Run, run_on_masks: Path, masked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 6144 px a field half are predicted a class; right are 256 of 512, and all 256."""
+    monkeypatch.setattr(fields, "predict_probability", halves)
+    given = [f"run={run_on_masks}", f"raw={masked}", "cases=[4,5]", "threshold=0.5"]
+    summary = evaluated(*given)
+    first, second = (summary["per_class"][name] for name in CLASSES)
+    assert first["dice"] == pytest.approx(2 * 256 / (3072 + 512))
+    assert (first["precision"], first["recall"]) == pytest.approx((256 / 3072, 1 / 2))
+    assert second["dice"] == pytest.approx(2 * 256 / (3072 + 256))
+    assert (second["precision"], second["recall"]) == pytest.approx((256 / 3072, 1))
+    assert summary["all_pixels"]["dice"] == pytest.approx(2 * 512 / (6144 + 768))
+    of_classes = summary["detection"]["per_class"]
+    assert [of_classes[name]["annotated"] for name in CLASSES] == [3 * 2, 3 * 1]
+    assert "sensitivity" not in summary
+
+
 def test_what_predict_writes_for_qupath_data_prep_reads_back(
     run: Path, annotated: Path, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
-    """The same nuclei at the same pixels, and those of NAME.json."""
+    """Under the names that it gives: the same nuclei at the same pixels, and those of NAME.json."""
     out, again = tmp_path / "predicted", tmp_path / "again"
     given = [f"run={run}", f"input={annotated / 'images'}", f"out={out}", "threshold=0.2"]
     outcome = cli(predict.main, *given)
@@ -134,8 +216,7 @@ def test_what_predict_writes_for_qupath_data_prep_reads_back(
     shutil.copytree(annotated / "images", again / "images")
     (again / "groundTruth").mkdir()
     for path in out.glob("*_nuclei.geojson"):
-        name = path.name.removesuffix("_nuclei.geojson")
-        shutil.copy(path, again / f"groundTruth/{name}.geojson")
+        shutil.copy(path, again / "groundTruth")
     found = {feature["class"] for path in again.rglob("*.geojson") for feature in nuclei(path)}
     settings = [f"raw={again}", f"out={tmp_path / 'data'}", "annotations=geojson", "copies=1"]
     settings += [f"classes=[{','.join(sorted(found))}]", *SPLIT]

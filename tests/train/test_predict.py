@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from command_line import track
 from data_prep import __main__ as data_prep_main
 from data_prep.images import read_image
 from data_prep.manifest import read_dataset
@@ -23,7 +26,7 @@ from tests import ranks as real_ranks
 from train import checkpoint, predict
 from train.distributed import Ranks
 from train.precision import choose_precision
-from train.results import to_mask
+from train.results import Results, to_mask
 from train.run_folder import load_model, read_run
 from train.tiles import predict_probability
 
@@ -249,6 +252,67 @@ def test_interrupted_it_goes_on_and_done_it_does_nothing(
     outcome = run_predict(slide)
     assert f"predicted 1 of 1 images into {tmp_path / 'out'} (1 were there)" in outcome.out
     assert nothing.num_tiles == 0
+
+
+# Progress
+
+
+def test_a_log_tells_of_tiles_and_of_rows_to_the_last(
+    pictures: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of 48 px that overlap by 8: 4 of a.png, 4 of b.tif, 1 of c.jpg; and four times as many
+    rows as the images have."""
+    monkeypatch.setattr(predict, "track", partial(track, every_s=0.0))
+    lines = run_predict(pictures, "min_tissue=0").err.splitlines()
+    assert [line for line in lines if line.startswith("predict")] == [
+        f"predict: {done} of 9 tiles" for done in range(1, 10)
+    ]
+    num_rows = 4 * (50 + 131 + 1)
+    assert lines[-1] == f"write: {num_rows} of {num_rows} rows"
+
+
+def test_of_a_bad_image_no_row_is_waited_for(
+    pictures: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (pictures / "b.tif").read_bytes()
+    (pictures / "b.tif").write_bytes(content[: len(content) // 2])
+    monkeypatch.setattr(predict, "track", partial(track, every_s=0.0))
+    lines = run_predict(pictures).err.splitlines()
+    num_rows = 4 * (50 + 131 + 1)
+    assert f"write: {num_rows} of {num_rows} rows" in lines
+
+
+def test_a_terminal_gets_a_bar_of_each(
+    pictures: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bars = run_predict(pictures).err
+    assert "predict: 100%" in bars
+    assert "write: 100%" in bars
+
+
+def test_rows_are_told_while_the_last_image_is_written(
+    slide: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nuclei, which are written last, wait here until what was written before was told."""
+    was_told = threading.Event()
+    write_nuclei = Results.write_nuclei
+
+    def wait_and_write(results: Results, *paths: Path) -> None:
+        assert was_told.wait(30)
+        write_nuclei(results, *paths)
+
+    def tell(items: Iterable[Any], *, label: str, count: Callable, **given: object) -> Iterator:
+        done = 0
+        for item in items:
+            yield item
+            done += count(item)
+            if (label, done) == ("write", 3 * 200):
+                was_told.set()
+
+    monkeypatch.setattr(Results, "write_nuclei", wait_and_write)
+    monkeypatch.setattr(predict, "track", tell)
+    assert run_predict(slide).code == 0
 
 
 @pytest.mark.parametrize("change", ["setting", "image", "file"])
