@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
@@ -125,10 +125,8 @@ def load(
     given, wrong = split_arguments(argv)
     merged: Any = OmegaConf.structured(config_class)
     if preset_folder is not None:
-        try:
-            merged = with_files(merged, config_class, given, preset_folder)
-        except UsageError as error:
-            wrong.append(str(error))
+        merged, wrong_in_files = with_files(merged, config_class, given, preset_folder)
+        wrong += wrong_in_files
     for key, value in given.items():
         try:
             merged = with_setting(merged, config_class, key, value)
@@ -156,39 +154,48 @@ def listed(wrong: Sequence[str]) -> str:
 
 def with_files(
     merged: Any, config_class: type, given: Mapping[str, str], preset_folder: Path
-) -> Any:
-    """The configuration with the keys of preset= and config= set. Raises UsageError."""
-    if preset := given.get("preset"):
-        merged = with_file(merged, config_class, preset_path(preset_folder, preset))
-    if file := given.get("config"):
-        merged = with_file(merged, config_class, Path(file))
-    return merged
+) -> tuple[Any, list[str]]:
+    """The configuration with the keys of preset= and config= set, and what is wrong there."""
+    wrong: list[str] = []
+    try:
+        if preset := given.get("preset"):
+            path = preset_path(preset_folder, preset)
+            merged, wrong = with_file(merged, config_class, path)
+        if file := given.get("config"):
+            merged, wrong_in_file = with_file(merged, config_class, Path(file))
+            wrong += wrong_in_file
+    except UsageError as error:
+        wrong.append(str(error))
+    return merged, wrong
 
 
-def with_file(merged: Any, config_class: type, path: Path) -> Any:
-    """The configuration with a file's keys set; UsageError names the file and a key."""
+def with_file(merged: Any, config_class: type, path: Path) -> tuple[Any, list[str]]:
+    """The configuration with a file's keys set, and its wrong ones. Raises UsageError."""
+    wrong = []
     for key, value in read_yaml(path).items():
         try:
             merged = OmegaConf.merge(merged, {key: value})
         except (OmegaConfBaseException, TypeError) as error:
-            within = getattr(error, "full_key", None) or str(key)
-            reason = explain(config_class, within, error)
-            raise UsageError(f"{path}: {within}: {reason}") from None
-    return merged
+            within = getattr(error, "full_key", None) or key
+            wrong.append(f"{path}: {within}: {explain(config_class, within, error, key)}")
+    return merged, wrong
 
 
 def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
     """The configuration with one key set; UsageError names the key and what it takes."""
-    setting = OmegaConf.create({})
-    OmegaConf.update(setting, key, parse_value(config_class, key, value))
+    setting, parsed = OmegaConf.create({}), parse_value(config_class, key, value)
     try:
+        OmegaConf.update(setting, key, parsed)
         return OmegaConf.merge(merged, setting)
     except (OmegaConfBaseException, TypeError) as error:
         raise UsageError(f"{key}={value}: {explain(config_class, key, error)}") from None
 
 
-def explain(config_class: type, key: str, error: Exception) -> str:
-    """Why omegaconf refuses a key: what it takes, or that there is none."""
+def explain(config_class: type, key: str, error: Exception, given: str = "") -> str:
+    """Why omegaconf refuses a key: what it takes, or that there is none. `given`: in a file."""
+    group, dot, rest = given.partition(".")
+    if dot:
+        return f"in a file a group's keys stand below it, as in '{group}: {{{rest}: ...}}'"
     hint = field_type(config_class, key)
     if dataclasses.is_dataclass(hint):
         names = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(hint))
@@ -210,9 +217,8 @@ def in_words(hint: Any) -> str:
         return f"a list of {len(arguments)}, each {in_words(arguments[0])}"
     if origin is list:
         return "a list like [a,b]"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(
-        hint, type_text(hint)
-    )
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, type_text(hint))
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -280,7 +286,7 @@ def preset_path(folder: Path, name: str) -> Path:
     return path
 
 
-def read_yaml(path: Path) -> DictConfig:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of keys, values as text (see `parse_value`)."""
     try:
         content = yaml.load(path.read_text(), yaml.BaseLoader)
@@ -288,7 +294,7 @@ def read_yaml(path: Path) -> DictConfig:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: holds no keys; one 'key: value' a line is expected")
-    return OmegaConf.create(content)
+    return content
 
 
 def one_line(error: OmegaConfBaseException) -> str:

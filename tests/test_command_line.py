@@ -199,9 +199,27 @@ class TestLayers:
         with pytest.raises(UsageError, match=r"^2 wrong settings:\n  preset=bgi: .*\n  epocs=3: "):
             self.load(folder, "epocs=3", "preset=bgi")
 
+    def test_every_wrong_key_of_a_file_is_told(self, folder: Path) -> None:
+        (folder / "two.yaml").write_text("limit: x\nepocs: 3\n")
+        with pytest.raises(UsageError, match=r"^2 wrong settings:\n.*: limit: .*\n.*: epocs: "):
+            self.load(folder, "config={folder}/two.yaml")
+
+    def test_a_file_may_refer_to_other_keys_wherever_they_are_set(self, folder: Path) -> None:
+        (folder / "refers.yaml").write_text("limit: ${epochs}\nepochs: 2\n")
+        assert self.load(folder, "config={folder}/refers.yaml").limit == 2
+        assert self.load(folder, "config={folder}/refers.yaml", "epochs=7").limit == 7
+
+    def test_a_reference_to_nothing_is_told(self, folder: Path) -> None:
+        (folder / "refers.yaml").write_text("limit: ${epocs}\n")
+        with pytest.raises(UsageError, match="epocs"):
+            self.load(folder, "config={folder}/refers.yaml")
+        with pytest.raises(UsageError, match=r"^amp=\$\{: "):
+            self.load(folder, "amp=${{")
+
     @pytest.mark.parametrize(
         ("argument", "words"),
         [
+            ("config={folder}/dots.yaml", ["dots.yaml: inner.rate: in a file", "'inner: {rate"]),
             ("preset=bgi", ["preset=bgi", "big, small"]),
             ("config={folder}/no.yaml", ["no.yaml"]),
             ("config={folder}/list.yaml", ["list.yaml", "key: value"]),
@@ -219,6 +237,7 @@ class TestLayers:
         (folder / "typo.yaml").write_text("epocs: 3\n")
         (folder / "word.yaml").write_text("inner: {rate: fast}\n")
         (folder / "flat.yaml").write_text("inner: 3\n")
+        (folder / "dots.yaml").write_text("inner.rate: 3\n")
         with pytest.raises(UsageError) as caught:
             self.load(folder, argument)
         assert all(word in str(caught.value) for word in words), caught.value

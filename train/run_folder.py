@@ -189,7 +189,7 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
     saved = command_line.read_yaml(folder / CONFIG)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), saved)
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(saved))
         config = OmegaConf.to_object(merged)
     except Exception as error:
         raise UserError(f"{folder / CONFIG}: {str(error).splitlines()[0]}") from None
