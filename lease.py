@@ -65,9 +65,10 @@ class Lease:
     def check(self) -> None:
         """Look whether the claim still is ours; raises UserError where it is another's.
 
-        A lock that cannot be read (ESTALE and EIO come and go on NFS) says nothing: it is read
-        again until the beat has looked too, twice as it does before it calls a claim lost. Where
-        that finds nothing wrong the claim stands, and the next check looks again.
+        A lock that cannot be read says nothing: on NFS ESTALE and EIO come and go, and who breaks a
+        dead lock moves a living one aside for an instant. It is read again until the beat has
+        looked too, twice as it does before it calls a claim lost. Where that finds nothing wrong
+        the claim stands, and the next check looks again.
         """
         if not self.token:
             return
@@ -80,11 +81,9 @@ class Lease:
             raise self.lost_to_another()
 
     def names_us(self) -> bool | None:
-        """Whether the lock is there and names this claim; None where it cannot be read."""
+        """Whether the lock names this claim; None where it cannot be read."""
         try:
             return owner_in(self.file.read_text()).get("token") == self.token
-        except FileNotFoundError:
-            return False
         except OSError:
             return None
 
@@ -98,7 +97,6 @@ class Lease:
     def acquire(self) -> None:
         """Claim the folder. Raises UserError where a process that lives has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.is_lost = False
         try:
             self.lease.acquire(timeout=0)
         except Timeout:

@@ -20,6 +20,7 @@ from command_line import UserError
 BEAT_S = 0.5
 SILENT_S = 3.0  # several beats missed
 ANSWER_S = 5.0  # for the store
+MEETING_POINT = "the process that the ranks met at (rank 0, or torchrun)"
 # What gloo and NCCL say when a peer is gone or does not answer in time
 FAILURES = ("gloo", "Connection closed by peer", "Timed out", "NCCL", "Connection reset by peer")
 
@@ -62,29 +63,34 @@ class Liveness:
 
     def who_is_silent(self) -> str:
         """The ranks that do not beat, in a sentence."""
-        found: list[list[str]] = []
+        found: list[tuple[list[str], list[str]]] = []
         # in a thread, which may wait for ever: the store of a process that is stopped never answers
-        asking = threading.Thread(target=lambda: found.append(self.silent_ranks()), daemon=True)
+        asking = threading.Thread(target=lambda: found.append(self.lost_and_left()), daemon=True)
         asking.start()
         asking.join(SILENT_S + ANSWER_S)
-        names = found[0] if found else ["the process that the ranks met at (rank 0, or torchrun)"]
-        if not names:
-            return "the ranks have lost each other, though all are alive"
-        ended = ", ".join(names)
-        return f"no sign of life from {ended}: killed, stopped, or ended by an error of its own"
+        lost, left = found[0] if found else ([MEETING_POINT], [])
+        if lost:
+            ended = ", ".join(lost)
+            return f"no sign of life from {ended}: killed, stopped, or ended by an error of its own"
+        if left:
+            return f"the ranks have lost each other: {', '.join(left)} left before this one"
+        return "the ranks have lost each other, though all are alive"
 
-    def silent_ranks(self) -> list[str]:
-        """The ranks that do not beat and have not left, with host and process."""
+    def lost_and_left(self) -> tuple[list[str], list[str]]:
+        """The ranks that do not beat, with host and process: those lost, and those that said that
+        they leave."""
+        lost: list[str] = []
+        left: list[str] = []
         try:
             before = self.beats()
             time.sleep(SILENT_S)
-            return [
-                f"rank {rank} ({self.who(rank)})"
-                for rank, (count, then) in enumerate(zip(self.beats(), before, strict=True))
-                if count == then and rank != self.rank and not self.store.check([f"left/{rank}"])
-            ]
+            for rank, (count, then) in enumerate(zip(self.beats(), before, strict=True)):
+                if count == then and rank != self.rank:
+                    has_left = self.store.check([f"left/{rank}"])
+                    (left if has_left else lost).append(f"rank {rank} ({self.who(rank)})")
         except dist.DistError:
-            return ["the process that the ranks met at (rank 0, or torchrun)"]
+            return [MEETING_POINT], []
+        return lost, left
 
     def who(self, rank: int) -> str:
         """Host and process of a rank."""

@@ -54,6 +54,15 @@ def test_who_left_in_order_is_not_missed(store: dist.TCPStore) -> None:
     assert str(caught.value).startswith("no sign of life from rank 3 (which never came): killed")
 
 
+def test_where_all_others_left_nobody_is_called_lost(store: dist.TCPStore) -> None:
+    mine, other = Liveness(store, 0, 2), Liveness(store, 1, 2)
+    with other.watch():
+        pass
+    with pytest.raises(UserError) as caught, mine.watch():
+        raise RuntimeError(LOST)
+    assert re.match(r"the ranks have lost each other: rank 1 \(.*\) left", str(caught.value))
+
+
 def test_where_all_live_nobody_is_blamed(store: dist.TCPStore) -> None:
     mine, other = Liveness(store, 0, 2), Liveness(store, 1, 2)
     with other.watch(), pytest.raises(UserError, match="though all are alive"), mine.watch():
