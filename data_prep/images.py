@@ -235,6 +235,7 @@ class Latest:
     """Decodes files, but not the same one twice in a row.
 
     It lets go of one before it decodes the next: functools.lru_cache(maxsize=1) would hold both.
+    For one thread.
     """
 
     def __init__(self, decode: Callable[..., npt.NDArray[Any]]) -> None:

@@ -73,6 +73,12 @@ class TrainingPixels:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def advice_on_pack(self) -> str:
+        """What to do where there is none, or one that does not count."""
+        if any((self.folder / PACKED).glob("*.u8")):
+            return "data prepared anew with pack=true (its pack is of another release of OpenCV)"
+        return "data prepared with pack=true"
+
     def __getitem__(self, number: int) -> tuple[Image, Mask]:
         sample = self.samples[number]
         if self.packed is None:

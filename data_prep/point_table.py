@@ -182,6 +182,7 @@ def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]
     for stem, of_stem in rows.items():
         if stem and stem not in stems:
             found.append((of_stem[0].line, f"line {of_stem[0].line}: no image '{of_stem[0].file}'"))
+            continue
         found += [(row.line, reason) for row in of_stem if (reason := problem_of(row))]
     listed, more = sorted(found)[:MOST_LISTED], sorted(found)[MOST_LISTED:]
     reasons = [reason for _, reason in listed]

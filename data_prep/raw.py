@@ -67,7 +67,7 @@ def find_fields(
     for stem in sorted(images.keys() | annotations.keys(), key=natural_key):
         pair = images.get(stem, []), annotations.get(stem, [])
         expected = annotation_folder / f"{stem}{suffixes[0]}"
-        reason = pairing_problem(*pair, expected, image_folder)
+        reason = pairing_problem(*pair, expected, image_folder, ending)
         if reason:
             bad += [BadFile(str(path.relative_to(raw)), reason) for path in pair[0] + pair[1]]
         else:
@@ -122,19 +122,24 @@ def by_image(
 
 
 def pairing_problem(
-    images: list[Path], annotations: list[Path], expected: Path, image_folder: Path
+    images: list[Path], annotations: list[Path], expected: Path, image_folder: Path, ending: str
 ) -> str:
     """Why these files of one name are not a pair; '' where they are.
 
-    `expected` is what the annotation would be called.
+    `expected` is what the annotation would be called; it may have the `ending` too.
     """
-    if len(images) > 1 or len(annotations) > 1:
-        names = ", ".join(path.name for path in (images if len(images) > 1 else annotations))
-        return f"two fields of one name: {names}; keep one"
+    if len(images) > 1:
+        return f"two fields of one name: {', '.join(path.name for path in images)}; keep one"
+    if len(annotations) > 1:
+        names = ", ".join(path.name for path in annotations)
+        return f"two annotations of one field: {names}; keep one"
     if not annotations:
         return f"has no annotation: {expected.parent.name}/{expected.name} is not there"
     if not images:
-        return f"has no image: {image_folder.name}/{annotations[0].stem}.tif is not there"
+        stem = annotations[0].stem
+        stems = dict.fromkeys([stem.removesuffix(ending), stem])
+        files = " or ".join(f"{image_folder.name}/{name}.tif" for name in stems)
+        return f"has no image: {files} is not there"
     return ""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import command_line
-from command_line import UsageError
+from command_line import UsageError, counted
 from data_prep.images import write_atomically
 from data_prep.manifest import read_dataset
 from train.distributed import Ranks, start_ranks
@@ -138,7 +138,7 @@ def report(out: Path, summary: dict[str, Any]) -> None:
     columns = [(fold["run"], fold) for fold in summary.get("folds", [])]
     columns.append(("all folds" if columns else "model", summary))
     columns.append(("Otsu on hematoxylin", summary["baselines"]["otsu_hematoxylin"]))
-    print(f"{summary['num_fields']} fields of {', '.join(summary['cases'])}")
+    print(f"{counted(summary['num_fields'], 'field')} of {', '.join(summary['cases'])}")
     for fold in summary.get("folds", [summary]):
         print(f"{fold['run']}, {checkpoint_text(fold)}: {thresholds_text(fold)}")
     print(" " * 20 + "".join(f"  {name:>24}" for name, _ in columns))

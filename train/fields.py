@@ -16,7 +16,7 @@ from data_prep import images, masks
 from data_prep.formats import READERS, check_occurring
 from data_prep.manifest import Dataset, Labelling, Sample
 from data_prep.pack import read_sample
-from data_prep.raw import BadInputError, Field, Points, find_images
+from data_prep.raw import BadInputError, Field, Points
 from data_prep.tiles import whole
 from train.config import TileConfig
 from train.data import mask_to_target
@@ -115,7 +115,6 @@ def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[Whol
     """
     reader = READERS[labelling.annotations]
     expected = expected_format(labelling, described_in)
-    find_images(raw)  # raises where the folder is no raw one, whatever the format
     try:
         fields, bad = reader.find_fields(raw, labelling.case_regex)
     except UsageError as error:

@@ -73,7 +73,7 @@ class TestFindFields:
                 ["images/b-1.tif", "groundTruth/b-1.json", "groundTruth/b-1.JSON"],
                 dict.fromkeys(
                     ["images/b-1.tif", "groundTruth/b-1.json", "groundTruth/b-1.JSON"],
-                    "two fields of one name: b-1.JSON, b-1.json",
+                    "two annotations of one field: b-1.JSON, b-1.json",
                 ),
             ),
         ],
@@ -107,12 +107,15 @@ class TestFindFields:
             "c": "c.json",
             "c_nuclei": "c_nuclei.json",
         }
-        both = "two fields of one name: b.json, b_nuclei.json; keep one"
+        both = "two annotations of one field: b.json, b_nuclei.json; keep one"
         assert bad == [
             BadFile("images/b.tif", both),
             BadFile("groundTruth/b.json", both),
             BadFile("groundTruth/b_nuclei.json", both),
-            BadFile("groundTruth/e_nuclei.json", "has no image: images/e_nuclei.tif is not there"),
+            BadFile(
+                "groundTruth/e_nuclei.json",
+                "has no image: images/e.tif or images/e_nuclei.tif is not there",
+            ),
         ]
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:

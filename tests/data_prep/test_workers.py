@@ -5,12 +5,14 @@ The functions stand at the top of the file because workers import them by name.
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from data_prep.workers import WorkerError, map_tasks
@@ -24,6 +26,16 @@ def square(task: int) -> int:
 
 def describe_worker(task: int) -> tuple[int, int]:
     return os.getpid(), cv2.getNumThreads()
+
+
+def page_faults(task: int) -> int:
+    """Of ten times four arrays of 2 MB, once there is memory for four."""
+    for round in range(12):
+        if round == 2:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [np.ones(2_000_000, np.uint8) for _ in range(4)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def meet(task: tuple[str, str]) -> bool:
@@ -88,6 +100,13 @@ def test_workers_are_as_many_processes_as_asked_for_with_one_opencv_thread_each(
     assert 1 <= len(pids) <= 2
     assert os.getpid() not in pids
     assert {threads for _, threads in results} == {1}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is glibc's on Linux only")
+def test_workers_keep_the_memory_of_arrays_for_the_next() -> None:
+    """Else each of the 19,000 pages would be a fault."""
+    ((_, faults),) = map_tasks(page_faults, [0], 1, name)
+    assert faults < 1000
 
 
 def test_workers_work_at_the_same_time(pipe: str) -> None:

@@ -23,7 +23,7 @@ from torch.utils.data import default_collate
 import command_line
 from command_line import EXIT_STOPPED, UserError
 from data_prep.manifest import Dataset
-from data_prep.pack import TrainingPixels, read_sample
+from data_prep.pack import PACKED, TrainingPixels, read_sample
 from tests.matching import num_pairs
 from train import __main__ as train_main
 from train import checkpoint, evaluate
@@ -340,10 +340,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(
 
 @pytest.mark.parametrize(
     ("packed", "advice"),
-    [(False, "data prepared with pack=true, or loader_workers=1"), (True, "loader_workers=1")],
+    [
+        ("no", "data prepared with pack=true, or loader_workers=1"),
+        ("by another release", r"data prepared anew with pack=true \(.*\), or loader_workers=1"),
+        ("yes", "loader_workers=1"),
+    ],
 )
 def test_a_run_that_waits_for_data_says_what_to_do_once(
-    packed: bool,
+    packed: str,
     advice: str,
     new_trainer: Callable[..., Trainer],
     tiny: Tiny,
@@ -353,7 +357,12 @@ def test_a_run_that_waits_for_data_says_what_to_do_once(
     """A loader that takes nearly all of the time, and eight points of the curves."""
     trainer = new_trainer(tiny(tmp_path, "log_every_steps=1"))
     trainer.crops = SlowCrops(trainer.crops.pixels, trainer.config)
-    trainer.crops.pixels.packed = np.zeros(1, np.uint8) if packed else None  # type: ignore[assignment]
+    pixels = trainer.crops.pixels
+    pixels.packed = np.zeros(1, np.uint8) if packed == "yes" else None  # type: ignore[assignment]
+    pixels.folder = tmp_path / "data"
+    if packed == "by another release":
+        (pixels.folder / PACKED).mkdir(parents=True)
+        (pixels.folder / PACKED / "0123456789abcdef.u8").touch()
     trainer.fit()
     said = [line for line in capsys.readouterr().out.splitlines() if "waits for data" in line]
     assert len(said) == 1
