@@ -22,7 +22,8 @@ RGB = 3
 class UNet(nn.Module):
     """(B, 3, H, W) image -> (B, num_classes, H, W) logits, for any H and W.
 
-    Of an image that is moved by a multiple of `stride` px the logits are moved alike.
+    Of an image that is moved by a multiple of `stride` px the logits are moved alike, off its
+    edges; not with norm=group or instance, which look at the whole of it.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:

@@ -46,7 +46,8 @@ def histogram(probability: npt.NDArray[np.float32], truth: Bools) -> npt.NDArray
     In bin k are those above the first k of THRESHOLDS and not above the next. Both arrays are of
     one shape, whatever it is.
     """
-    bins = torch.bucketize(torch.from_numpy(probability), torch.from_numpy(THRESHOLDS)).numpy()
+    in_a_row = torch.from_numpy(np.ascontiguousarray(probability))  # or torch warns
+    bins = torch.bucketize(in_a_row, torch.from_numpy(THRESHOLDS)).numpy()
     num_bins = len(THRESHOLDS) + 1
     every = np.bincount(bins.ravel(), minlength=num_bins)
     true = np.bincount(bins[truth], minlength=num_bins)

@@ -4,7 +4,8 @@ The tiles lie on a grid, and a tile's weight is the product of a ramp over its h
 its width. So rows of tiles can be blended by themselves (a `Band`), and bands with one another.
 
 A network that halves its input sees an image on a grid of its own: moved by a px it answers
-differently, moved by its stride it does not. So tiles start at multiples of that, and agree.
+differently, moved by its stride it does not. So tiles start at multiples of that, and agree (where
+the network has no norm over the whole of a tile).
 """
 
 import itertools
