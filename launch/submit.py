@@ -83,7 +83,11 @@ def main(argv: list[str]) -> int:
     arguments = stage_arguments(stages, given, run, profile)
     check(arguments, profile)
     if options.cluster == "local":
-        return run_here(run, arguments, profile)
+        commands = local_commands(arguments, profile)
+        if options.dry_run:
+            print("\n".join(shlex.join(command) for command in commands.values()))
+            return 0
+        return run_here(run, commands, profile)
     # A snapshot each submission: jobs of an earlier one may still be running on theirs
     code = run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     arguments = with_kept_config(arguments, code)
@@ -109,7 +113,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--profile", default="default", help="slurm/NAME.yaml (default)")
     parser.add_argument("--stages", default="", help=f"of {','.join(STAGES)}; all that apply")
     parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm")
-    parser.add_argument("--dry-run", action="store_true", help="print the sbatch scripts only")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the sbatch scripts, or with --cluster local the commands, and run nothing",
+    )
     docs = command_line.field_docs(Profile)
     for key in FLAGS:
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="X", help=docs[key])
@@ -383,10 +391,8 @@ def report(run: Path, ids: dict[str, str]) -> None:
 # Without Slurm
 
 
-def run_here(run: Path, arguments: dict[str, list[str]], profile: Profile) -> int:
-    """The same chain on this machine: stages one after the other, ranks under torchrun."""
-    (run / LAUNCH).mkdir(parents=True, exist_ok=True)
-    record(run, sys.argv[1:], profile, {})
+def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[str, list[str]]:
+    """Stage -> its command on this machine, ranks under torchrun."""
     ranks = profile.nodes * profile.tasks_per_node
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
     programs = {
@@ -394,8 +400,17 @@ def run_here(run: Path, arguments: dict[str, list[str]], profile: Profile) -> in
         "train": [*(torchrun if ranks > 1 else []), "train"],
         "evaluate": ["train.evaluate"],
     }
-    for stage, given in arguments.items():
-        command = [sys.executable, "-m", *programs[stage], *given]
+    return {
+        stage: [sys.executable, "-m", *programs[stage], *given]
+        for stage, given in arguments.items()
+    }
+
+
+def run_here(run: Path, commands: dict[str, list[str]], profile: Profile) -> int:
+    """The same chain on this machine: stages one after the other."""
+    (run / LAUNCH).mkdir(parents=True, exist_ok=True)
+    record(run, sys.argv[1:], profile, {})
+    for stage, command in commands.items():
         print(f"{stage}: {shlex.join(command)}", flush=True)
         note(run, "started", stage, job="local")
         code = run_and_pass_signals_on(command)
@@ -416,7 +431,7 @@ def run_and_pass_signals_on(command: list[str]) -> int:
     In a session of its own, so that Ctrl-C reaches it once, through us.
     """
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda signum, frame: process.send_signal(signum))
     return process.wait()
 

@@ -168,6 +168,21 @@ def test_a_signal_that_may_come_as_the_job_starts_is_refused() -> None:
     load_profile("default", {"time_min": "3", "signal_lead_s": "119"})
 
 
+def test_a_dry_run_on_this_machine_prints_the_commands_and_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    done = submit(
+        "--cluster", "local", "--dry-run", "--profile", "cpu", "--ranks-per-node", "2",
+        f"raw={tmp_path / 'raw'}", f"run={tmp_path / 'run'}", "epochs=7",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    prepare, train, evaluate = done.stdout.splitlines()
+    assert f"-m data_prep out={tmp_path / 'run/prepared'}" in prepare
+    assert "torch.distributed.run" in train
+    assert train.endswith("epochs=7")
+    assert evaluate.endswith(f"-m train.evaluate run={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_same_chain_runs_on_this_machine(tmp_path: Path) -> None:
     """--cluster local: prepare, train on two ranks, evaluate, without Slurm."""
     raw, run = tmp_path / "raw", tmp_path / "run"
