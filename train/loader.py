@@ -20,6 +20,7 @@ from command_line import UserError
 from train.config import TrainConfig
 from train.data import Draw, MicrobatchSampler, TrainingCrops
 from train.distributed import Ranks
+from train.preemption import SIGNALS
 
 PREFETCH = 4  # microbatches that a worker is ahead
 HELD = 2  # places that training may look at: of the microbatch in work and of the one before
@@ -103,7 +104,7 @@ def start_worker(worker: int) -> None:
     """A loader worker outlives the signals that stop training, so that the last step gets its
     crops; it ends with its parent."""
     sys.excepthook = without_lost_parents
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     cv2.setNumThreads(1)
 

@@ -4,15 +4,15 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopRequest:
-    """While this context lasts, SIGTERM, SIGINT and SIGUSR2 only set `signum`.
+    """While this context lasts, SIGTERM, SIGINT, SIGUSR2 and SIGHUP only set `signum`.
 
     The ranks compare `signum` at each step (signals reach them at different times), stop at the
     same one and save together. A second SIGINT ends the process without saving, as soon as a save
-    that is being written is done.
+    that is being written is done. SIGHUP, of a terminal that was closed, stays ignored under nohup.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,9 @@ class StopRequest:
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        self.previous = {signum: signal.signal(signum, self.note) for signum in SIGNALS}
+        is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        caught = [signum for signum in SIGNALS if signum != signal.SIGHUP or not is_nohup]
+        self.previous = {signum: signal.signal(signum, self.note) for signum in caught}
         return self
 
     def __exit__(
