@@ -103,12 +103,12 @@ def split_cases(
 ) -> dict[str, str]:
     """Case -> split. Raises BadInputFilesError where that cannot be and files are bad."""
     if not fields:
-        raise BadInputFilesError(bad)
+        raise BadInputFilesError(bad, may_skip=False)
     try:
         return split.split_cases(fields, config.split, config.seed)
     except UsageError:
         if bad:  # most likely the cause: too few cases are left
-            raise BadInputFilesError(bad) from None
+            raise BadInputFilesError(bad, may_skip=False) from None
         raise
 
 

@@ -44,11 +44,12 @@ class BadFile:
 class BadInputFilesError(UserError):
     """Raw files that cannot be used, listed with their reasons."""
 
-    def __init__(self, bad: Sequence[BadFile]) -> None:
+    def __init__(self, bad: Sequence[BadFile], *, may_skip: bool = True) -> None:
+        """`may_skip`: whether enough is left without them."""
         listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
-        super().__init__(
-            f"{len(bad)} bad file(s):\n{listed}\nMend them, or leave them out with on_error=skip"
-        )
+        advice = "Mend them"
+        advice += ", or leave them out with on_error=skip" if may_skip else "; too little is left"
+        super().__init__(f"{len(bad)} bad file(s):\n{listed}\n{advice}")
 
 
 def find_fields(

@@ -233,7 +233,9 @@ def find(folder: Path, name: str) -> Path:
     else:
         target = folder / (step_name(int(name)) if name.isdigit() else name)
     if target is None or not target.is_dir():
-        known = ", ".join(["latest", "best", *(path.name for path in published(folder))])
+        if not (steps := published(folder)):
+            raise UsageError(f"checkpoint={name}: no checkpoint was saved yet in {folder}")
+        known = ", ".join(["latest", "best", *(path.name for path in steps)])
         raise UsageError(f"checkpoint={name}: not in {folder}; there are: {known}")
     return target
 

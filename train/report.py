@@ -94,7 +94,7 @@ def training_charts(
     charts = []
     if training_losses:
         charts.append(
-            loss_chart("Training loss", "as loss.* says", training_losses, x_range, marks)
+            loss_chart("Training loss", "as it was minimised", training_losses, x_range, marks)
         )
     if metrics:
         losses = [(line["step"], line["val/loss"]) for line in metrics]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ def test_a_checkpoint_that_is_not_there_is_refused(
     outcome = cli(show.main, f"run={own_run}", given)
     assert outcome.code == 2
     assert "there are: latest, best, step_00000004, step_00000008" in outcome.err
+
+
+def test_a_run_without_a_checkpoint_says_so(own_run: Path, cli: Callable[..., Any]) -> None:
+    shutil.rmtree(own_run / "checkpoints")
+    outcome = cli(show.main, f"run={own_run}")
+    assert outcome.code == 2
+    assert "checkpoint=latest: no checkpoint was saved yet in" in outcome.err
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, cli: Callable[..., Any]) -> None:
