@@ -44,6 +44,11 @@ class UNet(nn.Module):
             double_conv(2 * width, width, config.norm) for width in widths[-2::-1]
         )
         self.head = nn.Conv2d(widths[0], num_classes * block, 1)
+        with torch.no_grad():
+            # the pixels of a block begin alike, or they show as a checkerboard: Aitken et al. 2017,
+            # arXiv:1707.02937
+            for values in self.head.parameters():
+                values.copy_(values[::block].repeat_interleave(block, dim=0))
 
     def missing(self, length: int) -> int:
         """Pixels to a multiple that the levels divide; the deepest is two wide at least, for

@@ -66,6 +66,18 @@ def test_an_image_of_about_a_pixel_at_the_deepest_level_will_do(
     assert model(draw(1, 3, height, width)).shape == (1, 1, height, width)
 
 
+@pytest.mark.parametrize("downsample", [2, 4])
+def test_a_network_begins_without_a_checkerboard(downsample: int) -> None:
+    """The pixels of a block, which come from one place of the head, are alike before training."""
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(width=4, depth=2, downsample=downsample), 2).eval()
+    logits = network(torch.rand(1, 3, 64, 64))
+    blocks = logits.unfold(2, downsample, downsample).unfold(3, downsample, downsample)
+    assert torch.equal(blocks, blocks[..., :1, :1].expand_as(blocks))
+    assert logits.std() > 0
+    assert not torch.equal(logits[:, 0], logits[:, 1])
+
+
 def test_a_pixel_far_away_does_not_shift_what_is_seen_here() -> None:
     """At half resolution too, a change of the image shows up where it was made, in every class."""
     model = build_model(ModelConfig("unet", 8, 1, "none", downsample=2), num_classes=3).eval()
