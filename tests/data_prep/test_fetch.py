@@ -296,7 +296,14 @@ class TestFaults:
 class TestKilled:
     def start(self, server: Figshare, out: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "data_prep.fetch", f"out={out}", f"api={server.api}"]
-        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell starts what runs in its background with SIGINT ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
     def test_the_next_run_asks_for_the_missing_bytes_only(
