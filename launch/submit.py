@@ -35,6 +35,7 @@ from launch import slurm_commands
 from launch.events import JOBS, LAUNCH, SUBMISSION, note, read_submission
 from launch.job import STAGES, Stage
 from launch.profiles import Profile, load_profile
+from train.preemption import caught
 
 KEPT_CONFIG = "config.yaml"
 PACKAGES = (
@@ -431,7 +432,7 @@ def run_and_pass_signals_on(command: list[str]) -> int:
     In a session of its own, so that Ctrl-C reaches it once, through us.
     """
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in caught():
         signal.signal(signum, lambda signum, frame: process.send_signal(signum))
     return process.wait()
 

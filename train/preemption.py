@@ -7,6 +7,12 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
+def caught() -> list[signal.Signals]:
+    """Those of SIGNALS that are to be handled: under nohup a closed terminal is not."""
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signum for signum in SIGNALS if signum != signal.SIGHUP or not is_nohup]
+
+
 class StopRequest:
     """While this context lasts, SIGTERM, SIGINT, SIGUSR2 and SIGHUP only set `signum`.
 
@@ -22,9 +28,7 @@ class StopRequest:
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        caught = [signum for signum in SIGNALS if signum != signal.SIGHUP or not is_nohup]
-        self.previous = {signum: signal.signal(signum, self.note) for signum in caught}
+        self.previous = {signum: signal.signal(signum, self.note) for signum in caught()}
         return self
 
     def __exit__(

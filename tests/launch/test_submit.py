@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,31 @@ def test_the_same_chain_runs_on_this_machine(tmp_path: Path) -> None:
         "train",
         "evaluate",
     ]
+
+
+@pytest.mark.parametrize(("ignored", "expected"), [(False, 7), (True, 0)])
+def test_a_closed_terminal_reaches_what_runs_on_this_machine_but_under_nohup(
+    ignored: bool, expected: int
+) -> None:
+    """The program says with code 7 that the signal came to it, and else ends well."""
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, lambda *_: sys.exit(7))\n"
+        "print('ready', flush=True)\ntime.sleep(3)"
+    )
+    passes_on = (
+        "import sys; from launch.submit import run_and_pass_signals_on as run\n"
+        "sys.exit(run([sys.executable, '-c', sys.argv[1]]))"
+    )
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    process = subprocess.Popen(
+        [sys.executable, "-c", passes_on, program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, handler),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == expected
