@@ -1,9 +1,10 @@
 """Prepared pixels, decoded: from their files, or from one file that is mapped into memory.
 
-A pack holds the training split's images and masks one after the other, in the manifest's order, as
-the decoder gives them: H x W x 3, then H x W bytes of each sample. Its name is a hash over the data
-set's content and the decoder's release, so that it is never taken for another's. The processes of a
-machine share its pages, and a crop costs no more than the bytes it covers.
+A pack holds the training split's samples one after the other, in the manifest's order, as the
+decoder gives them: H x W x 4 bytes each, red, green, blue and the mask's label of every pixel. Its
+name is a hash over the data set's content, this layout and the decoder's release, so that it is
+never taken for another's. The processes of a machine share its pages, and a crop costs no more than
+the bytes it covers.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -21,11 +23,15 @@ import numpy.typing as npt
 from command_line import UserError, track
 from data_prep.images import Image, Mask
 from data_prep.manifest import Dataset, Sample
+from data_prep.masks import BINARY_LABEL
 from data_prep.workers import map_tasks
 
 PACKED = "packed"
-CHANNELS = 3 + 1  # bytes a pixel: RGB, then the mask
+LAYOUT = "RGBL"  # of a pixel's bytes, the last being its label
 DECODER = "opencv-python-headless"  # whose releases may decode a JPG differently
+
+Labelled = npt.NDArray[np.uint8]
+"""RGB and the label of every pixel, HW4 uint8."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,63 @@ def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np
     return np.asarray(pixels, np.uint8)
 
 
+class SamplePixels(Protocol):
+    """A sample, of which parts are taken."""
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in px."""
+
+    def window(self, rows: slice, columns: slice) -> Labelled:
+        """A part of it, in memory of its own."""
+
+
+@dataclass(frozen=True)
+class DecodedSample:
+    """A sample from its files: image HWC uint8 RGB and mask HW uint8."""
+
+    image_HWC: Image
+    mask_HW: Mask
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in px."""
+        height, width = self.mask_HW.shape
+        return height, width
+
+    def window(self, rows: slice, columns: slice) -> Labelled:
+        """A part of it, labels laid beside the colours."""
+        window_HW4 = cv2.cvtColor(self.image_HWC[rows, columns], cv2.COLOR_RGB2RGBA)
+        return cv2.insertChannel(self.mask_HW[rows, columns], window_HW4, 3)
+
+
+@dataclass(frozen=True)
+class PackedSample:
+    """The same of a pack."""
+
+    pixels_HW4: Labelled
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in px."""
+        height, width, _ = self.pixels_HW4.shape
+        return height, width
+
+    def window(self, rows: slice, columns: slice) -> Labelled:
+        """A part of it, copied: to turn what lies in a whole image, each of whose rows is a page of
+        memory, takes twice as long."""
+        return self.pixels_HW4[rows, columns].copy()
+
+
 class TrainingPixels:
-    """The pixels of the training split: sample number -> image HWC uint8 RGB, mask HW uint8.
+    """The pixels of the training split: sample number -> those of that sample.
 
     From the pack where there is one, else decoded at each call; the same bytes either way.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.folder, self.samples = dataset.folder, dataset.split("train")
+        self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
         path = packed_path(dataset.folder, dataset.description.content_sha256)
         self.offsets = offsets_of(self.samples)
         self.packed = None
@@ -79,27 +134,25 @@ class TrainingPixels:
             return "data prepared anew with pack=true (its pack is of another release of OpenCV)"
         return "data prepared with pack=true"
 
-    def __getitem__(self, number: int) -> tuple[Image, Mask]:
+    def __getitem__(self, number: int) -> SamplePixels:
         sample = self.samples[number]
         if self.packed is None:
-            return read_sample(self.folder, sample)
-        height, width = sample.height_px, sample.width_px
+            return DecodedSample(*read_sample(self.folder, sample))
         start, end = self.offsets[number], self.offsets[number + 1]
-        middle = end - height * width
-        # as plain arrays: the memory map's own type costs more than a crop
-        image = np.asarray(self.packed[start:middle]).reshape(height, width, 3)
-        return image, np.asarray(self.packed[middle:end]).reshape(height, width)
+        shape = sample.height_px, sample.width_px, len(LAYOUT)
+        # as a plain array: the memory map's own type costs more than a crop
+        return PackedSample(np.asarray(self.packed[start:end]).reshape(shape))
 
 
 def offsets_of(samples: Sequence[Sample]) -> list[int]:
     """Where in the pack each sample begins, and where the last one ends, in bytes."""
-    sizes = [CHANNELS * sample.height_px * sample.width_px for sample in samples]
+    sizes = [len(LAYOUT) * sample.height_px * sample.width_px for sample in samples]
     return list(accumulate(sizes, initial=0))
 
 
 def packed_path(folder: Path, content_sha256: str) -> Path:
     """The pack of a data set with this content, as this installation decodes it."""
-    made_of = f"{content_sha256} {DECODER} {version(DECODER)}"
+    made_of = f"{content_sha256} {LAYOUT} {DECODER} {version(DECODER)}"
     return folder / PACKED / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.u8"
 
 
@@ -135,11 +188,10 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
 
 def pack_sample(task: PackTask) -> None:
     """Decode a sample to its place in the pack."""
-    image, mask = read_sample(task.folder, task.sample)
+    decoded = DecodedSample(*read_sample(task.folder, task.sample))
     with task.pack.open("r+b") as file:
         file.seek(task.offset)
-        file.write(np.ascontiguousarray(image).data)
-        file.write(np.ascontiguousarray(mask).data)
+        file.write(decoded.window(slice(None), slice(None)).data)
 
 
 def remove_other_packs(folder: Path, content_sha256: str) -> None:

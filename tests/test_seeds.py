@@ -32,3 +32,20 @@ def test_a_generator_repeats_for_one_purpose_and_differs_for_another() -> None:
     first, same, other = (seeds.generator(3, "split", key).random(8) for key in ("a", "a", "b"))
     assert np.array_equal(first, same)
     assert not np.any(first == other)
+
+
+def test_uniforms_are_of_a_hash_over_the_same_key() -> None:
+    """Written out, because a change of this rule changes every run."""
+    digest = hashlib.shake_256(b'[7, "crop", 2, 31]').hexdigest(16)
+    words = int(digest[:16], 16), int(digest[16:], 16)
+    assert seeds.uniforms(2, 7, "crop", 2, 31) == [(word // 2**11) / 2**53 for word in words]
+
+
+def test_uniforms_are_uniform_and_independent() -> None:
+    drawn = np.array([seeds.uniforms(3, 0, "x", index) for index in range(4000)])
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    for column in drawn.T:  # the greatest distance from the even distribution, 1.95 of its spread
+        assert np.abs(np.sort(column) - (np.arange(4000) + 0.5) / 4000).max() < 1.95 / np.sqrt(4000)
+    assert np.abs(np.corrcoef(drawn.T)[np.triu_indices(3, 1)]).max() < 3.5 / np.sqrt(4000)
+    assert np.abs(np.corrcoef(drawn[1:, 0], drawn[:-1, 0])[0, 1]) < 3.5 / np.sqrt(4000)

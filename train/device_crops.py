@@ -1,10 +1,12 @@
 """Crops that a loader only copies out, and the rank's device turns, scales and stains.
 
-The draws are those of `crops.random_crop`. The pixels are not quite: a device interpolates in
+The plans are those of `crops.cut_crop`. The pixels are not quite: a device interpolates in
 floating point, OpenCV at 1/32 of a pixel.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_prep.pack import SamplePixels
 from train.config import CropConfig
-from train.crops import Array, draw_affine, draw_density_map
+from train.crops import Array, Plan
 
 
 def window_px(config: CropConfig) -> int:
@@ -27,54 +30,50 @@ def parts(config: CropConfig) -> list[tuple[tuple[int, ...], torch.dtype]]:
     """Shape and type of each of the arrays of `random_window`."""
     size = window_px(config)
     return [
-        ((size, size, 3), torch.uint8),
-        ((size, size), torch.uint8),
+        ((size, size, 4), torch.uint8),
         ((2, 3), torch.float32),
         ((3, 4), torch.float32),
     ]
 
 
-def random_window(
-    image_HWC: Array, mask_HW: Array, config: CropConfig, rng: np.random.Generator
-) -> tuple[Array, Array, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What `finish` makes a crop of, S being window_px(): the image about it (S, S, 3) and its mask
-    (S, S), uint8, the map (2, 3) from its pixels (x, y) to theirs, and its density map (3, 4)."""
-    to_image = draw_affine(mask_HW.shape, config, rng)
+def cut_window(
+    sample: SamplePixels, config: CropConfig, plan: Plan, into: Sequence[npt.NDArray[Any]]
+) -> None:
+    """Write what `finish` makes a crop of, S being window_px(): what is about it, with its labels
+    (S, S, 4), uint8, the map (2, 3) from its pixels (x, y) to theirs, and its density map (3, 4).
+    """
+    window, to_window, density_map = into
     size = window_px(config)
-    middle = to_image @ [(config.size_px - 1) / 2, (config.size_px - 1) / 2, 1]
+    middle = plan.to_image @ [(config.size_px - 1) / 2, (config.size_px - 1) / 2, 1]
     left, top = np.floor(middle).astype(int) - (size // 2 - 1)
-    to_window = to_image - np.array([[0, 0, left], [0, 0, top]])
-    image, mask = (mirrored_window(pixels, top, left, size) for pixels in (image_HWC, mask_HW))
-    return image, mask, to_window.astype(np.float32), draw_density_map(config, rng)
+    to_window[:] = plan.to_image - np.array([[0, 0, left], [0, 0, top]])
+    density_map[:] = plan.density_map
+    cut_square(sample, top, left, size, window)
 
 
-def mirrored_window(pixels: Array, top: int, left: int, size: int) -> Array:
-    """A square of a picture, HW or HWC uint8; outside, the picture is mirrored."""
-    height, width = pixels.shape[:2]
+def cut_square(sample: SamplePixels, top: int, left: int, size: int, into: Array) -> None:
+    """A square of a sample, HW4 uint8; outside, it is mirrored."""
+    height, width = sample.shape_hw
     above, before = max(-top, 0), max(-left, 0)
     below, behind = max(top + size - height, 0), max(left + size - width, 0)
-    inside = pixels[top + above : top + size - below, left + before : left + size - behind]
-    return cv2.copyMakeBorder(inside, above, below, before, behind, cv2.BORDER_REFLECT_101)
+    rows = slice(top + above, top + size - below)
+    inside = sample.window(rows, slice(left + before, left + size - behind))
+    cv2.copyMakeBorder(inside, above, below, before, behind, cv2.BORDER_REFLECT_101, into)
 
 
 def finish(
-    image_BHWC: Tensor,
-    mask_BHW: Tensor,
-    to_window_B23: Tensor,
-    density_map_B34: Tensor,
-    size_px: int,
+    window_BHW4: Tensor, to_window_B23: Tensor, density_map_B34: Tensor, size_px: int
 ) -> tuple[Tensor, Tensor]:
     """Crops of windows, on their device: images (B, size, size, 3) and masks, both uint8."""
-    along = torch.arange(size_px, dtype=torch.float32, device=image_BHWC.device)
+    along = torch.arange(size_px, dtype=torch.float32, device=window_BHW4.device)
     to_x, to_y, offset = to_window_B23[:, None, None].unbind(dim=-1)
     # not a matrix product: on a GPU that may be computed in TF32, too coarse for places
     source_BHW2 = to_x * along[:, None] + to_y * along[:, None, None] + offset
-    grid_BHW2 = source_BHW2 * (2 / (image_BHWC.shape[1] - 1)) - 1
-    image_BCHW = F.grid_sample(
-        image_BHWC.permute(0, 3, 1, 2).float(), grid_BHW2, align_corners=True
-    )
+    grid_BHW2 = source_BHW2 * (2 / (window_BHW4.shape[1] - 1)) - 1
+    window_B4HW = window_BHW4.permute(0, 3, 1, 2)
+    image_BCHW = F.grid_sample(window_B4HW[:, :3].float(), grid_BHW2, align_corners=True)
     mask_BCHW = F.grid_sample(
-        mask_BHW[:, None].float(), grid_BHW2, mode="nearest", align_corners=True
+        window_B4HW[:, 3:].float(), grid_BHW2, mode="nearest", align_corners=True
     )
     return apply_density_maps(image_BCHW, density_map_B34), mask_BCHW[:, 0].round().byte()
 

@@ -93,10 +93,7 @@ class Filling(Dataset[int]):
 
     def __getitem__(self, filling: tuple[int, list[Draw]]) -> int:
         place, draws = filling
-        parts = [part[place].numpy() for part in self.ring]
-        for number, draw in enumerate(draws):
-            for part, values in zip(parts, self.crops[draw], strict=True):
-                part[number] = values
+        self.crops.fill(draws, [part[place].numpy() for part in self.ring])
         return place
 
 

@@ -16,19 +16,19 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 import zarr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import default_collate
 from zarr.codecs import BloscCodec
 
 import command_line
 from data_prep.manifest import read_dataset
-from data_prep.pack import PACKED, TrainingPixels
+from data_prep.pack import PACKED, DecodedSample, SamplePixels, TrainingPixels
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import TrainConfig
@@ -117,10 +117,11 @@ def seconds_a_crop(crops: TrainingCrops, num_batches: int, ranks: Ranks) -> floa
 def one_core(crops: TrainingCrops) -> float:
     """Crops a second without any DataLoader: what a core can do."""
     taken = []
+    into = [torch.empty(BATCH, *shape, dtype=dtype).numpy() for shape, dtype in crops.parts]
     for batch in range(100):
         draws = [(batch, (batch * BATCH + place) % len(crops)) for place in range(BATCH)]
         start_s = time.perf_counter()
-        default_collate([crops[draw] for draw in draws])
+        crops.fill(draws, into)
         taken.append((time.perf_counter() - start_s) / BATCH)
     return 1 / statistics.median(taken)
 
@@ -129,25 +130,33 @@ class ZarrPixels(TrainingPixels):
     """The same pixels in a zarr 3 array a sample, read a chunk at a time."""
 
     def __init__(self, pixels: TrainingPixels, folder: Path, codec: BloscCodec | None) -> None:
-        self.samples, self.arrays = pixels.samples, []
+        self.samples, self.is_binary, self.arrays = pixels.samples, pixels.is_binary, []
         for number in range(len(pixels)):
-            image, mask = pixels[number]
             array = zarr.create_array(
                 folder / str(number),
-                data=np.dstack([image, mask]),
+                data=pixels[number].window(slice(None), slice(None)),
                 chunks=(256, 256, 4),
                 compressors=codec,
             )
             self.arrays.append(array)
 
-    def window(self, number: int, top: int, left: int, size: int) -> np.ndarray:
-        """A part of image and mask, (size, size, 4)."""
-        return np.asarray(self.arrays[number][top : top + size, left : left + size])
+    def __getitem__(self, number: int) -> SamplePixels:
+        return ZarrSample(self.arrays[number])
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """A window large enough for a turned and scaled crop, in the middle."""
-        part = self.window(number, 256, 256, 436)
-        return np.ascontiguousarray(part[..., :3]), np.ascontiguousarray(part[..., 3])
+
+@dataclasses.dataclass(frozen=True)
+class ZarrSample:
+    """A sample of which a window is read."""
+
+    array: zarr.Array
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        height, width, _ = self.array.shape
+        return height, width
+
+    def window(self, rows: slice, columns: slice) -> np.ndarray:
+        return np.asarray(self.array[rows, columns])
 
 
 class AlbumentationsCrops(TrainingCrops):
@@ -169,10 +178,12 @@ class AlbumentationsCrops(TrainingCrops):
             seed=0,
         )
 
-    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self.pixels[draw[1] // self.config.crop.per_sample]
-        moved = self.transform(image=image, mask=mask)
-        return moved["image"], moved["mask"]
+    def fill(self, draws: Sequence[Draw], into: Sequence[np.ndarray]) -> None:
+        for number, (_, index) in enumerate(draws):
+            sample = self.pixels[self.sample_of(index)]
+            assert isinstance(sample, DecodedSample)
+            moved = self.transform(image=sample.image_HWC, mask=sample.mask_HW)
+            into[0][number], into[1][number] = moved["image"], moved["mask"]
 
 
 def waiting(data: Path, run: Path) -> None:

@@ -5,9 +5,18 @@ from itertools import product
 import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from data_prep.pack import DecodedSample
 from train.config import CropConfig
-from train.crops import apply_density_map, draw_affine, draw_density_map, random_crop
+from train.crops import (
+    NUM_DRAWS,
+    apply_density_map,
+    cut_crop,
+    draw_affine,
+    draw_density_map,
+    plan_crop,
+)
 
 STILL = {"flip": False, "rotation_deg": 0, "scale": 1}
 UNSTAINED = {"stain": 0, "stain_shift": 0, "brightness": 0}
@@ -22,7 +31,16 @@ def draw(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop(image: np.ndarray, mask: np.ndarray, seed: int, **settings: object) -> tuple:
-    return random_crop(image, mask, CropConfig(**settings), np.random.default_rng(seed))
+    config = CropConfig(**settings)
+    sample, is_binary = DecodedSample(image, mask), set(np.unique(mask)) <= {0, 255}
+    plan = plan_crop(sample.shape_hw, config, draws(seed))
+    into = [np.empty((config.size_px, config.size_px, *more), np.uint8) for more in ((3,), ())]
+    cut_crop(sample, is_binary, config, plan, into)
+    return tuple(into)
+
+
+def draws(seed: int) -> list[float]:
+    return np.random.default_rng(seed).random(NUM_DRAWS).tolist()
 
 
 def test_a_crop_with_everything_off_is_a_window_copied() -> None:
@@ -74,7 +92,7 @@ def test_a_crop_is_that_of_the_whole_image_however_small(
     settings = {"size_px": 96, "scale": 1.5, "rotation_deg": rotation_deg, **UNSTAINED}
     for seed in range(40):
         image, mask = crop(image_HWC, mask_HW, seed, **settings)
-        to_image = draw_affine((height, width), CropConfig(**settings), np.random.default_rng(seed))
+        to_image = draw_affine((height, width), CropConfig(**settings), draws(seed)[:6])
         for cut, whole, flag in (
             (image, image_HWC, cv2.INTER_LINEAR),
             (mask, mask_HW, cv2.INTER_NEAREST),
@@ -84,6 +102,23 @@ def test_a_crop_is_that_of_the_whole_image_however_small(
             expected = cv2.warpAffine(whole, to_image, (96, 96), flags=flags, borderMode=mirror)
             # a place that lies between two, to the last bit of its rounding, may go to either
             assert np.mean(cut != expected) < 0.02
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_binary_labels_are_those_of_the_larger_part_of_a_pixel(seed: int) -> None:
+    """Against SciPy's interpolation of the whole mask, which is cut at one half."""
+    y, x = np.mgrid[:150, :130]
+    mask_HW = np.where((x // 9 + y // 7) % 2 == 0, np.uint8(255), np.uint8(0))
+    image_HWC = np.repeat(mask_HW[..., None], 3, axis=-1)
+    settings = {"size_px": 64, "scale": 1.5, **UNSTAINED}
+    _, mask = crop(image_HWC, mask_HW, seed, **settings)
+    to_image = draw_affine((150, 130), CropConfig(**settings), draws(seed)[:6])
+    x, y = np.meshgrid(np.arange(64), np.arange(64))
+    at = np.einsum("ij,jhw->ihw", to_image, np.stack([x, y, np.ones_like(x)]))
+    share = ndimage.map_coordinates(mask_HW / 255, at[::-1], order=1, mode="mirror")
+    is_clear = np.abs(share - 0.5) > 0.05  # OpenCV's places are rounded to 1/32 px
+    assert np.array_equal(mask[is_clear], np.where(share > 0.5, 255, 0)[is_clear])
+    assert is_clear.mean() > 0.9
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -139,7 +174,7 @@ def test_the_same_seed_gives_the_same_crop_and_another_another() -> None:
 
 def test_no_change_of_stain_keeps_every_grey_level() -> None:
     greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=-1)
-    unchanged = draw_density_map(CropConfig(**UNSTAINED), np.random.default_rng(0))
+    unchanged = draw_density_map(CropConfig(**UNSTAINED), draws(0)[6:])
     assert np.abs(apply_density_map(greys, unchanged).astype(int) - greys).max() <= 1
 
 
@@ -180,7 +215,7 @@ def test_a_density_map_changes_the_amount_of_each_stain() -> None:
     factors, shifts = [], []
     for seed in range(60):
         config = CropConfig(stain=0.3, stain_shift=0.05, brightness=0)
-        density_map = draw_density_map(config, np.random.default_rng(seed)).astype(float)
+        density_map = draw_density_map(config, draws(seed)[6:]).astype(float)
         in_stains = stains @ density_map[:, :3].T @ np.linalg.inv(stains)
         assert np.allclose(in_stains, np.diag(np.diag(in_stains)), atol=1e-5)
         factors.append(np.diag(in_stains))
@@ -197,7 +232,7 @@ def test_brightness_is_a_factor_of_light_alike_in_every_channel() -> None:
     config = CropConfig(stain=0, stain_shift=0, brightness=0.2)
     grey = np.full((1, 1, 3), 99, np.uint8)
     seen = [
-        apply_density_map(grey, draw_density_map(config, np.random.default_rng(seed)))[0, 0]
+        apply_density_map(grey, draw_density_map(config, draws(seed)[6:]))[0, 0]
         for seed in range(60)
     ]
     assert all(len(set(pixel.tolist())) == 1 for pixel in seen)

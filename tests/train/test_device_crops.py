@@ -5,9 +5,10 @@ import pytest
 import torch
 from scipy import ndimage
 
+from data_prep.pack import DecodedSample
 from train.config import CropConfig
-from train.crops import draw_affine, random_crop
-from train.device_crops import apply_density_maps, finish, random_window
+from train.crops import NUM_DRAWS, Plan, cut_crop, plan_crop
+from train.device_crops import apply_density_maps, cut_window, finish, parts
 
 STILL = {"flip": False, "rotation_deg": 0, "scale": 1}
 UNSTAINED = {"stain": 0, "stain_shift": 0, "brightness": 0}
@@ -25,11 +26,18 @@ def device_crop(
     image: np.ndarray, mask: np.ndarray, seed: int, **settings: object
 ) -> tuple[np.ndarray, np.ndarray]:
     config = CropConfig(**settings)
-    parts = random_window(image, mask, config, np.random.default_rng(seed))
-    crops = finish(*[torch.from_numpy(part)[None] for part in parts], config.size_px)
+    into = [torch.empty(1, *shape, dtype=dtype) for shape, dtype in parts(config)]
+    sample = DecodedSample(image, mask)
+    cut_window(sample, config, plan(image, config, seed), [part[0].numpy() for part in into])
+    crops = finish(*into, config.size_px)
     assert all(crop.dtype == torch.uint8 for crop in crops)
     image_HWC, mask_HW = (crop[0].numpy() for crop in crops)
     return image_HWC, mask_HW
+
+
+def plan(image: np.ndarray, config: CropConfig, seed: int) -> Plan:
+    draws = np.random.default_rng(seed).random(NUM_DRAWS).tolist()
+    return plan_crop(image.shape[:2], config, draws)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -39,7 +47,9 @@ def test_it_is_the_loaders_crop(height: int, width: int, seed: int) -> None:
     image_HWC, mask_HW = smooth(height, width)
     settings = {"size_px": 96, "scale": 1.5}
     config = CropConfig(**settings)
-    theirs = random_crop(image_HWC, mask_HW, config, np.random.default_rng(seed))
+    theirs = np.empty((96, 96, 3), np.uint8), np.empty((96, 96), np.uint8)
+    sample = DecodedSample(image_HWC, mask_HW)
+    cut_crop(sample, False, config, plan(image_HWC, config, seed), theirs)
     image, mask = device_crop(image_HWC, mask_HW, seed, **settings)
     assert np.abs(image.astype(int) - theirs[0]).max() <= 2
     assert np.mean(mask != theirs[1]) < 0.01
@@ -52,8 +62,7 @@ def test_places_are_those_of_the_map_to_a_hundredth_of_a_pixel() -> None:
     image_HWC = rng.integers(0, 256, (200, 260, 3), dtype=np.uint8)
     config = CropConfig(size_px=64, **UNSTAINED)
     for seed in range(6):
-        draws = np.random.default_rng(seed)
-        to_image = draw_affine((200, 260), config, draws)
+        to_image = plan(image_HWC, config, seed).to_image
         x, y = np.meshgrid(np.arange(64), np.arange(64))
         at = np.einsum("ij,jhw->ihw", to_image, np.stack([x, y, np.ones_like(x)]))
         expected = ndimage.map_coordinates(

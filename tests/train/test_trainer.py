@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -372,10 +372,10 @@ def test_a_run_that_waits_for_data_says_what_to_do_once(
 class SlowCrops(TrainingCrops):
     """Grey crops that take 50 ms each."""
 
-    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        time.sleep(0.05)
-        size = self.config.crop.size_px
-        return np.full((size, size, 3), 128, np.uint8), np.zeros((size, size), np.uint8)
+    def fill(self, draws: Sequence[Draw], into: Sequence[Any]) -> None:
+        time.sleep(0.05 * len(draws))
+        image_BHWC, mask_BHW = into
+        image_BHWC[:], mask_BHW[:] = 128, 0
 
 
 @pytest.mark.parametrize("loader_workers", [0, 1])
@@ -398,7 +398,7 @@ def test_a_missing_image_is_named_in_a_line(
 def test_a_killed_loader_worker_is_an_error_with_its_likely_cause(
     tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.data.random_crop", lambda *given: os.kill(os.getpid(), 9))
+    monkeypatch.setattr("train.data.cut_crop", lambda *given: os.kill(os.getpid(), 9))
     trainer = new_trainer(tiny(tmp_path, "loader_workers=1"))
     with pytest.raises(UserError, match=r"memory.*try loader_workers=0, or a smaller batch_size"):
         trainer.fit()
