@@ -158,7 +158,5 @@ def move_points(points: Points, warp: Warp) -> Points:
     places = np.array([point for name in names for point in points[name]]).reshape(-1, 2)
     moved, which = warp.move_points(np.floor(places * size))
     shares = np.round((moved + 0.5) / size, POINT_DECIMALS)
-    return {
-        name: [(x, y) for x, y in shares[class_of[which] == index].tolist()]
-        for index, name in enumerate(names)
-    }
+    of_class = [shares[class_of[which] == index].T.tolist() for index in range(len(names))]
+    return {name: [*zip(x, y, strict=True)] for name, (x, y) in zip(names, of_class, strict=True)}

@@ -216,15 +216,17 @@ class Warp:
         step = self.lattice.step_px
         cell = (places - self.lattice.origin_px) / step
         down, across = self.lattice.num_nodes
-        x, y = np.clip(np.floor(cell), 0, (across - 2, down - 2)).astype(int).T
-        right, below = (cell - np.stack([x, y], axis=1)).T[..., None]
-        nodes = self.sources_HW2
-        first, second = nodes[y, x].astype(float), nodes[y, x + 1].astype(float)
-        third, fourth = nodes[y + 1, x].astype(float), nodes[y + 1, x + 1].astype(float)
-        upper, lower = first + right * (second - first), third + right * (fourth - third)
-        along_x = (1 - below) * (second - first) + below * (fourth - third)
-        slope_N22 = np.stack([along_x, lower - upper], axis=-1) / step
-        return upper + below * (lower - upper), slope_N22
+        corner = np.clip(cell, 0, (across - 2, down - 2)).astype(np.intp)  # cut, so at or before
+        right, below = (cell - corner).T[..., None]
+        nodes, at = self.sources_HW2.reshape(-1, 2), corner[:, 1] * across + corner[:, 0]
+        first, second, third, fourth = (
+            nodes[at + further].astype(float) for further in (0, 1, across, across + 1)
+        )
+        to_right, down_left = second - first, third - first
+        twist = fourth - third - to_right
+        down_here = down_left + right * twist
+        slope_N22 = np.stack([to_right + below * twist, down_here], axis=-1) / step
+        return first + right * to_right + below * down_here, slope_N22
 
     def folds(self) -> bool:
         """Whether the map turns a part of the field over."""
