@@ -118,6 +118,7 @@ class TrainingPixels:
 
     def __init__(self, dataset: Dataset) -> None:
         self.folder, self.samples = dataset.folder, dataset.split("train")
+        # whether labels may be interpolated: there is one, and it is as bright as white
         self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
         path = packed_path(dataset.folder, dataset.description.content_sha256)
         self.offsets = offsets_of(self.samples)
@@ -131,7 +132,7 @@ class TrainingPixels:
     def advice_on_pack(self) -> str:
         """What to do where there is none, or one that does not count."""
         if any((self.folder / PACKED).glob("*.u8")):
-            return "data prepared anew with pack=true (its pack is of another release of OpenCV)"
+            return "data prepared anew with pack=true (its pack is of another release, or OpenCV's)"
         return "data prepared with pack=true"
 
     def __getitem__(self, number: int) -> SamplePixels:

@@ -85,8 +85,10 @@ class TrainingCrops(Dataset[tuple[npt.NDArray[Any], ...]]):
         moved = [part.to(device, non_blocking=True) for part in microbatch]
         if self.config.crop.on == "device":
             window_BHW4, to_window_B23, density_map_B34 = moved
-            size_px = self.config.crop.size_px
-            return device_crops.finish(window_BHW4, to_window_B23, density_map_B34, size_px)
+            size_px, is_binary = self.config.crop.size_px, self.pixels.is_binary
+            return device_crops.finish(
+                window_BHW4, to_window_B23, density_map_B34, size_px, is_binary
+            )
         image_BHWC, mask_BHW = moved
         return image_BHWC, mask_BHW
 

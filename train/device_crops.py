@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_prep.masks import BINARY_LABEL
 from data_prep.pack import SamplePixels
 from train.config import CropConfig
 from train.crops import Array, Plan
@@ -27,7 +28,7 @@ def window_px(config: CropConfig) -> int:
 
 
 def parts(config: CropConfig) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and type of each of the arrays of `random_window`."""
+    """Shape and type of each of the arrays of `cut_window`."""
     size = window_px(config)
     return [
         ((size, size, 4), torch.uint8),
@@ -62,20 +63,28 @@ def cut_square(sample: SamplePixels, top: int, left: int, size: int, into: Array
 
 
 def finish(
-    window_BHW4: Tensor, to_window_B23: Tensor, density_map_B34: Tensor, size_px: int
+    window_BHW4: Tensor,
+    to_window_B23: Tensor,
+    density_map_B34: Tensor,
+    size_px: int,
+    is_binary: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Crops of windows, on their device: images (B, size, size, 3) and masks, both uint8."""
+    """Crops of windows, on their device: images (B, size, size, 3) and masks, both uint8.
+
+    Labels as `crops.cut_crop` has them.
+    """
     along = torch.arange(size_px, dtype=torch.float32, device=window_BHW4.device)
     to_x, to_y, offset = to_window_B23[:, None, None].unbind(dim=-1)
     # not a matrix product: on a GPU that may be computed in TF32, too coarse for places
     source_BHW2 = to_x * along[:, None] + to_y * along[:, None, None] + offset
     grid_BHW2 = source_BHW2 * (2 / (window_BHW4.shape[1] - 1)) - 1
-    window_B4HW = window_BHW4.permute(0, 3, 1, 2)
-    image_BCHW = F.grid_sample(window_B4HW[:, :3].float(), grid_BHW2, align_corners=True)
-    mask_BCHW = F.grid_sample(
-        window_B4HW[:, 3:].float(), grid_BHW2, mode="nearest", align_corners=True
-    )
-    return apply_density_maps(image_BCHW, density_map_B34), mask_BCHW[:, 0].round().byte()
+    window_B4HW = window_BHW4.permute(0, 3, 1, 2).float()
+    moved_B4HW = F.grid_sample(window_B4HW, grid_BHW2, align_corners=True)
+    image_BHWC = apply_density_maps(moved_B4HW[:, :3], density_map_B34)
+    if is_binary:
+        return image_BHWC, (moved_B4HW[:, 3] >= BINARY_LABEL / 2).byte() * BINARY_LABEL
+    labels_B1HW = F.grid_sample(window_B4HW[:, 3:], grid_BHW2, mode="nearest", align_corners=True)
+    return image_BHWC, labels_B1HW[:, 0].round().byte()
 
 
 def apply_density_maps(image_BCHW: Tensor, density_map_B34: Tensor) -> Tensor:

@@ -132,6 +132,35 @@ def test_a_pack_of_another_release_of_the_decoder_is_neither_used_nor_kept(
     assert TrainingPixels(dataset).packed is not None
 
 
+def test_a_pack_of_another_layout_is_neither_used_nor_kept(
+    prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be of the same size."""
+    monkeypatch.setattr(pack, "LAYOUT", "BGRL")
+    dataset = prepared(pack=True)
+    old = packs(dataset)
+    monkeypatch.undo()
+    assert TrainingPixels(dataset).packed is None
+    (new,) = packs(prepared(pack=True))
+    assert [new] != old
+    assert new.stat().st_size == 4 * 2 * (120 * 160 + 77 * 91)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "is_binary"),
+    [
+        ("binary", ["tumor"], True),
+        ("binary", ["tumor", "non_tumor"], True),
+        ("per_class", ["tumor"], False),
+        ("per_class", ["tumor", "non_tumor"], False),
+    ],
+)
+def test_labels_that_may_be_interpolated(
+    prepared: Callable[..., Dataset], labels: str, classes: list[str], is_binary: bool
+) -> None:
+    assert TrainingPixels(prepared(labels=labels, classes=classes)).is_binary == is_binary
+
+
 def test_a_pack_that_is_not_whole_is_not_used_and_is_made_again(
     prepared: Callable[..., Dataset],
 ) -> None:

@@ -29,10 +29,14 @@ def device_crop(
     into = [torch.empty(1, *shape, dtype=dtype) for shape, dtype in parts(config)]
     sample = DecodedSample(image, mask)
     cut_window(sample, config, plan(image, config, seed), [part[0].numpy() for part in into])
-    crops = finish(*into, config.size_px)
+    crops = finish(*into, config.size_px, is_binary(mask))
     assert all(crop.dtype == torch.uint8 for crop in crops)
     image_HWC, mask_HW = (crop[0].numpy() for crop in crops)
     return image_HWC, mask_HW
+
+
+def is_binary(mask: np.ndarray) -> bool:
+    return set(np.unique(mask)) <= {0, 255}
 
 
 def plan(image: np.ndarray, config: CropConfig, seed: int) -> Plan:
@@ -42,18 +46,22 @@ def plan(image: np.ndarray, config: CropConfig, seed: int) -> Plan:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (70, 90)])
-def test_it_is_the_loaders_crop(height: int, width: int, seed: int) -> None:
+@pytest.mark.parametrize("labels", [(3, 255), (0, 255)])
+def test_it_is_the_loaders_crop(
+    labels: tuple[int, int], height: int, width: int, seed: int
+) -> None:
     """The same draws; OpenCV rounds places to 1/32 px, the rest is within a rounding of colour."""
     image_HWC, mask_HW = smooth(height, width)
+    mask_HW[mask_HW == 3] = labels[0]
     settings = {"size_px": 96, "scale": 1.5}
     config = CropConfig(**settings)
     theirs = np.empty((96, 96, 3), np.uint8), np.empty((96, 96), np.uint8)
     sample = DecodedSample(image_HWC, mask_HW)
-    cut_crop(sample, False, config, plan(image_HWC, config, seed), theirs)
+    cut_crop(sample, is_binary(mask_HW), config, plan(image_HWC, config, seed), theirs)
     image, mask = device_crop(image_HWC, mask_HW, seed, **settings)
     assert np.abs(image.astype(int) - theirs[0]).max() <= 2
     assert np.mean(mask != theirs[1]) < 0.01
-    assert set(np.unique(mask)) == {3, 255}
+    assert set(np.unique(mask)) == set(labels)
 
 
 def test_places_are_those_of_the_map_to_a_hundredth_of_a_pixel() -> None:
@@ -71,6 +79,21 @@ def test_places_are_those_of_the_map_to_a_hundredth_of_a_pixel() -> None:
         image, _ = device_crop(image_HWC, image_HWC[..., 0], seed, size_px=64, **UNSTAINED)
         # rounded by half a level, and 0.01 px of a slope of up to 255
         assert np.abs(image[..., 1] - expected).max() < 0.5 + 2.55
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_binary_labels_are_those_of_the_larger_part_of_a_pixel(seed: int) -> None:
+    """Beside SciPy's interpolation of noise, cut at one half."""
+    mask_HW = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (120, 150))
+    image_HWC = np.repeat(mask_HW[..., None], 3, axis=-1)
+    config = CropConfig(size_px=64, **UNSTAINED)
+    x, y = np.meshgrid(np.arange(64), np.arange(64))
+    to_image = plan(image_HWC, config, seed).to_image
+    at = np.einsum("ij,jhw->ihw", to_image, np.stack([x, y, np.ones_like(x)]))
+    share = ndimage.map_coordinates(mask_HW / 255, at[::-1], order=1, mode="mirror")
+    _, mask = device_crop(image_HWC, mask_HW, seed, size_px=64, **UNSTAINED)
+    is_clear = np.abs(share - 0.5) > 0.01
+    assert np.array_equal(mask[is_clear], np.where(share > 0.5, 255, 0)[is_clear])
 
 
 def test_a_crop_with_everything_off_is_a_window_copied() -> None:

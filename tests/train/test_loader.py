@@ -26,7 +26,7 @@ def test_a_microbatch_holds_until_the_call_after_the_next(
     workers: int, prepared: Dataset, tiny: Tiny, ranks: Callable[..., Ranks]
 ) -> None:
     """Looked at late, when workers have long filled what they may."""
-    config = tiny(Path(), f"loader_workers={workers}", "epochs=8")
+    config = tiny(Path(), f"loader_workers={workers}", "microbatches=2", "epochs=16")
     crops = TrainingCrops(TrainingPixels(prepared), config)
     loader = MicrobatchLoader(crops, config, ranks(), 0)
     drawn = list(MicrobatchSampler(len(crops), config, ranks(), 0))
