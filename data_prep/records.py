@@ -65,6 +65,8 @@ def settings_of(config: PrepConfig, is_tile: bool, copies: int) -> dict[str, Any
         idle.append("min_tissue")
     if copies == 1:
         idle += OF_VARIANTS
+    if config.format == "png":
+        idle.append("jpg_quality")
     for key in idle:
         del settings[key]
     return settings

@@ -436,6 +436,10 @@ class TestAgain:
     ) -> None:
         assert prepare(raw, out, **{"copies": 3} | settings).num_reused == num_reused
 
+    def test_no_png_for_the_quality_of_jpgs(self, raw: Path, out: Path) -> None:
+        assert prepare(raw, out, copies=3, format="png").num_reused == 0
+        assert prepare(raw, out, copies=3, format="png", jpg_quality=50).num_reused == 4
+
     @pytest.mark.parametrize("settings", [{"mask_mode": "warp"}, {"seed": 1}], ids=str)
     def test_what_is_kept_is_what_would_be_made(
         self, raw: Path, out: Path, tmp_path: Path, settings: dict[str, Any]
