@@ -436,6 +436,15 @@ class TestAgain:
     ) -> None:
         assert prepare(raw, out, **{"copies": 3} | settings).num_reused == num_reused
 
+    def test_a_file_made_again_is_another(self, raw: Path, out: Path, tmp_path: Path) -> None:
+        """A copy of a set by hard links keeps its own bytes."""
+        mask = next((out / "masks").iterdir())
+        before = mask.read_bytes()
+        (tmp_path / "copy.png").hardlink_to(mask)
+        prepare(raw, out, copies=3, radius_px=5)
+        assert mask.read_bytes() != before
+        assert (tmp_path / "copy.png").read_bytes() == before
+
     def test_no_png_for_the_quality_of_jpgs(self, raw: Path, out: Path) -> None:
         assert prepare(raw, out, copies=3, format="png").num_reused == 0
         assert prepare(raw, out, copies=3, format="png", jpg_quality=50).num_reused == 4
