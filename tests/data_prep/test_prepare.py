@@ -589,7 +589,15 @@ class TestInterrupted:
 def written_since(out: Path, time_ns: int) -> int:
     """Files of samples that were written or begun after a time."""
     files = [entry for kind in ("images", "masks", "points") for entry in scan(out / kind)]
-    return sum(entry.stat().st_mtime_ns > time_ns for entry in files)
+    return sum(written_ns(entry) > time_ns for entry in files)
+
+
+def written_ns(entry: os.DirEntry[str]) -> int:
+    """When a file was written; 0 where it has just been removed, to be made again."""
+    try:
+        return entry.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def scan(folder: Path) -> list[os.DirEntry[str]]:
