@@ -23,12 +23,15 @@ from data_prep import __main__ as data_prep_main
 from data_prep.images import read_image
 from data_prep.manifest import read_dataset
 from tests import ranks as real_ranks
-from train import checkpoint, predict
+from train import predict
+from train.config import TrainConfig
 from train.distributed import Ranks
+from train.evaluation import FieldResult
 from train.precision import choose_precision
 from train.results import Results, to_mask
 from train.run_folder import load_model, read_run
 from train.tiles import predict_probability
+from train.trainer import Trainer, summarise
 
 RunPredict = Callable[..., Any]
 STATE: dict[str, Any] = {"metrics": {}}  # of a run without validation
@@ -206,7 +209,10 @@ def test_an_image_in_parts_gets_the_results_of_the_whole(
     assert (parts[0] != whole[0]).mean() < 1e-4  # where 0.3 lies between two of 65536 steps
     assert np.abs(parts[1].astype(int) - whole[1]).max() <= 1
     one, other = (np.array(points_of(tmp_path / name, "slide")) for name in ("parts", "whole"))
-    assert one[np.lexsort(one.T)] == pytest.approx(other[np.lexsort(other.T)], abs=1)
+    apart_px = np.abs(one[:, None] - other).max(axis=2)
+    assert len(one) == len(other)
+    assert apart_px.min(axis=0).max() <= 1
+    assert apart_px.min(axis=1).max() <= 1
     with tifffile.TiffFile(tmp_path / "parts" / "slide_probability.tif") as tif:
         assert [level.shape for level in tif.series[0].levels] == [
             (200, 330),
@@ -442,20 +448,33 @@ def test_predictions_go_back_into_data_prep(
 
 
 def test_thresholds_are_the_checkpoints_unless_given(
-    trained: Path, raw: Path, tmp_path: Path, run_predict: RunPredict
+    tiny: Callable[..., TrainConfig],
+    new_trainer: Callable[..., Trainer],
+    raw: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That of pixels for the mask, that of nuclei for the nuclei."""
-    run, field = read_run(trained), raw / "Case_4-01.png"
-    path = checkpoint.find(run.checkpoints, "best")
-    metrics = json.loads((path / "state.json").read_text())["metrics"]
-    pixels, nuclei = metrics["val/threshold"], metrics["val/nuclei_threshold"]
-    assert pixels != nuclei
-    outcome = run_predict(field, out="auto")
+
+    def apart(results: list[FieldResult]) -> dict[str, float]:
+        """What was found best, which for so small a set may be one number, and other ones."""
+        return summarise(results) | {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
+
+    monkeypatch.setattr("train.trainer.summarise", apart)
+    assert new_trainer(tiny(tmp_path / "run")).fit() == 0
+    field, pixels, nuclei = raw / "Case_4-01.png", 0.45, 0.55
+
+    def run_predict(*settings: object, out: str) -> Any:
+        given = [f"run={tmp_path / 'run'}", f"input={field}", f"out={tmp_path / out}"]
+        return cli(predict.main, *given, *settings)
+
+    outcome = run_predict(out="auto")
     assert outcome.code == 0
     assert f"threshold {pixels:g}, of nuclei {nuclei:g} (val)" in outcome.out
-    outcome = run_predict(field, f"threshold={pixels}", out="pixels")
+    outcome = run_predict(f"threshold={pixels}", out="pixels")
     assert f"threshold {pixels:g}, of nuclei {pixels:g} (given)" in outcome.out
-    assert run_predict(field, f"threshold={nuclei}", out="nuclei").code == 0
+    assert run_predict(f"threshold={nuclei}", out="nuclei").code == 0
     masks = [outputs(tmp_path / out, "Case_4-01")[0] for out in ("auto", "pixels", "nuclei")]
     assert np.array_equal(masks[0], masks[1])
     found = [

@@ -157,7 +157,9 @@ def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").open()]
         assert [line["step"] for line in metrics] == [4, 8, 12]
         for line, expected in zip(metrics, reference, strict=True):
-            assert line["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-3)
+            # Adam turns roundings of small gradients into steps, and later steps rest on those
+            near = 1e-3 if line["step"] == STEPS_PER_EPOCH else 5e-3
+            assert line["val/loss"] == pytest.approx(expected["val/loss"], rel=near)
 
 
 def test_too_many_ranks_are_refused(prepared: Path, tmp_path: Path) -> None:
