@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 import seeds
 from data_prep.pack import TrainingPixels
@@ -25,7 +25,7 @@ Draw = tuple[int, int]
 """(epoch, index of the crop within the epoch)."""
 
 
-class TrainingCrops(Dataset[tuple[npt.NDArray[Any], ...]]):
+class TrainingCrops:
     """(epoch, index) -> an image crop (H, W, 3) uint8 and its mask (H, W) uint8.
 
     With crop.on=device what device_crops.finish() makes these of.
@@ -36,11 +36,6 @@ class TrainingCrops(Dataset[tuple[npt.NDArray[Any], ...]]):
 
     def __len__(self) -> int:
         return len(self.pixels) * self.config.crop.per_sample
-
-    def __getitem__(self, draw: Draw) -> tuple[npt.NDArray[Any], ...]:
-        into = [torch.empty(1, *shape, dtype=dtype).numpy() for shape, dtype in self.parts]
-        self.fill([draw], into)
-        return tuple(part[0] for part in into)
 
     def fill(self, draws: Sequence[Draw], into: Sequence[npt.NDArray[Any]]) -> None:
         """Write crops into memory for as many of each of their parts."""

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from data_prep import prepare
 from data_prep.config import PrepConfig
 from data_prep.manifest import Dataset, read_dataset
 from train.config import TrainConfig
+from train.data import Draw, TrainingCrops
 from train.distributed import Ranks
 from train.lock import RunLock
 from train.preemption import StopRequest
@@ -137,6 +138,18 @@ def trained(
     run = tmp_path_factory.mktemp("runs") / "trained"
     assert new_trainer(tiny(run)).fit() == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def cut() -> Callable[[TrainingCrops, Sequence[Draw]], list[torch.Tensor]]:
+    """cut(crops, draws) are their images and masks, or what else a crop consists of, stacked."""
+
+    def fill(crops: TrainingCrops, draws: Sequence[Draw]) -> list[torch.Tensor]:
+        into = [torch.empty(len(draws), *shape, dtype=dtype) for shape, dtype in crops.parts]
+        crops.fill(draws, [part.numpy() for part in into])
+        return into
+
+    return fill
 
 
 @pytest.fixture
