@@ -27,7 +27,7 @@ LIBRARIES = ("imagecodecs", "numpy", "opencv-python-headless", "pillow", "tifffi
 # Files of this package, and seeds.py, whose code may
 CODE = (
     *("augment", "brecahad", "config", "field", "formats", "images", "mask_images", "masks"),
-    *("point_table", "qupath", "raw", "reader", "shapes", "tiles", "warp"),
+    *("point_table", "qupath", "raw", "reader", "remap", "shapes", "tiles", "warp"),
 )
 
 WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte

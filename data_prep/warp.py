@@ -17,18 +17,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.remap import Floats, Map, Pixels, remap
+
 Places = npt.NDArray[np.float64]
 """(N, 2): x and y in px."""
-Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 Border = Literal["mirror", "white", "black"]
 Noise = Literal["uniform", "normal"]
 
 MARGIN_PX = 64  # how far beyond the field the map is known, for discs that reach into it
 LATTICE_ERROR_PX = 0.06  # of straight cells, where a random displacement bends, RMS
+SPARE_PX = 3  # of a border: pixels are read in pairs, and a little further
 MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
-LITTLE_PX = 16  # of a border, below which it is not worth drawing
-STRIP_PX = 64  # rows that are mapped at a time: their part of the map stays in the cache
 SOLVED_PX = 0.01  # a point is found where the map leads this near to it along both axes
 MAX_ITERATIONS = 12
 
@@ -84,8 +83,8 @@ class Lattice:
 class Bordered:
     """A picture, HW or HWC uint8, with its border drawn as far as variants have needed it.
 
-    OpenCV's remap takes places outside a picture one by one: within a drawn border it is 2 times
-    as fast for a turned field.
+    Places outside a picture are taken one by one: within a drawn border it is several times as
+    fast for a turned field.
     """
 
     def __init__(self, pixels: Pixels, border: Border) -> None:
@@ -95,10 +94,10 @@ class Bordered:
         self.fill = (value,) * 4
 
     def drawn_to(self, reach_px: int) -> tuple[Pixels, int]:
-        """The picture with a border that is wide enough, where that pays, and its width in px."""
+        """The picture with a border that is wide enough, unless it is very wide, and its width."""
         height, width = self.pixels.shape[:2]
         largest_px = min(height, width, (MAX_SIDE_PX - max(height, width)) // 2)
-        if not LITTLE_PX < reach_px <= largest_px:
+        if reach_px > largest_px:
             return self.pixels, 0
         if reach_px > self.drawn_px:
             # at once what most need: a turned field reaches a third of its height outside
@@ -117,27 +116,30 @@ class Warp:
 
     def move_pixels(self, picture: Bordered, interpolation: int) -> Pixels:
         """The field's picture, HW or HWC uint8 -> the variant's, interpolated once."""
-        step, margin = self.lattice.step_px, self.lattice.margin
-        height, width = self.lattice.height_px, self.lattice.width_px
         pixels, drawn_px = picture.drawn_to(self.reach_px())
-        nodes = self.sources_HW2[:, margin - 1 : margin + math.ceil(width / step) + 1] + drawn_px
-        moved = np.empty_like(picture.pixels)
-        strip = step * math.ceil(STRIP_PX / step)
-        for top in range(0, height, strip):
-            bottom = min(top + strip, height)
-            cells = slice(top // step + margin - 1, math.ceil(bottom / step) + margin + 1)
-            large = cv2.resize(nodes[cells], None, fx=step, fy=step)
-            sources = large[step : step + bottom - top, step : step + width]
-            part = moved[top:bottom]
-            cv2.remap(pixels, sources, None, interpolation, part, picture.mode, picture.fill)
-        return moved
+        return remap(pixels, self.map(drawn_px), interpolation, picture.mode, picture.fill)
+
+    def map(self, border_px: int) -> Map:
+        """The sources of all of the variant's pixels in the field with a border of this width."""
+        step, first = self.lattice.step_px, self.lattice.margin - 1
+        height, width = self.lattice.height_px, self.lattice.width_px
+        down, across = (first + math.ceil(extent / step) + 2 for extent in (height, width))
+        nodes = self.sources_HW2[first:down, first:across] + np.float32(border_px)
+        x, y = (
+            cv2.resize(nodes[..., axis], None, fx=step, fy=1)[:, step : step + width]
+            for axis in (0, 1)
+        )
+        # in half cells from the first of these nodes, which lies half a cell above the field
+        above, halves = np.divmod(2 * np.arange(height) + 1 + step, 2 * step)
+        share = halves.astype(np.float32) / np.float32(2 * step)
+        return Map(np.ascontiguousarray(x), np.ascontiguousarray(y), above.astype(np.int32), share)
 
     def reach_px(self) -> int:
-        """How far the variant leads outside the field, in px."""
+        """How wide a border the variant needs, in px."""
         inner = self.lattice.margin - 1
         low, high = extent(self.sources_HW2[inner:-inner, inner:-inner])
         size = (self.lattice.width_px, self.lattice.height_px)
-        return math.ceil(max(0, *-low, *(high - size))) + 1
+        return math.ceil(max(0, *-low, *(high - size))) + SPARE_PX
 
     def move_points(self, points: Places) -> tuple[Places, npt.NDArray[np.intp]]:
         """Where the variant shows points of the field, to SOLVED_PX, and which point is where.
