@@ -17,36 +17,41 @@
 
 enum { AT_A_TIME = 8 }; /* pixels */
 
-/* At each of two offsets, two pixels that lie side by side, RGBRGB, and two bytes more. */
-AVX2 static inline __m128i two_pairs(const uint8_t *from, uint64_t offsets)
+/* The four pixels about a place, two in each half: RGBRGB, and two bytes more. */
+AVX2 static inline __m128i four(const uint8_t *pixels, int32_t stride, uint32_t at)
 {
-    const __m128i first = _mm_loadl_epi64((const __m128i *)(from + (uint32_t)offsets));
-    const __m64 *second = (const __m64 *)(from + (offsets >> 32));
-    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(first), second));
+    const __m128i above = _mm_loadl_epi64((const __m128i *)(pixels + at));
+    const __m64 *below = (const __m64 *)(pixels + stride + at);
+    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(above), below));
 }
 
-/* The same at four: two in the first half, two in the second. */
-AVX2 static inline __m256i pairs(const uint8_t *from, uint64_t first, uint64_t second)
+/* Of the n-th 32 bits of each half the first 16, or all, again and again. */
+AVX2 static inline __m256i repeat_16(__m256i of, int n)
 {
-    return _mm256_set_m128i(two_pairs(from, second), two_pairs(from, first));
+    return _mm256_shuffle_epi8(of, _mm256_set1_epi16((short)(0x0100 + 0x0404 * n)));
+}
+AVX2 static inline __m256i repeat_32(__m256i of, int n)
+{
+    return _mm256_shuffle_epi8(of, _mm256_set1_epi32(0x03020100 + 0x04040404 * n));
 }
 
-/* Four pixels, RGB and a nothing in 16 bit each. across: (32 - share, share) in 8 bit for each
- * channel; down_first, down_last: the same in 16 bit, for the first and the last pixel of a half.
- */
-AVX2 static inline __m256i blend(__m256i above, __m256i below, __m256i across, __m256i down_first,
-                                 __m256i down_last)
+/* The n-th pixel of each half, 1024 times as bright: RGB and a nothing in 32 bit each. across: 32
+ * less their shares and the shares in 8 bit each; down: the same in 16 bit. */
+AVX2 static inline __m256i blend(__m128i first, __m128i second, __m256i across, __m256i down, int n)
 {
-    const __m256i beside = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 3, 1, 4, 2, 5, -1, -1, 8, 11, 9, 12, 10, 13, -1, -1));
-    const __m256i half = _mm256_set1_epi32(512);
-    above = _mm256_maddubs_epi16(_mm256_shuffle_epi8(above, beside), across);
-    below = _mm256_maddubs_epi16(_mm256_shuffle_epi8(below, beside), across);
-    __m256i first = _mm256_madd_epi16(_mm256_unpacklo_epi16(above, below), down_first);
-    __m256i last = _mm256_madd_epi16(_mm256_unpackhi_epi16(above, below), down_last);
-    first = _mm256_srli_epi32(_mm256_add_epi32(first, half), 10);
-    last = _mm256_srli_epi32(_mm256_add_epi32(last, half), 10);
-    return _mm256_packus_epi32(first, last);
+    const __m256i by_channel = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1));
+    const __m256i both = _mm256_shuffle_epi8(_mm256_set_m128i(second, first), by_channel);
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(both, repeat_16(across, n)), repeat_32(down, n));
+}
+
+/* Of 1024 times as bright: four pixels, their sums divided by 1024 and rounded half up. */
+AVX2 static inline __m256i rounded(__m256i one, __m256i other)
+{
+    /* that is: divided by 512 and cut, then plus 1, halved and cut */
+    const __m256i twice =
+        _mm256_packus_epi32(_mm256_srli_epi32(one, 9), _mm256_srli_epi32(other, 9));
+    return _mm256_avg_epu16(twice, _mm256_setzero_si256());
 }
 
 /* Places in 1/32 px: this share of the way from a known row to the next, `next` floats further. */
@@ -77,10 +82,6 @@ AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, const f
                                   const float *y, Py_ssize_t next, __m256 share, uint8_t *moved)
 {
     const __m256i last_five = _mm256_set1_epi32(31), one = _mm256_set1_epi32(32);
-    const __m256i first_two = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 4, 5, 4, 5, 4, 5, 4, 5));
-    const __m256i last_two = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(8, 9, 8, 9, 8, 9, 8, 9, 12, 13, 12, 13, 12, 13, 12, 13));
     const __m256i closer = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
 
@@ -88,8 +89,6 @@ AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, const f
     const __m256i left = _mm256_srai_epi32(place_x, 5), top = _mm256_srai_epi32(place_y, 5);
     const __m256i at = _mm256_add_epi32(_mm256_mullo_epi32(top, _mm256_set1_epi32(stride)),
                                         _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
-    const __m128i at_first = _mm256_castsi256_si128(at), at_last = _mm256_extracti128_si256(at, 1);
-
     const __m256i to_left = _mm256_and_si256(place_x, last_five);
     const __m256i to_top = _mm256_and_si256(place_y, last_five);
     const __m256i across =
@@ -97,16 +96,14 @@ AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, const f
     const __m256i down =
         _mm256_or_si256(_mm256_sub_epi32(one, to_top), _mm256_slli_epi32(to_top, 16));
 
-    /* the first two pixels of each half of the vectors, then the last two */
-    const uint64_t at_01 = _mm_cvtsi128_si64(at_first), at_23 = _mm_extract_epi64(at_first, 1);
-    const uint64_t at_45 = _mm_cvtsi128_si64(at_last), at_67 = _mm_extract_epi64(at_last, 1);
-    const __m256i first = blend(pairs(pixels, at_01, at_45), pairs(pixels + stride, at_01, at_45),
-                                _mm256_shuffle_epi8(across, first_two),
-                                _mm256_shuffle_epi32(down, 0x00), _mm256_shuffle_epi32(down, 0x55));
-    const __m256i last = blend(pairs(pixels, at_23, at_67), pairs(pixels + stride, at_23, at_67),
-                               _mm256_shuffle_epi8(across, last_two),
-                               _mm256_shuffle_epi32(down, 0xaa), _mm256_shuffle_epi32(down, 0xff));
-    const __m256i rgb = _mm256_shuffle_epi8(_mm256_packus_epi16(first, last), closer);
+    uint32_t offset[AT_A_TIME];
+    _mm256_storeu_si256((__m256i *)offset, at);
+    __m256i blended[AT_A_TIME / 2];
+    for (int n = 0; n < AT_A_TIME / 2; n++)
+        blended[n] = blend(four(pixels, stride, offset[n]),
+                           four(pixels, stride, offset[AT_A_TIME / 2 + n]), across, down, n);
+    const __m256i first_two = rounded(blended[0], blended[1]), last_two = rounded(blended[2], blended[3]);
+    const __m256i rgb = _mm256_shuffle_epi8(_mm256_packus_epi16(first_two, last_two), closer);
     const __m128i second_half = _mm256_extracti128_si256(rgb, 1);
     const int32_t end = _mm_extract_epi32(second_half, 2);
     _mm_storeu_si128((__m128i *)moved, _mm256_castsi256_si128(rgb));
@@ -135,8 +132,10 @@ AVX2 static void move_row(const uint8_t *pixels, int32_t stride, const float *x,
         }
         move_some(pixels, stride, x + at, y + at, width, shares, moved + 3 * at);
     }
-    at = width - AT_A_TIME; /* the last ones, some of them a second time */
-    move_some(pixels, stride, x + at, y + at, width, shares, moved + 3 * at);
+    if (at < width) { /* the last ones, some of them a second time */
+        at = width - AT_A_TIME;
+        move_some(pixels, stride, x + at, y + at, width, shares, moved + 3 * at);
+    }
 }
 
 static void move_all(const struct task *task)
@@ -149,7 +148,7 @@ static void move_all(const struct task *task)
 }
 
 /* Whether all of n numbers are from 0 to `most`; NaN is not. */
-static int lie_within(const float *numbers, Py_ssize_t n, float most)
+AVX2 static int lie_within(const float *numbers, Py_ssize_t n, float most)
 {
     int within = 1;
     for (Py_ssize_t i = 0; i < n; i++)
@@ -158,7 +157,7 @@ static int lie_within(const float *numbers, Py_ssize_t n, float most)
 }
 
 /* Whether nothing is read or written outside the arrays. Between known rows within, so is a row. */
-static int is_inside(const struct task *task)
+AVX2 static int is_inside(const struct task *task)
 {
     const Py_ssize_t n = task->known * task->width;
     int is_known = lie_within(task->share, task->height, 1);

@@ -5,12 +5,15 @@ comes in from outside the field is the field mirrored, if not asked for otherwis
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
 
 import seeds
+from data_prep import inverse
 from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfig
 from data_prep.images import Image, Mask
 from data_prep.raw import Points
@@ -116,47 +119,58 @@ class Annotated:
     """The middles of areas in the mask, where it has any."""
 
 
-class Original:
-    """A field whose variants are made, with the border that was drawn around it for them."""
+def apply(annotated: Annotated, variants: Sequence[Variant], border: Border) -> Iterator[Annotated]:
+    """Variants of a field, one after the other: the same sizes and types come back.
 
-    def __init__(self, annotated: Annotated, border: Border) -> None:
-        self.annotated, self.border = annotated, border
-        self.image = Bordered(annotated.image_HWC, border)
-        self.mask = None
-        if annotated.mask_HW is not None:  # what comes in from outside is background
-            self.mask = Bordered(annotated.mask_HW, "mirror" if border == "mirror" else "black")
+    Points come that lie up to warp.MARGIN_PX outside, whose discs may reach in.
+    """
+    moved = move(annotated, [of for of in variants if of.transform != ORIGINAL], border)
+    for variant in variants:
+        yield annotated if variant.transform == ORIGINAL else next(moved)
 
-    def apply(self, variant: Variant) -> Annotated:
-        """A variant of the field: the same sizes and types come back.
 
-        Points come that lie up to warp.MARGIN_PX outside, whose discs may reach in.
-        """
-        if variant.transform == ORIGINAL:
-            return self.annotated
-        height_px, width_px = self.annotated.image_HWC.shape[:2]
-        warp = warp_of(variant, height_px, width_px, self.border)
-        points = move_points(self.annotated.points, warp)
-        middles = self.annotated.middles and move_points(self.annotated.middles, warp)
-        if variant.transform in FLIPS:  # needs no interpolation
-            code = 1 - FLIPS.index(variant.transform)
-            mask = None if self.mask is None else cv2.flip(self.mask.pixels, code)
-            return Annotated(cv2.flip(self.image.pixels, code), points, mask, middles)
+def move(annotated: Annotated, variants: Sequence[Variant], border: Border) -> Iterator[Annotated]:
+    """The same of variants that are not the original."""
+    height_px, width_px = annotated.image_HWC.shape[:2]
+    warps = [warp_of(variant, height_px, width_px, border) for variant in variants]
+    points = move_points(annotated.points, height_px, width_px, warps)
+    middles: Sequence[Points | None] = [None] * len(warps)
+    if annotated.middles is not None:
+        middles = move_points(annotated.middles, height_px, width_px, warps)
+    image, mask = Bordered(annotated.image_HWC, border), None
+    if annotated.mask_HW is not None:  # what comes in from outside is background
+        mask = Bordered(annotated.mask_HW, "mirror" if border == "mirror" else "black")
+    for variant, warp, its_points, its_middles in zip(
+        variants, warps, points, middles, strict=True
+    ):
         # of a mask, no value that it did not hold before
-        mask = None if self.mask is None else warp.move_pixels(self.mask, cv2.INTER_NEAREST)
-        image_HWC = warp.move_pixels(self.image, cv2.INTER_LINEAR)
-        return Annotated(image_HWC, points, mask, middles)
+        mask_HW = None if mask is None else move_pixels(mask, variant, warp, cv2.INTER_NEAREST)
+        image_HWC = move_pixels(image, variant, warp, cv2.INTER_LINEAR)
+        yield Annotated(image_HWC, its_points, mask_HW, its_middles)
 
 
-def move_points(points: Points, warp: Warp) -> Points:
-    """Annotated points, from 0 to 1 within the field, where the variant shows them.
+def move_pixels(picture: Bordered, variant: Variant, warp: Warp, interpolation: int) -> Image:
+    """A picture, HW or HWC uint8, as the variant shows it."""
+    if variant.transform in FLIPS:  # needs no interpolation
+        return cv2.flip(picture.pixels, 1 - FLIPS.index(variant.transform))
+    return warp.move_pixels(picture, interpolation)
+
+
+def move_points(
+    points: Points, height_px: int, width_px: int, warps: Sequence[Warp]
+) -> list[Points]:
+    """Annotated points, from 0 to 1 within the field, where each variant shows them.
 
     A point stands for the pixel that it is in; it comes back as that pixel's centre.
     """
-    size = np.array([warp.lattice.width_px, warp.lattice.height_px])
-    names = list(points)
-    class_of = np.repeat(np.arange(len(names)), [len(points[name]) for name in names])
-    places = np.array([point for name in names for point in points[name]]).reshape(-1, 2)
-    moved, which = warp.move_points(np.floor(places * size))
-    shares = np.round((moved + 0.5) / size, POINT_DECIMALS)
-    of_class = [shares[class_of[which] == index].T.tolist() for index in range(len(names))]
-    return {name: [*zip(x, y, strict=True)] for name, (x, y) in zip(names, of_class, strict=True)}
+    class_of = np.repeat(np.arange(len(points)), [len(listed) for listed in points.values()])
+    x, y = np.array([*chain.from_iterable(points.values())]).reshape(-1, 2).T
+    pixels = np.floor(x * width_px) + 1j * np.floor(y * height_px)
+    moved = []
+    for places, which in inverse.move_points(pixels, warps):
+        x = np.round((places.real + 0.5) / width_px, POINT_DECIMALS)
+        y = np.round((places.imag + 0.5) / height_px, POINT_DECIMALS)
+        of_class = [class_of[which] == index for index in range(len(points))]
+        listed = [[*zip(x[its].tolist(), y[its].tolist(), strict=True)] for its in of_class]
+        moved.append(dict(zip(points, listed, strict=True)))
+    return moved

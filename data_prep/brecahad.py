@@ -7,6 +7,8 @@ both from 0 to 1.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+import orjson
+
 from command_line import UsageError
 from data_prep.raw import BadInputError, Field, Points
 from data_prep.reader import Annotation, Reader
@@ -118,4 +120,4 @@ def check_listed(points: Points, classes: Iterable[str]) -> None:
 def encode_points(points: Points) -> bytes:
     """The inverse of `parse_points`."""
     listed = {name: [{"x": x, "y": y} for x, y in entries] for name, entries in points.items()}
-    return (json.dumps(listed) + "\n").encode()
+    return orjson.dumps(listed, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import cv2
 
 from data_prep import brecahad, images, masks, records
-from data_prep.augment import Annotated, Original, Variant, plan_variants
+from data_prep.augment import Annotated, Variant, apply, plan_variants
 from data_prep.config import PrepConfig
 from data_prep.formats import READERS
 from data_prep.manifest import unpublish
@@ -123,10 +123,11 @@ def write_variants(
     field = Annotated(image_HWC, annotation.points, annotation.areas_HW, annotation.middles)
     if config.mask_mode == "warp":  # then the discs are moved with the areas
         field = replace(field, mask_HW=draw(task, field))
-    original = Original(field, config.augment.border)
+    variants = plan_variants(task.name, task.copies, config.augment, config.seed)
+    moved = apply(field, variants, config.augment.border)
     return [
-        write_variant(task, variant, original.apply(variant))
-        for variant in plan_variants(task.name, task.copies, config.augment, config.seed)
+        write_variant(task, variant, its_field)
+        for variant, its_field in zip(variants, moved, strict=True)
     ]
 
 
@@ -164,7 +165,7 @@ def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[s
         "seed": variant.seed,
         "height_px": height_px,
         "width_px": width_px,
-        "foreground_px": int(np.count_nonzero(mask_HW)),
+        "foreground_px": cv2.countNonZero(mask_HW),
         **write_files(task.out, files),
     }
 
@@ -172,17 +173,29 @@ def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[s
 def write_files(out: Path, files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
     """Write kind -> (path, content); returns what the manifest says of each.
 
-    Under their own names: the field's record, which vouches for them, is away meanwhile. A file of
-    before is removed first: ext4 writes one that is cut and filled again to the disk at once, which
-    takes five times as long.
+    Under their own names: the field's record, which vouches for them, is away meanwhile.
     """
     said: dict[str, Any] = {}
     for kind, (path, content) in files.items():
-        (out / path).unlink(missing_ok=True)
-        (out / path).write_bytes(content)
+        write_anew(out / path, content)
         said |= {
             kind: path,
             f"{kind}_bytes": len(content),
             f"{kind}_sha256": hashlib.sha256(content).hexdigest(),
         }
     return said
+
+
+def write_anew(path: Path, content: bytes) -> None:
+    """Write a file; one that is there is removed first.
+
+    ext4 writes a file that is cut and filled again to the disk at once, which takes five times as
+    long.
+    """
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        path.unlink()
+        file = path.open("xb")
+    with file:
+        file.write(content)

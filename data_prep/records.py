@@ -23,11 +23,13 @@ from data_prep.tiles import Tile
 
 RECORDS = ".records"
 # Libraries whose release may change a prepared byte
-LIBRARIES = ("imagecodecs", "numpy", "opencv-python-headless", "pillow", "tifffile", "zarr")
+LIBRARIES = (
+    *("imagecodecs", "numpy", "opencv-python-headless", "orjson", "pillow", "tifffile", "zarr"),
+)
 # Files of this package, and seeds.py, whose code may
 CODE = (
-    *("augment", "brecahad", "config", "field", "formats", "images", "mask_images", "masks"),
-    *("point_table", "qupath", "raw", "reader", "remap", "shapes", "tiles", "warp"),
+    *("augment", "brecahad", "config", "field", "formats", "images", "inverse", "mask_images"),
+    *("masks", "point_table", "qupath", "raw", "reader", "remap", "shapes", "tiles", "warp"),
 )
 
 WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte

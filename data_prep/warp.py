@@ -1,8 +1,8 @@
 """A variant's geometry as one map from its pixels to those of its field.
 
 Whatever the transform, the map is known on a coarse lattice and enlarged where it is needed, so
-that an image is interpolated once; points are moved by the same map, turned round. Places are
-pixel indices (x, y), (0, 0) being the centre of the first pixel.
+that an image is interpolated once; points are moved by the same map, turned round (inverse.py).
+Places are pixel indices (x, y), (0, 0) being the centre of the first pixel.
 
     elastic     Simard et al. 2003, doi:10.1109/ICDAR.2003.1227801: uniform noise, Gaussian-smoothed
     gaussian    the same with normal noise and a much wider Gaussian: whole regions shift
@@ -19,8 +19,6 @@ import numpy.typing as npt
 
 from data_prep.remap import Floats, Map, Pixels, remap
 
-Places = npt.NDArray[np.float64]
-"""(N, 2): x and y in px."""
 Border = Literal["mirror", "white", "black"]
 Noise = Literal["uniform", "normal"]
 
@@ -28,8 +26,6 @@ MARGIN_PX = 64  # how far beyond the field the map is known, for discs that reac
 LATTICE_ERROR_PX = 0.06  # of straight cells, where a random displacement bends, RMS
 SPARE_PX = 3  # of a border: pixels are read in pairs, and a little further
 MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
-SOLVED_PX = 0.01  # a point is found where the map leads this near to it along both axes
-MAX_ITERATIONS = 12
 
 CV2_BORDERS = {
     "mirror": (cv2.BORDER_REFLECT_101, 0),
@@ -55,6 +51,11 @@ class Lattice:
         return math.ceil(MARGIN_PX / self.step_px) + 1
 
     @property
+    def middle(self) -> tuple[float, float]:
+        """x and y of the field's centre."""
+        return (self.width_px - 1) / 2, (self.height_px - 1) / 2
+
+    @property
     def num_nodes(self) -> tuple[int, int]:
         """Nodes down and across."""
         down, across = (
@@ -70,14 +71,14 @@ class Lattice:
 
     def places(self) -> Floats:
         """HW2 float32: the place (x, y) of every node."""
-        return np.stack(np.meshgrid(*self.along()), axis=-1).astype(np.float32)
+        return both(*self.columns_and_rows())
 
-    def along(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """x of the columns of nodes and y of the rows."""
+    def columns_and_rows(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """x of the columns of nodes (1, W) and y of the rows (H, 1)."""
         down, across = (
             self.origin_px + self.step_px * np.arange(n, dtype=np.float64) for n in self.num_nodes
         )
-        return across, down
+        return across[None, :], down[:, None]
 
 
 class Bordered:
@@ -126,8 +127,8 @@ class Warp:
         down, across = (first + math.ceil(extent / step) + 2 for extent in (height, width))
         nodes = self.sources_HW2[first:down, first:across] + np.float32(border_px)
         x, y = (
-            cv2.resize(nodes[..., axis], None, fx=step, fy=1)[:, step : step + width]
-            for axis in (0, 1)
+            np.ascontiguousarray(cv2.resize(along, None, fx=step, fy=1)[:, step : step + width])
+            for along in cv2.split(nodes)
         )
         # in half cells from the first of these nodes, which lies half a cell above the field
         above, halves = np.divmod(2 * np.arange(height) + 1 + step, 2 * step)
@@ -141,149 +142,32 @@ class Warp:
         size = (self.lattice.width_px, self.lattice.height_px)
         return math.ceil(max(0, *-low, *(high - size))) + SPARE_PX
 
-    def move_points(self, points: Places) -> tuple[Places, npt.NDArray[np.intp]]:
-        """Where the variant shows points of the field, to SOLVED_PX, and which point is where.
-
-        In a mirrored border a point is shown again. Places outside the variant come too, up to
-        MARGIN_PX. Of a map that folds over, one place comes for a point that is shown three times.
-        """
-        which = np.arange(len(points))
-        if self.border == "mirror":
-            points, which = self.with_mirrored(points)
-        places, is_found = self.solve(points, points, math.inf)
-        is_far = ~self.is_near(places)
-        # found far away, where the map folds over, a point may be here as well
-        is_lost = ~is_found | (is_far & self.folds()) if is_far.any() else ~is_found
-        if is_lost.any():
-            lost = np.flatnonzero(is_lost)
-            found, places_found = self.search(points[lost])
-            places[lost[found]], is_found[lost[found]] = places_found, True
-        kept = is_found & self.is_near(places)
-        return places[kept], which[kept]
-
-    def is_near(self, places: Places) -> npt.NDArray[np.bool_]:
-        """Which places lie in the variant or up to MARGIN_PX outside."""
-        end = np.array([self.lattice.width_px, self.lattice.height_px]) + MARGIN_PX
-        return np.all((places > -MARGIN_PX) & (places < end), axis=1)
-
-    def with_mirrored(self, points: Places) -> tuple[Places, npt.NDArray[np.intp]]:
-        """The points and their images in a mirrored border as far as the map reaches, and which
-        point each is of. Points outside the field have none."""
-        last = np.array([self.lattice.width_px, self.lattice.height_px]) - 1
-        low, high = extent(self.sources_HW2)
-        is_inside = np.all((points >= 0) & (points <= last), axis=1)
-        rows = np.column_stack([points, np.arange(len(points))])
-        outside, rows = rows[~is_inside], rows[is_inside]
-        for axis in (0, 1):
-            if last[axis] == 0:  # a line that is its own mirror image
-                continue
-            period = 2 * last[axis]
-            turns = np.arange(math.floor(low[axis] / period), math.ceil(high[axis] / period) + 1)
-            is_own_image = (rows[:, axis] == 0) | (rows[:, axis] == last[axis])
-            turned = rows[~is_own_image] * np.where(np.arange(3) == axis, -1, 1)
-            shifts = np.zeros((len(turns), 1, 3))
-            shifts[:, 0, axis] = period * turns
-            rows = (np.concatenate([rows, turned]) + shifts).reshape(-1, 3)
-            rows = rows[(rows[:, axis] >= low[axis]) & (rows[:, axis] <= high[axis])]
-        rows = np.concatenate([outside, rows])
-        return rows[:, :2], rows[:, 2].astype(np.intp)
-
-    def solve(
-        self, points: Places, start: Places, longest_px: float
-    ) -> tuple[Places, npt.NDArray[np.bool_]]:
-        """Newton's method: the places that the map leads from to the points, and which it found.
-
-        No step is longer than `longest_px` along an axis.
-        """
-        places, is_found = start.copy(), np.zeros(len(start), bool)
-        missing_at = np.arange(len(start))
-        for _ in range(MAX_ITERATIONS):
-            sources, slope_N22 = self.at(places[missing_at])
-            missing = points[missing_at] - sources
-            found = np.all(np.abs(missing) < SOLVED_PX, axis=1)
-            is_found[missing_at[found]] = True
-            missing_at, missing, slope_N22 = missing_at[~found], missing[~found], slope_N22[~found]
-            if not len(missing_at):
-                break
-            (xx, xy), (yx, yy) = slope_N22.transpose(1, 2, 0)
-            determinant = xx * yy - xy * yx
-            determinant[np.abs(determinant) < 1e-3] = 1.0  # flat: some step, to get away
-            x, y = missing.T
-            step = np.stack([yy * x - xy * y, xx * y - yx * x], axis=1) / determinant[:, None]
-            places[missing_at] += np.clip(step, -longest_px, longest_px)
-        return places, is_found
-
-    def at(self, places: Places) -> tuple[Places, npt.NDArray[np.float64]]:
-        """The sources (N, 2) of places, and their slope (N, 2, 2) along x and y."""
-        step = self.lattice.step_px
-        cell = (places - self.lattice.origin_px) / step
-        down, across = self.lattice.num_nodes
-        corner = np.clip(cell, 0, (across - 2, down - 2)).astype(np.intp)  # cut, so at or before
-        right, below = (cell - corner).T[..., None]
-        nodes, at = self.sources_HW2.reshape(-1, 2), corner[:, 1] * across + corner[:, 0]
-        first, second, third, fourth = (
-            nodes[at + further].astype(float) for further in (0, 1, across, across + 1)
-        )
-        to_right, down_left = second - first, third - first
-        twist = fourth - third - to_right
-        down_here = down_left + right * twist
-        slope_N22 = np.stack([to_right + below * twist, down_here], axis=-1) / step
-        return first + right * to_right + below * down_here, slope_N22
-
-    def folds(self) -> bool:
-        """Whether the map turns a part of the field over."""
-        right, down = (np.diff(self.sources_HW2, axis=axis) for axis in (1, 0))
-        (xx, xy), (yx, yy) = (np.moveaxis(part, -1, 0) for part in (right[:-1], down[:, :-1]))
-        area = xx * yy - xy * yx
-        return bool(area.min() <= 0 <= area.max())
-
-    def search(self, points: Places) -> tuple[npt.NDArray[np.intp], Places]:
-        """For points that are hidden in folds: which of them the map shows, and a place of each.
-
-        From every cell of the lattice whose corners' sources lie about the point.
-        """
-        corners = np.ones((2, 2), np.uint8)  # of the cell to the right and below of a node
-        low, high = (
-            of_corners(self.sources_HW2, corners, anchor=(0, 0))[:-1, :-1]
-            for of_corners in (cv2.erode, cv2.dilate)  # their least, their largest
-        )
-        (left, top), (right, bottom) = np.moveaxis(low, -1, 0), np.moveaxis(high, -1, 0)
-        cells = [
-            np.argwhere((left <= x) & (x <= right) & (top <= y) & (y <= bottom))
-            for x, y in points.astype(np.float32)
-        ]
-        point_of = np.repeat(np.arange(len(points)), [len(found) for found in cells])
-        step = self.lattice.step_px
-        middle = np.concatenate([np.zeros((0, 2)), *cells])[:, ::-1] + 0.5
-        start = self.lattice.origin_px + step * middle
-        places, is_found = self.solve(points[point_of], start, step / 2)
-        found, first = np.unique(point_of[is_found], return_index=True)
-        return found, places[is_found][first]
-
 
 def extent(places_HW2: Floats) -> tuple[Floats, Floats]:
     """(x, y), the least and the largest."""
-    planes = [places_HW2[..., axis] for axis in (0, 1)]
-    return (
-        np.array([plane.min() for plane in planes]),
-        np.array([plane.max() for plane in planes]),
-    )
+    low, high = (extreme(places_HW2, axis=0) for extreme in (np.min, np.max))
+    return low.min(axis=0), high.max(axis=0)
+
+
+def both(x_HW: npt.NDArray[np.float64], y_HW: npt.NDArray[np.float64]) -> Floats:
+    """x and y, side by side: HW2 float32."""
+    places_HW2 = np.empty((*np.broadcast_shapes(x_HW.shape, y_HW.shape), 2), np.float32)
+    places_HW2[..., 0], places_HW2[..., 1] = x_HW, y_HW
+    return places_HW2
 
 
 def flip(lattice: Lattice, axis: int) -> Floats:
     """Left and right (axis 0) or top and bottom (axis 1) exchanged."""
-    sources = lattice.places()
-    sources[..., axis] = (lattice.width_px, lattice.height_px)[axis] - 1 - sources[..., axis]
-    return sources
+    x, y = lattice.columns_and_rows()
+    return both(lattice.width_px - 1 - x, y) if axis == 0 else both(x, lattice.height_px - 1 - y)
 
 
 def turn_and_scale(lattice: Lattice, angle_deg: float, factor: float) -> Floats:
     """Turned against the clock and enlarged about the centre."""
-    angle = math.radians(angle_deg)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    centre = np.array([lattice.width_px - 1, lattice.height_px - 1]) / 2
-    offset = lattice.places() - centre
-    return (centre + offset @ turn.T / factor).astype(np.float32)
+    (x, y), (middle_x, middle_y) = lattice.columns_and_rows(), lattice.middle
+    x, y = (x - middle_x) / factor, (y - middle_y) / factor
+    cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    return both(middle_x + cos * x - sin * y, middle_y + sin * x + cos * y)
 
 
 def lens(lattice: Lattice, k: float) -> Floats:
@@ -291,15 +175,11 @@ def lens(lattice: Lattice, k: float) -> Floats:
 
     From r = 1 on as there: of a small field the margin would lie thousands of px away.
     """
-    x, y = lattice.along()
-    middle_x, middle_y = (lattice.width_px - 1) / 2, (lattice.height_px - 1) / 2
-    x, y = x - middle_x, (y - middle_y)[:, None]
+    (x, y), (middle_x, middle_y) = lattice.columns_and_rows(), lattice.middle
+    x, y = x - middle_x, y - middle_y
     squared = np.minimum((x / lattice.width_px) ** 2 + (y / lattice.height_px) ** 2, 1.0)
     stretch = 1 + k * squared * (1 + squared)
-    sources = np.empty((*lattice.num_nodes, 2), np.float32)
-    sources[..., 0] = middle_x + x * stretch
-    sources[..., 1] = middle_y + y * stretch
-    return sources
+    return both(middle_x + x * stretch, middle_y + y * stretch)
 
 
 def lens_step_px(height_px: int, width_px: int) -> int:
@@ -322,12 +202,14 @@ def random_displacement(
     more = math.ceil(3 * sigma) + 1  # the blur sees noise beyond the nodes
     down, across = (extent + 2 * more for extent in lattice.num_nodes)
     if noise == "normal":
-        drawn = rng.standard_normal((down, across, 2), dtype=np.float32)
+        drawn, mean, spread = rng.standard_normal((down, across, 2), dtype=np.float32), 0.0, 1.0
     else:
-        drawn = (2 * rng.random((down, across, 2), dtype=np.float32) - 1) * np.float32(math.sqrt(3))
-    smooth = cv2.GaussianBlur(drawn, (0, 0), sigma)[more:-more, more:-more]
-    spread = rms_px * 2 * math.sqrt(math.pi) * sigma  # what the blur took of it, given back
-    return lattice.places() + np.float32(spread) * smooth
+        drawn, mean, spread = rng.random((down, across, 2), np.float32), 0.5, 1 / math.sqrt(12)
+    displacement = cv2.GaussianBlur(drawn, (0, 0), sigma)[more:-more, more:-more]
+    displacement -= np.float32(mean)
+    blurred = spread / (2 * math.sqrt(math.pi) * sigma)  # what the blur left of it
+    displacement *= np.float32(rms_px / blurred)
+    return lattice.places() + displacement
 
 
 def displacement_step_px(rms_px: float, sigma_px: float) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from imagecodecs import PNG
 
 from data_prep import brecahad, images, masks
-from data_prep.augment import Annotated, Original, Variant
+from data_prep.augment import Annotated, Variant, apply
 from data_prep.config import PrepConfig
 from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
@@ -62,8 +62,9 @@ def variant_of(field: Field) -> Annotated:
     image_HWC = images.read_image(field.image)
     points = brecahad.parse_points(field.annotation.read_bytes())
     mask_HW = masks.draw_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
-    original = Original(Annotated(image_HWC, points, mask_HW), "mirror")
-    return original.apply(Variant(1, "elastic", 1, {"rms_px": 3.0, "sigma_px": 10.0}))
+    elastic = Variant(1, "elastic", 1, {"rms_px": 3.0, "sigma_px": 10.0})
+    (moved,) = apply(Annotated(image_HWC, points, mask_HW), [elastic], "mirror")
+    return moved
 
 
 def image_encoders() -> dict[str, Encode]:

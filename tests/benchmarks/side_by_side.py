@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from train.distributed import Ranks
+if TYPE_CHECKING:  # without torch, a program collects its garbage sooner
+    from train.distributed import Ranks
 
 
 def under_torchrun(module: str, num_ranks: int, arguments: Sequence[str]) -> None:
@@ -23,7 +25,7 @@ def is_rank() -> bool:
 
 
 def interleaved(
-    ways: dict[str, Callable[[], float | None]], rounds: int, ranks: Ranks | None = None
+    ways: dict[str, Callable[[], float | None]], rounds: int, ranks: "Ranks | None" = None
 ) -> dict[str, list[float]]:
     """Seconds of each way in each round, after one round to warm up; the first way shifts.
 

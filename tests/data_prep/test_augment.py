@@ -13,8 +13,8 @@ from scipy import ndimage, optimize
 
 from data_prep.augment import (
     Annotated,
-    Original,
     Variant,
+    apply,
     move_points,
     plan_variants,
     warp_of,
@@ -54,7 +54,7 @@ def apply_variant(
     image_HWC: np.ndarray, mask_HW: np.ndarray, moved_by: Variant
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask moved by one map."""
-    moved = Original(Annotated(image_HWC, {}, mask_HW), "mirror").apply(moved_by)
+    (moved,) = apply(Annotated(image_HWC, {}, mask_HW), [moved_by], "mirror")
     assert moved.mask_HW is not None
     return moved.image_HWC, moved.mask_HW
 
@@ -287,11 +287,13 @@ class TestPoints:
     POINTS: ClassVar = {"tumor": [(0.25, 0.5), (0.9, 0.1)], "lumen": [], "mitosis": [(0.5, 0.99)]}
 
     def moved(self, name: str, width: int = 400, height: int = 300) -> dict[str, Any]:
-        return move_points(self.POINTS, warp_of(variant(name), height, width, "white"))
+        warp = warp_of(variant(name), height, width, "white")
+        (moved,) = move_points(self.POINTS, height, width, [warp])
+        return moved
 
     def test_the_original_keeps_its_points_as_they_were_annotated(self) -> None:
         given = Annotated(smooth_picture(), self.POINTS)
-        assert Original(given, "mirror").apply(Variant(0, "original", 0, {})) == given
+        assert [*apply(given, [Variant(0, "original", 0, {})], "mirror")] == [given]
 
     def test_a_flip_takes_a_pixel_to_its_mirror_image(self) -> None:
         """Pixel 100 of 400 comes to pixel 299, pixel 360 to 39; (x + 0.5) / 400 is its centre."""
@@ -306,8 +308,8 @@ class TestPoints:
         whole = self.moved(name)
         assert list(whole) == list(self.POINTS)
         for cls, points in self.POINTS.items():
-            alone = move_points({cls: points}, warp_of(variant(name), 300, 400, "white"))
-            assert alone[cls] == whole[cls]
+            warp = warp_of(variant(name), 300, 400, "white")
+            assert move_points({cls: points}, 300, 400, [warp]) == [{cls: whole[cls]}]
 
     @pytest.mark.parametrize("name", ["elastic", "gaussian", "rotation", "barrel", "scale"])
     def test_discs_at_moved_points_lie_where_the_moved_discs_do(self, name: str) -> None:
@@ -316,7 +318,7 @@ class TestPoints:
         points = np.random.default_rng(0).uniform(0, 1, (25, 2)).tolist()
         mask = draw_mask({"tumor": points}, {"tumor": 255}, 12, height, width)
         given = Annotated(smooth_picture(height, width), {"tumor": points}, mask)
-        moved = Original(given, "mirror").apply(variant(name))
+        (moved,) = apply(given, [variant(name)], "mirror")
         redrawn = draw_mask(moved.points, {"tumor": 255}, 12, height, width)
         both = np.count_nonzero((redrawn > 0) & (moved.mask_HW > 0))
         dice = 2 * both / (np.count_nonzero(redrawn) + np.count_nonzero(moved.mask_HW))

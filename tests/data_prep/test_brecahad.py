@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from command_line import UsageError
@@ -54,8 +55,15 @@ class TestParsePoints:
         assert tumor["Case_10-08"] == 155
 
     def test_what_is_written_is_read_back(self) -> None:
-        points = {"tumor": [(0.25, 0.75), (1 / 3, 0.0)], "lumen": []}
-        assert brecahad.parse_points(brecahad.encode_points(points)) == points
+        points = {"tumor": [(0.25, 0.75), (1 / 3, 0.0)], "lumen": [], "mitosis": [(1e-06, 1)]}
+        written = brecahad.encode_points(points)
+        assert brecahad.parse_points(written) == points
+        assert written.endswith(b"}\n")
+
+    def test_any_name_and_numpys_numbers_can_be_written(self) -> None:
+        points = {'a "b" é': [(np.float64(0.25), np.float64(1 / 3))], "c": []}
+        written = json.loads(brecahad.encode_points(points))
+        assert written == {'a "b" é': [{"x": 0.25, "y": 1 / 3}], "c": []}
 
     @pytest.mark.parametrize(
         ("content", "reason"),

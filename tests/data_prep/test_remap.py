@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep import remap
-from data_prep.augment import Annotated, Original, Variant
+from data_prep.augment import Annotated, Variant, apply
 from data_prep.remap import Map, moved_fast
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -160,8 +160,8 @@ def test_variants_are_the_same_bytes_without_it(
     variants = [Variant(1, name, 3, drawn) for name, drawn in parameters.items()]
 
     def moved() -> list[bytes]:
-        original = Original(Annotated(noise(*size), {}), border)
-        return [original.apply(variant).image_HWC.tobytes() for variant in variants]
+        field = Annotated(noise(*size), {})
+        return [variant.image_HWC.tobytes() for variant in apply(field, variants, border)]
 
     with_it = moved()
     monkeypatch.setattr(remap, "_remap", None)
@@ -179,5 +179,5 @@ def test_variants_of_a_field_are_made_by_it(name: str, monkeypatch: pytest.Monke
         raise AssertionError("OpenCV was asked")
 
     monkeypatch.setattr(cv2, "remap", refuse)
-    original = Original(Annotated(noise(512, 680), {}), "mirror")
-    original.apply(Variant(1, name, 3, parameters))
+    field, variant = Annotated(noise(512, 680), {}), Variant(1, name, 3, parameters)
+    assert len([*apply(field, [variant], "mirror")]) == 1

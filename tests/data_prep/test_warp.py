@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from data_prep import inverse
 from data_prep.augment import Variant, warp_of
 from data_prep.config import TRANSFORMS
+from data_prep.inverse import Maps
 from data_prep.warp import MARGIN_PX, Border, Bordered, Lattice, Warp
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
@@ -43,10 +45,31 @@ def every_pixel(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return np.stack([x, y], axis=-1)
 
 
+def as_places(pairs: np.ndarray) -> np.ndarray:
+    """(..., 2) -> (...): x + iy."""
+    return pairs[..., 0] + 1j * pairs[..., 1]
+
+
+def as_pairs(places: np.ndarray) -> np.ndarray:
+    """And back."""
+    return np.stack([places.real, places.imag], axis=-1)
+
+
+def move_points(of: Warp, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 2) moved: (M, 2), and which is where."""
+    ((moved, which),) = inverse.move_points(as_places(points), [of])
+    return as_pairs(moved), which
+
+
+def at(of: Warp, pairs: np.ndarray) -> np.ndarray:
+    """(N, 2) -> (N, 2): the sources of places."""
+    return as_pairs(Maps([of]).at(as_places(pairs), np.zeros(len(pairs), int))[0])
+
+
 def sources(of: Warp) -> np.ndarray:
     """HW2: the map at every pixel of the field."""
     places = every_pixel(of.lattice.height_px, of.lattice.width_px)
-    return of.at(places.reshape(-1, 2))[0].reshape(places.shape)
+    return at(of, places.reshape(-1, 2)).reshape(places.shape)
 
 
 def full_resolution(name: str, drawn: dict[str, float], height: int, width: int) -> np.ndarray:
@@ -184,7 +207,7 @@ class TestPoints:
         picture = given.move_pixels(
             Bordered(self.spots(points, height, width), "mirror"), cv2.INTER_LINEAR
         )
-        moved, _ = given.move_points(points)
+        moved, _ = move_points(given, points)
         size = np.array([width, height])
         # those whose spot is cut by the border have no centroid
         moved = moved[np.all((moved > 8) & (moved < size - 9), axis=1)]
@@ -203,7 +226,7 @@ class TestPoints:
         """To 0.1 px; by SciPy's interpolation of the map at full resolution."""
         points = np.random.default_rng(1).uniform([0, 0], [WIDTH - 1, HEIGHT - 1], (300, 2))
         given = warp(name)
-        moved, which = given.move_points(points)
+        moved, which = move_points(given, points)
         inside = np.all((moved >= 0) & (moved <= [WIDTH - 1, HEIGHT - 1]), axis=1)
         moved, wanted = moved[inside], points[which[inside]]
         at = full_map(name)
@@ -222,27 +245,27 @@ class TestPoints:
 
     def test_a_point_is_never_lost_in_a_map_that_folds_over(self) -> None:
         given = warp("elastic", 200, 260, border="white", rms_px=12.0, sigma_px=10.0)
-        at = sources(given)
+        shown_HW2 = sources(given)
         points = np.random.default_rng(2).uniform([30, 30], [229, 169], (200, 2)).round()
-        moved, which = given.move_points(points)
-        back, _ = given.at(moved)
+        moved, which = move_points(given, points)
+        back = at(given, moved)
         assert np.abs(back - points[which]).max() < 0.1
         shown = {
             index
             for index, point in enumerate(points)
-            if np.linalg.norm(at - point, axis=-1).min() < 0.3
+            if np.linalg.norm(shown_HW2 - point, axis=-1).min() < 0.3
         }
         assert len(shown) > 30
         assert shown <= set(which.tolist())
 
     def test_a_point_just_outside_comes_too(self) -> None:
         given = warp("rotation", 200, 200, angle_deg=90.0)
-        moved, _ = given.move_points(np.array([[-5.0, 100.0]]))
+        moved, _ = move_points(given, np.array([[-5.0, 100.0]]))
         assert moved == pytest.approx(np.array([[100.0, 204.0]]), abs=0.02)
 
     def test_points_far_outside_do_not(self) -> None:
         given = warp("scale", 200, 200, border="white", factor=4.0)
-        moved, which = given.move_points(np.array([[100.0, 100.0], [10.0, 100.0]]))
+        moved, which = move_points(given, np.array([[100.0, 100.0], [10.0, 100.0]]))
         assert which.tolist() == [0]
         assert np.all(moved > -MARGIN_PX)
 
@@ -253,13 +276,13 @@ class TestPoints:
     ) -> None:
         """A margin of 64 px around 24 px shows a corner 4 x 4 times; bent or shrunk, some more."""
         given = warp(name, height, width)
-        moved, _ = given.move_points(np.zeros((6, 2)))
+        moved, _ = move_points(given, np.zeros((6, 2)))
         assert len(moved) <= 6 * 10 * 10
         pixels = np.zeros((height, width, 3), np.uint8)
         assert given.move_pixels(Bordered(pixels, "mirror"), cv2.INTER_LINEAR).shape == pixels.shape
 
     def test_no_points_stay_none(self) -> None:
-        moved, which = warp("elastic").move_points(np.zeros((0, 2)))
+        moved, which = move_points(warp("elastic"), np.zeros((0, 2)))
         assert moved.shape == (0, 2)
         assert which.shape == (0,)
 
@@ -279,7 +302,7 @@ def test_what_comes_in_from_outside_is_one_colour_if_asked_for(border: Border, v
     moved = given.move_pixels(Bordered(grey, border), cv2.INTER_LINEAR)
     assert moved[0, 0].tolist() == [value] * 3
     assert moved[100, 150].tolist() == [128] * 3
-    points, _ = given.move_points(np.array([[150.0, 100.0], [10.0, 10.0]]))
+    points, _ = move_points(given, np.array([[150.0, 100.0], [10.0, 10.0]]))
     assert len(points) == 2, "a border of one colour mirrors no points"
 
 
