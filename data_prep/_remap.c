@@ -96,12 +96,17 @@ AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, const f
     const __m256i down =
         _mm256_or_si256(_mm256_sub_epi32(one, to_top), _mm256_slli_epi32(to_top, 16));
 
-    uint32_t offset[AT_A_TIME];
-    _mm256_storeu_si256((__m256i *)offset, at);
+    /* two offsets of 32 bit in each */
+    const __m128i at_first = _mm256_castsi256_si128(at), at_last = _mm256_extracti128_si256(at, 1);
+    const uint64_t offsets[] = {_mm_cvtsi128_si64(at_first), _mm_extract_epi64(at_first, 1),
+                                _mm_cvtsi128_si64(at_last), _mm_extract_epi64(at_last, 1)};
     __m256i blended[AT_A_TIME / 2];
-    for (int n = 0; n < AT_A_TIME / 2; n++)
-        blended[n] = blend(four(pixels, stride, offset[n]),
-                           four(pixels, stride, offset[AT_A_TIME / 2 + n]), across, down, n);
+    for (int n = 0; n < AT_A_TIME / 2; n++) {
+        const uint32_t first = (uint32_t)(offsets[n / 2] >> 32 * (n % 2));
+        const uint32_t last = (uint32_t)(offsets[2 + n / 2] >> 32 * (n % 2));
+        blended[n] =
+            blend(four(pixels, stride, first), four(pixels, stride, last), across, down, n);
+    }
     const __m256i first_two = rounded(blended[0], blended[1]), last_two = rounded(blended[2], blended[3]);
     const __m256i rgb = _mm256_shuffle_epi8(_mm256_packus_epi16(first_two, last_two), closer);
     const __m128i second_half = _mm256_extracti128_si256(rgb, 1);

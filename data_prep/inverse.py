@@ -31,17 +31,14 @@ def move_points(points: Places, warps: Sequence[Warp]) -> list[tuple[Places, Ind
     if not warps:
         return []
     maps = Maps(warps)
-    wanted = [with_mirrored(points, warp) for warp in warps]
-    which = np.concatenate([which for _, which in wanted])
-    map_of = np.repeat(np.arange(len(warps)), [len(which) for _, which in wanted])
-    targets = np.concatenate([images for images, _ in wanted])
-    places, is_found = maps.solve(targets, map_of, targets)
+    wanted, map_of, which = with_mirrored(points, warps)
+    places, is_found = maps.solve(wanted, map_of, wanted)
     # found far away, where the map folds over, a point may be here as well
     folds = np.array([folds_over(warp) for warp in warps])
     is_lost = ~is_found | (folds[map_of] & ~is_near(places, warps[0]))
     for index in np.unique(map_of[is_lost]):
         lost = np.flatnonzero(is_lost & (map_of == index))
-        found, places_found = maps.search(targets[lost], index)
+        found, places_found = maps.search(wanted[lost], index)
         places[lost[found]], is_found[lost[found]] = places_found, True
     is_shown = is_found & is_near(places, warps[0])
     shown = [np.flatnonzero(is_shown & (map_of == index)) for index in range(len(warps))]
@@ -55,20 +52,30 @@ def is_near(places: Places, warp: Warp) -> Flags:
     return (x > -MARGIN_PX) & (x < right) & (y > -MARGIN_PX) & (y < bottom)
 
 
-def with_mirrored(points: Places, warp: Warp) -> tuple[Places, Indices]:
-    """The points and, with a mirrored border, their images in it as far as the map reaches, and
-    which point each is of. Points outside the field have none."""
-    if warp.border != "mirror":
-        return points, np.arange(len(points))
-    last_x, last_y = warp.lattice.width_px - 1, warp.lattice.height_px - 1
-    (left, top), (right, bottom) = extent(warp.sources_HW2)
-    x, y = points.real, points.imag
-    is_inside = (x >= 0) & (x <= last_x) & (y >= 0) & (y <= last_y)
+def with_mirrored(points: Places, warps: Sequence[Warp]) -> tuple[Places, Indices, Indices]:
+    """What is to be found in the maps, in which of them, and which point it is.
+
+    That is every point in every map and, with a mirrored border, its images as far as the map
+    reaches. Points outside the field have none.
+    """
+    if warps[0].border != "mirror":
+        map_of, which = np.divmod(np.arange(len(warps) * len(points)), len(points))
+        return points[which], map_of, which
+    last_x, last_y = warps[0].lattice.width_px - 1, warps[0].lattice.height_px - 1
+    extents = np.array([extent(warp.sources_HW2) for warp in warps])
+    (left, top), (right, bottom) = extents.transpose(1, 2, 0)[..., None]
+    is_inside = (points.real >= 0) & (points.real <= last_x)
+    is_inside &= (points.imag >= 0) & (points.imag <= last_y)
     inside, outside = np.flatnonzero(is_inside), np.flatnonzero(~is_inside)
-    x, of_x = mirrored(x[inside], last_x, left, right)
-    y, of_y = mirrored(y[inside[of_x]], last_y, top, bottom)
-    images, which = x[of_y] + 1j * y, inside[of_x[of_y]]
-    return np.concatenate([points[outside], images]), np.concatenate([outside, which])
+    x, of_x = mirrored(points.real[inside], last_x, left.min(), right.max())
+    y, of_y = mirrored(points.imag[inside[of_x]], last_y, top.min(), bottom.max())
+    x = x[of_y]
+    is_in_reach = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+    is_wanted = np.pad(is_in_reach, ((0, 0), (len(outside), 0)), constant_values=True)
+    map_of, index = np.nonzero(is_wanted)
+    wanted = np.concatenate([points[outside], x + 1j * y])
+    which = np.concatenate([outside, inside[of_x[of_y]]])
+    return wanted[index], map_of, which[index]
 
 
 def mirrored(

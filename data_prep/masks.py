@@ -1,6 +1,5 @@
 """Masks from annotated points, a filled disc at each, over areas that are there already."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -37,9 +36,9 @@ def draw_mask(
     for name, value in values.items():
         if areas_HW is not None:
             mask[areas_HW == value] = value
-        for x, y in points[name]:
-            center = math.floor(x * width_px), math.floor(y * height_px)
-            cv2.circle(mask, center, radius_px, color=value, thickness=cv2.FILLED)
+        shares = np.array(points[name]).reshape(-1, 2)
+        for center in np.floor(shares * (width_px, height_px)).astype(int).tolist():
+            cv2.circle(mask, center, radius_px, value, cv2.FILLED)
     return mask
 
 
