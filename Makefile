@@ -10,7 +10,7 @@ DEMO := demo/$(if $(RAW),real,drawn)
 
 .PHONY: demo test check clean
 
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml data_prep/_remap.c
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "$(PYTHON) is not Python 3.11 or 3.12: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
