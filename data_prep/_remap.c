@@ -168,9 +168,11 @@ AVX2 static int is_inside(const struct task *task)
     int is_known = lie_within(task->share, task->height, 1);
     for (Py_ssize_t row = 0; row < task->height; row++)
         is_known &= (task->above[row] >= 0) & (task->above[row] < task->known - 1);
-    /* eight bytes are read at a place and at the one below it; offsets count in 32 bit */
-    return is_known && task->width >= AT_A_TIME && task->pixels_width >= 3 &&
-           task->pixels_height <= INT32_MAX / (3 * task->pixels_width) &&
+    /* eight bytes are read at a place and at the one below it; OpenCV counts in 16 bit, and so that
+     * offsets fit into 32, larger pictures are refused here too */
+    return is_known && task->width >= AT_A_TIME && task->width < INT16_MAX &&
+           task->height < INT16_MAX && task->pixels_width >= 3 && task->pixels_width < INT16_MAX &&
+           task->pixels_height < INT16_MAX &&
            lie_within(task->x, n, (float)(task->pixels_width - 3)) &&
            lie_within(task->y, n, (float)(task->pixels_height - 2));
 }
@@ -229,7 +231,10 @@ PyMODINIT_FUNC PyInit__remap(void)
         PyErr_SetString(PyExc_ImportError, "made for processors with AVX2");
         return NULL;
     }
-    return PyModule_Create(&module);
+    PyObject *created = PyModule_Create(&module);
+    if (created && PyModule_AddIntConstant(created, "VERSION", 1)) /* remap.py must agree */
+        Py_CLEAR(created);
+    return created;
 }
 
 #else

@@ -1,6 +1,8 @@
 import numpy as np
 import numpy.typing as npt
 
+VERSION: int
+
 def bilinear(
     pixels: npt.NDArray[np.uint8],
     pixels_size: tuple[int, int],

@@ -34,6 +34,7 @@ from data_prep.warp import (
 ORIGINAL = "original"
 STRAIGHT_STEP_PX = 16  # of maps that are linear, which any lattice has exactly
 NOISE: dict[str, Noise] = {"elastic": "uniform", "gaussian": "normal"}
+AT_A_TIME = 16  # variants of a field whose points are moved together
 POINT_DECIMALS = 6  # of points from 0 to 1: a thousandth of a pixel
 
 
@@ -124,22 +125,25 @@ def apply(annotated: Annotated, variants: Sequence[Variant], border: Border) -> 
 
     Points come that lie up to warp.MARGIN_PX outside, whose discs may reach in.
     """
-    moved = move(annotated, [of for of in variants if of.transform != ORIGINAL], border)
-    for variant in variants:
-        yield annotated if variant.transform == ORIGINAL else next(moved)
+    image, mask = Bordered(annotated.image_HWC, border), None
+    if annotated.mask_HW is not None:  # what comes in from outside is background
+        mask = Bordered(annotated.mask_HW, "mirror" if border == "mirror" else "black")
+    for first in range(0, len(variants), AT_A_TIME):
+        some = variants[first : first + AT_A_TIME]
+        moved = move(annotated, image, mask, [of for of in some if of.transform != ORIGINAL])
+        yield from (annotated if of.transform == ORIGINAL else next(moved) for of in some)
 
 
-def move(annotated: Annotated, variants: Sequence[Variant], border: Border) -> Iterator[Annotated]:
-    """The same of variants that are not the original."""
+def move(
+    annotated: Annotated, image: Bordered, mask: Bordered | None, variants: Sequence[Variant]
+) -> Iterator[Annotated]:
+    """Some variants that are not the original; all of their maps are held at once."""
     height_px, width_px = annotated.image_HWC.shape[:2]
-    warps = [warp_of(variant, height_px, width_px, border) for variant in variants]
+    warps = [warp_of(variant, height_px, width_px, image.border) for variant in variants]
     points = move_points(annotated.points, height_px, width_px, warps)
     middles: Sequence[Points | None] = [None] * len(warps)
     if annotated.middles is not None:
         middles = move_points(annotated.middles, height_px, width_px, warps)
-    image, mask = Bordered(annotated.image_HWC, border), None
-    if annotated.mask_HW is not None:  # what comes in from outside is background
-        mask = Bordered(annotated.mask_HW, "mirror" if border == "mirror" else "black")
     for variant, warp, its_points, its_middles in zip(
         variants, warps, points, middles, strict=True
     ):

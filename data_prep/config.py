@@ -6,7 +6,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from data_prep.warp import MARGIN_PX
+from data_prep.warp import MARGIN_PX, MAX_SIDE_PX
 
 TRANSFORMS = (
     "horizontal_flip",
@@ -220,6 +220,8 @@ class PrepConfig:
             raise ValueError(f"radius_px={self.radius_px}: at most {MARGIN_PX}")
         if self.tile_px and self.tile_px < 64:
             raise ValueError(f"tile_px={self.tile_px}: 0 (whole images) or at least 64")
+        if self.tile_px > MAX_SIDE_PX:
+            raise ValueError(f"tile_px={self.tile_px}: at most {MAX_SIDE_PX}")
         if self.tile_px and not 0 <= self.tile_overlap_px < self.tile_px:
             raise ValueError(f"tile_overlap_px={self.tile_overlap_px}: 0 to below tile_px")
         if self.tile_overlap_px and not self.tile_px:
@@ -255,6 +257,8 @@ class PrepConfig:
             raise ValueError(
                 "classes: put names that hold a colon into quotes: '[\"Tumor: Positive\"]'"
             )
+        if any(not name.isprintable() for name in self.classes):
+            raise ValueError(f"classes={self.classes!a}: a name holds what cannot be printed")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
 

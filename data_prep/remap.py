@@ -10,9 +10,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+VERSION = 1  # of _remap.c, to be raised there and here with every change of what it does
+
 try:
     from data_prep import _remap
 except ImportError:
+    _remap = None  # type: ignore[assignment]
+if _remap and _remap.VERSION != VERSION:  # of an earlier installation
     _remap = None  # type: ignore[assignment]
 
 STRIP_PX = 64  # rows that OpenCV moves at a time: their part of the map stays in the cache

@@ -71,7 +71,7 @@ class Lattice:
 
     def places(self) -> Floats:
         """HW2 float32: the place (x, y) of every node."""
-        return both(*self.columns_and_rows())
+        return side_by_side(*self.columns_and_rows())
 
     def columns_and_rows(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """x of the columns of nodes (1, W) and y of the rows (H, 1)."""
@@ -89,8 +89,8 @@ class Bordered:
     """
 
     def __init__(self, pixels: Pixels, border: Border) -> None:
-        self.pixels = self.drawn = pixels
-        self.drawn_px = 0
+        self.pixels = self.drawn = np.ascontiguousarray(pixels)
+        self.border, self.drawn_px = border, 0
         self.mode, value = CV2_BORDERS[border]
         self.fill = (value,) * 4
 
@@ -149,7 +149,7 @@ def extent(places_HW2: Floats) -> tuple[Floats, Floats]:
     return low.min(axis=0), high.max(axis=0)
 
 
-def both(x_HW: npt.NDArray[np.float64], y_HW: npt.NDArray[np.float64]) -> Floats:
+def side_by_side(x_HW: npt.NDArray[np.float64], y_HW: npt.NDArray[np.float64]) -> Floats:
     """x and y, side by side: HW2 float32."""
     places_HW2 = np.empty((*np.broadcast_shapes(x_HW.shape, y_HW.shape), 2), np.float32)
     places_HW2[..., 0], places_HW2[..., 1] = x_HW, y_HW
@@ -159,7 +159,9 @@ def both(x_HW: npt.NDArray[np.float64], y_HW: npt.NDArray[np.float64]) -> Floats
 def flip(lattice: Lattice, axis: int) -> Floats:
     """Left and right (axis 0) or top and bottom (axis 1) exchanged."""
     x, y = lattice.columns_and_rows()
-    return both(lattice.width_px - 1 - x, y) if axis == 0 else both(x, lattice.height_px - 1 - y)
+    if axis == 0:
+        return side_by_side(lattice.width_px - 1 - x, y)
+    return side_by_side(x, lattice.height_px - 1 - y)
 
 
 def turn_and_scale(lattice: Lattice, angle_deg: float, factor: float) -> Floats:
@@ -167,7 +169,7 @@ def turn_and_scale(lattice: Lattice, angle_deg: float, factor: float) -> Floats:
     (x, y), (middle_x, middle_y) = lattice.columns_and_rows(), lattice.middle
     x, y = (x - middle_x) / factor, (y - middle_y) / factor
     cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
-    return both(middle_x + cos * x - sin * y, middle_y + sin * x + cos * y)
+    return side_by_side(middle_x + cos * x - sin * y, middle_y + sin * x + cos * y)
 
 
 def lens(lattice: Lattice, k: float) -> Floats:
@@ -179,7 +181,7 @@ def lens(lattice: Lattice, k: float) -> Floats:
     x, y = x - middle_x, y - middle_y
     squared = np.minimum((x / lattice.width_px) ** 2 + (y / lattice.height_px) ** 2, 1.0)
     stretch = 1 + k * squared * (1 + squared)
-    return both(middle_x + x * stretch, middle_y + y * stretch)
+    return side_by_side(middle_x + x * stretch, middle_y + y * stretch)
 
 
 def lens_step_px(height_px: int, width_px: int) -> int:

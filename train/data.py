@@ -26,7 +26,7 @@ Draw = tuple[int, int]
 
 
 class TrainingCrops:
-    """(epoch, index) -> an image crop (H, W, 3) uint8 and its mask (H, W) uint8.
+    """Image crops (H, W, 3) uint8 and their masks (H, W) uint8, one for each (epoch, index).
 
     With crop.on=device what device_crops.finish() makes these of.
     """

@@ -12,6 +12,7 @@ import pytest
 from scipy import ndimage, optimize
 
 from data_prep.augment import (
+    AT_A_TIME,
     Annotated,
     Variant,
     apply,
@@ -324,6 +325,45 @@ class TestPoints:
         dice = 2 * both / (np.count_nonzero(redrawn) + np.count_nonzero(moved.mask_HW))
         # a factor of 0.7 leaves 0.49 of a disc's area: a Dice of 0.98 / 1.49 = 0.66
         assert dice > (0.6 if name == "scale" else 0.8)
+
+
+def test_points_and_middles_are_moved_each_for_itself() -> None:
+    """A flip of 400 px takes pixel 100 to 299 and pixel 40 to 359."""
+    field = Annotated(
+        smooth_picture(), {"tumor": [(0.25, 0.5)]}, None, {"tumor": [(0.1, 0.5), (0.25, 0.5)]}
+    )
+    (moved,) = apply(field, [variant("horizontal_flip")], "white")  # mirrors no points
+    height, width = field.image_HWC.shape[:2]
+    middle_y = round((math.floor(0.5 * height) + 0.5) / height, 6)
+    assert moved.points == {"tumor": [(flipped(0.25, width), middle_y)]}
+    assert moved.middles == {"tumor": [(flipped(x, width), middle_y) for x in (0.1, 0.25)]}
+
+
+def flipped(share: float, width: int) -> float:
+    """Where a flip shows a pixel's centre."""
+    return round((width - 1 - math.floor(share * width) + 0.5) / width, 6)
+
+
+@pytest.mark.parametrize(("border", "corner"), [("mirror", 255), ("white", 0), ("black", 0)])
+def test_beside_a_border_of_one_colour_a_mask_is_background(border: Any, corner: int) -> None:
+    full_HW = np.full((200, 300), 255, np.uint8)
+    field = Annotated(np.full((200, 300, 3), 128, np.uint8), {}, full_HW)
+    turned = Variant(1, "rotation", 1, {"angle_deg": 45.0})
+    (moved,) = apply(field, [turned], border)
+    assert moved.mask_HW[0, 0] == corner
+    assert moved.mask_HW[100, 150] == 255
+
+
+def test_more_variants_than_are_moved_together_are_the_same_as_one_by_one() -> None:
+    field = Annotated(smooth_picture(60, 80), {"tumor": [(0.25, 0.5), (0.7, 0.1)]})
+    variants = plan_variants("Case_1-01", 2 * AT_A_TIME + 3, AugmentConfig(), 0)
+    together = [*apply(field, variants, "mirror")]
+    assert len(together) == len(variants)
+    for one, moved in zip(variants, together, strict=True):
+        (expected,) = apply(field, [one], "mirror")
+        assert moved.points == expected.points
+        # how far the border was drawn for others is in a place's last bit
+        assert np.abs(moved.image_HWC.astype(int) - expected.image_HWC).max() <= 1
 
 
 class TestPlan:

@@ -106,6 +106,8 @@ class TestUsageErrors:
             (["share=9/8"], ["share=9/8", "k/n with k from 1 to n"]),
             (["share=0/8"], ["share=0/8", "as in 3/8"]),
             (["share=half"], ["share=half", "as in 3/8"]),
+            (["tile_px=32767"], ["tile_px=32767", "at most 32766"]),
+            (['classes=["a\\tb"]'], ["classes=", "cannot be printed"]),
             (["tile_overlap_px=32"], ["tile_overlap_px=32", "tile_px=0", "tile_px=1024"]),
             (["tile_px=64", "tile_overlap_px=64"], ["tile_overlap_px=64", "below tile_px"]),
             (["case_regex=("], ["case_regex=("]),

@@ -1,6 +1,10 @@
 """Pixels moved by _remap.c: bit for bit OpenCV's, whose own code is what it is held against."""
 
+import runpy
 import shutil
+import sys
+import sysconfig
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+import data_prep
 from data_prep import remap
 from data_prep.augment import Annotated, Variant, apply
 from data_prep.remap import Map, moved_fast
@@ -22,6 +27,9 @@ needs_it = pytest.mark.skipif(
 
 @pytest.mark.skipif(not HAS_AVX2, reason="_remap.c is for x86-64 processors with AVX2")
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+@pytest.mark.skipif(
+    not Path(sysconfig.get_path("include"), "Python.h").exists(), reason="no headers of Python"
+)
 def test_it_is_built_wherever_it_can_be() -> None:
     assert remap._remap is not None, "install the project anew: pip install -e '.[dev]'"
 
@@ -130,6 +138,42 @@ def test_it_never_reads_outside_of_the_picture_or_the_map(spoil: Callable[[Map],
 
 
 @needs_it
+@pytest.mark.parametrize(
+    ("size", "width"),
+    [((50, 60), 7), ((50, 0), 8), ((50, 2), 8), ((1, 60), 8), ((2, 32_767), 8), ((32_767, 3), 8)],
+)
+def test_pictures_that_are_too_small_or_too_large_for_it_are_left_to_opencv(
+    size: tuple[int, int], width: int
+) -> None:
+    places = np.zeros((2, width), np.float32)
+    sources = Map(places, places, np.zeros(4, np.int32), np.zeros(4, np.float32))
+    guarded = np.full(3 * 4 * width + 64, 77, np.uint8)
+    moved = guarded[32:-32].reshape(4, width, 3)
+    assert not moved_fast(np.zeros((*size, 3), np.uint8), sources, moved)
+    assert np.all(guarded == 77)
+
+
+@needs_it
+def test_the_last_corner_of_the_largest_picture() -> None:
+    """Its offset does not fit into 31 bit. Most of the picture is never touched."""
+    side = 32_766
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[-2:, -3:] = noise(2, 3)
+    x = np.full((2, 8), side - 3.25, np.float32)
+    y = np.full((2, 8), side - 2.5, np.float32)
+    x[:, 0], y[:, 0] = side - 3, side - 2
+    sources = Map(np.minimum(x, side - 3), np.minimum(y, side - 2), *above_and_share(4))
+    moved = np.zeros((4, 8, 3), np.uint8)
+    assert moved_fast(pixels, sources, moved)
+    assert np.array_equal(moved, with_opencv(pixels, sources))
+    assert moved[0, 0].tolist() == pixels[-2, -3].tolist()
+
+
+def above_and_share(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(rows, np.int32), np.linspace(0, 1, rows, dtype=np.float32)
+
+
+@needs_it
 @pytest.mark.parametrize("changed", range(9))
 def test_sizes_that_are_not_those_of_the_arrays_are_refused(changed: int) -> None:
     pixels = noise(50, 60)
@@ -168,10 +212,19 @@ def test_variants_are_the_same_bytes_without_it(
     assert moved() == with_it
 
 
+def test_one_of_an_earlier_installation_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = types.ModuleType("data_prep._remap")
+    earlier.VERSION = remap.VERSION - 1
+    monkeypatch.setitem(sys.modules, "data_prep._remap", earlier)
+    monkeypatch.setattr(data_prep, "_remap", earlier, raising=False)
+    namespace = runpy.run_path(remap.__file__)
+    assert namespace["_remap"] is None
+
+
 @needs_it
 @pytest.mark.parametrize("name", ["rotation", "elastic", "gaussian", "barrel", "scale"])
 def test_variants_of_a_field_are_made_by_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = {"angle_deg": 90.0, "rms_px": 8.0, "sigma_px": 50.0, "k": 0.5, "factor": 0.7}
+    drawn = {"angle_deg": 90.0, "rms_px": 8.0, "sigma_px": 50.0, "k": 0.5, "factor": 0.45}
     keys = {"rotation": ["angle_deg"], "scale": ["factor"], "barrel": ["k"]}
     parameters = {key: drawn[key] for key in keys.get(name, ["rms_px", "sigma_px"])}
 

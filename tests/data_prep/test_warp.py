@@ -258,6 +258,21 @@ class TestPoints:
         assert len(shown) > 30
         assert shown <= set(which.tolist())
 
+    def test_points_are_where_each_map_by_itself_shows_them(self) -> None:
+        """Of maps of all kinds, two of which fold over, at once."""
+        folding = [warp("elastic", 200, 260, rms_px=rms, sigma_px=8.0) for rms in (12.0, 20.0)]
+        warps = [folding[0], *(warp(name, 200, 260) for name in TRANSFORMS), folding[1]]
+        points = as_places(np.random.default_rng(3).uniform(0, [259, 199], (150, 2)).round())
+        together = inverse.move_points(points, warps)
+        assert len(together) == len(warps)
+        for given, (places, which) in zip(warps, together, strict=True):
+            ((expected, expected_which),) = inverse.move_points(points, [given])
+            assert np.array_equal(places, expected)
+            assert np.array_equal(which, expected_which)
+
+    def test_no_maps_move_nothing(self) -> None:
+        assert inverse.move_points(np.zeros(3, complex), []) == []
+
     def test_a_point_just_outside_comes_too(self) -> None:
         given = warp("rotation", 200, 200, angle_deg=90.0)
         moved, _ = move_points(given, np.array([[-5.0, 100.0]]))
