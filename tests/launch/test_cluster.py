@@ -216,7 +216,7 @@ def test_a_preempted_preparation_loses_and_repeats_no_field(
 ) -> None:
     """The array is taken away in the middle; it comes back and the set is the same to the byte."""
     run, data = tmp_path / "run", tmp_path / "prepared"
-    many = ("copies=500", "split.val=0", "split.test=0", "format=png")
+    many = ("copies=800", "split.val=0", "split.test=0", "format=png")
     chain = cluster.submit(run, "--stages", "prepare", f"raw={raw}", f"data={data}", *many)
     records = data / ".records"
     cluster.wait(lambda: any(records.glob("*.json")), "a field is done", run)
