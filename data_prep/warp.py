@@ -133,7 +133,7 @@ class Warp:
         # in half cells from the first of these nodes, which lies half a cell above the field
         above, halves = np.divmod(2 * np.arange(height) + 1 + step, 2 * step)
         share = halves.astype(np.float32) / np.float32(2 * step)
-        return Map(np.ascontiguousarray(x), np.ascontiguousarray(y), above.astype(np.int32), share)
+        return Map(x, y, above.astype(np.int32), share)
 
     def reach_px(self) -> int:
         """How wide a border the variant needs, in px."""
