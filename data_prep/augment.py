@@ -7,7 +7,6 @@ comes in from outside the field is the field mirrored, if not asked for otherwis
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import cv2
 import numpy as np
@@ -167,14 +166,13 @@ def move_points(
 
     A point stands for the pixel that it is in; it comes back as that pixel's centre.
     """
-    class_of = np.repeat(np.arange(len(points)), [len(listed) for listed in points.values()])
-    x, y = np.array([*chain.from_iterable(points.values())]).reshape(-1, 2).T
-    pixels = np.floor(x * width_px) + 1j * np.floor(y * height_px)
+    size = (width_px, height_px)
+    class_of = np.repeat(np.arange(len(points)), [*map(len, points.values())])
+    x, y = np.floor(np.concatenate([np.zeros((0, 2)), *points.values()]) * size).T
     moved = []
-    for places, which in inverse.move_points(pixels, warps):
-        x = np.round((places.real + 0.5) / width_px, POINT_DECIMALS)
-        y = np.round((places.imag + 0.5) / height_px, POINT_DECIMALS)
-        of_class = [class_of[which] == index for index in range(len(points))]
-        listed = [[*zip(x[its].tolist(), y[its].tolist(), strict=True)] for its in of_class]
-        moved.append(dict(zip(points, listed, strict=True)))
+    for places, which in inverse.move_points(x + 1j * y, warps):
+        pixels_N2 = places.view(np.float64).reshape(-1, 2)
+        shares_N2 = np.round((pixels_N2 + 0.5) / size, POINT_DECIMALS)
+        classes = class_of[which]
+        moved.append({name: shares_N2[classes == index] for index, name in enumerate(points)})
     return moved

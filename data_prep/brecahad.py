@@ -7,6 +7,8 @@ both from 0 to 1.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from command_line import UsageError
@@ -76,7 +78,7 @@ def parse_points(content: bytes) -> Points:
         if name in points:
             raise BadInputError(f"class '{name}' stands twice (as '{key}' too)")
         points[name] = parse_class(key, entries)
-    if not any(points.values()):
+    if not any(map(len, points.values())):
         raise BadInputError("annotates nothing: every class list is empty")
     return points
 
@@ -90,11 +92,12 @@ def refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def parse_class(key: str, entries: object) -> list[tuple[float, float]]:
-    """The points of one class."""
+def parse_class(key: str, entries: object) -> npt.NDArray[np.float64]:
+    """The points of one class, (N, 2)."""
     if not isinstance(entries, list):
         raise BadInputError(f"class '{key}': expected a list of points")
-    return [parse_point(f"{key}[{index}]", entry) for index, entry in enumerate(entries)]
+    points = [parse_point(f"{key}[{index}]", entry) for index, entry in enumerate(entries)]
+    return np.array(points, np.float64).reshape(-1, 2)
 
 
 def parse_point(where: str, entry: object) -> tuple[float, float]:
@@ -119,5 +122,8 @@ def check_listed(points: Points, classes: Iterable[str]) -> None:
 
 def encode_points(points: Points) -> bytes:
     """The inverse of `parse_points`."""
-    listed = {name: [{"x": x, "y": y} for x, y in entries] for name, entries in points.items()}
-    return orjson.dumps(listed, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+    listed = {
+        name: [{"x": x, "y": y} for x, y in points_N2.tolist()]
+        for name, points_N2 in points.items()
+    }
+    return orjson.dumps(listed, option=orjson.OPT_APPEND_NEWLINE)

@@ -110,7 +110,7 @@ def read_image(task: FieldTask) -> images.Image:
 
 def is_glass(image_HWC: images.Image, annotation: Annotation, min_tissue: float) -> bool:
     """Whether a tile has neither tissue nor a point nor a part of an area."""
-    if any(inside_only(annotation.nuclei).values()) or annotation.has_areas:
+    if any(map(len, inside_only(annotation.nuclei).values())) or annotation.has_areas:
         return False
     return tissue_share(image_HWC) < min_tissue
 

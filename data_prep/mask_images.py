@@ -77,7 +77,7 @@ class MaskImageReader(Reader[MaskFile]):
             for label, name in enumerate(values, start=1)
         }
         table = np.array([0, *values.values()], np.uint8)
-        nothing = {name: list[tuple[float, float]]() for name in values}
+        nothing = dict.fromkeys(values, np.zeros((0, 2)))
         return Annotation(nothing, table[label_HW], pixels_in(middles, tile))
 
 
@@ -107,8 +107,8 @@ def unknown_values(unknown: Sequence[int], known: Mapping[int, str]) -> str:
     return f"values {listed}{more} mean no class; in the order of classes=: {meant}"
 
 
-def middles_of(is_class_HW: npt.NDArray[np.bool_], box: Box) -> list[tuple[int, int]]:
-    """The pixel of the image in the middle of each connected component."""
+def middles_of(is_class_HW: npt.NDArray[np.bool_], box: Box) -> npt.NDArray[np.int64]:
+    """(N, 2): the pixel of the image in the middle of each connected component."""
     _, _, _, middles = cv2.connectedComponentsWithStats(is_class_HW.astype(np.uint8))
-    pixels = np.floor(middles[1:] + 0.5).astype(int)  # the first is the background
-    return [(x + box.x, y + box.y) for x, y in pixels.tolist()]
+    pixels_N2 = np.floor(middles[1:] + 0.5).astype(np.int64)  # the first is the background
+    return pixels_N2 + np.array([box.x, box.y])

@@ -36,8 +36,7 @@ def draw_mask(
     for name, value in values.items():
         if areas_HW is not None:
             mask[areas_HW == value] = value
-        shares = np.array(points[name]).reshape(-1, 2)
-        for center in np.floor(shares * (width_px, height_px)).astype(int).tolist():
+        for center in np.floor(points[name] * (width_px, height_px)).astype(int).tolist():
             cv2.circle(mask, center, radius_px, value, cv2.FILLED)
     return mask
 

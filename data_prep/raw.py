@@ -9,12 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from command_line import UsageError, UserError
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
-Points = dict[str, list[tuple[float, float]]]
-"""Class name -> points (x, y), each from 0 to 1."""
+Points = dict[str, npt.NDArray[np.float64]]
+"""Class name -> points, (N, 2): x over the width and y over the height, each from 0 to 1."""
 
 
 class BadInputError(ValueError):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
+import numpy as np
+
 from data_prep import raw
 from data_prep.images import Mask
 from data_prep.raw import BadFile, Field, Points
@@ -43,14 +45,19 @@ class Annotation:
 
 def with_middles(points: Points, middles: Points | None) -> Points:
     """Points and the middles of areas, class by class."""
-    return {name: points[name] + (middles or {}).get(name, []) for name in points}
+    if not middles:
+        return points
+    return {
+        name: np.concatenate([points_N2, middles[name]]) if name in middles else points_N2
+        for name, points_N2 in points.items()
+    }
 
 
 def inside_only(points: Points) -> Points:
     """The points whose pixel is in the picture."""
     return {
-        name: [(x, y) for x, y in entries if 0 <= x <= 1 and 0 <= y <= 1]
-        for name, entries in points.items()
+        name: points_N2[((points_N2 >= 0) & (points_N2 <= 1)).all(axis=1)]
+        for name, points_N2 in points.items()
     }
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from data_prep.images import Box, Mask
 from data_prep.raw import BadInputError
 from data_prep.reader import Annotation, Reader, inside_only
-from data_prep.tiles import Pixels, Tile, pixels_in
+from data_prep.tiles import Tile, pixels_in
 
 FARTHEST_PX = 2**40  # so that areas are finite
 Places = npt.NDArray[np.float64]
@@ -116,15 +116,12 @@ class Shapes:
                 f" {self.bounds[number, side]:g} is outside the image (0 to {sides[side]} px)"
             )
 
-    def nuclei_near(self, tile: Tile) -> list[tuple[Shape, tuple[int, int]]]:
-        """Those whose middle is in the tile or near it, each with that pixel of the image."""
+    def nuclei_near(self, tile: Tile) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+        """Which have their middle in the tile or near it, and that pixel of the image: (N, 2)."""
         last = np.array([tile.width_px, tile.height_px]) - 1  # on the far edge: the last pixel
-        pixels_N2 = np.minimum(np.floor(self.middles), last).astype(int)
+        pixels_N2 = np.minimum(np.floor(self.middles), last).astype(np.int64)
         near = np.flatnonzero(tile.reaches(pixels_N2))
-        return [
-            (self.shapes[number], (x, y))
-            for number, (x, y) in zip(near.tolist(), pixels_N2[near].tolist(), strict=True)
-        ]
+        return near, pixels_N2[near]
 
     def areas_in(self, box: Box) -> list[Shape]:
         """The polygons whose bounds meet a part of the image."""
@@ -145,10 +142,11 @@ class ShapeReader(Reader[Shapes]):
         """Points as the centres of their pixels; polygons filled, later classes over earlier."""
         parsed.check_inside(tile.height_px, tile.width_px)
         names = [*values, *sorted(self.classes_in(parsed, [*values]) - values.keys())]
-        points: Pixels = {name: [] for name in names}
-        middles: Pixels = {name: [] for name in names}
-        for shape, pixel in parsed.nuclei_near(tile):
-            (points if shape.is_point else middles)[shape.name].append(pixel)
+        near, pixels_N2 = parsed.nuclei_near(tile)
+        name_of = np.array([parsed.shapes[number].name for number in near.tolist()], object)
+        are_points = parsed.are_points[near]
+        points = {name: pixels_N2[(name_of == name) & are_points] for name in names}
+        middles = {name: pixels_N2[(name_of == name) & ~are_points] for name in names}
         areas = [shape for shape in parsed.areas_in(tile.box) if shape.name in values]
         return Annotation(
             pixels_in(points, tile),

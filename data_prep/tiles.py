@@ -16,8 +16,8 @@ from data_prep.warp import MARGIN_PX
 TISSUE_DENSITY = 0.15  # decadic optical density
 WHITE = 255
 
-Pixels = dict[str, list[tuple[int, int]]]
-"""Class name -> pixels (x, y) of an image."""
+Pixels = dict[str, npt.NDArray[np.int64]]
+"""Class name -> pixels of an image, (N, 2): x and y."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def points_in(points: Points, tile: Tile) -> Points:
     Those come too that lie up to MARGIN_PX outside, whose discs may reach in.
     """
     inside: Pixels = {}
-    for name, entries in points.items():
-        size = np.array([tile.width_px, tile.height_px])
-        pixels_N2 = np.floor(np.reshape(entries, (-1, 2)) * size).astype(np.int64)
+    size = np.array([tile.width_px, tile.height_px])
+    for name, points_N2 in points.items():
+        pixels_N2 = np.floor(points_N2 * size).astype(np.int64)
         pixels_N2 = np.minimum(pixels_N2, size - 1)  # on the far edge: the last pixel
-        inside[name] = [(x, y) for x, y in pixels_N2[tile.reaches(pixels_N2)].tolist()]
+        inside[name] = pixels_N2[tile.reaches(pixels_N2)]
     return pixels_in(inside, tile)
 
 
@@ -95,8 +95,8 @@ def pixels_in(pixels: Pixels, tile: Tile) -> Points:
     """Pixels of an image as points in shares of the tile, each the centre of its pixel."""
     box = tile.box
     return {
-        name: [((x - box.x + 0.5) / box.width, (y - box.y + 0.5) / box.height) for x, y in entries]
-        for name, entries in pixels.items()
+        name: (pixels_N2 - (box.x, box.y) + 0.5) / (box.width, box.height)
+        for name, pixels_N2 in pixels.items()
     }
 
 

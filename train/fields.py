@@ -100,10 +100,11 @@ def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[
     image, mask = read_sample(dataset.folder, sample)
     path = dataset.folder / sample.points
     try:
-        listed = json.loads(path.read_bytes())
-        points = {name: [(point["x"], point["y"]) for point in listed[name]] for name in listed}
+        listed = json.loads(path.read_bytes()).items()
+        shares = {name: [(point["x"], point["y"]) for point in points] for name, points in listed}
+        points = {name: np.reshape(shares[name], (-1, 2)) for name in shares}
         return image, mask, channel_places(points, dataset.description.labelling, *mask.shape)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: missing or damaged: {error}; run data_prep again") from None
 
 
@@ -167,8 +168,8 @@ def channel_places(
     places = []
     for value in masks.channel_values(labelling.labels.values()):
         names = [name for name in labelling.labels if labelling.labels[name] == value]
-        shares = np.array([point for name in names for point in points[name]]).reshape(-1, 2)
-        places.append(np.floor(shares * (width_px, height_px)))
+        shares_N2 = np.concatenate([points[name] for name in names])
+        places.append(np.floor(shares_N2 * (width_px, height_px)))
     return places
 
 

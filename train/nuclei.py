@@ -92,7 +92,6 @@ def as_brecahad(nuclei: Mapping[str, Nuclei], height: int, width: int) -> bytes:
     """Class -> nuclei in the form of BreCaHAD's JSON: every class has a list, and where they are
     BreCaHAD's classes so have the others."""
     names = CLASSES if set(nuclei) <= set(CLASSES) else [*nuclei]
-    places = {
-        name: ((found.places + 0.5) / (width, height)).tolist() for name, found in nuclei.items()
-    }
-    return encode_points({name: [(x, y) for x, y in places.get(name, [])] for name in names})
+    points = dict.fromkeys(names, np.zeros((0, 2)))
+    points |= {name: (found.places + 0.5) / (width, height) for name, found in nuclei.items()}
+    return encode_points(points)

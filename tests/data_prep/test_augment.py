@@ -32,6 +32,7 @@ from data_prep.config import (
 )
 from data_prep.masks import draw_mask
 from data_prep.warp import Lattice, displacement_step_px, random_displacement
+from tests.points import as_lists, as_points
 
 WARPS = [name for name in TRANSFORMS if name not in FLIPS]
 # Parameters that a default plan may draw, at the ends of their ranges
@@ -285,12 +286,14 @@ class TestDisplacement:
 
 
 class TestPoints:
-    POINTS: ClassVar = {"tumor": [(0.25, 0.5), (0.9, 0.1)], "lumen": [], "mitosis": [(0.5, 0.99)]}
+    POINTS: ClassVar = as_points(
+        {"tumor": [(0.25, 0.5), (0.9, 0.1)], "lumen": [], "mitosis": [(0.5, 0.99)]}
+    )
 
     def moved(self, name: str, width: int = 400, height: int = 300) -> dict[str, Any]:
         warp = warp_of(variant(name), height, width, "white")
         (moved,) = move_points(self.POINTS, height, width, [warp])
-        return moved
+        return as_lists(moved)
 
     def test_the_original_keeps_its_points_as_they_were_annotated(self) -> None:
         given = Annotated(smooth_picture(), self.POINTS)
@@ -310,15 +313,16 @@ class TestPoints:
         assert list(whole) == list(self.POINTS)
         for cls, points in self.POINTS.items():
             warp = warp_of(variant(name), 300, 400, "white")
-            assert move_points({cls: points}, 300, 400, [warp]) == [{cls: whole[cls]}]
+            (moved,) = move_points({cls: points}, 300, 400, [warp])
+            assert as_lists(moved) == {cls: whole[cls]}
 
     @pytest.mark.parametrize("name", ["elastic", "gaussian", "rotation", "barrel", "scale"])
     def test_discs_at_moved_points_lie_where_the_moved_discs_do(self, name: str) -> None:
         """Mirrored ones too; only their outlines differ, which a warp bends."""
         height, width = 300, 400
-        points = np.random.default_rng(0).uniform(0, 1, (25, 2)).tolist()
-        mask = draw_mask({"tumor": points}, {"tumor": 255}, 12, height, width)
-        given = Annotated(smooth_picture(height, width), {"tumor": points}, mask)
+        points = {"tumor": np.random.default_rng(0).uniform(0, 1, (25, 2))}
+        mask = draw_mask(points, {"tumor": 255}, 12, height, width)
+        given = Annotated(smooth_picture(height, width), points, mask)
         (moved,) = apply(given, [variant(name)], "mirror")
         redrawn = draw_mask(moved.points, {"tumor": 255}, 12, height, width)
         both = np.count_nonzero((redrawn > 0) & (moved.mask_HW > 0))
@@ -329,14 +333,15 @@ class TestPoints:
 
 def test_points_and_middles_are_moved_each_for_itself() -> None:
     """A flip of 400 px takes pixel 100 to 299 and pixel 40 to 359."""
-    field = Annotated(
-        smooth_picture(), {"tumor": [(0.25, 0.5)]}, None, {"tumor": [(0.1, 0.5), (0.25, 0.5)]}
-    )
+    points = as_points({"tumor": [(0.25, 0.5)]})
+    middles = as_points({"tumor": [(0.1, 0.5), (0.25, 0.5)]})
+    field = Annotated(smooth_picture(), points, None, middles)
     (moved,) = apply(field, [variant("horizontal_flip")], "white")  # mirrors no points
     height, width = field.image_HWC.shape[:2]
     middle_y = round((math.floor(0.5 * height) + 0.5) / height, 6)
-    assert moved.points == {"tumor": [(flipped(0.25, width), middle_y)]}
-    assert moved.middles == {"tumor": [(flipped(x, width), middle_y) for x in (0.1, 0.25)]}
+    assert as_lists(moved.points) == {"tumor": [(flipped(0.25, width), middle_y)]}
+    expected = [(flipped(x, width), middle_y) for x in (0.1, 0.25)]
+    assert as_lists(moved.middles) == {"tumor": expected}
 
 
 def flipped(share: float, width: int) -> float:
@@ -355,13 +360,13 @@ def test_beside_a_border_of_one_colour_a_mask_is_background(border: Any, corner:
 
 
 def test_more_variants_than_are_moved_together_are_the_same_as_one_by_one() -> None:
-    field = Annotated(smooth_picture(60, 80), {"tumor": [(0.25, 0.5), (0.7, 0.1)]})
+    field = Annotated(smooth_picture(60, 80), as_points({"tumor": [(0.25, 0.5), (0.7, 0.1)]}))
     variants = plan_variants("Case_1-01", 2 * AT_A_TIME + 3, AugmentConfig(), 0)
     together = [*apply(field, variants, "mirror")]
     assert len(together) == len(variants)
     for one, moved in zip(variants, together, strict=True):
         (expected,) = apply(field, [one], "mirror")
-        assert moved.points == expected.points
+        assert as_lists(moved.points) == as_lists(expected.points)
         # how far the border was drawn for others is in a place's last bit
         assert np.abs(moved.image_HWC.astype(int) - expected.image_HWC).max() <= 1
 

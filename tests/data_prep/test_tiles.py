@@ -18,6 +18,7 @@ from data_prep.manifest import Sample, read_dataset
 from data_prep.prepare import Summary, prepare
 from data_prep.tiles import Tile, cut, points_in, tissue_share
 from data_prep.workers import WorkerError
+from tests.points import as_lists, as_points
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -47,14 +48,15 @@ def test_tiles_cover_an_image_with_their_overlap(
 def test_a_point_keeps_its_pixel_and_comes_to_every_tile_it_lies_in_or_reaches() -> None:
     tile = Tile(Box(256, 0, 256, 200), HEIGHT, WIDTH)
     shares = [(x / WIDTH, y / HEIGHT) for x, y in [(300, 100), (250, 100), (100, 100), (300, 590)]]
-    inside = points_in({"tumor": shares, "lumen": []}, tile)
+    inside = as_lists(points_in(as_points({"tumor": shares, "lumen": []}), tile))
     # pixel 300 - 256 = 44 of 256, 100 of 200; 250 is 6 px to the left; the others are far away
     assert inside == {"tumor": [(44.5 / 256, 100.5 / 200), (-5.5 / 256, 100.5 / 200)], "lumen": []}
 
 
 def test_a_point_on_the_far_edge_is_in_the_last_pixel() -> None:
     tile = Tile(Box(WIDTH - 256, HEIGHT - 200, 256, 200), HEIGHT, WIDTH)
-    assert points_in({"tumor": [(1.0, 1.0)]}, tile) == {"tumor": [(255.5 / 256, 199.5 / 200)]}
+    inside = as_lists(points_in(as_points({"tumor": [(1.0, 1.0)]}), tile))
+    assert inside == {"tumor": [(255.5 / 256, 199.5 / 200)]}
 
 
 def test_glass_has_no_tissue() -> None:

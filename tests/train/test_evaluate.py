@@ -16,6 +16,7 @@ from PIL import Image
 
 from command_line import UsageError, UserError
 from data_prep.manifest import Dataset, Labelling
+from tests.points import as_points
 from train import checkpoint, evaluate, fields
 from train.baselines import otsu_on_hematoxylin
 from train.distributed import Ranks
@@ -529,7 +530,7 @@ def test_classes_of_one_mask_value_are_one_channel() -> None:
     """Points as pixels: 0.999 of 10 px is in the last one."""
     labelling = Labelling({"tumor": 1, "mitosis": 2, "apoptosis": 1}, 20, 65535, "")
     points = {"tumor": [(0.5, 0.5)], "mitosis": [], "apoptosis": [(0.999, 0.04)], "lumen": [(0, 0)]}
-    first, second = fields.channel_places(points, labelling, 20, 10)
+    first, second = fields.channel_places(as_points(points), labelling, 20, 10)
     assert first.tolist() == [[5, 10], [9, 0]]
     assert second.shape == (0, 2)
 

@@ -113,4 +113,4 @@ def test_brecahads_form_is_read_back_at_the_same_pixels() -> None:
     points = brecahad.parse_points(as_brecahad({"tumor": two()}, height=50, width=100))
     assert set(points) == set(brecahad.CLASSES)
     assert [(int(x * 100), int(y * 50)) for x, y in points["tumor"]] == [(10, 20), (99, 0)]
-    assert not any(points[name] for name in points if name != "tumor")
+    assert not any(len(points[name]) for name in points if name != "tumor")
