@@ -9,6 +9,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -54,41 +55,86 @@ AVX2 static inline __m256i rounded(__m256i one, __m256i other)
     return _mm256_avg_epu16(twice, _mm256_setzero_si256());
 }
 
-/* Places in 1/32 px: this share of the way from a known row to the next, `next` floats further. */
-AVX2 static inline __m256i between(const float *places, Py_ssize_t next, __m256 share)
+/* This share of the way from one to the other, rounded as remap.py does it. */
+AVX2 static inline __m256 between(__m256 one, __m256 other, __m256 share)
 {
-    const __m256 above = _mm256_loadu_ps(places), below = _mm256_loadu_ps(places + next);
-    const __m256 place = _mm256_add_ps(above, _mm256_mul_ps(_mm256_sub_ps(below, above), share));
-    return _mm256_cvtps_epi32(_mm256_mul_ps(place, _mm256_set1_ps(32)));
+    return _mm256_add_ps(one, _mm256_mul_ps(_mm256_sub_ps(other, one), share));
 }
 
-/* The pictures, RGB in 8 bit without gaps, and the map: places x and y of each moved pixel on the
- * `known` rows, of which above[row] is the last that is not below a row, which lies share[row] on
- * the way to the next. */
+/* The pictures, RGB in 8 bit without gaps, and the map: places (x, y) at nodes, which lie at the
+ * centres of cells of `step` px; those of the first row and column are before the picture. The
+ * place (0, 0) is `border` pixels from the left and from the top of `pixels`. */
 struct task {
     const uint8_t *pixels;
-    Py_ssize_t pixels_height, pixels_width;
-    const float *x, *y;
-    Py_ssize_t known;
-    const int32_t *above;
-    const float *share;
+    Py_ssize_t pixels_height, pixels_width, border;
+    const float *nodes;
+    Py_ssize_t down, across, step;
     uint8_t *moved;
     Py_ssize_t height, width;
 };
 
-/* AT_A_TIME pixels of a row, whose places lie at x and y on the known row above, and `next` floats
- * further on the one below. */
-AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, const float *x,
-                                  const float *y, Py_ssize_t next, __m256 share, uint8_t *moved)
+/* Places of the pixels of a row that goes through nodes. */
+struct row {
+    float *x, *y;
+};
+
+/* Pixels from a node's row or column to the first picture's pixel: those of half a cell. */
+static inline Py_ssize_t before(const struct task *task) { return (task->step + 1) / 2; }
+
+/* How far the pixels from one node to the next, `step` of them and some more, are on the way. */
+static void find_shares(const struct task *task, float *shares, Py_ssize_t n)
 {
+    for (Py_ssize_t i = 0; i < n; i++)
+        shares[i] = (float)(2 * i + 1 - task->step % 2) / (float)(2 * task->step);
+}
+
+/* The places of all pixels from the first node of a row of them to the last. */
+AVX2 static void fill_row(const struct task *task, Py_ssize_t down, const float *shares,
+                          struct row *row)
+{
+    const float *node = task->nodes + 2 * down * task->across;
+    for (Py_ssize_t at = 0; at < (task->across - 1) * task->step; at += task->step, node += 2) {
+        const __m256 x = _mm256_set1_ps(node[0]), next_x = _mm256_set1_ps(node[2]);
+        const __m256 y = _mm256_set1_ps(node[1]), next_y = _mm256_set1_ps(node[3]);
+        for (Py_ssize_t i = 0; i < task->step; i += AT_A_TIME) { /* more are written anew */
+            const __m256 share = _mm256_loadu_ps(shares + i);
+            _mm256_storeu_ps(row->x + at + i, between(x, next_x, share));
+            _mm256_storeu_ps(row->y + at + i, between(y, next_y, share));
+        }
+    }
+}
+
+/* In 1/32 px. */
+AVX2 static inline __m256i places(const float *above, const float *below, __m256 share)
+{
+    const __m256 place = between(_mm256_loadu_ps(above), _mm256_loadu_ps(below), share);
+    return _mm256_cvtps_epi32(_mm256_mul_ps(place, _mm256_set1_ps(32)));
+}
+
+/* Bytes from the beginning of the pixels to the place (0, 0). */
+static inline Py_ssize_t origin(const struct task *task)
+{
+    return 3 * task->border * (task->pixels_width + 1);
+}
+
+/* AT_A_TIME pixels from this one on of a row that lies between two rows of nodes. */
+AVX2 static inline void move_some(const struct task *task, const struct row *above,
+                                  const struct row *below, Py_ssize_t from, __m256 share,
+                                  uint8_t *moved)
+{
+    const uint8_t *pixels = task->pixels;
+    const int32_t stride = 3 * (int32_t)task->pixels_width;
     const __m256i last_five = _mm256_set1_epi32(31), one = _mm256_set1_epi32(32);
     const __m256i closer = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
 
-    const __m256i place_x = between(x, next, share), place_y = between(y, next, share);
+    const __m256i place_x = places(above->x + from, below->x + from, share);
+    const __m256i place_y = places(above->y + from, below->y + from, share);
     const __m256i left = _mm256_srai_epi32(place_x, 5), top = _mm256_srai_epi32(place_y, 5);
-    const __m256i at = _mm256_add_epi32(_mm256_mullo_epi32(top, _mm256_set1_epi32(stride)),
-                                        _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
+    const __m256i from_origin = _mm256_add_epi32(
+        _mm256_mullo_epi32(top, _mm256_set1_epi32(stride)),
+        _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
+    const __m256i at = _mm256_add_epi32(from_origin, _mm256_set1_epi32((int32_t)origin(task)));
     const __m256i to_left = _mm256_and_si256(place_x, last_five);
     const __m256i to_top = _mm256_and_si256(place_y, last_five);
     const __m256i across =
@@ -116,101 +162,133 @@ AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, const f
     memcpy(moved + 20, &end, 4);
 }
 
-/* Where a row as far below this one as the next known row is below the last has a place. */
-static inline Py_ssize_t further_on(const float *place, Py_ssize_t next, float share)
+/* Where a row as far below this one as one row of nodes is below the other has a place. */
+static inline Py_ssize_t further_on(float above, float below, float share)
 {
-    return (Py_ssize_t)(place[next] + (place[next] - place[0]) * share);
+    return (Py_ssize_t)(below + (below - above) * share);
 }
 
-AVX2 static void move_row(const uint8_t *pixels, int32_t stride, const float *x, const float *y,
-                          Py_ssize_t width, float share, uint8_t *moved)
+AVX2 static void move_row(const struct task *task, const struct row *above, const struct row *below,
+                          float share, uint8_t *moved)
 {
+    const Py_ssize_t first = before(task), last = first + task->width - AT_A_TIME;
     const __m256 shares = _mm256_set1_ps(share);
-    Py_ssize_t at = 0;
-    for (; at <= width - AT_A_TIME; at += AT_A_TIME) {
-        if (at % (2 * AT_A_TIME) == 0) {
+    Py_ssize_t at = first;
+    for (; at <= last; at += AT_A_TIME) {
+        if ((at - first) % (2 * AT_A_TIME) == 0) {
             /* A map that bends runs through many of the picture's rows, too shortly in each for
              * the processor to foresee what it will need: it is told, 48 bytes at a time. */
-            const Py_ssize_t later = further_on(y + at, width, share) * stride +
-                                     further_on(x + at, width, share) * 3;
-            _mm_prefetch((const char *)pixels + later, _MM_HINT_T0);
+            const Py_ssize_t x = further_on(above->x[at], below->x[at], share);
+            const Py_ssize_t y = further_on(above->y[at], below->y[at], share);
+            const Py_ssize_t later = origin(task) + 3 * (y * task->pixels_width + x);
+            _mm_prefetch((const char *)task->pixels + later, _MM_HINT_T0);
         }
-        move_some(pixels, stride, x + at, y + at, width, shares, moved + 3 * at);
+        move_some(task, above, below, at, shares, moved + 3 * (at - first));
     }
-    if (at < width) { /* the last ones, some of them a second time */
-        at = width - AT_A_TIME;
-        move_some(pixels, stride, x + at, y + at, width, shares, moved + 3 * at);
-    }
+    if (at < last + AT_A_TIME) /* the last ones, some of them a second time */
+        move_some(task, above, below, last, shares, moved + 3 * (last - first));
 }
 
-static void move_all(const struct task *task)
+/* Floats of a row: the places from the first node to the last, and some that are written anew. */
+static inline Py_ssize_t row_length(const struct task *task)
 {
+    return (task->across - 1) * task->step + AT_A_TIME;
+}
+
+/* `space` is that of five rows. */
+static void move_all(const struct task *task, float *space)
+{
+    const Py_ssize_t length = row_length(task);
+    float *shares = space + 4 * length;
+    struct row above = {space, space + length};
+    struct row below = {space + 2 * length, space + 3 * length};
+    find_shares(task, shares, length);
+    Py_ssize_t filled = -1; /* the row of nodes that is below */
     for (Py_ssize_t row = 0; row < task->height; row++) {
-        const Py_ssize_t known = task->above[row] * task->width;
-        move_row(task->pixels, 3 * (int32_t)task->pixels_width, task->x + known, task->y + known,
-                 task->width, task->share[row], task->moved + 3 * row * task->width);
+        const Py_ssize_t from_first = row + before(task);
+        for (; filled <= from_first / task->step; filled++) {
+            const struct row last = above;
+            above = below;
+            below = last;
+            fill_row(task, filled + 1, shares, &below);
+        }
+        move_row(task, &above, &below, shares[from_first % task->step],
+                 task->moved + 3 * row * task->width);
     }
 }
 
-/* Whether all of n numbers are from 0 to `most`; NaN is not. */
-AVX2 static int lie_within(const float *numbers, Py_ssize_t n, float most)
+/* Whether the places of all nodes are from `least` to these, along both axes; NaN is not. */
+AVX2 static int lie_within(const struct task *task, float least, float most_x, float most_y)
 {
     int within = 1;
-    for (Py_ssize_t i = 0; i < n; i++)
-        within &= (numbers[i] >= 0) & (numbers[i] <= most);
+    for (Py_ssize_t i = 0; i < 2 * task->down * task->across; i += 2)
+        within &= (task->nodes[i] >= least) & (task->nodes[i] <= most_x) &
+                  (task->nodes[i + 1] >= least) & (task->nodes[i + 1] <= most_y);
     return within;
 }
 
-/* Whether nothing is read or written outside the arrays. Between known rows within, so is a row. */
-AVX2 static int is_inside(const struct task *task)
+/* Whether nothing is read outside the picture. Where nodes lie within, so does all between them, to
+ * far less than the 1/32 px that places are rounded to. */
+static int is_inside(const struct task *task)
 {
-    const Py_ssize_t n = task->known * task->width;
-    int is_known = lie_within(task->share, task->height, 1);
-    for (Py_ssize_t row = 0; row < task->height; row++)
-        is_known &= (task->above[row] >= 0) & (task->above[row] < task->known - 1);
     /* eight bytes are read at a place and at the one below it; OpenCV counts in 16 bit, and so that
      * offsets fit into 32, larger pictures are refused here too */
-    return is_known && task->width >= AT_A_TIME && task->width < INT16_MAX &&
-           task->height < INT16_MAX && task->pixels_width >= 3 && task->pixels_width < INT16_MAX &&
-           task->pixels_height < INT16_MAX &&
-           lie_within(task->x, n, (float)(task->pixels_width - 3)) &&
-           lie_within(task->y, n, (float)(task->pixels_height - 2));
+    return task->width >= AT_A_TIME && task->width < INT16_MAX && task->height < INT16_MAX &&
+           task->step < INT16_MAX && task->pixels_width >= 3 && task->pixels_width < INT16_MAX &&
+           task->pixels_height < INT16_MAX && task->border >= 0 && task->border < INT16_MAX &&
+           lie_within(task, (float)-task->border, (float)(task->pixels_width - 3 - task->border),
+                      (float)(task->pixels_height - 2 - task->border));
+}
+
+/* Nodes that a side has: one before the picture, one in each cell, one behind it. */
+static inline Py_ssize_t num_nodes(Py_ssize_t length, Py_ssize_t step)
+{
+    return (length + step - 1) / step + 2;
+}
+
+/* Whether the arrays are of the sizes that were said, and these of what a map has. */
+static int sizes_agree(const struct task *task, const Py_buffer *pixels, const Py_buffer *nodes,
+                       const Py_buffer *moved)
+{
+    return task->step > 0 && task->height > 0 && task->width > 0 &&
+           task->down == num_nodes(task->height, task->step) &&
+           task->across == num_nodes(task->width, task->step) &&
+           pixels->len == 3 * task->pixels_height * task->pixels_width &&
+           nodes->len == 8 * task->down * task->across &&
+           moved->len == 3 * task->height * task->width;
 }
 
 static PyObject *bilinear(PyObject *self, PyObject *args)
 {
     struct task task;
-    Py_buffer pixels, x, y, above, share, moved;
+    Py_buffer pixels, nodes, moved;
     PyObject *result = NULL;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*(nn)y*y*ny*y*w*(nn)", &pixels, &task.pixels_height,
-                          &task.pixels_width, &x, &y, &task.known, &above, &share, &moved,
+    if (!PyArg_ParseTuple(args, "y*(nn)ny*(nn)nw*(nn)", &pixels, &task.pixels_height,
+                          &task.pixels_width, &task.border, &nodes, &task.down, &task.across, &task.step, &moved,
                           &task.height, &task.width))
         return NULL;
     task.pixels = pixels.buf;
-    task.x = x.buf;
-    task.y = y.buf;
-    task.above = above.buf;
-    task.share = share.buf;
+    task.nodes = nodes.buf;
     task.moved = moved.buf;
-    if (pixels.len != 3 * task.pixels_height * task.pixels_width ||
-        x.len != 4 * task.known * task.width || y.len != x.len || above.len != 4 * task.height ||
-        share.len != above.len || moved.len != 3 * task.height * task.width) {
+    if (!sizes_agree(&task, &pixels, &nodes, &moved)) {
         PyErr_SetString(PyExc_ValueError, "an array is not of the size that was said");
+    } else if (!is_inside(&task)) {
+        result = PyBool_FromLong(0);
     } else {
-        int inside;
-        Py_BEGIN_ALLOW_THREADS;
-        inside = is_inside(&task);
-        if (inside)
-            move_all(&task);
-        Py_END_ALLOW_THREADS;
-        result = PyBool_FromLong(inside);
+        float *space = malloc(5 * sizeof(float) * (size_t)row_length(&task));
+        if (space) {
+            Py_BEGIN_ALLOW_THREADS;
+            move_all(&task, space);
+            Py_END_ALLOW_THREADS;
+            result = PyBool_FromLong(1);
+        } else {
+            PyErr_NoMemory();
+        }
+        free(space);
     }
     PyBuffer_Release(&pixels);
-    PyBuffer_Release(&x);
-    PyBuffer_Release(&y);
-    PyBuffer_Release(&above);
-    PyBuffer_Release(&share);
+    PyBuffer_Release(&nodes);
     PyBuffer_Release(&moved);
     return result;
 }
@@ -232,7 +310,7 @@ PyMODINIT_FUNC PyInit__remap(void)
         return NULL;
     }
     PyObject *created = PyModule_Create(&module);
-    if (created && PyModule_AddIntConstant(created, "VERSION", 1)) /* remap.py must agree */
+    if (created && PyModule_AddIntConstant(created, "VERSION", 2)) /* remap.py must agree */
         Py_CLEAR(created);
     return created;
 }

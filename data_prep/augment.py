@@ -31,7 +31,7 @@ from data_prep.warp import (
 )
 
 ORIGINAL = "original"
-STRAIGHT_STEP_PX = 16  # of maps that are linear, which any lattice has exactly
+STRAIGHT_STEP_PX = 32  # of maps that are linear, which any lattice has exactly
 NOISE: dict[str, Noise] = {"elastic": "uniform", "gaussian": "normal"}
 AT_A_TIME = 16  # variants of a field whose points are moved together
 POINT_DECIMALS = 6  # of points from 0 to 1: a thousandth of a pixel
@@ -139,6 +139,9 @@ def move(
     """Some variants that are not the original; all of their maps are held at once."""
     height_px, width_px = annotated.image_HWC.shape[:2]
     warps = [warp_of(variant, height_px, width_px, image.border) for variant in variants]
+    for picture in (image, mask):
+        if picture is not None:
+            picture.draw(warp.reach_px for warp in warps)
     points = move_points(annotated.points, height_px, width_px, warps)
     middles: Sequence[Points | None] = [None] * len(warps)
     if annotated.middles is not None:

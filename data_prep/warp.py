@@ -10,7 +10,9 @@ Places are pixel indices (x, y), (0, 0) being the centre of the first pixel.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -82,10 +84,10 @@ class Lattice:
 
 
 class Bordered:
-    """A picture, HW or HWC uint8, with its border drawn as far as variants have needed it.
+    """A picture, HW or HWC uint8, with a border drawn as far as variants need it.
 
     Places outside a picture are taken one by one: within a drawn border it is several times as
-    fast for a turned field.
+    fast for a turned field, and comes to the same.
     """
 
     def __init__(self, pixels: Pixels, border: Border) -> None:
@@ -94,19 +96,18 @@ class Bordered:
         self.mode, value = CV2_BORDERS[border]
         self.fill = (value,) * 4
 
-    def drawn_to(self, reach_px: int) -> tuple[Pixels, int]:
-        """The picture with a border that is wide enough, unless it is very wide, and its width."""
+    def draw(self, reaches_px: Iterable[int]) -> None:
+        """Draw a border that is wide enough for all of these, but for very wide ones."""
         height, width = self.pixels.shape[:2]
         largest_px = min(height, width, (MAX_SIDE_PX - max(height, width)) // 2)
-        if reach_px > largest_px:
-            return self.pixels, 0
-        if reach_px > self.drawn_px:
-            # at once what most need: a turned field reaches a third of its height outside
-            self.drawn_px = sides = max(reach_px, largest_px // 3)
-            self.drawn = cv2.copyMakeBorder(
-                self.pixels, sides, sides, sides, sides, self.mode, value=self.fill
-            )
-        return self.drawn, self.drawn_px
+        px = max((reach for reach in reaches_px if reach <= largest_px), default=0)
+        if px > self.drawn_px:
+            self.drawn_px = px
+            self.drawn = cv2.copyMakeBorder(self.pixels, px, px, px, px, self.mode, value=self.fill)
+
+    def reaching(self, reach_px: int) -> tuple[Pixels, int]:
+        """The picture with the drawn border and its width, or without where it is not enough."""
+        return (self.drawn, self.drawn_px) if reach_px <= self.drawn_px else (self.pixels, 0)
 
 
 class Warp:
@@ -115,32 +116,25 @@ class Warp:
     def __init__(self, lattice: Lattice, sources_HW2: Floats, border: Border = "mirror") -> None:
         self.lattice, self.sources_HW2, self.border = lattice, sources_HW2, border
 
-    def move_pixels(self, picture: Bordered, interpolation: int) -> Pixels:
-        """The field's picture, HW or HWC uint8 -> the variant's, interpolated once."""
-        pixels, drawn_px = picture.drawn_to(self.reach_px())
-        return remap(pixels, self.map(drawn_px), interpolation, picture.mode, picture.fill)
+    @property
+    def near_nodes(self) -> Floats:
+        """The sources of the nodes in the field and of one beyond each of its sides."""
+        beyond = self.lattice.margin - 1
+        return self.sources_HW2[beyond:-beyond, beyond:-beyond]
 
-    def map(self, border_px: int) -> Map:
-        """The sources of all of the variant's pixels in the field with a border of this width."""
-        step, first = self.lattice.step_px, self.lattice.margin - 1
-        height, width = self.lattice.height_px, self.lattice.width_px
-        down, across = (first + math.ceil(extent / step) + 2 for extent in (height, width))
-        nodes = self.sources_HW2[first:down, first:across] + np.float32(border_px)
-        x, y = (
-            np.ascontiguousarray(cv2.resize(along, None, fx=step, fy=1)[:, step : step + width])
-            for along in cv2.split(nodes)
-        )
-        # in half cells from the first of these nodes, which lies half a cell above the field
-        above, halves = np.divmod(2 * np.arange(height) + 1 + step, 2 * step)
-        share = halves.astype(np.float32) / np.float32(2 * step)
-        return Map(x, y, above.astype(np.int32), share)
-
+    @cached_property
     def reach_px(self) -> int:
         """How wide a border the variant needs, in px."""
-        inner = self.lattice.margin - 1
-        low, high = extent(self.sources_HW2[inner:-inner, inner:-inner])
+        low, high = extent(self.near_nodes)
         size = (self.lattice.width_px, self.lattice.height_px)
         return math.ceil(max(0, *-low, *(high - size))) + SPARE_PX
+
+    def move_pixels(self, picture: Bordered, interpolation: int) -> Pixels:
+        """The field's picture, HW or HWC uint8 -> the variant's, interpolated once."""
+        lattice, pixels = self.lattice, picture.reaching(self.reach_px)
+        nodes_KL2 = np.ascontiguousarray(self.near_nodes)
+        sources = Map(nodes_KL2, lattice.step_px, lattice.height_px, lattice.width_px)
+        return remap(*pixels, sources, interpolation, picture.mode, picture.fill)
 
 
 def extent(places_HW2: Floats) -> tuple[Floats, Floats]:
