@@ -111,30 +111,23 @@ AVX2 static inline __m256i places(const float *above, const float *below, __m256
     return _mm256_cvtps_epi32(_mm256_mul_ps(place, _mm256_set1_ps(32)));
 }
 
-/* Bytes from the beginning of the pixels to the place (0, 0). */
-static inline Py_ssize_t origin(const struct task *task)
+/* AT_A_TIME pixels from this one on of a row that lies between two rows of nodes. The place (0, 0)
+ * is `origin` bytes from the first pixel. */
+AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, int32_t origin,
+                                  struct row above, struct row below, Py_ssize_t from,
+                                  __m256 share, uint8_t *moved)
 {
-    return 3 * task->border * (task->pixels_width + 1);
-}
-
-/* AT_A_TIME pixels from this one on of a row that lies between two rows of nodes. */
-AVX2 static inline void move_some(const struct task *task, const struct row *above,
-                                  const struct row *below, Py_ssize_t from, __m256 share,
-                                  uint8_t *moved)
-{
-    const uint8_t *pixels = task->pixels;
-    const int32_t stride = 3 * (int32_t)task->pixels_width;
     const __m256i last_five = _mm256_set1_epi32(31), one = _mm256_set1_epi32(32);
     const __m256i closer = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
 
-    const __m256i place_x = places(above->x + from, below->x + from, share);
-    const __m256i place_y = places(above->y + from, below->y + from, share);
+    const __m256i place_x = places(above.x + from, below.x + from, share);
+    const __m256i place_y = places(above.y + from, below.y + from, share);
     const __m256i left = _mm256_srai_epi32(place_x, 5), top = _mm256_srai_epi32(place_y, 5);
     const __m256i from_origin = _mm256_add_epi32(
         _mm256_mullo_epi32(top, _mm256_set1_epi32(stride)),
         _mm256_add_epi32(left, _mm256_add_epi32(left, left)));
-    const __m256i at = _mm256_add_epi32(from_origin, _mm256_set1_epi32((int32_t)origin(task)));
+    const __m256i at = _mm256_add_epi32(from_origin, _mm256_set1_epi32(origin));
     const __m256i to_left = _mm256_and_si256(place_x, last_five);
     const __m256i to_top = _mm256_and_si256(place_y, last_five);
     const __m256i across =
@@ -168,9 +161,11 @@ static inline Py_ssize_t further_on(float above, float below, float share)
     return (Py_ssize_t)(below + (below - above) * share);
 }
 
-AVX2 static void move_row(const struct task *task, const struct row *above, const struct row *below,
-                          float share, uint8_t *moved)
+AVX2 static void move_row(const struct task *task, struct row above, struct row below, float share,
+                          uint8_t *moved)
 {
+    const uint8_t *const pixels = task->pixels;
+    const Py_ssize_t stride = 3 * task->pixels_width, origin = task->border * (stride + 3);
     const Py_ssize_t first = before(task), last = first + task->width - AT_A_TIME;
     const __m256 shares = _mm256_set1_ps(share);
     Py_ssize_t at = first;
@@ -178,15 +173,16 @@ AVX2 static void move_row(const struct task *task, const struct row *above, cons
         if ((at - first) % (2 * AT_A_TIME) == 0) {
             /* A map that bends runs through many of the picture's rows, too shortly in each for
              * the processor to foresee what it will need: it is told, 48 bytes at a time. */
-            const Py_ssize_t x = further_on(above->x[at], below->x[at], share);
-            const Py_ssize_t y = further_on(above->y[at], below->y[at], share);
-            const Py_ssize_t later = origin(task) + 3 * (y * task->pixels_width + x);
-            _mm_prefetch((const char *)task->pixels + later, _MM_HINT_T0);
+            const Py_ssize_t later = further_on(above.y[at], below.y[at], share) * stride +
+                                     further_on(above.x[at], below.x[at], share) * 3;
+            _mm_prefetch((const char *)pixels + origin + later, _MM_HINT_T0);
         }
-        move_some(task, above, below, at, shares, moved + 3 * (at - first));
+        move_some(pixels, (int32_t)stride, (int32_t)origin, above, below, at, shares,
+                  moved + 3 * (at - first));
     }
     if (at < last + AT_A_TIME) /* the last ones, some of them a second time */
-        move_some(task, above, below, last, shares, moved + 3 * (last - first));
+        move_some(pixels, (int32_t)stride, (int32_t)origin, above, below, last, shares,
+                  moved + 3 * (last - first));
 }
 
 /* Floats of a row: the places from the first node to the last, and some that are written anew. */
@@ -212,7 +208,7 @@ static void move_all(const struct task *task, float *space)
             below = last;
             fill_row(task, filled + 1, shares, &below);
         }
-        move_row(task, &above, &below, shares[from_first % task->step],
+        move_row(task, above, below, shares[from_first % task->step],
                  task->moved + 3 * row * task->width);
     }
 }
