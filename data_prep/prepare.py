@@ -23,7 +23,7 @@ from data_prep.pack import remove_other_packs, write_pack
 from data_prep.plan import FOLDERS, Plan, make_plan
 from data_prep.raw import BadFile, BadInputFilesError
 from data_prep.records import RECORDS
-from data_prep.workers import map_tasks
+from data_prep.workers import get_ready, map_tasks
 from lease import Lease
 
 
@@ -47,6 +47,8 @@ def prepare(config: PrepConfig) -> Summary:
     """
     reader = READERS[config.annotations]
     config = dataclasses.replace(config, classes=reader.check_classes(config.classes))
+    if not (Path(config.out) / RECORDS).exists():  # surely there will be something to do
+        get_ready(prepare_field)
     plan = make_plan(config)
     with claimed(Path(config.out), config.share) as lease:
         return carry_out(plan, config, lease)

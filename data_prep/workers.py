@@ -10,7 +10,13 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import (
+    connection,
+    forkserver,
+    get_context,
+    parent_process,
+    resource_tracker,
+)
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -21,6 +27,9 @@ from memory import keep_freed_memory
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+# a plain fork would copy OpenCV's and torch's threads in an unknown state
+CONTEXT: Any = get_context("forkserver")
 
 
 class WorkerError(UserError):
@@ -38,10 +47,7 @@ def map_tasks(
     `function` must be importable by name. Raises WorkerError with the task's name where a worker
     is killed or its function raises; the other workers are ended first.
     """
-    # forkserver: a plain fork would copy OpenCV's and torch's threads in an unknown state
-    context = get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
-    pool = [Worker(context, function) for _ in range(min(workers, len(tasks)))]
+    pool = [Worker(function) for _ in range(min(workers, len(tasks)))]
     waiting = iter(range(len(tasks)))
     try:
         for worker in pool:
@@ -57,12 +63,24 @@ def map_tasks(
             worker.end()
 
 
+def get_ready(function: Callable[[Any], Any]) -> None:
+    """Let what workers of this function need be loaded, on another core, while one goes on."""
+    CONTEXT.set_forkserver_preload([function.__module__])
+    resource_tracker.ensure_running()  # else the next but one would do it, and unblock signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:  # Ctrl-C is for the run, which ends its workers; while they load it would be a traceback
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Worker:
     """One process, the pipe to it, and the index of the task it is at."""
 
-    def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, function), daemon=True)
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        get_ready(function)
+        self.connection, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=serve, args=(theirs, function), daemon=True)
         self.process.start()
         theirs.close()  # else a dead worker's pipe would never read as closed
         self.index: int | None = None

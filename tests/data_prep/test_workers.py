@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_every_task_is_done_once_and_told_by_its_index(workers: int) -> None:
 
 def test_no_tasks_need_no_workers() -> None:
     assert list(map_tasks(square, [], 3, name)) == []
+
+
+def test_ctrl_c_while_workers_load_is_for_the_run_alone() -> None:
+    """A terminal sends it to the whole group: no traceback of what is still being imported."""
+    script = """
+import os, signal, time
+from tests.data_prep.test_workers import square, name
+from data_prep.workers import get_ready, map_tasks
+get_ready(square)
+try:
+    os.killpg(0, signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print(*map_tasks(square, [3], 1, name))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True
+    )
+    assert (done.stdout, done.stderr) == ("(0, 9)\n", "")
 
 
 def test_workers_are_as_many_processes_as_asked_for_with_one_opencv_thread_each() -> None:
