@@ -8,8 +8,9 @@ naive     what scripts do: PIL and SciPy, noise as large as the image, a transfo
           a point at a time; one field in each round
 eosin     python -m data_prep, from its start to the published data set, on one and two workers
 
-Fields are drawn by data_prep.synthetic, or taken from --raw. Then: the memory of a worker after 4
-and after 40 fields, and what a second run on 162 unchanged fields takes. Writes some 6 GB.
+Fields are drawn by data_prep.synthetic, and then taken from --raw too. For each: the memory of a
+worker after 4 and after 40 fields, and what a second run on 162 unchanged fields takes. Writes some
+6 GB each; on ext4, wait five minutes before it is run again (see new_folder).
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--raw", help="fields in BreCaHAD's layout (drawn ones)")
+    parser.add_argument("--raw", help="real fields, in BreCaHAD's layout (none)")
     parser.add_argument("--fields", type=int, default=96, help="fields of a run (96)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each way, interleaved (3)")
     parser.add_argument("--worker-memory", nargs=2, help=argparse.SUPPRESS)
@@ -65,12 +66,21 @@ def main() -> None:
     cv2.setNumThreads(1)  # as in a worker
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(options.raw) if options.raw else drawn(Path(folder) / "drawn")
-        raw = many_fields(source, Path(folder) / "raw", options.fields)
-        worker_beside_floor(raw, Path(folder) / "worker", options.fields)
-        side_by_side(raw, Path(folder), options.fields, options.rounds)
-        memory(raw, Path(folder) / "memory")
-        again(source, Path(folder))
+        sources = {"drawn": drawn(Path(folder) / "raw")}
+        if options.raw:
+            sources["real"] = Path(options.raw)
+        for name, source in sources.items():
+            print(f"\n{name} fields\n")
+            measure(source, Path(folder) / name, options.fields, options.rounds)
+
+
+def measure(source: Path, folder: Path, number: int, rounds: int) -> None:
+    """Print the table of one raw data set."""
+    raw = many_fields(source, folder / "raw", number)
+    worker_beside_floor(raw, folder / "worker", number)
+    side_by_side(raw, folder, number, rounds)
+    memory(raw, folder / "memory")
+    again(source, folder)
 
 
 def drawn(folder: Path) -> Path:
@@ -100,7 +110,9 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> None:
     turn = cycle(fields)
 
     def new_folder() -> Path:
-        """All of them are kept to the end: ext4 looks long for room where files were removed."""
+        """All of them are kept to the end: ext4 does not use a removed file's place again for five
+        minutes, but looks at it for every new file, which for some thousands takes 1 ms.
+        """
         return Path(tempfile.mkdtemp(dir=folder))
 
     def naive() -> float:
