@@ -4,7 +4,6 @@ manifest.jsonl has a line a sample (`Sample`); dataset.json has counts, classes,
 configuration, and is written last: a folder without it is not a whole data set.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,7 +98,7 @@ class Dataset:
 
 def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, Any]) -> str:
     """Write manifest.jsonl, then dataset.json from `about`; returns the content hash."""
-    manifest = "".join(json.dumps(dataclasses.asdict(sample)) + "\n" for sample in samples)
+    manifest = "".join(json.dumps(vars(sample)) + "\n" for sample in samples)
     write_atomically(folder / MANIFEST, manifest.encode())
     content = {
         "format": FORMAT,
