@@ -146,7 +146,8 @@ AVX2 static inline void move_some(const uint8_t *pixels, int32_t stride, int32_t
         blended[n] =
             blend(four(pixels, stride, first), four(pixels, stride, last), across, down, n);
     }
-    const __m256i first_two = rounded(blended[0], blended[1]), last_two = rounded(blended[2], blended[3]);
+    const __m256i first_two = rounded(blended[0], blended[1]);
+    const __m256i last_two = rounded(blended[2], blended[3]);
     const __m256i rgb = _mm256_shuffle_epi8(_mm256_packus_epi16(first_two, last_two), closer);
     const __m128i second_half = _mm256_extracti128_si256(rgb, 1);
     const int32_t end = _mm_extract_epi32(second_half, 2);
@@ -236,10 +237,11 @@ static int is_inside(const struct task *task)
                       (float)(task->pixels_height - 2 - task->border));
 }
 
-/* Nodes that a side has: one before the picture, one in each cell, one behind it. */
+/* Nodes that a side has: one before the picture, one in each cell, of which the last may be cut, and
+ * one behind it. */
 static inline Py_ssize_t num_nodes(Py_ssize_t length, Py_ssize_t step)
 {
-    return (length + step - 1) / step + 2;
+    return (length - 1) / step + 3;
 }
 
 /* Whether the arrays are of the sizes that were said, and these of what a map has. */
@@ -261,8 +263,8 @@ static PyObject *bilinear(PyObject *self, PyObject *args)
     PyObject *result = NULL;
     (void)self;
     if (!PyArg_ParseTuple(args, "y*(nn)ny*(nn)nw*(nn)", &pixels, &task.pixels_height,
-                          &task.pixels_width, &task.border, &nodes, &task.down, &task.across, &task.step, &moved,
-                          &task.height, &task.width))
+                          &task.pixels_width, &task.border, &nodes, &task.down, &task.across,
+                          &task.step, &moved, &task.height, &task.width))
         return NULL;
     task.pixels = pixels.buf;
     task.nodes = nodes.buf;

@@ -35,30 +35,29 @@ class Plan:
     """Files that were seen to be bad before any field was prepared."""
 
 
-def make_plan(config: PrepConfig) -> Plan:
-    """Find the fields, split their cases, and make the output folder. Raises as prepare()."""
-    return plan_of_share(config) if config.share else plan_of_whole(config)
+def make_plan(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> Plan:
+    """Split the cases of what find_fields() gave, and make the output folder. Raises as
+    prepare()."""
+    plan_of = plan_of_share if config.share else plan_of_whole
+    return plan_of(config, fields, bad)
 
 
-def plan_of_whole(config: PrepConfig) -> Plan:
+def plan_of_whole(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> Plan:
     """Every field; one picture under two cases is bad."""
     raw = Path(config.raw)
-    fields, bad = find_fields(config)
     inputs, unreadable = hash_inputs(fields, config)
     fields, repeated = drop_repeated(fields, inputs, raw)
-    bad += unreadable + repeated
+    bad = bad + unreadable + repeated
     splits = split_cases(fields, bad, config)
     claim_folder(Path(config.out), raw)
     return Plan(make_tasks(parts_of(fields, config), inputs, splits, config), splits, bad)
 
 
-def plan_of_share(config: PrepConfig) -> Plan:
+def plan_of_share(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> Plan:
     """The fields of a share, which reads these only: what is bad among the others, or repeated, is
     for the join to find."""
-    raw = Path(config.raw)
-    fields, bad = find_fields(config)
     splits = split_cases(fields, bad, config)
-    claim_folder(Path(config.out), raw)
+    claim_folder(Path(config.out), Path(config.raw))
     parts = parts_of_share(parts_of(fields, config), splits, config)
     inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
     return Plan(make_tasks(parts, inputs, splits, config), splits, unreadable)

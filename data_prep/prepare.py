@@ -20,7 +20,7 @@ from data_prep.field import FieldResult, FieldTask, prepare_field
 from data_prep.formats import READERS
 from data_prep.manifest import FILES, Sample, unpublish, write_dataset
 from data_prep.pack import remove_other_packs, write_pack
-from data_prep.plan import FOLDERS, Plan, make_plan
+from data_prep.plan import FOLDERS, Plan, find_fields, make_plan
 from data_prep.raw import BadFile, BadInputFilesError
 from data_prep.records import RECORDS
 from data_prep.workers import get_ready, map_tasks
@@ -47,9 +47,10 @@ def prepare(config: PrepConfig) -> Summary:
     """
     reader = READERS[config.annotations]
     config = dataclasses.replace(config, classes=reader.check_classes(config.classes))
-    if not (Path(config.out) / RECORDS).exists():  # surely there will be something to do
+    fields, bad = find_fields(config)
+    if not Path(config.out).exists():  # there will be something to do
         get_ready(prepare_field)
-    plan = make_plan(config)
+    plan = make_plan(config, fields, bad)
     with claimed(Path(config.out), config.share) as lease:
         return carry_out(plan, config, lease)
 

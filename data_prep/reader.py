@@ -22,7 +22,8 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is annotated in an image, or in a tile of it. Every asked class has a list of points."""
+    """What is annotated in an image, or in a tile of it. Every asked class is among the points, if
+    only with none."""
 
     points: Points
     """Nuclei that are annotated as points, to be drawn as discs; of a tile also those that lie up
@@ -30,7 +31,7 @@ class Annotation:
     areas_HW: Mask | None = None
     """The mask values of areas as they were drawn; None where there are none."""
     middles: Points | None = None
-    """Where there are areas: the middle of each."""
+    """Where there may be areas: the middle of each, under the same classes."""
 
     @property
     def has_areas(self) -> bool:
@@ -45,12 +46,9 @@ class Annotation:
 
 def with_middles(points: Points, middles: Points | None) -> Points:
     """Points and the middles of areas, class by class."""
-    if not middles:
+    if middles is None:
         return points
-    return {
-        name: np.concatenate([points_N2, middles[name]]) if name in middles else points_N2
-        for name, points_N2 in points.items()
-    }
+    return {name: np.concatenate([points[name], middles[name]]) for name in points}
 
 
 def inside_only(points: Points) -> Points:

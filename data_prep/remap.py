@@ -31,7 +31,7 @@ class Map:
     """Where each pixel of an H x W picture comes from: known at nodes, straight between them.
 
     Places are pixel indices, (0, 0) being the centre of the first pixel. Nodes lie at the centres
-    of cells of step_px, as cv2.resize has them: one in each cell, and one beyond each side.
+    of cells of step_px: one in each cell, and one beyond each side.
     """
 
     nodes_KL2: Floats
@@ -68,13 +68,13 @@ def remap(
     border_px: int,
     sources: Map,
     interpolation: int,
-    border: int,
+    mode: int,
     fill: tuple[int, ...],
 ) -> Pixels:
-    """A picture, HW or HWC uint8, moved along a map. The settings are those of cv2.remap.
+    """A picture, HW or HWC uint8, moved along a map. The last three settings are cv2.remap's.
 
-    The place (0, 0) is `border_px` from the left and from the top of `pixels`, however wide that
-    is, the same comes out.
+    `pixels` have a border of `border_px` that was drawn in this mode, outside of the place (0, 0).
+    How wide it is makes no difference to what comes out.
     """
     height, width = sources.height_px, sources.width_px
     moved = np.empty((height, width, *pixels.shape[2:]), np.uint8)
@@ -87,7 +87,7 @@ def remap(
         places = sources.rows(top, bottom)
         whole, shares = cv2.convertMaps(*places, cv2.CV_16SC2, nninterpolation=not is_linear)
         whole += border_px  # after they were rounded
-        cv2.remap(pixels, whole, shares, interpolation, moved[top:bottom], border, fill)
+        cv2.remap(pixels, whole, shares, interpolation, moved[top:bottom], mode, fill)
     return moved
 
 

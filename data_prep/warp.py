@@ -40,7 +40,7 @@ CV2_BORDERS = {
 class Lattice:
     """Places `step_px` apart that cover a field of view and MARGIN_PX around it.
 
-    Nodes lie at the centres of cells of step_px pixels, as cv2.resize has them.
+    Nodes lie at the centres of cells of step_px pixels.
     """
 
     height_px: int
@@ -131,10 +131,10 @@ class Warp:
 
     def move_pixels(self, picture: Bordered, interpolation: int) -> Pixels:
         """The field's picture, HW or HWC uint8 -> the variant's, interpolated once."""
-        lattice, pixels = self.lattice, picture.reaching(self.reach_px)
-        nodes_KL2 = np.ascontiguousarray(self.near_nodes)
+        lattice, nodes_KL2 = self.lattice, np.ascontiguousarray(self.near_nodes)
         sources = Map(nodes_KL2, lattice.step_px, lattice.height_px, lattice.width_px)
-        return remap(*pixels, sources, interpolation, picture.mode, picture.fill)
+        bordered, border_px = picture.reaching(self.reach_px)
+        return remap(bordered, border_px, sources, interpolation, picture.mode, picture.fill)
 
 
 def extent(places_HW2: Floats) -> tuple[Floats, Floats]:
@@ -199,7 +199,7 @@ def random_displacement(
     down, across = (extent + 2 * more for extent in lattice.num_nodes)
     if noise == "normal":
         drawn, mean, spread = rng.standard_normal((down, across, 2), dtype=np.float32), 0.0, 1.0
-    else:  # 65,536 levels, which are drawn in a fifth of the time of floats
+    else:  # 65,536 levels: floats would take longer to draw
         levels = np.frombuffer(rng.bytes(2 * down * across * 2), "<u2").astype(np.float32)
         drawn, mean, spread = levels.reshape(down, across, 2), 32767.5, 65536 / math.sqrt(12)
     displacement = cv2.GaussianBlur(drawn, (0, 0), sigma)[more:-more, more:-more]

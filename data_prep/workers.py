@@ -47,6 +47,8 @@ def map_tasks(
     `function` must be importable by name. Raises WorkerError with the task's name where a worker
     is killed or its function raises; the other workers are ended first.
     """
+    if tasks:
+        get_ready(function)
     pool = [Worker(function) for _ in range(min(workers, len(tasks)))]
     waiting = iter(range(len(tasks)))
     try:
@@ -66,7 +68,7 @@ def map_tasks(
 def get_ready(function: Callable[[Any], Any]) -> None:
     """Let what workers of this function need be loaded, on another core, while one goes on."""
     CONTEXT.set_forkserver_preload([function.__module__])
-    resource_tracker.ensure_running()  # else the next but one would do it, and unblock signals
+    resource_tracker.ensure_running()  # else the fork server starts it, which unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:  # Ctrl-C is for the run, which ends its workers; while they load it would be a traceback
         forkserver.ensure_running()
@@ -78,7 +80,6 @@ class Worker:
     """One process, the pipe to it, and the index of the task it is at."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        get_ready(function)
         self.connection, theirs = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=serve, args=(theirs, function), daemon=True)
         self.process.start()

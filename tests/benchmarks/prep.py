@@ -10,7 +10,7 @@ eosin     python -m data_prep, from its start to the published data set, on one 
 
 Fields are drawn by data_prep.synthetic, and then taken from --raw too. For each: the memory of a
 worker after 4 and after 40 fields, and what a second run on 162 unchanged fields takes. Writes some
-6 GB each; on ext4, wait five minutes before it is run again (see new_folder).
+6 GB, with --raw 12; on ext4, wait five minutes before it is run again (see new_folder).
 """
 
 import argparse

@@ -31,6 +31,7 @@ from data_prep.config import (
     ScaleConfig,
 )
 from data_prep.masks import draw_mask
+from data_prep.raw import Points
 from data_prep.warp import Lattice, displacement_step_px, random_displacement
 from tests.points import as_lists, as_points
 
@@ -368,6 +369,24 @@ def test_variants_are_the_same_one_by_one_and_many_together() -> None:
         (expected,) = apply(field, [one], "mirror")
         assert as_lists(moved.points) == as_lists(expected.points)
         assert np.array_equal(moved.image_HWC, expected.image_HWC)
+
+
+def test_a_variant_that_reaches_further_than_the_border_that_others_need() -> None:
+    """A border as wide as a side is not drawn; a turned field's beside it is not enough."""
+    field = Annotated(smooth_picture(64, 64), {})
+    turned = Variant(1, "rotation", 1, {"angle_deg": 35.0})
+    shrunk = Variant(2, "scale", 1, {"factor": 0.3})
+    together = [*apply(field, [turned, shrunk], "mirror")]
+    for variant, moved in zip([turned, shrunk], together, strict=True):
+        (alone,) = apply(field, [variant], "mirror")
+        assert np.array_equal(moved.image_HWC, alone.image_HWC)
+
+
+@pytest.mark.parametrize("points", [{}, {"tumor": np.zeros((0, 2))}])
+def test_a_field_without_points_keeps_having_none(points: Points) -> None:
+    field = Annotated(smooth_picture(), points, None, points)
+    (moved,) = apply(field, [variant("rotation")], "mirror")
+    assert as_lists(moved.points) == as_lists(moved.middles) == as_lists(points)
 
 
 class TestPlan:

@@ -8,7 +8,7 @@ import tifffile
 
 from data_prep import records
 from data_prep.config import PrepConfig, SplitConfig
-from data_prep.plan import Part, make_plan, parts_of_share
+from data_prep.plan import Part, find_fields, make_plan, parts_of_share
 from data_prep.raw import Field
 
 SPLITS = {"a": "train", "b": "val", "c": "train", "d": "test"}
@@ -83,6 +83,6 @@ def test_a_share_reads_the_slides_of_its_own_tiles(
         split=SplitConfig(val=0, test=0),
         workers=1,
     )
-    tasks = make_plan(config).tasks
+    tasks = make_plan(config, *find_fields(config)).tasks
     assert [task.field.name for task in tasks] == ["c-1"] * 32 + ["d-1"] * 32
     assert sorted(read) == ["c-1.json", "c-1.tif", "d-1.json", "d-1.tif"]

@@ -224,6 +224,14 @@ def test_sizes_that_are_not_those_of_the_arrays_are_refused(changed: int) -> Non
 
 
 @needs_it
+@pytest.mark.parametrize("step", [32_767, 2**62, 2**63 - 1])
+def test_steps_that_a_row_of_places_is_too_long_for_are_left_to_opencv(step: int) -> None:
+    pixels, nodes_KL2 = noise(50, 60), np.zeros((3, 3, 2), np.float32)
+    moved = np.zeros((8, 8, 3), np.uint8)
+    assert not remap._remap.bilinear(pixels, (50, 60), 0, nodes_KL2, (3, 3), step, moved, (8, 8))
+
+
+@needs_it
 @pytest.mark.parametrize("step", [0, -8])
 def test_a_step_of_nothing_is_refused(step: int) -> None:
     pixels, nodes_KL2 = noise(50, 60), np.zeros((2, 2, 2), np.float32)

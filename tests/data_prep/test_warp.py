@@ -321,9 +321,26 @@ def test_what_comes_in_from_outside_is_one_colour_if_asked_for(border: Border, v
     assert len(points) == 2, "a border of one colour mirrors no points"
 
 
-def test_the_nodes_lie_where_opencv_enlarges_them() -> None:
-    """A lattice of a ramp, enlarged: the ramp."""
+def test_a_lattice_of_the_places_themselves_moves_nothing() -> None:
     lattice = Lattice(100, 130, 8)
     same = Warp(lattice, lattice.places())
     picture = np.random.default_rng(0).integers(0, 256, (100, 130, 3), np.uint8)
     assert np.array_equal(same.move_pixels(Bordered(picture, "mirror"), cv2.INTER_LINEAR), picture)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "folds"),
+    [
+        (lambda x, y: x, lambda x, y: y, False),
+        (lambda x, y: -x, lambda x, y: y, False),  # turned over as a whole
+        (lambda x, y: x + 60 * np.sin(y / 9), lambda x, y: y, False),  # sheared
+        (lambda x, y: x + 60 * np.sin(x / 9), lambda x, y: y, True),
+        (lambda x, y: x, lambda x, y: y + 60 * np.sin(y / 9), True),
+        (lambda x, y: np.zeros_like(x), lambda x, y: y, True),  # flat
+    ],
+)
+def test_whether_a_map_folds_over(x: Any, y: Any, folds: bool) -> None:
+    lattice = Lattice(100, 130, 4)
+    given = np.moveaxis(lattice.places(), -1, 0)
+    sources = np.stack([x(*given), y(*given)], axis=-1).astype(np.float32)
+    assert inverse.folds_over(Warp(lattice, sources)) is folds

@@ -95,13 +95,20 @@ def test_no_tasks_need_no_workers() -> None:
     assert list(map_tasks(square, [], 3, name)) == []
 
 
-def test_ctrl_c_while_workers_load_is_for_the_run_alone() -> None:
+def test_ctrl_c_while_workers_load_is_for_the_run_alone(tmp_path: Path) -> None:
     """A terminal sends it to the whole group: no traceback of what is still being imported."""
-    script = """
+    (tmp_path / "slow.py").write_text(
+        f"import time\nopen({str(tmp_path / 'begun')!r}, 'w').close()\ntime.sleep(1)\n"
+    )
+    script = f"""
 import os, signal, time
 from tests.data_prep.test_workers import square, name
 from data_prep.workers import get_ready, map_tasks
+square.__module__ = "slow"
 get_ready(square)
+square.__module__ = "tests.data_prep.test_workers"
+while not os.path.exists({str(tmp_path / "begun")!r}):
+    time.sleep(0.01)
 try:
     os.killpg(0, signal.SIGINT)
     time.sleep(10)
@@ -109,7 +116,13 @@ except KeyboardInterrupt:
     print(*map_tasks(square, [3], 1, name))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        # a shell starts what runs in its background with SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.stdout, done.stderr) == ("(0, 9)\n", "")
 

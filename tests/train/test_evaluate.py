@@ -535,12 +535,19 @@ def test_classes_of_one_mask_value_are_one_channel() -> None:
     assert second.shape == (0, 2)
 
 
-def test_a_missing_file_of_points_is_named(
-    own_run: Path, prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
+@pytest.mark.parametrize("content", [None, b"[]", b'{"tumor": 3}', b'{"tumor": [{"x": 1}]}', b"{"])
+def test_a_missing_or_damaged_file_of_points_is_named(
+    content: bytes | None,
+    own_run: Path,
+    prepared: Dataset,
+    tmp_path: Path,
+    cli: Callable[..., Any],
 ) -> None:
     data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
     path = data / "points" / "Case_4-02_v00_original.json"
     path.unlink()
+    if content is not None:
+        path.write_bytes(content)
     outcome = cli(evaluate.main, f"run={own_run}", f"data={data}", "figures=0")
     assert outcome.code == 1
     assert f"error: {path}: missing or damaged" in outcome.err
