@@ -48,11 +48,12 @@ class BadInputFilesError(UserError):
     """Raw files that cannot be used, listed with their reasons."""
 
     def __init__(self, bad: Sequence[BadFile], *, may_skip: bool = True) -> None:
-        """`may_skip`: whether enough is left without them."""
+        """`may_skip`: whether enough cases are left without them."""
         listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
-        advice = "Mend them"
-        advice += ", or leave them out with on_error=skip" if may_skip else "; too little is left"
-        super().__init__(f"{len(bad)} bad file(s):\n{listed}\n{advice}")
+        advice = ", or leave them out with on_error=skip"
+        if not may_skip:
+            advice = ": without them there are too few cases for the splits"
+        super().__init__(f"{len(bad)} bad file(s):\n{listed}\nMend them{advice}")
 
 
 def find_fields(
