@@ -90,7 +90,7 @@ static void find_shares(const struct task *task, float *shares, Py_ssize_t n)
 
 /* The places of all pixels from the first node of a row of them to the last. */
 AVX2 static void fill_row(const struct task *task, Py_ssize_t down, const float *shares,
-                          struct row *row)
+                          struct row row)
 {
     const float *node = task->nodes + 2 * down * task->across;
     for (Py_ssize_t at = 0; at < (task->across - 1) * task->step; at += task->step, node += 2) {
@@ -98,8 +98,8 @@ AVX2 static void fill_row(const struct task *task, Py_ssize_t down, const float 
         const __m256 y = _mm256_set1_ps(node[1]), next_y = _mm256_set1_ps(node[3]);
         for (Py_ssize_t i = 0; i < task->step; i += AT_A_TIME) { /* more are written anew */
             const __m256 share = _mm256_loadu_ps(shares + i);
-            _mm256_storeu_ps(row->x + at + i, between(x, next_x, share));
-            _mm256_storeu_ps(row->y + at + i, between(y, next_y, share));
+            _mm256_storeu_ps(row.x + at + i, between(x, next_x, share));
+            _mm256_storeu_ps(row.y + at + i, between(y, next_y, share));
         }
     }
 }
@@ -207,7 +207,7 @@ static void move_all(const struct task *task, float *space)
             const struct row last = above;
             above = below;
             below = last;
-            fill_row(task, filled + 1, shares, &below);
+            fill_row(task, filled + 1, shares, below);
         }
         move_row(task, above, below, shares[from_first % task->step],
                  task->moved + 3 * row * task->width);

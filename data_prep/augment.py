@@ -139,11 +139,14 @@ def move(
     """Some variants that are not the original; all of their maps are held at once."""
     height_px, width_px = annotated.image_HWC.shape[:2]
     warps = [warp_of(variant, height_px, width_px, image.border) for variant in variants]
-    named = zip(variants, warps, strict=True)
-    interpolated = [warp for variant, warp in named if variant.transform not in FLIPS]
+    reaches_px = [
+        warp.reach_px
+        for variant, warp in zip(variants, warps, strict=True)
+        if variant.transform not in FLIPS  # which see no border
+    ]
     for picture in (image, mask):
         if picture is not None:
-            picture.draw(warp.reach_px for warp in interpolated)
+            picture.draw(reaches_px)
     points = move_points(annotated.points, height_px, width_px, warps)
     middles: Sequence[Points | None] = [None] * len(warps)
     if annotated.middles is not None:

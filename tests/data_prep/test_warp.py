@@ -321,6 +321,17 @@ def test_what_comes_in_from_outside_is_one_colour_if_asked_for(border: Border, v
     assert len(points) == 2, "a border of one colour mirrors no points"
 
 
+def test_a_border_is_drawn_as_wide_as_the_widest_that_is_no_wider_than_a_side() -> None:
+    picture = Bordered(np.zeros((50, 60, 3), np.uint8), "mirror")
+    picture.draw([51, 10_000])
+    assert (picture.drawn_px, picture.drawn.shape) == (0, (50, 60, 3))
+    picture.draw([50, 10_000, 7])
+    assert (picture.drawn_px, picture.drawn.shape) == (50, (150, 160, 3))
+    picture.draw([20])
+    assert picture.reaching(50) == (picture.drawn, 50)
+    assert picture.reaching(51) == (picture.pixels, 0)
+
+
 def test_a_lattice_of_the_places_themselves_moves_nothing() -> None:
     lattice = Lattice(100, 130, 8)
     same = Warp(lattice, lattice.places())
