@@ -62,7 +62,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
             print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted; to go on, run the same command again", file=sys.stderr)
         code = 128 + signal.SIGINT
     except BrokenPipeError:
         code = EXIT_FAILED

@@ -40,6 +40,9 @@ def report(config: PrepConfig, summary: Summary) -> None:
     if summary.num_reused:
         fields = command_line.counted(summary.num_reused, "field")
         print(f"not redone, as they should be: {fields}")
+    if summary.num_removed:
+        fields = command_line.counted(summary.num_removed, "field")
+        print(f"removed from {config.out}, not being of this preparation: {fields}")
     print(f"prepared {config.out} (content {summary.content_sha256[:12]})")
 
 

@@ -36,6 +36,8 @@ class Summary:
     num_reused: int
     num_glass: int
     """Tiles without tissue, left out."""
+    num_removed: int
+    """Fields that stood in `out` and are not of this preparation."""
     content_sha256: str
 
 
@@ -65,7 +67,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
         raise BadInputFilesError(bad)
     num_glass = sum(result.is_glass for result in results)
     if config.share:
-        return Summary([], bad, num_reused, num_glass, "")
+        return Summary([], bad, num_reused, num_glass, num_removed=0, content_sha256="")
     samples = [
         Sample(**sample, split=plan.splits[sample["case"]])
         for result in results
@@ -74,19 +76,14 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     check_splits(plan, results, bad, config.min_tissue)
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
     lease.check()
-    content_sha256 = publish(config, samples, done, describe(config, plan.splits, bad, num_glass))
-    return Summary(samples, bad, num_reused, num_glass, content_sha256)
+    num_removed = remove_stale(Path(config.out), samples, done)
+    content_sha256 = publish(config, samples, describe(config, plan.splits, bad, num_glass))
+    return Summary(samples, bad, num_reused, num_glass, num_removed, content_sha256)
 
 
-def publish(
-    config: PrepConfig,
-    samples: Sequence[Sample],
-    done: Iterable[str],
-    description: dict[str, Any],
-) -> str:
+def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str, Any]) -> str:
     """Write the manifest and dataset.json, and the pack; returns the hash of the content."""
     out = Path(config.out)
-    remove_stale(out, samples, done)
     content_sha256 = write_dataset(out, samples, description)
     remove_other_packs(out, content_sha256)
     if config.pack:
@@ -151,8 +148,8 @@ def check_splits(
         raise UserError(f"every field of the {name} split ({cases}) is bad:{listed}")
 
 
-def remove_stale(out: Path, samples: Iterable[Sample], names: Iterable[str]) -> None:
-    """Remove files of fields, variants or settings that are no longer there."""
+def remove_stale(out: Path, samples: Iterable[Sample], names: Iterable[str]) -> int:
+    """Remove files of fields, variants or settings that are no longer there; how many fields."""
     kept = {getattr(sample, kind) for sample in samples for kind in FILES}
     kept |= {f"{RECORDS}/{name}.json" for name in names}
     stale = [
@@ -165,6 +162,7 @@ def remove_stale(out: Path, samples: Iterable[Sample], names: Iterable[str]) -> 
         unpublish(out)
     for path in stale:
         path.unlink() if path.is_file() else shutil.rmtree(path)
+    return sum(path.parent.name == RECORDS for path in stale)
 
 
 def describe(

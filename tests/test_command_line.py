@@ -302,7 +302,7 @@ class TestRun:
         [
             (UserError("mend this"), 1, "error: mend this\n"),
             (UsageError("no such key"), 2, "error: no such key\n"),
-            (KeyboardInterrupt(), 130, "interrupted\n"),
+            (KeyboardInterrupt(), 130, "interrupted; to go on, run the same command again\n"),
             (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
         ],
     )

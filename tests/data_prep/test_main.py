@@ -162,6 +162,19 @@ class TestRuns:
         said_again = cli(main, *arguments).out
         assert "not redone, as they should be: 4 fields\n" in said_again
 
+    def test_another_raw_folder_into_the_same_out_is_told(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """Most likely a mistake: what was prepared there goes, and can be made again."""
+        raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out"
+        other = raw_folder({"3": 1, "4": 1, "5": 1}, name="other")
+        settings = [f"out={out}", "copies=1", "split.val=0", "split.test_cases=[3]"]
+        said = cli(main, f"raw={raw}", *settings).out
+        assert "removed" not in said
+        said = cli(main, f"raw={other}", *settings).out
+        assert f"removed from {out}, not being of this preparation: 3 fields\n" in said
+        assert "removed" not in cli(main, f"raw={other}", *settings, "copies=2").out
+
     def test_settings_reach_the_data_set(
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
     ) -> None:

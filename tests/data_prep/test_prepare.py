@@ -494,7 +494,8 @@ class TestAgain:
     ) -> None:
         for file in ("images/Case_1-02.tif", "groundTruth/Case_1-02.json"):
             (raw / file).unlink()
-        assert prepare(raw, out, copies=3).num_reused == 3
+        summary = prepare(raw, out, copies=3)
+        assert (summary.num_reused, summary.num_removed) == (3, 1)
         assert not [name for name in tree(out) if "Case_1-02" in name]
         prepare(raw, tmp_path / "fresh", copies=3)
         assert tree(out) == tree(tmp_path / "fresh")
