@@ -34,7 +34,7 @@ ORIGINAL = "original"
 STRAIGHT_STEP_PX = 32  # of maps that are linear, which any lattice has exactly
 NOISE: dict[str, Noise] = {"elastic": "uniform", "gaussian": "normal"}
 AT_A_TIME = 16  # variants of a field whose points are moved together
-POINT_DECIMALS = 6  # of points from 0 to 1: a thousandth of a pixel
+POINT_DECIMALS = 6  # of points from 0 to 1: to 0.001 px, of the largest fields 0.02
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def warp_of(variant: Variant, height_px: int, width_px: int, border: Border) -> 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture with its annotated points, and what of its mask is moved and not redrawn."""
+    """A picture with the points in it, and what of its mask is moved and not redrawn."""
 
     image_HWC: Image
     points: Points
@@ -122,7 +122,7 @@ class Annotated:
 def apply(annotated: Annotated, variants: Sequence[Variant], border: Border) -> Iterator[Annotated]:
     """Variants of a field, one after the other: the same sizes and types come back.
 
-    Points come that lie up to warp.MARGIN_PX outside, whose discs may reach in.
+    Points come, too, that now lie up to warp.MARGIN_PX outside, whose discs may reach in.
     """
     image, mask = Bordered(annotated.image_HWC, border), None
     if annotated.mask_HW is not None:  # what comes in from outside is background
@@ -172,15 +172,17 @@ def move_points(
 ) -> list[Points]:
     """Annotated points, from 0 to 1 within the field, where each variant shows them.
 
-    A point stands for the pixel that it is in; it comes back as that pixel's centre.
+    A point stands for the pixel that it is in, one on the far edge for the last; it comes back as
+    that pixel's centre.
     """
-    size = (width_px, height_px)
+    size = np.array([width_px, height_px])
     class_of = np.repeat(np.arange(len(points)), [*map(len, points.values())])
-    x, y = np.floor(np.concatenate([np.zeros((0, 2)), *points.values()]) * size).T
+    pixels_N2 = np.floor(np.concatenate([np.zeros((0, 2)), *points.values()]) * size)
+    x, y = np.minimum(pixels_N2, size - 1).T
     moved = []
     for places, which in inverse.move_points(x + 1j * y, warps):
-        pixels_N2 = places.view(np.float64).reshape(-1, 2)
-        shares_N2 = np.round((pixels_N2 + 0.5) / size, POINT_DECIMALS)
+        places_N2 = places.view(np.float64).reshape(-1, 2)
+        shares_N2 = np.round((places_N2 + 0.5) / size, POINT_DECIMALS)
         classes = class_of[which]
         moved.append({name: shares_N2[classes == index] for index, name in enumerate(points)})
     return moved

@@ -18,7 +18,7 @@ from data_prep.config import PrepConfig
 from data_prep.formats import READERS
 from data_prep.manifest import unpublish
 from data_prep.raw import BadFile, BadInputError, Field
-from data_prep.reader import Annotation, inside_only, with_middles
+from data_prep.reader import Annotation, inside_only, outside_only, with_middles
 from data_prep.tiles import Tile, tissue_share, whole
 from data_prep.warp import MAX_SIDE_PX
 
@@ -119,8 +119,7 @@ def write_variants(
     task: FieldTask, image_HWC: images.Image, annotation: Annotation
 ) -> list[dict[str, Any]]:
     """Write every variant's files; returns their records."""
-    config = task.config
-    field = Annotated(image_HWC, annotation.points, annotation.areas_HW, annotation.middles)
+    config, field = task.config, as_field(task, image_HWC, annotation)
     if config.mask_mode == "warp":  # then the discs are moved with the areas
         field = replace(field, mask_HW=draw(task, field))
     variants = plan_variants(task.name, task.copies, config.augment, config.seed)
@@ -129,6 +128,16 @@ def write_variants(
         write_variant(task, variant, its_field)
         for variant, its_field in zip(variants, moved, strict=True)
     ]
+
+
+def as_field(task: FieldTask, image_HWC: images.Image, annotation: Annotation) -> Annotated:
+    """The picture and what is annotated in it. The part of a disc that reaches into a tile from
+    outside is an area: variants move it, and show its middle nowhere."""
+    inside, outside = inside_only(annotation.points), outside_only(annotation.points)
+    field = Annotated(image_HWC, outside, annotation.areas_HW, annotation.middles)
+    if any(map(len, outside.values())):
+        field = replace(field, mask_HW=draw(task, field))
+    return replace(field, points=inside)
 
 
 def draw(task: FieldTask, annotated: Annotated) -> images.Mask:

@@ -23,7 +23,7 @@ MAX_ITERATIONS = 12
 
 
 def move_points(points: Places, warps: Sequence[Warp]) -> list[tuple[Places, Indices]]:
-    """Where each variant shows points of the field, to SOLVED_PX, and which point is where.
+    """Where each variant shows points in the field, to SOLVED_PX, and which point is where.
 
     In a mirrored border a point is shown again. Places outside the variant come too, up to
     MARGIN_PX. Of a map that folds over, one place comes for a point that is shown three times.
@@ -55,8 +55,8 @@ def is_near(places: Places, warp: Warp) -> Flags:
 def with_mirrored(points: Places, warps: Sequence[Warp]) -> tuple[Places, Indices, Indices]:
     """What is to be found in the maps, in which of them, and which point it is.
 
-    That is every point in every map and, with a mirrored border, its images as far as the map
-    reaches. Points outside the field have none.
+    That is every point in every map or, with a mirrored border, it and its images as far as the
+    map reaches.
     """
     if warps[0].border != "mirror":
         map_of, which = np.divmod(np.arange(len(warps) * len(points)), len(points))
@@ -64,18 +64,12 @@ def with_mirrored(points: Places, warps: Sequence[Warp]) -> tuple[Places, Indice
     last_x, last_y = warps[0].lattice.width_px - 1, warps[0].lattice.height_px - 1
     extents = np.array([extent(warp.sources_HW2) for warp in warps])
     (left, top), (right, bottom) = extents.transpose(1, 2, 0)[..., None]
-    is_inside = (points.real >= 0) & (points.real <= last_x)
-    is_inside &= (points.imag >= 0) & (points.imag <= last_y)
-    inside, outside = np.flatnonzero(is_inside), np.flatnonzero(~is_inside)
-    x, of_x = mirrored(points.real[inside], last_x, left.min(), right.max())
-    y, of_y = mirrored(points.imag[inside[of_x]], last_y, top.min(), bottom.max())
+    x, of_x = mirrored(points.real, last_x, left.min(), right.max())
+    y, of_y = mirrored(points.imag[of_x], last_y, top.min(), bottom.max())
     x = x[of_y]
     is_in_reach = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
-    is_wanted = np.pad(is_in_reach, ((0, 0), (len(outside), 0)), constant_values=True)
-    map_of, index = np.nonzero(is_wanted)
-    wanted = np.concatenate([points[outside], x + 1j * y])
-    which = np.concatenate([outside, inside[of_x[of_y]]])
-    return wanted[index], map_of, which[index]
+    map_of, index = np.nonzero(is_in_reach)
+    return (x + 1j * y)[index], map_of, of_x[of_y][index]
 
 
 def mirrored(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from data_prep import raw
 from data_prep.images import Mask
@@ -52,11 +53,18 @@ def with_middles(points: Points, middles: Points | None) -> Points:
 
 
 def inside_only(points: Points) -> Points:
-    """The points whose pixel is in the picture."""
-    return {
-        name: points_N2[((points_N2 >= 0) & (points_N2 <= 1)).all(axis=1)]
-        for name, points_N2 in points.items()
-    }
+    """The points that are in the picture, its far edges included."""
+    return {name: points_N2[are_inside(points_N2)] for name, points_N2 in points.items()}
+
+
+def outside_only(points: Points) -> Points:
+    """The other points, which lie about a tile."""
+    return {name: points_N2[~are_inside(points_N2)] for name, points_N2 in points.items()}
+
+
+def are_inside(points_N2: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """(N,): which points are from 0 to 1 along both axes."""
+    return ((points_N2 >= 0) & (points_N2 <= 1)).all(axis=1)
 
 
 class Reader(ABC, Generic[Parsed]):

@@ -32,7 +32,7 @@ from data_prep.config import (
 )
 from data_prep.masks import draw_mask
 from data_prep.raw import Points
-from data_prep.warp import Lattice, displacement_step_px, random_displacement
+from data_prep.warp import Border, Lattice, displacement_step_px, random_displacement
 from tests.points import as_lists, as_points
 
 WARPS = [name for name in TRANSFORMS if name not in FLIPS]
@@ -286,6 +286,9 @@ class TestDisplacement:
         assert np.sqrt(np.mean(np.square(edges))) == pytest.approx(rms, rel=0.2)
 
 
+SIDES = ("horizontal", "vertical")
+
+
 class TestPoints:
     POINTS: ClassVar = as_points(
         {"tumor": [(0.25, 0.5), (0.9, 0.1)], "lumen": [], "mitosis": [(0.5, 0.99)]}
@@ -295,6 +298,16 @@ class TestPoints:
         warp = warp_of(variant(name), height, width, "white")
         (moved,) = move_points(self.POINTS, height, width, [warp])
         return as_lists(moved)
+
+    @pytest.mark.parametrize("border", ["mirror", "white"])
+    def test_a_point_on_the_far_edge_stands_for_the_last_pixel(self, border: Border) -> None:
+        points = as_points({"tumor": [(1.0, 1.0)]})
+        warps = [warp_of(variant(f"{side}_flip"), 300, 400, border) for side in SIDES]
+        moved = [as_lists(its) for its in move_points(points, 300, 400, warps)]
+        assert moved == [
+            {"tumor": [pytest.approx((0.5 / 400, 299.5 / 300), abs=1e-6)]},
+            {"tumor": [pytest.approx((399.5 / 400, 0.5 / 300), abs=1e-6)]},
+        ]
 
     def test_the_original_keeps_its_points_as_they_were_annotated(self) -> None:
         given = Annotated(smooth_picture(), self.POINTS)

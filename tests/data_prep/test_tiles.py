@@ -5,6 +5,7 @@ import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -12,7 +13,7 @@ from PIL import Image
 
 from command_line import UserError
 from data_prep import images
-from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
+from data_prep.config import AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
 from data_prep.images import Box
 from data_prep.manifest import Sample, read_dataset
 from data_prep.prepare import Summary, prepare
@@ -121,6 +122,41 @@ def test_a_slide_becomes_fields_of_its_case(
         inside = {(px, py) for px, py in POINTS if 0 <= px - left < 256 and 0 <= py - top < 256}
         found = {(int(p["x"] * 256) + left, int(p["y"] * 256) + top) for p in points}
         assert found == inside
+
+
+@pytest.mark.parametrize("mask_mode", ["redraw", "warp"])
+def test_a_variant_has_what_its_tile_shows_of_a_disc_beside_it(
+    tmp_path: Path, mask_mode: str
+) -> None:
+    """Black discs on grey, whose middles lie in the tile or in the next one: the mask is black."""
+    radius, height, width = 20, 256, 500
+    y, x = np.mgrid[:height, :width]
+    points = [(262, 60), (266, 128), (272, 200), (100, 100), (251, 20), (295, 128)]
+    discs_HW = np.any([(x - px) ** 2 + (y - py) ** 2 <= radius**2 for px, py in points], axis=0)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    picture = np.where(discs_HW, 0, 128).astype(np.uint8)
+    tifffile.imwrite(raw / "a_1-1.tif", np.stack([picture] * 3, -1), photometric="rgb")
+    tumor = [{"x": (px + 0.5) / width, "y": (py + 0.5) / height} for px, py in points]
+    (raw / "a_1-1.json").write_text(json.dumps({"tumor": tumor}))
+    augment = AugmentConfig(
+        transforms=["scale", "rotation"], scale=ScaleConfig(min=0.7, max=0.7), border="mirror"
+    )
+    settings = {"augment": augment, "copies": 5, "min_tissue": 0.0, "radius_px": radius}
+    samples = prepare_slide(raw, tmp_path / "out", mask_mode=mask_mode, **settings).samples
+    left = [sample for sample in samples if sample.field.endswith("_x0_y0")]
+    assert len(left) == 5
+    for sample in left:
+        dark_HW = np.asarray(Image.open(tmp_path / "out" / sample.image))[..., 0] < 64
+        mask_HW = np.asarray(Image.open(tmp_path / "out" / sample.mask)) > 0
+        if mask_mode == "warp" or sample.variant == 0:
+            # pixels of the outline may fall to either side
+            assert np.mean(dark_HW != mask_HW) < 0.01
+        points_in = json.loads((tmp_path / "out" / sample.points).read_text())["tumor"]
+        for point in points_in:
+            assert dark_HW[int(point["y"] * 256), int(point["x"] * 256)]
+        num_parts, part_HW = cv2.connectedComponents(mask_HW.astype(np.uint8))
+        assert set(np.unique(part_HW[dark_HW])) >= {*range(1, num_parts)}, "a disc on plain grey"
 
 
 def place(sample: Sample) -> tuple[int, int]:

@@ -239,9 +239,9 @@ class TestPoints:
         assert np.abs(mirrored - wanted).max() < 0.1
         # no point is lost that the picture shows
         shown = np.unique(which[inside])
-        if name in ("horizontal_flip", "vertical_flip", "pincushion", "scale"):
-            assert len(shown) == (300 if name != "pincushion" else len(shown))
         assert len(shown) > 150
+        if name in ("horizontal_flip", "vertical_flip", "scale"):
+            assert len(shown) == 300
 
     def test_a_point_is_never_lost_in_a_map_that_folds_over(self) -> None:
         given = warp("elastic", 200, 260, border="white", rms_px=12.0, sigma_px=10.0)
@@ -273,10 +273,10 @@ class TestPoints:
     def test_no_maps_move_nothing(self) -> None:
         assert inverse.move_points(np.zeros(3, complex), []) == []
 
-    def test_a_point_just_outside_comes_too(self) -> None:
-        given = warp("rotation", 200, 200, angle_deg=90.0)
-        moved, _ = move_points(given, np.array([[-5.0, 100.0]]))
-        assert moved == pytest.approx(np.array([[100.0, 204.0]]), abs=0.02)
+    def test_a_point_that_is_moved_just_outside_comes_too(self) -> None:
+        given = warp("scale", 200, 200, border="white", factor=1.05)
+        moved, _ = move_points(given, np.array([[2.0, 100.0]]))
+        assert moved == pytest.approx(np.array([[-2.875, 100.025]]), abs=0.02)
 
     def test_points_far_outside_do_not(self) -> None:
         given = warp("scale", 200, 200, border="white", factor=4.0)
