@@ -64,7 +64,7 @@ def outside_only(points: Points) -> Points:
 
 def are_inside(points_N2: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """(N,): which points are from 0 to 1 along both axes."""
-    return ((points_N2 >= 0) & (points_N2 <= 1)).all(axis=1)
+    return np.all((points_N2 >= 0) & (points_N2 <= 1), axis=1)
 
 
 class Reader(ABC, Generic[Parsed]):

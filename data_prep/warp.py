@@ -193,18 +193,26 @@ def random_displacement(
     noise: Noise,
     rng: np.random.Generator,
 ) -> Floats:
-    """Noise smoothed by a Gaussian of `sigma_px`, with this root mean square along each axis."""
+    """Noise smoothed by a Gaussian of `sigma_px`, with this root mean square along each axis.
+
+    In whole numbers of 16 bit, which OpenCV smooths exactly: of floats it makes others on a
+    processor that multiplies and adds in one step than on one that does not.
+    """
     sigma = sigma_px / lattice.step_px
     more = math.ceil(3 * sigma) + 1  # the blur sees noise beyond the nodes
     down, across = (extent + 2 * more for extent in lattice.num_nodes)
     if noise == "normal":
-        drawn, mean, spread = rng.standard_normal((down, across, 2), dtype=np.float32), 0.0, 1.0
-    else:  # 65,536 levels: floats would take longer to draw
-        levels = np.frombuffer(rng.bytes(2 * down * across * 2), "<u2").astype(np.float32)
-        drawn, mean, spread = levels.reshape(down, across, 2), 32767.5, 65536 / math.sqrt(12)
-    displacement = cv2.GaussianBlur(drawn, (0, 0), sigma)[more:-more, more:-more]
-    displacement -= np.float32(mean)
+        mean, spread = 2.0**15, 2.0**13
+        normal = rng.standard_normal((down, across, 2), np.float32)
+        normal *= np.float32(spread)
+        normal += np.float32(mean + 0.5)  # what is above 0 is cut to whole numbers
+        drawn = np.clip(normal, 0, 2**16 - 1, out=normal).astype(np.uint16)
+    else:
+        drawn = np.frombuffer(rng.bytes(2 * down * across * 2), "<u2").reshape(down, across, 2)
+        mean, spread = (2**16 - 1) / 2, 2**16 / math.sqrt(12)
+    smooth = cv2.GaussianBlur(drawn, (0, 0), sigma)[more:-more, more:-more]
     blurred = spread / (2 * math.sqrt(math.pi) * sigma)  # what the blur left of it
+    displacement = smooth - np.float32(mean)
     displacement *= np.float32(rms_px / blurred)
     return lattice.places() + displacement
 

@@ -4,6 +4,9 @@ Expected pixels come from numpy, SciPy or a hand-solved equation, not from OpenC
 """
 
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -284,6 +287,35 @@ class TestDisplacement:
         assert product / np.mean(np.square(fields)) == pytest.approx(expected, abs=0.08)
         edges = np.concatenate([field[[0, -1]].ravel() for field in fields])
         assert np.sqrt(np.mean(np.square(edges))) == pytest.approx(rms, rel=0.2)
+
+
+VARIANTS_DIGEST = """
+import hashlib
+import numpy as np
+from data_prep.augment import Annotated, apply, plan_variants
+from data_prep.config import AugmentConfig
+
+rng = np.random.default_rng(0)
+image_HWC, points = rng.integers(0, 256, (200, 300, 3), np.uint8), {"tumor": rng.random((50, 2))}
+variants = plan_variants("a-1", 9, AugmentConfig(), 0)
+for variant, of in zip(variants, apply(Annotated(image_HWC, points), variants, "mirror")):
+    content = of.image_HWC.tobytes() + of.points["tumor"].tobytes()
+    print(variant.transform, hashlib.sha256(content).hexdigest())
+"""
+
+
+def test_variants_are_the_same_on_a_processor_that_can_do_less() -> None:
+    """Nodes of one cluster differ: OpenCV and NumPy choose their code by what a processor can."""
+
+    def digests(**without: str) -> str:
+        command, env = [sys.executable, "-c", VARIANTS_DIGEST], os.environ | without
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        return ended.stdout
+
+    expected = digests()
+    assert len(expected.splitlines()) == 9
+    assert digests(OPENCV_CPU_DISABLE="AVX2,FMA3,AVX") == expected
+    assert digests(NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4") == expected
 
 
 SIDES = ("horizontal", "vertical")
