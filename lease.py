@@ -2,7 +2,8 @@
 
 FOLDER/NAME is a lease of filelock's, good on file systems that several nodes share: who holds it
 touches it every BEAT_S. What a killed process of this machine left is taken over at once, what one
-of another node left once nobody has touched it for LEASE_S. This module imports nothing of the
+of another node left once nobody has touched it for LEASE_S, and an empty one, left by a process
+that was killed before it wrote its name there, after two beats. This module imports nothing of the
 project but command_line.
 """
 
@@ -26,6 +27,8 @@ class Claim(NamedTuple):
     """When it was last touched, by its file system's clock, in ns; None where there is no lock."""
     owner: dict[str, str]
     """pid, host and token of the process that has it; empty where that may not be read."""
+    is_blank: bool = False
+    """Whether nothing is written there yet."""
 
 
 class Lease:
@@ -108,9 +111,13 @@ class Lease:
         self.lease.release()
 
     def outlive(self) -> None:
-        """Watch the holder's lock: one that lives touches it soon, a dead one's runs out."""
-        seen = self.claim()
-        told_s = time.monotonic() + 2 * BEAT_S
+        """Watch the holder's lock: one that lives touches it soon, a dead one's runs out.
+
+        filelock leaves a blank one alone for ever, since its old releases wrote nothing there.
+        """
+        first = seen = self.claim()
+        watched_s = time.monotonic() + 2 * BEAT_S
+        told_s = watched_s
 
         def lives() -> bool:
             nonlocal seen, told_s
@@ -120,6 +127,8 @@ class Lease:
                 )
                 told_s = float("inf")
             before, seen = seen, self.claim()
+            if seen.is_blank and seen == first and time.monotonic() > watched_s:
+                self.file.unlink(missing_ok=True)
             # a lock that changed hands was free in between: its new owner is watched from here
             is_same = seen.owner == before.owner and None not in (before.touched, seen.touched)
             return is_same and seen.touched != before.touched
@@ -142,7 +151,8 @@ class Lease:
         except OSError:
             return Claim(None, {})
         try:
-            return Claim(touched, owner_in(self.file.read_text()))
+            content = self.file.read_text()
+            return Claim(touched, owner_in(content), is_blank=not content)
         except OSError:
             return Claim(touched, {})
 

@@ -15,8 +15,9 @@ import seeds
 from data_prep import inverse
 from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfig
 from data_prep.images import Image, Mask
-from data_prep.raw import Points
+from data_prep.raw import BadInputError, Points
 from data_prep.warp import (
+    MAX_SIDE_PX,
     Border,
     Bordered,
     Lattice,
@@ -122,7 +123,8 @@ class Annotated:
 def apply(annotated: Annotated, variants: Sequence[Variant], border: Border) -> Iterator[Annotated]:
     """Variants of a field, one after the other: the same sizes and types come back.
 
-    Points come, too, that now lie up to warp.MARGIN_PX outside, whose discs may reach in.
+    Points come, too, that now lie up to warp.MARGIN_PX outside, whose discs may reach in. Raises
+    BadInputError for a picture that is too large for a variant.
     """
     image, mask = Bordered(annotated.image_HWC, border), None
     if annotated.mask_HW is not None:  # what comes in from outside is background
@@ -140,7 +142,7 @@ def move(
     height_px, width_px = annotated.image_HWC.shape[:2]
     warps = [warp_of(variant, height_px, width_px, image.border) for variant in variants]
     reaches_px = [
-        warp.reach_px
+        checked_reach(variant, warp)
         for variant, warp in zip(variants, warps, strict=True)
         if variant.transform not in FLIPS  # which see no border
     ]
@@ -158,6 +160,19 @@ def move(
         mask_HW = None if mask is None else move_pixels(mask, variant, warp, cv2.INTER_NEAREST)
         image_HWC = move_pixels(image, variant, warp, cv2.INTER_LINEAR)
         yield Annotated(image_HWC, its_points, mask_HW, its_middles)
+
+
+def checked_reach(variant: Variant, warp: Warp) -> int:
+    """How far the variant sees beyond the field, in px. Raises BadInputError where that is too far
+    to be counted in 16 bit."""
+    height_px, width_px = warp.lattice.height_px, warp.lattice.width_px
+    if max(height_px, width_px) + warp.reach_px > MAX_SIDE_PX:
+        raise BadInputError(
+            f"{width_px} x {height_px} px is too large for variant {variant.index}"
+            f" ({variant.transform}), which looks {warp.reach_px} px further (at most {MAX_SIDE_PX}"
+            " in all): cut it with tile_px=1024"
+        )
+    return warp.reach_px
 
 
 def move_pixels(picture: Bordered, variant: Variant, warp: Warp, interpolation: int) -> Image:

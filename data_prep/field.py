@@ -4,7 +4,8 @@ A field is one task for one worker: read once, written `copies` times.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,8 @@ class FieldTask:
     config: PrepConfig
     key: str
     """A hash over everything that decides its prepared bytes, see `records`."""
+    versions: tuple[records.Version, records.Version]
+    """Of the image and the annotation whose content the key has."""
 
     @property
     def name(self) -> str:
@@ -63,28 +66,45 @@ class FieldResult:
 def prepare_field(task: FieldTask) -> FieldResult:
     """Prepare one field, whatever stands there. A tile of glass has no samples."""
     field, raw = task.field, Path(task.config.raw)
-    annotation_file, bad = str(field.annotation.relative_to(raw)), []
-    try:
+    bad: list[BadFile] = []
+    with noted(field.annotation, raw, bad):
         parsed = parse_annotation(task.config.annotations, field)
-    except (BadInputError, OSError) as error:
-        bad.append(BadFile(annotation_file, str(error)))
-    try:
+    with noted(field.image, raw, bad):
         image_HWC = read_image(task)
-    except (BadInputError, OSError) as error:
-        bad.append(BadFile(str(field.image.relative_to(raw)), str(error)))
     if bad:
         return FieldResult([], bad)
-    tile = task.tile or whole(*image_HWC.shape[:2])
-    try:
+    with noted(field.annotation, raw, bad):
+        tile = task.tile or whole(*image_HWC.shape[:2])
         annotation = READERS[task.config.annotations].place(parsed, tile, task.values)
-    except (BadInputError, OSError) as error:
-        return FieldResult([], [BadFile(annotation_file, str(error))])
+    for path, version in zip((field.image, field.annotation), task.versions, strict=True):
+        with noted(path, raw, bad):
+            check_version(path, version)
+    if bad:
+        return FieldResult([], bad)
     unpublish(task.out)
     records.remove(task.out, task.name)
     is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
-    samples = write_variants(task, image_HWC, annotation) if is_kept else []
+    try:
+        samples = write_variants(task, image_HWC, annotation) if is_kept else []
+    except BadInputError as error:
+        return FieldResult([], [BadFile(str(field.image.relative_to(raw)), str(error))])
     records.write(task.out, task.name, task.key, samples)
     return FieldResult(samples, [])
+
+
+@contextmanager
+def noted(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
+    """Add a raw file to the bad ones where it turns out to be bad."""
+    try:
+        yield
+    except (BadInputError, OSError) as error:
+        bad.append(BadFile(str(path.relative_to(raw)), str(error)))
+
+
+def check_version(path: Path, version: records.Version) -> None:
+    """Raises BadInputError for a file that is another than the one that the record is to name."""
+    if records.version_of(path) != version:
+        raise BadInputError("was changed meanwhile; run again")
 
 
 @lru_cache(maxsize=1)

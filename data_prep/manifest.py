@@ -17,6 +17,7 @@ from data_prep.images import write_atomically
 FORMAT = 2
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
+AGAIN = "; run python -m data_prep again as before"  # what every message about damage ends with
 FILES = ("image", "mask", "points")  # what a sample has a path, a size and a hash of
 
 
@@ -98,16 +99,19 @@ class Dataset:
 
 def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, Any]) -> str:
     """Write manifest.jsonl, then dataset.json from `about`; returns the content hash."""
-    manifest = "".join(json.dumps(vars(sample)) + "\n" for sample in samples)
-    write_atomically(folder / MANIFEST, manifest.encode())
+    manifest = "".join(json.dumps(vars(sample)) + "\n" for sample in samples).encode()
+    content_sha256, path = hashlib.sha256(manifest).hexdigest(), folder / MANIFEST
+    if not path.is_file() or path.read_bytes() != manifest:
+        unpublish(folder)
+        write_atomically(path, manifest)
     content = {
         "format": FORMAT,
         "counts": count_samples(samples),
         **about,
-        "content_sha256": hashlib.sha256(manifest.encode()).hexdigest(),
+        "content_sha256": content_sha256,
     }
     write_atomically(folder / DATASET, (json.dumps(content, indent=2) + "\n").encode())
-    return str(content["content_sha256"])
+    return content_sha256
 
 
 def unpublish(folder: Path) -> None:
@@ -143,9 +147,11 @@ def read_dataset(folder: Path) -> Dataset:
         manifest = (folder / MANIFEST).read_bytes()
         samples = [Sample(**json.loads(line)) for line in manifest.splitlines()]
     except (OSError, ValueError, TypeError) as error:
-        raise DatasetError(f"{folder / MANIFEST}: missing or damaged: {error}") from None
+        raise DatasetError(f"{folder / MANIFEST}: missing or damaged: {error}{AGAIN}") from None
     if hashlib.sha256(manifest).hexdigest() != description.content_sha256:
-        raise DatasetError(f"{folder / MANIFEST}: not the one that {DATASET} was written with")
+        raise DatasetError(
+            f"{folder / MANIFEST}: not the one that {DATASET} was written with{AGAIN}"
+        )
     return Dataset(folder, samples, description)
 
 
@@ -165,4 +171,4 @@ def read_description(path: Path) -> Description:
         )
         return Description(labelling, about["split"], about["content_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: missing or damaged: {error}") from None
+        raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None

@@ -14,7 +14,7 @@ from data_prep.config import PrepConfig
 from data_prep.field import FieldTask
 from data_prep.formats import READERS, check_occurring
 from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field
-from data_prep.records import RECORDS
+from data_prep.records import RECORDS, Inputs
 from data_prep.tiles import Tile
 
 FOLDERS = (RECORDS, "images", "masks", "points")
@@ -73,7 +73,7 @@ def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
 
 def make_tasks(
     parts: Iterable[Part],
-    inputs: Mapping[Field, tuple[str, str]],
+    inputs: Mapping[Field, Inputs],
     splits: Mapping[str, str],
     config: PrepConfig,
 ) -> list[FieldTask]:
@@ -127,26 +127,29 @@ def claim_folder(out: Path, raw: Path) -> None:
 
 def hash_inputs(
     fields: Sequence[Field], config: PrepConfig
-) -> tuple[dict[Field, tuple[str, str]], list[BadFile]]:
-    """sha256 of each field's image and annotation; fields that cannot be read come back as bad."""
+) -> tuple[dict[Field, Inputs], list[BadFile]]:
+    """What stands in each field's files; fields that cannot be read come back as bad."""
 
-    def hashes(field: Field) -> tuple[str, str] | BadFile:
-        try:
-            annotation = field.annotation_sha256 or records.file_sha256(field.annotation)
-            return records.file_sha256(field.image), annotation
-        except OSError as error:
-            file = Path(error.filename).relative_to(config.raw)
+    def read(field: Field) -> Inputs | BadFile:
+        path = field.annotation
+        try:  # versions first: what is written later has another
+            versions = records.version_of(field.image), records.version_of(path)
+            annotation = field.annotation_sha256 or records.file_sha256(path)
+            path = field.image
+            return Inputs((records.file_sha256(path), annotation), versions)
+        except OSError as error:  # its own file name is missing where reading failed
+            file = Path(error.filename or path).relative_to(config.raw)
             return BadFile(str(file), f"cannot be read: {error.strerror}")
 
     with ThreadPoolExecutor(config.workers) as pool:  # hashing lets go of Python's lock
-        mapped = track(pool.map(hashes, fields), total=len(fields), label="read", unit="field")
+        mapped = track(pool.map(read, fields), total=len(fields), label="read", unit="field")
         found = dict(zip(fields, mapped, strict=True))
     bad = [result for result in found.values() if isinstance(result, BadFile)]
-    return {field: pair for field, pair in found.items() if not isinstance(pair, BadFile)}, bad
+    return {field: files for field, files in found.items() if isinstance(files, Inputs)}, bad
 
 
 def drop_repeated(
-    fields: Sequence[Field], inputs: Mapping[Field, tuple[str, str]], raw: Path
+    fields: Sequence[Field], inputs: Mapping[Field, Inputs], raw: Path
 ) -> tuple[list[Field], list[BadFile]]:
     """Leave out one picture under two cases: it would be trained on and tested on.
 
@@ -154,8 +157,9 @@ def drop_repeated(
     """
     by_content = defaultdict(list)
     for field in fields:
-        if field in inputs and inputs[field][0] != EMPTY_SHA256:  # that has a reason of its own
-            by_content[inputs[field][0]].append(field)
+        image_sha256 = inputs[field].sha256[0] if field in inputs else EMPTY_SHA256
+        if image_sha256 != EMPTY_SHA256:  # that has a reason of its own
+            by_content[image_sha256].append(field)
     bad, dropped = [], set()
     for group in by_content.values():
         if len({field.case for field in group}) > 1:
@@ -201,12 +205,12 @@ def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
 
 
 def make_task(
-    field: Field, tile: Tile | None, config: PrepConfig, split: str, inputs: Sequence[str]
+    field: Field, tile: Tile | None, config: PrepConfig, split: str, inputs: Inputs
 ) -> FieldTask:
     """The task of one field."""
     copies = copies_of(split, config)
     key = records.field_key(field, tile, copies, config, inputs)
-    return FieldTask(field, tile, copies, Path(config.out), config, key)
+    return FieldTask(field, tile, copies, Path(config.out), config, key, inputs.versions)
 
 
 def copies_of(split: str, config: PrepConfig) -> int:

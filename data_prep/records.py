@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,19 @@ OF_CUTTING = ("tile_px", "tile_overlap_px")  # they say where a tile is, which t
 OF_VARIANTS = ("augment", "mask_mode", "seed")  # nor these that of an original
 
 
+Version = tuple[int, int]
+"""When a file was last written, in ns, and its size in bytes: another after any change."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a field as they were when its preparation was planned."""
+
+    sha256: tuple[str, str]
+    """Of the content of its image and of its annotation."""
+    versions: tuple[Version, Version]
+
+
 @cache
 def made_by() -> list[Any]:
     """The code and the libraries that decide prepared bytes."""
@@ -50,12 +64,12 @@ def made_by() -> list[Any]:
 
 
 def field_key(
-    field: Field, tile: Tile | None, copies: int, config: PrepConfig, inputs: Sequence[str]
+    field: Field, tile: Tile | None, copies: int, config: PrepConfig, inputs: Inputs
 ) -> str:
-    """A hash over everything that decides a field's prepared bytes; `inputs`: its files' sha256."""
+    """A hash over everything that decides a field's prepared bytes."""
     settings = settings_of(config, tile is not None, copies)
     place = dataclasses.asdict(tile) if tile else None
-    what = [field.name, field.case, field.image.suffix.lower(), place, copies, *inputs]
+    what = [field.name, field.case, field.image.suffix.lower(), place, copies, *inputs.sha256]
     return hashlib.sha256(json.dumps([made_by(), settings, what]).encode()).hexdigest()
 
 
@@ -116,6 +130,12 @@ def stands(out: Path, sample: dict[str, Any], kind: str, time_ns: int) -> bool:
         return True
     same: bool = file_sha256(out / sample[kind]) == sample[f"{kind}_sha256"]
     return same
+
+
+def version_of(path: Path) -> Version:
+    """The version of a file that is there now."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def file_sha256(path: Path) -> str:

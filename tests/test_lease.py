@@ -65,6 +65,28 @@ def test_what_a_killed_process_left_is_taken_over_at_once(
     assert time.monotonic() - start < 5
 
 
+def test_one_whose_process_was_killed_before_it_wrote_its_name_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    (tmp_path / "lock").touch()
+    of(tmp_path).acquire()
+    assert f"pid={os.getpid()}" in (tmp_path / "lock").read_text()
+
+
+def test_one_that_is_written_late_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_S", 2.0)
+    monkeypatch.setattr(lease, "BEAT_S", 0.5)
+    (tmp_path / "lock").touch()
+    start, writing = time.monotonic(), threading.Timer(0.5, write_lock, [tmp_path / "lock"])
+    writing.start()
+    of(tmp_path).acquire()
+    assert time.monotonic() - start > 2.0, "it then was another's, and had to run out"
+    writing.join()
+
+
 def write_lock(path: Path, touched: float | None = None) -> None:
     """As a process of another node does."""
     path.write_text(

@@ -36,8 +36,8 @@ from scipy import ndimage
 from data_prep import images, masks
 from data_prep.brecahad import parse_points
 from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
-from data_prep.field import prepare_field
-from data_prep.plan import claim_folder, make_task
+from data_prep.field import FieldTask, prepare_field
+from data_prep.plan import claim_folder, hash_inputs, make_task
 from data_prep.raw import Field, find_fields
 from memory import keep_freed_memory
 from tests import ranks as real_ranks
@@ -145,12 +145,18 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> None:
     print(f"\ntwo workers are {gain:.2f} times as fast as one", flush=True)
 
 
+def tasks_of(fields: list[Field], config: PrepConfig) -> list[FieldTask]:
+    """The task of each field as one for training."""
+    inputs, _ = hash_inputs(fields, config)
+    return [make_task(field, None, config, "train", inputs[field]) for field in fields]
+
+
 def worker_beside_floor(raw: Path, out: Path, number: int) -> None:
     """What a worker at work takes, and the floor, a field each in turn."""
     config = training_config(raw, out)
     claim_folder(out, raw)
     fields, _ = find_fields(raw, config.case_regex, (".json",))
-    tasks = [make_task(field, None, config, "train", ("", "")) for field in fields]
+    tasks = tasks_of(fields, config)
     seconds_of(decode_and_encode, fields[-1])  # warm
     seconds_of(prepare_field, tasks[-1])
     floor_s, worker_s = [], []
@@ -274,8 +280,8 @@ def worker_memory_mb(raw: Path, out: Path) -> list[float]:
     claim_folder(out, raw)
     fields, _ = find_fields(raw, config.case_regex, (".json",))
     peaks = []
-    for number, field in enumerate(islice(cycle(fields), 40), start=1):
-        prepare_field(make_task(field, None, config, "train", ("", "")))
+    for number, task in enumerate(islice(cycle(tasks_of(fields, config)), 40), start=1):
+        prepare_field(task)
         if number in (4, 40):
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
     return peaks

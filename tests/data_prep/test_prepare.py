@@ -3,6 +3,7 @@
 Most runs draw one cheap transform; the promise about bytes is checked with all of them.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,22 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
+import lease
 from command_line import UserError
 from data_prep import prepare as prepare_module
-from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
+from data_prep import records
+from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
 from data_prep.manifest import FILES, read_dataset
 from data_prep.prepare import Summary
 from data_prep.raw import BadInputFilesError
+from data_prep.records import file_sha256
 from data_prep.workers import WorkerError
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "data_prep"
 IN_SILENCE: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 CHEAP = AugmentConfig(transforms=["gaussian"])
 BY_LIST = SplitConfig(val_cases=["2"], test_cases=["3"])
@@ -465,6 +471,35 @@ class TestAgain:
     ) -> None:
         assert prepare(raw, out, **{"copies": 3} | settings).num_reused == num_reused
 
+    def test_all_where_the_code_or_a_library_is_another(
+        self, raw: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a copy of the package one file is longer by a line; then one library's release is."""
+        copied = shutil.copytree(PACKAGE, tmp_path / "copied", ignore=shutil.ignore_patterns("__*"))
+        monkeypatch.setattr(records, "__file__", str(copied / "records.py"))
+        releases = {name: version(name) for name in records.LIBRARIES}
+        monkeypatch.setattr(records, "version", releases.__getitem__)
+        records.made_by.cache_clear()
+        assert prepare(raw, out, copies=3).num_reused == 4
+        with (copied / "inverse.py").open("a") as file:
+            file.write("# another line\n")
+        records.made_by.cache_clear()
+        assert prepare(raw, out, copies=3).num_reused == 0
+        releases["pillow"] = "99"
+        records.made_by.cache_clear()
+        assert prepare(raw, out, copies=3).num_reused == 0
+        monkeypatch.undo()
+        records.made_by.cache_clear()
+        assert prepare(raw, out, copies=3).num_reused == 0
+
+    def test_the_code_that_counts_is_all_that_a_worker_loads(self) -> None:
+        listed = "import sys, data_prep.field; print(*sys.modules)"
+        command = [sys.executable, "-c", listed]
+        loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        names = {name.partition(".")[2] for name in loaded.stdout.split() if "data_prep." in name}
+        of_no_byte = {"manifest", "records", "_remap"}  # _remap.c makes the bytes that OpenCV does
+        assert names - of_no_byte == set(records.CODE)
+
     def test_a_file_made_again_is_another(self, raw: Path, out: Path, tmp_path: Path) -> None:
         """A copy of a set by hard links keeps its own bytes."""
         mask = next((out / "masks").iterdir())
@@ -614,6 +649,126 @@ class TestInterrupted:
         prepare(raw, out, copies=6, split=ALL_TRAINING)
         prepare(raw, tmp_path / "fresh", copies=6, split=ALL_TRAINING)
         assert tree(out) == tree(tmp_path / "fresh")
+
+
+# argv: the change of a file at which to be killed; a file that was to be written is begun
+KILLED_AT_A_CHANGE = """
+import os, signal, sys
+import command_line
+from data_prep import __main__
+
+at, seen = int(sys.argv.pop(1)), 0
+
+def die_at_a_change(event, args):
+    global seen
+    begins = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+    if not begins and event not in ("os.rename", "os.remove"):
+        return
+    seen += "/out/" in str(args[0])
+    if seen == at:
+        if begins:
+            seen = -10**9  # what follows is no change of the run's
+            open(args[0], "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die_at_a_change)
+command_line.run(__main__.main, sys.argv[1:])
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("a_field_is_gone", [True, False])
+def test_killed_at_each_change_of_a_file_while_publishing(
+    raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_field_is_gone: bool
+) -> None:
+    """A set is never taken as whole that is none, and the next run makes the bytes of a fresh one.
+
+    A case moved to another split, so manifest, dataset.json and pack are others.
+    """
+    raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out"
+    settings: dict[str, Any] = {"copies": 1, "pack": True, "format": "png"}
+    prepare(raw, out, **settings)
+    if a_field_is_gone:
+        for file in ("images/Case_1-02.tif", "groundTruth/Case_1-02.json"):
+            (raw / file).unlink()
+    settings["split"] = SplitConfig(val=0.0, test_cases=["3"])
+    prepare(raw, tmp_path / "fresh", **settings)
+    before, fresh = tree(out), tree(tmp_path / "fresh")
+    wholes = [before["dataset.json"], fresh["dataset.json"]]
+    arguments = [f"raw={raw}", f"out={out}", "workers=1", "copies=1", "pack=true", "format=png"]
+    arguments += ["split.val=0", "split.test_cases=[3]", "augment.transforms=[gaussian]"]
+    kept = shutil.copytree(out, tmp_path / "kept")
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)  # a blank lock is waited for
+    for at in range(1, 100):
+        shutil.rmtree(out)
+        shutil.copytree(kept, out)
+        command = [sys.executable, "-c", KILLED_AT_A_CHANGE, str(at), *arguments]
+        ended = subprocess.run(command, cwd=ROOT, **IN_SILENCE)
+        now = tree(out)
+        if "dataset.json" in now:
+            whole = [before, fresh][wholes.index(now["dataset.json"])]
+            names = [name for name in whole if name.startswith(("images", "masks", "points", "m"))]
+            assert {name: now.get(name) for name in names} == {name: whole[name] for name in names}
+        packs = {name: now[name] for name in now if name.endswith(".u8")}
+        assert packs.items() <= before.items() | fresh.items(), "a pack that is not whole"
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL
+        prepare(raw, out, **settings)
+        assert tree(out) == fresh
+    assert now == fresh
+    assert at > (12 if a_field_is_gone else 8), "lock, files, manifest, dataset.json, pack"
+
+
+@pytest.mark.parametrize("file", ["groundTruth/Case_1-02.json", "images/Case_1-02.tif"])
+def test_a_file_that_changes_while_it_is_prepared_is_refused(
+    raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Its record would say that the field was made of the file as it was before."""
+    raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out"
+    content, run_tasks = (raw / file).read_bytes(), prepare_module.run_tasks
+
+    def changed_meanwhile(*arguments: Any) -> Any:
+        other = raw / file.replace("1-02", "2-01")
+        (raw / file).write_bytes(other.read_bytes())
+        return run_tasks(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "run_tasks", changed_meanwhile)
+        with pytest.raises(BadInputFilesError, match=rf"{file}: was changed meanwhile; run again"):
+            prepare(raw, out)
+    (raw / file).write_bytes(content)
+    prepare(raw, out)
+    prepare(raw, tmp_path / "fresh")
+    assert tree(out) == tree(tmp_path / "fresh")
+
+
+def test_a_file_that_the_disk_does_not_give_is_bad(
+    raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an error names no file."""
+
+    def broken(path: Path) -> str:
+        if path.name == "Case_1-02.tif":
+            raise OSError(errno.EIO, "Input/output error")
+        return file_sha256(path)
+
+    monkeypatch.setattr(records, "file_sha256", broken)
+    with pytest.raises(BadInputFilesError, match=r"images/Case_1-02\.tif: cannot be read: Input"):
+        prepare(raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out")
+
+
+def test_a_field_too_large_for_a_variant_is_bad(raw_folder: RawFolder, tmp_path: Path) -> None:
+    """Its pixels would come from places that 16 bit do not count to."""
+    raw = raw_folder({"1": 1, "2": 1, "3": 1})
+    wide = np.zeros((16, 30_000), np.uint8)
+    tifffile.imwrite(raw / "images/Case_1-01.tif", wide, photometric="minisblack")
+    shrunk = AugmentConfig(
+        transforms=["horizontal_flip", "scale"], scale=ScaleConfig(min=0.7, max=0.7)
+    )
+    with pytest.raises(BadInputFilesError, match=r"variant 2 \(scale\).*: cut it with tile_px="):
+        prepare(raw, tmp_path / "out", copies=3, augment=shrunk)
+    assert len(prepare(raw, tmp_path / "out", copies=2, augment=shrunk).samples) == 4
 
 
 def written_since(out: Path, time_ns: int) -> int:
