@@ -10,6 +10,7 @@ command line; 75 stopped by a signal with the state saved, run the same command 
 
 import ast
 import dataclasses
+import errno
 import inspect
 import json
 import os
@@ -67,9 +68,17 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     except BrokenPipeError:
         code = EXIT_FAILED
     except OSError as error:  # a full disk, a folder that may not be written: no bug of ours
-        print(f"error: {error.filename or 'I/O'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {os_error_text(error)}", file=sys.stderr)
         code = EXIT_FAILED
     sys.exit(code)
+
+
+def os_error_text(error: OSError) -> str:
+    """What the system refused, of which file where it says so; of a full disk, what to do."""
+    text = f"{error.filename or 'writing'}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; make room on the disk of the output, and run the same command again"
+    return text
 
 
 def track(

@@ -39,7 +39,7 @@ def report(config: PrepConfig, summary: Summary) -> None:
         print(f"left out {command_line.counted(summary.num_glass, 'tile')} of glass")
     if summary.num_reused:
         fields = command_line.counted(summary.num_reused, "field")
-        print(f"not redone, as they should be: {fields}")
+        print(f"kept as they were: {fields}")
     if summary.num_removed:
         fields = command_line.counted(summary.num_removed, "field")
         print(f"removed from {config.out}, not being of this preparation: {fields}")

@@ -18,6 +18,7 @@ TRANSFORMS = (
     "pincushion",
     "scale",
 )
+MAX_CLASSES = 255  # beside the background, in 8 bit
 FLIPS = ("horizontal_flip", "vertical_flip")  # draw nothing: a second copy would be the same
 
 
@@ -88,6 +89,11 @@ class DisplacementConfig:
             raise ValueError(
                 f"rms_px={self.rms_px} must be above 0 and sigma_px={self.sigma_px} at least 1,"
                 " both at most 1000"
+            )
+        if self.rms_px > 2 * self.sigma_px:
+            raise ValueError(
+                f"rms_px={self.rms_px}: at most twice sigma_px={self.sigma_px}, beyond which the"
+                " map is nothing but folds"
             )
 
 
@@ -259,6 +265,10 @@ class PrepConfig:
             )
         if any(not name.isprintable() for name in self.classes):
             raise ValueError(f"classes={self.classes!a}: a name holds what cannot be printed")
+        if len(self.classes) > MAX_CLASSES:
+            raise ValueError(
+                f"classes: {len(self.classes)}, at most {MAX_CLASSES}: a mask is 8 bit"
+            )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
 

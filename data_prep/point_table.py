@@ -130,9 +130,10 @@ def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row
 
 
 def stem_of(file: str) -> str:
-    """An image's name without its ending, if it has one."""
+    """An image's name without its ending, if it has one; with a folder, which no image's has."""
     path = Path(file)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    named = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+    return str(named) if file else ""
 
 
 def parse_table(content: bytes) -> list[Row]:
@@ -181,7 +182,8 @@ def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]
     found = []
     for stem, of_stem in rows.items():
         if stem and stem not in stems:
-            found.append((of_stem[0].line, f"line {of_stem[0].line}: no image '{of_stem[0].file}'"))
+            row, alone = of_stem[0], " (its name alone, no folder)" if "/" in stem else ""
+            found.append((row.line, f"line {row.line}: no image '{row.file}'{alone}"))
             continue
         found += [(row.line, reason) for row in of_stem if (reason := problem_of(row))]
     listed, more = sorted(found)[:MOST_LISTED], sorted(found)[MOST_LISTED:]
@@ -204,7 +206,7 @@ def problem_of(row: Row) -> str:
 def is_point(row: Row) -> bool:
     """Whether as_shape() would make a point of a row."""
     try:
-        return bool(row.name) and all(abs(float(at)) < FARTHEST_PX for at in (row.x, row.y))
+        return bool(row.name) and all(abs(number(at)) < FARTHEST_PX for at in (row.x, row.y))
     except ValueError:
         return False
 
@@ -213,12 +215,19 @@ def as_shape(row: Row) -> Shape:
     """The point of a row. Raises BadInputError with its line."""
     where = f"line {row.line} ({row.file})"
     try:
-        x, y = float(row.x), float(row.y)
+        x, y = number(row.x), number(row.y)
     except ValueError:
         raise BadInputError(f"{where}: x={row.x}, y={row.y}: expected two numbers") from None
     if not row.name:
         raise BadInputError(f"{where}: has no class")
     return point(where, row.name, x, y)
+
+
+def number(text: str) -> float:
+    """A number as tables have it. Raises ValueError, also for Python's own 1_000."""
+    if "_" in text:
+        raise ValueError
+    return float(text)
 
 
 def sha256_of(rows: Iterable[Row]) -> str:

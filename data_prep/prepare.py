@@ -97,7 +97,8 @@ def remove_temporaries(out: Path) -> None:
     Not in a share: other shares may be writing theirs.
     """
     for path in out.rglob(".*.tmp"):
-        path.unlink()
+        if not path.is_dir():
+            path.unlink()
 
 
 def run_tasks(
@@ -161,7 +162,7 @@ def remove_stale(out: Path, samples: Iterable[Sample], names: Iterable[str]) -> 
     if stale:
         unpublish(out)
     for path in stale:
-        path.unlink() if path.is_file() else shutil.rmtree(path)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return sum(path.parent.name == RECORDS for path in stale)
 
 

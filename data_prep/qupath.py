@@ -76,6 +76,8 @@ def shapes_of(where: str, feature: Any) -> Iterator[Shape]:
     if not isinstance(properties, dict):
         raise BadInputError(f"{where}: expected a Feature with properties")
     if name := class_name(where, properties.get("classification")):
+        if not name.isprintable():
+            raise BadInputError(f"{where}: class {name!a}: a name holds what cannot be printed")
         # a cell has two
         key = "nucleusGeometry" if feature.get("nucleusGeometry") else "geometry"
         yield from shapes_of_geometry(where, name, feature.get(key))

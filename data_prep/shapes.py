@@ -68,9 +68,20 @@ def signed_area(ring: Places) -> float:
 
 
 def middle(shape: Shape) -> Places:
-    """(2,): the centre of gravity, holes being left out."""
+    """(2,): the centre of gravity, holes being left out.
+
+    Of an outline that crosses itself it may lie far away; then the middle of its bounds.
+    """
     if shape.is_point:
         return shape.rings[0][0]
+    low, high = shape.rings[0].min(axis=0), shape.rings[0].max(axis=0)
+    centre = centre_of_gravity(shape)
+    is_within = ((low <= centre) & (centre <= high)).all()
+    return centre if is_within else (low + high) / 2
+
+
+def centre_of_gravity(shape: Shape) -> Places:
+    """(2,): of a polygon's signed areas."""
     areas, middles = [], []
     for number, ring in enumerate(shape.rings):
         near, following = ring - ring[0], np.roll(ring - ring[0], -1, axis=0)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import cv2
 
-from command_line import UserError
+from command_line import UserError, os_error_text
 from memory import keep_freed_memory
 
 Task = TypeVar("Task")
@@ -152,7 +152,7 @@ def serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
         except UserError as error:
             answer = (None, str(error))
         except OSError as error:
-            answer = (None, f"{error.filename or 'writing'}: {error.strerror or error}")
+            answer = (None, os_error_text(error))
         except MemoryError:
             answer = (None, "memory ran out; use fewer workers=, or cut large images with tile_px=")
         except Exception:

@@ -304,6 +304,13 @@ class TestRun:
             (UsageError("no such key"), 2, "error: no such key\n"),
             (KeyboardInterrupt(), 130, "interrupted; to go on, run the same command again\n"),
             (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
+            (PermissionError(errno.EACCES, "Denied", "a/b"), 1, "error: a/b: Denied\n"),
+            (
+                OSError(errno.ENOSPC, "No space left"),
+                1,
+                "error: writing: No space left; make room on the disk of the output, and run"
+                " the same command again\n",
+            ),
         ],
     )
     def test_what_a_user_can_mend_is_a_message_and_a_code(

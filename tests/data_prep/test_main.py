@@ -108,6 +108,8 @@ class TestUsageErrors:
             (["share=half"], ["share=half", "as in 3/8"]),
             (["tile_px=32767"], ["tile_px=32767", "at most 32766"]),
             (['classes=["a\\tb"]'], ["classes=", "cannot be printed"]),
+            ([f"classes=[{','.join(f'c{n}' for n in range(256))}]"], ["256, at most 255"]),
+            (["augment.elastic.rms_px=21"], ["rms_px=21", "twice sigma_px=10"]),
             (["tile_overlap_px=32"], ["tile_overlap_px=32", "tile_px=0", "tile_px=1024"]),
             (["tile_px=64", "tile_overlap_px=64"], ["tile_overlap_px=64", "below tile_px"]),
             (["case_regex=("], ["case_regex=("]),
@@ -121,7 +123,7 @@ class TestUsageErrors:
             (["out={raw}/images"], ["holds something that is not a prepared data set"]),
             (["out={raw}/images/Case_1-01.tif"], ["not a prepared data set"]),
         ],
-        ids=lambda value: " ".join(value) or "none",
+        ids=lambda value: " ".join(value)[:40] or "none",
     )
     def test_one_line_exit_code_2_and_nothing_written(
         self,
@@ -158,9 +160,9 @@ class TestRuns:
         assert re.search(r"train +6 samples, 2 fields, 1 case\n", said)
         assert re.search(r"val +1 sample, 1 field, 1 case\n", said)
         assert f"prepared {out}" in said
-        assert "not redone" not in said
+        assert "kept" not in said
         said_again = cli(main, *arguments).out
-        assert "not redone, as they should be: 4 fields\n" in said_again
+        assert "kept as they were: 4 fields\n" in said_again
 
     def test_another_raw_folder_into_the_same_out_is_told(
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path

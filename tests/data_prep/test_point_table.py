@@ -66,6 +66,15 @@ def test_a_row_of_an_image_that_is_not_there_is_named_once(tmp_path: Path) -> No
     assert bad == [BadFile("groundTruth/points.csv", "line 4: no image 'c-1.tif'")]
 
 
+def test_a_row_of_another_folder_is_no_row_of_an_image_here(tmp_path: Path) -> None:
+    """Two slides with fields of one name would become one."""
+    rows = ["a-1,1,1,tumor", "slide/a-1.tif,2,2,tumor", "./b-1.png,3,3,tumor"]
+    (one, other), (bad,) = find(write(tmp_path, *rows))
+    assert points(one) == [("line 2 (a-1)", "tumor", [1, 1])]
+    assert points(other) == [("line 4 (./b-1.png)", "tumor", [3, 3])]
+    assert bad.reason == "line 3: no image 'slide/a-1.tif' (its name alone, no folder)"
+
+
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     fields, bad = find(write(tmp_path, "a-1,1,1,t", images=("a-1.tif", "a-1.png")))
     assert fields == []
@@ -204,6 +213,7 @@ def test_of_very_many_bad_rows_the_first_are_told(tmp_path: Path) -> None:
     ("row", "reason"),
     [
         ("b-1,one,1,tumor", r"line 3 \(b-1\): x=one, y=1: expected two numbers"),
+        ("b-1,1_0,1,tumor", r"line 3 \(b-1\): x=1_0, y=1: expected two numbers"),
         ("b-1,1,,tumor", r"line 3 \(b-1\): x=1, y=: expected two numbers"),
         ("b-1,nan,1,tumor", r"line 3 \(b-1\): a coordinate that is no place"),
         ("b-1,1,inf,tumor", r"line 3 \(b-1\): a coordinate that is no place"),

@@ -524,6 +524,20 @@ class TestAgain:
         assert len(originals) == 2 * 4
         assert {name: fresh[name] for name in originals} == {name: kept[name] for name in originals}
 
+    def test_what_else_lies_in_its_folders_goes_without_a_word(
+        self, raw: Path, out: Path, tmp_path: Path
+    ) -> None:
+        before, elsewhere = tree(out), tmp_path / "elsewhere"
+        (elsewhere / "folder").mkdir(parents=True)
+        (elsewhere / "kept.jpg").touch()
+        (out / "images/a link to a folder").symlink_to(elsewhere)
+        (out / "images/a link to nothing").symlink_to(elsewhere / "nothing")
+        (out / "masks/a folder/in a folder").mkdir(parents=True)
+        (out / ".a folder.tmp").mkdir()
+        assert prepare(raw, out, copies=3).num_reused == 4
+        assert tree(out) == before
+        assert (elsewhere / "kept.jpg").exists()
+
     def test_a_field_that_is_gone_leaves_nothing(
         self, raw: Path, out: Path, tmp_path: Path
     ) -> None:

@@ -120,6 +120,10 @@ def test_objects_within_objects_are_found() -> None:
         (b"[5]", r"features\[0\]: expected a Feature with properties"),
         ([feature(AREA)], "annotates nothing: no feature has a class"),
         ([tumor(POINT), feature(POINT, 7)], r"features\[1\]: classification: expected"),
+        (
+            [feature(POINT, {"name": "\ud800"})],
+            r"features\[0\]: class '\\ud800': a name holds what",
+        ),
         ([feature(POINT, {"names": []})], r"features\[0\]: classification: expected"),
         ([tumor(POINT), tumor(None)], r"features\[1\]: geometry None of class 'tumor'"),
         (

@@ -106,6 +106,12 @@ def test_middles_are_centres_of_gravity() -> None:
     assert middle(point("a", "tumor", 3.25, 4.5)).tolist() == [3.25, 4.5]
 
 
+def test_the_middle_of_an_outline_that_crosses_itself_is_within_its_bounds() -> None:
+    """The lobes of this figure of eight nearly cancel: its centre of gravity is at x = 690."""
+    eight = [(10.0, 10.0), (30.0, 30.2), (30.0, 10.0), (10.0, 30.0)]
+    assert middle(polygon("a", "tumor", [eight])) == pytest.approx((20, 20.1))
+
+
 def test_an_area_is_a_nucleus_at_its_middle_in_one_tile() -> None:
     shape = polygon("a", "tumor", [[(48, 10), (56, 10), (56, 20), (48, 20)]])  # middle (52, 15)
     left, right = (Tile(Box(x, 0, 50, 90), HEIGHT, WIDTH) for x in (0, 50))
