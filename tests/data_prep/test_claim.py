@@ -127,7 +127,7 @@ def test_shares_of_one_set_run_side_by_side_and_are_joined(
     assert locks(out) == []
     joined = cli(command.main, *arguments(""))
     assert joined.code == 0
-    assert "as they should be: 4 fields" in joined.out
+    assert "kept as they were: 4 fields" in joined.out
 
 
 @pytest.mark.parametrize(("killed", "then"), [("", "1/2"), ("1/2", ""), ("1/2", "1/2")])
