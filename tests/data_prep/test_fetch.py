@@ -319,7 +319,8 @@ class TestKilled:
         process.send_signal(signum)
         errors = process.communicate()[1]
         assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 130)
-        assert errors == ("" if signum == signal.SIGKILL else "interrupted\n")
+        interrupted = "interrupted; to go on, run the same command again\n"
+        assert errors == ("" if signum == signal.SIGKILL else interrupted)
         kept = part.stat().st_size
         again = self.start(server, tmp_path)
         assert (again.communicate()[1], again.returncode) == ("", 0)
