@@ -99,7 +99,8 @@ class Saver:
                 )
             self.copies[name].copy_(tensor, non_blocking=True)
         if self.ranks.device.type == "cuda":
-            torch.cuda.synchronize()
+            # named, since a new thread's current device is GPU 0, whatever this rank's is
+            torch.cuda.synchronize(self.ranks.device)
 
     def write(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Publish a checkpoint, let `latest` and `best` name it, drop those too old."""

@@ -1,5 +1,6 @@
 """Checkpoints in the background hold the state as it was, one at a time, and fail aloud."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -141,6 +142,25 @@ def test_the_update_of_a_step_waits_for_the_copy(
     for path in paths:
         found = checkpoint.digest(checkpoint.all_tensors(path))
         assert found == digests[checkpoint.step_of(path)]
+
+
+def test_the_copy_is_waited_for_on_the_ranks_own_gpu(
+    saver: Saver, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pretend one: a thread that does not name it would wait for GPU 0, and write what is not
+    copied yet."""
+    gpu = torch.device("cuda", 1)
+    saver.ranks = dataclasses.replace(saver.ranks, device=gpu)
+    waited_for = []
+
+    def synchronize(device: object = None) -> None:
+        waited_for.append((device, saver.copied.is_set()))
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    state.progress.step = 1
+    saver.save()
+    saver.wait()
+    assert waited_for == [(gpu, False)]
 
 
 def test_a_process_that_lost_its_run_publishes_nothing(
