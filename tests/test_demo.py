@@ -21,6 +21,8 @@ def test_the_demo_learns_the_drawn_task(tmp_path: Path) -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    # else its two ranks would be refused where there is one GPU
+    assert "device: cpu\n" in (tmp_path / "run" / "config.yaml").read_text()
     results = tmp_path / "run" / "evaluation" / "test"
     summary = json.loads((results / "summary.json").read_text())
     assert summary["all_pixels"]["dice"] >= 0.6

@@ -5,6 +5,8 @@ LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them there is one rank and no pro
 """
 
 import os
+import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -114,6 +116,7 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     """Join the ranks of this run, and leave them at the end. `device` is auto, cpu or cuda.
 
     A rank that does not come to a collective within `timeout_s` is given up: a UserError names it.
+    Raises UsageError on every rank where two have one GPU.
     """
     keep_freed_memory()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -132,7 +135,9 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     named = {"store": store, "rank": rank, "world_size": world_size}
     with liveness.watch():
         dist.init_process_group(backend, timeout=timeout, **named)
-        yield Ranks(rank, world_size, chosen)
+        ranks = Ranks(rank, world_size, chosen)
+        check_gpus(ranks)
+        yield ranks
         # not after an error: NCCL would wait here for a rank that is gone
         dist.destroy_process_group()
 
@@ -145,3 +150,23 @@ def choose_device(device: str, local_rank: int) -> torch.device:
     if device == "cpu" or num_gpus == 0:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % num_gpus)
+
+
+def check_gpus(ranks: Ranks) -> None:
+    """Refuse ranks that share a GPU, which NCCL cannot serve. Raises UsageError. Collective."""
+    gpus = [gpu for gpu in ranks.gather(gpu_of(ranks.device)) if gpu]
+    for (host, uuid), num_ranks in Counter(gpus).items():
+        if num_ranks > 1:
+            num_gpus = len({gpu for gpu in gpus if gpu[0] == host})
+            raise UsageError(
+                f"{num_ranks} ranks share one GPU ({host}, GPU-{uuid}), and NCCL takes one rank a"
+                f" GPU: use --nproc-per-node {num_gpus}, or device=cpu"
+            )
+
+
+def gpu_of(device: torch.device) -> tuple[str, str] | None:
+    """(host, UUID) of a GPU; None for the CPU. Its number would not do: where a launcher leaves
+    each rank one visible GPU, all ranks have cuda:0."""
+    if device.type != "cuda":
+        return None
+    return socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)

@@ -108,5 +108,10 @@ def is_failed_collective(error: RuntimeError) -> bool:
 
 
 def first_words(error: RuntimeError) -> str:
-    """The first sentence of an error, without the place in torch's source."""
-    return str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+    """The first sentence of an error, without the place in torch's source.
+
+    NCCL's is of a kind of error only; what happened stands in the line after "Last error:".
+    """
+    said, _, happened = str(error).strip().partition("Last error:")
+    sentence = said.splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+    return ": ".join([sentence, *happened.strip().splitlines()[:1]])

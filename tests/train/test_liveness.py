@@ -15,6 +15,12 @@ from command_line import UserError
 from train import liveness
 from train.liveness import Liveness
 
+# As torch 2.13 and NCCL 2.28 word it
+NCCL_LOST = """NCCL error in: /torch/NCCLUtils.cpp:93, remote process exited, NCCL version 2.28.9
+ncclRemoteError: A call failed possibly due to a network error or a remote process exiting.
+Last error:
+socketPollConnect: connect to 10.0.0.2<40123> returned Connection refused
+Exception raised from checkForNCCLErrors"""
 LOST = "[/gloo/pair.cc:5] Connection closed by peer [127.0.0.1]:1. This is typically caused by"
 
 
@@ -67,6 +73,16 @@ def test_where_all_live_nobody_is_blamed(store: dist.TCPStore) -> None:
     mine, other = Liveness(store, 0, 2), Liveness(store, 1, 2)
     with other.watch(), pytest.raises(UserError, match="though all are alive"), mine.watch():
         raise RuntimeError("Timed out waiting 4000ms for recv operation to complete")
+
+
+def test_what_nccl_says_last_is_kept(store: dist.TCPStore) -> None:
+    """Its first words are the same whatever happened."""
+    with pytest.raises(UserError) as caught, Liveness(store, 0, 2).watch():
+        raise dist.DistBackendError(NCCL_LOST)
+    assert str(caught.value).endswith(
+        "(NCCL error in: /torch/NCCLUtils.cpp:93, remote process exited, NCCL version 2.28.9:"
+        " socketPollConnect: connect to 10.0.0.2<40123> returned Connection refused)"
+    )
 
 
 def test_an_error_of_ones_own_is_no_lost_rank(store: dist.TCPStore) -> None:
