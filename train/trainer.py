@@ -69,7 +69,7 @@ class Interval:
     """The loss of each microbatch, scalars on the device."""
     steps: int = 0
     waited_s: float = 0.0
-    """Time spent waiting for data."""
+    """Time that this process spent on getting its microbatches onto the device."""
     start_s: float = field(default_factory=time.monotonic)
 
 
@@ -276,7 +276,7 @@ class Trainer:
         return tree_sum_over_ranks(tree_sum(mine), self.ranks)
 
     def next_microbatch(self) -> tuple[Tensor, Tensor]:
-        """(image BHWC uint8, mask BHW uint8) on the device, with the time waited noted."""
+        """(image BHWC uint8, mask BHW uint8) on the device, with the time that took noted."""
         start = time.monotonic()
         try:
             microbatch = next(self.microbatches)
@@ -284,8 +284,9 @@ class Trainer:
             # a worker's error comes with its traceback; the last line is the message
             message = str(error).strip().splitlines()[-1]
             raise UserError(message.removeprefix("command_line.UserError: ")) from None
+        moved = self.crops.on_device(microbatch, self.ranks.device)
         self.interval.waited_s += time.monotonic() - start
-        return self.crops.on_device(microbatch, self.ranks.device)
+        return moved
 
     def new_interval(self) -> Interval:
         """Empty sums."""
@@ -305,7 +306,8 @@ class Trainer:
         values = {TRAINING_LOSS: loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}
         values |= {f"train/{name}": scores[name] for name in ("dice", "iou", "accuracy")}
         values["speed/samples_per_s"] = crops / seconds
-        values["speed/data_wait_share"] = wait_share = interval.waited_s / seconds
+        wait_share = self.wait_share(seconds)
+        values["speed/data_wait_share"] = wait_share
         self.num_points += 1
         # once a start, and not at its first point, which waits for workers to start
         if self.num_points == 2 and wait_share > MUCH_WAITING:
@@ -313,6 +315,15 @@ class Trainer:
         values["speed/save_stalled_s"] = self.saver.stalled_s
         self.monitor.curves(self.state.progress.step, self.state.progress.epochs, values)
         self.interval = self.new_interval()
+
+    def wait_share(self, interval_s: float) -> float:
+        """Share of the interval for which the rank with the slowest loader waited for data, 0 to 1:
+        the others wait for that rank. Collective.
+
+        On a GPU it is an upper bound: this is the host's time, and the host waits ahead of the GPU,
+        which meanwhile works off what is queued.
+        """
+        return max(self.ranks.gather(self.interval.waited_s / interval_s))
 
     def advice_on_waiting(self, share: float) -> str:
         """What to change where training waits for data."""

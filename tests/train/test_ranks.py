@@ -9,6 +9,7 @@ import pytest
 
 from command_line import EXIT_STOPPED
 from tests import ranks
+from train.monitor import read_curve
 
 SETTINGS = (
     "epochs=3",
@@ -160,6 +161,19 @@ def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
             # Adam turns roundings of small gradients into steps, and later steps rest on those
             near = 1e-3 if line["step"] == STEPS_PER_EPOCH else 5e-3
             assert line["val/loss"] == pytest.approx(expected["val/loss"], rel=near)
+
+
+def test_a_run_says_that_it_waits_for_data_whichever_rank_does(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """Rank 0, which says so, has its crops in time: it stands still in the sum of the gradients."""
+    run = tmp_path / "run"
+    command = ("tests.train.slow_rank", f"data={prepared}", f"run={run}", *SETTINGS)
+    output = ranks.run(*command, "epochs=1", "log_every_steps=1", ranks=2)
+    assert "waits for data" in output
+    _, *shares = [share for _, share in read_curve(run, "speed/data_wait_share")]
+    assert len(shares) == STEPS_PER_EPOCH - 1
+    assert all(0.5 < share <= 1 for share in shares)
 
 
 def test_too_many_ranks_are_refused(prepared: Path, tmp_path: Path) -> None:

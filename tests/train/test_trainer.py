@@ -31,7 +31,7 @@ from train.data import Draw, MicrobatchSampler, TrainingCrops
 from train.detection import find_nuclei
 from train.distributed import Ranks
 from train.lock import RunLock
-from train.monitor import read_metrics
+from train.monitor import read_curve, read_metrics
 from train.precision import choose_precision
 from train.preemption import StopRequest
 from train.run_folder import load_model, read_run
@@ -378,6 +378,23 @@ class SlowCrops(TrainingCrops):
         time.sleep(0.05 * len(draws))
         image_BHWC, mask_BHW = into
         image_BHWC[:], mask_BHW[:] = 128, 0
+
+
+def test_bringing_crops_to_the_device_counts_as_waiting_for_data(
+    new_trainer: NewTrainer, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With crop.on=device that is where they are cropped."""
+    original = TrainingCrops.on_device
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.1)
+        return original(*given)
+
+    monkeypatch.setattr(TrainingCrops, "on_device", slow)
+    new_trainer(tiny(tmp_path, "epochs=1", "panels=0")).fit()
+    shares = [share for _, share in read_curve(tmp_path, "speed/data_wait_share")]
+    assert len(shares) == 4
+    assert all(0.5 < share <= 1 for share in shares)
 
 
 @pytest.mark.parametrize("loader_workers", [0, 1])

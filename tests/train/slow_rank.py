@@ -1,0 +1,25 @@
+"""`python -m train` for torchrun, with a loader on rank 1 that is slower than training."""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import command_line
+from train import trainer
+from train.__main__ import main
+from train.data import Draw, TrainingCrops
+
+
+class SlowCrops(TrainingCrops):
+    """Crops of which a microbatch takes 200 ms."""
+
+    def fill(self, draws: Sequence[Draw], into: Sequence[Any]) -> None:
+        time.sleep(0.2)
+        super().fill(draws, into)
+
+
+if __name__ == "__main__":
+    if os.environ["RANK"] == "1":
+        trainer.TrainingCrops = SlowCrops
+    command_line.run(main)
