@@ -1,5 +1,6 @@
 """What `python -m train` can be told: every key, its unit and its default."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from command_line import UsageError
 from model import ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
+LARGEST_SCALE = 4.0  # from a slide's x40 to its x10; memory grows with its square
+WEEK_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,10 @@ class CropConfig:
     flip: bool = True
     """Mirror left-right and top-bottom, each with probability 1/2."""
     rotation_deg: float = 180.0
-    """Largest rotation in degrees, either way; 0 for none."""
+    """Largest rotation in degrees, either way, up to 180; 0 for none."""
     scale: float = 1.2
-    """Largest enlargement, and the inverse the largest shrinking (a factor); 1 for none."""
+    """Largest enlargement, and the inverse the largest shrinking (a factor, up to 4); 1 for
+    none."""
     stain: float = 0.1
     """Largest relative change of each stain's amount (hematoxylin, eosin, residual); 0 for none."""
     stain_shift: float = 0.02
@@ -42,8 +46,10 @@ class CropConfig:
                 f"crop.size_px={self.size_px} must be at least 16,"
                 f" crop.per_sample={self.per_sample} at least 1"
             )
-        if not self.scale >= 1:
-            raise ValueError(f"crop.scale={self.scale}: 1 (none) or above")
+        if not 0 <= self.rotation_deg <= 180:
+            raise ValueError(f"crop.rotation_deg={self.rotation_deg}: 0 (none) to 180 (any)")
+        if not 1 <= self.scale <= LARGEST_SCALE:
+            raise ValueError(f"crop.scale={self.scale}: 1 (none) to {LARGEST_SCALE:g}")
         for key in ("stain", "stain_shift", "brightness"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"crop.{key}={getattr(self, key)}: 0 to below 1")
@@ -59,10 +65,10 @@ class LossConfig:
     """Weight of annotated pixels in the cross-entropy (no unit)."""
 
     def __post_init__(self) -> None:
-        if not (self.dice_weight >= 0 and self.positive_weight > 0):
+        if not (0 <= self.dice_weight < math.inf and 0 < self.positive_weight < math.inf):
             raise ValueError(
                 f"loss.dice_weight={self.dice_weight} must be at least 0 and"
-                f" loss.positive_weight={self.positive_weight} above 0"
+                f" loss.positive_weight={self.positive_weight} above 0, both finite"
             )
 
 
@@ -136,13 +142,14 @@ class TrainConfig:
     """async: training goes on while a copy of the state is written; takes as much memory as the
     state, shared out over the ranks."""
     save_every_s: float = 600.0
-    """Seconds between checkpoints within an epoch; each epoch's end is saved as well."""
+    """Seconds between checkpoints within an epoch, inf for none; each epoch's end is saved as
+    well."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept; the best by validation Dice is kept besides."""
     keep_every: int = 0
     """Every so many epochs the checkpoint of the epoch's end is kept for good; 0 for never."""
     rank_timeout_s: float = 600.0
-    """Seconds after which a rank that others wait for is given up, and named."""
+    """Seconds after which a rank that others wait for is given up, and named; a week at most."""
     log_every_steps: int = 10
     """Steps between points of the training curves."""
     log_every_s: float = 30.0
@@ -163,9 +170,11 @@ class TrainConfig:
             "warmup_steps": 0,
             "panels": 0,
             "keep_every": 0,
+            "save_every_s": 0,
+            "log_every_s": 0,
         }
         for key, value in least.items():
-            if getattr(self, key) < value:
+            if not getattr(self, key) >= value:  # nor is NaN
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least {value}")
         if self.batch_size % self.microbatches:
             allowed = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
@@ -173,10 +182,15 @@ class TrainConfig:
                 f"microbatches={self.microbatches} must divide batch_size={self.batch_size};"
                 f" allowed: {', '.join(map(str, allowed))}"
             )
-        if not self.rank_timeout_s > 0:
-            raise ValueError(f"rank_timeout_s={self.rank_timeout_s}: must be above 0")
-        if not self.lr > 0:
-            raise ValueError(f"lr={self.lr}: must be above 0")
+        if not 0 < self.rank_timeout_s <= WEEK_S:
+            raise ValueError(
+                f"rank_timeout_s={self.rank_timeout_s}: must be above 0, and {WEEK_S:.0f} (a week)"
+                " at most"
+            )
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr}: must be above 0, and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay={self.weight_decay}: must be at least 0, and finite")
 
 
 def check_world_size(config: TrainConfig, world_size: int) -> None:

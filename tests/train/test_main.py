@@ -59,12 +59,28 @@ def test_bare_it_says_what_it_needs(module: str, cli: Callable[..., Any]) -> Non
         ("epochs", ["'epochs' is not key=value"]),
         ("epochs=0", ["epochs=0"]),
         ("lr=0", ["lr=0"]),
+        ("lr=inf", ["lr=inf", "finite"]),
+        ("weight_decay=-1", ["weight_decay=-1", "at least 0"]),
+        ("weight_decay=nan", ["weight_decay=nan"]),
+        ("weight_decay=inf", ["weight_decay=inf", "finite"]),
+        ("rank_timeout_s=-1", ["rank_timeout_s=-1", "above 0"]),
+        ("rank_timeout_s=inf", ["rank_timeout_s=inf", "604800 (a week)"]),
+        ("save_every_s=-3", ["save_every_s=-3", "at least 0"]),
+        ("save_every_s=nan", ["save_every_s=nan"]),
+        ("log_every_s=-1", ["log_every_s=-1", "at least 0"]),
         ("keep_checkpoints=0", ["keep_checkpoints=0"]),
         ("loader_workers=-1", ["loader_workers=-1"]),
         ("microbatches=3", ["microbatches=3", "batch_size=8", "1, 2, 4, 8"]),
         ("microbatches=16", ["microbatches=16", "1, 2, 4, 8"]),
         ("crop.size_px=8", ["crop.size_px=8"]),
+        ("crop.scale=0.5", ["crop.scale=0.5", "1 (none) to 4"]),
+        ("crop.scale=inf", ["crop.scale=inf", "1 (none) to 4"]),
+        ("crop.rotation_deg=nan", ["crop.rotation_deg=nan"]),
+        ("crop.rotation_deg=inf", ["crop.rotation_deg=inf", "0 (none) to 180"]),
+        ("crop.rotation_deg=-90", ["crop.rotation_deg=-90", "0 (none) to 180"]),
         ("loss.dice_weight=-1", ["loss.dice_weight=-1"]),
+        ("loss.dice_weight=inf", ["loss.dice_weight=inf", "finite"]),
+        ("loss.positive_weight=inf", ["loss.positive_weight=inf", "finite"]),
         ("tile.overlap_px=300", ["tile.size_px=512", "overlap_px=300"]),
         ("model.dropout=1", ["model.dropout=1"]),
         ("data=/no/such/folder", ["data=/no/such/folder", "no such folder"]),
@@ -99,6 +115,12 @@ def test_data_that_is_not_whole_is_refused(
     assert outcome.code in (1, 2)
     assert str(data) in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["save_every_s", "log_every_s"])
+def test_never_is_an_interval(key: str) -> None:
+    config = command_line.load(TrainConfig, ["data=a", "run=b", f"{key}=inf"])
+    assert getattr(config, key) == float("inf")
 
 
 def test_there_are_presets() -> None:
