@@ -24,6 +24,7 @@ from train.preemption import SIGNALS
 
 PREFETCH = 4  # microbatches that a worker is ahead
 HELD = 2  # places that training may look at: of the microbatch in work and of the one before
+DEAD_WORKER = "DataLoader worker (pid"  # as torch begins to say so
 
 ADVICE = (
     "Most likely memory, or shared memory (/dev/shm), ran out: try loader_workers=0, or a smaller"
@@ -116,10 +117,13 @@ def without_lost_parents(
 
 @contextmanager
 def lost_worker_explained() -> Iterator[None]:
-    """The error of a killed loader worker, which torch raises wherever training just is."""
+    """The error of a killed loader worker, which torch raises wherever training just is.
+
+    A worker's own error is a bug, and keeps its traceback.
+    """
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if DEAD_WORKER not in str(error):
             raise
         raise UserError(f"{error} {ADVICE}") from None

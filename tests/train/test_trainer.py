@@ -423,6 +423,20 @@ def test_a_killed_loader_worker_is_an_error_with_its_likely_cause(
         trainer.fit()
 
 
+def test_a_bug_in_a_loader_worker_keeps_its_traceback(
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch calls it an error "in DataLoader worker process 0"; memory has no part in it."""
+
+    def has_a_bug(*given: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr("train.data.cut_crop", has_a_bug)
+    trainer = new_trainer(tiny(tmp_path, "loader_workers=1"))
+    with pytest.raises(RuntimeError, match=r"(?s)DataLoader worker .*in has_a_bug.*shape mismatch"):
+        trainer.fit()
+
+
 def test_loader_workers_end_with_an_error(
     tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
 ) -> None:
