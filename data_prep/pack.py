@@ -52,13 +52,19 @@ def read_sample(folder: Path, sample: Sample) -> tuple[Image, Mask]:
 
 
 def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Decode a file that must have this height and width."""
-    pixels = cv2.imread(str(path), flags)
-    if pixels is None or pixels.shape[:2] != size:
-        raise UserError(
-            f"{path}: missing, unreadable or of another size than its manifest says;"
-            " run data_prep again"
-        )
+    """Decode a file that must have this height and width. Raises UserError."""
+    try:
+        # read here: cv2.imread() crashes where a name is not UTF-8
+        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run data_prep again") from None
+    except cv2.error:  # of an empty file
+        pixels = None
+    if pixels is None:
+        raise UserError(f"{path}: damaged, cannot be decoded; run data_prep again")
+    if pixels.shape[:2] != size:
+        found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], size))
+        raise UserError(f"{path}: {found} px, its manifest says {expected}; run data_prep again")
     return np.asarray(pixels, np.uint8)
 
 

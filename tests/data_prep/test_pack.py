@@ -1,5 +1,6 @@
 """Prepared pixels: from the files or from the pack, the same bytes; bad files are named."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,22 +56,47 @@ def test_images_are_read_as_rgb_and_masks_as_labels(
 
 
 @pytest.mark.parametrize("kind", ["image", "mask"])
-@pytest.mark.parametrize("damage", ["missing", "garbage", "other size"])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("missing", "No such file or directory"),
+        ("empty", "damaged, cannot be decoded"),
+        ("garbage", "damaged, cannot be decoded"),
+        ("other size", "9 x 8 px, its manifest says 160 x 120"),
+    ],
+)
 def test_a_bad_file_is_named(
-    kind: str, damage: str, prepared: Callable[..., Dataset], tmp_path: Path
+    kind: str, damage: str, reason: str, prepared: Callable[..., Dataset]
 ) -> None:
     dataset = prepared()
     sample = dataset.split("train")[0]
     victim = dataset.folder / getattr(sample, kind)
     if damage == "missing":
         victim.unlink()
-    elif damage == "garbage":
-        victim.write_bytes(b"no picture")
-    else:
+    elif damage == "other size":
         cv2.imwrite(str(victim), np.zeros((8, 9, 3), np.uint8))
-    with pytest.raises(UserError, match="run data_prep again") as caught:
+    else:
+        victim.write_bytes(b"no picture" if damage == "garbage" else b"")
+    with pytest.raises(UserError) as caught:
         read_sample(dataset.folder, sample)
-    assert str(victim) in str(caught.value)
+    assert str(caught.value) == f"{victim}: {reason}; run data_prep again"
+
+
+def test_a_name_that_is_not_utf_8_is_read_and_packed(
+    prepared: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    """As on a disk that was written with Latin-1: OpenCV's own reading crashes at such a name."""
+    name = os.fsdecode(b"Caf\xe9_1-03")
+    raw = tmp_path / "raw"
+    shutil.copy(raw / "groundTruth/Case_1-01.json", raw / f"groundTruth/{name}.json")
+    drawn = np.random.default_rng(6).integers(0, 256, (120, 160, 3), np.uint8)
+    tifffile.imwrite(raw / f"images/{name}.tif", drawn, photometric="rgb")
+    dataset = prepared(pack=True)
+    samples = dataset.split("train")
+    (number,) = (n for n, sample in enumerate(samples) if sample.id == f"{name}_v00_original")
+    assert np.array_equal(read_sample(dataset.folder, samples[number])[0], drawn)
+    packed_HW4 = TrainingPixels(dataset)[number].window(slice(None), slice(None))
+    assert np.array_equal(packed_HW4[..., :3], drawn)
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])

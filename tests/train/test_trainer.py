@@ -409,7 +409,7 @@ def test_a_missing_image_is_named_in_a_line(
     (tmp_path / "settings.yaml").write_text(settings)
     outcome = cli(train_main.main, f"config={tmp_path / 'settings.yaml'}", f"data={data}")
     assert outcome.code == 1
-    message = f"error: {missing}: missing, unreadable or of another size"
+    message = f"error: {missing}: No such file or directory; run data_prep again"
     assert outcome.err.splitlines()[-1].startswith(message)
     assert "Traceback" not in outcome.err
 
