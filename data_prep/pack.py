@@ -7,6 +7,7 @@ never taken for another's. The processes of a machine share its pages, and a cro
 the bytes it covers.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -164,7 +165,10 @@ def packed_path(folder: Path, content_sha256: str) -> Path:
 
 
 def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
-    """Decode the training split into its pack, where it is not there yet."""
+    """Decode the training split into its pack, where it is not there yet. Raises UserError.
+
+    Whatever ends this, an error or Ctrl-C, no unfinished pack stays to fill the disk.
+    """
     path = packed_path(folder, content_sha256)
     training = [sample for sample in samples if sample.split == "train"]
     offsets = offsets_of(training)
@@ -172,25 +176,36 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
         return
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, offsets[-1])  # a full disk is told now
-    except OSError as error:
-        temporary.unlink()
-        raise UserError(
-            f"{path}: {error.strerror}; the pack takes {offsets[-1] / 1e6:.0f} MB: make room, or"
-            " prepare with pack=false"
-        ) from None
     tasks = [
         PackTask(folder, sample, temporary, offset)
         for sample, offset in zip(training, offsets, strict=False)
     ]
-    packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
-    for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
-        pass
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())  # its size is no sign that it is whole
-    temporary.replace(path)
+    try:
+        reserve(temporary, offsets[-1])
+        packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
+        for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
+            pass
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # its size is no sign that it is whole
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def reserve(path: Path, num_bytes: int) -> None:
+    """Make a file of this size, so that a full disk is told now. Raises UserError."""
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:  # macOS: a full disk is told when it is full
+                file.truncate(num_bytes)
+    except OSError as error:
+        room = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(
+            f"{path.parent}: {error.strerror}; the pack takes {num_bytes / 1e6:.1f} MB:"
+            f" {room}prepare with pack=false"
+        ) from None
 
 
 def pack_sample(task: PackTask) -> None:

@@ -1,9 +1,12 @@
 """Prepared pixels: from the files or from the pack, the same bytes; bad files are named."""
 
+import errno
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -17,6 +20,7 @@ from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.manifest import Dataset, read_dataset
 from data_prep.pack import TrainingPixels, packed_path, read_sample
 from data_prep.prepare import prepare
+from data_prep.workers import WorkerError
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -206,4 +210,115 @@ def test_workers_change_no_byte_of_a_pack(prepared: Callable[..., Dataset]) -> N
     whole = path.read_bytes()
     path.unlink()
     prepared(pack=True, workers=4)
+    assert path.read_bytes() == whole
+
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def write_anew(prepared: Callable[..., Dataset]) -> tuple[Write, Path]:
+    """What writes the pack of a data set that has none, and the folder that it lies in."""
+    dataset = prepared()
+
+    def write() -> None:
+        content_sha256 = dataset.description.content_sha256
+        pack.write_pack(dataset.folder, dataset.samples, content_sha256, workers=2)
+
+    return write, dataset.folder / "packed"
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*given: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room, or prepare with pack=false"),
+        (errno.EDQUOT, "make room, or prepare with pack=false"),
+        (errno.EIO, "prepare with pack=false"),
+    ],
+)
+def test_a_full_disk_is_told_before_anything_is_decoded(
+    number: int, advice: str, write_anew: tuple[Write, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, folder = write_anew
+    monkeypatch.setattr(os, "posix_fallocate", failing(number))
+    monkeypatch.setattr(pack, "map_tasks", None)
+    with pytest.raises(UserError) as caught:
+        write()
+    reason = os.strerror(number)
+    assert str(caught.value) == f"{folder}: {reason}; the pack takes 0.2 MB: {advice}"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_limit_to_the_size_of_files_is_told(write_anew: tuple[Write, Path]) -> None:
+    """A real one: there is room, and the system refuses all the same."""
+    write, folder = write_anew
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"File too large; .*0\.2 MB: prepare with"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_pack_that_may_not_be_opened_is_told_why(
+    write_anew: tuple[Write, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, folder = write_anew
+    may_open = Path.open
+
+    def opened(path: Path, mode: str = "r", **options: object) -> IO[Any]:
+        if path.parent == folder:
+            failing(errno.EACCES)()
+        return may_open(path, mode, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(UserError, match="Permission denied; the pack takes"):
+        write()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_pack_that_fails_or_is_interrupted_leaves_nothing(
+    write_anew: tuple[Write, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, folder = write_anew
+    victim = min((folder.parent / "images").iterdir())
+    whole = victim.read_bytes()
+    victim.write_bytes(b"")
+    with pytest.raises(WorkerError, match="damaged, cannot be decoded"):
+        write()
+    assert list(folder.iterdir()) == []
+    victim.write_bytes(whole)
+
+    def interrupted(*given: object, **options: object) -> None:
+        (temporary,) = folder.iterdir()
+        assert temporary.stat().st_size > 0
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "track", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert list(folder.iterdir()) == []
+    write()
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_pack_where_space_cannot_be_reserved(
+    prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has no posix_fallocate."""
+    (path,) = packs(prepared(pack=True))
+    whole = path.read_bytes()
+    path.unlink()
+    monkeypatch.delattr(os, "posix_fallocate")
+    prepared(pack=True)
     assert path.read_bytes() == whole
