@@ -109,6 +109,8 @@ def test_a_pack_holds_what_the_files_decode_to(
 ) -> None:
     dataset = prepared(pack=True, format=format)
     pixels = TrainingPixels(dataset)
+    assert isinstance(pixels.packed, np.memmap), "ranks and workers would not share its pages"
+    assert pixels.packed.mode == "r"
     samples = dataset.split("train")
     assert len(pixels) == len(samples) == 4
     shutil.rmtree(dataset.folder / "images")  # it does not read them again
