@@ -138,9 +138,12 @@ class TrainingPixels:
 
     def advice_on_pack(self) -> str:
         """What to do where there is none, or one that does not count."""
+        again = "`python -m data_prep` again with the same settings and pack=true"
         if any((self.folder / PACKED).glob("*.u8")):
-            return "data prepared anew with pack=true (its pack is of another release, or OpenCV's)"
-        return "data prepared with pack=true"
+            again += (
+                " (the pack there was made by another release of OpenCV or Eosin, or is not whole)"
+            )
+        return again
 
     def __getitem__(self, number: int) -> SamplePixels:
         sample = self.samples[number]

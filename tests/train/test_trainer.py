@@ -343,8 +343,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(
 @pytest.mark.parametrize(
     ("packed", "advice"),
     [
-        ("no", "data prepared with pack=true, or loader_workers=1"),
-        ("by another release", r"data prepared anew with pack=true \(.*\), or loader_workers=1"),
+        (
+            "no",
+            "`python -m data_prep` again with the same settings and pack=true, or loader_workers=1",
+        ),
+        (
+            "by another release",
+            r"`python -m data_prep` again with the same settings and pack=true \(the pack there was"
+            r" made by another release of OpenCV or Eosin, or is not whole\), or loader_workers=1",
+        ),
         ("yes", "loader_workers=1"),
     ],
 )
