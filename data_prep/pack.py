@@ -9,8 +9,9 @@ the bytes it covers.
 
 import errno
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
@@ -25,6 +26,7 @@ from command_line import UserError, track
 from data_prep.images import Image, Mask
 from data_prep.manifest import Dataset, Sample
 from data_prep.masks import BINARY_LABEL
+from data_prep.raw import Points
 from data_prep.workers import map_tasks
 
 PACKED = "packed"
@@ -67,6 +69,17 @@ def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np
         found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], size))
         raise UserError(f"{path}: {found} px, its manifest says {expected}; run data_prep again")
     return np.asarray(pixels, np.uint8)
+
+
+def read_points(folder: Path, sample: Sample, classes: Iterable[str]) -> Points:
+    """Read a sample's points of these classes. Raises UserError."""
+    path = folder / sample.points
+    try:
+        listed = json.loads(path.read_bytes())
+        shares = {name: [(point["x"], point["y"]) for point in listed[name]] for name in classes}
+        return {name: np.array(shares[name], np.float64).reshape(-1, 2) for name in shares}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: missing or damaged: {error}; run data_prep again") from None
 
 
 class SamplePixels(Protocol):

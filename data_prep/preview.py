@@ -5,19 +5,19 @@
 To be looked at before training: outlines must lie on the nuclei, in every variant.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from omegaconf import MISSING
 
 import command_line
 from command_line import UsageError
 from data_prep.images import Image, Mask
 from data_prep.manifest import Dataset, Sample, read_dataset
-from data_prep.pack import read_sample
+from data_prep.pack import read_points, read_sample
 
 OUTLINE, POINT, INK = (0, 158, 115), (230, 159, 0), (40, 40, 40)
 LABEL_PX, GAP_PX = 24, 6
@@ -84,9 +84,9 @@ def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_p
     cells = []
     for sample in samples:
         image_HWC, mask_HW = read_sample(dataset.folder, sample)
-        points = json.loads((dataset.folder / sample.points).read_bytes())
-        drawn = [(point["x"], point["y"]) for name in labels for point in points[name]]
-        cells.append(labelled(sample, outlined(image_HWC, mask_HW, drawn, width_px)))
+        points = read_points(dataset.folder, sample, labels)
+        shares_N2 = np.concatenate(list(points.values()))
+        cells.append(labelled(sample, outlined(image_HWC, mask_HW, shares_N2, width_px)))
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
@@ -94,9 +94,9 @@ def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_p
 
 
 def outlined(
-    image_HWC: Image, mask_HW: Mask, points: list[tuple[float, float]], width_px: int
+    image_HWC: Image, mask_HW: Mask, shares_N2: npt.NDArray[np.float64], width_px: int
 ) -> Image:
-    """The image at a width, with each label's outlines and the points on it."""
+    """The image at a width, with each label's outlines and the points, shares of its sides."""
     height_px = max(1, round(image_HWC.shape[0] * width_px / image_HWC.shape[1]))
     small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
     large_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
@@ -104,7 +104,7 @@ def outlined(
         region = (large_mask == value).astype(np.uint8)
         contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(small, contours, -1, OUTLINE, 1, cv2.LINE_AA)
-    for x, y in points:
+    for x, y in shares_N2:
         cv2.circle(small, (int(x * width_px), int(y * height_px)), 1, POINT, cv2.FILLED)
     return small
 

@@ -88,3 +88,17 @@ def test_what_cannot_be_shown_is_said(
     assert outcome.code != 0
     assert message in outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"{}", b'{"tumor": [{"x": 1}]}'])
+def test_a_missing_or_damaged_file_of_points_is_named(
+    data: Path, tmp_path: Path, cli: Callable[..., Any], content: bytes | None
+) -> None:
+    path = data / "points/Case_1-01_v00_original.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    outcome = cli(preview.main, f"data={data}", f"out={tmp_path / 's.png'}")
+    assert outcome.code == 1
+    assert f"error: {path}: missing or damaged" in outcome.err
+    assert "run data_prep again" in outcome.err
