@@ -1,6 +1,5 @@
 """Whole fields of view: read them, predict them over the ranks, count their pixels and nuclei."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from command_line import UsageError, UserError
 from data_prep import images, masks
 from data_prep.formats import READERS, check_occurring
 from data_prep.manifest import Dataset, Labelling, Sample
-from data_prep.pack import read_sample
+from data_prep.pack import read_points, read_sample
 from data_prep.raw import BadInputError, Field, Points
 from data_prep.tiles import whole
 from train.config import TileConfig
@@ -98,14 +97,9 @@ def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
 def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[Places]]:
     """Image, mask and points of a sample. Raises UserError where a file is bad."""
     image, mask = read_sample(dataset.folder, sample)
-    path = dataset.folder / sample.points
-    try:
-        listed = json.loads(path.read_bytes()).items()
-        shares = {name: [(point["x"], point["y"]) for point in points] for name, points in listed}
-        points = {name: np.reshape(shares[name], (-1, 2)) for name in shares}
-        return image, mask, channel_places(points, dataset.description.labelling, *mask.shape)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: missing or damaged: {error}; run data_prep again") from None
+    labelling = dataset.description.labelling
+    points = read_points(dataset.folder, sample, labelling.labels)
+    return image, mask, channel_places(points, labelling, *mask.shape)
 
 
 def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[WholeField]:
