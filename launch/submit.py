@@ -15,13 +15,13 @@ import functools
 import json
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ from launch import slurm_commands
 from launch.events import JOBS, LAUNCH, SUBMISSION, note, read_submission
 from launch.job import STAGES, Stage
 from launch.profiles import Profile, load_profile
-from train.preemption import caught
+from train.preemption import StopRequest
 
 KEPT_CONFIG = "config.yaml"
 PACKAGES = (
@@ -55,8 +55,6 @@ FLAGS = tuple(
     for field in dataclasses.fields(Profile)
     if field.name not in ("setup", "environment", "srun_args")
 )
-
-
 @dataclass(frozen=True)
 class Job:
     """A job to queue: a stage, once or (an array) with each of several lists of arguments."""
@@ -88,7 +86,7 @@ def main(argv: list[str]) -> int:
         if options.dry_run:
             print("\n".join(shlex.join(command) for command in commands.values()))
             return 0
-        return run_here(run, commands, profile)
+        return run_here(run, argv, commands, profile)
     # A snapshot each submission: jobs of an earlier one may still be running on theirs
     code = run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     arguments = with_kept_config(arguments, code)
@@ -407,34 +405,55 @@ def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[st
     }
 
 
-def run_here(run: Path, commands: dict[str, list[str]], profile: Profile) -> int:
-    """The same chain on this machine: stages one after the other."""
+def run_here(
+    run: Path, argv: Sequence[str], commands: dict[str, list[str]], profile: Profile
+) -> int:
+    """The same chain on this machine: stages one after the other, up to a signal to stop."""
     (run / LAUNCH).mkdir(parents=True, exist_ok=True)
-    record(run, sys.argv[1:], profile, {})
-    for stage, command in commands.items():
-        print(f"{stage}: {shlex.join(command)}", flush=True)
-        note(run, "started", stage, job="local")
-        code = run_and_pass_signals_on(command)
-        note(run, "finished" if code == 0 else "gave up", stage, job="local", code=code)
-        if code:
-            print(
-                f"error: {stage} ended with code {code}; the same command goes on", file=sys.stderr
-            )
-            return code
+    record(run, argv, profile, {})
+    relay = Relay()
+    with relay:
+        for stage, command in commands.items():
+            if relay.signum:
+                print(f"stopped before {stage}; the same command goes on", file=sys.stderr)
+                return command_line.EXIT_STOPPED
+            print(f"{stage}: {shlex.join(command)}", flush=True)
+            note(run, "started", stage, job="local")
+            code = relay.run(command)
+            note(run, "finished" if code == 0 else "gave up", stage, job="local", code=code)
+            if code:
+                print(
+                    f"error: {stage} ended with code {code}; the same command goes on",
+                    file=sys.stderr,
+                )
+                return code
     print(f"run    {run}")
     print(f"next   tensorboard --logdir {run}")
     return 0
 
 
-def run_and_pass_signals_on(command: list[str]) -> int:
-    """Run a program to its end, however long it takes to save after a signal.
+class Relay(StopRequest):
+    """While this context lasts, a signal that stops a run goes to the program that runs here."""
 
-    In a session of its own, so that Ctrl-C reaches it once, through us.
-    """
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-    for signum in caught():
-        signal.signal(signum, lambda signum, frame: process.send_signal(signum))
-    return process.wait()
+    def __init__(self) -> None:
+        super().__init__()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: list[str]) -> int:
+        """Run a program to its end, however long it takes to save after a signal; its exit code.
+
+        In a session of its own, so that Ctrl-C reaches it once, through us.
+        """
+        self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        if self.signum:  # it came while the program was started
+            self.process.send_signal(self.signum)
+        return self.process.wait()
+
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.adopt(signum)
+        if self.process:
+            self.process.send_signal(signum)
 
 
 if __name__ == "__main__":

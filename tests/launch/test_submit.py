@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from command_line import UsageError
+from command_line import EXIT_STOPPED, UsageError
+from launch import submit as submit_module
 from launch.profiles import PROFILES, Profile, load_profile
-from launch.submit import choose_stages, plan, script, stage_arguments, with_kept_config
+from launch.submit import Relay, choose_stages, plan, script, stage_arguments, with_kept_config
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -218,8 +220,8 @@ def test_a_closed_terminal_reaches_what_runs_on_this_machine_but_under_nohup(
         "print('ready', flush=True)\ntime.sleep(3)"
     )
     passes_on = (
-        "import sys; from launch.submit import run_and_pass_signals_on as run\n"
-        "sys.exit(run([sys.executable, '-c', sys.argv[1]]))"
+        "import sys; from launch.submit import Relay\n"
+        "with (relay := Relay()): sys.exit(relay.run([sys.executable, '-c', sys.argv[1]]))"
     )
     handler = signal.SIG_IGN if ignored else signal.SIG_DFL
     process = subprocess.Popen(
@@ -233,3 +235,49 @@ def test_a_closed_terminal_reaches_what_runs_on_this_machine_but_under_nohup(
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=60) == expected
+
+
+def test_a_signal_that_comes_while_a_program_is_started_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "pathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)"
+    )
+    ready = tmp_path / "ready"
+    may_start = subprocess.Popen
+
+    def start(*given: Any, **options: Any) -> subprocess.Popen[str]:
+        process = may_start(*given, **options)
+        ranks.wait_for(ready.exists, process)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    relay = Relay()
+    with relay:
+        assert relay.run([sys.executable, "-c", program, str(ready)]) == 7
+
+
+def test_a_signal_between_two_stages_ends_the_chain_and_is_no_longer_caught_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(run: Path, event: str, *given: Any, **about: Any) -> None:
+        if event == "finished":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(submit_module, "note", noted)
+    before = signal.getsignal(signal.SIGTERM)
+    touch = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+    commands = {
+        stage: [sys.executable, "-c", touch, str(tmp_path / stage)]
+        for stage in ("prepare", "train")
+    }
+    argv = ["--cluster", "local", "epochs=3"]
+    assert submit_module.run_here(tmp_path, argv, commands, Profile()) == EXIT_STOPPED
+    assert (tmp_path / "prepare").exists()
+    assert not (tmp_path / "train").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
+    submission = json.loads((tmp_path / "launch/submission.json").read_text())
+    assert submission["command"] == "python launch/submit.py --cluster local epochs=3"
