@@ -55,6 +55,13 @@ FLAGS = tuple(
     for field in dataclasses.fields(Profile)
     if field.name not in ("setup", "environment", "srun_args")
 )
+# By itself torchrun dies of SIGUSR2, its ranks with it, and kills ranks 30 s after another signal
+TORCHRUN_WAITS = (
+    "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
+    "--shutdown-timeout=3600",  # in s
+)
+
+
 @dataclass(frozen=True)
 class Job:
     """A job to queue: a stage, once or (an array) with each of several lists of arguments."""
@@ -393,7 +400,8 @@ def report(run: Path, ids: dict[str, str]) -> None:
 def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[str, list[str]]:
     """Stage -> its command on this machine, ranks under torchrun."""
     ranks = profile.nodes * profile.tasks_per_node
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    torchrun += [*TORCHRUN_WAITS, "-m"]
     programs = {
         "prepare": ["data_prep"],
         "train": [*(torchrun if ranks > 1 else []), "train"],

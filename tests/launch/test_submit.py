@@ -186,26 +186,44 @@ def test_a_dry_run_on_this_machine_prints_the_commands_and_runs_nothing(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_the_same_chain_runs_on_this_machine(tmp_path: Path) -> None:
-    """--cluster local: prepare, train on two ranks, evaluate, without Slurm."""
+def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path: Path) -> None:
+    """--cluster local: prepare, train on two ranks, evaluate, without Slurm; SIGUSR2 on the way,
+    of which torchrun would die."""
     raw, run = tmp_path / "raw", tmp_path / "run"
     ranks.run(
         "data_prep.synthetic", f"out={raw}", "fields=2", "cases=4", "width_px=200", "height_px=192"
     )
-    done = submit(
+    chain = [
         "--cluster", "local", "--profile", "cpu", "--ranks-per-node", "2", f"raw={raw}",
-        f"run={run}", "copies=4", "split.val_cases=[3]", "split.test_cases=[4]", "epochs=1",
+        f"run={run}", "copies=4", "split.val_cases=[3]", "split.test_cases=[4]", "epochs=8",
         "crop.size_px=64", "model.width=4", "model.depth=2", "amp=off",
-        PATH=os.environ["PATH"],
-    )  # fmt: skip
+    ]  # fmt: skip
+    stopped = subprocess.Popen(
+        [sys.executable, "launch/submit.py", *chain],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    ranks.wait_for(lambda: any(run.glob("checkpoints/*/COMPLETE")), stopped)
+    stopped.send_signal(signal.SIGUSR2)
+    code, output = ranks.finish(stopped)
+    assert code == 1, output  # torchrun's
+    at = re.search(r"stopped by signal 12 at step (\d+), saved", output)
+    assert at, output
+    assert "error: train ended with code 1; the same command goes on" in output
+    done = submit(*chain, PATH=os.environ["PATH"])
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"(step {at[1]})" in done.stdout, "it went on from another step"
     summary = json.loads((run / "evaluation" / "test" / "summary.json").read_text())
     assert summary["num_fields"] == 2
     events = [json.loads(line) for line in (run / "launch" / "events.jsonl").open()]
-    assert [event["stage"] for event in events if event["event"] == "finished"] == [
-        "prepare",
-        "train",
-        "evaluate",
+    assert [(event["stage"], event["event"]) for event in events if "code" in event] == [
+        ("prepare", "finished"),
+        ("train", "gave up"),
+        ("prepare", "finished"),
+        ("train", "finished"),
+        ("evaluate", "finished"),
     ]
 
 
