@@ -174,6 +174,36 @@ def test_a_transform_is_albumentations_own_where_it_has_one(
     assert np.abs(moved - ours)[inside].max() < 0.15
 
 
+def test_elastic_is_albumentations_own_in_spread_and_smoothness() -> None:
+    """Which field comes is a draw; each draws uniform noise and smooths it by sigma.
+
+    alpha times uniform noise from -1 to 1 has an RMS of alpha / sqrt 3, of which a Gaussian leaves
+    1 / (2 sqrt(pi) sigma).
+    """
+    import albumentations
+
+    rms, sigma, lag = 3.0, 10.0, 10
+    alpha = rms * np.sqrt(3) * 2 * np.sqrt(np.pi) * sigma
+    theirs = albumentations.ElasticTransform(alpha, sigma, noise_distribution="uniform", p=1.0)
+    theirs.set_random_seed(0)
+    places = every_pixel(300, 400).astype(np.float32)
+    ramps = np.dstack([places, places[..., :1]])
+    inside = np.s_[20:-20, 20:-20]  # a mirrored ramp tells no place
+
+    def measured(displacements: list[np.ndarray]) -> tuple[float, float]:
+        square = np.mean(np.square(displacements))
+        product = np.mean([field[:, lag:] * field[:, :-lag] for field in displacements])
+        return float(np.sqrt(square)), float(product / square)
+
+    of_theirs = measured(
+        [(theirs(image=ramps)["image"][..., :2] - places)[inside] for _ in range(8)]
+    )
+    given = {"rms_px": rms, "sigma_px": sigma}
+    maps = [warp_of(Variant(1, "elastic", n, given), 300, 400, "mirror") for n in range(8)]
+    of_ours = measured([(sources(of) - places)[inside] for of in maps])
+    assert of_ours == pytest.approx(of_theirs, rel=0.06)
+
+
 class TestPoints:
     def spots(self, points: np.ndarray, height: int, width: int) -> np.ndarray:
         """White dots, 3 px wide, at points, which keep 20 px of each other."""
