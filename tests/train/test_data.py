@@ -1,9 +1,12 @@
 """Promise 2 for training: which crops, in which order, does not depend on ranks or workers."""
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable, Iterable
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 from data_prep.manifest import Dataset
 from data_prep.pack import TrainingPixels, read_sample
+from tests.train.conftest import CPU, prepare_here
 from train.config import CropConfig, TrainConfig
 from train.data import (
     Draw,
@@ -127,7 +131,7 @@ def reference(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
-@pytest.mark.parametrize(("workers", "world_size"), [(1, 1), (3, 1), (0, 2), (0, 3), (2, 4)])
+@pytest.mark.parametrize(("workers", "world_size"), [(1, 1), (4, 1), (0, 2), (0, 3), (2, 4)])
 def test_workers_and_ranks_change_no_crop(
     workers: int,
     world_size: int,
@@ -171,6 +175,17 @@ def test_another_seed_changes_order_and_crops(
     assert not set(global_batches(prepared, tiny(Path(), "seed=1"), [ranks()])) & set(reference)
 
 
+def test_another_seed_draws_another_crop_of_the_same_image(
+    prepared: Dataset, tiny: Callable[..., TrainConfig], cut: Callable[..., list[torch.Tensor]]
+) -> None:
+    """Not the same one at another time."""
+    images = []
+    for seed in (0, 1):
+        crops = TrainingCrops(TrainingPixels(prepared), tiny(Path(), f"seed={seed}"))
+        images.append(cut(crops, [(0, 3)])[0])
+    assert not torch.equal(*images)
+
+
 def test_an_image_is_cropped_anew_each_epoch_and_each_time_it_is_taken(
     prepared: Dataset, tiny: Callable[..., TrainConfig], cut: Callable[..., list[torch.Tensor]]
 ) -> None:
@@ -193,9 +208,73 @@ def test_crops_of_an_image_are_of_that_image(
     image_HWC, mask_HW = read_sample(prepared.folder, prepared.split("train")[1])
     for index in (2, 3):
         image, mask = (part[0].numpy() for part in cut(crops, [(5, index)]))
-        windows = [left for left in range(33) if np.array_equal(image_HWC[:, left:][:, :64], image)]
-        assert len(windows) == 1
-        assert np.array_equal(mask_HW[:, windows[0] :][:, :64], mask)
+        assert np.array_equal(mask_HW[:, place_of(image, image_HWC)], mask)
+
+
+def place_of(crop_HWC: np.ndarray, image_HWC: np.ndarray) -> slice:
+    """The columns of an image, of 96, that a crop as high as it shows unchanged."""
+    width = crop_HWC.shape[1]
+    places = [slice(left, left + width) for left in range(96 - width + 1)]
+    (place,) = (place for place in places if np.array_equal(image_HWC[:, place], crop_HWC))
+    return place
+
+
+@pytest.fixture(scope="module")
+def of_two_classes(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The fields prepared with two of their four discs as tumor (1), the others as mitoses (2)."""
+    folder = tmp_path_factory.mktemp("two_classes")
+    fields = Path(shutil.copytree(raw, folder / "raw"))
+    for path in fields.glob("*.json"):
+        points = json.loads(path.read_text())["tumor"]
+        path.write_text(json.dumps({"tumor": points[:2], "mitosis": points[2:]}))
+    classes = ["classes=[tumor,mitosis]", "labels=per_class"]
+    return prepare_here(fields, folder / "prepared", *classes)
+
+
+@pytest.mark.parametrize("on", ["loader", "device"])
+def test_crops_of_several_classes_keep_their_labels(
+    on: Any,
+    of_two_classes: Dataset,
+    tiny: Callable[..., TrainConfig],
+    cut: Callable[..., list[torch.Tensor]],
+) -> None:
+    """On the way to the device, too. They are not bright, as the one label of a binary mask is."""
+    crop = CropConfig(64, 1, False, 0, 1, 0, 0, 0, on)
+    config = dataclasses.replace(tiny(Path()), crop=crop)
+    crops = TrainingCrops(TrainingPixels(of_two_classes), config)
+    seen: set[int] = set()
+    for index, sample in enumerate(of_two_classes.split("train")[:4]):
+        image_HWC, mask_HW = read_sample(of_two_classes.folder, sample)
+        image, mask = (part[0].numpy() for part in crops.on_device(cut(crops, [(0, index)]), CPU))
+        assert np.array_equal(mask_HW[:, place_of(image, image_HWC)], mask)
+        seen |= set(np.unique(mask).tolist())
+    assert seen == {0, 1, 2}
+
+
+class Part:
+    """A pretend tensor, which notes where it came by."""
+
+    def __init__(self, *way: object) -> None:
+        self.way = way
+
+    def pin_memory(self) -> "Part":
+        return Part(*self.way, "pinned")
+
+    def to(self, device: torch.device, non_blocking: bool) -> "Part":
+        return Part(*self.way, device, non_blocking)
+
+
+@pytest.mark.parametrize("gpu", [0, 1])
+def test_a_gpu_gets_its_crops_from_pinned_memory_without_waiting(
+    gpu: int, prepared: Dataset, tiny: Callable[..., TrainConfig]
+) -> None:
+    crops = TrainingCrops(TrainingPixels(prepared), tiny(Path()))
+    device = torch.device("cuda", gpu)
+    moved = crops.on_device([Part("image"), Part("mask")], device)  # type: ignore[list-item]
+    ways = [part.way for part in moved]
+    assert ways == [(name, "pinned", device, True) for name in ("image", "mask")]
+    moved = crops.on_device([Part("image"), Part("mask")], CPU)  # type: ignore[list-item]
+    assert all("pinned" not in part.way for part in moved)
 
 
 def test_a_target_has_a_channel_for_each_value() -> None:
