@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Have this process, and those it forks, keep the memory that arrays leave, for the next.
 
     By itself glibc hands blocks of some 100 KB and more back to the system, which gives them out
-    again page by page, cleared: a third of the time of a crop, a tenth of that of a step on a CPU.
+    again page by page, cleared: then a crop takes half as long again, a step on a CPU a tenth more.
     Where malloc is another's (musl, macOS) this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

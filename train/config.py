@@ -106,7 +106,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights, the order of samples and every random draw."""
     epochs: int = 10
-    """Passes over the training images."""
+    """Passes over the training images. What fills no batch at the end of one is left out, others
+    each time."""
     batch_size: int = 8
     """Crops per step over all ranks together: the same on any number of ranks."""
     microbatches: int = 4

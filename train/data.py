@@ -114,7 +114,8 @@ class MicrobatchSampler(Sampler[list[Draw]]):
 
 
 def epoch_order(num_crops: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of an epoch's crops; those that fill no batch at the end wait for the next."""
+    """The order of an epoch's crops. Those that fill no batch at its end are left out; they are
+    others in each epoch."""
     return seeds.generator(seed, "order", epoch).permutation(num_crops)
 
 

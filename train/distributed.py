@@ -26,7 +26,12 @@ Object = TypeVar("Object")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all."""
+    """This process among all.
+
+    Tensors on a GPU are summed (`sum`, DDP, `train.gradients`) through NCCL. All else is on the CPU
+    and goes through gloo, also beside NCCL: `max`, `gather`, `first_does`, `all_do`, and whatever
+    goes through a group of `beside`.
+    """
 
     rank: int
     world_size: int

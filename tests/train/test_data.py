@@ -26,7 +26,7 @@ from train.data import (
 from train.distributed import Ranks
 from train.loader import MicrobatchLoader
 
-NUM_CROPS = 22  # by 8: two steps an epoch, and 6 crops wait for the next
+NUM_CROPS = 22  # by 8: two steps an epoch, and 6 crops are left out
 CONFIG = TrainConfig(data="", run="", epochs=3, batch_size=8, microbatches=4)
 STEPS_PER_EPOCH, STEPS = 2, 6
 

@@ -75,8 +75,10 @@ def test_crops_fill_the_whole_of_their_parts(on: Any, prepared: Dataset, tiny: T
 def test_memory_that_cannot_be_had_is_an_error_that_says_what_to_try(
     prepared: Dataset, tiny: Tiny, ranks: Callable[..., Ranks]
 ) -> None:
-    config = tiny(Path())
+    """Two places of four crops: of 2^24 px a side, 4 bytes a pixel."""
+    config = tiny(Path(), "microbatches=1")
     config = dataclasses.replace(config, crop=dataclasses.replace(config.crop, size_px=2**24))
     crops = TrainingCrops(TrainingPixels(prepared), config)
-    with pytest.raises(UserError, match="try loader_workers=0, or a smaller batch_size"):
+    advice = "try loader_workers=0, a smaller batch_size or crop.size_px, or with crop.on=device a"
+    with pytest.raises(UserError, match=f"^no 9,007,199,255 MB for crops: .*{advice} .*scale$"):
         MicrobatchLoader(crops, config, ranks(), 0)
