@@ -209,8 +209,9 @@ def test_a_save_that_fails_stops_the_run_at_the_next_step(
     trainer = new_trainer(tiny(tmp_path / "run", "epochs=1000"))
     with pytest.raises(CheckpointError, match=r"Input/output error; the checkpoints before it"):
         trainer.fit()
-    assert failed_at[0] in (8, 9)
-    assert trainer.state.progress.step <= 12  # the next epoch's save would have met it too
+    # of step 8, published by a thread; the next epoch's save would have met it too
+    assert 8 <= failed_at[0] < 12
+    assert trainer.state.progress.step <= 12
     assert checkpoint.verify(tmp_path / "run" / "checkpoints" / "step_00000004") == ""
     assert not list((tmp_path / "run" / "checkpoints").glob(".step*"))
 
