@@ -103,6 +103,42 @@ def test_a_name_that_is_not_utf_8_is_read_and_packed(
     assert np.array_equal(packed_HW4[..., :3], drawn)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_rows_that_are_not_in_the_page_cache_are_asked_for_at_once(
+    cached: bool, prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = TrainingPixels(prepared(pack=True))
+    looked_at, asked = [], []
+
+    def is_cached(file: int, offset: int) -> bool:
+        looked_at.append(offset)
+        return cached
+
+    monkeypatch.setattr(pack, "is_cached", is_cached)
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *given: asked.append(given))
+    pixels[1].window(slice(5, 61), slice(7, 30))
+    row_bytes = 160 * 4
+    start = 120 * row_bytes + 5 * row_bytes  # the sample before it is as large
+    assert looked_at == [start + 28 * row_bytes]
+    assert asked == ([] if cached else [(start, 56 * row_bytes, os.POSIX_FADV_WILLNEED)])
+
+
+def test_whether_a_file_is_in_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not known (macOS, some file systems) counts as yes: nothing is asked for then."""
+    (tmp_path / "a").write_bytes(bytes(10_000))
+    with (tmp_path / "a").open("rb") as file:
+        assert pack.is_cached(file.fileno(), 5000), "it was written just now"
+        monkeypatch.setattr(os, "preadv", failing(errno.EAGAIN))
+        assert not pack.is_cached(file.fileno(), 5000)
+        monkeypatch.setattr(os, "preadv", failing(errno.EOPNOTSUPP))
+        assert pack.is_cached(file.fileno(), 5000)
+        monkeypatch.delattr(os, "RWF_NOWAIT")
+        monkeypatch.setattr(os, "preadv", failing(errno.EAGAIN))
+        assert pack.is_cached(file.fileno(), 5000)
+
+
 @pytest.mark.parametrize("format", ["png", "jpg"])
 def test_a_pack_holds_what_the_files_decode_to(
     prepared: Callable[..., Dataset], format: str
