@@ -115,7 +115,7 @@ class DecodedSample:
 
 @dataclass(frozen=True)
 class PackedSample:
-    """The same of a pack."""
+    """A sample in a pack: a view of the mapped file."""
 
     pixels_HW4: Labelled
     file: int
@@ -171,7 +171,7 @@ class TrainingPixels:
 
     def __init__(self, dataset: Dataset) -> None:
         self.folder, self.samples = dataset.folder, dataset.split("train")
-        # whether labels may be interpolated: there is one, and it is as bright as white
+        # labels may be interpolated like colours where 255 is the only one
         self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
         path = packed_path(dataset.folder, dataset.description.content_sha256)
         self.offsets = offsets_of(self.samples)
