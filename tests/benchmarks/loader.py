@@ -2,17 +2,22 @@
 
     python -m tests.benchmarks.loader [--raw DIR] [--rounds 5]
 
-Augmented crops of 256 px in batches of 8, as training takes them, through torch's DataLoader:
+Augmented crops of 256 px through torch's DataLoader, in microbatches of 2, training's default:
 
 files     train's own loader decoding whole JPGs and PNGs
-pack      the same from the pack of `python -m data_prep ... pack=true`; with crop.on=device the
-          loader only copies what the device will turn
+pack      the same from the pack of `python -m data_prep ... pack=true`, which is in the page cache
+pack, microbatches of 8    a whole batch at once (microbatches=1)
+pack, cold                 none of it is in the page cache, and no sample is taken twice
 zarr      the pack's pixels as a zarr 3 array in chunks of 256 px, compressed (blosc) or not
 albumentations, files    its Affine and ColorJitter on decoded files, as scripts do
+
+Then what is only copied where the device makes the crops (crop.on=device), and which share of its
+time a consumer waits that asks for so many crops a second, as a GPU may.
 """
 
 import argparse
 import dataclasses
+import os
 import statistics
 import tempfile
 import time
@@ -27,8 +32,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from zarr.codecs import BloscCodec
 
 import command_line
-from data_prep.manifest import read_dataset
-from data_prep.pack import PACKED, DecodedSample, SamplePixels, TrainingPixels
+from data_prep.manifest import Dataset, read_dataset
+from data_prep.pack import PACKED, DecodedSample, SamplePixels, TrainingPixels, packed_path
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import TrainConfig
@@ -36,7 +41,10 @@ from train.data import Draw, TrainingCrops
 from train.distributed import Ranks, start_ranks
 from train.loader import MicrobatchLoader
 
-BATCH, WARM_UP = 8, 4
+WARM_UP = 4  # microbatches
+COLD = 32  # crops of a cold pack: with those to warm up and those ahead, an epoch of drawn fields
+ASKED = (10, 30, 100, 300, 1000, 3000)  # crops a second
+CONSUMED_S = 3.0  # how long each of these is asked for
 
 
 def main() -> None:
@@ -52,6 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = prepared(Path(options.raw) if options.raw else None, Path(folder))
         side_by_side(data, Path(folder), options.rounds)
+        asked(data)
         waiting(data, Path(folder) / "run")
 
 
@@ -66,64 +75,121 @@ def prepared(raw: Path | None, folder: Path) -> Path:
 
 
 def side_by_side(data: Path, folder: Path, rounds: int) -> None:
-    """The table of crops a second."""
-    config = command_line.load(TrainConfig, [f"data={data}", "run=none", "epochs=1000"])
-    pixels = TrainingPixels(read_dataset(data))
+    """The tables of crops a second."""
+    config = settings_for(data)
+    dataset = read_dataset(data)
+    pixels, unpacked = TrainingPixels(dataset), TrainingPixels(dataset)
     assert pixels.packed is not None, f"{data / PACKED}: no pack of this data set"
-    unpacked = TrainingPixels(read_dataset(data))
     unpacked.packed = None
-    one_batch = dataclasses.replace(config, microbatches=1)
-    on_device = dataclasses.replace(one_batch, crop=dataclasses.replace(config.crop, on="device"))
+    plain = ZarrPixels(TrainingPixels(dataset), folder / "plain", None)
+    blosc = ZarrPixels(TrainingPixels(dataset), folder / "blosc", BloscCodec())
+    on_device = dataclasses.replace(config, crop=dataclasses.replace(config.crop, on="device"))
     kinds = {
-        "files": TrainingCrops(unpacked, one_batch),
-        "pack": TrainingCrops(pixels, one_batch),
-        "pack, microbatches of 2": TrainingCrops(pixels, config),
-        "pack, crop.on=device": TrainingCrops(pixels, on_device),
-        "zarr, not compressed": TrainingCrops(
-            ZarrPixels(pixels, folder / "plain", None), one_batch
+        "files": TrainingCrops(unpacked, config),
+        "pack": TrainingCrops(pixels, config),
+        "pack, microbatches of 8": TrainingCrops(
+            pixels, dataclasses.replace(config, microbatches=1)
         ),
-        "zarr, blosc": TrainingCrops(ZarrPixels(pixels, folder / "blosc", BloscCodec()), one_batch),
-        "albumentations, files": AlbumentationsCrops(unpacked, one_batch),
+        "zarr, not compressed": TrainingCrops(plain, config),
+        "zarr, blosc": TrainingCrops(blosc, config),
+        "albumentations, files": AlbumentationsCrops(unpacked, config),
+        "crop.on=device": TrainingCrops(pixels, on_device),
     }
     with start_ranks("cpu") as ranks:
         ways: dict[str, Callable[[], float | None]] = {}
         for name, crops in kinds.items():
-            num = 8 if "files" in name or "zarr" in name else 80  # batches: a second or so
+            num = 64 if "files" in name or "zarr" in name else 640  # crops: a second or so
             ways[name] = lambda crops=crops, num=num: seconds_a_crop(crops, num, ranks)
+        ways["pack, cold"] = lambda: cold_seconds_a_crop(dataset, config, ranks)
         seconds = interleaved(ways, rounds)
+    copied = seconds.pop("crop.on=device")
     print("| way | crops a second, one worker | times files |")
     print("| --- " * 3 + "|")
     for name, median_s, ratio in compare(seconds, "files"):
         print(f"| {name} | {1 / median_s:.0f} | {1 / ratio:.1f} |", flush=True)
-    print()
-    for on, crop_config in (("loader", one_batch), ("device", on_device)):
-        rate = one_core(TrainingCrops(pixels, crop_config))
-        print(f"from the pack in the process itself, crop.on={on}: {rate:.0f} crops a second")
+    print("\n| from the pack | a second, one worker | a second, in the process itself |")
+    print("| --- " * 3 + "|")
+    for name, taken, crop_config in (
+        ("crops", seconds["pack"], config),
+        ("windows for crop.on=device", copied, on_device),
+    ):
+        alone = one_core(TrainingCrops(pixels, crop_config))
+        print(f"| {name} | {1 / statistics.median(taken):.0f} | {alone:.0f} |", flush=True)
 
 
-def seconds_a_crop(crops: TrainingCrops, num_batches: int, ranks: Ranks) -> float:
+def settings_for(data: Path) -> TrainConfig:
+    """The settings of a training that does not end."""
+    return command_line.load(TrainConfig, [f"data={data}", "run=none", "epochs=1000"])
+
+
+def seconds_a_crop(crops: TrainingCrops, num_crops: int, ranks: Ranks) -> float:
     """Through the DataLoader with one worker, once it is warm."""
     batches = MicrobatchLoader(crops, crops.config, ranks, 0)
     for _ in islice(batches, WARM_UP):
         pass
     start_s, count = time.perf_counter(), 0
-    for pixels_BHWC, *_ in islice(batches, num_batches):
-        count += len(pixels_BHWC)
+    while count < num_crops:
+        count += len(next(batches)[0])
     taken_s = time.perf_counter() - start_s
     batches.close()
     return taken_s / count
 
 
+def cold_seconds_a_crop(dataset: Dataset, config: TrainConfig, ranks: Ranks) -> float:
+    """The same where the pack has to come from the disk."""
+    with packed_path(dataset.folder, dataset.description.content_sha256).open("rb") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet is kept
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        taken_s = seconds_a_crop(TrainingCrops(TrainingPixels(dataset), config), COLD, ranks)
+        while file.read(1 << 24):  # back into the page cache, for the other ways
+            pass
+    return taken_s
+
+
 def one_core(crops: TrainingCrops) -> float:
     """Crops a second without any DataLoader: what a core can do."""
-    taken = []
-    into = [torch.empty(BATCH, *shape, dtype=dtype).numpy() for shape, dtype in crops.parts]
-    for batch in range(100):
-        draws = [(batch, (batch * BATCH + place) % len(crops)) for place in range(BATCH)]
-        start_s = time.perf_counter()
-        crops.fill(draws, into)
-        taken.append((time.perf_counter() - start_s) / BATCH)
-    return 1 / statistics.median(taken)
+    size = crops.config.batch_size // crops.config.microbatches
+    into = [torch.empty(size, *shape, dtype=dtype).numpy() for shape, dtype in crops.parts]
+    num_microbatches = 400
+    start_s = time.perf_counter()
+    for number in range(num_microbatches):
+        first = number * size
+        crops.fill([(0, (first + place) % len(crops)) for place in range(size)], into)
+    return num_microbatches * size / (time.perf_counter() - start_s)
+
+
+def asked(data: Path) -> None:
+    """The table of what a consumer waits."""
+    print("\n| crops a second asked for | waits, one worker | waits, two workers |")
+    print("| --- " * 3 + "|")
+    pixels = TrainingPixels(read_dataset(data))
+    with start_ranks("cpu") as ranks:
+        for rate in ASKED:
+            shares = []
+            for workers in (1, 2):
+                config = dataclasses.replace(settings_for(data), loader_workers=workers)
+                shares.append(share_waited(TrainingCrops(pixels, config), rate, ranks))
+            print(
+                f"| {rate} | " + " | ".join(f"{share:.1%}" for share in shares) + " |", flush=True
+            )
+    print()
+
+
+def share_waited(crops: TrainingCrops, rate: float, ranks: Ranks) -> float:
+    """The share of its time that waits, of a consumer that takes as long for each microbatch as one
+    that gets `rate` crops a second without waiting."""
+    batches = MicrobatchLoader(crops, crops.config, ranks, 0)
+    size = crops.config.batch_size // crops.config.microbatches
+    for _ in islice(batches, WARM_UP):
+        pass
+    waited_s, start_s = 0.0, time.perf_counter()
+    while (asked_s := time.perf_counter()) < start_s + CONSUMED_S:
+        next(batches)
+        waited_s += time.perf_counter() - asked_s
+        time.sleep(size / rate)
+    share = waited_s / (asked_s - start_s)
+    batches.close()
+    return share
 
 
 class ZarrPixels(TrainingPixels):
@@ -193,8 +259,8 @@ def waiting(data: Path, run: Path) -> None:
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     shares = [event.value for event in events.Scalars("speed/data_wait_share")]
     print(
-        f"the default network at 128 px on one rank waits {statistics.median(shares):.2%} of the"
-        f" time of a step, {shares[0]:.2%} of the first"
+        f"the default network at 128 px on one CPU rank waits {statistics.median(shares):.2%} of"
+        f" the time of a step, {shares[0]:.2%} of the first"
     )
 
 
