@@ -75,7 +75,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
 
 def os_error_text(error: OSError) -> str:
     """What the system refused, of which file where it says so; of a full disk, what to do."""
-    text = f"{error.filename or 'writing'}: {error.strerror or error}"
+    text = f"{error.filename or 'I/O'}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         text += "; make room on the disk of the output, and run the same command again"
     return text

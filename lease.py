@@ -7,6 +7,8 @@ that was killed before it wrote its name there, after two beats. This module imp
 project but command_line.
 """
 
+import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -128,7 +130,7 @@ class Lease:
                 told_s = float("inf")
             before, seen = seen, self.claim()
             if seen.is_blank and seen == first and time.monotonic() > watched_s:
-                self.file.unlink(missing_ok=True)
+                self.remove_blank()
             # a lock that changed hands was free in between: its new owner is watched from here
             is_same = seen.owner == before.owner and None not in (before.touched, seen.touched)
             return is_same and seen.touched != before.touched
@@ -140,6 +142,16 @@ class Lease:
                 f"{self.key}={self.folder}: {who(seen)} is {self.doing}; wait for its end or stop"
                 f" it, or name another {self.key}="
             ) from None
+
+    def remove_blank(self) -> None:
+        """Remove a lock with nothing in it; one that was taken at this moment is put back."""
+        aside = self.file.with_name(f"{self.file.name}.{os.getpid()}.blank")
+        with contextlib.suppress(FileNotFoundError):  # another did it
+            self.file.rename(aside)
+            if aside.stat().st_size:
+                with contextlib.suppress(FileExistsError):
+                    self.file.hardlink_to(aside)
+            aside.unlink()
 
     def claim(self) -> Claim:
         """When the lock was last touched, and by whom.
@@ -164,4 +176,6 @@ def owner_in(content: str) -> dict[str, str]:
 
 def who(claim: Claim) -> str:
     """The process that has a lock, as a message names it."""
+    if not claim.owner:
+        return "a process that has not written its name there"
     return f"process {claim.owner.get('pid')} on {claim.owner.get('host')}"

@@ -42,7 +42,7 @@ def report(config: PrepConfig, summary: Summary) -> None:
         print(f"kept as they were: {fields}")
     if summary.num_removed:
         fields = command_line.counted(summary.num_removed, "field")
-        print(f"removed from {config.out}, not being of this preparation: {fields}")
+        print(f"removed from {config.out}, left by an earlier preparation: {fields}")
     print(f"prepared {config.out} (content {summary.content_sha256[:12]})")
 
 

@@ -176,8 +176,8 @@ class PrepConfig:
     """Number of worker processes, one core each; does not change the result."""
     pack: bool = False
     """Also write the training images and masks decoded, into one file that training maps into
-    memory: nothing is decoded then. It takes 5.6 MB of the disk for each 1360 x 1024 sample, and as
-    much free memory to be read from there only once."""
+    memory: nothing is decoded then. It takes 5.6 MB of the disk for each 1360 x 1024 sample; as
+    much free memory keeps it from being read from there again and again."""
     share: str = ""
     """Prepare only the k-th of n shares of the fields, as in 3/8 (for a job array); run without it
     when all shares are done to join them into the data set."""

@@ -18,7 +18,7 @@ from data_prep.augment import Annotated, Variant, apply, plan_variants
 from data_prep.config import PrepConfig
 from data_prep.formats import READERS
 from data_prep.manifest import unpublish
-from data_prep.raw import BadFile, BadInputError, Field
+from data_prep.raw import CHANGED, BadFile, BadInputError, Field, Points
 from data_prep.reader import Annotation, inside_only, outside_only, with_middles
 from data_prep.tiles import Tile, tissue_share, whole
 from data_prep.warp import MAX_SIDE_PX
@@ -36,8 +36,8 @@ class FieldTask:
     config: PrepConfig
     key: str
     """A hash over everything that decides its prepared bytes, see `records`."""
-    versions: tuple[records.Version, records.Version]
-    """Of the image and the annotation whose content the key has."""
+    versions: records.Versions
+    """Of the files whose content the key has."""
 
     @property
     def name(self) -> str:
@@ -76,7 +76,7 @@ def prepare_field(task: FieldTask) -> FieldResult:
     with noted(field.annotation, raw, bad):
         tile = task.tile or whole(*image_HWC.shape[:2])
         annotation = READERS[task.config.annotations].place(parsed, tile, task.values)
-    for path, version in zip((field.image, field.annotation), task.versions, strict=True):
+    for path, version in task.versions:
         with noted(path, raw, bad):
             check_version(path, version)
     if bad:
@@ -86,7 +86,7 @@ def prepare_field(task: FieldTask) -> FieldResult:
     is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
     try:
         samples = write_variants(task, image_HWC, annotation) if is_kept else []
-    except BadInputError as error:
+    except BadInputError as error:  # and no OSError, which is of what is written
         return FieldResult([], [BadFile(str(field.image.relative_to(raw)), str(error))])
     records.write(task.out, task.name, task.key, samples)
     return FieldResult(samples, [])
@@ -104,7 +104,7 @@ def noted(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
 def check_version(path: Path, version: records.Version) -> None:
     """Raises BadInputError for a file that is another than the one that the record is to name."""
     if records.version_of(path) != version:
-        raise BadInputError("was changed meanwhile; run again")
+        raise BadInputError(CHANGED)
 
 
 @lru_cache(maxsize=1)
@@ -141,7 +141,7 @@ def write_variants(
     """Write every variant's files; returns their records."""
     config, field = task.config, as_field(task, image_HWC, annotation)
     if config.mask_mode == "warp":  # then the discs are moved with the areas
-        field = replace(field, mask_HW=draw(task, field))
+        field = replace(field, mask_HW=draw(task, field.points, field.mask_HW, image_HWC))
     variants = plan_variants(task.name, task.copies, config.augment, config.seed)
     moved = apply(field, variants, config.augment.border)
     return [
@@ -153,17 +153,18 @@ def write_variants(
 def as_field(task: FieldTask, image_HWC: images.Image, annotation: Annotation) -> Annotated:
     """The picture and what is annotated in it. The part of a disc that reaches into a tile from
     outside is an area: variants move it, and show its middle nowhere."""
-    inside, outside = inside_only(annotation.points), outside_only(annotation.points)
-    field = Annotated(image_HWC, outside, annotation.areas_HW, annotation.middles)
+    areas_HW, outside = annotation.areas_HW, outside_only(annotation.points)
     if any(map(len, outside.values())):
-        field = replace(field, mask_HW=draw(task, field))
-    return replace(field, points=inside)
+        areas_HW = draw(task, outside, areas_HW, image_HWC)
+    return Annotated(image_HWC, inside_only(annotation.points), areas_HW, annotation.middles)
 
 
-def draw(task: FieldTask, annotated: Annotated) -> images.Mask:
-    """The mask with discs at the points, over what of it is there."""
-    points, areas_HW, radius_px = annotated.points, annotated.mask_HW, task.config.radius_px
-    height_px, width_px = annotated.image_HWC.shape[:2]
+def draw(
+    task: FieldTask, points: Points, areas_HW: images.Mask | None, image_HWC: images.Image
+) -> images.Mask:
+    """A mask of the image's size with discs at the points, over the areas."""
+    height_px, width_px = image_HWC.shape[:2]
+    radius_px = task.config.radius_px
     return masks.draw_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
 
 
@@ -172,7 +173,7 @@ def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[s
     config = task.config
     mask_HW = moved.mask_HW
     if mask_HW is None or config.mask_mode == "redraw":
-        mask_HW = draw(task, moved)
+        mask_HW = draw(task, moved.points, mask_HW, moved.image_HWC)
     nuclei = inside_only(with_middles(moved.points, moved.middles))
     sample_id = f"{task.name}_v{variant.index:02d}_{variant.transform}"
     files = {

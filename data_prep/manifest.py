@@ -17,7 +17,7 @@ from data_prep.images import write_atomically
 FORMAT = 2
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
-AGAIN = "; run python -m data_prep again as before"  # what every message about damage ends with
+AGAIN = "; run data_prep again"  # what mends a damaged set
 FILES = ("image", "mask", "points")  # what a sample has a path, a size and a hash of
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from command_line import UserError, track
 from data_prep.images import Image, Mask
-from data_prep.manifest import Dataset, Sample
+from data_prep.manifest import AGAIN, Dataset, Sample
 from data_prep.masks import BINARY_LABEL
 from data_prep.raw import Points
 from data_prep.workers import map_tasks
@@ -61,14 +61,14 @@ def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np
         # read here: cv2.imread() crashes where a name is not UTF-8
         pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; run data_prep again") from None
+        raise UserError(f"{path}: {error.strerror}{AGAIN}") from None
     except cv2.error:  # of an empty file
         pixels = None
     if pixels is None:
-        raise UserError(f"{path}: damaged, cannot be decoded; run data_prep again")
+        raise UserError(f"{path}: damaged, cannot be decoded{AGAIN}")
     if pixels.shape[:2] != size:
         found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], size))
-        raise UserError(f"{path}: {found} px, its manifest says {expected}; run data_prep again")
+        raise UserError(f"{path}: {found} px, its manifest says {expected}{AGAIN}")
     return np.asarray(pixels, np.uint8)
 
 
@@ -80,7 +80,7 @@ def read_points(folder: Path, sample: Sample, classes: Iterable[str]) -> Points:
         shares = {name: [(point["x"], point["y"]) for point in listed[name]] for name in classes}
         return {name: np.array(shares[name], np.float64).reshape(-1, 2) for name in shares}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: missing or damaged: {error}; run data_prep again") from None
+        raise UserError(f"{path}: missing or damaged: {error}{AGAIN}") from None
 
 
 class SamplePixels(Protocol):
@@ -118,8 +118,8 @@ class PackedSample:
     """A sample in a pack: a view of the mapped file."""
 
     pixels_HW4: Labelled
-    file: int
-    """The pack's descriptor."""
+    file: BinaryIO
+    """The pack."""
     offset: int
     """Where in the pack it begins, in bytes."""
 
@@ -139,15 +139,15 @@ class PackedSample:
         """Have the system load what is not in its page cache all at once: loaded as it is copied, a
         bit at a time and with what lies around it, a window takes twice as long.
 
-        Whether it is there is told by a byte in the middle; to ask for all that is there already
-        would take a tenth of a crop's time.
+        Whether it is there is told by the first byte of its middle row; to ask for all that is
+        there already would take a tenth of a crop's time.
         """
         height, width, depth = self.pixels_HW4.shape
         row_bytes = width * depth
         first, end, _ = rows.indices(height)
-        if not is_cached(self.file, self.offset + (first + end) // 2 * row_bytes):
+        if not is_cached(self.file.fileno(), self.offset + (first + end) // 2 * row_bytes):
             start, size = self.offset + first * row_bytes, (end - first) * row_bytes
-            os.posix_fadvise(self.file, start, size, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
 
 def is_cached(file: int, offset: int) -> bool:
@@ -170,7 +170,8 @@ class TrainingPixels:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self.folder, self.samples = dataset.folder, dataset.split("train")
+        self.dataset, self.folder = dataset, dataset.folder
+        self.samples = dataset.split("train")
         # labels may be interpolated like colours where 255 is the only one
         self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
         path = packed_path(dataset.folder, dataset.description.content_sha256)
@@ -182,6 +183,10 @@ class TrainingPixels:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __reduce__(self) -> tuple[type["TrainingPixels"], tuple[Dataset]]:
+        """Sent to a loader worker that was not forked, it maps the pack anew."""
+        return TrainingPixels, (self.dataset,)
 
     def advice_on_pack(self) -> str:
         """What to do where there is none, or one that does not count."""
@@ -200,7 +205,7 @@ class TrainingPixels:
         shape = sample.height_px, sample.width_px, len(LAYOUT)
         # as a plain array: the memory map's own type costs more than a crop
         pixels_HW4 = np.asarray(self.packed[start:end]).reshape(shape)
-        return PackedSample(pixels_HW4, self.file.fileno(), start)
+        return PackedSample(pixels_HW4, self.file, start)
 
 
 def offsets_of(samples: Sequence[Sample]) -> list[int]:
@@ -218,7 +223,8 @@ def packed_path(folder: Path, content_sha256: str) -> Path:
 def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
     """Decode the training split into its pack, where it is not there yet. Raises UserError.
 
-    Whatever ends this, an error or Ctrl-C, no unfinished pack stays to fill the disk.
+    No unfinished pack stays to fill the disk after an error or Ctrl-C; what a kill leaves, the next
+    run removes.
     """
     path = packed_path(folder, content_sha256)
     training = [sample for sample in samples if sample.split == "train"]

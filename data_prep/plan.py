@@ -131,9 +131,10 @@ def hash_inputs(
     """What stands in each field's files; fields that cannot be read come back as bad."""
 
     def read(field: Field) -> Inputs | BadFile:
-        path = field.annotation
+        path, files = field.annotation, (field.image, field.annotation)
         try:  # versions first: what is written later has another
-            versions = records.version_of(field.image), records.version_of(path)
+            own = files[: 1 if field.annotation_sha256 else 2]
+            versions = tuple((file, records.version_of(file)) for file in own)
             annotation = field.annotation_sha256 or records.file_sha256(path)
             path = field.image
             return Inputs((records.file_sha256(path), annotation), versions)

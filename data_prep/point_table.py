@@ -4,8 +4,9 @@
     Case_1-01.tif,10.5,20.5,lymphocyte
     Case_1-02.tif,,,
 
-`file` is an image, with or without its ending; x and y are px from the image's corner. A row with
-the file alone says that there is nothing in it; an image without a row is not annotated, and bad.
+`file` is an image's name, without a folder, with or without its ending; x and y are px from the
+image's corner. A row with the file alone says that there is nothing in it; an image without a row
+is not annotated, and bad.
 """
 
 import csv
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from command_line import UsageError
 from data_prep.raw import (
+    CHANGED,
     IMAGE_SUFFIXES,
     BadFile,
     BadInputError,
@@ -87,7 +89,7 @@ class PointTableReader(ShapeReader):
         """The points of a field."""
         rows = rows_by_stem(field.annotation).get(field.name, [])
         if sha256_of(rows) != field.annotation_sha256:
-            raise BadInputError("was changed meanwhile; run again")
+            raise BadInputError(CHANGED)
         return Shapes([as_shape(row) for row in rows if not row.is_empty])
 
 

@@ -37,7 +37,7 @@ class Summary:
     num_glass: int
     """Tiles without tissue, left out."""
     num_removed: int
-    """Fields that stood in `out` and are not of this preparation."""
+    """Fields of an earlier preparation of `out` that this one has not, or has as bad."""
     content_sha256: str
 
 

@@ -16,6 +16,8 @@ from command_line import UsageError, UserError
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
+CHANGED = "was changed meanwhile; run again"  # of a file that a run reads twice
+
 Points = dict[str, npt.NDArray[np.float64]]
 """Class name -> points, (N, 2): x over the width and y over the height, each from 0 to 1."""
 

@@ -40,7 +40,8 @@ OF_VARIANTS = ("augment", "mask_mode", "seed")  # nor these that of an original
 
 
 Version = tuple[int, int]
-"""When a file was last written, in ns, and its size in bytes: another after any change."""
+"""When a file was last written, in ns, and its size in bytes."""
+Versions = tuple[tuple[Path, Version], ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Inputs:
 
     sha256: tuple[str, str]
     """Of the content of its image and of its annotation."""
-    versions: tuple[Version, Version]
+    versions: Versions
+    """Of these files; not of a table of all fields, of which a field has its own rows."""
 
 
 @cache

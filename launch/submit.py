@@ -10,6 +10,7 @@ profile in slurm/, overridden by flags.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +57,7 @@ FLAGS = tuple(
     for field in dataclasses.fields(Profile)
     if field.name not in ("setup", "environment", "srun_args")
 )
-# By itself torchrun dies of SIGUSR2, its ranks with it, and kills ranks 30 s after another signal
+# By itself torchrun dies of SIGUSR2, leaving its ranks behind, and kills them 30 s after another
 TORCHRUN_WAITS = (
     "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
     "--shutdown-timeout=3600",  # in s
@@ -312,9 +314,11 @@ def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
     for job in jobs:
         try:
             ids[job.label] = queue_one(run, job, list(ids.values())[-1] if ids else "")
-        except FailedJobError as error:
+        except (FailedJobError, KeyboardInterrupt) as error:
             for queued in ids.values():
                 slurm_commands.ask("scancel", queued)
+            if isinstance(error, KeyboardInterrupt):
+                raise
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"{job.label}: Slurm refuses the job: {reason}; queued none") from None
     return ids
@@ -446,6 +450,8 @@ class Relay(StopRequest):
     def __init__(self) -> None:
         super().__init__()
         self.process: subprocess.Popen[bytes] | None = None
+        self.waiting: deque[int] = deque()
+        """Signals that are not passed on yet."""
 
     def run(self, command: list[str]) -> int:
         """Run a program to its end, however long it takes to save after a signal; its exit code.
@@ -453,15 +459,20 @@ class Relay(StopRequest):
         In a session of its own, so that Ctrl-C reaches it once, through us.
         """
         self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-        if self.signum:  # it came while the program was started
-            self.process.send_signal(self.signum)
+        self.pass_on()  # what came while the program was started
         return self.process.wait()
 
     def note(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
         self.adopt(signum)
-        if self.process:
-            self.process.send_signal(signum)
+        self.waiting.append(signum)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Send each signal once: the handler may come in between."""
+        with contextlib.suppress(IndexError):  # none is left
+            while self.process:
+                self.process.send_signal(self.waiting.popleft())
 
 
 if __name__ == "__main__":

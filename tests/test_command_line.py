@@ -308,7 +308,7 @@ class TestRun:
             (
                 OSError(errno.ENOSPC, "No space left"),
                 1,
-                "error: writing: No space left; make room on the disk of the output, and run"
+                "error: I/O: No space left; make room on the disk of the output, and run"
                 " the same command again\n",
             ),
         ],

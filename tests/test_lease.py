@@ -74,6 +74,34 @@ def test_one_whose_process_was_killed_before_it_wrote_its_name_runs_out(
     assert f"pid={os.getpid()}" in (tmp_path / "lock").read_text()
 
 
+def test_one_that_was_taken_meanwhile_is_put_back(tmp_path: Path) -> None:
+    ours, theirs = of(tmp_path), of(tmp_path)
+    ours.acquire()
+    theirs.remove_blank()
+    ours.check()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_blank_one_that_is_touched_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    lock, is_over = tmp_path / "lock", threading.Event()
+    lock.touch()
+
+    def beat() -> None:
+        while not is_over.wait(0.05):
+            lock.touch()
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    with pytest.raises(UserError, match="a process that has not written its name there is train"):
+        of(tmp_path).acquire()
+    is_over.set()
+    beating.join()
+    assert lock.read_text() == ""
+
+
 def test_one_that_is_written_late_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,8 +106,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights, the order of samples and every random draw."""
     epochs: int = 10
-    """Passes over the training images. What fills no batch at the end of one is left out, others
-    each time."""
+    """Passes over the training images. Crops too few for a batch at a pass's end are left out,
+    others each time."""
     batch_size: int = 8
     """Crops per step over all ranks together: the same on any number of ranks."""
     microbatches: int = 4
@@ -175,7 +175,7 @@ class TrainConfig:
             "log_every_s": 0,
         }
         for key, value in least.items():
-            if not getattr(self, key) >= value:  # nor is NaN
+            if not getattr(self, key) >= value:  # NaN too, which compares as false
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least {value}")
         if self.batch_size % self.microbatches:
             allowed = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]

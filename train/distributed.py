@@ -165,7 +165,7 @@ def check_gpus(ranks: Ranks) -> None:
             num_gpus = len({gpu for gpu in gpus if gpu[0] == host})
             raise UsageError(
                 f"{num_ranks} ranks share one GPU ({host}, GPU-{uuid}), and NCCL takes one rank a"
-                f" GPU: use --nproc-per-node {num_gpus}, or device=cpu"
+                f" GPU: start {num_gpus} on {host} (--nproc-per-node), or say device=cpu"
             )
 
 

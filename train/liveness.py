@@ -113,5 +113,6 @@ def first_words(error: RuntimeError) -> str:
     NCCL's is of a kind of error only; what happened stands in the line after "Last error:".
     """
     said, _, happened = str(error).strip().partition("Last error:")
-    sentence = said.splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+    first, *_ = [*said.splitlines(), ""]
+    sentence = first.rpartition("] ")[2].partition(". ")[0]
     return ": ".join([sentence, *happened.strip().splitlines()[:1]])

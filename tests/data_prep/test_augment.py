@@ -289,6 +289,21 @@ class TestDisplacement:
         assert np.sqrt(np.mean(np.square(edges))) == pytest.approx(rms, rel=0.2)
 
 
+@pytest.mark.parametrize("drawn", [5.0, -5.0])
+def test_noise_beyond_what_16_bit_hold_is_the_most_they_do(drawn: float) -> None:
+    """4 standard deviations, and not what is left beyond them."""
+
+    class Far:
+        def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+            return np.full(shape, drawn, dtype)
+
+    lattice, rms, sigma = Lattice(60, 80, 4), 3.0, 10.0
+    sources = random_displacement(lattice, rms, sigma, "normal", Far())  # type: ignore[arg-type]
+    blurred = 1 / (2 * math.sqrt(math.pi) * sigma / 4)  # of the spread of noise
+    expected = math.copysign(4 * rms / blurred, drawn)
+    assert sources - lattice.places() == pytest.approx(expected, rel=1e-3)
+
+
 VARIANTS_DIGEST = """
 import hashlib
 import numpy as np
@@ -316,6 +331,7 @@ def test_variants_are_the_same_on_a_processor_that_can_do_less() -> None:
     assert len(expected.splitlines()) == 9
     assert digests(OPENCV_CPU_DISABLE="AVX2,FMA3,AVX") == expected
     assert digests(NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4") == expected
+    assert digests(GLIBC_TUNABLES="glibc.cpu.hwcaps=-FMA,-AVX2,-FMA4") == expected  # sin and cos
 
 
 SIDES = ("horizontal", "vertical")

@@ -174,7 +174,7 @@ class TestRuns:
         said = cli(main, f"raw={raw}", *settings).out
         assert "removed" not in said
         said = cli(main, f"raw={other}", *settings).out
-        assert f"removed from {out}, not being of this preparation: 3 fields\n" in said
+        assert f"removed from {out}, left by an earlier preparation: 3 fields\n" in said
         assert "removed" not in cli(main, f"raw={other}", *settings, "copies=2").out
 
     def test_settings_reach_the_data_set(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import resource
 import shutil
 from collections.abc import Callable
@@ -123,6 +124,13 @@ def test_rows_that_are_not_in_the_page_cache_are_asked_for_at_once(
     assert asked == ([] if cached else [(start, 56 * row_bytes, os.POSIX_FADV_WILLNEED)])
 
 
+def on_the_disk_only(file: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+    """What preadv says of what is not in the page cache."""
+    if flags & os.RWF_NOWAIT:
+        raise BlockingIOError(errno.EAGAIN, "not now")
+    return len(buffers[0])
+
+
 def test_whether_a_file_is_in_the_page_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,13 +138,25 @@ def test_whether_a_file_is_in_the_page_cache(
     (tmp_path / "a").write_bytes(bytes(10_000))
     with (tmp_path / "a").open("rb") as file:
         assert pack.is_cached(file.fileno(), 5000), "it was written just now"
-        monkeypatch.setattr(os, "preadv", failing(errno.EAGAIN))
+        monkeypatch.setattr(os, "preadv", on_the_disk_only)
         assert not pack.is_cached(file.fileno(), 5000)
         monkeypatch.setattr(os, "preadv", failing(errno.EOPNOTSUPP))
         assert pack.is_cached(file.fileno(), 5000)
         monkeypatch.delattr(os, "RWF_NOWAIT")
         monkeypatch.setattr(os, "preadv", failing(errno.EAGAIN))
         assert pack.is_cached(file.fileno(), 5000)
+
+
+def test_a_process_that_was_not_forked_maps_the_pack_itself(
+    prepared: Callable[..., Dataset],
+) -> None:
+    pixels = TrainingPixels(prepared(pack=True))
+    sent = pickle.dumps(pixels)
+    assert len(sent) < 10_000 < pixels.offsets[-1]
+    received = pickle.loads(sent)
+    assert isinstance(received.packed, np.memmap)
+    part = slice(5, 60), slice(7, 30)
+    assert np.array_equal(received[1].window(*part), pixels[1].window(*part))
 
 
 @pytest.mark.parametrize("format", ["png", "jpg"])

@@ -757,6 +757,40 @@ def test_a_file_that_changes_while_it_is_prepared_is_refused(
     assert tree(out) == tree(tmp_path / "fresh")
 
 
+def test_a_file_that_changes_while_its_hash_is_made_is_refused(
+    raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_folder({"1": 2, "2": 1, "3": 1})
+
+    def changed_behind(path: Path) -> str:
+        found = file_sha256(path)
+        if path.name == "Case_1-02.json":
+            path.write_bytes((raw / "groundTruth/Case_2-01.json").read_bytes())
+        return found
+
+    monkeypatch.setattr(records, "file_sha256", changed_behind)
+    with pytest.raises(BadInputFilesError, match=r"Case_1-02\.json: was changed meanwhile"):
+        prepare(raw, tmp_path / "out")
+
+
+def test_other_rows_of_a_table_may_change_meanwhile(
+    raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, run_tasks = raw_folder({"1": 2, "2": 1, "3": 1}), prepare_module.run_tasks
+    shutil.rmtree(raw / "groundTruth")
+    (raw / "groundTruth").mkdir()
+    table = raw / "groundTruth/points.csv"
+    rows = [f"{path.name},5,6,tumor\n" for path in sorted((raw / "images").iterdir())]
+    table.write_text("".join(["file,x,y,class\n", *rows]))
+
+    def added_to(*arguments: Any) -> Any:
+        table.write_text("".join(["file,x,y,class\n", "Case_4-01.tif,7,8,tumor\n", *rows]))
+        return run_tasks(*arguments)
+
+    monkeypatch.setattr(prepare_module, "run_tasks", added_to)
+    assert len(prepare(raw, tmp_path / "out", annotations="csv").samples) == 4
+
+
 def test_a_file_that_the_disk_does_not_give_is_bad(
     raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -772,11 +806,14 @@ def test_a_file_that_the_disk_does_not_give_is_bad(
         prepare(raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out")
 
 
-def test_a_field_too_large_for_a_variant_is_bad(raw_folder: RawFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(16, 30_000), (30_000, 16)])
+def test_a_field_too_large_for_a_variant_is_bad(
+    raw_folder: RawFolder, tmp_path: Path, size: tuple[int, int]
+) -> None:
     """Its pixels would come from places that 16 bit do not count to."""
     raw = raw_folder({"1": 1, "2": 1, "3": 1})
-    wide = np.zeros((16, 30_000), np.uint8)
-    tifffile.imwrite(raw / "images/Case_1-01.tif", wide, photometric="minisblack")
+    long = np.zeros(size, np.uint8)
+    tifffile.imwrite(raw / "images/Case_1-01.tif", long, photometric="minisblack")
     shrunk = AugmentConfig(
         transforms=["horizontal_flip", "scale"], scale=ScaleConfig(min=0.7, max=0.7)
     )

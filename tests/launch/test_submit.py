@@ -7,14 +7,25 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from command_line import EXIT_STOPPED, UsageError
+from launch import slurm_commands
 from launch import submit as submit_module
 from launch.profiles import PROFILES, Profile, load_profile
-from launch.submit import Relay, choose_stages, plan, script, stage_arguments, with_kept_config
+from launch.submit import (
+    Job,
+    Relay,
+    choose_stages,
+    plan,
+    queue,
+    script,
+    stage_arguments,
+    with_kept_config,
+)
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -276,6 +287,35 @@ def test_a_signal_that_comes_while_a_program_is_started_reaches_it(
     relay = Relay()
     with relay:
         assert relay.run([sys.executable, "-c", program, str(ready)]) == 7
+
+
+def test_a_signal_reaches_a_program_once() -> None:
+    """train takes a second Ctrl-C as a wish to end without saving."""
+    sent: list[int] = []
+    relay = Relay()
+    relay.note(signal.SIGINT, None)
+    relay.process = SimpleNamespace(send_signal=sent.append)  # type: ignore[assignment]
+    relay.note(signal.SIGINT, None)  # as where the program was just started
+    relay.pass_on()
+    assert sent == [signal.SIGINT, signal.SIGINT], "two that came, each once"
+
+
+def test_ctrl_c_between_two_jobs_cancels_what_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command would queue a second chain beside them."""
+    cancelled: list[tuple[str, ...]] = []
+
+    def queue_one(run: Path, job: Job, before: str) -> str:
+        if before:
+            raise KeyboardInterrupt
+        return "7"
+
+    monkeypatch.setattr(submit_module, "queue_one", queue_one)
+    monkeypatch.setattr(slurm_commands, "ask", lambda *words: cancelled.append(words))
+    with pytest.raises(KeyboardInterrupt):
+        queue(tmp_path, [Job("prepare", "prepare", [[]], {}), Job("join", "prepare", [[]], {})])
+    assert cancelled == [("scancel", "7")]
 
 
 def test_a_signal_between_two_stages_ends_the_chain_and_is_no_longer_caught_after_it(

@@ -76,6 +76,6 @@ def test_ranks_that_share_a_gpu_are_refused_on_every_rank(gpus: list[str], num_r
     words = told(*[gpus] * num_ranks)
     expected = (
         f"2 ranks share one GPU ({socket.gethostname()}, GPU-a), and NCCL takes one rank a GPU:"
-        f" use --nproc-per-node {len(gpus)}, or device=cpu"
+        f" start {len(gpus)} on {socket.gethostname()} (--nproc-per-node), or say device=cpu"
     )
     assert words == [expected] * num_ranks
