@@ -171,7 +171,8 @@ class PrepConfig:
     and polygons as QuPath exports them; 'csv', one table of points (file,x,y,class) for all fields;
     'masks', an image a field with 0 for background, 1 for the first of `classes`, and so on."""
     out: str = MISSING
-    """Folder of the prepared data set; made if it is not there."""
+    """Folder of the prepared data set; made if it is not there. It holds one set: what an earlier
+    preparation left there, and this one has not, is removed."""
     workers: int = 2
     """Number of worker processes, one core each; does not change the result."""
     pack: bool = False

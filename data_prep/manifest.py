@@ -138,6 +138,11 @@ def read_dataset(folder: Path) -> Dataset:
     if not folder.is_dir():
         raise UsageError(f"data={folder}: no such folder")
     if not (folder / DATASET).is_file():
+        if (folder / "groundTruth").is_dir():
+            raise DatasetError(
+                f"data={folder}: raw fields; prepare them first, as with python -m data_prep"
+                f" raw={folder} out=prepared"
+            )
         raise DatasetError(
             f"data={folder}: no {DATASET}: not a prepared data set, or its preparation did not"
             f" end; run python -m data_prep raw=... out={folder}"

@@ -102,12 +102,12 @@ def split_cases(
 ) -> dict[str, str]:
     """Case -> split. Raises BadInputFilesError where that cannot be and files are bad."""
     if not fields:
-        raise BadInputFilesError(bad, may_skip=False)
+        raise BadInputFilesError(bad, missed="no fields")
     try:
         return split.split_cases(fields, config.split, config.seed)
     except UsageError:
         if bad:  # most likely the cause: too few cases are left
-            raise BadInputFilesError(bad, may_skip=False) from None
+            raise BadInputFilesError(bad, missed="too few cases for the splits") from None
         raise
 
 

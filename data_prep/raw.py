@@ -49,12 +49,12 @@ class BadFile:
 class BadInputFilesError(UserError):
     """Raw files that cannot be used, listed with their reasons."""
 
-    def __init__(self, bad: Sequence[BadFile], *, may_skip: bool = True) -> None:
-        """`may_skip`: whether enough cases are left without them."""
+    def __init__(self, bad: Sequence[BadFile], missed: str = "") -> None:
+        """`missed`: what there is not enough of without them; '' where they may be left out."""
         listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
         advice = ", or leave them out with on_error=skip"
-        if not may_skip:
-            advice = ": without them there are too few cases for the splits"
+        if missed:
+            advice = f" (there may be others): without them there are {missed}"
         super().__init__(f"{len(bad)} bad file(s):\n{listed}\nMend them{advice}")
 
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import command_line
 import seeds
-from command_line import EXIT_STOPPED, UsageError, UserError
+from command_line import EXIT_STOPPED, UsageError, UserError, counted
 from data_prep.manifest import Dataset
 from data_prep.masks import channel_values
 from data_prep.pack import TrainingPixels
@@ -188,9 +188,8 @@ class Trainer:
         """How far the run is and how good, in a line."""
         progress = self.state.progress
         best = f"best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
-        return f"{progress.epochs} epochs, {progress.step} steps" + (
-            f", {best}" if progress.metrics else ""
-        )
+        done = f"{counted(progress.epochs, 'epoch')}, {counted(progress.step, 'step')}"
+        return f"{done}, {best}" if progress.metrics else done
 
     def save_is_due(self) -> bool:
         """Whether rank 0's clock says that it is time for a checkpoint within the epoch.

@@ -1003,8 +1003,9 @@ class TestBadInput:
         """Two cases are left of three: what has to be mended is the file, not the split."""
         raw = raw_folder({"1": 1, "2": 1, "3": 1})
         (raw / "groundTruth/Case_3-01.json").unlink()
-        with pytest.raises(UserError, match=r"images/Case_3-01\.tif: has no annotation"):
+        with pytest.raises(UserError, match=r"images/Case_3-01\.tif: has no annotation") as caught:
             prepare(raw, tmp_path / "out", split=split)
+        assert str(caught.value).endswith("there are too few cases for the splits")
 
     def test_nothing_but_bad_fields_is_an_error_whatever_is_asked_for(
         self, raw_folder: RawFolder, tmp_path: Path
@@ -1012,8 +1013,9 @@ class TestBadInput:
         raw = raw_folder({"1": 1})
         (raw / "groundTruth/Case_1-01.json").unlink()
         for on_error in ("stop", "skip"):
-            with pytest.raises(BadInputFilesError, match="has no annotation"):
+            with pytest.raises(BadInputFilesError, match="has no annotation") as caught:
                 prepare(raw, tmp_path / "out", on_error=on_error)
+            assert str(caught.value).endswith("without them there are no fields")
 
     def test_empty_images_are_told_as_empty(self, raw_folder: RawFolder, tmp_path: Path) -> None:
         """Not as one picture under two cases, though their bytes are the same."""

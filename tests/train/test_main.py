@@ -98,6 +98,17 @@ def test_a_wrong_command_line_is_refused_in_a_line(
     assert not run.exists()
 
 
+def test_raw_fields_are_not_taken_for_an_unfinished_data_set(
+    tmp_path: Path, raw_folder: Callable[..., Path], cli: Callable[..., Any]
+) -> None:
+    raw = raw_folder()
+    outcome = cli(train_main.main, f"data={raw}", f"run={tmp_path / 'run'}")
+    assert outcome.code == 1
+    assert f"data={raw}: raw fields; prepare them first, as with python -m data_prep raw=" in (
+        outcome.err
+    )
+
+
 @pytest.mark.parametrize("damage", ["no dataset.json", "changed manifest", "empty folder"])
 def test_data_that_is_not_whole_is_refused(
     damage: str, prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
