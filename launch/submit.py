@@ -460,7 +460,9 @@ class Relay(StopRequest):
         """
         self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
         self.pass_on()  # what came while the program was started
-        return self.process.wait()
+        code = self.process.wait()
+        self.process = None
+        return code
 
     def note(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""

@@ -283,9 +283,10 @@ def test_a_signal_that_comes_while_a_program_is_started_reaches_it(
         os.kill(os.getpid(), signal.SIGTERM)
         return process
 
-    monkeypatch.setattr(subprocess, "Popen", start)
     relay = Relay()
     with relay:
+        assert relay.run([sys.executable, "-c", ""]) == 0  # a stage before, which is no more
+        monkeypatch.setattr(subprocess, "Popen", start)
         assert relay.run([sys.executable, "-c", program, str(ready)]) == 7
 
 
