@@ -7,11 +7,15 @@ draws a raw data set to try it on.
 """
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import command_line
 from data_prep.config import PrepConfig
-from data_prep.manifest import count_samples
-from data_prep.prepare import Summary, prepare
+from data_prep.workers import get_ready
+
+if TYPE_CHECKING:
+    from data_prep.prepare import Summary
 
 
 def main(argv: list[str]) -> int:
@@ -20,18 +24,22 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(PrepConfig, __doc__ or ""))
         return 0
     config = command_line.load(PrepConfig, argv)
+    if not Path(config.out).exists():  # there will be something to do
+        get_ready("data_prep.field")
+    from data_prep.prepare import prepare  # here: it takes as long as workers take to get ready
+
     report(config, prepare(config))
     return 0
 
 
-def report(config: PrepConfig, summary: Summary) -> None:
+def report(config: PrepConfig, summary: "Summary") -> None:
     """Counts a split, what was reused, and what was left out."""
     for entry in summary.bad:
         print(f"left out {entry.file}: {entry.reason}", file=sys.stderr)
     if config.share:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return
-    for split, counts in count_samples(summary.samples).items():
+    for split, counts in summary.counts.items():
         kinds = ("sample", "field", "case")
         listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
         print(f"{split:5} {', '.join(listed)}")

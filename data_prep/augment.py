@@ -13,11 +13,16 @@ import numpy as np
 
 import seeds
 from data_prep import inverse
-from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfig
+from data_prep.config import (
+    FLIPS,
+    MAX_SIDE_PX,
+    AugmentConfig,
+    DisplacementConfig,
+    LensConfig,
+)
 from data_prep.images import Image, Mask
 from data_prep.raw import BadInputError, Points
 from data_prep.warp import (
-    MAX_SIDE_PX,
     Border,
     Bordered,
     Lattice,

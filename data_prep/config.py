@@ -1,12 +1,13 @@
-"""What `python -m data_prep` can be told: every key, its unit and its default."""
+"""What `python -m data_prep` can be told: every key, its unit and its default.
+
+It imports nothing that takes long, so that help and wrong settings come at once.
+"""
 
 import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from omegaconf import MISSING
-
-from data_prep.warp import MARGIN_PX, MAX_SIDE_PX
 
 TRANSFORMS = (
     "horizontal_flip",
@@ -19,6 +20,8 @@ TRANSFORMS = (
     "scale",
 )
 MAX_CLASSES = 255  # beside the background, in 8 bit
+MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
+MARGIN_PX = 64  # how far beyond a field a variant's map is known, for discs that reach into it
 FLIPS = ("horizontal_flip", "vertical_flip")  # draw nothing: a second copy would be the same
 
 

@@ -15,13 +15,12 @@ import cv2
 
 from data_prep import brecahad, images, masks, records
 from data_prep.augment import Annotated, Variant, apply, plan_variants
-from data_prep.config import PrepConfig
+from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.formats import READERS
 from data_prep.manifest import unpublish
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field, Points
 from data_prep.reader import Annotation, inside_only, outside_only, with_middles
 from data_prep.tiles import Tile, tissue_share, whole
-from data_prep.warp import MAX_SIDE_PX
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.warp import MARGIN_PX, Warp, extent
+from data_prep.config import MARGIN_PX
+from data_prep.warp import Warp, extent
 
 Places = npt.NDArray[np.complex128]
 """(N,): x + iy in px, as warp.py counts them."""

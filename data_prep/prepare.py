@@ -18,12 +18,12 @@ from data_prep.claim import claimed
 from data_prep.config import PrepConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
 from data_prep.formats import READERS
-from data_prep.manifest import FILES, Sample, unpublish, write_dataset
+from data_prep.manifest import FILES, Sample, count_samples, unpublish, write_dataset
 from data_prep.pack import remove_other_packs, write_pack
 from data_prep.plan import FOLDERS, Plan, find_fields, make_plan
 from data_prep.raw import BadFile, BadInputFilesError
 from data_prep.records import RECORDS
-from data_prep.workers import get_ready, map_tasks
+from data_prep.workers import map_tasks
 from lease import Lease
 
 
@@ -40,6 +40,11 @@ class Summary:
     """Fields of an earlier preparation of `out` that this one has not, or has as bad."""
     content_sha256: str
 
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Split -> how many samples, fields and cases it has."""
+        return count_samples(self.samples)
+
 
 def prepare(config: PrepConfig) -> Summary:
     """Prepare `config.raw` into `config.out`.
@@ -50,8 +55,6 @@ def prepare(config: PrepConfig) -> Summary:
     reader = READERS[config.annotations]
     config = dataclasses.replace(config, classes=reader.check_classes(config.classes))
     fields, bad = find_fields(config)
-    if not Path(config.out).exists():  # there will be something to do
-        get_ready(prepare_field)
     plan = make_plan(config, fields, bad)
     with claimed(Path(config.out), config.share) as lease:
         return carry_out(plan, config, lease)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.config import MARGIN_PX
 from data_prep.images import Box, Image
 from data_prep.raw import Points
-from data_prep.warp import MARGIN_PX
 
 TISSUE_DENSITY = 0.15  # decadic optical density
 WHITE = 255

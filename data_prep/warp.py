@@ -19,15 +19,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.config import MARGIN_PX, MAX_SIDE_PX
 from data_prep.remap import Floats, Map, Pixels, remap
 
 Border = Literal["mirror", "white", "black"]
 Noise = Literal["uniform", "normal"]
 
-MARGIN_PX = 64  # how far beyond the field the map is known, for discs that reach into it
 LATTICE_ERROR_PX = 0.06  # of straight cells, where a random displacement bends, RMS
 SPARE_PX = 3  # of a border: pixels are read in pairs, and a little further
-MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
 
 CV2_BORDERS = {
     "mirror": (cv2.BORDER_REFLECT_101, 0),

@@ -20,8 +20,6 @@ from multiprocessing import (
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-import cv2
-
 from command_line import UserError, os_error_text
 from memory import keep_freed_memory
 
@@ -48,7 +46,7 @@ def map_tasks(
     is killed or its function raises; the other workers are ended first.
     """
     if tasks:
-        get_ready(function)
+        get_ready(function.__module__)
     pool = [Worker(function) for _ in range(min(workers, len(tasks)))]
     waiting = iter(range(len(tasks)))
     try:
@@ -65,9 +63,9 @@ def map_tasks(
             worker.end()
 
 
-def get_ready(function: Callable[[Any], Any]) -> None:
-    """Let what workers of this function need be loaded, on another core, while one goes on."""
-    CONTEXT.set_forkserver_preload([function.__module__])
+def get_ready(module: str) -> None:
+    """Let the module of what workers will do be loaded, on another core, while one goes on."""
+    CONTEXT.set_forkserver_preload([module])
     resource_tracker.ensure_running()  # else the fork server starts it, which unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:  # Ctrl-C is for the run, which ends its workers; while they load it would be a traceback
@@ -140,6 +138,8 @@ def serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)  # Slurm sends them to all; the parent handles them
+    import cv2  # here: what starts workers may need none of it, and then begins sooner
+
     cv2.setNumThreads(1)  # one core a worker
     keep_freed_memory()
     while True:

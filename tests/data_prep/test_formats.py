@@ -488,7 +488,6 @@ def test_the_reader_that_contributing_shows_works(
     shown: dict[str, Any] = {}
     exec(code, shown)
     monkeypatch.setitem(READERS, "labelme", shown["LabelMeReader"]())
-    monkeypatch.setattr(prepare_module, "get_ready", lambda function: None)
     monkeypatch.setattr(
         prepare_module, "map_tasks", lambda run, tasks, *_: enumerate(map(run, tasks))
     )

@@ -6,16 +6,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import command_line
-from data_prep import fetch, synthetic
+from data_prep import __main__ as data_prep_main
+from data_prep import fetch, prepare, synthetic, workers
 from data_prep.__main__ import main
 from data_prep.config import PrepConfig
+from data_prep.field import prepare_field
 from data_prep.synthetic import SyntheticConfig
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
@@ -44,6 +46,58 @@ def typed(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(value) + "]"
     return {"???": "...", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def loaded_after(argv: Sequence[str]) -> set[str]:
+    """Which modules `python -m data_prep` has imported when it is through."""
+    script = f"""
+import sys
+from data_prep.__main__ import main
+try:
+    main({list(argv)!r})
+except Exception:
+    pass
+print("LOADED", *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["raw=a", "out=b", "copies=0"]])
+def test_help_and_wrong_settings_wait_for_no_library_of_pixels(
+    argv: list[str],
+) -> None:
+    loaded = loaded_after(argv)
+    assert "data_prep.config" in loaded
+    assert not loaded & {"numpy", "cv2", "tifffile", "data_prep.prepare"}
+
+
+class TestWorkersGetReady:
+    """They are loaded while the run itself is, where nothing stands yet."""
+
+    @pytest.fixture
+    def order(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        order: list[str] = []
+
+        def noted(what: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *given: (order.append(what.__name__), what(*given))[1]
+
+        def get_ready(module: str) -> None:
+            assert module == prepare_field.__module__
+            workers.get_ready(module)
+
+        monkeypatch.setattr(data_prep_main, "get_ready", noted(get_ready))
+        monkeypatch.setattr(prepare, "prepare", noted(prepare.prepare))
+        return order
+
+    def test_before_a_new_set_only(
+        self, raw_folder: Callable[..., Path], tmp_path: Path, order: list[str]
+    ) -> None:
+        argv = [f"raw={raw_folder()}", f"out={tmp_path / 'out'}", "copies=1", *SPLIT]
+        main(argv)
+        assert order == ["get_ready", "prepare"]
+        main(argv)
+        assert order[2:] == ["prepare"]
 
 
 class TestHelp:

@@ -295,35 +295,6 @@ def num_pictures_in_two_splits(out: Path, samples: list[dict[str, Any]]) -> int:
     return sum(len(splits) > 1 for splits in splits_of.values())
 
 
-class TestWorkersGetReady:
-    """They are loaded while the raw files are read, where nothing stands yet."""
-
-    @pytest.fixture
-    def order(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        order: list[str] = []
-
-        def noted(name: str, what: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda *given: (order.append(name), what(*given))[1]
-
-        for name in ("get_ready", "make_plan"):
-            monkeypatch.setattr(prepare_module, name, noted(name, getattr(prepare_module, name)))
-        return order
-
-    def test_before_the_plan_of_a_new_set_only(
-        self, raw_folder: RawFolder, tmp_path: Path, order: list[str]
-    ) -> None:
-        raw = raw_folder()
-        prepare(raw, tmp_path / "out", copies=1)
-        assert order == ["get_ready", "make_plan"]
-        prepare(raw, tmp_path / "out", copies=1)
-        assert order[2:] == ["make_plan"]
-
-    def test_not_for_a_raw_folder_that_is_none(self, tmp_path: Path, order: list[str]) -> None:
-        with pytest.raises(UserError, match="no such folder"):
-            prepare(tmp_path / "raw", tmp_path / "out")
-        assert order == []
-
-
 class TestSameBytes:
     """Promise 2."""
 

@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from data_prep import inverse
 from data_prep.augment import Variant, warp_of
-from data_prep.config import TRANSFORMS
+from data_prep.config import MARGIN_PX, TRANSFORMS
 from data_prep.inverse import Maps
-from data_prep.warp import MARGIN_PX, Border, Bordered, Lattice, Warp
+from data_prep.warp import Border, Bordered, Lattice, Warp
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
 

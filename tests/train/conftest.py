@@ -92,7 +92,6 @@ def prepare_here(raw: Path, out: Path, *settings: str) -> Dataset:
     given = [f"raw={raw}", f"out={out}", "copies=4", "format=png", f"radius_px={RADIUS_PX}"]
     given += ["split.val_cases=[3]", "split.test_cases=[4,5]"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "get_ready", lambda function: None)
         patch.setattr(prepare, "map_tasks", map_here)
         prepare.prepare(command_line.load(PrepConfig, [*given, *settings]))
     return read_dataset(out)
