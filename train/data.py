@@ -5,6 +5,7 @@ named (epoch, index), and everything random about it is drawn from a seed over
 (seed, epoch, index): which ranks, workers or restarts there are makes no difference.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -67,6 +68,11 @@ class TrainingCrops:
             return device_crops.parts(self.config.crop)
         size = self.config.crop.size_px
         return [((size, size, 3), torch.uint8), ((size, size), torch.uint8)]
+
+    @property
+    def crop_bytes(self) -> int:
+        """What a crop takes in memory."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts)
 
     def on_device(
         self, microbatch: Sequence[Tensor], device: torch.device

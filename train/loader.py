@@ -1,15 +1,16 @@
 """Worker processes that crop ahead of training and hand over microbatches in shared memory.
 
 The memory is a ring of places that are used again and again. torch's own way is new memory for each
-microbatch, with which a crop takes a quarter more time.
+microbatch, with which a crop takes a quarter more time. A place holds several microbatches where
+these are small: DataLoader takes half a millisecond or more to hand one over, whatever is in it.
 """
 
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import cycle, islice
 from types import TracebackType
 
 import cv2
@@ -23,7 +24,8 @@ from train.data import Draw, MicrobatchSampler, TrainingCrops
 from train.distributed import Ranks
 from train.preemption import SIGNALS
 
-PREFETCH = 4  # microbatches that a worker is ahead
+PLACE_CROPS, PLACE_BYTES = 16, 1 << 22  # what a place holds at least: the smaller of both
+PREFETCH = 2  # places that a worker is ahead
 HELD = 2  # places that training may look at: of the microbatch in work and of the one before
 DEAD_WORKER = "DataLoader worker (pid"  # as torch begins to say so
 
@@ -43,28 +45,34 @@ class MicrobatchLoader:
         self, crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
     ) -> None:
         cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, not there in it
-        microbatches = MicrobatchSampler(len(crops), config, ranks, first_step)
+        size = config.batch_size // config.microbatches
+        a_place = math.ceil(min(PLACE_CROPS, PLACE_BYTES / crops.crop_bytes) / size)
         num_places = config.loader_workers * PREFETCH + HELD
-        self.ring = new_ring(
-            crops, num_places, config.batch_size // config.microbatches, config.loader_workers > 0
-        )
+        self.ring = new_ring(crops, (num_places, a_place, size), config.loader_workers > 0)
+        fillings = grouped(MicrobatchSampler(len(crops), config, ranks, first_step), a_place)
         self.filled = iter(
             DataLoader(
                 Filling(crops, self.ring),
                 batch_size=None,
-                sampler=zip(cycle(range(num_places)), microbatches, strict=False),
+                sampler=zip(cycle(range(num_places)), fillings, strict=False),
                 num_workers=config.loader_workers,
                 worker_init_fn=start_worker,
                 prefetch_factor=PREFETCH if config.loader_workers else None,
             )
         )
+        self.microbatches = self.one_by_one()
 
     def __iter__(self) -> "MicrobatchLoader":
         return self
 
     def __next__(self) -> list[Tensor]:
-        place = next(self.filled)
-        return [part[place] for part in self.ring]
+        return next(self.microbatches)
+
+    def one_by_one(self) -> Iterator[list[Tensor]]:
+        """The microbatches of one filled place after the other."""
+        for place, count in self.filled:
+            for number in range(count):
+                yield [part[place, number] for part in self.ring]
 
     def close(self) -> None:
         """End the workers by hand: after an error its traceback may keep the iterator alive.
@@ -75,30 +83,36 @@ class MicrobatchLoader:
             shut_down()
 
 
-def new_ring(crops: TrainingCrops, num_places: int, size: int, is_shared: bool) -> list[Tensor]:
-    """Memory (num_places, size, ...) for each part of a crop. Raises UserError."""
-    crop_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in crops.parts)
+def grouped(microbatches: Iterable[list[Draw]], size: int) -> Iterator[list[list[Draw]]]:
+    """So many microbatches at a time; what is left at the end."""
+    left = iter(microbatches)
+    return iter(lambda: list(islice(left, size)), [])
+
+
+def new_ring(crops: TrainingCrops, lengths: tuple[int, int, int], is_shared: bool) -> list[Tensor]:
+    """Memory (places, microbatches, crops, ...) for each part of a crop. Raises UserError."""
     try:
-        ring = [torch.empty(num_places, size, *shape, dtype=dtype) for shape, dtype in crops.parts]
+        ring = [torch.empty(*lengths, *shape, dtype=dtype) for shape, dtype in crops.parts]
         if is_shared:
             for part in ring:
                 part.share_memory_()  # type: ignore[no-untyped-call]
         return ring
     except RuntimeError as error:
-        ring_mb = num_places * size * crop_bytes / 1e6
+        ring_mb = math.prod(lengths) * crops.crop_bytes / 1e6
         raise UserError(f"no {ring_mb:,.0f} MB for crops: {error} {ADVICE}") from None
 
 
-class Filling(Dataset[int]):
-    """(place, draws) -> the place, filled with the crops of the draws."""
+class Filling(Dataset[tuple[int, int]]):
+    """(place, microbatches) -> (place, their number), the place filled with their crops."""
 
     def __init__(self, crops: TrainingCrops, ring: list[Tensor]) -> None:
         self.crops, self.ring = crops, ring
 
-    def __getitem__(self, filling: tuple[int, list[Draw]]) -> int:
-        place, draws = filling
-        self.crops.fill(draws, [part[place].numpy() for part in self.ring])
-        return place
+    def __getitem__(self, filling: tuple[int, list[list[Draw]]]) -> tuple[int, int]:
+        place, microbatches = filling
+        draws = [draw for microbatch in microbatches for draw in microbatch]
+        self.crops.fill(draws, [part[place].flatten(0, 1).numpy() for part in self.ring])
+        return place, len(microbatches)
 
 
 def start_worker(worker: int) -> None:

@@ -95,6 +95,12 @@ def test_ranks_share_the_microbatches_evenly(num_microbatches: int) -> None:
 # Crops of a prepared data set
 
 
+@pytest.fixture(autouse=True)
+def many_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in longer runs: a place for each microbatch, so that every worker gets some."""
+    monkeypatch.setattr("train.loader.PLACE_CROPS", 1)
+
+
 def global_batches(
     dataset: Dataset, config: TrainConfig, everyone: list[Ranks], first_step: int = 0
 ) -> list[bytes]:

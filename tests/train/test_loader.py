@@ -22,8 +22,11 @@ Tiny = Callable[..., TrainConfig]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("a_place", [1, 3])  # microbatches; 3 divides no epoch
 def test_a_microbatch_holds_until_the_call_after_the_next(
+    a_place: int,
     workers: int,
+    monkeypatch: pytest.MonkeyPatch,
     prepared: Dataset,
     tiny: Tiny,
     ranks: Callable[..., Ranks],
@@ -31,15 +34,16 @@ def test_a_microbatch_holds_until_the_call_after_the_next(
 ) -> None:
     """Looked at late, when workers have long filled what they may."""
     config = tiny(Path(), f"loader_workers={workers}", "microbatches=2", "epochs=16")
+    monkeypatch.setattr("train.loader.PLACE_CROPS", 2 * a_place)
     crops = TrainingCrops(TrainingPixels(prepared), config)
     loader = MicrobatchLoader(crops, config, ranks(), 0)
     drawn = list(MicrobatchSampler(len(crops), config, ranks(), 0))
     num_places = len(loader.ring[0])
     assert num_places == workers * PREFETCH + HELD
-    assert len(drawn) > 2 * num_places
+    assert len(drawn) > 2 * num_places * a_place
     held = zip(drawn, loader, strict=True)
     for number, (before, now) in enumerate(pairwise(held)):
-        if number < 2 * num_places:
+        if number < 2 * num_places * a_place:
             time.sleep(0.01)
         for draws, microbatch in (before, now):
             by_itself = [cut(crops, [draw]) for draw in draws]
@@ -57,6 +61,31 @@ def test_memory_is_shared_only_with_workers(
     loader = MicrobatchLoader(TrainingCrops(TrainingPixels(prepared), config), config, ranks(), 0)
     assert {part.is_shared() for part in loader.ring} == {bool(workers)}
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("size_px", "size", "a_place"),
+    [
+        (256, 2, 8),  # 16 crops, and 4 MiB
+        (32, 2, 8),  # 16 crops, of 4 KiB
+        (512, 1, 4),  # 4 MiB, in 4 crops
+        (256, 6, 3),
+        (256, 32, 1),
+        (2048, 1, 1),  # 16 MiB each
+    ],
+)
+def test_a_place_holds_as_many_microbatches_as_make_it_worth_handing_over(
+    size_px: int,
+    size: int,
+    a_place: int,
+    prepared: Dataset,
+    tiny: Tiny,
+    ranks: Callable[..., Ranks],
+) -> None:
+    config = tiny(Path(), "loader_workers=0", f"batch_size={size}", "microbatches=1")
+    config = dataclasses.replace(config, crop=dataclasses.replace(config.crop, size_px=size_px))
+    loader = MicrobatchLoader(TrainingCrops(TrainingPixels(prepared), config), config, ranks(), 0)
+    assert [part.shape[1:3] for part in loader.ring] == [(a_place, size)] * 2
 
 
 @pytest.mark.parametrize("on", ["loader", "device"])
