@@ -6,7 +6,6 @@ Augmented crops of 256 px through torch's DataLoader, in microbatches of 2, trai
 
 files     train's own loader decoding whole JPGs and PNGs
 pack      the same from the pack of `python -m data_prep ... pack=true`, which is in the page cache
-pack, microbatches of 8    a whole batch at once (microbatches=1)
 pack, cold                 none of it is in the page cache, and no sample is taken twice
 zarr      the pack's pixels as a zarr 3 array in chunks of 256 px, compressed (blosc) or not
 albumentations, files    its Affine and ColorJitter on decoded files, as scripts do
@@ -87,9 +86,6 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
     kinds = {
         "files": TrainingCrops(unpacked, config),
         "pack": TrainingCrops(pixels, config),
-        "pack, microbatches of 8": TrainingCrops(
-            pixels, dataclasses.replace(config, microbatches=1)
-        ),
         "zarr, not compressed": TrainingCrops(plain, config),
         "zarr, blosc": TrainingCrops(blosc, config),
         "albumentations, files": AlbumentationsCrops(unpacked, config),

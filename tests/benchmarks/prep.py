@@ -1,16 +1,18 @@
 """Preparing a field with its variants: beside the classic recipe, and beside the floor.
 
-    python -m tests.benchmarks.prep [--raw DIR] [--fields 96] [--rounds 3]
+    python -m tests.benchmarks.prep [--raw DIR] [--fields 162] [--rounds 3]
 
 floor     nothing but decoding a field once and encoding sixteen images and masks; beside it, a
           field each in turn, a worker at work
 naive     what scripts do: PIL and SciPy, noise as large as the image, a transform at a time, discs
           a point at a time; one field in each round
-eosin     python -m data_prep, from its start to the published data set, on one and two workers
+eosin     python -m data_prep, from its start to the published data set, on one and two workers, of
+          as many fields as BreCaHAD has
 
-Fields are drawn by data_prep.synthetic, and then taken from --raw too. For each: the memory of a
-worker after 4 and after 40 fields, and what a second run on 162 unchanged fields takes. Writes some
-6 GB, with --raw 12; on ext4, wait five minutes before it is run again (see new_folder).
+Fields are drawn by data_prep.synthetic, and then taken from --raw too. For each: what the machine
+itself gives two processes, by those that are at nothing but the floor; the memory of a worker after
+4 and after 40 fields; and what a second run on unchanged fields takes. Writes some 8 GB, with --raw
+16; on ext4, wait five minutes before it is run again (see new_folder).
 """
 
 import argparse
@@ -23,7 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -39,12 +43,14 @@ from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
 from data_prep.plan import claim_folder, hash_inputs, make_task
 from data_prep.raw import Field, find_fields
+from data_prep.workers import map_tasks
 from memory import keep_freed_memory
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 
 COPIES, RADIUS_PX, QUALITY = 16, 20, 95
 WHOLE_BRECAHAD = 162
+AT_THE_FLOOR = 96  # fields
 
 
 def main() -> None:
@@ -55,7 +61,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--raw", help="real fields, in BreCaHAD's layout (none)")
-    parser.add_argument("--fields", type=int, default=96, help="fields of a run (96)")
+    parser.add_argument(
+        "--fields",
+        type=int,
+        default=WHOLE_BRECAHAD,
+        help=f"fields of a run ({WHOLE_BRECAHAD}, a whole BreCaHAD)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each way, interleaved (3)")
     parser.add_argument("--worker-memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -77,10 +88,10 @@ def main() -> None:
 def measure(source: Path, folder: Path, number: int, rounds: int) -> None:
     """Print the table of one raw data set."""
     raw = many_fields(source, folder / "raw", number)
-    worker_beside_floor(raw, folder / "worker", number)
-    side_by_side(raw, folder, number, rounds)
+    worker_beside_floor(raw, folder / "worker")
+    prepared = side_by_side(raw, folder, number, rounds)
     memory(raw, folder / "memory")
-    again(source, folder)
+    again(raw, prepared, number)
 
 
 def drawn(folder: Path) -> Path:
@@ -104,10 +115,10 @@ def many_fields(source: Path, raw: Path, number: int) -> Path:
     return raw
 
 
-def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> None:
-    """The table of seconds a field and ratios."""
+def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> Path:
+    """The table of seconds a field and ratios; returns the data set of the last run."""
     fields, _ = find_fields(raw, PrepConfig(raw="", out="").case_regex, (".json",))
-    turn = cycle(fields)
+    turn, latest = cycle(fields), folder
 
     def new_folder() -> Path:
         """All of them are kept to the end: ext4 does not use a removed file's place again for five
@@ -120,19 +131,21 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> None:
 
     def eosin(workers: int) -> Callable[[], float]:
         def run() -> float:
-            out = new_folder()
-            start_s = time.perf_counter()
-            command = [sys.executable, "-m", "data_prep", f"raw={raw}", f"out={out}"]
-            settings = [f"workers={workers}", "split.val=0", "split.test=0"]
-            subprocess.run([*command, *settings], check=True, capture_output=True)
-            return (time.perf_counter() - start_s) / number
+            nonlocal latest
+            latest = new_folder() / "out"
+            return seconds_of(partial(run_data_prep, raw, workers), latest) / number
 
         return run
+
+    def floor(workers: int) -> Callable[[], float]:
+        return lambda: floor_on(fields[:AT_THE_FLOOR], workers)
 
     ways: dict[str, Callable[[], float | None]] = {
         "naive": naive,
         "eosin, workers=1, start to end": eosin(1),
         "eosin, workers=2, start to end": eosin(2),
+        "the floor, one process": floor(1),
+        "the floor, two processes": floor(2),
     }
     (folder / "naive").mkdir()
     seconds = interleaved(ways, rounds)
@@ -140,9 +153,36 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> None:
     print("| --- " * 3 + "|")
     for name, median_s, ratio in compare(seconds, "naive"):
         print(f"| {name} | {1e3 * median_s:.0f} | {1 / ratio:.1f} x |")
-    one, two = ways_of(seconds, "workers=1"), ways_of(seconds, "workers=2")
-    gain = statistics.median(a / b for a, b in zip(one, two, strict=True))
-    print(f"\ntwo workers are {gain:.2f} times as fast as one", flush=True)
+    ours = gain(seconds, "workers=1", "workers=2")
+    machine = gain(seconds, "one process", "two processes")
+    print(
+        f"\ntwo workers are {ours:.2f} times as fast as one; two processes at the floor,"
+        f" {machine:.2f} times",
+        flush=True,
+    )
+    return latest
+
+
+def run_data_prep(raw: Path, workers: int, out: Path) -> None:
+    """`python -m data_prep` with every field for training."""
+    command = [sys.executable, "-m", "data_prep", f"raw={raw}", f"out={out}"]
+    settings = [f"workers={workers}", "split.val=0", "split.test=0"]
+    subprocess.run([*command, *settings], check=True, capture_output=True)
+
+
+def floor_on(fields: list[Field], workers: int) -> float:
+    """Seconds a field of so many processes that only decode and encode, once each is at work."""
+    done = map_tasks(decode_and_encode, fields, workers, lambda field: field.name)
+    for _ in islice(done, workers):
+        pass
+    left = len(fields) - workers
+    return seconds_of(deque, done) / left
+
+
+def gain(seconds: dict[str, list[float]], one: str, two: str) -> float:
+    """How many times as fast the second of these ways is, by the median of the rounds."""
+    pairs = zip(ways_of(seconds, one), ways_of(seconds, two), strict=True)
+    return statistics.median(before / after for before, after in pairs)
 
 
 def tasks_of(fields: list[Field], config: PrepConfig) -> list[FieldTask]:
@@ -151,7 +191,7 @@ def tasks_of(fields: list[Field], config: PrepConfig) -> list[FieldTask]:
     return [make_task(field, None, config, "train", inputs[field]) for field in fields]
 
 
-def worker_beside_floor(raw: Path, out: Path, number: int) -> None:
+def worker_beside_floor(raw: Path, out: Path) -> None:
     """What a worker at work takes, and the floor, a field each in turn."""
     config = training_config(raw, out)
     claim_folder(out, raw)
@@ -160,7 +200,7 @@ def worker_beside_floor(raw: Path, out: Path, number: int) -> None:
     seconds_of(decode_and_encode, fields[-1])  # warm
     seconds_of(prepare_field, tasks[-1])
     floor_s, worker_s = [], []
-    for field, task in islice(zip(fields, tasks, strict=True), number - 1):
+    for field, task in islice(zip(fields, tasks, strict=True), AT_THE_FLOOR):
         floor_s.append(seconds_of(decode_and_encode, field))
         worker_s.append(seconds_of(prepare_field, task))
     ratio = statistics.median(a / b for a, b in zip(worker_s, floor_s, strict=True))
@@ -287,26 +327,19 @@ def worker_memory_mb(raw: Path, out: Path) -> list[float]:
     return peaks
 
 
-def again(source: Path, folder: Path) -> None:
-    """A first and a second run on as many fields as BreCaHAD has, and one after a change."""
-    raw, out = many_fields(source, folder / "whole", WHOLE_BRECAHAD), folder / "prepared"
-    command = [sys.executable, "-m", "data_prep", f"raw={raw}", f"out={out}", "workers=2"]
-    command += ["split.val=0", "split.test=0", "copies=16"]
+def again(raw: Path, out: Path, number: int) -> None:
+    """A second run on what is prepared, and one after a change."""
 
     def seconds() -> float:
-        start_s = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - start_s
+        return seconds_of(partial(run_data_prep, raw, 2), out)
 
-    first_s = seconds()
     second_s = statistics.median(seconds() for _ in range(5))
     changed = raw / "groundTruth/Case_1-000.json"
     annotation = json.loads(changed.read_text())
     annotation["tumor"] = annotation["tumor"][1:]
     changed.write_text(json.dumps(annotation))
     print(
-        f"{WHOLE_BRECAHAD} fields: {first_s:.1f} s; again, unchanged: {second_s:.2f} s;"
-        f" one JSON changed: {seconds():.2f} s"
+        f"{number} fields again, unchanged: {second_s:.2f} s; one JSON changed: {seconds():.2f} s"
     )
 
 
