@@ -1,6 +1,19 @@
 """Segmentation networks: an image -> logits."""
 
-from model.build import build_model
+from typing import TYPE_CHECKING, Any
+
 from model.config import ModelConfig
 
+if TYPE_CHECKING:
+    from model.build import build_model
+
 __all__ = ["ModelConfig", "build_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """build_model, once it is asked for: settings need not wait seconds for torch."""
+    if name != "build_model":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from model.build import build_model
+
+    return build_model

@@ -1,6 +1,7 @@
 """Imports point one way: model and data_prep <- train; launch reaches the rest from outside."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,3 +82,32 @@ def test_no_file_is_named_after_its_package_or_a_standard_module(package: str) -
     """`python launch/submit.py` puts launch/ first on the path: launch/logging.py would shadow."""
     shadowing = {path.stem for path in sources(package)} & {package, *sys.stdlib_module_names}
     assert not shadowing - {"__init__", "__main__"}
+
+
+@pytest.mark.parametrize(
+    ("command", "slow"),
+    [
+        ("data_prep", {"numpy", "cv2", "tifffile", "data_prep.prepare"}),
+        ("train", {"numpy", "torch", "train.trainer"}),
+    ],
+)
+@pytest.mark.parametrize("argv", [["--help"], ["sede=1"]])
+def test_help_and_wrong_settings_wait_for_no_large_library(
+    command: str, slow: set[str], argv: list[str]
+) -> None:
+    script = f"""
+import sys
+from command_line import UsageError
+from {command}.__main__ import main
+try:
+    main({argv!r})
+except UsageError as error:
+    assert "sede" in str(error)
+print("LOADED", *sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.rpartition("LOADED ")[2].split())
+    assert f"{command}.config" in loaded
+    assert not loaded & slow

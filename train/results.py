@@ -16,8 +16,8 @@ from data_prep.manifest import Labelling
 from data_prep.masks import channel_values
 from data_prep.qupath import PREDICTED
 from train.band_store import BandStore
-from train.figures import outline_picture
 from train.nuclei import as_brecahad, as_geojson, find_in_windows
+from train.pictures import outline_picture
 from train.pyramid import halve_labels, halve_values, write_pyramid
 from train.tiles import Band, Plane
 

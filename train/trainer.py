@@ -34,7 +34,6 @@ from train.fields import (
     predict_fields,
     prepared_fields,
 )
-from train.figures import panel_strip
 from train.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
 from train.loader import MicrobatchLoader, lost_worker_explained
 from train.lock import RunLock
@@ -48,6 +47,7 @@ from train.metrics import (
     score,
 )
 from train.monitor import TRAINING_LOSS, Done, Monitor
+from train.pictures import panel_strip
 from train.precision import choose_precision
 from train.preemption import StopRequest
 from train.run_folder import config_sha256

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,30 +46,6 @@ def typed(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(value) + "]"
     return {"???": "...", "True": "true", "False": "false"}.get(str(value), str(value))
-
-
-def loaded_after(argv: Sequence[str]) -> set[str]:
-    """Which modules `python -m data_prep` has imported when it is through."""
-    script = f"""
-import sys
-from data_prep.__main__ import main
-try:
-    main({list(argv)!r})
-except Exception:
-    pass
-print("LOADED", *sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    return set(done.stdout.rpartition("LOADED ")[2].split())
-
-
-@pytest.mark.parametrize("argv", [["--help"], ["raw=a", "out=b", "copies=0"]])
-def test_help_and_wrong_settings_wait_for_no_library_of_pixels(
-    argv: list[str],
-) -> None:
-    loaded = loaded_after(argv)
-    assert "data_prep.config" in loaded
-    assert not loaded & {"numpy", "cv2", "tifffile", "data_prep.prepare"}
 
 
 class TestWorkersGetReady:
