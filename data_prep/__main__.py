@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(PrepConfig, __doc__ or ""))
         return 0
     config = command_line.load(PrepConfig, argv)
-    if not Path(config.out).exists():  # there will be something to do
+    if Path(config.raw).is_dir() and not Path(config.out).exists():  # there will be much to do
         get_ready("data_prep.field")
     from data_prep.prepare import prepare  # here: it takes as long as workers take to get ready
 

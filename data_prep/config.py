@@ -1,6 +1,7 @@
 """What `python -m data_prep` can be told: every key, its unit and its default.
 
-It imports nothing that takes long, so that help and wrong settings come at once.
+It imports nothing that takes long, so that help comes at once, and what is wrong with a setting by
+itself.
 """
 
 import re

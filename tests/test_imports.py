@@ -25,6 +25,12 @@ ALLOWED = {
     "launch": {*SHARED, "data_prep", "train"},
 }
 
+# What takes long to load, of which the settings of a command need nothing
+SLOW = {
+    "data_prep": {"numpy", "cv2", "tifffile", "data_prep.prepare"},
+    "train": {"numpy", "torch", "train.trainer"},
+}
+
 
 def sources(owner: str) -> list[Path]:
     return [ROOT / f"{owner}.py"] if owner in SHARED else sorted((ROOT / owner).rglob("*.py"))
@@ -84,17 +90,9 @@ def test_no_file_is_named_after_its_package_or_a_standard_module(package: str) -
     assert not shadowing - {"__init__", "__main__"}
 
 
-@pytest.mark.parametrize(
-    ("command", "slow"),
-    [
-        ("data_prep", {"numpy", "cv2", "tifffile", "data_prep.prepare"}),
-        ("train", {"numpy", "torch", "train.trainer"}),
-    ],
-)
+@pytest.mark.parametrize("command", SLOW)
 @pytest.mark.parametrize("argv", [["--help"], ["sede=1"]])
-def test_help_and_wrong_settings_wait_for_no_large_library(
-    command: str, slow: set[str], argv: list[str]
-) -> None:
+def test_help_and_wrong_settings_wait_for_no_large_library(command: str, argv: list[str]) -> None:
     script = f"""
 import sys
 from command_line import UsageError
@@ -105,9 +103,29 @@ except UsageError as error:
     assert "sede" in str(error)
 print("LOADED", *sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    loaded = set(done.stdout.rpartition("LOADED ")[2].split())
+    loaded = loaded_in(script)
     assert f"{command}.config" in loaded
-    assert not loaded & slow
+    assert not loaded & SLOW[command]
+
+
+def loaded_in(script: str) -> set[str]:
+    """What a script prints after LOADED."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+def test_workers_of_a_preparation_begin_to_load_before_the_run_itself(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from data_prep import __main__ as command
+def get_ready(module):
+    print("LOADED", *sys.modules)
+    sys.exit()
+command.get_ready = get_ready
+command.main(["raw={tmp_path}", "out={tmp_path / "out"}"])
+"""
+    loaded = loaded_in(script)
+    assert "data_prep.workers" in loaded
+    assert not loaded & SLOW["data_prep"]

@@ -1,16 +1,17 @@
 """Worker processes that crop ahead of training and hand over microbatches in shared memory.
 
 The memory is a ring of places that are used again and again. torch's own way is new memory for each
-microbatch, with which a crop takes a quarter more time. A place holds several microbatches where
-these are small: DataLoader takes half a millisecond or more to hand one over, whatever is in it.
+microbatch, with which a crop takes a quarter more time. From a pack a place holds several
+microbatches, where they are small: DataLoader takes half a millisecond or more to hand one over,
+whatever is in it, and that is the time of a crop.
 """
 
 import math
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle, islice
+from itertools import chain, cycle, islice, repeat
 from types import TracebackType
 
 import cv2
@@ -24,7 +25,7 @@ from train.data import Draw, MicrobatchSampler, TrainingCrops
 from train.distributed import Ranks
 from train.preemption import SIGNALS
 
-PLACE_CROPS, PLACE_BYTES = 16, 1 << 22  # what a place holds at least: the smaller of both
+PLACE_CROPS, PLACE_BYTES = 16, 1 << 22  # whichever is less, a place from a pack holds at least
 PREFETCH = 2  # places that a worker is ahead
 HELD = 2  # places that training may look at: of the microbatch in work and of the one before
 DEAD_WORKER = "DataLoader worker (pid"  # as torch begins to say so
@@ -46,33 +47,27 @@ class MicrobatchLoader:
     ) -> None:
         cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, not there in it
         size = config.batch_size // config.microbatches
-        a_place = math.ceil(min(PLACE_CROPS, PLACE_BYTES / crops.crop_bytes) / size)
+        most = num_in_place(crops, size) if config.loader_workers else 1
         num_places = config.loader_workers * PREFETCH + HELD
-        self.ring = new_ring(crops, (num_places, a_place, size), config.loader_workers > 0)
-        fillings = grouped(MicrobatchSampler(len(crops), config, ranks, first_step), a_place)
+        self.ring = new_ring(crops, (num_places, most, size), config.loader_workers > 0)
+        microbatches = MicrobatchSampler(len(crops), config, ranks, first_step)
         self.filled = iter(
             DataLoader(
                 Filling(crops, self.ring),
                 batch_size=None,
-                sampler=zip(cycle(range(num_places)), fillings, strict=False),
+                sampler=zip(cycle(range(num_places)), by_place(microbatches, most), strict=False),
                 num_workers=config.loader_workers,
                 worker_init_fn=start_worker,
                 prefetch_factor=PREFETCH if config.loader_workers else None,
             )
         )
-        self.microbatches = self.one_by_one()
+        self.microbatches = one_by_one(self.filled, self.ring)
 
     def __iter__(self) -> "MicrobatchLoader":
         return self
 
     def __next__(self) -> list[Tensor]:
         return next(self.microbatches)
-
-    def one_by_one(self) -> Iterator[list[Tensor]]:
-        """The microbatches of one filled place after the other."""
-        for place, count in self.filled:
-            for number in range(count):
-                yield [part[place, number] for part in self.ring]
 
     def close(self) -> None:
         """End the workers by hand: after an error its traceback may keep the iterator alive.
@@ -83,10 +78,31 @@ class MicrobatchLoader:
             shut_down()
 
 
-def grouped(microbatches: Iterable[list[Draw]], size: int) -> Iterator[list[list[Draw]]]:
-    """So many microbatches at a time; what is left at the end."""
+def num_in_place(crops: TrainingCrops, size: int) -> int:
+    """How many microbatches of this size a place has room for."""
+    if crops.pixels.packed is None:  # decoding takes far longer than handing over
+        return 1
+    return math.ceil(min(PLACE_CROPS, PLACE_BYTES / crops.crop_bytes) / size)
+
+
+def by_place(microbatches: Iterable[list[Draw]], most: int) -> Iterator[list[list[Draw]]]:
+    """Lists of 1, 2, 3, ... and then of `most` microbatches, with what is left in the last.
+
+    The first is there soon, and several workers come to take turns: if they began with as many
+    each, they would all be done at once, and training would have a lot and then nothing.
+    """
     left = iter(microbatches)
-    return iter(lambda: list(islice(left, size)), [])
+    for num in chain(range(1, most), repeat(most)):
+        if not (place := list(islice(left, num))):
+            return
+        yield place
+
+
+def one_by_one(filled: Iterable[tuple[int, int]], ring: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The microbatches in one filled place after the other."""
+    for place, num in filled:
+        for number in range(num):
+            yield [part[place, number] for part in ring]
 
 
 def new_ring(crops: TrainingCrops, lengths: tuple[int, int, int], is_shared: bool) -> list[Tensor]:

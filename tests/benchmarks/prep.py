@@ -138,7 +138,7 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> Path:
         return run
 
     def floor(workers: int) -> Callable[[], float]:
-        return lambda: floor_on(fields[:AT_THE_FLOOR], workers)
+        return lambda: floor_on([*islice(cycle(fields), AT_THE_FLOOR)], workers)
 
     ways: dict[str, Callable[[], float | None]] = {
         "naive": naive,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import command_line
+from command_line import UserError
 from data_prep import __main__ as data_prep_main
 from data_prep import fetch, prepare, synthetic, workers
 from data_prep.__main__ import main
@@ -74,6 +75,11 @@ class TestWorkersGetReady:
         assert order == ["get_ready", "prepare"]
         main(argv)
         assert order[2:] == ["prepare"]
+
+    def test_not_for_a_raw_folder_that_is_none(self, tmp_path: Path, order: list[str]) -> None:
+        with pytest.raises(UserError, match="no such folder"):
+            main([f"raw={tmp_path / 'raw'}", f"out={tmp_path / 'out'}"])
+        assert order == ["prepare"]
 
 
 class TestHelp:

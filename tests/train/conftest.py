@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import command_line
-from data_prep import prepare
+from data_prep import pack, prepare
 from data_prep.config import PrepConfig
 from data_prep.manifest import Dataset, read_dataset
 from train.config import TrainConfig
@@ -87,12 +87,19 @@ def prepared(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepare_here(raw, tmp_path_factory.mktemp("prepared") / "data")
 
 
+@pytest.fixture(scope="session")
+def with_pack(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The same with a pack."""
+    return prepare_here(raw, tmp_path_factory.mktemp("with_pack") / "data", "pack=true")
+
+
 def prepare_here(raw: Path, out: Path, *settings: str) -> Dataset:
     """Prepare these fields in this process."""
     given = [f"raw={raw}", f"out={out}", "copies=4", "format=png", f"radius_px={RADIUS_PX}"]
     given += ["split.val_cases=[3]", "split.test_cases=[4,5]"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "map_tasks", map_here)
+        for module in (prepare, pack):
+            patch.setattr(module, "map_tasks", map_here)
         prepare.prepare(command_line.load(PrepConfig, [*given, *settings]))
     return read_dataset(out)
 

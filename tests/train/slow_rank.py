@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import command_line
-from train import loader, trainer
+from train import trainer
 from train.__main__ import main
 from train.data import Draw, TrainingCrops
 
@@ -20,7 +20,6 @@ class SlowCrops(TrainingCrops):
 
 
 if __name__ == "__main__":
-    loader.PLACE_CROPS = 1  # the few crops of this run, one microbatch at a time
     if os.environ["RANK"] == "1":
         trainer.TrainingCrops = SlowCrops
     command_line.run(main)

@@ -95,12 +95,6 @@ def test_ranks_share_the_microbatches_evenly(num_microbatches: int) -> None:
 # Crops of a prepared data set
 
 
-@pytest.fixture(autouse=True)
-def many_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in longer runs: a place for each microbatch, so that every worker gets some."""
-    monkeypatch.setattr("train.loader.PLACE_CROPS", 1)
-
-
 def global_batches(
     dataset: Dataset, config: TrainConfig, everyone: list[Ranks], first_step: int = 0
 ) -> list[bytes]:
@@ -149,6 +143,22 @@ def test_workers_and_ranks_change_no_crop(
     config = tiny(Path(), f"loader_workers={workers}")
     everyone = [ranks(rank, world_size) for rank in range(world_size)]
     assert global_batches(prepared, config, everyone) == reference
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("workers", "world_size"), [(0, 1), (1, 1), (4, 1), (1, 3)])
+def test_nor_does_a_pack_of_which_several_microbatches_are_handed_over(
+    workers: int,
+    world_size: int,
+    reference: list[bytes],
+    with_pack: Dataset,
+    tiny: Callable[..., TrainConfig],
+    ranks: Callable[..., Ranks],
+) -> None:
+    """1, 2, 3, ... at a time."""
+    config = tiny(Path(), f"loader_workers={workers}")
+    everyone = [ranks(rank, world_size) for rank in range(world_size)]
+    assert global_batches(with_pack, config, everyone) == reference
 
 
 def test_nor_where_the_device_finishes_them(

@@ -1,8 +1,11 @@
 """Microbatches in places of shared memory that are used again and again."""
 
 import dataclasses
+import gc
+import multiprocessing
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,40 +19,41 @@ from data_prep.pack import TrainingPixels
 from train.config import TrainConfig
 from train.data import MicrobatchSampler, TrainingCrops
 from train.distributed import Ranks
-from train.loader import HELD, PREFETCH, MicrobatchLoader
+from train.loader import HELD, PREFETCH, MicrobatchLoader, by_place, num_in_place
 
 Tiny = Callable[..., TrainConfig]
 
 
+@pytest.mark.parametrize("on", ["loader", "device"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("a_place", [1, 3])  # microbatches; 3 divides no epoch
+@pytest.mark.parametrize("most", [1, 3])  # microbatches a place; 3 divides no epoch
 def test_a_microbatch_holds_until_the_call_after_the_next(
-    a_place: int,
+    most: int,
     workers: int,
+    on: str,
     monkeypatch: pytest.MonkeyPatch,
-    prepared: Dataset,
+    with_pack: Dataset,
     tiny: Tiny,
     ranks: Callable[..., Ranks],
     cut: Callable[..., Any],
 ) -> None:
     """Looked at late, when workers have long filled what they may."""
-    config = tiny(Path(), f"loader_workers={workers}", "microbatches=2", "epochs=16")
-    monkeypatch.setattr("train.loader.PLACE_CROPS", 2 * a_place)
-    crops = TrainingCrops(TrainingPixels(prepared), config)
-    loader = MicrobatchLoader(crops, config, ranks(), 0)
-    drawn = list(MicrobatchSampler(len(crops), config, ranks(), 0))
-    num_places = len(loader.ring[0])
-    assert num_places == workers * PREFETCH + HELD
-    assert len(drawn) > 2 * num_places * a_place
-    held = zip(drawn, loader, strict=True)
-    for number, (before, now) in enumerate(pairwise(held)):
-        if number < 2 * num_places * a_place:
-            time.sleep(0.01)
-        for draws, microbatch in (before, now):
-            by_itself = [cut(crops, [draw]) for draw in draws]
-            for part, expected in zip(microbatch, zip(*by_itself, strict=True), strict=True):
-                assert torch.equal(part, torch.cat(expected))
-    loader.close()
+    settings = (f"loader_workers={workers}", f"crop.on={on}", "microbatches=2", "epochs=16")
+    config = tiny(Path(), *settings)
+    monkeypatch.setattr("train.loader.PLACE_CROPS", 2 * most)
+    crops = TrainingCrops(TrainingPixels(with_pack), config)
+    with closing(MicrobatchLoader(crops, config, ranks(), 0)) as loader:
+        drawn = list(MicrobatchSampler(len(crops), config, ranks(), 0))
+        num_places, room = loader.ring[0].shape[:2]
+        assert (num_places, room) == (workers * PREFETCH + HELD, most if workers else 1)
+        assert len(drawn) > 2 * num_places * most
+        held = zip(drawn, loader, strict=True)
+        for number, (before, now) in enumerate(pairwise(held)):
+            if number < 2 * num_places * most:
+                time.sleep(0.01)
+            for draws, microbatch in (before, now):
+                for part, expected in zip(microbatch, cut(crops, draws), strict=True):
+                    assert torch.equal(part, expected)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -58,13 +62,39 @@ def test_memory_is_shared_only_with_workers(
 ) -> None:
     """Shared memory may be short, and loader_workers=0 is the way out."""
     config = tiny(Path(), f"loader_workers={workers}")
+    crops = TrainingCrops(TrainingPixels(prepared), config)
+    with closing(MicrobatchLoader(crops, config, ranks(), 0)) as loader:
+        assert {part.is_shared() for part in loader.ring} == {bool(workers)}
+
+
+def test_places_grow_to_their_size_and_the_last_has_what_is_left() -> None:
+    """So that the first is there soon, and workers of equal speed take turns."""
+    microbatches = [[(0, index)] for index in range(12)]
+    places = list(by_place(microbatches, 3))
+    assert [len(place) for place in places] == [1, 2, 3, 3, 3]
+    assert [draws for place in places for draws in place] == microbatches
+    assert [len(place) for place in by_place(microbatches[:8], 3)] == [1, 2, 3, 2]
+    assert [len(place) for place in by_place(microbatches[:2], 1)] == [1, 1]
+
+
+def test_a_loader_that_is_dropped_leaves_no_worker(
+    prepared: Dataset, tiny: Tiny, ranks: Callable[..., Ranks]
+) -> None:
+    """At its exit Python would wait for that for ever."""
+    config = tiny(Path(), "loader_workers=1")
     loader = MicrobatchLoader(TrainingCrops(TrainingPixels(prepared), config), config, ranks(), 0)
-    assert {part.is_shared() for part in loader.ring} == {bool(workers)}
-    loader.close()
+    next(loader)
+    assert multiprocessing.active_children()
+    gc.disable()  # a cycle would be found sooner or later
+    try:
+        del loader
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
-    ("size_px", "size", "a_place"),
+    ("size_px", "size", "num"),
     [
         (256, 2, 8),  # 16 crops, and 4 MiB
         (32, 2, 8),  # 16 crops, of 4 KiB
@@ -74,18 +104,13 @@ def test_memory_is_shared_only_with_workers(
         (2048, 1, 1),  # 16 MiB each
     ],
 )
-def test_a_place_holds_as_many_microbatches_as_make_it_worth_handing_over(
-    size_px: int,
-    size: int,
-    a_place: int,
-    prepared: Dataset,
-    tiny: Tiny,
-    ranks: Callable[..., Ranks],
+def test_a_place_from_a_pack_has_room_for_what_makes_it_worth_handing_over(
+    size_px: int, size: int, num: int, prepared: Dataset, with_pack: Dataset, tiny: Tiny
 ) -> None:
-    config = tiny(Path(), "loader_workers=0", f"batch_size={size}", "microbatches=1")
+    config = tiny(Path())
     config = dataclasses.replace(config, crop=dataclasses.replace(config.crop, size_px=size_px))
-    loader = MicrobatchLoader(TrainingCrops(TrainingPixels(prepared), config), config, ranks(), 0)
-    assert [part.shape[1:3] for part in loader.ring] == [(a_place, size)] * 2
+    assert num_in_place(TrainingCrops(TrainingPixels(with_pack), config), size) == num
+    assert num_in_place(TrainingCrops(TrainingPixels(prepared), config), size) == 1
 
 
 @pytest.mark.parametrize("on", ["loader", "device"])

@@ -362,10 +362,8 @@ def test_a_run_that_waits_for_data_says_what_to_do_once(
     tiny: Tiny,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A loader that takes nearly all of the time, and eight points of the curves."""
-    monkeypatch.setattr("train.loader.PLACE_CROPS", 1)
     trainer = new_trainer(tiny(tmp_path, "log_every_steps=1"))
     trainer.crops = SlowCrops(trainer.crops.pixels, trainer.config)
     pixels = trainer.crops.pixels
