@@ -81,6 +81,18 @@ def os_error_text(error: OSError) -> str:
     return text
 
 
+def make_output_folder(out: Path) -> None:
+    """Make the folder of out= where there is none. Raises UsageError where that cannot be."""
+    if out.is_file():
+        raise UsageError(f"out={out}: is a file; name a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"out={out}: cannot be made: {error.strerror}; name a folder where you may write"
+        ) from None
+
+
 def track(
     items: Iterable[Item],
     *,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from command_line import UsageError, track
+from command_line import UsageError, make_output_folder, track
 from data_prep import images, records, split, tiles
 from data_prep.config import PrepConfig
 from data_prep.field import FieldTask
@@ -116,13 +116,13 @@ def claim_folder(out: Path, raw: Path) -> None:
     if out.resolve() == raw.resolve():
         raise UsageError(f"out={out}: is the raw folder; name another")
     # Looked at in this order: another share may be making the folder at this moment, .records first
-    is_used = out.is_file() or (out.is_dir() and any(out.iterdir()))
-    if is_used and not (out / RECORDS).is_dir():
+    if out.is_dir() and any(out.iterdir()) and not (out / RECORDS).is_dir():
         raise UsageError(
             f"out={out}: holds something that is not a prepared data set; name another"
         )
+    make_output_folder(out)
     for folder in FOLDERS:
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / folder).mkdir(exist_ok=True)
 
 
 def hash_inputs(

@@ -79,6 +79,8 @@ def find_fields(
             bad += [BadFile(str(path.relative_to(raw)), reason) for path in pair[0] + pair[1]]
         else:
             fields.append(Field(stem, case_of(stem, case_regex), pair[0][0], pair[1][0]))
+    if not fields and (hint := nested_hint(raw)):
+        raise UsageError(f"raw={raw}: images without an annotation{hint}")
     return fields, bad
 
 
@@ -102,9 +104,11 @@ def find_images(raw: Path) -> dict[str, list[Path]]:
 
 
 def nested_hint(raw: Path) -> str:
-    """Where the layout lies one folder further down, say so."""
-    nested = [folder.parent for folder in sorted(raw.glob("*/images")) if folder.is_dir()]
-    return f"; did you mean raw={nested[0]}?" if nested else ""
+    """Where the layout lies one folder further down, or up, say so."""
+    likely = [folder.parent for folder in sorted(raw.glob("*/images")) if folder.is_dir()]
+    if len(set(raw_folders(raw.parent))) == 2 and raw in raw_folders(raw.parent):
+        likely.append(raw.parent)
+    return f"; did you mean raw={likely[0]}?" if likely else ""
 
 
 def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:

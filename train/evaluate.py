@@ -18,6 +18,7 @@ import command_line
 from command_line import UsageError, counted
 from data_prep.images import write_atomically
 from data_prep.manifest import read_dataset
+from data_prep.split import SPLITS
 from train.distributed import Ranks, start_ranks
 from train.evaluation import EvaluateConfig, evaluate_run, figures_of, pool, shown
 from train.fields import WholeField, prepared_fields, raw_fields
@@ -116,8 +117,9 @@ def choose_fields(config: EvaluateConfig, run: Run) -> list[WholeField]:
             raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")
         dataset = read_dataset(Path(data))
         fields = prepared_fields(dataset, config.split)
-    if not fields:
-        raise UsageError(f"split={config.split}: the data set has no such fields")
+        if not fields:
+            others = ", ".join(name for name in SPLITS if dataset.split(name))
+            raise UsageError(f"split={config.split}: the data set has no such fields, but {others}")
     if not config.cases:
         return fields
     there = {field.case for field in fields}

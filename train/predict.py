@@ -26,7 +26,7 @@ import torch
 from omegaconf import MISSING
 
 import command_line
-from command_line import EXIT_FAILED, UsageError, track
+from command_line import EXIT_FAILED, UsageError, make_output_folder, track
 from data_prep import images
 from data_prep.images import Image
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
@@ -118,9 +118,11 @@ def main(argv: list[str]) -> int:
     config = command_line.load(PredictConfig, argv)
     paths = find_images(Path(config.input))
     out = Path(config.out)
+    if out.resolve() == Path(config.input).resolve():
+        raise UsageError(f"out={out}: is the input; name a folder for what is predicted")
     with start_ranks(config.device) as ranks:
         run = ranks.first_does(lambda: read_run(Path(config.run)))
-        out.mkdir(parents=True, exist_ok=True)
+        make_output_folder(out)
         predictor = Predictor(config, run, ranks)
         plan = ranks.first_does(lambda: predictor.plan(paths))
         predictor.bad |= plan.bad

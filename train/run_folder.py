@@ -31,6 +31,7 @@ from train.metrics import DEFAULT_THRESHOLD
 from train.precision import choose_precision
 
 CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
 PLACED_BEFORE = {"launch", "prepared", DATASET, LOCK}
@@ -56,7 +57,7 @@ class Run:
         """Where its checkpoints are. Raises UsageError for an exported model."""
         if self.is_exported:
             raise UsageError(f"run={self.folder}: an exported model, not a run with checkpoints")
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     @property
     def is_exported(self) -> bool:
@@ -109,9 +110,10 @@ def io_errors_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        saved = checkpoint.published(folder / CHECKPOINTS)
         raise UserError(
-            f"run={folder}: {error.strerror or error}; mend that and run the same command again:"
-            " the last checkpoint is whole"
+            f"run={folder}: {error.strerror or error}; mend that and run the same command again"
+            + (": the last checkpoint is whole" if saved else "")
         ) from None
 
 
@@ -147,16 +149,20 @@ def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> list[str]
         )
     free = [line for key, line in changed.items() if line not in fixed and key not in HARMLESS_KEYS]
     begun = f"run={run.folder} was begun with other settings"
+    anew = "another run= to start anew"
+    if not checkpoint.published(run.checkpoints):
+        anew += " (nothing is saved in this one: it can be removed)"
     if fixed:
-        raise UserError(
-            f"{begun} ({'; '.join(fixed + free)}); give those it has, or another run= to start anew"
-        )
+        raise UserError(f"{begun} ({'; '.join(fixed + free)}); give those it has, or {anew}")
     if free and config.resume == "same":
         raise UserError(
             f"{begun} ({'; '.join(free)}); give those it has, or resume=override to go on with"
-            " the new ones, or another run= to start anew"
+            f" the new ones, or {anew}"
         )
-    told = [line for key, line in changed.items() if key not in ("run", "resume")]
+    untold = {"run", "resume"}
+    if Path(before["data"]).resolve() == Path(now["data"]).resolve():  # it is kept absolute
+        untold.add("data")
+    told = [line for key, line in changed.items() if key not in untold]
     return [f"changed {line}{' (overridden)' if line in free else ''}" for line in told]
 
 

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+from command_line import UsageError
 from data_prep.manifest import Dataset, read_dataset
 from train.config import TrainConfig
 from train.distributed import Ranks, start_ranks
@@ -22,6 +23,8 @@ def start(config: TrainConfig, stop: StopRequest | None) -> int:
         dataset = read_dataset(Path(config.data))
         check_sizes(config, dataset, ranks)
         folder = Path(config.run)
+        if folder.is_file():
+            raise UsageError(f"run={folder}: is a file; name a folder")
         with io_errors_explained(folder), locked(folder, ranks) as lock:
             return train(config, dataset, ranks, stop, lock)
 

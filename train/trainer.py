@@ -1,6 +1,7 @@
 """The training loop: while steps remain, step, maybe validate, maybe save, maybe stop."""
 
 import inspect
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -50,7 +51,7 @@ from train.monitor import TRAINING_LOSS, Done, Monitor
 from train.pictures import panel_strip
 from train.precision import choose_precision
 from train.preemption import StopRequest
-from train.run_folder import config_sha256
+from train.run_folder import CHECKPOINTS, config_sha256
 from train.saver import Saver
 from train.schedule import learning_rate
 from train.state import build_state
@@ -88,7 +89,7 @@ class Trainer:
         self.config, self.dataset, self.ranks, self.stop = config, dataset, ranks, stop
         self.lock = lock
         self.run = Path(config.run)
-        self.checkpoints = self.run / "checkpoints"
+        self.checkpoints = self.run / CHECKPOINTS
         self.label_values = channel_values(dataset.description.labelling.labels.values())
         self.precision = choose_precision(ranks.device, config.amp, config.memory_format)
         self.crops = TrainingCrops(TrainingPixels(dataset), config)
@@ -153,6 +154,7 @@ class Trainer:
             self.run, done, self.total_steps, config.log_every_s, self.ranks.is_first
         )
         self.monitor.resumed(progress.step, self.notes)
+        self.monitor.say(self.beginning())
         self.monitor.text("config", command_line.as_yaml(config))
         try:
             self.microbatches = MicrobatchLoader(self.crops, config, self.ranks, progress.step)
@@ -161,6 +163,17 @@ class Trainer:
         finally:
             self.saver.close()
             self.monitor.close()
+
+    def beginning(self) -> str:
+        """What is about to be done, and where, in a line."""
+        device = self.ranks.device.type
+        validated = len(self.validation_fields)
+        return (
+            f"step {self.state.progress.step} of {self.total_steps},"
+            f" {counted(self.ranks.world_size, 'rank')} on {device};"
+            f" {self.steps_per_epoch} steps an epoch, then "
+            + (f"validation on {counted(validated, 'field')}" if validated else "no validation")
+        )
 
     def loop(self) -> int:
         """Step, maybe validate, maybe save, maybe stop; returns the exit code. Collective."""
@@ -217,7 +230,8 @@ class Trainer:
         self.saver.wait()
         step = self.state.progress.step
         self.monitor.say(
-            f"stopped by signal {signum} at step {step}, saved; run the same command to go on"
+            f"stopped by {signal.Signals(signum).name} at step {step}, saved; run the same command"
+            " to go on"
         )
         return EXIT_STOPPED
 

@@ -154,10 +154,18 @@ class TestUsageErrors:
             (["split.folds=9", "split.val_cases=[]", "split.test_cases=[]"], ["only 3 cases"]),
             (["copies"], ["'copies' is not key=value"]),
             (["raw={raw}/nowhere"], ["raw=", "nowhere: no such folder"]),
-            (["raw={raw}/groundTruth"], ["no images found", "images/Case_*.tif"]),
+            (
+                ["raw={raw}/groundTruth"],
+                ["no images found", "images/Case_*.tif", "did you mean raw={raw}?"],
+            ),
+            (["raw={raw}/images"], ["without an annotation; did you mean raw={raw}?"]),
             (["out={raw}"], ["is the raw folder"]),
             (["out={raw}/images"], ["holds something that is not a prepared data set"]),
-            (["out={raw}/images/Case_1-01.tif"], ["not a prepared data set"]),
+            (["out={raw}/images/Case_1-01.tif"], ["Case_1-01.tif: is a file; name a folder"]),
+            (
+                ["out={raw}/images/Case_1-01.tif/a"],
+                ["out={raw}/images/Case_1-01.tif/a: cannot be made: Not a directory; name a"],
+            ),
         ],
         ids=lambda value: " ".join(value)[:40] or "none",
     )
@@ -180,7 +188,7 @@ class TestUsageErrors:
         assert err.startswith("error: ")
         assert err.count("\n") == 1
         assert err.endswith("\n")
-        assert all(word in err for word in words), err
+        assert all(word.format(raw=raw) in err for word in words), err
         assert sorted(tmp_path.rglob("*")) == before
 
 

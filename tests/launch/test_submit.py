@@ -220,7 +220,7 @@ def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path
     stopped.send_signal(signal.SIGUSR2)
     code, output = ranks.finish(stopped)
     assert code == 1, output  # torchrun's
-    at = re.search(r"stopped by signal 12 at step (\d+), saved", output)
+    at = re.search(r"stopped by SIGUSR2 at step (\d+), saved", output)
     assert at, output
     assert "error: train ended with code 1; the same command goes on" in output
     done = submit(*chain, PATH=os.environ["PATH"])

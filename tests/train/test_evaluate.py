@@ -17,6 +17,7 @@ from PIL import Image
 from command_line import UsageError, UserError
 from data_prep.manifest import Dataset, Labelling
 from tests.points import as_points
+from tests.train.conftest import prepare_here
 from train import checkpoint, evaluate, fields
 from train.baselines import otsu_on_hematoxylin
 from train.distributed import Ranks
@@ -253,6 +254,15 @@ def test_another_case_is_refused_with_those_there_are(
     assert outcome.err == (
         "error: cases: no Case_9; there are: Case_1, Case_2, Case_3, Case_4, Case_5\n"
     )
+
+
+def test_a_split_without_fields_is_refused_with_those_there_are(
+    own_run: Path, raw: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    data = prepare_here(raw, tmp_path / "data", "split.val_cases=[]", "split.val=0")
+    outcome = cli(evaluate.main, f"run={own_run}", f"data={data.folder}", "split=val")
+    assert outcome.code == 2
+    assert outcome.err == "error: split=val: the data set has no such fields, but train, test\n"
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,15 @@ def test_a_wrong_command_line_is_refused_in_a_line(
     assert not run.exists()
 
 
+def test_a_run_folder_that_is_a_file_is_refused(
+    prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    run.touch()
+    outcome = cli(train_main.main, f"data={prepared.folder}", f"run={run}")
+    assert (outcome.code, outcome.err) == (2, f"error: run={run}: is a file; name a folder\n")
+
+
 def test_raw_fields_are_not_taken_for_an_unfinished_data_set(
     tmp_path: Path, raw_folder: Callable[..., Path], cli: Callable[..., Any]
 ) -> None:

@@ -506,6 +506,9 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
         ({"input": "nowhere"}, ["input=", "no such file or folder"]),
         ({"input": "empty"}, ["input=", "no images", ".tif"]),
         ({"input": "double"}, ["images of one name: a"]),
+        ({"out": "in"}, ["out=", "in: is the input; name a folder for what is"]),
+        ({"out": "in/a.png"}, ["out=", "a.png: is a file; name a folder"]),
+        ({"out": "in/a.png/x"}, ["out=", "cannot be made: Not a directory; name a"]),
         ({"run": "nowhere"}, ["run=", "not a run"]),
         ({"threshold": "0"}, ["threshold=0"]),
         ({"min_tissue": "2"}, ["min_tissue=2"]),
@@ -523,7 +526,7 @@ def test_what_cannot_be_predicted_is_refused_in_a_line(
     for suffix in ("png", "tif"):
         (tmp_path / "double" / f"a.{suffix}").write_bytes(b"")
     settings = [
-        f"{key}={tmp_path / value if key in ('input', 'run') else value}"
+        f"{key}={tmp_path / value if key in ('input', 'out', 'run') else value}"
         for key, value in given.items()
     ]
     outcome = run_predict(pictures, *settings)  # of a key that is given twice the last counts

@@ -94,7 +94,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(
     ranks.wait_for(lambda: latest_step(run) >= STEPS_PER_EPOCH, process)
     os.kill(ranks.rank_pid(process, 1), signum)
     _, output = ranks.finish(process)
-    assert f"stopped by signal {signum} at step {latest_step(run)}, saved" in output
+    assert f"stopped by {signal.Signals(signum).name} at step {latest_step(run)}, saved" in output
     ranks.run(*command, ranks=2)
     assert digests(run) == digests(uninterrupted)
 

@@ -1,6 +1,7 @@
 """A run that is there goes on only as the run that it is."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +15,14 @@ from command_line import UsageError, UserError
 from data_prep.manifest import Dataset, read_dataset
 from train.config import HARMLESS_KEYS, TrainConfig
 from train.distributed import Ranks
-from train.run_folder import config_sha256, flat_settings, load_model, open_run, read_run
+from train.run_folder import (
+    config_sha256,
+    flat_settings,
+    io_errors_explained,
+    load_model,
+    open_run,
+    read_run,
+)
 
 CPU = torch.device("cpu")
 
@@ -125,6 +133,45 @@ def test_the_hash_of_the_settings_is_of_the_mathematics(tiny: Tiny, tmp_path: Pa
         tiny(tmp_path / "x", "panels=0", "resume=override")
     )
     assert config_sha256(config) != config_sha256(tiny(tmp_path, "crop.flip=false"))
+
+
+def test_the_same_folder_of_data_by_another_path_is_no_change(
+    prepared: Dataset, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run(tiny(tmp_path), prepared, CPU)
+    monkeypatch.chdir(prepared.folder.parent)
+    again = dataclasses.replace(tiny(tmp_path), data=prepared.folder.name)
+    assert open_run(again, prepared, CPU)[1] == []
+    monkeypatch.chdir(tmp_path)
+    (told,) = open_run(again, prepared, CPU)[1]
+    assert told == f"changed data: {prepared.folder} -> {prepared.folder.name}"
+
+
+def test_of_other_settings_it_is_said_whether_anything_would_be_lost(
+    prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    open_run(tiny(tmp_path), prepared, CPU)
+    for setting in ("lr=0.5", "model.width=8"):
+        with pytest.raises(
+            UserError, match=r"\(nothing is saved in this one: it can be removed\)$"
+        ):
+            open_run(tiny(tmp_path, setting), prepared, CPU)
+    (tmp_path / "checkpoints/step_00000004").mkdir(parents=True)
+    for setting in ("lr=0.5", "model.width=8"):
+        with pytest.raises(UserError, match=r"another run= to start anew$"):
+            open_run(tiny(tmp_path, setting), prepared, CPU)
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_an_error_of_the_disk_speaks_of_checkpoints_where_there_are(
+    is_saved: bool, tmp_path: Path
+) -> None:
+    if is_saved:
+        (tmp_path / "checkpoints/step_00000004").mkdir(parents=True)
+    end = "the same command again" + ": the last checkpoint is whole" * is_saved
+    expected = pytest.raises(UserError, match=f"left on device; mend that and run {end}$")
+    with expected, io_errors_explained(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_same_data_elsewhere_passes_and_other_data_is_refused(

@@ -166,7 +166,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     first = new_trainer(config)
     stop_after(first, step, in_validation)
     assert first.fit() == EXIT_STOPPED == 75
-    assert f"stopped by signal 15 at step {step}, saved" in capsys.readouterr().out
+    assert f"stopped by SIGTERM at step {step}, saved" in capsys.readouterr().out
     latest = tmp_path / "checkpoints" / (tmp_path / "checkpoints" / "latest").read_text().strip()
     assert latest.name == f"step_{step:08d}"
     assert checkpoint.verify(latest) == ""
@@ -461,8 +461,21 @@ def test_loader_workers_end_with_an_error(
     assert not multiprocessing.active_children()
 
 
+def test_a_run_says_what_it_is_about_to_do(
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """4 fields of 4 variants by 4 crops; 2 fields to validate on."""
+    new_trainer(tiny(tmp_path, "epochs=1")).fit()
+    begins = "step 0 of 4, 1 rank on cpu; 4 steps an epoch, then validation on 2 fields\n"
+    assert capsys.readouterr().out.startswith(begins)
+
+
 def test_without_validation_the_newest_is_the_best(
-    prepared: Dataset, tiny: Tiny, tmp_path: Path, ranks: Callable[[], Ranks]
+    prepared: Dataset,
+    tiny: Tiny,
+    tmp_path: Path,
+    ranks: Callable[[], Ranks],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     samples = [sample for sample in prepared.samples if sample.split != "val"]
     dataset = dataclasses.replace(prepared, samples=samples)
@@ -474,6 +487,7 @@ def test_without_validation_the_newest_is_the_best(
     assert {path.name for path in folder.glob("step_*")} == {"step_00000008"}
     assert (folder / "best").read_text() == (folder / "latest").read_text() == "step_00000008\n"
     assert read_metrics(tmp_path) == []
+    assert "4 steps an epoch, then no validation\n" in capsys.readouterr().out
 
 
 def test_what_tensorboard_shows(own_run: Path) -> None:
