@@ -193,6 +193,7 @@ class ZarrPixels(TrainingPixels):
 
     def __init__(self, pixels: TrainingPixels, folder: Path, codec: BloscCodec | None) -> None:
         self.samples, self.is_binary, self.arrays = pixels.samples, pixels.is_binary, []
+        self.packed = np.memmap(pixels.file, np.uint8, mode="r")  # handed over as a pack's are
         for number in range(len(pixels)):
             array = zarr.create_array(
                 folder / str(number),
