@@ -120,9 +120,8 @@ def claim_folder(out: Path, raw: Path) -> None:
         raise UsageError(
             f"out={out}: holds something that is not a prepared data set; name another"
         )
-    make_output_folder(out)
-    for folder in FOLDERS:
-        (out / folder).mkdir(exist_ok=True)
+    for path in (out, *(out / folder for folder in FOLDERS)):
+        make_output_folder(path)
 
 
 def hash_inputs(

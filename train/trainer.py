@@ -171,7 +171,7 @@ class Trainer:
         return (
             f"step {self.state.progress.step} of {self.total_steps},"
             f" {counted(self.ranks.world_size, 'rank')} on {device};"
-            f" {self.steps_per_epoch} steps an epoch, then "
+            f" {counted(self.steps_per_epoch, 'step')} an epoch, then "
             + (f"validation on {counted(validated, 'field')}" if validated else "no validation")
         )
 

@@ -131,34 +131,20 @@ def reference(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.parametrize("data", ["prepared", "with_pack"])  # of this 1, 2, 3, ... are handed over
 @pytest.mark.parametrize(("workers", "world_size"), [(1, 1), (4, 1), (0, 2), (0, 3), (2, 4)])
-def test_workers_and_ranks_change_no_crop(
+def test_workers_ranks_and_a_pack_change_no_crop(
     workers: int,
     world_size: int,
+    data: str,
     reference: list[bytes],
-    prepared: Dataset,
     tiny: Callable[..., TrainConfig],
     ranks: Callable[..., Ranks],
+    request: pytest.FixtureRequest,
 ) -> None:
     config = tiny(Path(), f"loader_workers={workers}")
     everyone = [ranks(rank, world_size) for rank in range(world_size)]
-    assert global_batches(prepared, config, everyone) == reference
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(("workers", "world_size"), [(0, 1), (1, 1), (4, 1), (1, 3)])
-def test_nor_does_a_pack_of_which_several_microbatches_are_handed_over(
-    workers: int,
-    world_size: int,
-    reference: list[bytes],
-    with_pack: Dataset,
-    tiny: Callable[..., TrainConfig],
-    ranks: Callable[..., Ranks],
-) -> None:
-    """1, 2, 3, ... at a time."""
-    config = tiny(Path(), f"loader_workers={workers}")
-    everyone = [ranks(rank, world_size) for rank in range(world_size)]
-    assert global_batches(with_pack, config, everyone) == reference
+    assert global_batches(request.getfixturevalue(data), config, everyone) == reference
 
 
 def test_nor_where_the_device_finishes_them(
