@@ -35,13 +35,13 @@ class ShardBatchNorm2d(nn.Module):
             return F.batch_norm(
                 features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        # With a momentum of 1 batch_norm leaves the batch's own statistics in these two.
-        mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
-        normed = F.batch_norm(
+        # with a momentum of 1 batch_norm leaves the batch's own statistics in these two
+        statistics = self.running_mean.new_zeros((2, len(self.running_mean)))
+        mean, var = statistics
+        self.shard_statistics.append(statistics)
+        return F.batch_norm(
             features, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
-        self.shard_statistics.append(torch.stack((mean, var)))
-        return normed
 
 
 def batch_norms(model: nn.Module) -> Iterator[ShardBatchNorm2d]:

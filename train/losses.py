@@ -10,7 +10,8 @@ from train.config import LossConfig
 def segmentation_loss(logits_BCHW: Tensor, target_BCHW: Tensor, config: LossConfig) -> Tensor:
     """Mean binary cross-entropy with logits, plus the soft Dice loss with its weight; a scalar."""
     logits_BCHW = logits_BCHW.float()  # also under autocast: sums over a crop overflow fp16
-    weight = torch.tensor(config.positive_weight, device=logits_BCHW.device)
+    # filled on the device: copied there, a number keeps the process waiting for a GPU's whole queue
+    weight = torch.full((), config.positive_weight, device=logits_BCHW.device)
     loss = F.binary_cross_entropy_with_logits(logits_BCHW, target_BCHW, pos_weight=weight)
     if config.dice_weight:
         loss = loss + config.dice_weight * soft_dice_loss(logits_BCHW, target_BCHW)

@@ -119,6 +119,7 @@ class Trainer:
             lock.check,
         )
         self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
+        self.generator = default_generator(ranks.device)
         self.parallel = parallelise(self.state.model, ranks)
         self.gradients: TreeGradients | None = None
         if config.reproducible != "off":
@@ -245,7 +246,7 @@ class Trainer:
             group["lr"] = learning_rate(step, self.total_steps, config)
         for microbatch in self.mine:
             # Whatever a layer draws (dropout) depends on the microbatch, not on the rank
-            torch.manual_seed(seeds.derive_seed(config.seed, "layers", step, microbatch))
+            self.generator.manual_seed(seeds.derive_seed(config.seed, "layers", step, microbatch))
             is_last = microbatch == self.mine[-1]
             with nullcontext() if is_last else self.without_sync():
                 self.forward_backward()
@@ -431,6 +432,14 @@ def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:
     )
     keep_buffers: dict[str, Any] = {sync_buffers: False}
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **keep_buffers)
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """What a layer draws from. torch.manual_seed() seeds those of all kinds of devices, and notes
+    for each that is not there where it was called, which takes longer than some layers."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator
 
 
 def panel_of(prediction: Prediction) -> Any:
