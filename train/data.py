@@ -74,23 +74,15 @@ class TrainingCrops:
         """What a crop takes in memory."""
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts)
 
-    def on_device(
-        self, microbatch: Sequence[Tensor], device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Images BHWC and masks BHW, uint8, of a microbatch from the loader.
-
-        On a GPU by way of pinned memory, from where the copy does not keep training waiting.
-        """
-        if device.type == "cuda":
-            microbatch = [part.pin_memory() for part in microbatch]
-        moved = [part.to(device, non_blocking=True) for part in microbatch]
+    def finish(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Images BHWC and masks BHW, uint8, of crops whose parts are on the rank's device."""
         if self.config.crop.on == "device":
-            window_BHW4, to_window_B23, density_map_B34 = moved
+            window_BHW4, to_window_B23, density_map_B34 = parts
             size_px, is_binary = self.config.crop.size_px, self.pixels.is_binary
             return device_crops.finish(
                 window_BHW4, to_window_B23, density_map_B34, size_px, is_binary
             )
-        image_BHWC, mask_BHW = moved
+        image_BHWC, mask_BHW = parts
         return image_BHWC, mask_BHW
 
 
@@ -133,5 +125,4 @@ def microbatches_of(rank: int, world_size: int, num_microbatches: int) -> range:
 
 def mask_to_target(mask_BHW: Tensor, label_values: Sequence[int]) -> Tensor:
     """uint8 labels -> float (B, C, H, W): 1 where the mask has the value of the channel's class."""
-    values = torch.tensor(label_values, dtype=mask_BHW.dtype, device=mask_BHW.device)
-    return (mask_BHW[:, None] == values[:, None, None]).float()
+    return torch.stack([mask_BHW == value for value in label_values], dim=1).float()

@@ -9,8 +9,9 @@ whatever is in it, and that is the time of a crop.
 import math
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, cycle, islice, repeat
 from types import TracebackType
 
@@ -37,7 +38,8 @@ ADVICE = (
 
 
 class MicrobatchLoader:
-    """This rank's microbatches for TrainingCrops.on_device(), from a step on to the run's end.
+    """This rank's microbatches, from a step on to the run's end: images BHWC and masks BHW, uint8,
+    on its device.
 
     What next() gives holds until the call after the next, which may fill its place anew.
     """
@@ -61,12 +63,14 @@ class MicrobatchLoader:
                 prefetch_factor=PREFETCH if config.loader_workers else None,
             )
         )
-        self.microbatches = one_by_one(self.filled, self.ring)
+        self.upload = Upload(self.ring, ranks.device) if ranks.device.type == "cuda" else None
+        on_device = self.upload.parts if self.upload else partial(parts_of, self.ring)
+        self.microbatches = one_by_one(self.filled, on_device, crops, size)
 
     def __iter__(self) -> "MicrobatchLoader":
         return self
 
-    def __next__(self) -> list[Tensor]:
+    def __next__(self) -> tuple[Tensor, Tensor]:
         return next(self.microbatches)
 
     def close(self) -> None:
@@ -76,6 +80,8 @@ class MicrobatchLoader:
         """
         if shut_down := getattr(self.filled, "_shutdown_workers", None):
             shut_down()
+        if self.upload:
+            self.upload.close()
 
 
 def num_in_place(crops: TrainingCrops, size: int) -> int:
@@ -98,11 +104,58 @@ def by_place(microbatches: Iterable[list[Draw]], most: int) -> Iterator[list[lis
         yield place
 
 
-def one_by_one(filled: Iterable[tuple[int, int]], ring: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The microbatches in one filled place after the other."""
+def one_by_one(
+    filled: Iterable[tuple[int, int]],
+    on_device: Callable[[int, int], list[Tensor]],
+    crops: TrainingCrops,
+    size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The microbatches of `size` crops in one filled place after the other."""
     for place, num in filled:
-        for number in range(num):
-            yield [part[place, number] for part in ring]
+        image_BHWC, mask_BHW = crops.finish(on_device(place, num))
+        yield from zip(torch.split(image_BHWC, size), torch.split(mask_BHW, size), strict=True)
+
+
+def parts_of(ring: Sequence[Tensor], place: int, num: int) -> list[Tensor]:
+    """What the crops of a place's first `num` microbatches consist of, (crops, ...) each."""
+    return [part[place, :num].flatten(0, 1) for part in ring]
+
+
+class Upload:
+    """Copies places to a GPU while that computes.
+
+    The ring's memory is pinned where it is, so that nothing is copied on the way, and has a stream
+    of its own, so that no copy queues behind training's kernels.
+    """
+
+    def __init__(self, ring: Sequence[Tensor], device: torch.device) -> None:
+        self.ring, self.device = ring, device
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        for part in ring:
+            torch.cuda.check_error(runtime.cudaHostRegister(part.data_ptr(), part.nbytes, 0))
+
+    def parts(self, place: int, num: int) -> list[Tensor]:
+        """Those of a place; it may be filled anew after the call after this one."""
+        self.copied.synchronize()  # or workers might fill the place before while it is copied
+        with torch.cuda.stream(self.stream):
+            parts = [
+                part.to(self.device, non_blocking=True) for part in parts_of(self.ring, place, num)
+            ]
+            self.copied.record()
+        training = torch.cuda.current_stream(self.device)
+        training.wait_event(self.copied)
+        for part in parts:  # or its memory would be used again while training still reads it
+            part.record_stream(training)
+        return parts
+
+    def close(self) -> None:
+        """Unpin the memory, before it is unmapped."""
+        self.copied.synchronize()
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        for part in self.ring:
+            runtime.cudaHostUnregister(part.data_ptr())
 
 
 def new_ring(crops: TrainingCrops, lengths: tuple[int, int, int], is_shared: bool) -> list[Tensor]:

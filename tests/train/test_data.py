@@ -14,7 +14,7 @@ import torch
 
 from data_prep.manifest import Dataset
 from data_prep.pack import TrainingPixels, read_sample
-from tests.train.conftest import CPU, prepare_here
+from tests.train.conftest import prepare_here
 from train.config import CropConfig, TrainConfig
 from train.data import (
     Draw,
@@ -102,7 +102,7 @@ def global_batches(
     crops = TrainingCrops(TrainingPixels(dataset), config)
     loaded = [
         [
-            [part.clone() for part in crops.on_device(batch, rank.device)]
+            [part.clone() for part in batch]
             for batch in MicrobatchLoader(crops, config, rank, first_step)
         ]
         for rank in everyone
@@ -247,36 +247,10 @@ def test_crops_of_several_classes_keep_their_labels(
     seen: set[int] = set()
     for index, sample in enumerate(of_two_classes.split("train")[:4]):
         image_HWC, mask_HW = read_sample(of_two_classes.folder, sample)
-        image, mask = (part[0].numpy() for part in crops.on_device(cut(crops, [(0, index)]), CPU))
+        image, mask = (part[0].numpy() for part in crops.finish(cut(crops, [(0, index)])))
         assert np.array_equal(mask_HW[:, place_of(image, image_HWC)], mask)
         seen |= set(np.unique(mask).tolist())
     assert seen == {0, 1, 2}
-
-
-class Part:
-    """A pretend tensor, which notes where it came by."""
-
-    def __init__(self, *way: object) -> None:
-        self.way = way
-
-    def pin_memory(self) -> "Part":
-        return Part(*self.way, "pinned")
-
-    def to(self, device: torch.device, non_blocking: bool) -> "Part":
-        return Part(*self.way, device, non_blocking)
-
-
-@pytest.mark.parametrize("gpu", [0, 1])
-def test_a_gpu_gets_its_crops_from_pinned_memory_without_waiting(
-    gpu: int, prepared: Dataset, tiny: Callable[..., TrainConfig]
-) -> None:
-    crops = TrainingCrops(TrainingPixels(prepared), tiny(Path()))
-    device = torch.device("cuda", gpu)
-    moved = crops.on_device([Part("image"), Part("mask")], device)  # type: ignore[list-item]
-    ways = [part.way for part in moved]
-    assert ways == [(name, "pinned", device, True) for name in ("image", "mask")]
-    moved = crops.on_device([Part("image"), Part("mask")], CPU)  # type: ignore[list-item]
-    assert all("pinned" not in part.way for part in moved)
 
 
 def test_a_target_has_a_channel_for_each_value() -> None:

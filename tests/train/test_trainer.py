@@ -387,17 +387,17 @@ class SlowCrops(TrainingCrops):
         image_BHWC[:], mask_BHW[:] = 128, 0
 
 
-def test_bringing_crops_to_the_device_counts_as_waiting_for_data(
+def test_finishing_crops_on_the_device_counts_as_waiting_for_data(
     new_trainer: NewTrainer, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With crop.on=device that is where they are cropped."""
-    original = TrainingCrops.on_device
+    original = TrainingCrops.finish
 
     def slow(*given: Any) -> Any:
         time.sleep(0.1)
         return original(*given)
 
-    monkeypatch.setattr(TrainingCrops, "on_device", slow)
+    monkeypatch.setattr(TrainingCrops, "finish", slow)
     new_trainer(tiny(tmp_path, "epochs=1", "panels=0")).fit()
     shares = [share for _, share in read_curve(tmp_path, "speed/data_wait_share")]
     assert len(shares) == 4
