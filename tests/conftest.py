@@ -1,7 +1,7 @@
 """What several test files need: small raw data sets, the real sample, a command line to call."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,14 @@ class Outcome(NamedTuple):
     code: object
     out: str
     err: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_gpus() -> Iterator[None]:
+    """Processes that tests start are to do the same on every machine; see tests.train.test_gpu."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
 
 
 @pytest.fixture

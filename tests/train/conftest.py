@@ -59,6 +59,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """This process has no GPU either, but for tests of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a GPU come last: a process that has used one cannot be forked to use torch."""
+    items.sort(key=lambda item: item.path.name == "test_gpu.py")
+
+
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dark discs on a pale ground, annotated as tumor: a task that is learned in a few steps."""

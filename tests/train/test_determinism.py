@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from train.config import TrainConfig
 from train.determinism import (
     be_deterministic,
-    doubtful_kernels,
     nondeterministic_kernels,
     trial_step,
 )
@@ -57,14 +55,3 @@ def test_every_kernel_of_the_network_has_a_fixed_order_on_a_cpu(
     assert nondeterministic_kernels(lambda: trial_step(model, config, precision)) == []
     assert any(parameter.grad is not None for parameter in model.parameters())
     assert all(map(torch.equal, before, model.parameters()))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-def test_on_a_gpu_the_trial_leaves_the_model_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny(tmp_path)
-    be_deterministic(config)
-    precision = choose_precision(torch.device("cuda"), "auto", "auto")
-    model = build_state(config, 1, precision).model
-    assert isinstance(doubtful_kernels(model, config, precision), list)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert isinstance(model, nn.Module)
