@@ -1,6 +1,6 @@
 """What a checkpoint costs: how long training stands still, beside torch.save of the same state.
 
-    python -m tests.benchmarks.checkpoints [--ranks 1,2] [--rounds 7]
+    python -m tests.benchmarks.checkpoints [--ranks 1,2] [--rounds 7] [--device cpu]
 
 The default network with Adam's moments. In the background a save is copied while the next step
 computes gradients (here of one crop of 128 px); what counts is what the step waits for. torch.save
@@ -38,22 +38,24 @@ def main() -> None:
     )
     parser.add_argument("--ranks", default="1,2", help="numbers of ranks (1,2)")
     parser.add_argument("--rounds", type=int, default=7, help="saves of each kind (7)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; a rank a GPU (cpu)")
     options = parser.parse_args()
     if is_rank():
-        measure(options.rounds)
+        measure(options.rounds, options.device)
         return
     print("| ranks | way | training stands still, s | of torch.save | until published, s |")
     print("| --- " * 5 + "|", flush=True)
     for number in map(int, options.ranks.split(",")):
-        under_torchrun(__spec__.name, number, ["--rounds", str(options.rounds)])
+        given = ["--rounds", str(options.rounds), "--device", options.device]
+        under_torchrun(__spec__.name, number, given)
 
 
-def measure(rounds: int) -> None:
+def measure(rounds: int, device: str) -> None:
     """On every rank: the three ways in turn."""
-    with start_ranks("cpu") as ranks:
+    with start_ranks(device) as ranks:
         torch.set_num_threads(1)
         folder = Path(ranks.first_does(tempfile.mkdtemp))
-        state = trained_state()
+        state = trained_state(ranks.device)
         blocking = Saver(state, folder / "blocking", Retention(1), "", ranks, False)
         own = ranks.beside(600)
         background = Saver(state, folder / "async", Retention(1), "", own, True)
@@ -62,7 +64,7 @@ def measure(rounds: int) -> None:
         def save_in_background() -> float:
             start_s, before_s = time.perf_counter(), background.stalled_s
             background.save()
-            gradients(state)
+            gradients(state, ranks.device)
             background.wait_for_copy()
             stalled_s = background.stalled_s - before_s
             background.wait()
@@ -82,9 +84,9 @@ def measure(rounds: int) -> None:
         ranks.first_does(lambda: shutil.rmtree(folder))
 
 
-def trained_state() -> State:
+def trained_state(device: torch.device) -> State:
     """The default network after a step of Adam, so that there are moments."""
-    precision = choose_precision(torch.device("cpu"), "off", "contiguous")
+    precision = choose_precision(device, "off", "contiguous")
     state = build_state(TrainConfig(data="", run=""), 1, precision)
     for parameter in state.model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
@@ -94,9 +96,9 @@ def trained_state() -> State:
     return state
 
 
-def gradients(state: State) -> None:
+def gradients(state: State, device: torch.device) -> None:
     """What a step computes before its update: here of one small crop."""
-    state.model(torch.zeros(1, 3, 128, 128)).sum().backward()
+    state.model(torch.zeros(1, 3, 128, 128, device=device)).sum().backward()
     state.optimizer.zero_grad()
 
 

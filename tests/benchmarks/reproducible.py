@@ -53,10 +53,10 @@ def main() -> None:
             under_torchrun(__spec__.name, number, [*given, "--data", folder])
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, *more: str) -> None:
     """A data set, which a trainer must have; the steps measured here get fixed tensors."""
     real_ranks.run("data_prep.synthetic", f"out={folder / 'raw'}", "fields=2", "cases=4")
-    settings = ["copies=4", "split.val=0", "split.test=0"]
+    settings = ["copies=4", "split.val=0", "split.test=0", *more]
     real_ranks.run("data_prep", f"raw={folder / 'raw'}", f"out={folder / 'prepared'}", *settings)
 
 
