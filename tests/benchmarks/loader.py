@@ -89,7 +89,7 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
         "zarr, not compressed": TrainingCrops(plain, config),
         "zarr, blosc": TrainingCrops(blosc, config),
         "albumentations, files": AlbumentationsCrops(unpacked, config),
-        "crop.on=device": TrainingCrops(pixels, on_device),
+        "crop.on=device": CopiedCrops(pixels, on_device),
     }
     with start_ranks("cpu") as ranks:
         ways: dict[str, Callable[[], float | None]] = {}
@@ -186,6 +186,14 @@ def share_waited(crops: TrainingCrops, rate: float, ranks: Ranks) -> float:
     share = waited_s / (asked_s - start_s)
     batches.close()
     return share
+
+
+class CopiedCrops(TrainingCrops):
+    """Windows that no device makes crops of: there is none here."""
+
+    def finish(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        window_BHW4, to_window_B23, _ = parts
+        return window_BHW4, to_window_B23
 
 
 class ZarrPixels(TrainingPixels):

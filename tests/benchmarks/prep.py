@@ -11,8 +11,8 @@ eosin     python -m data_prep, from its start to the published data set, on one 
 
 Fields are drawn by data_prep.synthetic, and then taken from --raw too. For each: what the machine
 itself gives two processes, by those that are at nothing but the floor; the memory of a worker after
-4 and after 40 fields; and what a second run on unchanged fields takes. Writes some 8 GB, with --raw
-16; on ext4, wait five minutes before it is run again (see new_folder).
+4 and after 40 fields; and what a second run on unchanged fields takes. Writes some 10 GB, with
+--raw 20; on ext4, wait five minutes before it is run again (see new_folder).
 """
 
 import argparse
@@ -46,7 +46,7 @@ from data_prep.raw import Field, find_fields
 from data_prep.workers import map_tasks
 from memory import keep_freed_memory
 from tests import ranks as real_ranks
-from tests.benchmarks.side_by_side import compare, interleaved
+from tests.benchmarks.side_by_side import compare
 
 COPIES, RADIUS_PX, QUALITY = 16, 20, 95
 WHOLE_BRECAHAD = 162
@@ -129,32 +129,31 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> Path:
     def naive() -> float:
         return seconds_of(lambda field: naive_recipe(field, folder / "naive"), next(turn))
 
-    def eosin(workers: int) -> Callable[[], float]:
-        def run() -> float:
-            nonlocal latest
-            latest = new_folder() / "out"
-            return seconds_of(partial(run_data_prep, raw, workers), latest) / number
+    def eosin(workers: int) -> float:
+        nonlocal latest
+        latest = new_folder() / "out"
+        return seconds_of(partial(run_data_prep, raw, workers), latest) / number
 
-        return run
+    def floor(workers: int) -> float:
+        return floor_on([*islice(cycle(fields), AT_THE_FLOOR)], workers)
 
-    def floor(workers: int) -> Callable[[], float]:
-        return lambda: floor_on([*islice(cycle(fields), AT_THE_FLOOR)], workers)
-
-    ways: dict[str, Callable[[], float | None]] = {
-        "naive": naive,
-        "eosin, workers=1, start to end": eosin(1),
-        "eosin, workers=2, start to end": eosin(2),
-        "the floor, one process": floor(1),
-        "the floor, two processes": floor(2),
-    }
     (folder / "naive").mkdir()
-    seconds = interleaved(ways, rounds)
+    naive()
+    eosin(2)
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        seconds.setdefault("naive", []).append(naive())
+        for way, one, two in (
+            ("eosin, workers={}, start to end", *before_and_after(eosin)),
+            ("the floor, processes={}", *before_and_after(floor)),
+        ):
+            seconds.setdefault(way.format(1), []).append(one)
+            seconds.setdefault(way.format(2), []).append(two)
     print("| way | ms a field | naive is slower by |")
     print("| --- " * 3 + "|")
     for name, median_s, ratio in compare(seconds, "naive"):
         print(f"| {name} | {1e3 * median_s:.0f} | {1 / ratio:.1f} x |")
-    ours = gain(seconds, "workers=1", "workers=2")
-    machine = gain(seconds, "one process", "two processes")
+    ours, machine = gain(seconds, "workers"), gain(seconds, "processes")
     print(
         f"\ntwo workers are {ours:.2f} times as fast as one; two processes at the floor,"
         f" {machine:.2f} times",
@@ -179,10 +178,17 @@ def floor_on(fields: list[Field], workers: int) -> float:
     return seconds_of(deque, done) / left
 
 
-def gain(seconds: dict[str, list[float]], one: str, two: str) -> float:
-    """How many times as fast the second of these ways is, by the median of the rounds."""
-    pairs = zip(ways_of(seconds, one), ways_of(seconds, two), strict=True)
-    return statistics.median(before / after for before, after in pairs)
+def before_and_after(run: Callable[[int], float]) -> tuple[float, float]:
+    """Seconds on one process, and on two: the mean of a run before that and one after it, so that a
+    machine that becomes faster or slower meanwhile does so for both."""
+    before = run(2)
+    return run(1), (before + run(2)) / 2
+
+
+def gain(seconds: dict[str, list[float]], kind: str) -> float:
+    """How many times as fast two workers or processes are, by the median of the rounds."""
+    one, two = (ways_of(seconds, f"{kind}={number}") for number in (1, 2))
+    return statistics.median(a / b for a, b in zip(one, two, strict=True))
 
 
 def tasks_of(fields: list[Field], config: PrepConfig) -> list[FieldTask]:
