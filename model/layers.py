@@ -36,9 +36,9 @@ class ShardBatchNorm2d(nn.Module):
                 features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         # with a momentum of 1 batch_norm leaves the batch's own statistics in these two
-        statistics = self.running_mean.new_zeros((2, len(self.running_mean)))
-        mean, var = statistics
-        self.shard_statistics.append(statistics)
+        statistics_2C = self.running_mean.new_zeros((2, len(self.running_mean)))
+        mean, var = statistics_2C
+        self.shard_statistics.append(statistics_2C)
         return F.batch_norm(
             features, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )

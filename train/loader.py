@@ -10,7 +10,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import chain, cycle, islice, repeat
 from types import TracebackType
@@ -63,8 +63,15 @@ class MicrobatchLoader:
                 prefetch_factor=PREFETCH if config.loader_workers else None,
             )
         )
-        self.upload = Upload(self.ring, ranks.device) if ranks.device.type == "cuda" else None
-        on_device = self.upload.parts if self.upload else partial(parts_of, self.ring)
+        self.upload: Upload | None = None
+        on_device: Callable[[int, int], list[Tensor]] = partial(parts_of, self.ring)
+        if ranks.device.type == "cuda":
+            try:
+                self.upload = Upload(self.ring, ranks.device)
+            except BaseException:
+                self.close()
+                raise
+            on_device = self.upload.parts
         self.microbatches = one_by_one(self.filled, on_device, crops, size)
 
     def __iter__(self) -> "MicrobatchLoader":
@@ -74,7 +81,8 @@ class MicrobatchLoader:
         return next(self.microbatches)
 
     def close(self) -> None:
-        """End the workers by hand: after an error its traceback may keep the iterator alive.
+        """End the workers by hand, and unpin their memory: after an error its traceback may keep
+        the iterator alive.
 
         At its exit Python would wait for ever for workers that ignore the SIGTERM it sends.
         """
@@ -125,16 +133,19 @@ class Upload:
     """Copies places to a GPU while that computes.
 
     The ring's memory is pinned where it is, so that nothing is copied on the way, and has a stream
-    of its own, so that no copy queues behind training's kernels.
+    of its own, so that no copy queues behind training's kernels. Raises UserError where it cannot
+    be pinned.
     """
 
     def __init__(self, ring: Sequence[Tensor], device: torch.device) -> None:
         self.ring, self.device = ring, device
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        for part in ring:
-            torch.cuda.check_error(runtime.cudaHostRegister(part.data_ptr(), part.nbytes, 0))
+        with ExitStack() as pinned:
+            for part in ring:
+                pin(part)
+                pinned.callback(unpin, part)
+            self.pinned = pinned.pop_all()
 
     def parts(self, place: int, num: int) -> list[Tensor]:
         """Those of a place; it may be filled anew after the call after this one."""
@@ -152,10 +163,24 @@ class Upload:
 
     def close(self) -> None:
         """Unpin the memory, before it is unmapped."""
-        self.copied.synchronize()
-        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        for part in self.ring:
-            runtime.cudaHostUnregister(part.data_ptr())
+        with suppress(RuntimeError):  # of a GPU that has failed, which is being told already
+            self.copied.synchronize()
+        self.pinned.close()
+
+
+def pin(memory: Tensor) -> None:
+    """Pin memory where it is. Raises UserError."""
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    try:
+        torch.cuda.check_error(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+    except RuntimeError as error:
+        size_mb = memory.nbytes / 1e6
+        raise UserError(f"cannot pin {size_mb:,.0f} MB for crops: {error}. {ADVICE}") from None
+
+
+def unpin(memory: Tensor) -> None:
+    """Undo `pin`."""
+    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())  # type: ignore[no-untyped-call]
 
 
 def new_ring(crops: TrainingCrops, lengths: tuple[int, int, int], is_shared: bool) -> list[Tensor]:

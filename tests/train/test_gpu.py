@@ -156,14 +156,19 @@ def test_crops_come_to_the_gpu_whole_however_late_it_gets_to_them(
     gpu: Ranks,
     cut: Callable[..., list[torch.Tensor]],
 ) -> None:
-    """Kernels that keep it busy are queued before each is read, and workers fill places anew."""
+    """Both streams are kept busy before each is copied and read, while workers fill places anew."""
     config = tiny(Path(), f"loader_workers={workers}", f"crop.on={on}", "epochs=16")
     crops = TrainingCrops(TrainingPixels(with_pack), config)
     read = []
     with closing(MicrobatchLoader(crops, config, gpu, 0)) as loader:
+        assert loader.upload
+        assert all(part.is_pinned() for part in loader.ring)
         for microbatch in loader:
-            torch.cuda._sleep(2_000_000)  # clock cycles, a millisecond
             read.append([part + 0 for part in microbatch])
+            torch.cuda._sleep(2_000_000)  # clock cycles, a millisecond
+            with torch.cuda.stream(loader.upload.stream):
+                torch.cuda._sleep(10_000_000)
+    assert not any(part.is_pinned() for part in loader.ring)
     drawn = list(MicrobatchSampler(len(crops), config, gpu, 0))
     assert len(read) == len(drawn) == 16 * 16
     for draws, microbatch in zip(drawn, read, strict=True):
@@ -171,7 +176,9 @@ def test_crops_come_to_the_gpu_whole_however_late_it_gets_to_them(
         assert all(map(torch.equal, microbatch, expected))
 
 
-def test_a_step_never_waits_for_the_gpu(tiny: Tiny, on_gpu: NewTrainer, tmp_path: Path) -> None:
+def test_a_step_does_not_wait_for_what_is_queued(
+    tiny: Tiny, on_gpu: NewTrainer, tmp_path: Path
+) -> None:
     """But for points of the curves; with fp16 torch's scaler has to."""
     alone = ("checkpoint=blocking", "log_every_steps=1000")  # a save's own thread may wait
     trainer = on_gpu(tiny(tmp_path, *EVERYTHING, *alone, "amp=bf16", "loss.positive_weight=2"))

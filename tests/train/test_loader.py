@@ -4,10 +4,11 @@ import dataclasses
 import gc
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from data_prep.pack import TrainingPixels
 from train.config import TrainConfig
 from train.data import MicrobatchSampler, TrainingCrops
 from train.distributed import Ranks
-from train.loader import HELD, PREFETCH, MicrobatchLoader, by_place, num_in_place
+from train.loader import HELD, PREFETCH, MicrobatchLoader, Upload, by_place, num_in_place
 
 Tiny = Callable[..., TrainConfig]
 
@@ -91,6 +92,68 @@ def test_a_loader_that_is_dropped_leaves_no_worker(
         assert not multiprocessing.active_children()
     finally:
         gc.enable()
+
+
+def test_nor_does_one_whose_memory_a_gpu_refuses(
+    prepared: Dataset, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise UserError("cannot pin")
+
+    monkeypatch.setattr("train.loader.Upload", refuse)
+    config = tiny(Path(), "loader_workers=1")
+    crops = TrainingCrops(TrainingPixels(prepared), config)
+    with pytest.raises(UserError, match="cannot pin") as caught:
+        MicrobatchLoader(crops, config, Ranks(0, 1, torch.device("cuda", 0)), 0)
+    assert caught.tb  # which keeps alive what it was raised in
+    assert not multiprocessing.active_children()
+
+
+class PretendRuntime:
+    """Notes the addresses that are pinned, and refuses some; there is no GPU here."""
+
+    def __init__(self, refused: Sequence[int]) -> None:
+        self.refused, self.pinned = refused, list[int]()
+
+    def cudaHostRegister(self, address: int, num_bytes: int, flags: int) -> int:  # noqa: N802
+        if address in self.refused:
+            return 2
+        self.pinned.append(address)
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        self.pinned.remove(address)
+        return 0
+
+
+def check_error(code: int) -> None:
+    if code:
+        raise RuntimeError("out of memory (2)")
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_memory_is_pinned_until_the_end_or_not_at_all(
+    is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = [torch.zeros(2, 1, 3, 250_000, dtype=torch.uint8) for _ in range(2)]
+    runtime = PretendRuntime([ring[1].data_ptr()] if is_refused else [])
+    pretended = {
+        "Stream": lambda device: None,
+        "Event": lambda: SimpleNamespace(synchronize=lambda: None),
+        "cudart": lambda: runtime,
+        "check_error": check_error,
+    }
+    for name, function in pretended.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    device = torch.device("cuda", 0)
+    if is_refused:
+        with pytest.raises(UserError, match=r"^cannot pin 2 MB for crops: out of .*loader_workers"):
+            Upload(ring, device)
+    else:
+        upload = Upload(ring, device)
+        assert runtime.pinned == [part.data_ptr() for part in ring]
+        upload.close()
+    assert runtime.pinned == []
 
 
 @pytest.mark.parametrize(
