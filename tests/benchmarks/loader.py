@@ -97,20 +97,20 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
             num = 64 if "files" in name or "zarr" in name else 640  # crops: a second or so
             ways[name] = lambda crops=crops, num=num: seconds_a_crop(crops, num, ranks)
         ways["pack, cold"] = lambda: cold_seconds_a_crop(dataset, config, ranks)
+        for name in ("pack", "crop.on=device"):
+            ways[f"{name}, alone"] = lambda crops=kinds[name]: alone_seconds_a_crop(crops)
         seconds = interleaved(ways, rounds)
-    copied = seconds.pop("crop.on=device")
+    rate = {name: 1 / statistics.median(taken) for name, taken in seconds.items()}
+    for name in ("crop.on=device", "crop.on=device, alone", "pack, alone"):
+        del seconds[name]
     print("| way | crops a second, one worker | times files |")
     print("| --- " * 3 + "|")
     for name, median_s, ratio in compare(seconds, "files"):
         print(f"| {name} | {1 / median_s:.0f} | {1 / ratio:.1f} |", flush=True)
     print("\n| from the pack | a second, one worker | a second, in the process itself |")
     print("| --- " * 3 + "|")
-    for name, taken, crop_config in (
-        ("crops", seconds["pack"], config),
-        ("windows for crop.on=device", copied, on_device),
-    ):
-        alone = one_core(TrainingCrops(pixels, crop_config))
-        print(f"| {name} | {1 / statistics.median(taken):.0f} | {alone:.0f} |", flush=True)
+    for name, way in (("crops", "pack"), ("windows for crop.on=device", "crop.on=device")):
+        print(f"| {name} | {rate[way]:.0f} | {rate[f'{way}, alone']:.0f} |", flush=True)
 
 
 def settings_for(data: Path) -> TrainConfig:
@@ -142,8 +142,8 @@ def cold_seconds_a_crop(dataset: Dataset, config: TrainConfig, ranks: Ranks) -> 
     return taken_s
 
 
-def one_core(crops: TrainingCrops) -> float:
-    """Crops a second without any DataLoader: what a core can do."""
+def alone_seconds_a_crop(crops: TrainingCrops) -> float:
+    """The same without any DataLoader: what a core can do."""
     size = crops.config.batch_size // crops.config.microbatches
     into = [torch.empty(size, *shape, dtype=dtype).numpy() for shape, dtype in crops.parts]
     num_microbatches = 400
@@ -151,7 +151,7 @@ def one_core(crops: TrainingCrops) -> float:
     for number in range(num_microbatches):
         first = number * size
         crops.fill([(0, (first + place) % len(crops)) for place in range(size)], into)
-    return num_microbatches * size / (time.perf_counter() - start_s)
+    return (time.perf_counter() - start_s) / (num_microbatches * size)
 
 
 def asked(data: Path) -> None:
