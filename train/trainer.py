@@ -58,6 +58,7 @@ from train.state import build_state
 
 PANEL_HEIGHT_PX = 256
 MUCH_WAITING = 0.1  # share of an interval's time, above which it is said what to do
+LARGE_FOR_A_CPU = 10_000_000  # parameters, above which a step takes it many seconds
 
 
 @dataclass
@@ -166,7 +167,7 @@ class Trainer:
             self.monitor.close()
 
     def beginning(self) -> str:
-        """What is about to be done, and where, in a line."""
+        """What is about to be done, and where."""
         device = self.ranks.device.type
         validated = len(self.validation_fields)
         return (
@@ -174,6 +175,17 @@ class Trainer:
             f" {counted(self.ranks.world_size, 'rank')} on {device};"
             f" {counted(self.steps_per_epoch, 'step')} an epoch, then "
             + (f"validation on {counted(validated, 'field')}" if validated else "no validation")
+            + self.advice_on_size()
+        )
+
+    def advice_on_size(self) -> str:
+        """A line more where the network is one for GPUs: a forgotten preset looks like a hang."""
+        num = sum(parameter.numel() for parameter in self.state.model.parameters())
+        if self.ranks.device.type != "cpu" or num < LARGE_FOR_A_CPU:
+            return ""
+        return (
+            f"\na network of {num / 1e6:.0f} million parameters is slow on a CPU;"
+            " preset=brecahad-cpu is one for CPUs"
         )
 
     def loop(self) -> int:

@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="saves of each kind (7)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; a rank a GPU (cpu)")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
     if is_rank():
         measure(options.rounds, options.device)
         return

@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps of a turn (20)")
     parser.add_argument("settings", nargs="*", help="for all of the trainers")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("torch sees no GPU here")
     with tempfile.TemporaryDirectory() as name, start_ranks("cuda") as ranks:
         folder = Path(name)
         prepare(folder, "pack=true")

@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--raw", help="fields in BreCaHAD's layout (drawn ones)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each way, interleaved (5)")
     options = parser.parse_args()
+    if options.raw and not Path(options.raw).is_dir():
+        parser.error(f"--raw {options.raw}: no such folder")
     with tempfile.TemporaryDirectory() as folder:
         data = prepared(Path(options.raw) if options.raw else None, Path(folder))
         side_by_side(data, Path(folder), options.rounds)

@@ -74,6 +74,8 @@ def main() -> None:
         raw, out = map(Path, options.worker_memory)
         print(json.dumps(worker_memory_mb(raw, out)))
         return
+    if options.raw and not Path(options.raw).is_dir():
+        parser.error(f"--raw {options.raw}: no such folder")
     cv2.setNumThreads(1)  # as in a worker
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:

@@ -467,7 +467,20 @@ def test_a_run_says_what_it_is_about_to_do(
     """4 fields of 4 variants by 4 crops; 2 fields to validate on."""
     new_trainer(tiny(tmp_path, "epochs=1")).fit()
     begins = "step 0 of 4, 1 rank on cpu; 4 steps an epoch, then validation on 2 fields\n"
-    assert capsys.readouterr().out.startswith(begins)
+    said = capsys.readouterr().out
+    assert said.startswith(begins)
+    assert "slow on a CPU" not in said
+
+
+def test_the_network_for_gpus_is_named_as_slow_on_a_cpu(
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    """The default one: for a forgotten preset."""
+    trainer = new_trainer(tiny(tmp_path, "model.width=64", "model.depth=4"))
+    advice = "a network of 31 million parameters is slow on a CPU; preset=brecahad-cpu is one for"
+    assert advice in trainer.beginning()
+    trainer.ranks = dataclasses.replace(trainer.ranks, device=torch.device("cuda", 0))
+    assert advice not in trainer.beginning()
 
 
 def test_without_validation_the_newest_is_the_best(
