@@ -22,7 +22,7 @@ import command_line
 from data_prep.manifest import read_dataset
 from model import build_model
 from tests.benchmarks.reproducible import Silent, prepare
-from tests.benchmarks.side_by_side import interleaved
+from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import PRESETS, TrainConfig
 from train.determinism import be_deterministic
 from train.distributed import Ranks, start_ranks
@@ -76,13 +76,10 @@ def main() -> None:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, preset={options.preset}")
         print("\n| way | crops a second | times the plain loop | waits for data |")
         print("| --- " * 4 + "|")
-        for name, taken in seconds.items():
-            rate = size * options.steps / statistics.median(taken)
-            ratio = statistics.median(
-                b / a for a, b in zip(taken, seconds["a plain loop"], strict=True)
-            )
+        for name, median_s, ratio in compare(seconds, "a plain loop"):
+            rate = size * options.steps / median_s
             waits = f"{statistics.median(turns[name].waited[1:]):.1%}" if name in turns else ""
-            print(f"| {name} | {rate:.0f} | {ratio:.2f} | {waits} |", flush=True)
+            print(f"| {name} | {rate:.0f} | {1 / ratio:.2f} | {waits} |", flush=True)
         for turn in turns.values():
             turn.trainer.microbatches.close()
             turn.trainer.saver.close()
