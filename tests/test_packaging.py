@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from launch.submit import PACKAGES
+from launch.queueing import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -13,19 +13,11 @@ from typing import Any
 import pytest
 
 from command_line import EXIT_STOPPED, UsageError
-from launch import slurm_commands
+from launch import queueing, slurm_commands
 from launch import submit as submit_module
 from launch.profiles import PROFILES, Profile, load_profile
-from launch.submit import (
-    Job,
-    Relay,
-    choose_stages,
-    plan,
-    queue,
-    script,
-    stage_arguments,
-    with_kept_config,
-)
+from launch.queueing import Job, plan, queue, script, with_kept_config
+from launch.submit import Relay, choose_stages, stage_arguments
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -312,7 +304,7 @@ def test_ctrl_c_between_two_jobs_cancels_what_is_queued(
             raise KeyboardInterrupt
         return "7"
 
-    monkeypatch.setattr(submit_module, "queue_one", queue_one)
+    monkeypatch.setattr(queueing, "queue_one", queue_one)
     monkeypatch.setattr(slurm_commands, "ask", lambda *words: cancelled.append(words))
     with pytest.raises(KeyboardInterrupt):
         queue(tmp_path, [Job("prepare", "prepare", [[]], {}), Job("join", "prepare", [[]], {})])

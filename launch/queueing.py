@@ -1,0 +1,209 @@
+"""The jobs of a chain: what Slurm is asked for, the code they run, and how they are queued."""
+
+import dataclasses
+import functools
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from command_line import UserError
+from launch import slurm_commands
+from launch.events import JOBS, LAUNCH, SUBMISSION, note, read_submission
+from launch.job import Stage
+from launch.profiles import Profile
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT_CONFIG = "config.yaml"
+PACKAGES = (
+    "command_line.py",
+    "json_lines.py",
+    "lease.py",
+    "memory.py",
+    "seeds.py",
+    "data_prep",
+    "model",
+    "train",
+    "launch",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job to queue: a stage, once or (an array) with each of several lists of arguments."""
+
+    stage: str
+    label: str
+    arguments: list[list[str]]
+    parameters: dict[str, Any]
+    """What submitit is told of it."""
+
+
+def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profile) -> list[Job]:
+    """The jobs of the chain, in order, running the snapshot in `code`."""
+    jobs = []
+    common = functools.partial(parameters, run, code, profile)
+    for stage, given in arguments.items():
+        if stage == "prepare":
+            shares = [f"share={k}/{profile.prep_jobs}" for k in range(1, profile.prep_jobs + 1)]
+            one_task = common("prepare", nodes=1, tasks=1, gpus=0)
+            if profile.prep_jobs > 1:
+                jobs.append(Job(stage, "prepare", [[*given, share] for share in shares], one_task))
+            joining = one_task | {"job_name": "eosin-join"} if profile.prep_jobs > 1 else one_task
+            jobs.append(Job(stage, "join" if profile.prep_jobs > 1 else stage, [given], joining))
+        elif stage == "train":
+            tasks, gpus = profile.tasks_per_node, profile.gpus_per_node
+            asked = common(stage, profile.nodes, tasks, gpus)
+            jobs.append(Job(stage, stage, [given], asked))
+        else:
+            asked = common(stage, 1, 1, min(1, profile.gpus_per_node))
+            jobs.append(Job(stage, stage, [given], asked))
+    return jobs
+
+
+def parameters(
+    run: Path, code: Path, profile: Profile, stage: str, nodes: int, tasks: int, gpus: int
+) -> dict[str, Any]:
+    """What submitit is told of a job."""
+    python = shlex.quote(sys.executable)
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | profile.environment
+    asked = {
+        "job_name": f"eosin-{stage}",
+        "nodes": nodes,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": profile.cpus_per_task,
+        "time": profile.time_min,
+        "signal_delay_s": profile.signal_lead_s,
+        "stderr_to_stdout": True,
+        "setup": [
+            *profile.setup,
+            *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
+            f"export PYTHONPATH={shlex.quote(str(code))}",
+            f"cd {shlex.quote(str(code))}",
+        ],
+        # srun has not taken --cpus-per-task over from sbatch since Slurm 22.05; -K: when a rank
+        # dies the others have nobody to talk to
+        "srun_args": [
+            f"--cpus-per-task={profile.cpus_per_task}",
+            "--kill-on-bad-exit=1",
+            *profile.srun_args,
+        ],
+        "teardown": [
+            f"{python} -m launch.ended {shlex.quote(str(run))} {stage} $? {profile.retries}"
+        ],
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
+    }
+    if gpus:
+        asked["gpus_per_node"] = gpus
+    if profile.mem_gb:
+        asked["mem"] = f"{int(profile.mem_gb * 1024)}MB"
+    named = ("partition", "account", "qos", "constraint")
+    return asked | {key: getattr(profile, key) for key in named if getattr(profile, key)}
+
+
+def after(job: str) -> dict[str, str]:
+    """What makes a job wait for another's success."""
+    return {"dependency": f"afterok:{job}"} if job else {}
+
+
+def script(run: Path, job: Job, before: str) -> str:
+    """The sbatch script of a job, as submitit writes it; needs no Slurm."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    folder = run / LAUNCH / JOBS / "%j"
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {folder}"
+    array = {"map_count": len(job.arguments)} if len(job.arguments) > 1 else {}
+    text = _make_sbatch_string(
+        command=command, folder=folder, **job.parameters, **array, **after(before)
+    )
+    called = "\n".join(f"#   {job.stage} {' '.join(given)}" for given in job.arguments)
+    return f"##### {job.label}\n{text}\n# The stage in each task (or array task):\n{called}\n"
+
+
+def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
+    """Queue the jobs, each after the one before; label -> job id."""
+    from submitit.core.utils import FailedJobError
+
+    ids: dict[str, str] = {}
+    for job in jobs:
+        try:
+            ids[job.label] = queue_one(run, job, list(ids.values())[-1] if ids else "")
+        except (FailedJobError, KeyboardInterrupt) as error:
+            for queued in ids.values():
+                slurm_commands.ask("scancel", queued)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{job.label}: Slurm refuses the job: {reason}; queued none") from None
+    return ids
+
+
+def queue_one(run: Path, job: Job, before: str) -> str:
+    """Queue one job after another; returns its id."""
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder=run / LAUNCH / JOBS / "%j")
+    executor.update_parameters(**job.parameters, **after(before))
+    calls = [Stage(job.stage, str(run), given) for given in job.arguments]
+    if len(calls) == 1:
+        queued = executor.submit(calls[0])
+    else:
+        with executor.batch():
+            tasks = [executor.submit(call) for call in calls]
+        queued = tasks[0]
+    return str(queued.job_id).split("_")[0]
+
+
+def with_kept_config(arguments: dict[str, list[str]], code: Path) -> dict[str, list[str]]:
+    """The arguments with config= naming the snapshot's copy of the file."""
+    return {
+        stage: [
+            f"config={code / KEPT_CONFIG}" if setting.startswith("config=") else setting
+            for setting in given
+        ]
+        for stage, given in arguments.items()
+    }
+
+
+def take_snapshot(code: Path, config: str | None) -> None:
+    """Copy the code into the run folder: what was submitted is what runs, days later too."""
+    code.mkdir(parents=True)
+    if config:
+        shutil.copy(config, code / KEPT_CONFIG)
+    for name in PACKAGES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, code / name)
+    shutil.copytree(ROOT / "slurm", code / "slurm")
+
+
+def record(run: Path, argv: Sequence[str], profile: Profile, ids: dict[str, str]) -> None:
+    """Write down what was submitted; stages of an earlier submission stay in sight."""
+    earlier = read_submission(run) or {"jobs": {}}
+    about = {
+        "command": shlex.join(["python", "launch/submit.py", *argv]),
+        "folder": str(Path.cwd()),
+        "revision": git_revision(),
+        "time_s": round(time.time(), 1),
+        "profile": dataclasses.asdict(profile),
+        "jobs": earlier["jobs"] | ids,
+    }
+    (run / LAUNCH / SUBMISSION).write_text(json.dumps(about, indent=2) + "\n")
+    note(run, "queued", "chain", jobs=ids)
+
+
+def git_revision() -> str:
+    """The commit of the code, marked where files differ from it; '' outside git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
