@@ -125,9 +125,9 @@ def track(
             due = time.monotonic() + every_s
 
 
-def counted(number: int, noun: str) -> str:
-    """'1 field', '2 fields'."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """'1 field', '2 fields'; 'plural' where an s does not make it."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def wants_help(argv: Sequence[str]) -> bool:
@@ -195,7 +195,7 @@ def with_file(merged: Any, config_class: type, path: Path) -> tuple[Any, list[st
     wrong = []
     for key, value in read_yaml(path).items():
         try:
-            merged = OmegaConf.merge(merged, {key: value})
+            merged = OmegaConf.merge(merged, {key: as_number(config_class, key, value)})
         except (OmegaConfBaseException, TypeError) as error:
             within = getattr(error, "full_key", None) or key
             wrong.append(f"{path}: {within}: {explain(config_class, within, error, key)}")
@@ -231,7 +231,7 @@ def in_words(hint: Any) -> str:
     """What a key of a type takes: 'a whole number', 'one of auto, on, off'."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(in_words(part) for part in arguments)
     if origin is tuple:
@@ -285,7 +285,14 @@ def parse_value(config_class: type, key: str, value: str) -> Any:
             raise UsageError(f"{key}={value}: put names that hold a colon into quotes: '[{names}]'")
         if not all(isinstance(entry, str) for entry in parsed):
             raise UsageError(f"{key}={value}: expected {in_words(hint)}")
-    return parsed
+    return as_number(config_class, key, parsed)
+
+
+def as_number(config_class: type, key: str, value: Any) -> Any:
+    """A value; a whole number where a key takes one or a word, which omegaconf does not turn."""
+    arguments = typing.get_args(field_type(config_class, key))
+    is_whole = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value)
+    return int(value) if is_whole and int in arguments else value
 
 
 def field_type(config_class: type, key: str) -> Any:

@@ -1,6 +1,6 @@
 """Turn raw fields of view and their annotations into a prepared data set.
 
-    python -m data_prep raw=DIR out=DIR [workers=N copies=16 radius_px=20 classes=[tumor] ...]
+    python -m data_prep [raw=data/BreCaHAD out=data/prepared workers=N copies=16 radius_px=20 ...]
 
 Run again, it redoes only what changed; interrupted, it goes on. `python -m data_prep.synthetic`
 draws a raw data set to try it on.

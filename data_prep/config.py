@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from omegaconf import MISSING
-
 TRANSFORMS = (
     "horizontal_flip",
     "vertical_flip",
@@ -22,6 +20,7 @@ TRANSFORMS = (
 )
 MAX_CLASSES = 255  # beside the background, in 8 bit
 MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
+BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # where what comes next looks
 MARGIN_PX = 64  # how far beyond a field a variant's map is known, for discs that reach into it
 FLIPS = ("horizontal_flip", "vertical_flip")  # draw nothing: a second copy would be the same
 
@@ -168,13 +167,13 @@ class AugmentConfig:
 class PrepConfig:
     """Everything `python -m data_prep` can be told."""
 
-    raw: str = MISSING
+    raw: str = BRECAHAD
     """Folder of raw fields: images/ and groundTruth/ as BreCaHAD has them, or all in one folder."""
     annotations: Literal["brecahad", "geojson", "csv", "masks"] = "brecahad"
     """What the fields are annotated with: 'brecahad', a JSON of points a field; 'geojson', points
     and polygons as QuPath exports them; 'csv', one table of points (file,x,y,class) for all fields;
     'masks', an image a field with 0 for background, 1 for the first of `classes`, and so on."""
-    out: str = MISSING
+    out: str = PREPARED
     """Folder of the prepared data set; made if it is not there. It holds one set: what an earlier
     preparation left there, and this one has not, is removed."""
     workers: int = 2

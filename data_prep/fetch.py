@@ -1,6 +1,6 @@
 """Download BreCaHAD from figshare, check it and unpack it.
 
-    python -m data_prep.fetch out=DIR
+    python -m data_prep.fetch [out=data]
 
 Broken off, run it again: it goes on where it was, and does not load again what is there and
 whole. Afterwards it prints the command that prepares the data. BreCaHAD is Aksac, Demetrick, Ozyer,
@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from omegaconf import MISSING
 
 import command_line
 from command_line import UsageError, UserError
-from data_prep.config import PrepConfig
+from data_prep.config import BRECAHAD, PrepConfig
 from data_prep.download import (
     RefusedError,
     RemoteFile,
@@ -43,7 +42,7 @@ PAGE_SIZE = 100  # figshare gives at most 1000 files at a time
 class FetchConfig:
     """Everything `python -m data_prep.fetch` can be told."""
 
-    out: str = MISSING
+    out: str = "data"
     """Folder to load the files into, and to unpack them in; made if it is not there."""
     article: int = 7379186
     """Number of the article at figshare, as at the end of its address; BreCaHAD by default."""
@@ -75,8 +74,13 @@ def main(argv: list[str]) -> int:
     raw, num_fields = find_raw(out)
     print(f"licence: {article.licence}; cite: {article.citation}")
     print(f"{raw} holds {command_line.counted(num_fields, 'field')}; next:")
-    print(f"python -m data_prep raw={shlex.quote(str(raw))} out=prepared")
+    print(f"python -m data_prep{where_it_is(raw)}")
     return 0
+
+
+def where_it_is(raw: Path) -> str:
+    """The setting by which data_prep finds a raw folder; '' where it looks by itself."""
+    return "" if raw == Path(BRECAHAD) else f" raw={shlex.quote(str(raw))}"
 
 
 def fetch(config: FetchConfig) -> Article:
@@ -159,7 +163,8 @@ def is_there(path: Path, file: RemoteFile) -> bool:
 
 def find_raw(out: Path) -> tuple[Path, int]:
     """The folder to prepare, and how many fields it has. Raises UserError where there is none."""
-    folders = [out, *sorted(path for path in out.rglob("*") if path.is_dir())]
+    likely = out / Path(BRECAHAD).name
+    folders = [likely, out, *sorted(path for path in out.rglob("*") if path.is_dir())]
     for folder in folders:
         with suppress(UsageError):
             fields, _ = READERS["brecahad"].find_fields(folder, PrepConfig.case_regex)

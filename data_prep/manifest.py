@@ -136,7 +136,9 @@ def read_dataset(folder: Path) -> Dataset:
     """Read a prepared data set. Raises UsageError where there is no such folder, DatasetError where
     it is no data set, not whole, or changed."""
     if not folder.is_dir():
-        raise UsageError(f"data={folder}: no such folder")
+        raise UsageError(
+            f"data={folder}: no such folder; python -m data_prep out={folder} prepares one"
+        )
     if not (folder / DATASET).is_file():
         if (folder / "groundTruth").is_dir():
             raise DatasetError(

@@ -173,9 +173,6 @@ def describe(
     config: PrepConfig, splits: dict[str, str], bad: list[BadFile], num_glass: int
 ) -> dict[str, Any]:
     """What dataset.json says beside counts; nothing of where or how fast it was made."""
-    settings = dataclasses.asdict(config)
-    for key in records.WHERE_AND_HOW:
-        del settings[key]
     return {
         "classes": config.classes,
         "labels": masks.label_values(config.classes, config.labels),
@@ -184,5 +181,5 @@ def describe(
         },
         "skipped": [dataclasses.asdict(entry) for entry in bad],
         "glass_tiles": num_glass,
-        "config": settings,
+        "config": records.settings_of_set(config),
     }

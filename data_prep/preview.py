@@ -1,6 +1,6 @@
 """A contact sheet of a prepared field: its variants with the masks' outlines and the points.
 
-    python -m data_prep.preview data=PREPARED out=sheet.jpg [field=Case_1-01 columns=4]
+    python -m data_prep.preview out=sheet.jpg [data=DIR field=Case_1-01 columns=4]
 
 To be looked at before training: outlines must lie on the nuclei, in every variant.
 """
@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 import command_line
 from command_line import UsageError
+from data_prep.config import PREPARED
 from data_prep.images import Image, Mask
 from data_prep.manifest import Dataset, Sample, read_dataset
 from data_prep.pack import read_points, read_sample
@@ -28,7 +29,7 @@ SUFFIXES = (".jpg", ".png")
 class PreviewConfig:
     """Everything `python -m data_prep.preview` can be told."""
 
-    data: str = MISSING
+    data: str = PREPARED
     """Folder of the prepared data set."""
     out: str = MISSING
     """The picture to write, .jpg or .png."""

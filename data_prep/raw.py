@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from command_line import UsageError, UserError
+from data_prep.config import BRECAHAD
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
@@ -87,9 +88,19 @@ def find_fields(
 def raw_folders(raw: Path) -> tuple[Path, Path]:
     """The folders of the images and of the annotations."""
     if not raw.is_dir():
-        raise UsageError(f"raw={raw}: no such folder")
+        raise UsageError(f"raw={raw}: no such folder{ways_to_data(raw)}")
     images, annotations = raw / "images", raw / "groundTruth"
     return (images, annotations) if images.is_dir() and annotations.is_dir() else (raw, raw)
+
+
+def ways_to_data(raw: Path) -> str:
+    """The commands that put data where it is looked for without being told."""
+    if raw.resolve() != Path(BRECAHAD).resolve():
+        return ""
+    return (
+        "; python -m data_prep.fetch downloads BreCaHAD there, python -m data_prep.synthetic"
+        f" out={BRECAHAD} draws a synthetic data set in its place"
+    )
 
 
 def find_images(raw: Path) -> dict[str, list[Path]]:

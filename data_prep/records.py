@@ -90,6 +90,12 @@ def settings_of(config: PrepConfig, is_tile: bool, copies: int) -> dict[str, Any
     return settings
 
 
+def settings_of_set(config: PrepConfig) -> dict[str, Any]:
+    """The settings that decide a data set: all but where and how fast it is made."""
+    settings = dataclasses.asdict(config)
+    return {key: value for key, value in settings.items() if key not in WHERE_AND_HOW}
+
+
 def write(out: Path, name: str, key: str, samples: Sequence[dict[str, Any]]) -> None:
     """Note that a field is done."""
     record = json.dumps({"key": key, "samples": samples}) + "\n"

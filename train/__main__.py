@@ -1,7 +1,9 @@
 """Train a network on a prepared data set; a run that is there goes on where it was.
 
-    python -m train data=DIR run=DIR [preset=unet epochs=10 batch_size=8 seed=0 ...]
-    torchrun --nproc-per-node 2 -m train data=DIR run=DIR [...]       the same on two ranks
+    python -m train [data=DIR run=DIR preset=unet epochs=10 seed=0 ...]
+    torchrun --nproc-per-node 2 -m train [...]                        the same on two ranks
+
+Without run=, each training gets a folder of its own in runs/; a run that is named goes on.
 
 Exit codes: 0 finished; 1 failed, with the reason; 2 a wrong command line; 75 stopped by a signal
 with the state saved: run the same command to go on. (torchrun has its own: 1 for all but 0.)
@@ -24,7 +26,7 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
     from train.start import start  # here: wrong settings need not wait seconds for torch
 
-    return start(config, stop)
+    return start(config, argv, stop)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
-from omegaconf import MISSING
-
-from command_line import UsageError
+from data_prep.config import PREPARED
 from model import ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
+AUTO: Final = "auto"
+REFERENCE_BATCH = 8  # crops a step, which lr is meant for
 LARGEST_SCALE = 4.0  # from a slide's x40 to its x10; memory grows with its square
 WEEK_S = 7 * 24 * 3600.0
 
@@ -91,14 +91,24 @@ class TileConfig:
             )
 
 
+class Batch(NamedTuple):
+    """The crops of a step over all ranks together."""
+
+    size: int
+    """Crops."""
+    num_microbatches: int
+    """Equal parts that they are computed in."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything `python -m train` can be told."""
 
-    data: str = MISSING
+    data: str = PREPARED
     """Folder of the prepared data set (the out= of data_prep)."""
-    run: str = MISSING
-    """Folder of the run: checkpoints, metrics, TensorBoard. A run that is there goes on."""
+    run: str = ""
+    """Folder of the run: checkpoints, metrics, TensorBoard. A run that is there goes on. Empty: a
+    new folder of runs/, named by date and time."""
     preset: str = ""
     """Name of a file in train/presets whose keys come before those given here."""
     config: str = ""
@@ -108,19 +118,30 @@ class TrainConfig:
     epochs: int = 10
     """Passes over the training images. Crops too few for a batch at a pass's end are left out,
     others each time."""
-    batch_size: int = 8
-    """Crops per step over all ranks together: the same on any number of ranks."""
-    microbatches: int = 4
-    """Parts that a batch is computed in, shared out over the ranks (at most one rank each)."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Crops per step over all ranks together. auto: 8 on up to 8 ranks, beyond that one crop per
+    rank (rounded up to a multiple of microbatches), or as batch_per_rank says. A run keeps the
+    number that it began with, on any number of ranks."""
+    batch_per_rank: int = 0
+    """Crops per step for each rank that the run begins on, in place of batch_size; 0 for none."""
+    microbatches: int | Literal["auto"] = "auto"
+    """Equal parts that a batch is computed in, shared out over the ranks (at most one rank each).
+    auto: as many as the run begins with ranks. A run keeps the number that it began with: it may go
+    on with fewer ranks, not with more."""
     reproducible: Literal["elastic", "same_world", "off"] = "elastic"
     """elastic: the same bits on 1, 2, 4, ... ranks, as many as divide microbatches; same_world: the
     same bits at the same number of ranks, whatever it is; off: DDP's own all-reduce."""
     lr: float = 1e-3
     """Learning rate of Adam (no unit)."""
+    lr_scale: Literal["none", "sqrt", "linear"] = "none"
+    """How lr follows the batch. none: not at all; sqrt: times the square root of batch_size / 8
+    (Krizhevsky 2014, arXiv:1404.5997); linear: times batch_size / 8 (Goyal et al. 2017,
+    arXiv:1706.02677)."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up: constant, or a half cosine down to 0 at the last step."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0."""
+    warmup_steps: int | Literal["auto"] = "auto"
+    """Steps over which the learning rate rises from 0. auto: none, or with lr_scale the first
+    epoch."""
     weight_decay: float = 0.0
     """L2 penalty of Adam (no unit)."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
@@ -163,8 +184,12 @@ class TrainConfig:
     tile: TileConfig = field(default_factory=TileConfig)
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "microbatches": 1, "keep_checkpoints": 1}
-        least |= {
+        least = {
+            "epochs": 1,
+            "batch_size": 1,
+            "batch_per_rank": 0,
+            "microbatches": 1,
+            "keep_checkpoints": 1,
             "threads": 1,
             "log_every_steps": 1,
             "loader_workers": 0,
@@ -175,10 +200,13 @@ class TrainConfig:
             "log_every_s": 0,
         }
         for key, value in least.items():
-            if not getattr(self, key) >= value:  # NaN too, which compares as false
-                raise ValueError(f"{key}={getattr(self, key)}: must be at least {value}")
-        if self.batch_size % self.microbatches:
-            allowed = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
+            given = getattr(self, key)
+            if given != AUTO and not given >= value:  # NaN too, which compares as false
+                raise ValueError(f"{key}={given}: must be at least {value}")
+        if AUTO not in (self.batch_size, self.microbatches) and (
+            self.batch.size % self.batch.num_microbatches
+        ):
+            allowed = [n for n in range(1, self.batch.size + 1) if self.batch.size % n == 0]
             raise ValueError(
                 f"microbatches={self.microbatches} must divide batch_size={self.batch_size};"
                 f" allowed: {', '.join(map(str, allowed))}"
@@ -193,22 +221,12 @@ class TrainConfig:
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay={self.weight_decay}: must be at least 0, and finite")
 
-
-def check_world_size(config: TrainConfig, world_size: int) -> None:
-    """Refuse a number of ranks that cannot share the microbatches. Raises UsageError."""
-    num = config.microbatches
-    if world_size > num:
-        raise UsageError(
-            f"{world_size} ranks, but microbatches={num}: a rank would have nothing to do; set"
-            f" microbatches={world_size} or a multiple (and batch_size a multiple of that)"
-        )
-    # elastic: each rank's share must be a whole subtree of train.gradients' tree
-    allowed = [n for n in range(1, num + 1) if num % n == 0 and n & (n - 1) == 0]
-    if config.reproducible == "elastic" and world_size not in allowed:
-        raise UsageError(
-            f"{world_size} ranks, but reproducible=elastic with microbatches={num} takes"
-            f" {', '.join(map(str, allowed))}; use one of these, or reproducible=same_world"
-        )
+    @property
+    def batch(self) -> Batch:
+        """The numbers of a run that has begun, which has no auto any more (train.batch.settle)."""
+        assert self.batch_size != AUTO
+        assert self.microbatches != AUTO
+        return Batch(self.batch_size, self.microbatches)
 
 
 # Keys that a resumed run may change: they do not touch what is computed.
@@ -229,4 +247,4 @@ HARMLESS_KEYS = (
     "panels",
 )
 # Keys that resume=override cannot change: the state would not fit, or not know where it is.
-FIXED_KEYS = ("batch_size", "crop.per_sample", "model.")
+FIXED_KEYS = ("batch_size", "batch_per_rank", "crop.per_sample", "model.")

@@ -91,15 +91,16 @@ class MicrobatchSampler(Sampler[list[Draw]]):
 
     def __init__(self, num_crops: int, config: TrainConfig, ranks: Ranks, first_step: int) -> None:
         self.num_crops, self.config, self.first_step = num_crops, config, first_step
-        self.steps_per_epoch = num_crops // config.batch_size
-        self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
+        self.steps_per_epoch = num_crops // config.batch.size
+        num_microbatches = config.batch.num_microbatches
+        self.mine = microbatches_of(ranks.rank, ranks.world_size, num_microbatches)
 
     def __len__(self) -> int:
         steps = self.steps_per_epoch * self.config.epochs - self.first_step
         return steps * len(self.mine)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        size = self.config.batch_size // self.config.microbatches
+        size = self.config.batch.size // self.config.batch.num_microbatches
         order, order_of = np.empty(0, int), -1
         for step in range(self.first_step, self.steps_per_epoch * self.config.epochs):
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
@@ -107,7 +108,7 @@ class MicrobatchSampler(Sampler[list[Draw]]):
                 order = epoch_order(self.num_crops, self.config.seed, epoch)
                 order_of = epoch
             for microbatch in self.mine:
-                start = step_in_epoch * self.config.batch_size + microbatch * size
+                start = step_in_epoch * self.config.batch.size + microbatch * size
                 yield [(epoch, int(index)) for index in order[start : start + size]]
 
 

@@ -1,8 +1,10 @@
 """Measure a trained model on whole fields, and draw what it does.
 
-    python -m train.evaluate run=DIR [split=test]        a split of its prepared data set
-    python -m train.evaluate run=DIR raw=DIR [cases=[10]]  fields of any raw folder
-    python -m train.evaluate runs=[DIR,DIR] out=DIR      several folds, each and pooled
+    python -m train.evaluate [run=DIR split=test]          a split of its prepared data set
+    python -m train.evaluate raw=DIR [run=DIR cases=[10]]  fields of any raw folder
+    python -m train.evaluate runs=[DIR,DIR] out=DIR        several folds, each and pooled
+
+Without run= or runs= it is the newest run in runs/.
 
 Writes report.html (a page that needs no other file), summary.json and figures into
 RUN/evaluation/<split or folder>. Under torchrun the fields are shared out over the ranks; the
@@ -27,6 +29,7 @@ from train.metrics import EMPTY_RULE, METRICS, Interval
 from train.monitor import read_metrics
 from train.report import REPORT, write_report
 from train.run_folder import Run, read_run
+from train.runs import named_or_newest
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
     """Evaluate a run; returns the folder of the results and their summary. Collective."""
-    run = ranks.first_does(lambda: read_run(Path(config.run)))
+    run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
     fields = ranks.first_does(lambda: choose_fields(config, run))
     out = Path(config.out) if config.out else run.evaluation / subject(config)
     evaluation = evaluate_run(config, run, fields, out, ranks)

@@ -56,7 +56,8 @@ class EvaluateConfig:
     """Everything `python -m train.evaluate` can be told."""
 
     run: str = ""
-    """Folder of the run, or a model.safetensors that train.export wrote."""
+    """Folder of the run, or a model.safetensors that train.export wrote; the newest in runs/ where
+    empty."""
     runs: list[str] = field(default_factory=list)
     """Folders of several runs instead, each tested on other cases (the folds of data_prep): every
     fold's figures, and those of all fields together. Needs out=."""
@@ -93,8 +94,8 @@ class EvaluateConfig:
         check_threshold(self.threshold)
         if not self.match_radius_px >= 0:
             raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
-        if bool(self.run) == bool(self.runs):
-            raise ValueError("needs run=..., or runs=[...]; --help lists every key")
+        if self.run and self.runs:
+            raise ValueError("run=... and runs=[...] exclude each other; give one")
         if self.runs and not self.out:
             raise ValueError("runs=[...] needs out=..., the folder of the pooled results")
 

@@ -1,7 +1,9 @@
 """Write a run's model to hand on: as safetensors, or as ONNX for use without this project.
 
-    python -m train.export run=DIR out=model.safetensors [checkpoint=best]
-    python -m train.export run=DIR out=model.onnx [check=IMAGE]
+    python -m train.export out=model.safetensors [run=DIR checkpoint=best]
+    python -m train.export out=model.onnx [run=DIR check=IMAGE]
+
+Without run= it is the newest run in runs/.
 
 train.predict and train.evaluate take run=model.safetensors in place of a run. Both files hold,
 beside the weights, configuration, preprocessing, tiles, classes, threshold, hash of the data set,
@@ -25,6 +27,7 @@ from train import exported, onnx_model
 from train.distributed import Ranks
 from train.precision import Precision
 from train.run_folder import Run, choose_threshold, load_model, read_run
+from train.runs import named_or_newest
 
 CPU = torch.device("cpu")
 ONNX = ".onnx"
@@ -34,8 +37,8 @@ ONNX = ".onnx"
 class ExportConfig:
     """Everything `python -m train.export` can be told."""
 
-    run: str = MISSING
-    """Folder of the run, or a model.safetensors of before."""
+    run: str = ""
+    """Folder of the run, or a model.safetensors of before; the newest in runs/ where empty."""
     out: str = MISSING
     """File to write, .safetensors or .onnx; its folder is made if it is not there."""
     checkpoint: str = "best"
@@ -67,7 +70,7 @@ def export(config: ExportConfig) -> None:
     out = Path(config.out)
     if out.suffix == ONNX:
         onnx_model.check_packages()
-    run = read_run(Path(config.run))
+    run = read_run(named_or_newest(config.run))
     model, path, state = load_model(run, config.checkpoint, Ranks(0, 1, CPU))
     model.eval()
     threshold, _ = choose_threshold("auto", state)

@@ -48,7 +48,7 @@ class MicrobatchLoader:
         self, crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
     ) -> None:
         cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, not there in it
-        size = config.batch_size // config.microbatches
+        size = config.batch.size // config.batch.num_microbatches
         most = num_in_place(crops, size) if config.loader_workers else 1
         num_places = config.loader_workers * PREFETCH + HELD
         self.ring = new_ring(crops, (num_places, most, size), config.loader_workers > 0)

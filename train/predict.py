@@ -1,6 +1,8 @@
 """Predict images of any size: masks, probability maps, overlays and nuclei.
 
-    python -m train.predict run=DIR input=FILE|DIR out=DIR [checkpoint=best threshold=0.4 tta=true]
+    python -m train.predict input=FILE|DIR out=DIR [run=DIR checkpoint=best threshold=0.4 tta=true]
+
+Without run= it is the newest run in runs/.
 
 Writes for each image
 
@@ -44,6 +46,7 @@ from train.run_folder import (
     load_model,
     read_run,
 )
+from train.runs import named_or_newest
 from train.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 
 FORMAT = 2  # of the results; with another number they are made anew
@@ -66,8 +69,9 @@ class Progress(NamedTuple):
 class PredictConfig:
     """Everything `python -m train.predict` can be told."""
 
-    run: str = MISSING
-    """Folder of the run, or a model.safetensors that train.export wrote."""
+    run: str = ""
+    """Folder of the run, or a model.safetensors that train.export wrote; the newest in runs/ where
+    empty."""
     input: str = MISSING
     """An image, or a folder of images (.tif, .png, .jpg)."""
     out: str = MISSING
@@ -121,7 +125,7 @@ def main(argv: list[str]) -> int:
     if out.resolve() == Path(config.input).resolve():
         raise UsageError(f"out={out}: is the input; name a folder for what is predicted")
     with start_ranks(config.device) as ranks:
-        run = ranks.first_does(lambda: read_run(Path(config.run)))
+        run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
         make_output_folder(out)
         predictor = Predictor(config, run, ranks)
         plan = ranks.first_does(lambda: predictor.plan(paths))

@@ -29,8 +29,8 @@ from train.distributed import Ranks
 from train.lock import LOCK
 from train.metrics import DEFAULT_THRESHOLD
 from train.precision import choose_precision
+from train.runs import CONFIG
 
-CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
@@ -193,7 +193,10 @@ def read_run(folder: Path) -> Run:
         return Run(folder, about.config, about.data)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
-    saved = command_line.read_yaml(folder / CONFIG)
+    saved = {
+        key: command_line.as_number(TrainConfig, key, value)
+        for key, value in command_line.read_yaml(folder / CONFIG).items()
+    }
     try:
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(saved))
         config = OmegaConf.to_object(merged)

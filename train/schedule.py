@@ -2,13 +2,27 @@
 
 import math
 
-from train.config import TrainConfig
+from train.config import AUTO, REFERENCE_BATCH, TrainConfig
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """The learning rate of a step (0 is the first), after warm-up and schedule."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    """The learning rate of a step (0 is the first), after scaling, warm-up and schedule."""
+    rate, warmup_steps = scaled_rate(config), num_warmup_steps(total_steps, config)
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     if config.schedule == "constant":
-        return config.lr * warmup
-    after = max(0, step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-    return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * after))
+        return rate * warmup
+    after = max(0, step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return rate * warmup * 0.5 * (1 + math.cos(math.pi * after))
+
+
+def scaled_rate(config: TrainConfig) -> float:
+    """The learning rate for the run's batch."""
+    exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.lr_scale]
+    return config.lr * (config.batch.size / REFERENCE_BATCH) ** exponent if exponent else config.lr
+
+
+def num_warmup_steps(total_steps: int, config: TrainConfig) -> int:
+    """The steps of the warm-up; with auto those of the first epoch where the rate is scaled."""
+    if config.warmup_steps != AUTO:
+        return config.warmup_steps
+    return 0 if config.lr_scale == "none" else total_steps // config.epochs

@@ -9,22 +9,20 @@ trained or saved, and two checkpoints with one digest are the same to the bit.
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
-
-from omegaconf import MISSING
 
 import command_line
 from command_line import EXIT_FAILED
 from train import checkpoint
 from train.run_folder import config_sha256, read_run
+from train.runs import named_or_newest
 
 
 @dataclass(frozen=True)
 class ShowConfig:
     """Everything `python -m train.show` can be told."""
 
-    run: str = MISSING
-    """Folder of the run."""
+    run: str = ""
+    """Folder of the run; the newest in runs/ where empty."""
     checkpoint: str = "latest"
     """latest, best, or the step of a checkpoint."""
 
@@ -35,7 +33,7 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(ShowConfig, __doc__ or ""))
         return 0
     config = command_line.load(ShowConfig, argv)
-    run = read_run(Path(config.run))
+    run = read_run(named_or_newest(config.run))
     path = checkpoint.find(run.checkpoints, config.checkpoint)
     print(f"checkpoint    {path}")
     if problem := checkpoint.verify(path):

@@ -22,7 +22,7 @@ from data_prep.masks import channel_values
 from data_prep.pack import TrainingPixels
 from model.layers import update_running_statistics
 from train.checkpoint import Retention
-from train.config import TrainConfig, check_world_size
+from train.config import REFERENCE_BATCH, TrainConfig
 from train.data import TrainingCrops, mask_to_target, microbatches_of
 from train.determinism import be_deterministic, doubtful_kernels
 from train.distributed import Ranks
@@ -97,7 +97,7 @@ class Trainer:
         self.validation_fields = prepared_fields(dataset, "val")
         radius_px = dataset.description.labelling.radius_px
         self.criteria = Criteria(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, radius_px, radius_px)
-        self.steps_per_epoch = len(self.crops) // config.batch_size
+        self.steps_per_epoch = len(self.crops) // config.batch.size
         self.total_steps = self.steps_per_epoch * config.epochs
         be_deterministic(config)
 
@@ -119,7 +119,7 @@ class Trainer:
             in_background,
             lock.check,
         )
-        self.mine = microbatches_of(ranks.rank, ranks.world_size, config.microbatches)
+        self.mine = microbatches_of(ranks.rank, ranks.world_size, config.batch.num_microbatches)
         self.generator = default_generator(ranks.device)
         self.parallel = parallelise(self.state.model, ranks)
         self.gradients: TreeGradients | None = None
@@ -171,11 +171,27 @@ class Trainer:
         device = self.ranks.device.type
         validated = len(self.validation_fields)
         return (
-            f"step {self.state.progress.step} of {self.total_steps},"
+            f"run={self.run}: step {self.state.progress.step} of {self.total_steps},"
             f" {counted(self.ranks.world_size, 'rank')} on {device};"
             f" {counted(self.steps_per_epoch, 'step')} an epoch, then "
             + (f"validation on {counted(validated, 'field')}" if validated else "no validation")
+            + f"\n{self.about_batch()}"
             + self.advice_on_size()
+        )
+
+    def about_batch(self) -> str:
+        """How the crops of a step are computed, and what would give every rank more to do."""
+        batch, num_ranks = self.config.batch, self.ranks.world_size
+        about = (
+            f"{counted(batch.size, 'crop')} a step in"
+            f" {counted(batch.num_microbatches, 'microbatch', 'microbatches')}"
+        )
+        if num_ranks == 1 or batch.size >= REFERENCE_BATCH * num_ranks:
+            return about
+        return (
+            f"{about}, {batch.size / num_ranks:g} per rank; a new run with"
+            f" batch_per_rank={REFERENCE_BATCH} lr_scale=sqrt gives each rank {REFERENCE_BATCH}"
+            " (with a warm-up; or lr_scale=linear, or none)"
         )
 
     def advice_on_size(self) -> str:
@@ -244,7 +260,7 @@ class Trainer:
         step = self.state.progress.step
         self.monitor.say(
             f"stopped by {signal.Signals(signum).name} at step {step}, saved; run the same command"
-            " to go on"
+            f" with run={self.run} to go on"
         )
         return EXIT_STOPPED
 
@@ -268,7 +284,8 @@ class Trainer:
         self.state.scaler.step(self.state.optimizer)
         self.state.scaler.update()
         self.state.optimizer.zero_grad()
-        update_running_statistics(self.state.model, config.microbatches, self.sum_over_microbatches)
+        num_microbatches = config.batch.num_microbatches
+        update_running_statistics(self.state.model, num_microbatches, self.sum_over_microbatches)
         self.state.progress.step += 1
         self.interval.steps += 1
         self.monitor.step()
@@ -291,7 +308,7 @@ class Trainer:
         loss = segmentation_loss(logits_BCHW, target_BCHW, self.config.loss)
         # DDP's own all-reduce divides the sum over ranks by their number
         averaged = 1 if self.gradients else self.ranks.world_size
-        share = averaged / self.config.microbatches
+        share = averaged / self.config.batch.num_microbatches
         self.state.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.interval.losses.append(loss.detach())
@@ -322,10 +339,11 @@ class Trainer:
         """A point of the training curves from the interval's sums over all ranks. Collective."""
         self.check_loss()
         interval = self.interval
-        crops = interval.steps * self.config.batch_size
+        crops = interval.steps * self.config.batch.size
         self.ranks.sum(interval.counts)
         per_step = torch.stack(interval.losses).view(interval.steps, -1).T  # (microbatch, step)
-        loss = float(self.sum_over_microbatches(per_step).mean()) / self.config.microbatches
+        num_microbatches = self.config.batch.num_microbatches
+        loss = float(self.sum_over_microbatches(per_step).mean()) / num_microbatches
         seconds = time.monotonic() - interval.start_s
         scores = score(interval.counts.cpu().numpy())
         values = {TRAINING_LOSS: loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}
@@ -420,15 +438,14 @@ class Trainer:
         return results
 
 
-def check_sizes(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
-    """Refuse what leaves a rank or an epoch without work, before a run folder is made."""
+def check_size(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse a batch that leaves an epoch without a step, before a run folder is made."""
     num_crops = len(dataset.split("train")) * config.crop.per_sample
-    if num_crops < config.batch_size:
+    if num_crops < config.batch.size:
         raise UsageError(
-            f"batch_size={config.batch_size}: the train split gives only {num_crops} crop(s) an"
+            f"batch_size={config.batch.size}: the train split gives only {num_crops} crop(s) an"
             f" epoch; lower batch_size, or raise crop.per_sample={config.crop.per_sample}"
         )
-    check_world_size(config, ranks.world_size)
 
 
 def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:

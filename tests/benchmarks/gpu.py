@@ -72,7 +72,7 @@ def main() -> None:
         ways: dict[str, Callable[[], float | None]] = {"a plain loop": plain.turn}
         ways |= {name: turn.take for name, turn in turns.items()}
         seconds = interleaved(ways, options.rounds)
-        size = turns[DEFAULT].trainer.config.batch_size
+        size = turns[DEFAULT].trainer.config.batch.size
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, preset={options.preset}")
         print("\n| way | crops a second | times the plain loop | waits for data |")
         print("| --- " * 4 + "|")
@@ -133,7 +133,7 @@ class PlainLoop:
         self.model = build_model(config.model, 1).cuda().to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         size = config.crop.size_px
-        image = torch.rand(config.batch_size, 3, size, size, device="cuda")
+        image = torch.rand(config.batch.size, 3, size, size, device="cuda")
         self.image = image.to(memory_format=torch.channels_last)
         self.target = (image[:, :1] > 0.5).float()
 

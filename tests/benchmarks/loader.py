@@ -146,7 +146,7 @@ def cold_seconds_a_crop(dataset: Dataset, config: TrainConfig, ranks: Ranks) -> 
 
 def alone_seconds_a_crop(crops: TrainingCrops) -> float:
     """The same without any DataLoader: what a core can do."""
-    size = crops.config.batch_size // crops.config.microbatches
+    size = crops.config.batch.size // crops.config.batch.num_microbatches
     into = [torch.empty(size, *shape, dtype=dtype).numpy() for shape, dtype in crops.parts]
     num_microbatches = 400
     start_s = time.perf_counter()
@@ -177,7 +177,7 @@ def share_waited(crops: TrainingCrops, rate: float, ranks: Ranks) -> float:
     """The share of its time that waits, of a consumer that takes as long for each microbatch as one
     that gets `rate` crops a second without waiting."""
     batches = MicrobatchLoader(crops, crops.config, ranks, 0)
-    size = crops.config.batch_size // crops.config.microbatches
+    size = crops.config.batch.size // crops.config.batch.num_microbatches
     for _ in islice(batches, WARM_UP):
         pass
     waited_s, start_s = 0.0, time.perf_counter()

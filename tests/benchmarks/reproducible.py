@@ -120,7 +120,7 @@ class PlainDDP:
         if ranks.world_size > 1:
             self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
-        self.num_mine = config.microbatches // ranks.world_size
+        self.num_mine = config.batch.num_microbatches // ranks.world_size
         image_BHWC, mask_BHW = fixed_microbatch(size_px)
         self.image = image_BHWC.permute(0, 3, 1, 2).contiguous().float() / 255
         self.target = (mask_BHW[:, None] > 0).float()

@@ -29,6 +29,7 @@ NUM_STEPS = 12
 SETTINGS = (
     "epochs=3",
     "batch_size=4",
+    "microbatches=4",
     "lr=0.01",
     "save_every_s=0",
     "log_every_steps=1",

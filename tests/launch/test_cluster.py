@@ -21,6 +21,7 @@ pytestmark = [
 PREPARE = ("copies=4", "split.val_cases=[3,4]", "split.test=0")
 TRAIN = (
     "batch_size=4",
+    "microbatches=4",
     "lr=0.01",
     "log_every_steps=1",
     "crop.size_px=64",

@@ -26,7 +26,7 @@ from train.distributed import Ranks
 from train.lock import RunLock
 from train.preemption import StopRequest
 from train.run_folder import open_run
-from train.trainer import Trainer, check_sizes
+from train.trainer import Trainer, check_size
 
 CPU = torch.device("cpu")
 
@@ -37,6 +37,7 @@ WIDTH_PX, HEIGHT_PX, RADIUS_PX = 96, 64, 8
 TINY = (
     "epochs=2",
     "batch_size=4",
+    "microbatches=4",
     "lr=0.01",
     "loader_workers=0",
     "log_every_steps=1",
@@ -141,7 +142,7 @@ def new_trainer(prepared: Dataset) -> Callable[..., Trainer]:
     """new_trainer(config) is what `python -m train` makes of a configuration, on one rank."""
 
     def make(config: TrainConfig) -> Trainer:
-        check_sizes(config, prepared, one_rank())
+        check_size(config, prepared)
         config, changes = open_run(config, prepared, CPU)
         lock = RunLock(Path(config.run))
         return Trainer(config, prepared, one_rank(), StopRequest(), lock, changes)

@@ -107,7 +107,7 @@ def global_batches(
         ]
         for rank in everyone
     ]
-    num_steps = sum(map(len, loaded)) // config.microbatches
+    num_steps = sum(map(len, loaded)) // config.batch.num_microbatches
     batches = []
     for step in range(num_steps):
         parts = []
@@ -115,7 +115,7 @@ def global_batches(
             each = len(batch) // num_steps
             parts += batch[step * each : (step + 1) * each]
         images_BHWC, masks_BHW = (torch.cat(part) for part in zip(*parts, strict=True))
-        assert images_BHWC.shape == (config.batch_size, 32, 32, 3)
+        assert images_BHWC.shape == (config.batch.size, 32, 32, 3)
         assert images_BHWC.dtype == masks_BHW.dtype == torch.uint8
         batches.append(images_BHWC.numpy().tobytes() + masks_BHW.numpy().tobytes())
     return batches

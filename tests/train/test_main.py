@@ -10,7 +10,9 @@ import pytest
 import command_line
 from command_line import UsageError
 from data_prep.manifest import Dataset
+from tests.train.conftest import TINY
 from train import __main__ as train_main
+from train.batch import settle
 from train.config import PRESETS, TrainConfig
 from train.evaluate import EvaluateConfig
 from train.predict import PredictConfig
@@ -35,13 +37,51 @@ def test_help_lists_every_key_with_a_text(module: str, cli: Callable[..., Any]) 
         assert f"\n  {key}={default}\n" in outcome.out
 
 
-@pytest.mark.parametrize("module", COMMANDS)
-def test_bare_it_says_what_it_needs(module: str, cli: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("module", "message"),
+    {
+        "train.__main__": "data=data/prepared: no such folder; python -m data_prep out=data/prep",
+        "train.evaluate": "no run in runs/; name one with run=..., or train one: python -m train",
+        "train.predict": "needs input=... and out=...",
+        "train.show": "no run in runs/; name one with run=..., or train one: python -m train",
+    }.items(),
+)
+def test_bare_where_nothing_is_there_it_says_what_comes_before(
+    module: str,
+    message: str,
+    cli: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     outcome = cli(importlib.import_module(module).main)
     assert outcome.code == 2
-    assert "needs " in outcome.err
-    assert "run=..." in outcome.err
+    assert message in outcome.err
     assert outcome.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_bare_commands_find_what_the_one_before_made(
+    prepared: Dataset, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training has a folder of its own; what comes after takes the newest."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/prepared").symlink_to(prepared.folder)
+    small = [setting for setting in TINY if not setting.startswith("epochs=")]
+    for _ in range(2):
+        trained = cli(train_main.main, "epochs=1", *small)
+        assert trained.code == 0, trained.err
+    first, second = sorted(Path("runs").iterdir())
+    assert f"run={second}: step 0 of 4" in trained.out
+    evaluated = cli(importlib.import_module("train.evaluate").main, "figures=0")
+    assert evaluated.code == 0, evaluated.err
+    assert f"run={second}, the newest" in evaluated.out
+    assert (second / "evaluation/test/summary.json").is_file()
+    assert not (first / "evaluation").exists()
+    assert str(second) in cli(importlib.import_module("train.show").main).out
+    again = cli(train_main.main, "epochs=1", *small, f"run={first}")
+    assert f"run={first} is finished" in again.out
 
 
 @pytest.mark.parametrize(
@@ -70,8 +110,10 @@ def test_bare_it_says_what_it_needs(module: str, cli: Callable[..., Any]) -> Non
         ("log_every_s=-1", ["log_every_s=-1", "at least 0"]),
         ("keep_checkpoints=0", ["keep_checkpoints=0"]),
         ("loader_workers=-1", ["loader_workers=-1"]),
-        ("microbatches=3", ["microbatches=3", "batch_size=8", "1, 2, 4, 8"]),
-        ("microbatches=16", ["microbatches=16", "1, 2, 4, 8"]),
+        ("microbatches=0", ["microbatches=0", "at least 1"]),
+        ("microbatches=many", ["microbatches=many", "expected a whole number or auto"]),
+        ("batch_size=2.5", ["batch_size=2.5", "expected a whole number or auto"]),
+        ("lr_scale=cubic", ["lr_scale=cubic", "none, sqrt, linear"]),
         ("crop.size_px=8", ["crop.size_px=8"]),
         ("crop.scale=0.5", ["crop.scale=0.5", "1 (none) to 4"]),
         ("crop.scale=inf", ["crop.scale=inf", "1 (none) to 4"]),
@@ -160,7 +202,7 @@ def test_a_preset_loads_and_gives_way_to_what_is_typed(preset: str) -> None:
 def test_defaults_are_those_of_the_system_this_replaces() -> None:
     """Batch 8, 10 epochs, BCE alone, Adam's usual rate, the 31 million parameter U-Net."""
     config = command_line.load(TrainConfig, ["data=a", "run=b"])
-    assert (config.batch_size, config.epochs, config.lr) == (8, 10, 1e-3)
+    assert (settle(config, 1, None).batch, config.epochs, config.lr) == ((8, 1), 10, 1e-3)
     assert (config.loss.dice_weight, config.loss.positive_weight) == (0, 1)
     assert (config.model.width, config.model.depth) == (64, 4)
 

@@ -24,7 +24,15 @@ pytestmark = pytest.mark.usefixtures("warm_workers")
 CLASSES = ["lymphocyte", "plasma cell"]
 RADIUS_PX = 8
 SPLIT = ["split.val_cases=[3]", "split.test_cases=[4,5]"]
-TINY = ["epochs=6", "batch_size=4", "lr=0.02", "loader_workers=0", "amp=off", "crop.size_px=32"]
+TINY = [
+    "epochs=6",
+    "batch_size=4",
+    "microbatches=4",
+    "lr=0.02",
+    "loader_workers=0",
+    "amp=off",
+    "crop.size_px=32",
+]
 TINY += ["model.width=4", "model.depth=1", "tile.size_px=48", "tile.overlap_px=8"]
 OCTAGON = RADIUS_PX * np.exp(np.arange(9) * np.pi / 4 * 1j)
 

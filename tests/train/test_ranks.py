@@ -14,6 +14,7 @@ from train.monitor import read_curve
 SETTINGS = (
     "epochs=3",
     "batch_size=4",
+    "microbatches=4",
     "lr=0.01",
     "save_every_s=0",
     "crop.size_px=64",

@@ -1,6 +1,8 @@
 """The learning rate at steps that one can work out."""
 
+import dataclasses
 import math
+from typing import Literal
 
 import pytest
 
@@ -28,6 +30,50 @@ def test_the_rate_is_as_worked_out(
 ) -> None:
     for step, rate in expected.items():
         assert learning_rate(step, 12, config(schedule, warmup_steps)) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("lr_scale", "batch_size", "expected"),
+    [
+        ("none", 32, 0.8),
+        ("sqrt", 32, 1.6),
+        ("linear", 32, 3.2),
+        ("linear", 8, 0.8),
+        ("sqrt", 2, 0.4),
+    ],
+)
+def test_the_rate_follows_the_batch_from_the_8_crops_that_lr_is_meant_for(
+    lr_scale: str, batch_size: int, expected: float
+) -> None:
+    scaled = dataclasses.replace(
+        config("constant", 0), lr_scale=lr_scale, batch_size=batch_size, microbatches=1
+    )
+    assert learning_rate(0, 12, scaled) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("lr_scale", "warmup_steps", "expected"),
+    # 12 steps in 3 epochs; times four at 32 crops
+    [
+        ("none", "auto", 0.8),
+        ("linear", "auto", 3.2 / 4),
+        ("linear", 2, 3.2 / 2),
+        ("linear", 0, 3.2),
+    ],
+)
+def test_a_scaled_rate_rises_over_the_first_epoch_unless_it_is_said_otherwise(
+    lr_scale: str, warmup_steps: int | Literal["auto"], expected: float
+) -> None:
+    scaled = dataclasses.replace(
+        config("constant", 0),
+        lr_scale=lr_scale,
+        batch_size=32,
+        microbatches=1,
+        epochs=3,
+        warmup_steps=warmup_steps,
+    )
+    assert learning_rate(0, 12, scaled) == pytest.approx(expected)
+    assert learning_rate(11, 12, scaled) == pytest.approx(0.8 if lr_scale == "none" else 3.2)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 5])
