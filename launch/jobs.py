@@ -1,9 +1,11 @@
 """Watch and end runs on a cluster.
 
-python launch/jobs.py status RUN              stages, restarts, how far, how good
-python launch/jobs.py logs RUN [-f] [--stage train] [--rank 0]
+python launch/jobs.py status [RUN]            stages, restarts, how far, how good
+python launch/jobs.py logs [RUN] [-f] [--stage train] [--rank 0]
 python launch/jobs.py cancel RUN              the whole chain; what is saved stays
 python launch/jobs.py list [FOLDER]           the runs in a folder (runs)
+
+Without RUN it is the newest in runs/.
 """
 
 import argparse
@@ -27,11 +29,13 @@ from launch import slurm_commands
 from launch.events import (
     JOBS,
     LAUNCH,
+    SUBMISSION,
     last_step,
     note,
     read_events,
     read_submission,
 )
+from train.runs import newest_run
 
 # Events worth a line in `status`, besides the stages' states
 STORY = ("requeued", "stopped", "failed", "requeue refused", "gave up", "cancelled")
@@ -47,7 +51,7 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("status", "logs", "cancel"):
         command = commands.add_parser(name)
-        command.add_argument("run", type=Path)
+        command.add_argument("run", type=Path, nargs="?", help="the newest in runs/ where left out")
         if name == "logs":
             command.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
             command.add_argument("--stage", default="", help="prepare, join, train or evaluate")
@@ -56,6 +60,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.command == "list":
         return list_runs(options.folder)
+    if options.run is None:
+        options.run = newest_submitted(options.command)
     submission = read_submission(options.run)
     if submission is None:
         raise UsageError(f"{options.run}: not started by launch/submit.py")
@@ -65,6 +71,15 @@ def main(argv: list[str]) -> int:
     if options.command == "cancel":
         return cancel(options.run, submission)
     return logs(options.run, submission, options.stage, options.rank, options.follow)
+
+
+def newest_submitted(command: str) -> Path:
+    """Return the run in runs/ that was submitted last, and say which. Raises UsageError where there
+    is none, or where its jobs would be ended without being named."""
+    run = newest_run(mark=f"{LAUNCH}/{SUBMISSION}")
+    if command == "cancel":
+        raise UsageError(f"cancel: name the run; the newest is python launch/jobs.py cancel {run}")
+    return run
 
 
 def status(run: Path, submission: dict[str, Any]) -> list[str]:

@@ -1,9 +1,12 @@
 """Put preparation, training and evaluation on a Slurm cluster, each job after the one before.
 
-    python launch/submit.py --nodes 2 raw=DIR run=DIR [preset=unet epochs=20 copies=16 ...]
+    python launch/submit.py --nodes 2 [raw=DIR run=DIR preset=unet epochs=20 copies=16 ...]
     python launch/submit.py --dry-run ...          print the sbatch scripts, queue nothing
     python launch/submit.py --cluster local ...    the same stages on this machine, without Slurm
 
+With nothing else it prepares data/BreCaHAD (python -m data_prep.fetch gets it) into data/prepared,
+or takes what is prepared there, and trains and evaluates in a new folder of runs/. Other raw fields
+(raw=DIR) are prepared into RUN/prepared, or where data= says.
 key=value settings go to every stage that knows the key (`python -m data_prep --help`, `python -m
 train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one. The settings of the cluster are a
 profile in slurm/, overridden by flags.
@@ -18,9 +21,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
@@ -34,7 +37,9 @@ from launch.events import LAUNCH, note
 from launch.job import STAGES
 from launch.profiles import Profile, load_profile
 from launch.queueing import plan, queue, record, script, take_snapshot, with_kept_config
+from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
 from train.preemption import StopRequest
+from train.runs import free_name, new_run
 
 # Settings of a profile that are flags too; the others only make sense in a file
 FLAGS = tuple(
@@ -52,9 +57,7 @@ TORCHRUN_WAITS = (
 def main(argv: list[str]) -> int:
     """Check everything, then queue (or print, or run) the chain."""
     options = parse(argv)
-    given = dict(command_line.split_argument(setting) for setting in options.settings)
-    stages = choose_stages(options.stages, given)
-    run = Path(given.pop("run", "") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}").resolve()
+    settings = dict(command_line.split_argument(setting) for setting in options.settings)
     if options.cluster == "slurm" and not options.dry_run and not slurm_commands.is_here():
         raise UsageError(
             "no Slurm on this machine (no sbatch): --dry-run prints what would be queued,"
@@ -62,26 +65,31 @@ def main(argv: list[str]) -> int:
         )
     flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
     profile = load_profile(options.profile, flags)
-    arguments = stage_arguments(stages, given, run, profile)
-    check(arguments, profile)
+    request = Request(settings, Path(settings.get("run") or free_name()).resolve())
+    stages = choose_stages(options.stages, request)
+    check(stage_arguments(stages, request, profile))
+    if "train" in stages:
+        check_ranks(request, profile, argv)
+    if not settings.get("run") and not options.dry_run:
+        request = replace(request, run=new_run().resolve())
+    arguments = stage_arguments(stages, request, profile)
     if options.cluster == "local":
         commands = local_commands(arguments, profile)
         if options.dry_run:
             print("\n".join(shlex.join(command) for command in commands.values()))
             return 0
-        return run_here(run, argv, commands, profile)
+        return run_here(request.run, argv, commands, profile)
     # A snapshot each submission: jobs of an earlier one may still be running on theirs
-    code = run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
-    arguments = with_kept_config(arguments, code)
-    jobs = plan(run, code, arguments, profile)
+    run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
+    jobs = plan(run, code, with_kept_config(arguments, code), profile)
     if options.dry_run:
         for job, before in zip(jobs, [None, *jobs], strict=False):
             print(script(run, job, f"<id of {before.label}>" if before else ""))
         return 0
-    take_snapshot(code, given.get("config") or given.get("train.config"))
+    take_snapshot(code, settings.get("config") or settings.get("train.config"))
     ids = queue(run, jobs)
     record(run, argv, profile, ids)
-    report(run, ids)
+    report(request, stages, ids)
     return 0
 
 
@@ -107,98 +115,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def choose_stages(named: str, given: dict[str, str]) -> list[str]:
-    """The stages to run, in their order; without names, preparation only where raw= is given."""
-    if not named:
-        return [stage for stage in STAGES if stage != "prepare" or "raw" in given]
-    names = named.split(",")
-    if unknown := [name for name in names if name not in STAGES]:
-        raise UsageError(f"--stages {named}: unknown {', '.join(unknown)}; {', '.join(STAGES)}")
-    return [stage for stage in STAGES if stage in names]
-
-
-# Settings of the stages
-
-
-def stage_arguments(
-    stages: list[str], given: dict[str, str], run: Path, profile: Profile
-) -> dict[str, list[str]]:
-    """Stage -> its key=value arguments. Raises UsageError for a key that no stage takes."""
-    given = {key: absolute(key, value) for key, value in given.items()}
-    data = str(Path(given.pop("data", "") or run / "prepared").resolve())
-    fixed = {
-        "prepare": {"out": data, "workers": str(profile.cpus_per_task)},
-        "train": {"data": data, "run": str(run)},
-        "evaluate": {"run": str(run)},
-    }
-    if raw := given.pop("raw", ""):
-        fixed["prepare"]["raw"] = str(Path(raw).resolve())
-    known = {stage: stage_keys(stage) for stage in STAGES}
-    for key, value in given.items():
-        stage, _, rest = key.partition(".")
-        takers = [name for name in STAGES if key in known[name] - {"raw", "data", "out"}]
-        if stage in STAGES and rest in known[stage]:
-            fixed[stage][rest] = value
-        elif takers:
-            for name in takers:
-                fixed[name][key] = value
-        else:
-            raise UsageError(
-                f"{key}={value}: no stage knows '{key}'; see --help of data_prep, train and"
-                " train.evaluate, or this command's flags"
-            )
-    return {stage: [f"{key}={value}" for key, value in fixed[stage].items()] for stage in stages}
-
-
-def absolute(key: str, value: str) -> str:
-    """A value; where it is a path, from the root, for jobs run in another folder."""
-    is_path = key.rpartition(".")[2] in ("raw", "data", "out", "config")
-    return str(Path(value).resolve()) if is_path and value else value
-
-
-def stage_keys(stage: str) -> set[str]:
-    """Every key of a stage."""
-    return {key for key, *_ in command_line.describe_fields(stage_config(stage))}
-
-
-def stage_config(stage: str) -> type:
-    """The configuration of a stage; imported late, for torch comes with it."""
-    if stage == "prepare":
-        from data_prep.config import PrepConfig
-
-        return PrepConfig
-    if stage == "train":
-        from train.config import TrainConfig
-
-        return TrainConfig
-    from train.evaluation import EvaluateConfig
-
-    return EvaluateConfig
-
-
-def check(arguments: dict[str, list[str]], profile: Profile) -> None:
-    """Refuse what a stage would refuse, before anything is queued."""
-    from train.config import PRESETS, check_world_size
-
-    for stage, given in arguments.items():
-        presets = PRESETS if stage == "train" else None
-        try:
-            config: Any = command_line.load(stage_config(stage), given, preset_folder=presets)
-        except UsageError as error:
-            raise UsageError(f"{stage}: {error}") from None
-        if stage == "prepare" and not Path(config.raw).is_dir():
-            raise UsageError(f"prepare: raw={config.raw}: no such folder")
-        if stage == "train":
-            check_world_size(config, profile.nodes * profile.tasks_per_node)
-        if stage == "train" and "prepare" not in arguments:
-            needed = Path(config.data) / "dataset.json"
-            if not needed.is_file():
-                raise UsageError(f"train: data={config.data}: no prepared data set; give raw= too")
-
-
-def report(run: Path, ids: dict[str, str]) -> None:
+def report(request: Request, stages: Sequence[str], ids: dict[str, str]) -> None:
     """Job ids, the run folder, and what a user wants next."""
+    run = request.run
     print("queued " + ", ".join(f"{label} {job}" for label, job in ids.items()))
+    print(f"data   {request.data}" + ("" if "prepare" in stages else " (as it is there)"))
     print(f"run    {run}")
     print(f"next   python launch/jobs.py status {run}")
     print(f"       python launch/jobs.py logs -f {run}")
@@ -234,21 +155,23 @@ def run_here(
     with relay:
         for stage, command in commands.items():
             if relay.signum:
-                print(f"stopped before {stage}; the same command goes on", file=sys.stderr)
+                print(f"stopped before {stage}; {goes_on(run)}", file=sys.stderr)
                 return command_line.EXIT_STOPPED
             print(f"{stage}: {shlex.join(command)}", flush=True)
             note(run, "started", stage, job="local")
             code = relay.run(command)
             note(run, "finished" if code == 0 else "gave up", stage, job="local", code=code)
             if code:
-                print(
-                    f"error: {stage} ended with code {code}; the same command goes on",
-                    file=sys.stderr,
-                )
+                print(f"error: {stage} ended with code {code}; {goes_on(run)}", file=sys.stderr)
                 return code
     print(f"run    {run}")
     print(f"next   tensorboard --logdir {run}")
     return 0
+
+
+def goes_on(run: Path) -> str:
+    """How to go on after a stop."""
+    return f"the same command with run={run} goes on"
 
 
 class Relay(StopRequest):

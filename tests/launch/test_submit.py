@@ -16,8 +16,9 @@ from command_line import EXIT_STOPPED, UsageError
 from launch import queueing, slurm_commands
 from launch import submit as submit_module
 from launch.profiles import PROFILES, Profile, load_profile
-from launch.queueing import Job, plan, queue, script, with_kept_config
-from launch.submit import Relay, choose_stages, stage_arguments
+from launch.queueing import Job, plan, queue, script
+from launch.stages import Request, stage_arguments
+from launch.submit import Relay
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +52,8 @@ class TestDryRun:
     def test_each_profile_gives_its_golden_scripts(self, name: str) -> None:
         """To change a golden file on purpose: delete it, run this test, read the difference."""
         run, profile = Path("/shared/runs/first"), load_profile(name, {"nodes": "2"})
-        given = {"raw": "/shared/raw", "epochs": "3"}
-        arguments = stage_arguments(["prepare", "train", "evaluate"], given, run, profile)
+        request = Request({"raw": "/shared/raw", "epochs": "3"}, run)
+        arguments = stage_arguments(["prepare", "train", "evaluate"], request, profile)
         jobs = plan(run, run / "launch" / "code-1", arguments, profile)
         before = ["", *(f"<id of {job.label}>" for job in jobs)]
         text = "\n".join(
@@ -78,19 +79,6 @@ class TestDryRun:
         assert not (tmp_path / "run").exists()
 
 
-def test_paths_are_told_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs run in another folder than the one a user submits from."""
-    monkeypatch.chdir(tmp_path)
-    given = {"raw": "r", "data": "d", "config": "c.yaml", "evaluate.raw": "e", "epochs": "3"}
-    stages = ["prepare", "train", "evaluate"]
-    arguments = stage_arguments(stages, given, Path("/runs/a"), Profile())
-    assert {"out=" + str(tmp_path / "d"), "raw=" + str(tmp_path / "r")} <= {*arguments["prepare"]}
-    assert {f"data={tmp_path / 'd'}", f"config={tmp_path / 'c.yaml'}"} <= {*arguments["train"]}
-    assert f"raw={tmp_path / 'e'}" in arguments["evaluate"]
-    kept = with_kept_config(arguments, Path("/code"))
-    assert "config=/code/config.yaml" in kept["train"]
-
-
 class TestRefusals:
     """Before anything is queued."""
 
@@ -105,11 +93,6 @@ class TestRefusals:
                 ["--profile", "nosuch"],
                 "--profile nosuch: no slurm/nosuch.yaml; there are: cpu, default, dev",
             ),
-            (
-                ["--nodes", "3"],
-                "3 ranks, but reproducible=elastic with microbatches=4 takes 1, 2, 4",
-            ),
-            (["--nodes", "8"], "8 ranks, but microbatches=4"),
             (["--nodes", "0"], "nodes=0: must be at least 1"),
             (["--stages", "train,paint"], "unknown paint; prepare, train, evaluate"),
         ],
@@ -120,11 +103,6 @@ class TestRefusals:
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
 
-    def test_training_without_data_is_refused(self, tmp_path: Path) -> None:
-        done = submit("--dry-run", "--stages", "train", f"run={tmp_path / 'run'}")
-        assert done.returncode == 2
-        assert "no prepared data set; give raw= too" in done.stderr
-
     def test_outside_a_cluster_both_ways_out_are_named(self, raw: Path) -> None:
         done = submit(f"raw={raw}")
         assert done.returncode == 2
@@ -133,23 +111,8 @@ class TestRefusals:
         assert "--cluster local" in done.stderr
 
 
-class TestSettings:
-    """Which stage gets which key."""
-
-    def test_a_key_goes_to_every_stage_that_knows_it_and_a_prefixed_one_to_its_own(self) -> None:
-        given = {"raw": "/r", "seed": "7", "copies": "3", "amp": "off", "evaluate.split": "val"}
-        stages = ["prepare", "train", "evaluate"]
-        arguments = stage_arguments(stages, given, Path("/runs/a"), Profile(cpus_per_task=3))
-        assert arguments == {
-            "prepare": ["out=/runs/a/prepared", "workers=3", "raw=/r", "seed=7", "copies=3"],
-            "train": ["data=/runs/a/prepared", "run=/runs/a", "seed=7", "amp=off"],
-            "evaluate": ["run=/runs/a", "amp=off", "split=val"],
-        }
-
-    def test_preparation_is_left_out_without_raw(self) -> None:
-        assert choose_stages("", {}) == ["train", "evaluate"]
-        assert choose_stages("", {"raw": "x"}) == ["prepare", "train", "evaluate"]
-        assert choose_stages("evaluate,train", {"raw": "x"}) == ["train", "evaluate"]
+class TestProfiles:
+    """The settings of clusters."""
 
     def test_flags_come_after_the_profile(self) -> None:
         assert load_profile("dev", {}).gpus_per_node == 2
@@ -214,7 +177,7 @@ def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path
     assert code == 1, output  # torchrun's
     at = re.search(r"stopped by SIGUSR2 at step (\d+), saved", output)
     assert at, output
-    assert "error: train ended with code 1; the same command goes on" in output
+    assert f"error: train ended with code 1; the same command with run={run} goes on" in output
     done = submit(*chain, PATH=os.environ["PATH"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"(step {at[1]})" in done.stdout, "it went on from another step"

@@ -1,0 +1,210 @@
+"""What each stage is told: by default, by name, and what is refused before anything is queued."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import UsageError
+from data_prep.__main__ import main as data_prep
+from launch.profiles import Profile
+from launch.queueing import with_kept_config
+from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
+from launch.submit import main as submit
+from train.batch import settle
+from train.config import TrainConfig
+from train.runs import CONFIG
+
+ALL = ["prepare", "train", "evaluate"]
+FETCH = "python -m data_prep.fetch downloads BreCaHAD there"
+DRAW = "python -m data_prep.synthetic out=data/BreCaHAD draws a synthetic data set in its place"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to type in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def brecahad(raw_folder: Callable[..., Path], here: Path) -> Path:
+    """Raw fields where data_prep.fetch would put them."""
+    (here / "data").mkdir()
+    return raw_folder().rename(here / "data/BreCaHAD")
+
+
+def prepare_here(**settings: Any) -> None:
+    """Prepare data/BreCaHAD as a user would."""
+    given = {"copies": 1, "workers": 1, "split.val": 0, "split.test": 0} | settings
+    assert data_prep([f"{key}={value}" for key, value in given.items()]) == 0
+
+
+class TestBare:
+    """`python launch/submit.py` with nothing else."""
+
+    def test_without_data_one_line_says_how_to_get_it_or_draw_it(self) -> None:
+        with pytest.raises(UsageError) as refused:
+            submit(["--dry-run", "--nodes", "2"])
+        assert FETCH in str(refused.value)
+        assert DRAW in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+    def test_it_prepares_trains_and_evaluates_in_the_usual_places(
+        self, brecahad: Path, here: Path
+    ) -> None:
+        request = Request({}, here / "runs/1")
+        assert choose_stages("", request) == ALL
+        assert stage_arguments(ALL, request, Profile(cpus_per_task=3)) == {
+            "prepare": [f"out={here}/data/prepared", "workers=3", f"raw={brecahad}"],
+            "train": [f"data={here}/data/prepared", f"run={here}/runs/1"],
+            "evaluate": [f"run={here}/runs/1"],
+        }
+
+    def test_what_is_prepared_is_used_again(self, brecahad: Path, here: Path) -> None:
+        prepare_here()
+        request = Request({"epochs": "3"}, here / "runs/2")
+        assert choose_stages("", request) == ["train", "evaluate"]
+        check(stage_arguments(["train", "evaluate"], request, Profile()))
+        assert choose_stages("", Request({"copies": "1"}, here / "runs/2")) == ALL
+        assert choose_stages("", Request({"raw": "data/BreCaHAD"}, here / "runs/2")) == ALL
+
+    def test_a_dry_run_makes_nothing(
+        self, brecahad: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert submit(["--dry-run", "--nodes", "2"]) == 0
+        assert "#SBATCH --nodes=2" in capsys.readouterr().out
+        assert [path.name for path in here.iterdir()] == ["data"]
+        assert [path.name for path in (here / "data").iterdir()] == ["BreCaHAD"]
+
+
+class TestData:
+    """Where the prepared data set is."""
+
+    def test_other_raw_fields_are_prepared_in_the_run(self, here: Path) -> None:
+        request = Request({"raw": "mine"}, here / "runs/1")
+        assert request.data == here / "runs/1/prepared"
+
+    def test_a_run_that_goes_on_keeps_its_data(self, here: Path) -> None:
+        (here / "run").mkdir()
+        (here / "run" / CONFIG).write_text("data: /elsewhere\nbatch_size: 8\nmicrobatches: 2\n")
+        request = Request({}, here / "run")
+        assert request.data == Path("/elsewhere")
+        assert request.begun is not None
+        assert request.begun.batch == (8, 2)
+
+    def test_a_data_set_that_is_named_is_taken_for_one_that_is_there(self, here: Path) -> None:
+        request = Request({"data": "typo"}, here / "runs/1")
+        assert choose_stages("", request) == ["train", "evaluate"]
+        with pytest.raises(UsageError, match=r"data=.*typo: no prepared data set; leave data= out"):
+            check(stage_arguments(["train"], request, Profile()))
+
+    def test_what_runs_may_be_using_is_not_prepared_in_another_way(
+        self, brecahad: Path, here: Path
+    ) -> None:
+        prepare_here()
+        same = Request({"copies": "1", "split.val": "0", "split.test": "0"}, here / "runs/1")
+        check(stage_arguments(ALL, same, Profile()))
+        other = Request({**same.settings, "copies": "4", "radius_px": "9"}, here / "runs/1")
+        with pytest.raises(UsageError, match=r"copies: 1 -> 4; radius_px: 20 -> 9.*data=DIR"):
+            check(stage_arguments(ALL, other, Profile()))
+        elsewhere = Request({**other.settings, "data": "data/four", "raw": "data/BreCaHAD"}, here)
+        check(stage_arguments(ALL, elsewhere, Profile()))
+
+
+def test_paths_are_told_from_the_root(here: Path) -> None:
+    """Jobs run in another folder than the one a user submits from."""
+    given = {"raw": "r", "data": "d", "config": "c.yaml", "evaluate.raw": "e", "epochs": "3"}
+    arguments = stage_arguments(ALL, Request(given, Path("/runs/a")), Profile())
+    assert {f"out={here / 'd'}", f"raw={here / 'r'}"} <= {*arguments["prepare"]}
+    assert {f"data={here / 'd'}", f"config={here / 'c.yaml'}"} <= {*arguments["train"]}
+    assert f"raw={here / 'e'}" in arguments["evaluate"]
+    kept = with_kept_config(arguments, Path("/code"))
+    assert "config=/code/config.yaml" in kept["train"]
+
+
+def test_a_key_goes_to_every_stage_that_knows_it_and_a_prefixed_one_to_its_own() -> None:
+    given = {"raw": "/r", "seed": "7", "copies": "3", "amp": "off", "evaluate.split": "val"}
+    assert stage_arguments(ALL, Request(given, Path("/runs/a")), Profile(cpus_per_task=3)) == {
+        "prepare": ["out=/runs/a/prepared", "workers=3", "raw=/r", "seed=7", "copies=3"],
+        "train": ["data=/runs/a/prepared", "run=/runs/a", "seed=7", "amp=off"],
+        "evaluate": ["run=/runs/a", "amp=off", "split=val"],
+    }
+
+
+def test_stages_that_are_named_run_in_their_order() -> None:
+    assert choose_stages("evaluate,train", Request({"raw": "x"}, Path("/a"))) == ALL[1:]
+
+
+class TestRanks:
+    """As many as are asked for, or whole commands that are accepted."""
+
+    @pytest.mark.parametrize(("nodes", "gpus"), [(1, 1), (2, 1), (2, 4), (4, 8), (16, 8)])
+    def test_powers_of_two_are_accepted(self, nodes: int, gpus: int, here: Path) -> None:
+        check_ranks(Request({}, here / "a"), Profile(nodes=nodes, gpus_per_node=gpus), [])
+
+    @pytest.mark.parametrize(
+        ("argv", "profile", "commands"),
+        [
+            (
+                ["--nodes", "3", "epochs=2"],
+                Profile(nodes=3),
+                ["--nodes 3 epochs=2 reproducible=same_world", "--nodes 2 epochs=2"],
+            ),
+            (
+                ["--nodes=3", "--gpus-per-node", "4", "--dry-run"],
+                Profile(nodes=3, gpus_per_node=4),
+                [
+                    "--nodes 3 --gpus-per-node 4 --dry-run reproducible=same_world",
+                    "--nodes 2 --gpus-per-node 4 --dry-run",
+                ],
+            ),
+            (
+                ["--gpus-per-node", "3"],
+                Profile(gpus_per_node=3),
+                ["--gpus-per-node 3 reproducible=same_world", "--gpus-per-node 2"],
+            ),
+            (
+                ["batch_size=8", "--nodes", "16"],
+                Profile(nodes=16),
+                ["--nodes 16", "--nodes 8 batch_size=8"],
+            ),
+            (
+                ["--profile", "cpu", "train.microbatches=2"],
+                Profile(nodes=1, gpus_per_node=0, ranks_per_node=4),
+                ["--profile cpu", "--profile cpu --ranks-per-node 2 train.microbatches=2"],
+            ),
+        ],
+    )
+    def test_a_refusal_shows_commands_that_are_accepted(
+        self, argv: list[str], profile: Profile, commands: list[str], here: Path
+    ) -> None:
+        settings = dict(word.split("=", 1) for word in argv if "=" in word and word[0] != "-")
+        with pytest.raises(UsageError) as refused:
+            check_ranks(Request(settings, here / "a"), profile, argv)
+        shown = [line.strip() for line in str(refused.value).splitlines()[1:]]
+        assert shown == [f"python launch/submit.py {command}" for command in commands]
+
+    def test_a_shown_command_is_accepted_as_it_stands(
+        self, brecahad: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(UsageError) as refused:
+            submit(["--dry-run", "--nodes", "3", "--gpus-per-node", "2", "batch_size=6"])
+        shown = [line.strip() for line in str(refused.value).splitlines()[1:]]
+        assert len(shown) == 2
+        for command in shown:
+            assert submit(shlex.split(command)[2:]) == 0, command
+            capsys.readouterr()
+
+    def test_a_run_goes_on_on_as_many_ranks_as_it_has_parts(self, here: Path) -> None:
+        begun = settle(TrainConfig(), 4, None)
+        (here / "run").mkdir()
+        settings = {"batch_size": begun.batch.size, "microbatches": begun.batch.num_microbatches}
+        (here / "run" / CONFIG).write_text(json.dumps({"data": "d", **settings}))
+        request = Request({"run": "run"}, here / "run")
+        check_ranks(request, Profile(nodes=2), [])
+        with pytest.raises(UsageError, match=r"8 ranks, but microbatches=4: .* as the run began"):
+            check_ranks(request, Profile(nodes=8), ["--nodes", "8", "run=run"])
