@@ -23,6 +23,7 @@ from data_prep.manifest import read_dataset
 from model import build_model
 from tests.benchmarks.reproducible import Silent, prepare
 from tests.benchmarks.side_by_side import compare, interleaved
+from train.batch import settle
 from train.config import PRESETS, TrainConfig
 from train.determinism import be_deterministic
 from train.distributed import Ranks, start_ranks
@@ -39,7 +40,7 @@ WAYS = {
     "amp=off": ["amp=off"],
     "memory_format=contiguous": ["memory_format=contiguous"],
     "reproducible=off": ["reproducible=off"],
-    "microbatches=1": ["microbatches=1"],
+    "microbatches=4": ["microbatches=4"],
     "loader_workers=0": ["loader_workers=0"],
     "loader_workers=4": ["loader_workers=4"],
     "crop.on=device": ["crop.on=device"],
@@ -93,7 +94,7 @@ def trainer(folder: Path, name: str, settings: Sequence[str], ranks: Ranks) -> T
         TrainConfig, [*given, "log_every_steps=1000000"], preset_folder=PRESETS
     )
     dataset = read_dataset(Path(config.data))
-    config, _ = open_run(config, dataset, ranks.device)
+    config, _ = open_run(settle(config, ranks.world_size, None), dataset, ranks.device)
     made = Trainer(config, dataset, ranks, StopRequest(), RunLock(run))
     made.monitor = Silent()  # type: ignore[assignment]
     made.microbatches = MicrobatchLoader(made.crops, config, ranks, 0)

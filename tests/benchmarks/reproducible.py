@@ -74,6 +74,9 @@ def measure(options: argparse.Namespace) -> None:
             print(f"| {ranks.world_size} | {rows[0][1]:.2f} | {ratios} |", flush=True)
 
 
+BATCH = ["batch_size=8", "microbatches=4"]
+
+
 def fixed_microbatch(size_px: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Two crops and their masks, as the loader gives them."""
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +89,7 @@ def fixed_microbatch(size_px: int) -> tuple[torch.Tensor, torch.Tensor]:
 def trainer(mode: str, folder: Path, ranks: Ranks, size_px: int) -> Trainer:
     """A run's own trainer, fed with fixed tensors."""
     run = folder / f"{mode}-{ranks.world_size}"
-    given = [f"data={folder / 'prepared'}", f"run={run}", f"reproducible={mode}"]
+    given = [f"data={folder / 'prepared'}", f"run={run}", f"reproducible={mode}", *BATCH]
     alike = ["amp=off", "memory_format=contiguous", "log_every_steps=1000"]  # as plain DDP has it
     config = command_line.load(TrainConfig, [*given, *alike])
     made = Trainer(config, read_dataset(Path(config.data)), ranks, StopRequest(), RunLock(run))
@@ -115,7 +118,7 @@ class PlainDDP:
     """The same network and batch, by the book."""
 
     def __init__(self, ranks: Ranks, size_px: int) -> None:
-        config = TrainConfig(data="", run="")
+        config = command_line.load(TrainConfig, BATCH)
         self.model = build_model(config.model, 1)
         if ranks.world_size > 1:
             self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)

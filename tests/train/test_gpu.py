@@ -278,7 +278,14 @@ def train_on(run: Path, data: Path, num_ranks: int, *settings: str) -> tuple[int
     """Train on ranks that share the GPU; exit code and output."""
     module = "tests.train.nccl_rank" if num_ranks > 1 else "train"
     given = [f"data={data}", f"run={run}", "epochs=2", "batch_size=4", "loader_workers=0"]
-    given += ["crop.size_px=32", "model.width=16", "model.depth=2", "lr=0.01", "panels=0"]
+    given += [
+        "microbatches=4",
+        "crop.size_px=32",
+        "model.width=16",
+        "model.depth=2",
+        "lr=0.01",
+        "panels=0",
+    ]
     given += ["tile.size_px=48", "tile.overlap_px=8", *EVERYTHING, *settings]
     return real_ranks.finish(real_ranks.start(module, *given, ranks=num_ranks))
 

@@ -122,9 +122,13 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(
 def test_the_bits_do_not_depend_on_the_number_of_ranks(
     prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Promise 4: killed on 4 ranks, stopped on 1, ended on 2, as if nothing had happened."""
+    """Promise 4: killed on 4 ranks, stopped on 1, ended on 2, as if nothing had happened.
+
+    microbatches=auto: the run keeps the 4 that it began with.
+    """
     run = tmp_path / "elastic"
-    command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
+    settings = [setting for setting in SETTINGS if setting != "microbatches=4"]
+    command = ("train", f"data={prepared}", f"run={run}", *settings)
     process = ranks.start(*command, ranks=4)
     ranks.wait_for(lambda: is_in_mid_epoch(run), process)
     os.kill(ranks.rank_pid(process, 3), signal.SIGKILL)
@@ -145,13 +149,15 @@ def test_the_bits_do_not_depend_on_the_number_of_ranks(
 def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
     prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """3 ranks do not divide the 4 microbatches: refused under elastic, else the same updates."""
+    """3 ranks are no subtrees of 4 microbatches: refused under elastic, else the same updates."""
     reference = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
     run = tmp_path / "three"
     command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
     code, output = ranks.finish(ranks.start(*command, ranks=3))
     assert code != 0
-    assert "reproducible=elastic with microbatches=4 takes 1, 2, 4" in output
+    assert "3 ranks, but reproducible=elastic takes a power of two: 1, 2, 4, 8, ..." in output
+    assert f"torchrun --nproc-per-node 2 -m train data={prepared} run={run}" in output
+    assert not run.exists()
     for mode in ("same_world", "off"):
         run = tmp_path / mode
         settings = (f"data={prepared}", f"run={run}", *SETTINGS, f"reproducible={mode}")
@@ -178,9 +184,23 @@ def test_a_run_says_that_it_waits_for_data_whichever_rank_does(
 
 
 def test_too_many_ranks_are_refused(prepared: Path, tmp_path: Path) -> None:
-    """A rank without a microbatch would wait for nothing; the message says what to set."""
+    """A rank without a microbatch would wait for nothing; the message has commands that work."""
     command = ("train", f"data={prepared}", f"run={tmp_path / 'run'}", *SETTINGS, "microbatches=2")
     code, output = ranks.finish(ranks.start(*command, ranks=3))
     assert code != 0
     assert "3 ranks, but microbatches=2" in output
-    assert "set microbatches=3 or a multiple" in output
+    assert f"  torchrun --nproc-per-node 2 -m train data={prepared}" in output
+
+
+def test_as_many_ranks_as_are_asked_for(prepared: Path, tmp_path: Path) -> None:
+    """8 ranks without a word on the batch: 8 crops, one per rank, and how each gets more."""
+    run = tmp_path / "run"
+    settings = [s for s in SETTINGS if not s.startswith(("batch_size", "microbatches", "epochs"))]
+    command = ("train", f"data={prepared}", f"run={run}", *settings, "epochs=1")
+    output = ranks.run(*command, ranks=8)
+    assert "8 crops a step in 8 microbatches, 1 per rank" in output
+    assert "batch_per_rank=8 lr_scale=sqrt gives each rank 8" in output
+    config = (run / "config.yaml").read_text()
+    assert "\nbatch_size: 8\n" in config
+    assert "\nmicrobatches: 8\n" in config
+    assert "is finished" in ranks.run(*command)
