@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.loader [--raw DIR] [--rounds 5]
 
-Augmented crops of 256 px through torch's DataLoader, in microbatches of 2, as training on 4 ranks takes them:
+Augmented crops of 256 px through torch's DataLoader, in microbatches of 2, as 4 ranks take them:
 
 files     train's own loader decoding whole JPGs and PNGs
 pack      the same from the pack of `python -m data_prep ... pack=true`, which is in the page cache
