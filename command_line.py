@@ -1,7 +1,10 @@
 """key=value settings, read the same way everywhere: defaults <- preset <- file <- command line.
 
 A command declares a frozen dataclass whose fields are its keys; a string under a field is its help
-text and names its unit. This module imports nothing of the project, so every package may use it.
+text and names its unit. This module imports no package of the project, so each may use it.
+
+Text is data, whoever typed it or wrote the file: `${...}` is kept as it stands. OmegaConf would
+resolve it, so every value passes through `as_text_only` before OmegaConf sees it.
 
 Exit codes, the same everywhere: 0 done; 1 something failed that a message explains; 2 a wrong
 command line; 75 stopped by a signal with the state saved, run the same command to go on;
@@ -30,12 +33,16 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
+import plain_yaml
+
 Config = TypeVar("Config")
 Item = TypeVar("Item")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
+
+MAX_YAML_BYTES = 10**6
 
 
 class UserError(Exception):
@@ -153,17 +160,63 @@ def load(
             merged = with_setting(merged, config_class, key, value)
         except UsageError as error:
             wrong.append(str(error))
+    return finished(config_class, merged, wrong)
+
+
+def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a `config_class` from what a file holds, values as text or of their type.
+
+    Raises UsageError as load() does.
+    """
+    merged, wrong = with_values(OmegaConf.structured(config_class), config_class, values)
+    return finished(config_class, merged, wrong)
+
+
+def finished(config_class: type[Config], merged: Any, wrong: Sequence[str]) -> Config:
+    """The dataclass of a merged configuration. Raises UsageError, also for what is `wrong`."""
     if wrong:
         raise UsageError(listed(wrong))
     try:
-        return typing.cast(Config, OmegaConf.to_object(merged))
+        values = OmegaConf.to_container(merged, throw_on_missing=True)
+        return build(config_class, typing.cast(dict[str, Any], values))
     except MissingMandatoryValue:
         missing = [f"{key}=..." for key in OmegaConf.missing_keys(merged)]
         raise UsageError(f"needs {' and '.join(sorted(missing))}; --help lists every key") from None
-    except OmegaConfBaseException as error:
-        raise UsageError(one_line(error)) from None
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """A dataclass, and those within it, from values that have their types."""
+    hints = typing.get_type_hints(config_class)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            built[name] = build(typing.cast(type[Any], hints[name]), value)
+        else:
+            plain = map_texts(value, lambda text: text.replace("$\0", "$").replace("?\0", "?"))
+            built[name] = tuple(plain) if typing.get_origin(hints[name]) is tuple else plain
+    return config_class(**built)
+
+
+def as_text_only(value: Any) -> Any:
+    """A value in which OmegaConf finds no expression ('${') and no missing value ('???').
+
+    `build` takes it back. OmegaConf's own escape would not do: it resolves an escaped text twice
+    where a list or a group is expected.
+    """
+    return map_texts(value, lambda text: text.replace("$", "$\0").replace("?", "?\0"))
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with every text in it changed, in lists and mappings too; keys stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_texts(entry, change) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_texts(entry, change) for entry in value]
+    return value
 
 
 def listed(wrong: Sequence[str]) -> str:
@@ -192,13 +245,22 @@ def with_files(
 
 def with_file(merged: Any, config_class: type, path: Path) -> tuple[Any, list[str]]:
     """The configuration with a file's keys set, and its wrong ones. Raises UsageError."""
+    merged, wrong = with_values(merged, config_class, read_yaml(path))
+    return merged, [f"{path}: {line}" for line in wrong]
+
+
+def with_values(
+    merged: Any, config_class: type, values: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """The configuration with the values of a file set, and a line for each wrong key."""
     wrong = []
-    for key, value in read_yaml(path).items():
+    for key, value in values.items():
         try:
-            merged = OmegaConf.merge(merged, {key: as_number(config_class, key, value)})
+            typed = as_number(config_class, key, value)
+            merged = OmegaConf.merge(merged, {key: as_text_only(typed)})
         except (OmegaConfBaseException, TypeError) as error:
-            within = getattr(error, "full_key", None) or key
-            wrong.append(f"{path}: {within}: {explain(config_class, within, error, key)}")
+            within = (getattr(error, "full_key", None) or key).partition("[")[0]
+            wrong.append(f"{within}: {explain(config_class, within, error, key)}")
     return merged, wrong
 
 
@@ -206,7 +268,7 @@ def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
     """The configuration with one key set; UsageError names the key and what it takes."""
     setting, parsed = OmegaConf.create({}), parse_value(config_class, key, value)
     try:
-        OmegaConf.update(setting, key, parsed)
+        OmegaConf.update(setting, key, as_text_only(parsed))
         return OmegaConf.merge(merged, setting)
     except (OmegaConfBaseException, TypeError) as error:
         raise UsageError(f"{key}={value}: {explain(config_class, key, error)}") from None
@@ -264,15 +326,12 @@ def split_argument(argument: str) -> tuple[str, str]:
 
 
 def parse_value(config_class: type, key: str, value: str) -> Any:
-    """Text, or a list of texts; omegaconf turns them into the field's type.
-
-    YAML's own types would turn run=001 into 1 and amp=off into False.
-    """
+    """Text, or a list of texts; omegaconf turns them into the field's type."""
     hint = field_type(config_class, key)
     if hint in (str, None):
         return value
     try:
-        parsed = yaml.load(value, yaml.BaseLoader)
+        parsed = plain_yaml.parse(value)
     except yaml.YAMLError:
         raise UsageError(f"{key}={value}: expected {in_words(hint)}") from None
     if typing.get_origin(hint) in (list, tuple):
@@ -315,9 +374,11 @@ def preset_path(folder: Path, name: str) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of keys, values as text (see `parse_value`)."""
+    """Read a YAML file of keys, values as text (see `parse_value`). Raises UsageError."""
     try:
-        content = yaml.load(path.read_text(), yaml.BaseLoader)
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_YAML_BYTES} bytes: no file of settings")
+        content = plain_yaml.parse(path.read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -332,8 +393,8 @@ def one_line(error: OmegaConfBaseException) -> str:
 
 
 def as_yaml(config: Any) -> str:
-    """The whole resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The whole configuration as YAML; read_yaml() gives the same texts back."""
+    return plain_yaml.dump(dataclasses.asdict(config))
 
 
 def help_text(config_class: type, usage: str) -> str:

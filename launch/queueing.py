@@ -26,6 +26,7 @@ PACKAGES = (
     "json_lines.py",
     "lease.py",
     "memory.py",
+    "plain_yaml.py",
     "seeds.py",
     "data_prep",
     "model",

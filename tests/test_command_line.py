@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import errno
 import itertools
+import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -204,18 +205,6 @@ class TestLayers:
         with pytest.raises(UsageError, match=r"^2 wrong settings:\n.*: limit: .*\n.*: epocs: "):
             self.load(folder, "config={folder}/two.yaml")
 
-    def test_a_file_may_refer_to_other_keys_wherever_they_are_set(self, folder: Path) -> None:
-        (folder / "refers.yaml").write_text("limit: ${epochs}\nepochs: 2\n")
-        assert self.load(folder, "config={folder}/refers.yaml").limit == 2
-        assert self.load(folder, "config={folder}/refers.yaml", "epochs=7").limit == 7
-
-    def test_a_reference_to_nothing_is_told(self, folder: Path) -> None:
-        (folder / "refers.yaml").write_text("limit: ${epocs}\n")
-        with pytest.raises(UsageError, match="epocs"):
-            self.load(folder, "config={folder}/refers.yaml")
-        with pytest.raises(UsageError, match=r"^amp=\$\{: "):
-            self.load(folder, "amp=${{")
-
     @pytest.mark.parametrize(
         ("argument", "words"),
         [
@@ -241,6 +230,118 @@ class TestLayers:
         with pytest.raises(UsageError) as caught:
             self.load(folder, argument)
         assert all(word in str(caught.value) for word in words), caught.value
+        assert "\n" not in str(caught.value)
+
+
+SECRET = "t0p-secret"
+HOSTILE = "a${oc.env:SECRET}b"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Every kind of place that text may stand in."""
+
+    text: str = ""
+    """A text."""
+    listed: list[str] = field(default_factory=list)
+    """Some texts."""
+    named: dict[str, str] = field(default_factory=dict)
+    """Texts by name."""
+    inner: Inner = field(default_factory=Inner)
+    epochs: int = 1
+    """A number."""
+    amp: Literal["auto", "off"] = "auto"
+    """A choice."""
+    config: str = ""
+    """A file of keys."""
+
+
+class TestTextIsData:
+    """Nothing that is typed or read is an expression, whoever wrote it."""
+
+    @pytest.fixture(autouse=True)
+    def secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SECRET", SECRET)
+
+    @pytest.mark.parametrize("text", [HOSTILE, "${", "${epochs}", r"\${epochs}", "$${a}}", "???"])
+    def test_a_typed_text_stays_as_it_is(self, text: str) -> None:
+        assert command_line.load(Settings, [f"run={text}"]).run == text
+        assert load(f"names=['{text}',b]").names == [text, "b"]
+
+    @pytest.mark.parametrize(
+        "key", ["epochs", "amp", "fast", "names", "shape", "inner", "inner.rate", "nosuch"]
+    )
+    def test_where_no_text_is_taken_it_is_refused_unresolved(self, key: str) -> None:
+        for text in ("${oc.env:SECRET}", "${run}"):
+            with pytest.raises(UsageError) as caught:
+                load(f"{key}={text}")
+            assert str(caught.value).startswith(f"{key}={text}: ")
+            assert SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("epochs", HOSTILE),
+            ("amp", HOSTILE),
+            ("text", [HOSTILE]),
+            ("listed", "${oc.env:SECRET}"),  # OmegaConf resolves its own escape of these twice
+            ("named", "${oc.env:SECRET}"),
+            ("inner", "${oc.env:SECRET}"),
+            ("inner", {"rate": HOSTILE}),
+            ("${oc.env:SECRET}", "a"),
+        ],
+    )
+    def test_a_file_with_it_in_another_place_is_refused(self, key: str, value: object) -> None:
+        with pytest.raises(UsageError) as caught:
+            command_line.from_values(Texts, {key: value})
+        assert SECRET not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_text_comes_back_the_same_through_a_configuration_and_a_file(
+        self, tmp_path: Path
+    ) -> None:
+        """Of 500 random texts out of what OmegaConf and YAML take for signs."""
+        rng, file = random.Random(0), tmp_path / "config.yaml"
+        signs = [
+            *"$${{}}\\\\?:#&*!|>%@`'\"-[], \n\t\0\x85aé中",
+            "${",
+            "}",
+            "???",
+            "oc.env:SECRET",
+            "null",
+        ]
+
+        def text() -> str:
+            return "".join(rng.choices(signs, k=rng.randrange(12)))
+
+        for _ in range(125):
+            values = {"text": text(), "listed": [text()], "named": {"A": text(), text(): text()}}
+            config = command_line.from_values(Texts, values)
+            assert {key: getattr(config, key) for key in values} == values
+            file.write_text(command_line.as_yaml(config))
+            assert command_line.from_values(Texts, command_line.read_yaml(file)) == config
+
+    def test_an_alias_is_refused_before_it_grows(self, tmp_path: Path) -> None:
+        """Each list holds the one before nine times: 9 ** 30 texts of 30 lines."""
+        lines = ["a: &a0 [x]"]
+        lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+        self.refused(tmp_path, "\n".join(lines), "*a0 is an alias")
+
+    @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
+    def test_deep_nesting_is_refused(self, tmp_path: Path, opening: str) -> None:
+        self.refused(tmp_path, f"a:\n {opening * 5000}", "nested more than 20 deep")
+        with pytest.raises(UsageError, match=r"^names=.*: expected a list like \[a,b\]$"):
+            load(f"names={'[' * 5000}")
+
+    def test_a_huge_file_is_refused(self, tmp_path: Path) -> None:
+        self.refused(tmp_path, f"text: {'x' * 10**6}", "larger than 1000000 bytes")
+
+    def refused(self, folder: Path, content: str, words: str) -> None:
+        path = folder / "hostile.yaml"
+        path.write_text(content)
+        with pytest.raises(UsageError) as caught:
+            command_line.load(Texts, [f"config={path}"], preset_folder=folder)
+        assert words in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

@@ -17,8 +17,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 import command_line
@@ -113,8 +111,7 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
         if about.pop("sha256") != checkpoint.hash_json(about):
             raise damaged(path, "sha256 of its metadata differs")
         settings = {**about["training"], "model": about["model"], "tile": about["tile"]}
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), settings))
-        assert isinstance(config, TrainConfig)
+        config = command_line.from_values(TrainConfig, settings)
         source = about["data"]
         labelling = Labelling(
             about["classes"],
@@ -128,11 +125,11 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
         return About(
             config, Description(labelling, source["cases"], source["content_sha256"]), state, sha256
         )
-    except OmegaConfBaseException as error:
-        raise unusable(path, command_line.one_line(error)) from None
+    except UsageError as error:
+        raise unusable(path, str(error)) from None
     except KeyError as error:
         raise unusable(path, f"has no {error}") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise unusable(path, str(error)) from None
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 import command_line
@@ -193,16 +192,11 @@ def read_run(folder: Path) -> Run:
         return Run(folder, about.config, about.data)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
-    saved = {
-        key: command_line.as_number(TrainConfig, key, value)
-        for key, value in command_line.read_yaml(folder / CONFIG).items()
-    }
+    saved = command_line.read_yaml(folder / CONFIG)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(saved))
-        config = OmegaConf.to_object(merged)
-    except Exception as error:
-        raise UserError(f"{folder / CONFIG}: {str(error).splitlines()[0]}") from None
-    assert isinstance(config, TrainConfig)
+        config = command_line.from_values(TrainConfig, saved)
+    except UsageError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from None
     return Run(folder, config, read_description(folder / DATASET))
 
 
