@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from command_line import EXIT_STOPPED, UsageError
-from launch import queueing, slurm_commands
+from launch import profiles, queueing, slurm_commands
 from launch import submit as submit_module
 from launch.profiles import PROFILES, Profile, load_profile
 from launch.queueing import Job, plan, queue, script
@@ -118,6 +118,32 @@ class TestProfiles:
         assert load_profile("dev", {}).gpus_per_node == 2
         profile = load_profile("dev", {"gpus_per_node": "0", "ranks_per_node": "3"})
         assert (profile.partition, profile.tasks_per_node) == ("low", 3)
+
+    def test_a_profiles_text_reaches_the_script_as_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The shell of a job expands it, not submit.py with the variables of whoever submits."""
+        monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+        monkeypatch.setenv("SECRET", "t0p-secret")
+        (tmp_path / "mine.yaml").write_text(
+            "partition: ${oc.env:SECRET}\n"
+            "setup:\n  - export CUDA=${CUDA:-/usr/local/cuda}\n  - echo ${oc.env:SECRET} ${a\n"
+            "environment:\n  CACHE: $HOME/x\n  TOOLS: ${HOME}/tools\n"
+        )
+        profile = load_profile("mine", {"account": "${oc.env:SECRET}"})
+        assert profile.setup == [
+            "export CUDA=${CUDA:-/usr/local/cuda}",
+            "echo ${oc.env:SECRET} ${a",
+        ]
+        run = Path("/runs/a${b}")
+        (job,) = plan(run, run / "code", {"train": [f"run={run}"]}, profile)
+        lines = script(run, job, "").splitlines()
+        assert "export CUDA=${CUDA:-/usr/local/cuda}" in lines
+        assert "echo ${oc.env:SECRET} ${a" in lines
+        assert "export CACHE='$HOME/x'" in lines
+        assert "export TOOLS='${HOME}/tools'" in lines
+        assert "#SBATCH --partition='${oc.env:SECRET}'" in lines
+        assert "t0p-secret" not in "\n".join(lines)
 
     def test_every_shipped_profile_loads_and_the_template_names_every_key(self) -> None:
         for path in PROFILES.glob("*.yaml"):

@@ -225,7 +225,7 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
         (lambda about: about.pop("tile"), "no 'tile'"),
         (lambda about: about["data"].pop("cases"), "no 'cases'"),
         (lambda about: about["model"].update(width=8), "weights do not fit"),
-        (lambda about: about["model"].update(width="wide"), "'wide'"),
+        (lambda about: about["model"].update(width="wide"), "model.width: expected a whole number"),
         (lambda about: about["model"].update(attention=True), "attention"),
         (lambda about: about["model"].update(depth=0), "model.depth=0"),
         (lambda about: about.update(training=None), "cannot be used"),
@@ -245,6 +245,32 @@ def test_metadata_that_cannot_be_used_is_named(
 def test_a_rewritten_file_without_a_change_is_taken(model_file: Path, tmp_path: Path) -> None:
     path = rewritten(model_file, tmp_path / "same.safetensors", lambda about: None)
     assert exported.read(path) == exported.read(model_file)
+
+
+SECRET, HOSTILE = "t0p-secret", "${oc.env:SECRET}"
+
+
+def test_no_expression_of_a_stranger_is_resolved(
+    own_run: Path, model_file: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's config.yaml and an exported model are texts: evaluated, exported and exported on."""
+    monkeypatch.setenv("SECRET", SECRET)
+    config = own_run / "config.yaml"
+    assert "preset: ''" in config.read_text()
+    config.write_text(config.read_text().replace("preset: ''", f"preset: '{HOSTILE}'"))
+
+    def hostile(about: dict[str, Any]) -> None:
+        about["training"]["preset"] = HOSTILE
+
+    of_stranger = rewritten(model_file, tmp_path / "stranger.safetensors", hostile)
+    for number, source in enumerate([own_run, of_stranger]):
+        model = tmp_path / f"out_{number}.safetensors"
+        assert cli(export.main, f"run={source}", f"out={model}").code == 0
+        assert json.loads(metadata_of(model)["eosin"])["training"]["preset"] == HOSTILE
+    assert cli(evaluate.main, f"run={own_run}", f"out={tmp_path / 'e'}", "amp=off").code == 0
+    assert (tmp_path / "e/report.html").is_file()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, cli: Cli) -> None:
