@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import command_line
+from data_prep.case_names import shortened, unmatched_text
 from data_prep.config import PrepConfig
 from data_prep.workers import get_ready
 
@@ -36,13 +37,16 @@ def report(config: PrepConfig, summary: "Summary") -> None:
     """Counts a split, what was reused, and what was left out."""
     for entry in summary.bad:
         print(f"left out {entry.file}: {entry.reason}", file=sys.stderr)
+    if told := unmatched_text(summary.names, config.case_regex):
+        print(f"{told}: each is a case of its own")
     if config.share:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return
     for split, counts in summary.counts.items():
         kinds = ("sample", "field", "case")
         listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
-        print(f"{split:5} {', '.join(listed)}")
+        cases = shortened(summary.cases(split))
+        print(f"{split:5} {', '.join(listed)}" + (f": {cases}" if cases else ""))
     if summary.num_glass:
         print(f"left out {command_line.counted(summary.num_glass, 'tile')} of glass")
     if summary.num_reused:

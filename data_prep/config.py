@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_prep.case_names import DEFAULT_REGEX, check_regex
+
 TRANSFORMS = (
     "horizontal_flip",
     "vertical_flip",
@@ -215,9 +217,11 @@ class PrepConfig:
     uint16_white: int = 65535
     """The value of a 16-bit image that becomes 255; v becomes round(255 v / uint16_white), at most
     255. Set 4095 for a 12-bit camera."""
-    case_regex: str = r"(?P<case>.+)-\d+"
+    case_regex: str = DEFAULT_REGEX
     """How a file name (without its ending) tells its case (patient): a regular expression with a
-    group 'case' that matches the whole name. A name that does not match is a case of its own."""
+    group 'case' that matches the whole name; 'each' makes each field a case of its own. So is a
+    name that does not match, but where names look as if several were of one patient, nothing is
+    prepared and a case_regex is shown that groups them."""
     on_error: Literal["stop", "skip"] = "stop"
     """Bad input: 'stop' lists every bad file and ends; 'skip' leaves them out and records them."""
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -246,7 +250,7 @@ class PrepConfig:
             raise ValueError(f"jpg_quality={self.jpg_quality}: must be from 1 to 100")
         self._check_classes()
         self.share_numbers()
-        self._check_case_regex()
+        check_regex(self.case_regex)
         distinct = 1 + len(set(self.augment.transforms) & set(FLIPS))
         if self.copies > distinct and set(self.augment.transforms) <= set(FLIPS):
             raise ValueError(
@@ -276,11 +280,3 @@ class PrepConfig:
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
-
-    def _check_case_regex(self) -> None:
-        try:
-            named = "case" in re.compile(self.case_regex).groupindex
-        except re.error as error:
-            raise ValueError(f"case_regex={self.case_regex}: {error}") from None
-        if not named:
-            raise ValueError(f"case_regex={self.case_regex}: needs a group (?P<case>...)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UsageError, UserError
+from data_prep.case_names import check_regex
 from data_prep.images import write_atomically
 
 FORMAT = 2
@@ -68,6 +69,9 @@ class Labelling:
     case_regex: str
     annotations: str = "brecahad"
     """The format of the annotations, a key of formats.READERS."""
+
+    def __post_init__(self) -> None:
+        check_regex(self.case_regex)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from command_line import UsageError, make_output_folder, track
 from data_prep import images, records, split, tiles
+from data_prep.case_suggestions import check_cases
 from data_prep.config import PrepConfig
 from data_prep.field import FieldTask
 from data_prep.formats import READERS, check_occurring
@@ -64,9 +65,11 @@ def plan_of_share(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -
 
 
 def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
-    """The raw fields, and what is none. Raises UsageError, also where an asked class is in none."""
+    """The raw fields, and what is none. Raises UsageError, also where one patient would be several
+    cases, or an asked class is in none."""
     reader = READERS[config.annotations]
     fields, bad = reader.find_fields(Path(config.raw), config.case_regex)
+    check_cases([field.name for field in fields], config.case_regex)
     check_occurring(reader, fields, config.classes, Path(config.raw))
     return fields, bad
 

@@ -20,13 +20,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from command_line import UsageError
+from data_prep.case_names import case_of
 from data_prep.raw import (
     CHANGED,
     IMAGE_SUFFIXES,
     BadFile,
     BadInputError,
     Field,
-    case_of,
     files_by_stem,
     find_images,
     natural_key,

@@ -21,7 +21,7 @@ from data_prep.formats import READERS
 from data_prep.manifest import FILES, Sample, count_samples, unpublish, write_dataset
 from data_prep.pack import remove_other_packs, write_pack
 from data_prep.plan import FOLDERS, Plan, find_fields, make_plan
-from data_prep.raw import BadFile, BadInputFilesError
+from data_prep.raw import BadFile, BadInputFilesError, natural_key
 from data_prep.records import RECORDS
 from data_prep.workers import map_tasks
 from lease import Lease
@@ -31,6 +31,8 @@ from lease import Lease
 class Summary:
     """What a preparation did."""
 
+    names: list[str]
+    """Of the raw fields, or of those of the share."""
     samples: list[Sample]
     bad: list[BadFile]
     num_reused: int
@@ -44,6 +46,12 @@ class Summary:
     def counts(self) -> dict[str, dict[str, int]]:
         """Split -> how many samples, fields and cases it has."""
         return count_samples(self.samples)
+
+    def cases(self, split: str) -> list[str]:
+        """The cases of a split, Case_2 before Case_10."""
+        return sorted(
+            {sample.case for sample in self.samples if sample.split == split}, key=natural_key
+        )
 
 
 def prepare(config: PrepConfig) -> Summary:
@@ -68,9 +76,10 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     bad = list(dict.fromkeys(plan.bad + [entry for result in results for entry in result.bad]))
     if bad and config.on_error == "stop":
         raise BadInputFilesError(bad)
+    names = list(dict.fromkeys(task.field.name for task in plan.tasks))
     num_glass = sum(result.is_glass for result in results)
     if config.share:
-        return Summary([], bad, num_reused, num_glass, num_removed=0, content_sha256="")
+        return Summary(names, [], bad, num_reused, num_glass, num_removed=0, content_sha256="")
     samples = [
         Sample(**sample, split=plan.splits[sample["case"]])
         for result in results
@@ -81,7 +90,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     lease.check()
     num_removed = remove_stale(Path(config.out), samples, done)
     content_sha256 = publish(config, samples, describe(config, plan.splits, bad, num_glass))
-    return Summary(samples, bad, num_reused, num_glass, num_removed, content_sha256)
+    return Summary(names, samples, bad, num_reused, num_glass, num_removed, content_sha256)
 
 
 def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from command_line import UsageError, UserError
+from data_prep.case_names import case_of
 from data_prep.config import BRECAHAD
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
@@ -163,12 +164,6 @@ def pairing_problem(
         files = " or ".join(f"{image_folder.name}/{name}.tif" for name in stems)
         return f"has no image: {files} is not there"
     return ""
-
-
-def case_of(stem: str, case_regex: str) -> str:
-    """The case a field belongs to; a name that tells none is a case of its own."""
-    match = re.fullmatch(case_regex, stem)
-    return (match["case"] if match else "") or stem
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from command_line import track
+from data_prep.case_names import unmatched_text
 from data_prep.formats import READERS
 from data_prep.manifest import Labelling
 from data_prep.split import SPLITS
@@ -172,7 +173,10 @@ def evaluate_run(
         "near_duplicates": near_duplicates,
         "model_sha256": checkpoint.digest({"model": model.state_dict()}),
         "empty_rule": EMPTY_RULE,
-        "warnings": [*warnings_about(fields, run), *duplicate_warnings(near_duplicates)],
+        "warnings": [
+            *warnings_about(fields, run, [field.name for field in fields] if config.raw else []),
+            *duplicate_warnings(near_duplicates),
+        ],
     }
     return Evaluation(summary, measured)
 
@@ -293,9 +297,16 @@ def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Pat
     save_outcome(out / f"{result.name}_outcome.png", title, *pictures)
 
 
-def warnings_about(fields: Sequence[WholeField], run: Run) -> list[str]:
-    """What makes the figures look better than they are."""
+def warnings_about(
+    fields: Sequence[WholeField], run: Run, names_of_raw: Sequence[str]
+) -> list[str]:
+    """What makes the figures look better than they are; `names_of_raw`: of the fields of raw=."""
     warnings = split_warnings(run.data.cases)
+    if told := unmatched_text(names_of_raw, run.data.labelling.case_regex):
+        warnings.append(
+            f"{told} of the training data: intervals over cases take each such field for a case of"
+            " its own, whoever's it is"
+        )
     if seen := {field.case for field in fields} & set(run.data.cases["train"]):
         listed = ", ".join(sorted(seen))
         warnings.append(f"trained on: {listed}; these figures do not show new patients")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from command_line import UsageError
+from data_prep.case_names import case_of
 from data_prep.config import PrepConfig
-from data_prep.raw import BadFile, Field, case_of, find_fields
+from data_prep.raw import BadFile, Field, find_fields
 
 CASE_REGEX = PrepConfig().case_regex
 SUFFIXES = (".json",)
