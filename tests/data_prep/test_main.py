@@ -4,13 +4,17 @@ import dataclasses
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import command_line
 from command_line import UserError
@@ -192,6 +196,110 @@ class TestUsageErrors:
         assert sorted(tmp_path.rglob("*")) == before
 
 
+NAMES = [f"patient{patient}_roi{roi:02}" for patient in (10, 11, 12) for roi in (3, 4)]
+
+
+def renamed(raw: Path, out: Path, annotations: str) -> Path:
+    """BreCaHAD's six fields, under the usual names of others, in any format."""
+    (out / "images").mkdir(parents=True)
+    (out / "groundTruth").mkdir()
+    for image, name in zip(sorted((raw / "images").iterdir()), NAMES, strict=True):
+        shutil.copy(image, out / f"images/{name}.tif")
+        mask_HW = np.zeros((120, 160), np.uint8)
+        mask_HW[20:40, 20:40] = 255
+        truth = out / "groundTruth"
+        if annotations == "masks":
+            Image.fromarray(mask_HW).save(truth / f"{name}.png")
+        elif annotations == "geojson":
+            (truth / f"{name}.geojson").write_text(json.dumps([AREA]))
+        elif annotations == "brecahad":
+            shutil.copy(raw / f"groundTruth/{image.stem}.json", truth / f"{name}.json")
+    if annotations == "csv":
+        rows = "".join(f"{name},10,20,tumor\n" for name in NAMES)
+        (out / "groundTruth/points.csv").write_text("file,x,y,class\n" + rows)
+    return out
+
+
+AREA = {
+    "type": "Feature",
+    "geometry": {"type": "Polygon", "coordinates": [[[9, 9], [40, 9], [40, 40], [9, 9]]]},
+    "properties": {"classification": {"name": "tumor"}},
+}
+
+
+class TestCasesOfNames:
+    """patient10_roi03 does not match the default: one patient would be in train and in test."""
+
+    @pytest.mark.parametrize("annotations", ["brecahad", "geojson", "csv", "masks"])
+    @pytest.mark.parametrize("share", ["", "1/2"])
+    def test_names_that_look_alike_stop_before_anything_is_written(
+        self,
+        cli: Callable,
+        raw_folder: Callable[..., Path],
+        tmp_path: Path,
+        annotations: str,
+        share: str,
+    ) -> None:
+        raw = renamed(raw_folder({"1": 6}), tmp_path / "own", annotations)
+        given = [f"raw={raw}", f"out={tmp_path / 'out'}", f"annotations={annotations}", "copies=1"]
+        code, said, err = cli(main, *given, f"share={share}")
+        assert (code, said) == (2, "")
+        assert "6 of 6 names do not match case_regex (patient10_roi03, patient10_roi04, ...)" in err
+        assert (
+            "'case_regex=(?P<case>patient\\d+).*'   3 cases: patient10, patient11, patient12" in err
+        )
+        assert "case_regex=each" in err
+        assert not (tmp_path / "out").exists()
+
+    def test_what_is_shown_is_taken_as_typed_and_keeps_patients_together(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw, out = renamed(raw_folder({"1": 6}), tmp_path / "own", "masks"), tmp_path / "out"
+        given = [f"raw={raw}", f"out={out}", "annotations=masks", "copies=1"]
+        shown = re.search(r"^  (\S.*?)   3 cases", cli(main, *given).err, re.MULTILINE)
+        assert shown
+        code, said, err = cli(main, *given, *shlex.split(shown[1]), "split.test_cases=[patient11]")
+        assert (code, err) == (0, "")
+        assert "test  2 samples, 2 fields, 1 case: patient11\n" in said
+        assert "do not match" not in said
+        about = json.loads((out / "dataset.json").read_text())
+        assert sorted(map(len, about["split"].values())) == [1, 1, 1]
+
+    def test_each_field_can_be_a_case_of_its_own(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw, out = renamed(raw_folder({"1": 6}), tmp_path / "own", "masks"), tmp_path / "out"
+        given = [f"raw={raw}", f"out={out}", "annotations=masks", "copies=1", "case_regex=each"]
+        code, said, _ = cli(main, *given, "split.test_cases=[patient10_roi04]", "split.val=0")
+        assert code == 0
+        assert "test  1 sample, 1 field, 1 case: patient10_roi04\n" in said
+        assert "do not match" not in said
+
+    def test_names_that_do_not_match_are_told_where_nothing_can_be_grouped(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 2, "2": 1})
+        for number, path in enumerate(sorted(raw.glob("*/*"))):
+            path.rename(path.with_stem(f"img_{number % 3}"))
+        given = [f"raw={raw}", "copies=1", "split.val=0", "split.test=0"]
+        told = "3 of 3 names do not match case_regex (img_0, img_1, ...): each is a case of its own"
+        said = cli(main, *given, f"out={tmp_path / 'out'}").out
+        assert told in said.splitlines()
+        assert "train 3 samples, 3 fields, 3 cases: img_0, img_1, img_2" in said.splitlines()
+
+    def test_an_expression_that_matches_nothing_is_refused(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw = renamed(raw_folder({"1": 6}), tmp_path / "own", "brecahad")
+        code, _, err = cli(
+            main, f"raw={raw}", f"out={tmp_path / 'out'}", r"case_regex=(?P<case>patient\d+)"
+        )
+        assert code == 2
+        assert "matches none of 6 names, such as patient10_roi03" in err
+        assert r"'case_regex=(?P<case>patient\d+).*' does" in err
+        assert not (tmp_path / "out").exists()
+
+
 class TestRuns:
     def test_a_good_run_says_counts_and_where(
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
@@ -201,8 +309,8 @@ class TestRuns:
         arguments += ["augment.transforms=[gaussian]"]
         code, said, err = cli(main, *arguments)
         assert (code, err) == (0, "")
-        assert re.search(r"train +6 samples, 2 fields, 1 case\n", said)
-        assert re.search(r"val +1 sample, 1 field, 1 case\n", said)
+        assert re.search(r"train +6 samples, 2 fields, 1 case: Case_1\n", said)
+        assert re.search(r"val +1 sample, 1 field, 1 case: Case_2\n", said)
         assert f"prepared {out}" in said
         assert "kept" not in said
         said_again = cli(main, *arguments).out

@@ -27,6 +27,9 @@ ABOUT = {
 }
 
 
+BAD_REGEX = {"case_regex": "("}
+
+
 def make_sample(field: str, split: str, variant: int = 0, **others: Any) -> Sample:
     sample_id = f"{field}_v{variant:02d}"
     values: dict[str, Any] = {
@@ -138,6 +141,10 @@ def test_counts_are_of_cases_fields_and_samples() -> None:
         (lambda f: (f / "dataset.json").unlink(), r"no dataset\.json.*run python -m data_prep raw"),
         (lambda f: (f / "dataset.json").write_text("{"), r"dataset\.json: .*damaged"),
         (lambda f: (f / "dataset.json").write_text("[]"), r"dataset\.json: .*damaged"),
+        (
+            lambda f: change(f / "dataset.json", lambda a: a | {"config": a["config"] | BAD_REGEX}),
+            r"dataset\.json: .*damaged: case_regex=\(: missing \)",
+        ),
         (lambda f: (f / "manifest.jsonl").unlink(), r"manifest\.jsonl: missing"),
         (lambda f: (f / "manifest.jsonl").write_text("{}\n"), r"manifest\.jsonl: .*damaged"),
         (lambda f: (f / "manifest.jsonl").write_text("half a li"), r"manifest\.jsonl: .*damaged"),

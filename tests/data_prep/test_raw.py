@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from command_line import UsageError
-from data_prep.case_names import case_of
 from data_prep.config import PrepConfig
 from data_prep.raw import BadFile, Field, find_fields
 
@@ -131,22 +130,6 @@ class TestFindFields:
         touch(tmp_path, "BreCaHAD/images/a.tif", "BreCaHAD/groundTruth/a.json")
         with pytest.raises(UsageError, match=r"did you mean raw=.*BreCaHAD\?$"):
             find(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("stem", "regex", "case"),
-    [
-        ("Case_1-01", CASE_REGEX, "Case_1"),
-        ("Case_10-7", CASE_REGEX, "Case_10"),
-        ("TCGA-AA-0001-12", CASE_REGEX, "TCGA-AA-0001"),
-        ("slide", CASE_REGEX, "slide"),  # tells no case: one of its own
-        ("Case_1-01b", CASE_REGEX, "Case_1-01b"),
-        ("P007_s3", r"P(?P<case>\d+)_s\d", "007"),
-        ("slide", r"(?:P(?P<case>\d+)_)?.*", "slide"),  # matches, but without a case
-    ],
-)
-def test_the_case_of_a_field(stem: str, regex: str, case: str) -> None:
-    assert case_of(stem, regex) == case
 
 
 def test_raw_folders_of_the_fixture_are_read(raw_folder: Callable[..., Path]) -> None:

@@ -176,6 +176,39 @@ def test_cases_that_training_or_validation_saw_are_warned_of(
 
 
 @pytest.mark.usefixtures("known")
+def test_raw_names_that_tell_no_case_are_warned_of(
+    evaluated: Evaluate, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two fields of patient 9 and one of case 4: intervals take the former for two cases."""
+    names = {"Case_4-01": "Case_4-01", "Case_4-02": "patient9_a", "Case_5-01": "patient9_b"}
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for old, new in names.items():
+        for ending in (".png", ".json"):
+            shutil.copy(raw / f"{old}{ending}", folder / f"{new}{ending}")
+    summary = evaluated(f"raw={folder}")
+    assert summary["cases"] == ["Case_4", "patient9_a", "patient9_b"]
+    (warning,) = [line for line in summary["warnings"] if "case_regex" in line]
+    assert warning == (
+        "2 of 3 names do not match case_regex (patient9_a, patient9_b) of the training data:"
+        " intervals over cases take each such field for a case of its own, whoever's it is"
+    )
+    assert not [w for w in evaluated(f"raw={raw}", "cases=[4]")["warnings"] if "case_regex" in w]
+
+
+@pytest.mark.usefixtures("known")
+def test_raw_fields_of_data_whose_fields_were_cases_each_are_too(
+    evaluated: Evaluate, own_run: Path, raw: Path
+) -> None:
+    path = own_run / "dataset.json"
+    about = json.loads(path.read_text())
+    about["config"]["case_regex"] = "each"
+    path.write_text(json.dumps(about))
+    summary = evaluated(f"raw={raw}", "cases=[Case_4-01,Case_4-02]")
+    assert summary["cases"] == ["Case_4-01", "Case_4-02"]
+
+
+@pytest.mark.usefixtures("known")
 def test_one_case_has_no_interval(
     evaluated: Evaluate, own_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -224,6 +224,7 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
         (lambda about: about.update(format=2), "is of format 2; this version reads 1"),
         (lambda about: about.pop("tile"), "no 'tile'"),
         (lambda about: about["data"].pop("cases"), "no 'cases'"),
+        (lambda about: about["data"].update(case_regex="("), "cannot be used (case_regex=(: "),
         (lambda about: about["model"].update(width=8), "weights do not fit"),
         (lambda about: about["model"].update(width="wide"), "model.width: expected a whole number"),
         (lambda about: about["model"].update(attention=True), "attention"),

@@ -1,0 +1,184 @@
+"""Names that leave one patient in several cases are refused, with an expression that would do."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+import pytest
+
+from command_line import UsageError
+from data_prep.case_names import DEFAULT_REGEX, case_of
+from data_prep.case_suggestions import check_cases
+
+PATIENTS = ["patient10_roi03", "patient10_roi04", "patient11_roi03", "patient11_roi04"]
+
+
+def refusal(names: Sequence[str], regex: str = DEFAULT_REGEX) -> str:
+    with pytest.raises(UsageError) as caught:
+        check_cases(names, regex)
+    return str(caught.value)
+
+
+def shown(message: str) -> list[str]:
+    """The expressions, as a shell would take them out of the lines that show them."""
+    lines = [line.strip() for line in message.splitlines() if line.startswith("  ")]
+    words = [word for line in lines for word in shlex.split(line.partition("   ")[0])]
+    assert all(word.startswith("case_regex=") for word in words)
+    return [word.removeprefix("case_regex=") for word in words]
+
+
+def grouped(names: Sequence[str], regex: str) -> list[str]:
+    return [case_of(name, regex) for name in names]
+
+
+def each_twice(*cases: str) -> list[str]:
+    return [case for case in cases for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("names", "cases"),
+    [
+        (PATIENTS, each_twice("patient10", "patient11")),
+        ([f"HE {name}" for name in PATIENTS], each_twice("patient10", "patient11")),
+        (["Patient 1 a", "patient01_b", "patient2_a", "PATIENT-2"], each_twice("1", "2")),
+        (["sub-01.a", "sub-01.b", "sub-02.a", "sub-02.b"], each_twice("sub-01", "sub-02")),
+        (["x.case.1_a", "x.case.1_b", "x.case.2_a", "x.case.2_b"], each_twice("case.1", "case.2")),
+        (
+            [f"TCGA-A2-00{n}-01Z-00-DX1_{k}" for n in (10, 11) for k in (1, 2)],
+            each_twice("TCGA-A2-0010", "TCGA-A2-0011"),
+        ),
+        (["P10R3", "P10R4", "P11R3", "P11R4"], each_twice("P10", "P11")),
+        (["P10 s1 r1", "P10 s2 r1", "P11 s1 r1", "P11 s1 r2"], each_twice("P10", "P11")),
+        (
+            [f"slide {n} region {k}" for n in (3, 4) for k in (1, 2)],
+            each_twice("slide 3", "slide 4"),
+        ),
+        (["s1.roi2", "s1.roi3", "s2.roi2", "s2.roi3"], each_twice("s1", "s2")),
+        (["12_3", "12_4", "13_3", "13_4"], each_twice("12", "13")),
+        (["A12-left", "A12-right", "B3-left", "B3-right"], each_twice("A12", "B3")),
+        (["10L", "10R", "11L", "11R"], each_twice("10", "11")),
+        (["A12-left", "A12-right", "B3", "C4"], ["A12", "A12", "B3", "C4"]),
+        (["O'Neil_1", "O'Neil_2", "Smith_1", "Smith_2"], each_twice("O'Neil", "Smith")),
+        # some match the default, others do not
+        (["Case_1-01", "Case_1-02", "Case_2_01", "Case_2_02"], each_twice("Case_1", "Case_2")),
+        (["Case_1-01", "Case_1_02", "Case_2-01", "Case_2-02"], each_twice("Case_1", "Case_2")),
+        (["a-1", "a-2", "b_1", "b_2"], each_twice("a", "b")),
+        (
+            ["TCGA-A2-0010-01Z-00-DX1_1", "TCGA-A2-0010-01Z-00-DX2_1", "Case_1-01", "Case_1-02"],
+            each_twice("TCGA-A2-0010", "Case_1"),
+        ),
+        # all match the default, which leaves each alone, or a patient's slides
+        ([f"{name}-1" for name in PATIENTS], each_twice("patient10", "patient11")),
+        (["A12_r3-1", "A12_r4-1", "B7_r1-1", "B7_r2-1"], each_twice("A12", "B7")),
+        (
+            [f"TCGA-A2-00{n}-01Z-00-DX{slide}-1" for n in (10, 11) for slide in (1, 2)],
+            each_twice("TCGA-A2-0010", "TCGA-A2-0011"),
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_an_expression_is_shown_that_groups_them_and_is_taken(
+    names: list[str], cases: list[str]
+) -> None:
+    message = refusal(names)
+    (regex,) = shown(message)
+    assert grouped(names, regex) == cases
+    assert f"   {len(set(cases))} cases: {', '.join(dict.fromkeys(cases))}\n" in message
+    assert "give case_regex=each" in message
+    check_cases(names, regex)
+    check_cases(names, "each")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"img_{number:03}" for number in range(1, 101)],
+        [f"img{number:03}" for number in range(1, 101)],
+        [f"img_{number:03}_HE" for number in range(1, 101)],
+        ["abc", "def", "ghi"],
+        ["Case_1-01", "Case_1-02", "Case_10-01"],
+        ["Case_1-01", "Case_2-01", "Case_3-01"],
+        ["Case_1-01", "Case_1-02", "Case_2-01", "overview_1"],
+        ["Case_1-01", "Case_2-01", "overview_1"],
+        ["Case_1A-1", "Case_1A-2", "Case_1B-1"],
+        # one field per patient
+        [f"patient{number}" for number in range(1, 10)],
+        [f"patient_{number:02}_HE" for number in range(1, 10)],
+        ["A_patient1", "A_patient2", "B_patient3"],
+        ["P1-left", "P2-left", "P3-right"],
+        ["TCGA-A2-0010-01Z-00-DX1", "TCGA-A2-0011-01Z-00-DX1", "TCGA-B6-0010-01Z-00-DX1"],
+        ["TCGA-A2-0010", "TCGA-A2-0011", "TCGA-B6-0010"],
+        ["TCGA-A2-0010-1", "TCGA-A2-0010-2", "TCGA-A2-0011-1"],
+        ["one"],
+        [],
+    ],
+    ids=lambda names: names[0] if names else "none",
+)
+def test_where_nothing_is_to_be_grouped_nothing_is_refused(names: list[str]) -> None:
+    check_cases(names, DEFAULT_REGEX)
+
+
+def test_the_refusal_says_which_two_fields_and_how_many_names() -> None:
+    message = refusal(PATIENTS)
+    assert message.startswith(
+        "one patient could be in train and in test: patient10_roi03 and patient10_roi04 would be"
+        " two cases, for 4 of 4 names do not match case_regex (patient10_roi03,"
+        " patient10_roi04, ...). Give:\n"
+        "  'case_regex=(?P<case>patient\\d+).*'   2 cases: patient10, patient11\n"
+    )
+
+
+def test_where_only_the_place_tells_each_way_to_group_is_shown() -> None:
+    """Tiles of two slides: all but the last part is a column of them, the first part a slide."""
+    names = [f"A{slide}_x{x}_y{y}" for slide in (1, 2) for x in (0, 512) for y in (0, 512)]
+    fine, coarse = shown(refusal(names))
+    assert set(grouped(names, fine)) == {"A1_x0", "A1_x512", "A2_x0", "A2_x512"}
+    assert set(grouped(names, coarse)) == {"A1", "A2"}
+
+
+def test_cases_that_the_default_makes_can_be_kept() -> None:
+    """Two slides of a patient, each of two fields: not each field is a patient of its own."""
+    names = [f"patient{p}_s{s}-{k}" for p in (1, 2) for s in (1, 2) for k in (1, 2)]
+    message = refusal(names)
+    kept = re.search(r"to keep the cases as they are, give (\S+)$", message)
+    assert kept
+    regex = shlex.split(kept[1])[0].removeprefix("case_regex=")
+    assert grouped(names, regex) == grouped(names, DEFAULT_REGEX)
+    check_cases(names, regex)
+
+
+class TestOwnExpressions:
+    def test_one_that_matches_all_names_is_taken_whatever_it_groups(self) -> None:
+        check_cases(PATIENTS, r"(?P<case>.+)")
+        check_cases(PATIENTS, r".*(?P<case>roi\d+)")
+
+    @pytest.mark.parametrize(
+        ("regex", "wider"),
+        [
+            (r"(?P<case>patient\d+)", r"(?P<case>patient\d+).*"),
+            (r"(?P<case>atient\d+)_roi\d+", r".*?(?P<case>atient\d+)_roi\d+"),
+            (r"(?P<case>patient1[01]|x)", r"(?:(?P<case>patient1[01]|x)).*"),
+            (r"(?i)(?P<case>PATIENT\d+)", r"(?i)(?P<case>PATIENT\d+).*"),
+        ],
+    )
+    def test_one_that_matches_only_a_part_of_a_name_is_shown_widened(
+        self, regex: str, wider: str
+    ) -> None:
+        message = refusal(PATIENTS, regex)
+        assert message.startswith(
+            f"case_regex={regex}: matches none of 4 names, such as patient10_roi03; it must match"
+            f" the whole name without its ending, as {shlex.quote(f'case_regex={wider}')} does"
+            " (2 cases: "
+        )
+
+    def test_one_that_has_nothing_of_a_name_is_told_what_it_must_match(self) -> None:
+        message = refusal(PATIENTS, r"(?P<case>slide\d+)")
+        assert "such as patient10_roi03; it must match the whole name" in message
+        assert message.endswith(r"as '(?P<case>patient\d+).*' matches patient10_roi03")
+
+    def test_names_that_it_does_not_match_are_looked_at_too(self) -> None:
+        regex = r"(?P<case>patient\d+)_.*"
+        names = [*PATIENTS, "patient12-a", "patient12-b"]
+        (better,) = shown(refusal(names, regex))
+        assert grouped(names, better) == each_twice("patient10", "patient11", "patient12")
+        check_cases([*PATIENTS, "overview"], regex)
