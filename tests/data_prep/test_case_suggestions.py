@@ -122,7 +122,7 @@ def test_the_refusal_says_which_two_fields_and_how_many_names() -> None:
     message = refusal(PATIENTS)
     assert message.startswith(
         "one patient could be in train and in test: patient10_roi03 and patient10_roi04 would be"
-        " two cases, for 4 of 4 names do not match case_regex (patient10_roi03,"
+        " two cases, because 4 of 4 names do not match case_regex (patient10_roi03,"
         " patient10_roi04, ...). Give:\n"
         "  'case_regex=(?P<case>patient\\d+).*'   2 cases: patient10, patient11\n"
     )
