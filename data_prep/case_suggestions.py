@@ -78,8 +78,8 @@ def check_cases(names: Sequence[str], case_regex: str) -> None:
     if not wrong and len(set(now.values())) < len(names):
         as_it_is = f"to keep the cases as they are, give {typed(DEFAULT_IN_OTHER_WORDS)}"
     raise UsageError(
-        f"one patient could be in train and in test: {first} and {other} would be two cases, because"
-        f" {reason}. Give{' one of these' if len(better) > 1 else ''}:{listed}\n"
+        f"one patient could be in train and in test: {first} and {other} would be two cases,"
+        f" because {reason}. Give{' one of these' if len(better) > 1 else ''}:{listed}\n"
         f"or a case_regex of your own that matches every name; {as_it_is}"
     )
 
