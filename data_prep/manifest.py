@@ -82,6 +82,8 @@ class Description:
     cases: dict[str, list[str]]
     """Split -> its cases."""
     content_sha256: str
+    settings: dict[str, Any]
+    """Of data_prep, but where and how fast it was prepared."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,6 @@ def read_description(path: Path) -> Description:
             settings["case_regex"],
             settings.get("annotations", "brecahad"),  # before there were others
         )
-        return Description(labelling, about["split"], about["content_sha256"])
+        return Description(labelling, about["split"], about["content_sha256"], settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None

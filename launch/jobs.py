@@ -137,9 +137,11 @@ def progress(run: Path) -> list[str]:
     ]
     metrics = run / "metrics.jsonl"
     rows = read_lines(metrics)
-    if rows:
-        best = max(rows, key=lambda row: row["val/dice"])
+    if measured := [row for row in rows if row["val/dice"] is not None]:
+        best = max(measured, key=lambda row: row["val/dice"])
         lines.append(f"best      validation Dice {best['val/dice']:.4f} at step {best['step']}")
+    elif rows:
+        lines.append("best      the newest checkpoint: nothing annotated in val")
     if restarts := read_lines(run / "restarts.jsonl"):
         steps = [str(restart["step"]) for restart in restarts]
         lines.append(f"restarts  {len(steps)}, at step {', '.join(steps)}")

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from train.metrics import THRESHOLDS, Counts
+from train.metrics import THRESHOLDS, Counts, Score
 
 MOST_CANDIDATES = 0.005
 """Share of a map's pixels that are looked at one by one; for more, dilating all is faster."""
@@ -129,17 +129,19 @@ def hits(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.b
     return is_hit
 
 
-def average_precision(detections: Sequence[Detections]) -> float:
+def average_precision(detections: Sequence[Detections]) -> Score:
     """Area under the precision-recall curve of several fields and classes together.
 
     The sum over all scores, from the highest, of the precision there times what the recall gains:
     scikit-learn's average_precision_score, without interpolation, but that the recall is of all
-    annotated points, found or not. Without any, 1 where nothing is found and else 0.
+    annotated points, found or not. None where nothing is annotated.
     """
     scores = np.concatenate([each.scores for each in detections])
     num_annotated = sum(each.num_annotated for each in detections)
-    if not len(scores) or not num_annotated:
-        return float(len(scores) == num_annotated)
+    if not num_annotated:
+        return None
+    if not len(scores):
+        return 0.0
     order = np.argsort(-scores, kind="stable")
     num_hits = np.cumsum(np.concatenate([each.is_hit for each in detections])[order])
     is_step = np.append(np.diff(scores[order]) != 0, True)  # equal scores are one step

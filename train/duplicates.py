@@ -21,13 +21,13 @@ import numpy.typing as npt
 import torch
 
 from command_line import UserError
-from data_prep.images import Image
+from data_prep.images import Image, Mask
 from data_prep.manifest import Dataset, Sample, read_dataset
 from data_prep.pack import read_pixels
 from train.data import mask_to_target
 from train.distributed import Ranks
 from train.fields import WholeField
-from train.metrics import count_pixels, score
+from train.metrics import Score, count_pixels, score
 from train.run_folder import Run
 
 NEAR_BITS = 10
@@ -135,21 +135,25 @@ def agreement(
         is_near = np.bitwise_count(hashes[number + 1 :] ^ hashes[number]) <= NEAR_BITS
         for other in (later[place] for place in np.flatnonzero(is_near).tolist()):
             pair = fields[entry.index], fields[other.index]
-            dice = agreement_of(*pair, label_values)
-            if dice is not None:
+            (image_HWC, mask_HW, _), (other_HWC, other_HW, _) = (field.read() for field in pair)
+            if is_same_picture(image_HWC, other_HWC):
+                dice = agreement_of(mask_HW, other_HW, label_values)
                 found.append({"fields": [field.name for field in pair], "dice": dice})
     return found
 
 
-def agreement_of(one: WholeField, other: WholeField, label_values: Sequence[int]) -> float | None:
-    """The Dice of two fields' masks over all classes; None where they are not one picture."""
-    (image_HWC, mask_HW, _), (other_HWC, other_HW, _) = one.read(), other.read()
+def is_same_picture(image_HWC: Image, other_HWC: Image) -> bool:
+    """Whether two images of near hashes are one picture, pixel by pixel."""
     if image_HWC.shape != other_HWC.shape:
-        return None
-    if cv2.absdiff(image_HWC, other_HWC).mean() > SAME_LEVELS:
-        return None
-    masks_BHW = torch.from_numpy(np.stack([mask_HW, other_HW]))
-    truth_BCHW = mask_to_target(masks_BHW, label_values).bool()
+        return False
+    return float(cv2.absdiff(image_HWC, other_HWC).mean()) <= SAME_LEVELS
+
+
+def agreement_of(mask_HW: Mask, other_HW: Mask, label_values: Sequence[int]) -> Score:
+    """The Dice of two masks over all classes; None where both are empty."""
+    # neither is the truth: one that is empty is taken for the prediction
+    masks = sorted((mask_HW, other_HW), key=np.count_nonzero)
+    truth_BCHW = mask_to_target(torch.from_numpy(np.stack(masks)), label_values).bool()
     return score(count_pixels(truth_BCHW[:1], truth_BCHW[1:]).numpy())["dice"]
 
 

@@ -22,14 +22,15 @@ from data_prep.images import write_atomically
 from data_prep.manifest import read_dataset
 from data_prep.split import SPLITS
 from train.distributed import Ranks, start_ranks
-from train.evaluation import EvaluateConfig, evaluate_run, figures_of, pool, shown
+from train.evaluation import Chosen, EvaluateConfig, evaluate_run, figures_of, pool, shown
 from train.fields import WholeField, prepared_fields, raw_fields
 from train.figures import save_learning_curves
-from train.metrics import EMPTY_RULE, METRICS, Interval
+from train.metrics import EMPTY, EMPTY_RULE, METRICS, Interval, Score, score_text
 from train.monitor import read_metrics
 from train.report import REPORT, write_report
-from train.run_folder import Run, read_run
+from train.run_folder import CHOSEN_ON, Run, read_run
 from train.runs import named_or_newest
+from train.same_data import check_same_data, labelling_differences
 
 
 def main(argv: list[str]) -> int:
@@ -48,9 +49,9 @@ def main(argv: list[str]) -> int:
 def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
     """Evaluate a run; returns the folder of the results and their summary. Collective."""
     run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
-    fields = ranks.first_does(lambda: choose_fields(config, run))
+    chosen = ranks.first_does(lambda: choose_fields(config, run))
     out = Path(config.out) if config.out else run.evaluation / subject(config)
-    evaluation = evaluate_run(config, run, fields, out, ranks)
+    evaluation = evaluate_run(config, run, chosen, out, ranks)
     summary = evaluation.summary
     if ranks.is_first:
         write_summary(out, summary)
@@ -66,11 +67,11 @@ def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str
     Each at its own thresholds. Raises UsageError where two runs test one case.
     """
     runs = ranks.first_does(lambda: [read_run(Path(folder)) for folder in config.runs])
-    fields = ranks.first_does(lambda: [choose_fields(config, run) for run in runs])
-    check_folds(runs, fields)
+    chosen = ranks.first_does(lambda: [choose_fields(config, run) for run in runs])
+    check_folds(runs, [of_run.fields for of_run in chosen])
     out = Path(config.out)
     evaluations = [
-        evaluate_run(config, run, mine, out, ranks) for run, mine in zip(runs, fields, strict=True)
+        evaluate_run(config, run, mine, out, ranks) for run, mine in zip(runs, chosen, strict=True)
     ]
     measured = pool([evaluation.measured for evaluation in evaluations])
     folds = [evaluation.summary for evaluation in evaluations]
@@ -93,9 +94,10 @@ def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> 
     tested: dict[str, Run] = {}
     for run, mine in zip(runs, fields, strict=True):
         if run.data.labelling != runs[0].data.labelling:
+            lines = "; ".join(labelling_differences(runs[0].data, run.data))
             raise UsageError(
-                f"runs: {runs[0].folder} and {run.folder} have other classes or discs; pool runs"
-                " of data prepared with the same settings"
+                f"runs: {runs[0].folder} and {run.folder} are labelled in other ways ({lines});"
+                " pool runs of data prepared with the same settings"
             )
         for case in sorted({whole.case for whole in mine}):
             if case in tested:
@@ -108,28 +110,32 @@ def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
     """Write summary.json."""
-    write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    content = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    write_atomically(out / "summary.json", content.encode())
 
 
-def choose_fields(config: EvaluateConfig, run: Run) -> list[WholeField]:
-    """The fields to evaluate. Raises UsageError where there are none."""
+def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
+    """The fields to evaluate. Raises UserError where there are none, or where they are labelled in
+    another way than those that the run was trained on."""
+    notes: list[str] = []
     if config.raw:
         fields = raw_fields(Path(config.raw), run.data.labelling, run.description)
     else:
         if not (data := config.data or run.config.data):
             raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")
         dataset = read_dataset(Path(data))
+        notes = check_same_data(run.data, dataset, run.folder, is_named=bool(config.data))
         fields = prepared_fields(dataset, config.split)
         if not fields:
             others = ", ".join(name for name in SPLITS if dataset.split(name))
             raise UsageError(f"split={config.split}: the data set has no such fields, but {others}")
     if not config.cases:
-        return fields
+        return Chosen(fields, notes)
     there = {field.case for field in fields}
     wanted = {name if name in there else f"Case_{name}" for name in config.cases}
     if unknown := sorted(wanted - there):
         raise UsageError(f"cases: no {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
-    return [field for field in fields if field.case in wanted]
+    return Chosen([field for field in fields if field.case in wanted], notes)
 
 
 def subject(config: EvaluateConfig) -> str:
@@ -150,6 +156,11 @@ def report(out: Path, summary: dict[str, Any]) -> None:
     tables = [table(figures) for _, figures in columns]
     for row in tables[0]:
         print(f"{row:20}" + "".join(f"  {cells[row]:>24}" for cells in tables))
+    measured = summary["mean_over_fields"]["dice"]["num_fields"]
+    if measured < summary["num_fields"]:
+        print(f"{counted(summary['num_fields'] - measured, 'field')} with {EMPTY}: not in the mean")
+    for line in class_table(summary):
+        print(line)
     if len(summary["cases"]) == 1:
         print("no intervals: one case")
     for warning in summary["warnings"]:
@@ -167,10 +178,9 @@ def checkpoint_text(summary: dict[str, Any]) -> str:
 def thresholds_text(summary: dict[str, Any]) -> str:
     """The thresholds of a run and what they were chosen on."""
     pixels, nuclei = summary["threshold"], summary["detection"]
-    words = {"val": "chosen on val", "given": "given", "default": "default, no validation"}
     return (
-        f"threshold {pixels['value']:g} ({words[pixels['chosen_on']]}); of nuclei"
-        f" {nuclei['threshold']:g} ({words[nuclei['threshold_chosen_on']]}), found within"
+        f"threshold {pixels['value']:g} ({CHOSEN_ON[pixels['chosen_on']]}); of nuclei"
+        f" {nuclei['threshold']:g} ({CHOSEN_ON[nuclei['threshold_chosen_on']]}), found within"
         f" {nuclei['radius_px']:g} px"
     )
 
@@ -190,9 +200,25 @@ def table(figures: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def cell(value: float, interval: Interval) -> str:
+def class_table(summary: dict[str, Any]) -> list[str]:
+    """The model's figures of each class, a line each; none where there is one class."""
+    pixels, nuclei = summary["per_class"], summary["detection"]["per_class"]
+    if len(pixels) == 1:
+        return []
+    width = max(20, *map(len, pixels))
+    names = ("dice", "precision", "recall")
+    heads = [*(f"pixels {name}" for name in names), "nuclei f1", "annotated", "found"]
+    lines = [" " * width + "".join(f"  {head:>17}" for head in heads)]
+    for name, scores in pixels.items():
+        cells = [score_text(scores[key]) for key in names] + [score_text(nuclei[name]["f1"])]
+        cells += [str(nuclei[name][key]) for key in ("annotated", "found")]
+        lines.append(f"{name:{width}}" + "".join(f"  {text:>17}" for text in cells))
+    return lines
+
+
+def cell(value: Score, interval: Interval) -> str:
     """A figure and its interval, where there is one."""
-    return f"{value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return score_text(value) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 if __name__ == "__main__":

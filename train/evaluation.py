@@ -34,7 +34,7 @@ from train.fields import (
     predict_fields,
 )
 from train.figures import save_outcome, save_panels
-from train.metrics import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score
+from train.metrics import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score, score_text
 from train.overlays import Overlay, make_overlay, worst_and_best
 from train.precision import choose_precision
 from train.preemption import StopRequest
@@ -70,7 +70,8 @@ class EvaluateConfig:
     cases: list[str] = field(default_factory=list)
     """Only fields of these cases, as in [10]; empty for all."""
     data: str = ""
-    """Folder of the prepared data set, where it is no longer where the run found it."""
+    """Folder of the prepared data set, where it is no longer where the run found it; or of another
+    one, with the classes, radius_px, uint16_white and annotations of the one trained on."""
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
@@ -99,6 +100,15 @@ class EvaluateConfig:
             raise ValueError("run=... and runs=[...] exclude each other; give one")
         if self.runs and not self.out:
             raise ValueError("runs=[...] needs out=..., the folder of the pooled results")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The fields that a run is measured on."""
+
+    fields: Sequence[WholeField]
+    notes: Sequence[str]
+    """What is to be said of where they are from."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +142,10 @@ class Measured:
 
 
 def evaluate_run(
-    config: EvaluateConfig, run: Run, fields: Sequence[WholeField], out: Path, ranks: Ranks
+    config: EvaluateConfig, run: Run, chosen: Chosen, out: Path, ranks: Ranks
 ) -> Evaluation:
     """Evaluate a run on some fields, with figures drawn into `out`. Collective."""
+    fields = chosen.fields
     model, path, state = load_model(run, config.checkpoint, ranks)
     threshold, chosen_on = choose_threshold(config.threshold, state)
     nuclei_threshold, nuclei_chosen_on = stored_threshold(state, NUCLEI_THRESHOLD)
@@ -174,6 +185,7 @@ def evaluate_run(
         "model_sha256": checkpoint.digest({"model": model.state_dict()}),
         "empty_rule": EMPTY_RULE,
         "warnings": [
+            *chosen.notes,
             *warnings_about(fields, run, [field.name for field in fields] if config.raw else []),
             *duplicate_warnings(near_duplicates),
         ],
@@ -292,7 +304,7 @@ def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Pat
     truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
     predicted_HW = np.asarray((prediction.probability_CHW > threshold).any(axis=0))
     pictures = (prediction.image_HWC, truth_HW, predicted_HW)
-    title = f"{result.name}   Dice {score(result.counts)['dice']:.3f}"
+    title = f"{result.name}   Dice {score_text(score(result.counts)['dice'], 3)}"
     save_panels(out / f"{result.name}_panels.png", title, *pictures)
     save_outcome(out / f"{result.name}_outcome.png", title, *pictures)
 

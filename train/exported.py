@@ -27,7 +27,7 @@ from data_prep.masks import channel_values
 from train import checkpoint
 from train.config import TrainConfig
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".safetensors"
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors")
@@ -82,6 +82,7 @@ def describe(
             "cases": data.cases,
             "case_regex": labelling.case_regex,
             "annotations": labelling.annotations,
+            "settings": data.settings,
         },
         "checkpoint": {
             "step": state["step"],
@@ -118,13 +119,12 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
             about["radius_px"],
             about["uint16_white"],
             source["case_regex"],
-            source.get("annotations", "brecahad"),  # before there were others
+            source["annotations"],
         )
         state = dict(about["checkpoint"])
         sha256 = state.pop("model_sha256")
-        return About(
-            config, Description(labelling, source["cases"], source["content_sha256"]), state, sha256
-        )
+        data = Description(labelling, source["cases"], source["content_sha256"], source["settings"])
+        return About(config, data, state, sha256)
     except UsageError as error:
         raise unusable(path, str(error)) from None
     except KeyError as error:

@@ -50,7 +50,9 @@ def save_learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> No
     left.plot(epochs, [line["val/loss"] for line in metrics], marker=".")
     left.set(xlabel="epoch", ylabel="binary cross-entropy (nats)", title="validation loss")
     for name in ("dice", "iou", "accuracy"):
-        right.plot(epochs, [line[f"val/{name}"] for line in metrics], marker=".", label=name)
+        points = [(line["epoch"], line[f"val/{name}"]) for line in metrics]
+        if known := [point for point in points if point[1] is not None]:  # else nothing annotated
+            right.plot(*zip(*known, strict=True), marker=".", label=name)
     right.set(xlabel="epoch", ylim=(0, 1), title="validation, all pixels")
     right.legend()
     save_figure(figure, path)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data_prep.images import write_atomically
 from json_lines import read_lines
+from train.metrics import EMPTY, Score, score_text
 
 METRICS, RESTARTS, PROGRESS = "metrics.jsonl", "restarts.jsonl", "progress.json"
 TRAINING_LOSS = "train/loss"
@@ -100,32 +101,40 @@ class Monitor:
         now = {"step": step, "total_steps": self.bar.total, "epoch": epoch, "time_s": time.time()}
         write_atomically(self.run / PROGRESS, json.dumps(now).encode())
 
-    def curves(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+    def curves(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:
         """Points of the training curves, and now and then a line in the log."""
         if not self.enabled:
             return
-        for name, value in {**values, **memory_mb()}.items():
-            self.writer.add_scalar(name, value, step)
+        known = {name: value for name, value in values.items() if value is not None}
+        self.points(step, known | memory_mb())
         self.sign_of_life(step, epoch)
-        brief = {name.rpartition("/")[2]: f"{value:.4g}" for name, value in values.items()}
+        brief = {name.rpartition("/")[2]: f"{value:.4g}" for name, value in known.items()}
         self.bar.set_postfix(brief)
         if self.bar.disable and time.monotonic() - self.last_line >= self.every_s:
             self.last_line = time.monotonic()
             listed = " ".join(f"{name} {value}" for name, value in brief.items())
             self.say(f"step {step} of {self.bar.total} (epoch {epoch + 1}) {listed}")
 
-    def evaluation(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:
         """The metrics of an epoch: curves, a line in metrics.jsonl, a line for the user."""
         if not self.enabled:
             return
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        known = {name: value for name, value in values.items() if value is not None}
+        self.points(step, known)
         self.writer.flush()
         self.sign_of_life(step, epoch)
+        line = json.dumps({"step": step, "epoch": epoch, **values}, allow_nan=False)
         with (self.run / METRICS).open("a") as file:
-            file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
-        listed = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+            file.write(line + "\n")
+        listed = " ".join(f"{name} {score_text(value)}" for name, value in known.items())
+        if unknown := [name for name in values if name not in known]:
+            listed += f"; {EMPTY} for {', '.join(unknown)}"
         self.say(f"epoch {epoch} (step {step}): {listed}")
+
+    def points(self, step: int, values: Mapping[str, float]) -> None:
+        """A point of each curve in TensorBoard."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
 
     def panels(self, step: int, panels: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> None:
         """Pictures (name, HWC uint8) in TensorBoard."""

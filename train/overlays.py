@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.images import Image
+from train.metrics import Score, worst_first
 
 WIDTH_PX = 900
 JPG_QUALITY = 85
@@ -21,7 +22,7 @@ class Overlay:
     index: int
     field: str
     case: str
-    dice: float
+    dice: Score
     width_px: int
     height_px: int
     jpg_base64: str
@@ -35,7 +36,7 @@ def make_overlay(
     index: int,
     field: str,
     case: str,
-    dice: float,
+    dice: Score,
     image_HWC: Image,
     truth_HW: npt.NDArray[np.bool_],
     predicted_HW: npt.NDArray[np.bool_],
@@ -63,13 +64,16 @@ def outline_path(mask_HW: npt.NDArray[np.bool_], scale: float) -> str:
 
 
 def by_dice(overlays: Sequence[Overlay]) -> list[Overlay]:
-    """Worst first."""
-    return sorted(overlays, key=lambda overlay: (overlay.dice, overlay.index))
+    """Worst first; those with nothing annotated last, in their own order."""
+    return sorted(overlays, key=lambda overlay: (*worst_first(overlay.dice), overlay.index))
 
 
 def worst_and_best(overlays: Sequence[Overlay], num_each: int) -> list[Overlay]:
-    """The `num_each` worst and as many best, worst first; all where there are no more."""
+    """The `num_each` worst and as many best, worst first; all where there are no more.
+
+    Fields with nothing annotated are neither: they come last, where there is room.
+    """
     ordered = by_dice(overlays)
-    if len(ordered) <= 2 * num_each:
-        return ordered
-    return ordered[:num_each] + ordered[len(ordered) - num_each :]
+    num_measured = sum(overlay.dice is not None for overlay in ordered)
+    num_left_out = max(0, num_measured - 2 * num_each)
+    return [*ordered[:num_each], *ordered[num_each + num_left_out :]][: 2 * num_each]

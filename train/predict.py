@@ -39,6 +39,7 @@ from train.precision import choose_precision
 from train.reader import Reader
 from train.results import Results, Task
 from train.run_folder import (
+    CHOSEN_ON,
     NUCLEI_THRESHOLD,
     Run,
     check_threshold,
@@ -138,8 +139,8 @@ def main(argv: list[str]) -> int:
         there = f" ({plan.num_done} were there)" if plan.num_done else ""
         print(
             f"predicted {len(paths) - len(predictor.bad)} of {len(paths)} images into {out}{there},"
-            f" threshold {predictor.threshold:g}, of nuclei {predictor.nuclei_threshold:g}"
-            f" ({predictor.chosen_on})"
+            f" threshold {predictor.threshold:g} ({CHOSEN_ON[predictor.chosen_on]}), of nuclei"
+            f" {predictor.nuclei_threshold:g} ({CHOSEN_ON[predictor.nuclei_chosen_on]})"
         )
     return EXIT_FAILED if predictor.bad else 0
 
@@ -188,7 +189,9 @@ class Predictor:
         self.config, self.run, self.ranks = config, run, ranks
         self.model, path, state = load_model(run, config.checkpoint, ranks)
         self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
-        self.nuclei_threshold, _ = choose_threshold(config.threshold, state, NUCLEI_THRESHOLD)
+        self.nuclei_threshold, self.nuclei_chosen_on = choose_threshold(
+            config.threshold, state, NUCLEI_THRESHOLD
+        )
         self.model.eval()
         self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch

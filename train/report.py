@@ -11,13 +11,14 @@ from typing import Any
 
 import jinja2
 
+from command_line import counted
 from data_prep.images import write_atomically
 from json_lines import read_lines
 from train.charts import Chart, Line, Mark, Point
-from train.metrics import METRICS
+from train.metrics import EMPTY, METRICS, worst_first
 from train.monitor import TRAINING_LOSS, read_curve, read_metrics, read_restarts
 from train.overlays import Overlay
-from train.run_folder import Run, flat_settings
+from train.run_folder import CHOSEN_ON, Run, flat_settings
 
 REPORT = "report.html"
 EVENTS = Path("launch") / "events.jsonl"
@@ -49,12 +50,24 @@ def write_report(
         predictors=predictors(summary),
         metrics=METRICS,
         overlays=overlays,
+        measured=measured_fields(summary),
+        chosen_on=CHOSEN_ON,
+        nothing=EMPTY,
+        fields=sorted(summary["per_field"], key=lambda row: worst_first(row["dice"])),
         detection_chart=detection_chart(summary.get("detection")),
         trainings=[about_training(part, run) for part, run in zip(parts, runs, strict=True)],
     )
     path = out / REPORT
     write_atomically(path, page.encode())
     return path
+
+
+def measured_fields(summary: Mapping[str, Any]) -> str:
+    """Which fields a mean is over, in words."""
+    num_fields = summary["mean_over_fields"]["dice"]["num_fields"]
+    if num_fields == summary["num_fields"]:
+        return "fields"
+    return f"{counted(num_fields, 'field')} with something annotated"
 
 
 def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
@@ -97,10 +110,11 @@ def training_charts(
             loss_chart("Training loss", "as it was minimised", training_losses, x_range, marks)
         )
     if metrics:
-        losses = [(line["step"], line["val/loss"]) for line in metrics]
+        losses = points_of(metrics, "val/loss")
         scores = [
-            Line(name, list(zip(steps, [line[f"val/{key}"] for line in metrics], strict=True)))
+            Line(name, points)
             for key, name in (("dice", "Dice"), ("iou", "IoU"), ("accuracy", "accuracy"))
+            if (points := points_of(metrics, f"val/{key}"))
         ]
         unit = (0.0, 1.0)
         charts += [
@@ -108,6 +122,11 @@ def training_charts(
             Chart("Validation scores", "step", "over all pixels", scores, x_range, unit, marks),
         ]
     return charts
+
+
+def points_of(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    """(step, value) of a validation metric, where something was annotated."""
+    return [(line["step"], line[name]) for line in metrics if line[name] is not None]
 
 
 def loss_chart(
@@ -119,8 +138,9 @@ def loss_chart(
 
 
 def detection_chart(detection: Mapping[str, Any] | None) -> Chart | None:
-    """Precision against recall of found nuclei, with the chosen threshold marked."""
-    if detection is None:
+    """Precision against recall of found nuclei, with the chosen threshold marked; None where no
+    nucleus is annotated."""
+    if detection is None or detection["recall"] is None:
         return None
     curve = detection["curve"]
     pairs = zip(curve["recall"], curve["precision"], strict=True)

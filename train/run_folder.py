@@ -26,12 +26,20 @@ from train import checkpoint, exported
 from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.distributed import Ranks
 from train.lock import LOCK
-from train.metrics import DEFAULT_THRESHOLD
+from train.metrics import DEFAULT_THRESHOLD, EMPTY
 from train.precision import choose_precision
 from train.runs import CONFIG
+from train.same_data import differences
 
 CHECKPOINTS = "checkpoints"
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
+CHOSEN_ON = {
+    "val": "chosen on val",
+    "given": "given",
+    "default": "default, no validation",
+    "empty_val": f"default, {EMPTY} in val",
+}
+"""What a threshold was chosen on, as summary.json has it -> in words."""
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
 PLACED_BEFORE = {"launch", "prepared", DATASET, LOCK}
 
@@ -141,11 +149,7 @@ def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> list[str]
     before, now = (flat_settings(settings) for settings in (run.config, config))
     changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]}
     fixed = [line for key, line in changed.items() if key.startswith(FIXED_KEYS)]
-    if run.data.content_sha256 != dataset.description.content_sha256:
-        fixed.append(
-            f"content of data: {run.data.content_sha256[:12]} ->"
-            f" {dataset.description.content_sha256[:12]}"
-        )
+    fixed += [f"data: {line}" for line in differences(run.data, dataset.description)]
     free = [line for key, line in changed.items() if line not in fixed and key not in HARMLESS_KEYS]
     begun = f"run={run.folder} was begun with other settings"
     anew = "another run= to start anew"
@@ -237,15 +241,17 @@ def choose_threshold(
     """The probability above which a pixel (or a nucleus) counts, and what it was chosen on.
 
     `given`, or with auto the one that was best on the validation split ('val') when the checkpoint
-    of this state was saved; where there was none, 'default'.
+    of this state was saved; else the default, see CHOSEN_ON.
     """
     return stored_threshold(state, name) if given == "auto" else (float(given), "given")
 
 
 def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
     """A threshold among a checkpoint's validation metrics, or the default; and which."""
-    stored = state["metrics"].get(name)
-    return (DEFAULT_THRESHOLD, "default") if stored is None else (stored, "val")
+    metrics = state["metrics"]
+    if metrics.get(name) is not None:
+        return metrics[name], "val"
+    return DEFAULT_THRESHOLD, "empty_val" if name in metrics else "default"
 
 
 def load_exported(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:

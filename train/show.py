@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import command_line
 from command_line import EXIT_FAILED
 from train import checkpoint
+from train.metrics import score_text
 from train.run_folder import config_sha256, read_run
 from train.runs import named_or_newest
 
@@ -48,8 +49,8 @@ def main(argv: list[str]) -> int:
     is_same = complete["config_sha256"] == config_sha256(run.config)
     print(f"settings      {'those of' if is_same else 'others than now in'} config.yaml")
     for name, value in state["metrics"].items():
-        print(f"{name:13} {value:.6f}")
-    if state["metrics"]:
+        print(f"{name:13} {score_text(value, 6)}")
+    if state["best_dice"] >= 0:
         print(f"best          val/dice {state['best_dice']:.6f} at step {state['best_step']}")
     tensors = checkpoint.all_tensors(path)
     of_model = {name: value for name, value in tensors.items() if name.startswith("model.")}

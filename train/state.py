@@ -29,13 +29,14 @@ class Progress:
     epochs: int = 0
     """Epochs done, their validation included."""
     best_dice: float = -1.0
-    """Best validation Dice so far; -1 before the first validation."""
+    """Best validation Dice so far; -1 before the first one."""
     best_step: int = -1
-    """The step of the best validation; without a validation split, of the last epoch's end."""
+    """The step of the best validation; of the last epoch's end where there is no validation split,
+    or nothing is annotated in it."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the gradient scaler; empty without fp16."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """The last validation's metrics."""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    """The last validation's metrics; None where nothing is annotated."""
 
 
 @dataclass

@@ -12,8 +12,10 @@ from train.metrics import (
     THRESHOLDS,
     Counts,
     Floats,
+    Score,
     bootstrap_over_cases,
     bootstrap_pooled,
+    known,
     score,
     scores,
 )
@@ -59,16 +61,21 @@ def summarise_pixels(results: Sequence[FieldResult], seed: int) -> dict[str, Any
     counts = np.stack([result.counts.sum(axis=0) for result in results])
     cases = [result.case for result in results]
     per_field = scores(counts)
-    mean = {}
-    for name in METRICS:
-        values = per_field[name].tolist()
-        interval = bootstrap_over_cases(values, cases, NUM_RESAMPLES, seed)
-        mean[name] = {"mean": float(np.mean(values)), "interval": interval}
     return {
         "all_pixels": score(counts),
         "all_pixels_interval": bootstrap_pooled(counts, cases, scores, NUM_RESAMPLES, seed),
-        "mean_over_fields": mean,
+        "mean_over_fields": {name: mean_of(per_field[name], cases, seed) for name in METRICS},
     }
+
+
+def mean_of(values: Floats, cases: Sequence[str], seed: int) -> dict[str, Any]:
+    """The mean of a metric over the fields with something annotated, and how many these are."""
+    places = np.flatnonzero(~np.isnan(values)).tolist()
+    if not places:
+        return {"mean": None, "num_fields": 0, "interval": None}
+    kept = values[places]
+    interval = bootstrap_over_cases(kept, [cases[place] for place in places], NUM_RESAMPLES, seed)
+    return {"mean": float(np.mean(kept)), "num_fields": len(places), "interval": interval}
 
 
 def summarise_nuclei(results: Sequence[FieldResult], seed: int) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def nuclei_figures(
     return {
         "annotated": hit + miss,
         "found": hit + false_alarm,
-        **{name: float(value) for name, value in detection_scores(counts).items()},
+        **{name: known(value) for name, value in detection_scores(counts).items()},
         "average_precision": average_precision(detections),
     }
 
@@ -105,13 +112,13 @@ def detection_scores(counts: Counts) -> dict[str, Floats]:
     }
 
 
-def precision_recall_curve(results: Sequence[FieldResult]) -> dict[str, list[float]]:
+def precision_recall_curve(results: Sequence[FieldResult]) -> dict[str, list[Score]]:
     """Precision and recall of the nuclei of all fields and classes above each threshold."""
     detections = [each for result in results for each in result.detections]
     counts = np.sum([each.counts(THRESHOLDS) for each in detections], axis=0)
     at_threshold = detection_scores(counts)
     return {
         "threshold": [number / 100 for number in range(1, 100)],
-        "precision": at_threshold["precision"].tolist(),
-        "recall": at_threshold["recall"].tolist(),
+        "precision": [known(value) for value in at_threshold["precision"]],
+        "recall": [known(value) for value in at_threshold["recall"]],
     }

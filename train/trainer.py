@@ -41,7 +41,9 @@ from train.lock import RunLock
 from train.losses import segmentation_loss
 from train.metrics import (
     DEFAULT_THRESHOLD,
+    EMPTY,
     THRESHOLDS,
+    Score,
     best_threshold,
     count_pixels,
     counts_at_thresholds,
@@ -229,9 +231,12 @@ class Trainer:
     def summary(self) -> str:
         """How far the run is and how good, in a line."""
         progress = self.state.progress
-        best = f"best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
         done = f"{counted(progress.epochs, 'epoch')}, {counted(progress.step, 'step')}"
-        return f"{done}, {best}" if progress.metrics else done
+        if not progress.metrics:
+            return done
+        if progress.best_dice < 0:
+            return f"{done}, {EMPTY} in val: the newest checkpoint counts as the best"
+        return f"{done}, best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
 
     def save_is_due(self) -> bool:
         """Whether rank 0's clock says that it is time for a checkpoint within the epoch.
@@ -346,7 +351,10 @@ class Trainer:
         loss = float(self.sum_over_microbatches(per_step).mean()) / num_microbatches
         seconds = time.monotonic() - interval.start_s
         scores = score(interval.counts.cpu().numpy())
-        values = {TRAINING_LOSS: loss, "train/lr": self.state.optimizer.param_groups[0]["lr"]}
+        values: dict[str, Score] = {
+            TRAINING_LOSS: loss,
+            "train/lr": self.state.optimizer.param_groups[0]["lr"],
+        }
         values |= {f"train/{name}": scores[name] for name in ("dice", "iou", "accuracy")}
         values["speed/samples_per_s"] = crops / seconds
         wait_share = self.wait_share(seconds)
@@ -403,13 +411,15 @@ class Trainer:
         progress.epochs += 1
         if results:
             progress.metrics = summarise(results)
-            if not np.isfinite(progress.metrics["val/loss"]):
+            loss = progress.metrics["val/loss"]
+            if loss is None or not np.isfinite(loss):
                 raise self.not_finite()
             self.monitor.evaluation(progress.step, progress.epochs, progress.metrics)
-            if progress.metrics["val/dice"] > progress.best_dice:
-                progress.best_dice, progress.best_step = progress.metrics["val/dice"], progress.step
-        else:  # without a validation split the newest is the best there is
+        dice = progress.metrics.get("val/dice")
+        if dice is None:  # no validation split, or nothing annotated in it: the newest is the best
             progress.best_step = progress.step
+        elif dice > progress.best_dice:
+            progress.best_dice, progress.best_step = dice, progress.step
         self.save()
 
     def validate(self) -> list[FieldResult] | None:
@@ -477,21 +487,23 @@ def panel_of(prediction: Prediction) -> Any:
     return panel_strip(prediction.image_HWC, truth_HW, predicted_HW, PANEL_HEIGHT_PX)
 
 
-def summarise(results: list[FieldResult]) -> dict[str, float]:
+def summarise(results: list[FieldResult]) -> dict[str, Score]:
     """Validation metrics: over all pixels, and the mean loss over fields.
 
     At the default threshold, so that epochs compare. Beside them the thresholds of pixels and of
-    nuclei that are best here: evaluation and prediction take those of their checkpoint.
+    nuclei that are best here: evaluation and prediction take those of their checkpoint. None where
+    nothing is annotated.
     """
     scores = score(np.stack([result.counts for result in results]))
     loss = float(np.mean([result.cross_entropy for result in results]))
     pixels = counts_at_thresholds(np.sum([result.histogram for result in results], axis=0))
     nuclei = [each.counts(THRESHOLDS) for result in results for each in result.detections]
-    nuclei_threshold, nuclei_f1 = best_threshold(np.sum(nuclei, axis=0))
+    threshold, _ = best_threshold(pixels) or (None, None)
+    nuclei_threshold, nuclei_f1 = best_threshold(np.sum(nuclei, axis=0)) or (None, None)
     return {
         "val/loss": loss,
         **{f"val/{name}": value for name, value in scores.items()},
-        "val/threshold": best_threshold(pixels)[0],
+        "val/threshold": threshold,
         "val/nuclei_threshold": nuclei_threshold,
         "val/nuclei_f1": nuclei_f1,
     }

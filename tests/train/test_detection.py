@@ -142,10 +142,10 @@ def test_equal_scores_are_one_step_of_the_curve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "num_annotated", "expected"), [([], 0, 1.0), ([0.9], 0, 0.0), ([], 3, 0.0)]
+    ("scores", "num_annotated", "expected"), [([], 0, None), ([0.9], 0, None), ([], 3, 0.0)]
 )
 def test_average_precision_where_there_is_nothing(
-    scores: list[float], num_annotated: int, expected: float
+    scores: list[float], num_annotated: int, expected: float | None
 ) -> None:
     assert average_precision([listed(scores, [False] * len(scores), num_annotated)]) == expected
 

@@ -672,14 +672,15 @@ def test_runs_that_test_one_case_are_not_pooled(
 
 
 def test_runs_of_other_discs_are_not_pooled(
-    own_run: Path, other_fold: Path, tmp_path: Path, cli: Callable[..., Any]
+    own_run: Path, other_fold: Path, raw: Path, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
     about = json.loads((other_fold / "dataset.json").read_text())
     about["config"]["radius_px"] = 9
     (other_fold / "dataset.json").write_text(json.dumps(about))
-    outcome = cli(evaluate.main, f"runs=[{own_run},{other_fold}]", f"out={tmp_path / 'pooled'}")
+    given = [f"runs=[{own_run},{other_fold}]", f"raw={raw}", f"out={tmp_path / 'pooled'}"]
+    outcome = cli(evaluate.main, *given)
     assert outcome.code == 2
-    assert "other classes or discs" in outcome.err
+    assert "labelled in other ways (radius_px: 8 -> 9)" in outcome.err
 
 
 def test_pooling_needs_a_folder(own_run: Path, cli: Callable[..., Any]) -> None:

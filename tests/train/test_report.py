@@ -28,7 +28,8 @@ def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
     source = {
         "all_pixels": SCORES,
         "mean_over_fields": {
-            name: {"mean": value, "interval": interval} for name, value in SCORES.items()
+            name: {"mean": value, "num_fields": 3, "interval": interval}
+            for name, value in SCORES.items()
         },
     }
     fields = [f"Case_4-{number:02d}" for number in (1, 2, 3)]

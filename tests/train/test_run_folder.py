@@ -185,7 +185,7 @@ def test_the_same_data_elsewhere_passes_and_other_data_is_refused(
 
     sha256 = "0123456789abcdef" * 4
     description = dataclasses.replace(prepared.description, content_sha256=sha256)
-    with pytest.raises(UserError, match=r"content of data: .* -> 0123456789ab"):
+    with pytest.raises(UserError, match=r"data: the images or annotations .* -> 0123456789ab"):
         open_run(tiny(run), dataclasses.replace(prepared, description=description), CPU)
 
 
