@@ -137,6 +137,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
+def named(names: Sequence[str], at_most: int = 8) -> str:
+    """'Case_1, Case_2'; of many the first."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
+
+
 def wants_help(argv: Sequence[str]) -> bool:
     """Whether the arguments ask for the help text."""
     return any(argument in ("-h", "--help", "help") for argument in argv)

@@ -47,6 +47,11 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
         cases = shortened(summary.cases(split))
         print(f"{split:5} {', '.join(listed)}" + (f": {cases}" if cases else ""))
+    from data_prep import nuclei  # here, as in main
+
+    print("\n".join(nuclei.table(nuclei.by_split(summary.samples))))
+    for warning in nuclei.warnings(summary.samples, config.split):
+        print(f"warning: {warning}", file=sys.stderr)
     if summary.num_glass:
         print(f"left out {command_line.counted(summary.num_glass, 'tile')} of glass")
     if summary.num_reused:

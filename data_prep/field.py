@@ -195,6 +195,7 @@ def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[s
         "height_px": height_px,
         "width_px": width_px,
         "foreground_px": cv2.countNonZero(mask_HW),
+        "nuclei": {name: len(nuclei[name]) for name in task.values},
         **write_files(task.out, files),
     }
 

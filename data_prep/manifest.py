@@ -15,7 +15,7 @@ from command_line import UsageError, UserError
 from data_prep.case_names import check_regex
 from data_prep.images import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
 AGAIN = "; run data_prep again"  # what mends a damaged set
@@ -50,6 +50,8 @@ class Sample:
     width_px: int
     foreground_px: int
     """Number of mask pixels that are not background."""
+    nuclei: dict[str, int]
+    """Class -> how many are annotated, a point or an area each; those in the file of points."""
     image_bytes: int
     mask_bytes: int
     points_bytes: int
@@ -125,8 +127,8 @@ def unpublish(folder: Path) -> None:
     (folder / DATASET).unlink(missing_ok=True)
 
 
-def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
-    """Cases, fields and samples of each split."""
+def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
+    """Cases, fields and samples of each split, and the nuclei of each class."""
     counts = {}
     for split in ("train", "val", "test"):
         members = [sample for sample in samples if sample.split == split]
@@ -134,7 +136,18 @@ def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
             "cases": len({sample.case for sample in members}),
             "fields": len({sample.field for sample in members}),
             "samples": len(members),
+            "nuclei": count_nuclei(members),
         }
+    return counts
+
+
+def count_nuclei(samples: Iterable[Sample]) -> dict[str, int]:
+    """Class -> how many nuclei are annotated in the original fields among these samples."""
+    counts: dict[str, int] = {}
+    for sample in samples:
+        if sample.variant == 0:
+            for name, number in sample.nuclei.items():
+                counts[name] = counts.get(name, 0) + number
     return counts
 
 

@@ -43,8 +43,8 @@ class Summary:
     content_sha256: str
 
     @property
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Split -> how many samples, fields and cases it has."""
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Split -> how many samples, fields, cases and nuclei it has."""
         return count_samples(self.samples)
 
     def cases(self, split: str) -> list[str]:

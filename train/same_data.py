@@ -8,12 +8,12 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from command_line import UserError
+from command_line import UserError, named
 from data_prep.manifest import Dataset, Description
 
 LABELLING = ("annotations", "classes", "labels", "radius_px", "uint16_white")
@@ -21,7 +21,6 @@ LABELLING = ("annotations", "classes", "labels", "radius_px", "uint16_white")
 CASE_REGEX = "case_regex"
 TOLD_AS_CASES = "split."
 NOTHING = "none"
-MOST_CASES = 8
 PLAIN = re.compile(r"[\w.+-]+( [\w.+-]+)*")
 """A name that a list on the command line holds without quotes."""
 
@@ -120,18 +119,12 @@ def moved_cases(trained: Description, now: Description) -> list[str]:
         move = before.get(case, NOTHING), after.get(case, NOTHING)
         if move[0] != move[1]:
             moves[move].append(case)
-    return [f"split: {listed(cases)} {old} -> {new}" for (old, new), cases in moves.items()]
+    return [f"split: {named(cases)} {old} -> {new}" for (old, new), cases in moves.items()]
 
 
 def split_of_case(data: Description) -> dict[str, str]:
     """Case -> its split."""
     return {case: split for split, cases in data.cases.items() for case in cases}
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a line, of many the first."""
-    more = f" and {len(names) - MOST_CASES} more" if len(names) > MOST_CASES else ""
-    return ", ".join(names[:MOST_CASES]) + more
 
 
 def as_text(value: Any) -> str:

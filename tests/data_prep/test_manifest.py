@@ -47,6 +47,7 @@ def make_sample(field: str, split: str, variant: int = 0, **others: Any) -> Samp
         "height_px": 120,
         "width_px": 160,
         "foreground_px": 7,
+        "nuclei": {"tumor": 2},
         "image_bytes": 5,
         "mask_bytes": 6,
         "points_bytes": 7,

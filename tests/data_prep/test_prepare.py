@@ -176,9 +176,9 @@ class TestWhatIsWritten:
         raw = raw_folder({"1": 2, "2": 1, "3": 2}, width_px=64, height_px=48)
         prepare(raw, tmp_path / "out", copies=16)
         assert about(tmp_path / "out")["counts"] == {
-            "train": {"cases": 1, "fields": 2, "samples": 32},
-            "val": {"cases": 1, "fields": 1, "samples": 1},
-            "test": {"cases": 1, "fields": 2, "samples": 2},
+            "train": {"cases": 1, "fields": 2, "samples": 32, "nuclei": {"tumor": 8}},
+            "val": {"cases": 1, "fields": 1, "samples": 1, "nuclei": {"tumor": 4}},
+            "test": {"cases": 1, "fields": 2, "samples": 2, "nuclei": {"tumor": 8}},
         }
         assert len(list((tmp_path / "out/images").iterdir())) == 35
 
