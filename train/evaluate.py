@@ -18,6 +18,7 @@ from typing import Any
 
 import command_line
 from command_line import UsageError, counted
+from data_prep.case_names import unmatched_text
 from data_prep.images import write_atomically
 from data_prep.manifest import read_dataset
 from data_prep.split import SPLITS
@@ -120,6 +121,7 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     notes: list[str] = []
     if config.raw:
         fields = raw_fields(Path(config.raw), run.data.labelling, run.description)
+        notes = notes_on_names(fields, run.data.labelling.case_regex)
     else:
         if not (data := config.data or run.config.data):
             raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")
@@ -136,6 +138,17 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     if unknown := sorted(wanted - there):
         raise UsageError(f"cases: no {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
     return Chosen([field for field in fields if field.case in wanted], notes)
+
+
+def notes_on_names(fields: Sequence[WholeField], case_regex: str) -> list[str]:
+    """What is to be said of names that tell no case."""
+    told = unmatched_text([field.name for field in fields], case_regex)
+    if not told:
+        return []
+    return [
+        f"{told} of the training data: intervals over cases take each such field for a case of its"
+        " own, whoever's it is"
+    ]
 
 
 def subject(config: EvaluateConfig) -> str:

@@ -1,7 +1,7 @@
 """A run measured on whole fields: the figures of the network and of the baselines, what the truth
 and the data are worth, and pictures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from command_line import track
-from data_prep.case_names import unmatched_text
 from data_prep.formats import READERS
 from data_prep.manifest import Labelling
 from data_prep.split import SPLITS
@@ -40,6 +39,7 @@ from train.precision import choose_precision
 from train.preemption import StopRequest
 from train.run_folder import (
     NUCLEI_THRESHOLD,
+    PIXEL_THRESHOLD,
     Run,
     check_threshold,
     choose_threshold,
@@ -186,7 +186,7 @@ def evaluate_run(
         "empty_rule": EMPTY_RULE,
         "warnings": [
             *chosen.notes,
-            *warnings_about(fields, run, [field.name for field in fields] if config.raw else []),
+            *warnings_about(fields, run, state),
             *duplicate_warnings(near_duplicates),
         ],
     }
@@ -309,20 +309,15 @@ def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Pat
     save_outcome(out / f"{result.name}_outcome.png", title, *pictures)
 
 
-def warnings_about(
-    fields: Sequence[WholeField], run: Run, names_of_raw: Sequence[str]
-) -> list[str]:
-    """What makes the figures look better than they are; `names_of_raw`: of the fields of raw=."""
+def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:
+    """What makes the figures of the checkpoint of this state look better than they are."""
     warnings = split_warnings(run.data.cases)
-    if told := unmatched_text(names_of_raw, run.data.labelling.case_regex):
-        warnings.append(
-            f"{told} of the training data: intervals over cases take each such field for a case of"
-            " its own, whoever's it is"
-        )
     if seen := {field.case for field in fields} & set(run.data.cases["train"]):
         listed = ", ".join(sorted(seen))
         warnings.append(f"trained on: {listed}; these figures do not show new patients")
-    if chosen := {field.case for field in fields} & set(run.data.cases["val"]):
+    thresholds = [state["metrics"].get(name) for name in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD)]
+    chosen = {field.case for field in fields} & set(run.data.cases["val"])
+    if chosen and thresholds != [None, None]:
         listed = ", ".join(sorted(chosen))
         warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
     return warnings

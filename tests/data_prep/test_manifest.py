@@ -129,11 +129,11 @@ def test_a_split_has_its_samples_and_its_originals(folder: Path) -> None:
 
 def test_counts_are_of_cases_fields_and_samples() -> None:
     assert count_samples(SAMPLES) == {
-        "train": {"cases": 1, "fields": 2, "samples": 3},
-        "val": {"cases": 1, "fields": 1, "samples": 1},
-        "test": {"cases": 2, "fields": 2, "samples": 2},
+        "train": {"cases": 1, "fields": 2, "samples": 3, "nuclei": {"tumor": 4}},
+        "val": {"cases": 1, "fields": 1, "samples": 1, "nuclei": {"tumor": 2}},
+        "test": {"cases": 2, "fields": 2, "samples": 2, "nuclei": {"tumor": 4}},
     }
-    assert count_samples([])["val"] == {"cases": 0, "fields": 0, "samples": 0}
+    assert count_samples([])["val"] == {"cases": 0, "fields": 0, "samples": 0, "nuclei": {}}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_counts_are_of_cases_fields_and_samples() -> None:
         (lambda f: (f / "manifest.jsonl").write_text("half a li"), r"manifest\.jsonl: .*damaged"),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"format": 99}),
-            "format 99; this version reads 2",
+            "format 99; this version reads 3",
         ),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"content_sha256": "0"}),

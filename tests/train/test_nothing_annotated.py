@@ -144,6 +144,10 @@ def test_what_reads_a_checkpoint_reads_this_one(
     assert outcome.out.count("0.5 (default, nothing annotated in val)") == 2
     given = [f"run={model}", f"data={read_run(run).config.data}", "figures=0"]
     assert cli(evaluate.main, *given).code == 0
+    # nothing was chosen on val, so nothing is warned of
+    of_val = cli(evaluate.main, *given, "split=val")
+    assert of_val.code == 0
+    assert "warning" not in of_val.out
 
 
 def test_of_two_classes_each_has_a_line(annotated: Path, tmp_path: Path, cli: Cli) -> None:
