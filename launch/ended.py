@@ -2,8 +2,9 @@
 
     python -m launch.ended RUN STAGE CODE RETRIES
 
-A job that failed is brought back, RETRIES times without a newer checkpoint between. A wrong command
-line stays wrong, so it is not. A job that is no longer RUNNING is being cancelled or requeued.
+A job that failed is brought back, RETRIES times without a newer checkpoint between that it saved
+itself: one of another job of the run is no progress of this one. A wrong command line stays wrong,
+so it is not brought back. A job that is no longer RUNNING is being cancelled or requeued.
 """
 
 import signal
@@ -13,8 +14,9 @@ from typing import Any
 
 from command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from launch import slurm_commands
-from launch.events import last_step, note, read_events
-from launch.job import job_id, was_preempted, where
+from launch.events import last_step, note, own_step, read_events
+from launch.job import was_preempted, where
+from train.job import job_id
 
 
 def main(argv: list[str]) -> int:
@@ -31,11 +33,12 @@ def main(argv: list[str]) -> int:
         # the signal came before Python could hear it: no failure, so it is not counted
         note(run, "requeued", stage, step=step, reason="stopped as it started", **where())
         return bring_back(run, stage, step, code)
-    failed_before = failures_without_progress(run, stage, step)
+    saved = own_step(run, job_id())
+    failed_before = failures_without_progress(run, stage, saved)
     if code == EXIT_USAGE or failed_before >= retries:
         note(run, "gave up", stage, step=step, reason=reason, **where())
         return code
-    note(run, "failed", stage, step=step, reason=reason, **where())
+    note(run, "failed", stage, step=step, saved=saved, reason=reason, **where())
     print(f"failed ({reason}); brought back, try {failed_before + 1} of {retries}", flush=True)
     return bring_back(run, stage, step, code)
 
@@ -63,8 +66,8 @@ def was_told_to_stop(run: Path, stage: str) -> bool:
     return any(event["event"] == "stopped" for event in since_start(run, stage))
 
 
-def failures_without_progress(run: Path, stage: str, step: int) -> int:
-    """How often this job has failed since it last got further."""
+def failures_without_progress(run: Path, stage: str, saved: int) -> int:
+    """How often this job has failed since it saved its newest checkpoint, that of step `saved`."""
     mine = [
         event
         for event in read_events(run)
@@ -72,7 +75,7 @@ def failures_without_progress(run: Path, stage: str, step: int) -> int:
     ]
     count = 0
     for event in reversed(mine):
-        if event["step"] != step:
+        if event["saved"] < saved:
             break
         count += 1
     return count

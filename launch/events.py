@@ -1,11 +1,13 @@
 """RUN/launch/: what was submitted, and what happened to it since.
 
-submission.json   command line, code revision, profile, stages with their job ids
+submission.json   command line, code revision, profile, stages with their job ids; those of earlier
+                  submissions too
 events.jsonl      a line an event: started, stopped, requeued, failed, gave up, finished
 code/             the code as it was when submitted: what runs, also after a requeue
 jobs/<id>/        sbatch script and a log a rank
 """
 
+import contextlib
 import json
 import os
 import time
@@ -38,7 +40,25 @@ def read_submission(run: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def write_submission(run: Path, about: dict[str, Any]) -> None:
+    """Put a submission before the earlier ones, which stay; the file is never half written."""
+    earlier = read_submission(run)
+    before = [earlier, *earlier.pop("earlier", [])] if earlier else []
+    temporary = run / LAUNCH / f".{SUBMISSION}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(about | {"earlier": before}, indent=2) + "\n")
+    temporary.replace(run / LAUNCH / SUBMISSION)
+
+
 def last_step(run: Path) -> int:
     """The step of the newest published checkpoint, 0 where there is none."""
     pointer = run / "checkpoints" / "latest"
     return int(pointer.read_text().removeprefix("step_")) if pointer.is_file() else 0
+
+
+def own_step(run: Path, job: str) -> int:
+    """The step of the newest checkpoint that a job saved itself, 0 where there is none."""
+    for path in sorted((run / "checkpoints").glob("step_*/COMPLETE"), reverse=True):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # removed, or damaged
+            if json.loads(path.read_text()).get("job") == job:
+                return int(path.parent.name.removeprefix("step_"))
+    return 0

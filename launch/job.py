@@ -26,6 +26,7 @@ import command_line
 from command_line import EXIT_FAILED, EXIT_STOPPED, UserError
 from launch import slurm_commands
 from launch.events import last_step, note
+from train.job import job_id
 from train.preemption import SIGNALS, StopRequest
 
 STAGES = ("prepare", "train", "evaluate")
@@ -115,16 +116,6 @@ def late_main(name: str) -> Any:
 def is_first() -> bool:
     """Whether this is the first task of the job."""
     return os.environ.get("SLURM_PROCID", "0") == "0"
-
-
-def job_id() -> str:
-    """The job, or the task of an array, as scontrol knows it.
-
-    SLURM_JOB_ID will not do for an array: its last task has the id of the whole array.
-    """
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def where() -> dict[str, Any]:

@@ -4,7 +4,8 @@
                                       .metadata           where each tensor lies
                                       state.json          everything that is not a tensor
                                       COMPLETE            written last: size and hash of every file,
-                                                          world size, hash of the configuration
+                                                          world size, hash of the configuration,
+                                                          the Slurm job that saved it
     RUN/checkpoints/latest, best      names of published steps
 
 A checkpoint is made under a temporary name, and gets its own once COMPLETE and the files are on
@@ -37,6 +38,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 
 from command_line import UsageError, UserError
 from train.distributed import Ranks
+from train.job import job_id
 
 # One rank alone saves without a process group, as is meant
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -111,6 +113,7 @@ def save(
                 "step": step,
                 "world_size": ranks.world_size,
                 "config_sha256": config_sha256,
+                "job": job_id(),
                 "files": functools.reduce(operator.or_, described, files),
             }
             write_durably(temporary / COMPLETE, {**content, "sha256": hash_json(content)})

@@ -5,6 +5,7 @@ real ones are asked in test_cluster.py.
 """
 
 import json
+import shutil
 import signal
 import stat
 import time
@@ -15,7 +16,7 @@ import pytest
 from command_line import EXIT_STOPPED, EXIT_USAGE, UsageError
 from launch import ended, jobs, slurm_commands
 from launch.doctor import main as doctor
-from launch.events import note, read_events
+from launch.events import note, own_step, read_events
 from launch.job import come_back, is_leaving, why
 from train.preemption import StopRequest
 
@@ -46,6 +47,14 @@ def answer(slurm: Path, command: str, text: str, code: int = 0) -> None:
         f'#!/bin/sh\necho "$@" >> {slurm}/called\nprintf "%s\\n" "{text}"\nexit {code}\n'
     )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def save(run: Path, step: int, job: str) -> None:
+    """As much of a checkpoint as launch/ reads."""
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "COMPLETE").write_text(json.dumps({"job": job}))
+    (folder.parent / "latest").write_text(f"{folder.name}\n")
 
 
 def stopped_by(signum: int) -> StopRequest:
@@ -95,13 +104,35 @@ class TestEnded:
         answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
         seen = []
         for step in (4, 4, 9, 9, 9):  # a newer checkpoint before the third starts the count anew
-            (run / "checkpoints").mkdir(exist_ok=True)
-            (run / "checkpoints" / "latest").write_text(f"step_{step:08d}\n")
+            save(run, step, job="7")
             assert self.end(run, 137) == 137
             seen.append(self.last(run))
         assert seen == ["failed", "failed", "failed", "failed", "gave up"]
         assert read_events(run)[-1]["reason"] == "killed by SIGKILL"
         assert (slurm / "called").read_text().splitlines().count("requeue 7") == 4
+
+    def test_what_another_job_saves_is_no_progress_of_this_one(
+        self, run: Path, slurm: Path
+    ) -> None:
+        """Also where the other's checkpoints push out those of this job."""
+        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
+        save(run, 4, job="7")
+        seen = []
+        for step in (6, 8, 10):
+            save(run, step, job="5")
+            self.end(run, 1)
+            shutil.rmtree(run / "checkpoints" / "step_00000004", ignore_errors=True)
+            seen.append(self.last(run))
+        assert seen == ["failed", "failed", "gave up"]
+        assert read_events(run)[-1]["step"] == 10
+
+    def test_a_damaged_checkpoint_is_nobodys(self, run: Path) -> None:
+        for step, text in ((7, '{"job": '), (8, "[]"), (9, "{}")):
+            save(run, step, job="7")
+            (run / "checkpoints" / f"step_{step:08d}" / "COMPLETE").write_text(text)
+        save(run, 3, job="7")
+        assert own_step(run, "7") == 3
+        assert own_step(run, "8") == 0
 
     def test_a_wrong_command_line_is_not_tried_again(self, run: Path, slurm: Path) -> None:
         answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
