@@ -83,7 +83,7 @@ def about_gpus(profile: Profile) -> Finding:
         nccl = torch.distributed.is_nccl_available()
         answer = f"{names}; torch {torch.__version__}, NCCL {'there' if nccl else 'missing'}"
         return Finding(FINE if nccl else FATAL, "GPUs", answer)
-    if profile.gpus_per_node and torch.version.cuda is None:
+    if profile.gpus and torch.version.cuda is None:
         answer = f"torch {torch.__version__} is a build without CUDA: ranks will compute on CPUs"
         return Finding(DOUBTFUL, "GPUs", answer)
     return Finding(FINE, "GPUs", "none on this machine")

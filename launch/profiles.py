@@ -1,12 +1,16 @@
 """The settings of a cluster: slurm/<name>.yaml, overridden by flags."""
 
 import dataclasses
+import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import command_line
 from command_line import UsageError
+from launch import sbatch_args
 
 PROFILES = Path(__file__).parents[1] / "slurm"
 SIGNAL_EARLY_S = 60  # how much sooner than asked Slurm may send --signal (sbatch's manual)
@@ -26,8 +30,9 @@ class Profile:
     """Features that nodes must have, as in a100|h100."""
     nodes: int = 1
     """Nodes for training."""
-    gpus_per_node: int = 1
-    """GPUs a node for training; a rank each. 0 trains on CPUs."""
+    gpus_per_node: int | str = 1
+    """GPUs a node for training, a rank each: a number, or type and number as in a100:2. 0 trains
+    on CPUs."""
     ranks_per_node: int = 0
     """Ranks a node where there are no GPUs; 0 for a rank a GPU, or one."""
     cpus_per_task: int = 4
@@ -48,10 +53,22 @@ class Profile:
     """Environment variables of the job."""
     srun_args: list[str] = field(default_factory=list)
     """More arguments of srun."""
+    sbatch_args: list[str] = field(default_factory=list)
+    """More arguments of sbatch, as in --exclude=n3; those about GPUs only for jobs with GPUs."""
 
     def __post_init__(self) -> None:
-        least = {"nodes": 1, "gpus_per_node": 0, "ranks_per_node": 0, "cpus_per_task": 1}
+        if str(self.gpus_per_node).lstrip("-").isdecimal():
+            object.__setattr__(self, "gpus_per_node", int(self.gpus_per_node))
+        elif not re.fullmatch(r"[\w.-]+:[1-9]\d*", str(self.gpus_per_node)):
+            raise ValueError(
+                f"gpus_per_node={self.gpus_per_node}: expected a whole number, or the type and the"
+                " number, as in a100:2"
+            )
+        self.check_texts()
+        least = {"nodes": 1, "ranks_per_node": 0, "cpus_per_task": 1}
         least |= {"time_min": 1, "signal_lead_s": 1, "prep_jobs": 1, "retries": 0}
+        if not self.gpu_type:
+            least["gpus_per_node"] = 0
         for key, value in least.items():
             if getattr(self, key) < value:
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least {value}")
@@ -61,16 +78,75 @@ class Profile:
                 f" signal up to {SIGNAL_EARLY_S} s early, so a job could be stopped as it starts;"
                 " give it more time_min, or less signal_lead_s"
             )
-        if self.ranks_per_node and self.gpus_per_node and self.ranks_per_node != self.gpus_per_node:
+        if self.ranks_per_node and self.gpus and self.ranks_per_node != self.gpus:
             raise ValueError(
                 f"ranks_per_node={self.ranks_per_node}: with gpus_per_node={self.gpus_per_node}"
                 " there is a rank a GPU; leave it out"
             )
+        self.check_sbatch_args()
+
+    def check_texts(self) -> None:
+        """Refuse what would become a line of the script by itself."""
+        for key, text in self.texts():
+            if has_control_characters(text):
+                raise ValueError(f"{key}={text!r}: holds a line break or a control character")
+        for name in self.environment:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+                raise ValueError(f"environment={name!r}: is no name of an environment variable")
+        for line in "\n".join(self.setup).splitlines():
+            if has_control_characters(line.replace("\t", " ")):
+                raise ValueError(f"setup={line!r}: holds a control character")
+            if line.lstrip().startswith("#SBATCH"):
+                raise ValueError(f"setup={line}: put arguments of sbatch into sbatch_args:")
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Key and text of each value, but for `setup`, whose texts may have several lines."""
+        for key, value in dataclasses.asdict(self).items():
+            if isinstance(value, dict):
+                yield from ((key, text) for pair in value.items() for text in pair)
+            elif key != "setup":
+                yield from (
+                    (key, str(text)) for text in (value if isinstance(value, list) else [value])
+                )
+
+    def check_sbatch_args(self) -> None:
+        """Refuse arguments of sbatch that Eosin sets, or that contradict other keys."""
+        arguments = self.sbatch_arguments
+        gres, num_gpus = arguments.get("gres", ""), sbatch_args.gres_gpus(arguments)
+        if num_gpus and self.gpus_per_node != num_gpus:
+            raise ValueError(
+                f"sbatch_args: --gres={gres}: gives {num_gpus} GPUs a node, gpus_per_node is"
+                f" {self.gpus_per_node}; set gpus_per_node: {num_gpus}, or leave --gres out and set"
+                " gpus_per_node: TYPE:NUMBER"
+            )
+        for name in ("mem-per-cpu", "mem-per-gpu"):
+            if self.mem_gb and name in arguments:
+                raise ValueError(f"sbatch_args: --{name}: not with mem_gb: too; give one of them")
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs a node has for training."""
+        return int(str(self.gpus_per_node).rpartition(":")[2])
+
+    @property
+    def gpu_type(self) -> str:
+        """The type of the GPUs; '' where any will do."""
+        return str(self.gpus_per_node).rpartition(":")[0]
+
+    @property
+    def sbatch_arguments(self) -> dict[str, str]:
+        """Name -> value of the arguments in `sbatch_args`."""
+        return sbatch_args.parse(self.sbatch_args)
 
     @property
     def tasks_per_node(self) -> int:
         """Ranks a node."""
-        return self.ranks_per_node or self.gpus_per_node or 1
+        return self.ranks_per_node or self.gpus or 1
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a text has line breaks, other control characters, or bytes that are no text."""
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def load_profile(name: str, flags: dict[str, Any]) -> Profile:
@@ -82,7 +158,12 @@ def load_profile(name: str, flags: dict[str, Any]) -> Profile:
             " for one of your own"
         )
     arguments = [f"preset={name}"] + [f"{key}={value}" for key, value in flags.items()]
-    return dataclasses.replace(command_line.load(NamedProfile, arguments, preset_folder=PROFILES))
+    try:
+        return command_line.load(NamedProfile, arguments, preset_folder=PROFILES)
+    except UsageError as error:
+        key = re.match(r"\w*", str(error))
+        is_told = str(PROFILES) in str(error) or (key and key[0] in flags)
+        raise UsageError(str(error) if is_told else f"slurm/{name}.yaml: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""Arguments of sbatch that a profile adds: which are refused, and which a job without GPUs has."""
+
+import re
+from collections.abc import Sequence
+
+GPUS = "gpus_per_node:, as in 2 or a100:2"
+RANKS = "gpus_per_node:, or ranks_per_node: without GPUs"
+LOGS = "run=; the logs are in RUN/launch/jobs"
+CHAIN = "--stages; each job waits for the one before"
+COME_BACK = "retries:; jobs that are preempted or out of time always come back"
+STATUS = "python launch/jobs.py status RUN"
+# Argument of sbatch -> what to use instead
+REFUSED = {
+    **{name: f"{name}:" for name in ("account", "partition", "qos", "constraint")},
+    "nodes": "nodes:, or the flag --nodes",
+    **dict.fromkeys(("gpus-per-node", "gpus", "gpus-per-task", "gpus-per-socket"), GPUS),
+    **dict.fromkeys(("tres-per-job", "tres-per-node", "tres-per-socket", "tres-per-task"), GPUS),
+    **dict.fromkeys(("ntasks", "ntasks-per-node", "ntasks-per-core"), RANKS),
+    **dict.fromkeys(("ntasks-per-gpu", "ntasks-per-socket"), RANKS),
+    **dict.fromkeys(("cpus-per-task", "cpus-per-gpu"), "cpus_per_task:"),
+    "mem": "mem_gb:",
+    "time": "time_min:",
+    "signal": "signal_lead_s:",
+    **dict.fromkeys(("requeue", "no-requeue"), COME_BACK),
+    **dict.fromkeys(("export", "export-file"), "environment:"),
+    **dict.fromkeys(("get-user-env", "wrap"), "setup:"),
+    "chdir": "setup:; jobs run in the run's copy of the code",
+    "array": "prep_jobs:",
+    **dict.fromkeys(("dependency", "kill-on-invalid-dep"), CHAIN),
+    "job-name": "run=; jobs are named after their stage",
+    **dict.fromkeys(("output", "error", "open-mode"), LOGS),
+    "test-only": "the flag --dry-run",
+    "clusters": "SLURM_CONF, which names the cluster",
+    **dict.fromkeys(("wait", "parsable", "quiet"), STATUS),
+    **dict.fromkeys(("help", "usage", "version"), "man sbatch"),
+}
+
+
+def parse(arguments: Sequence[str]) -> dict[str, str]:
+    """Name -> value ('' for none) of each argument. Raises ValueError for what cannot be used.
+
+    sbatch takes a name that is cut short too: --part=high would change the partition.
+    """
+    parsed = {}
+    for argument in arguments:
+        match = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:=(.+))?", argument)
+        if match is None:
+            raise ValueError(
+                f"sbatch_args: '{argument}': expected --name or --name=value, as in --exclude=n3;"
+                " in quotes where it holds a comma"
+            )
+        name, value = match.groups(default="")
+        for refused, instead in REFUSED.items():
+            if refused.startswith(name):
+                raise ValueError(f"sbatch_args: {argument}: Eosin sets --{refused}; use {instead}")
+        parsed[name] = value
+    return parsed
+
+
+def without_gpus(arguments: dict[str, str]) -> dict[str, str]:
+    """The arguments of a job that asks for no GPUs."""
+    left = {name: value for name, value in arguments.items() if "gpu" not in name}
+    if "gres" in left:
+        parts = [part for part in left.pop("gres").split(",") if not is_gpu(part)]
+        left |= {"gres": ",".join(parts)} if parts else {}
+    return left
+
+
+def gres_gpus(arguments: dict[str, str]) -> int:
+    """How many GPUs a node --gres asks for."""
+    parts = [part for part in arguments.get("gres", "").split(",") if is_gpu(part)]
+    counts = [re.search(r":(\d+)(?:\(.*\))?$", part) for part in parts]
+    return sum(int(count[1]) if count else 1 for count in counts)
+
+
+def is_gpu(part: str) -> bool:
+    """Whether an entry of --gres asks for GPUs, as gpu:a100:2 does."""
+    return part.split(":")[0].removeprefix("gres/") == "gpu"
