@@ -1,8 +1,8 @@
 """Watch and end runs on a cluster.
 
-python launch/jobs.py status [RUN]            stages, restarts, how far, how good
+python launch/jobs.py status [RUN]            jobs, restarts, how far, how good
 python launch/jobs.py logs [RUN] [-f] [--stage train] [--rank 0]
-python launch/jobs.py cancel RUN              the whole chain; what is saved stays
+python launch/jobs.py cancel RUN              every job of the run; what is saved stays
 python launch/jobs.py list [FOLDER]           the runs in a folder (runs)
 
 Without RUN it is the newest in runs/.
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 import command_line
-from command_line import UsageError
+from command_line import UsageError, UserError
 from json_lines import read_lines
 from launch import slurm_commands
 from launch.events import (
@@ -35,6 +35,7 @@ from launch.events import (
     read_events,
     read_submission,
 )
+from launch.run_jobs import RunJob, in_queue, known_jobs, queued_jobs
 from train.runs import newest_run
 
 # Events worth a line in `status`, besides the stages' states
@@ -69,8 +70,8 @@ def main(argv: list[str]) -> int:
         print("\n".join(status(options.run, submission)))
         return 0
     if options.command == "cancel":
-        return cancel(options.run, submission)
-    return logs(options.run, submission, options.stage, options.rank, options.follow)
+        return cancel(options.run)
+    return logs(options.run, options.stage, options.rank, options.follow)
 
 
 def newest_submitted(command: str) -> Path:
@@ -83,17 +84,22 @@ def newest_submitted(command: str) -> Path:
 
 
 def status(run: Path, submission: dict[str, Any]) -> list[str]:
-    """Lines that say where a run is."""
+    """Lines that say where a run is, with the newest jobs and all that are in the queue."""
     submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(submission["time_s"]))
     lines = [f"run       {run} (submitted {submitted}, code {submission['revision'][:12] or '?'})"]
     lines.append(f"{'stage':9} {'job':>8}  {'state':12} {'nodes':14} restarts")
     events = read_events(run)
-    for label, job in submission["jobs"].items():
-        for state in stage_states(label, job, events):
-            lines.append(
-                f"{label:9} {job:>8}  {state['state']:12} {state['nodes']:14}"
-                f" {state['restarts']:>8}  {state['reason']}".rstrip()
-            )
+    silence = ""
+    for job in known_jobs(run):
+        tasks = []
+        try:
+            tasks = job.tasks(run)
+        except UserError as error:
+            silence = str(error)
+        if job.job in submission["jobs"].values() or in_queue(tasks):
+            lines += [row(job, state) for state in job_states(job, tasks, events)]
+    if silence:
+        lines.append(f"{silence}; states are what the jobs noted, an earlier one may be missing")
     lines += progress(run)
     for event in events:
         if event["event"] in STORY:
@@ -101,24 +107,40 @@ def status(run: Path, submission: dict[str, Any]) -> list[str]:
     return lines
 
 
-def stage_states(label: str, job: str, events: list[dict[str, Any]]) -> list[dict[str, str]]:
+def row(job: RunJob, state: dict[str, str]) -> str:
+    """A job, or a task of an array, as a line of the table."""
+    line = f"{job.label:9} {job.job:>8}  {state['state']:12} {state['nodes']:14}"
+    return f"{line} {state['restarts']:>8}  {state['reason']}".rstrip()
+
+
+def job_states(
+    job: RunJob, tasks: list[dict[str, str]], events: list[dict[str, Any]]
+) -> list[dict[str, str]]:
     """State, nodes, restarts and reason of a job, or of each task of an array.
 
     From the queue while Slurm knows the job; then from its accounts, where it keeps any; then from
     what the job itself noted.
     """
-    if states := slurm_commands.queue_states([job]).get(job):
-        return states
-    stage = "prepare" if label == "join" else label
+    if tasks:
+        return [
+            {
+                "state": task.get("JobState", "?"),
+                "nodes": task.get("NodeList", "").replace("(null)", ""),
+                "reason": task.get("Reason", "").replace("None", ""),
+                "restarts": task.get("Restarts", "0"),
+            }
+            for task in tasks
+        ]
+    stage = "prepare" if job.label == "join" else job.label
     newest = {
         event["job"]: event
         for event in events
-        if event["stage"] == stage and str(event.get("job", "")).split("_")[0] == job
+        if event["stage"] == stage and str(event.get("job", "")).split("_")[0] == job.job
     }
     mine = list(newest.values())
     unfinished = [event["event"].upper() for event in mine if event["event"] != "finished"]
     noted = unfinished[0] if unfinished else "COMPLETED" if mine else "UNKNOWN"
-    final = slurm_commands.accounted_states([job]).get(job, noted)
+    final = slurm_commands.accounted_states([job.job]).get(job.job, noted)
     restarts = max((event.get("restart", 0) for event in mine), default=0)
     nodes = str(mine[-1].get("nodes", "")) if mine else ""
     return [{"state": final, "nodes": nodes, "restarts": str(restarts), "reason": ""}]
@@ -164,38 +186,43 @@ def story(event: dict[str, Any]) -> str:
     return f"{when}  {event['stage']} {event['event']}{step}{reason}"
 
 
-def cancel(run: Path, submission: dict[str, Any]) -> int:
-    """Cancel every job of the chain, the last first, so that none starts in between."""
+def cancel(run: Path) -> int:
+    """Cancel every job of a run in the queue, the last first, so that none starts in between."""
+    queued = list(queued_jobs(run))
+    if not queued:
+        print(f"no job of {run} is in the queue")
+        return 0
     refused = []
-    for label, job in reversed(submission["jobs"].items()):
-        code, text = slurm_commands.ask("scancel", job)
+    for job in reversed(queued):
+        code, text = slurm_commands.ask("scancel", job.job)
         if code and "Invalid job id" not in text:  # else it has ended already
-            refused.append(f"{label} {job}: {text}")
+            refused.append(f"{job.label} {job.job}: {text}")
     note(run, "cancelled", "chain")
     if refused:
         print("\n".join(f"error: {line}" for line in refused), file=sys.stderr)
         return 1
-    print(f"cancelled {', '.join(submission['jobs'].values())}; what was saved is in {run}")
+    print(f"cancelled {', '.join(job.job for job in queued)}; what was saved is in {run}")
     return 0
 
 
-def logs(run: Path, submission: dict[str, Any], stage: str, rank: int, follow: bool) -> int:
+def logs(run: Path, stage: str, rank: int, follow: bool) -> int:
     """Print (or follow) a log."""
-    path = find_log(run, submission, stage, rank)
+    path = find_log(run, stage, rank)
     if follow:
         os.execvp("tail", ["tail", "-n", "+1", "-F", str(path)])
     sys.stdout.write(path.read_text(errors="replace"))
     return 0
 
 
-def find_log(run: Path, submission: dict[str, Any], stage: str, rank: int) -> Path:
-    """The log of a stage's rank; without a stage, of the last stage that has one."""
-    jobs = submission["jobs"]
-    if stage and stage not in jobs:
-        raise UsageError(f"--stage {stage}: there are: {', '.join(jobs)}")
-    for label in [stage] if stage else list(reversed(jobs)):
+def find_log(run: Path, stage: str, rank: int) -> Path:
+    """The log of a rank of the newest job that has one, of a stage or of any."""
+    jobs = known_jobs(run)
+    labels = dict.fromkeys(job.label for job in jobs)
+    if stage and stage not in labels:
+        raise UsageError(f"--stage {stage}: there are: {', '.join(labels)}")
+    for job in reversed([job for job in jobs if stage in ("", job.label)]):
         # an array's tasks have a folder each, with a log of rank 0
-        for pattern in (f"{jobs[label]}/*_{rank}_log.out", f"{jobs[label]}_{rank}/*_0_log.out"):
+        for pattern in (f"{job.job}/*_{rank}_log.out", f"{job.job}_{rank}/*_0_log.out"):
             if found := sorted((run / LAUNCH / JOBS).glob(pattern)):
                 return found[0]
     ranks = sorted(

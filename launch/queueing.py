@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import shlex
 import shutil
 import subprocess
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError
-from launch import slurm_commands
-from launch.events import JOBS, LAUNCH, SUBMISSION, note, read_submission
+from launch import sbatch_args, slurm_commands
+from launch.events import JOBS, LAUNCH, note, write_submission
 from launch.job import Stage
 from launch.profiles import Profile
 
@@ -59,11 +58,10 @@ def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profil
             joining = one_task | {"job_name": "eosin-join"} if profile.prep_jobs > 1 else one_task
             jobs.append(Job(stage, "join" if profile.prep_jobs > 1 else stage, [given], joining))
         elif stage == "train":
-            tasks, gpus = profile.tasks_per_node, profile.gpus_per_node
-            asked = common(stage, profile.nodes, tasks, gpus)
+            asked = common(stage, profile.nodes, profile.tasks_per_node, profile.gpus)
             jobs.append(Job(stage, stage, [given], asked))
         else:
-            asked = common(stage, 1, 1, min(1, profile.gpus_per_node))
+            asked = common(stage, 1, 1, min(1, profile.gpus))
             jobs.append(Job(stage, stage, [given], asked))
     return jobs
 
@@ -73,6 +71,9 @@ def parameters(
 ) -> dict[str, Any]:
     """What submitit is told of a job."""
     python = shlex.quote(sys.executable)
+    given = profile.sbatch_arguments
+    added = given if gpus else sbatch_args.without_gpus(given)
+    more = {name: value or True for name, value in added.items()}
     environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | profile.environment
     asked = {
         "job_name": f"eosin-{stage}",
@@ -98,10 +99,10 @@ def parameters(
         "teardown": [
             f"{python} -m launch.ended {shlex.quote(str(run))} {stage} $? {profile.retries}"
         ],
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
+        "additional_parameters": more | {"requeue": True, "kill-on-invalid-dep": "yes"},
     }
-    if gpus:
-        asked["gpus_per_node"] = gpus
+    if gpus and not sbatch_args.gres_gpus(profile.sbatch_arguments):
+        asked["gpus_per_node"] = f"{profile.gpu_type}:{gpus}" if profile.gpu_type else gpus
     if profile.mem_gb:
         asked["mem"] = f"{int(profile.mem_gb * 1024)}MB"
     named = ("partition", "account", "qos", "constraint")
@@ -118,12 +119,14 @@ def script(run: Path, job: Job, before: str) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = run / LAUNCH / JOBS / "%j"
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {folder}"
+    command = (
+        f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    )
     array = {"map_count": len(job.arguments)} if len(job.arguments) > 1 else {}
     text = _make_sbatch_string(
         command=command, folder=folder, **job.parameters, **array, **after(before)
     )
-    called = "\n".join(f"#   {job.stage} {' '.join(given)}" for given in job.arguments)
+    called = "\n".join(f"#   {job.stage} {shlex.join(given)}" for given in job.arguments)
     return f"##### {job.label}\n{text}\n# The stage in each task (or array task):\n{called}\n"
 
 
@@ -134,19 +137,20 @@ def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
     ids: dict[str, str] = {}
     for job in jobs:
         try:
-            ids[job.label] = queue_one(run, job, list(ids.values())[-1] if ids else "")
+            with slurm_commands.overriding_nothing():
+                ids[job.label] = queue_one(run, job, list(ids.values())[-1] if ids else "")
         except (FailedJobError, KeyboardInterrupt) as error:
             for queued in ids.values():
                 slurm_commands.ask("scancel", queued)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            reason = str(error).strip().splitlines()[-1]
+            reason = slurm_commands.last_line(str(error))
             raise UserError(f"{job.label}: Slurm refuses the job: {reason}; queued none") from None
     return ids
 
 
 def queue_one(run: Path, job: Job, before: str) -> str:
-    """Queue one job after another; returns its id."""
+    """Queue one job after another, and note it; returns its id."""
     from submitit import SlurmExecutor
 
     executor = SlurmExecutor(folder=run / LAUNCH / JOBS / "%j")
@@ -158,7 +162,9 @@ def queue_one(run: Path, job: Job, before: str) -> str:
         with executor.batch():
             tasks = [executor.submit(call) for call in calls]
         queued = tasks[0]
-    return str(queued.job_id).split("_")[0]
+    job_id = str(queued.job_id).split("_")[0]
+    note(run, "queued", "chain", jobs={job.label: job_id})  # at once: we may be killed
+    return job_id
 
 
 def with_kept_config(arguments: dict[str, list[str]], code: Path) -> dict[str, list[str]]:
@@ -187,18 +193,16 @@ def take_snapshot(code: Path, config: str | None) -> None:
 
 
 def record(run: Path, argv: Sequence[str], profile: Profile, ids: dict[str, str]) -> None:
-    """Write down what was submitted; stages of an earlier submission stay in sight."""
-    earlier = read_submission(run) or {"jobs": {}}
+    """Write down what was submitted; earlier submissions stay."""
     about = {
         "command": shlex.join(["python", "launch/submit.py", *argv]),
         "folder": str(Path.cwd()),
         "revision": git_revision(),
         "time_s": round(time.time(), 1),
         "profile": dataclasses.asdict(profile),
-        "jobs": earlier["jobs"] | ids,
+        "jobs": ids,
     }
-    (run / LAUNCH / SUBMISSION).write_text(json.dumps(about, indent=2) + "\n")
-    note(run, "queued", "chain", jobs=ids)
+    write_submission(run, about)
 
 
 def git_revision() -> str:

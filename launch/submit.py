@@ -35,8 +35,9 @@ from command_line import UsageError
 from launch import slurm_commands
 from launch.events import LAUNCH, note
 from launch.job import STAGES
-from launch.profiles import Profile, load_profile
+from launch.profiles import Profile, has_control_characters, load_profile
 from launch.queueing import plan, queue, record, script, take_snapshot, with_kept_config
+from launch.run_jobs import submitting
 from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
 from train.preemption import StopRequest
 from train.runs import free_name, new_run
@@ -45,7 +46,7 @@ from train.runs import free_name, new_run
 FLAGS = tuple(
     field.name
     for field in dataclasses.fields(Profile)
-    if field.name not in ("setup", "environment", "srun_args")
+    if field.name not in ("setup", "environment", "srun_args", "sbatch_args")
 )
 # By itself torchrun dies of SIGUSR2, leaving its ranks behind, and kills them 30 s after another
 TORCHRUN_WAITS = (
@@ -66,6 +67,7 @@ def main(argv: list[str]) -> int:
     flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
     profile = load_profile(options.profile, flags)
     request = Request(settings, Path(settings.get("run") or free_name()).resolve())
+    refuse_control_characters(settings | {"run": str(request.run)})
     stages = choose_stages(options.stages, request)
     check(stage_arguments(stages, request, profile))
     if "train" in stages:
@@ -82,13 +84,15 @@ def main(argv: list[str]) -> int:
     # A snapshot each submission: jobs of an earlier one may still be running on theirs
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     jobs = plan(run, code, with_kept_config(arguments, code), profile)
+    slurm_commands.tell_unused()
     if options.dry_run:
         for job, before in zip(jobs, [None, *jobs], strict=False):
             print(script(run, job, f"<id of {before.label}>" if before else ""))
         return 0
-    take_snapshot(code, settings.get("config") or settings.get("train.config"))
-    ids = queue(run, jobs)
-    record(run, argv, profile, ids)
+    with submitting(run):
+        take_snapshot(code, settings.get("config") or settings.get("train.config"))
+        ids = queue(run, jobs)
+        record(run, argv, profile, ids)
     report(request, stages, ids)
     return 0
 
@@ -113,6 +117,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="X", help=docs[key])
     parser.add_argument("settings", nargs="*", metavar="key=value")
     return parser.parse_intermixed_args(argv)
+
+
+def refuse_control_characters(given: dict[str, str]) -> None:
+    """Refuse what would become a line of a script by itself, or a pattern of Slurm's in a path."""
+    for key, value in given.items():
+        if has_control_characters(value):
+            raise UsageError(f"{key}={value!r}: holds a line break or a control character")
+    if wrong := [character for character in "%\\" if character in given["run"]]:
+        raise UsageError(f"run={given['run']}: Slurm reads {wrong[0]} as a pattern; leave it out")
 
 
 def report(request: Request, stages: Sequence[str], ids: dict[str, str]) -> None:
@@ -149,8 +162,8 @@ def run_here(
     run: Path, argv: Sequence[str], commands: dict[str, list[str]], profile: Profile
 ) -> int:
     """The same chain on this machine: stages one after the other, up to a signal to stop."""
-    (run / LAUNCH).mkdir(parents=True, exist_ok=True)
-    record(run, argv, profile, {})
+    with submitting(run):
+        record(run, argv, profile, {})
     relay = Relay()
     with relay:
         for stage, command in commands.items():

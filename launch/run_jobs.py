@@ -1,0 +1,92 @@
+"""The jobs of a run, whoever submitted them and when: which there are, which are in the queue."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from command_line import UsageError
+from launch import slurm_commands
+from launch.events import JOBS, LAUNCH, read_events, read_submission
+from lease import Lease
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A job, or an array of jobs, of a run."""
+
+    label: str
+    """Its stage, or join."""
+    job: str
+    by_hand: bool = False
+    """Whether launch/submit.py did not queue it."""
+
+    def tasks(self, run: Path) -> list[dict[str, str]]:
+        """What Slurm says of it, or of each task of the array; none where it has forgotten it.
+
+        Raises UserError where Slurm does not answer.
+        """
+        return [task for task in slurm_commands.show_tasks(self.job) if self.is_this(run, task)]
+
+    def is_this(self, run: Path, task: dict[str, str]) -> bool:
+        """Whether what Slurm tells is of this job, not of a later one that was given its number.
+
+        A cluster that was set up anew counts from 1 again. A script of submit.py lies in its run.
+        """
+        folder = Path(task.get("Command", "")).parent
+        if folder.parts[-2:] == (LAUNCH, JOBS):
+            return folder.parts[-3:-2] == (run.resolve().name,)
+        return self.by_hand or not folder.is_absolute()
+
+
+def known_jobs(run: Path) -> list[RunJob]:
+    """Every job that was submitted for a run, or that began in it; the oldest first."""
+    newest = read_submission(run) or {"jobs": {}}
+    queued = [about["jobs"] for about in [newest, *newest.get("earlier", [])]]
+    events = read_events(run)
+    queued += [event["jobs"] for event in events if "jobs" in event]
+    known = {job: RunJob(label, job) for jobs in queued for label, job in jobs.items()}
+    for event in events:
+        job = str(event.get("job", "")).split("_")[0]
+        if job.isdigit() and job not in known:
+            known[job] = RunJob(event["stage"], job, by_hand=True)
+    return [known[job] for job in sorted(known, key=int)]
+
+
+def in_queue(tasks: list[dict[str, str]]) -> bool:
+    """Whether a job, or a task of an array, has not ended for good."""
+    return any(task.get("JobState") not in slurm_commands.ENDED for task in tasks)
+
+
+def queued_jobs(run: Path) -> dict[RunJob, str]:
+    """The jobs of a run that are in the queue, with their states; the oldest first.
+
+    Raises UserError where Slurm does not answer.
+    """
+    told = {job: job.tasks(run) for job in known_jobs(run)}
+    return {
+        job: ", ".join(dict.fromkeys(task.get("JobState", "state unknown") for task in tasks))
+        for job, tasks in told.items()
+        if in_queue(tasks)
+    }
+
+
+@contextmanager
+def submitting(run: Path) -> Iterator[None]:
+    """Hold a run while its jobs are queued, so that nobody else queues a second chain beside it.
+
+    Raises UsageError while jobs of the run are in the queue, UserError where somebody else is
+    submitting it, or where Slurm does not say whether there are jobs.
+    """
+    (run / LAUNCH).mkdir(parents=True, exist_ok=True)
+    with Lease(run, "run", name=f"{LAUNCH}/submit.lock", doing="submitting it"):
+        if slurm_commands.is_here() and (queued := queued_jobs(run)):
+            jobs = ", ".join(f"{job.label} {job.job} ({state})" for job, state in queued.items())
+            folder = shlex.quote(str(run))
+            raise UsageError(
+                f"run={run}: still in the queue: {jobs}; nothing was queued. See them with `python"
+                f" launch/jobs.py status {folder}`, end them with `python launch/jobs.py cancel"
+                f" {folder}`, or name another run="
+            )
+        yield
