@@ -48,7 +48,7 @@ def tell_unused() -> None:
     names = sorted(filter(is_overriding, os.environ))
     if job := os.environ.get("SLURM_JOB_ID"):  # dozens, which nobody has set
         names = [name for name in names if not name.startswith("SLURM_")]
-        names.append(f"SLURM_* (of job {job}, in which this shell runs)")
+        names.append(f"SLURM_* (of job {job})")
     if names:
         are, them = ("is", "it") if len(names) == 1 else ("are", "them")
         print(

@@ -13,6 +13,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 150
+# A submitter's shell that, left in place, would lose the run at preemption or at the time limit
+HOSTILE = {
+    "SBATCH_PARTITION": "high",
+    "SBATCH_TIMELIMIT": "300",
+    "SBATCH_SIGNAL": "USR1@5",
+    "SBATCH_NO_REQUEUE": "1",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_MEM_PER_NODE": "1",
+    "SLURM_MEM_PER_CPU": "1",
+    "SLURM_NTASKS": "7",
+    "SRUN_CPUS_PER_TASK": "9",
+}
 SETTLE_S = 3  # for the nodes to be done with a job that was requeued
 
 
@@ -38,19 +50,28 @@ class Cluster:
         script = [sys.executable, str(ROOT / "slurm" / "dev_cluster"), command, *self.place]
         return subprocess.run(script, capture_output=True, text=True, timeout=60)
 
-    def call(self, *command: str) -> str:
+    def call(self, *command: str, code: int = 0, **variables: str) -> str:
         """Call a command of Slurm's or ours on the cluster; what fails shows its output."""
         done = subprocess.run(
-            command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+            command,
+            env=self.environment | variables,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
+        assert done.returncode == code, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout if code == 0 else done.stderr
 
     def submit(self, run: Path, *arguments: str) -> dict[str, str]:
-        """Submit with the dev profile; returns the job of each label."""
-        script = [sys.executable, "launch/submit.py", "--profile", "dev"]
-        self.call(*script, *arguments, f"run={run}")
+        """Submit with the dev profile, from a hostile shell; returns the job of each label."""
+        self.call_submit(*arguments, f"run={run}")
         return json.loads((run / "launch" / "submission.json").read_text())["jobs"]
+
+    def call_submit(self, *arguments: str, code: int = 0) -> str:
+        """Call launch/submit.py with the dev profile from a hostile shell."""
+        script = [sys.executable, "launch/submit.py", "--profile", "dev"]
+        return self.call(*script, *arguments, code=code, **HOSTILE)
 
     def jobs(self, *arguments: str) -> str:
         """Call launch/jobs.py."""

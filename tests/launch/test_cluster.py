@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,10 +88,12 @@ def test_a_chain_preempted_twice_loses_no_step(
     Unlike Slurm's own rule, which counts a job that saved and left in time as done.
     """
     run = tmp_path / "run"
-    arguments = ("--nodes", "2", f"raw={raw}", *PREPARE, *TRAIN, f"epochs={NUM_EPOCHS}")
-    chain = cluster.submit(run, *arguments, "evaluate.split=val")
+    asked = ("--nodes", "2", "--gpus-per-node", "pretend:2", "--mem-gb", "1.5")
+    settings = (f"raw={raw}", *PREPARE, *TRAIN, f"epochs={NUM_EPOCHS}", "evaluate.split=val")
+    chain = cluster.submit(run, *asked, *settings)
     assert list(chain) == ["prepare", "join", "train", "evaluate"]
-    assert script_lines(run, chain) == dry_run_lines(cluster, run, *arguments)
+    printed = cluster.call_submit("--dry-run", *asked, *settings, f"run={run}")
+    assert queued_scripts(run, chain) == printed_scripts(printed, chain)
     job = chain["train"]
     cluster.wait(lambda: step(run) >= 5, "training is under way", run)
     cluster.preempt(job, run)
@@ -116,22 +117,21 @@ def test_a_chain_preempted_twice_loses_no_step(
     assert "resumed from step_" in cluster.jobs("logs", str(run), "--stage", "train")
 
 
-def script_lines(run: Path, chain: dict[str, str]) -> list[str]:
-    """The lines of the scripts that were queued, without the ids and the time."""
-    lines = []
-    for job in chain.values():
-        text = (run / "launch" / "jobs" / job / f"{job}_submission.sh").read_text()
-        lines += [re.sub(r"code-[\d-]+", "code", line) for line in text.splitlines() if line]
-    return [line for line in lines if "--dependency" not in line]
+def queued_scripts(run: Path, chain: dict[str, str]) -> dict[str, str]:
+    """Label -> the script that was queued, without the time of its snapshot."""
+    jobs = run / "launch" / "jobs"
+    texts = {label: (jobs / job / f"{job}_submission.sh") for label, job in chain.items()}
+    return {
+        label: re.sub(r"code-[\d-]+", "code", path.read_text()) for label, path in texts.items()
+    }
 
 
-def dry_run_lines(cluster: Cluster, run: Path, *arguments: str) -> list[str]:
-    """The lines that --dry-run prints for the same."""
-    command = [sys.executable, "launch/submit.py", "--profile", "dev", "--dry-run"]
-    text = cluster.call(*command, *arguments, f"run={run}", "evaluate.split=val")
-    lines = [re.sub(r"code-[\d-]+", "code", line) for line in text.splitlines() if line]
-    ours = ("#####", "#   ", "# The stage in each task")
-    return [line for line in lines if "--dependency" not in line and not line.startswith(ours)]
+def printed_scripts(text: str, chain: dict[str, str]) -> dict[str, str]:
+    """The same of what --dry-run printed, with the ids that the jobs were given."""
+    text = re.sub(r"'afterok:<id of (\w+)>'", lambda match: f"afterok:{chain[match[1]]}", text)
+    text = re.sub(r"code-[\d-]+", "code", text)
+    parts = re.findall(r"^##### (\w+)\n(.*?)\n# The stage in each task", text, re.DOTALL | re.M)
+    return dict(parts)
 
 
 def test_the_time_limit_brings_back_and_scancel_does_not(
@@ -175,6 +175,41 @@ def test_by_hand_without_submitit(cluster: Cluster, undisturbed: Path, tmp_path:
     (requeued,) = events(run, "requeued")
     assert restarts(run) == [requeued["step"]]
     assert "resumed from step_" in log.read_text()
+
+
+def test_two_jobs_of_one_run(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:
+    """A second submission is refused; a second job by hand gives up, and the first goes on."""
+    run = tmp_path / "run"
+    data = undisturbed.parent / "prepared"
+    settings = ("--stages", "train", f"data={data}", *TRAIN, "epochs=100000", "save_every_s=0")
+    first = cluster.submit(run, *settings)["train"]
+    cluster.wait(lambda: step(run) >= 5, "training is under way", run)
+    refusal = cluster.call_submit(*settings, f"run={run}", code=2)
+    assert f"still in the queue: train {first} (RUNNING); nothing was queued" in refusal
+
+    variables = f"ALL,DATA={data},RUN={run},RETRIES=1"
+    by_hand = [setting.removeprefix("train.") for setting in TRAIN]
+    second = cluster.call(
+        "sbatch", "--parsable", "--partition=low", "--nodes=1", "--cpus-per-task=1",
+        "--output=/dev/null", f"--export={variables}", "slurm/train.sbatch", *by_hand,
+        "epochs=100000",
+    ).strip()  # fmt: skip
+    cluster.wait(lambda: events(run, "failed"), "the second is refused", run)
+    (failed,) = events(run, "failed")
+    assert failed["job"] == second
+    assert "is training it" in failed["reason"]
+    status = cluster.jobs("status", str(run))
+    assert re.search(rf"^train +{first} +RUNNING", status, re.MULTILINE)
+    assert re.search(rf"^train +{second} +(PENDING|COMPLETING)", status, re.MULTILINE)
+    cluster.start_now(second, run)
+    cluster.wait(lambda: cluster.state(second) == "FAILED", "the second gives up", run)
+    assert [event["job"] for event in events(run, "gave up")] == [second]
+    assert cluster.state(first) == "RUNNING"
+    assert events(run, "gave up")[0]["step"] > failed["step"], "the first has stood still"
+
+    assert cluster.jobs("cancel", str(run)).startswith(f"cancelled {first};")
+    cluster.wait(lambda: events(run, "stopped"), "the first has saved", run)
+    assert "no job of" in cluster.jobs("cancel", str(run)) or cluster.state(first) == "COMPLETING"
 
 
 def test_a_killed_rank_is_brought_back(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> None:

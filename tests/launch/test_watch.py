@@ -7,17 +7,18 @@ real ones are asked in test_cluster.py.
 import json
 import shutil
 import signal
-import stat
 import time
 from pathlib import Path
 
 import pytest
 
-from command_line import EXIT_STOPPED, EXIT_USAGE, UsageError
+from command_line import EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
 from launch import ended, jobs, slurm_commands
 from launch.doctor import main as doctor
-from launch.events import note, own_step, read_events
+from launch.events import note, own_step, read_events, write_submission
 from launch.job import come_back, is_leaving, why
+from launch.run_jobs import queued_jobs, submitting
+from tests.launch.fakes import answer, write
 from train.preemption import StopRequest
 
 
@@ -38,15 +39,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     return folder
-
-
-def answer(slurm: Path, command: str, text: str, code: int = 0) -> None:
-    """Let a command print a text, and keep what it was called with."""
-    path = slurm / command
-    path.write_text(
-        f'#!/bin/sh\necho "$@" >> {slurm}/called\nprintf "%s\\n" "{text}"\nexit {code}\n'
-    )
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
 def save(run: Path, step: int, job: str) -> None:
@@ -236,6 +228,118 @@ class TestJobs:
     def test_a_folder_that_was_not_submitted_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"not started by launch/submit\.py"):
             jobs.main(["status", str(tmp_path)])
+
+
+class TestEverySubmission:
+    """Jobs of earlier submissions, and jobs by hand."""
+
+    @pytest.fixture
+    def run(self, run: Path) -> Path:
+        """Job 3 and 4 were submitted first, 7 last, 9 by hand, 5 and 6 in between were cut off."""
+        write_submission(run, {"time_s": 0, "revision": "", "jobs": {"train": "3", "join": "4"}})
+        write_submission(run, {"time_s": 0, "revision": "", "jobs": {"train": "7"}})
+        note(run, "queued", "chain", jobs={"prepare": "5"})
+        note(run, "started", "train", job="9", nodes="n1")
+        note(run, "started", "prepare", job="5_1", nodes="n1")
+        note(run, "started", "train", job="local")
+        return run
+
+    @staticmethod
+    def queue(slurm: Path, states: dict[str, str]) -> None:
+        """Let scontrol know these jobs, and no other."""
+        cases = "".join(f'{job}) echo "JobId={job} {text}";;\n' for job, text in states.items())
+        unknown = "*) echo slurm_load_jobs error: Invalid job id specified >&2; exit 1;;"
+        write(slurm, "scontrol", f'case "$4" in\n{cases}{unknown}\nesac\n')
+        answer(slurm, "sbatch", "")
+
+    def rows(self, run: Path) -> list[list[str]]:
+        lines = jobs.status(run, json.loads((run / "launch" / "submission.json").read_text()))
+        return [line.split()[:3] for line in lines[2:] if not line.startswith("training")]
+
+    def test_nothing_of_a_submission_is_lost(self, run: Path) -> None:
+        about = json.loads((run / "launch" / "submission.json").read_text())
+        submitted = [about["jobs"], *(earlier["jobs"] for earlier in about["earlier"])]
+        assert submitted == [{"train": "7"}, {"train": "3", "join": "4"}, {"train": "7"}]
+
+    def test_status_lists_the_newest_jobs_and_all_that_are_in_the_queue(
+        self, run: Path, slurm: Path
+    ) -> None:
+        states = {"3": "JobState=PENDING", "4": "JobState=FAILED", "9": "JobState=SUSPENDED"}
+        self.queue(slurm, states | {"5": "JobState=COMPLETING"})
+        assert self.rows(run) == [
+            ["train", "3", "PENDING"],
+            ["prepare", "5", "COMPLETING"],
+            ["train", "7", "UNKNOWN"],
+            ["train", "9", "SUSPENDED"],
+        ]
+
+    def test_cancel_ends_all_that_are_in_the_queue_the_last_first(
+        self, run: Path, slurm: Path
+    ) -> None:
+        self.queue(slurm, dict.fromkeys(("3", "9"), "JobState=RUNNING") | {"4": "JobState=TIMEOUT"})
+        write(slurm, "scancel", f'echo "$1" >> {slurm}/cancelled\n')
+        assert jobs.main(["cancel", str(run)]) == 0
+        assert (slurm / "cancelled").read_text().split() == ["9", "3"]
+
+    def test_cancel_that_gets_no_answer_fails(self, run: Path, slurm: Path) -> None:
+        answer(slurm, "scontrol", "Unable to contact slurm controller", 1)
+        with pytest.raises(UserError, match="Slurm does not say how job 3 stands"):
+            jobs.main(["cancel", str(run)])
+
+    def test_a_number_that_now_is_anothers_is_left_alone(self, run: Path, slurm: Path) -> None:
+        ours = f"JobState=RUNNING Command={run}/launch/jobs/.sub mission.sh WorkDir=/"
+        anothers = "JobState=RUNNING Command=/b/other/launch/jobs/.submission.sh WorkDir=/"
+        self.queue(
+            slurm,
+            {
+                "3": ours,
+                "4": "JobState=RUNNING Command=/home/b/job.sh WorkDir=/home/b",
+                "5": anothers,
+                "7": ours,
+                "9": "JobState=RUNNING Command=/code/slurm/train.sbatch WorkDir=/code",
+            },
+        )
+        assert [job.job for job in queued_jobs(run)] == ["3", "7", "9"]
+
+    @pytest.mark.parametrize(
+        "state", ["PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUE_HOLD", "CONFIGURING"]
+    )
+    def test_a_second_submission_is_refused_while_a_job_is_in_the_queue(
+        self, state: str, run: Path, slurm: Path
+    ) -> None:
+        self.queue(slurm, {"3": f"JobState={state}", "4": "JobState=COMPLETED"})
+        with pytest.raises(UsageError) as error, submitting(run):
+            pass
+        assert f"still in the queue: train 3 ({state}); nothing was queued" in str(error.value)
+        for command in ("status", "cancel"):
+            assert f"`python launch/jobs.py {command} {run}`" in str(error.value)
+
+    def test_ended_jobs_do_not_hinder_and_no_answer_does(self, run: Path, slurm: Path) -> None:
+        ended = ["COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL"]
+        numbers = ("3", "4", "5", "7", "9")
+        self.queue(slurm, {n: f"JobState={s}" for n, s in zip(numbers, ended, strict=True)})
+        with submitting(run):
+            pass
+        answer(slurm, "scontrol", "Unable to contact slurm controller", 1)
+        with pytest.raises(UserError, match="does not say how job 3 stands"), submitting(run):
+            pass
+
+    def test_two_at_the_same_instant_do_not_both_pass(self, run: Path, slurm: Path) -> None:
+        self.queue(slurm, {})
+        with submitting(run):  # noqa: SIM117
+            with pytest.raises(UserError, match="is submitting it; wait"), submitting(run):
+                pass
+
+    def test_logs_finds_those_of_an_earlier_submission(
+        self, run: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        for job in ("3", "4"):
+            folder = run / "launch" / "jobs" / job
+            folder.mkdir(parents=True)
+            (folder / f"{job}_0_log.out").write_text(f"of job {job}\n")
+        assert jobs.main(["logs", str(run), "--stage", "train"]) == 0
+        assert jobs.main(["logs", str(run)]) == 0
+        assert capfd.readouterr().out == "of job 3\nof job 4\n"
 
 
 class TestDoctor:
