@@ -1,6 +1,5 @@
 """The stages of a chain: which of them there are to do, and what each is told."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +9,16 @@ from typing import Any
 import command_line
 from command_line import UsageError
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
+from data_prep.manifest import DATASET, DatasetError, read_description
 from launch.job import STAGES
 from launch.profiles import Profile
 from train.batch import RanksError, accepted, settle, ways_out
 from train.config import PRESETS, TrainConfig
 from train.runs import CONFIG
+from train.same_data import changed, in_lines
 
 PLACES = ("raw", "data", "run")  # what stages find of each other
 OF_EVALUATION = {"raw", "data", "out"}  # keys that mean something else there
-DATASET = "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -162,15 +162,14 @@ def check_preparation(config: PrepConfig) -> None:
 
 
 def changed_settings(config: PrepConfig) -> list[str]:
-    """What differs from the settings that the data set in `out` was prepared with."""
+    """What differs from the settings that the data set in `out` was prepared with, a line each."""
     from data_prep.records import settings_of_set
 
     try:
-        before = json.loads((Path(config.out) / DATASET).read_bytes())["config"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_description(Path(config.out) / DATASET)
+    except DatasetError:
         return []  # none is there, or none that could be lost
-    now = settings_of_set(config)
-    return [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    return in_lines(changed(before.settings, settings_of_set(config)))
 
 
 def check_data(data: Path) -> None:
@@ -221,8 +220,10 @@ def with_layout(argv: Sequence[str], profile: Profile, nodes: int, tasks: int) -
     flags = flags_of(argv)
     if nodes != profile.nodes:
         flags |= {"--nodes": str(nodes)}
-    if tasks != profile.tasks_per_node:
-        flags |= {"--gpus-per-node" if profile.gpus_per_node else "--ranks-per-node": str(tasks)}
+    if tasks != profile.tasks_per_node and profile.gpus:
+        flags["--gpus-per-node"] = f"{profile.gpu_type}:{tasks}".lstrip(":")
+    elif tasks != profile.tasks_per_node:
+        flags["--ranks-per-node"] = str(tasks)
     return [word for flag, value in flags.items() for word in (flag, value) if word]
 
 

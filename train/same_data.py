@@ -87,9 +87,14 @@ def settings_as_before(trained: Description, now: Description) -> str:
 
 def changed_settings(trained: Description, now: Description) -> dict[str, tuple[Any, Any]]:
     """Dotted key of data_prep -> its values, of those that differ; those of the labelling first."""
-    before, after = flat(trained.settings), flat(now.settings)
-    keys = dict.fromkeys([*LABELLING, *before, *after])
-    pairs = {key: (before.get(key), after.get(key)) for key in keys}
+    return changed(trained.settings, now.settings)
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The same of the settings themselves."""
+    flat_before, flat_after = flat(before), flat(after)
+    keys = dict.fromkeys([*LABELLING, *flat_before, *flat_after])
+    pairs = {key: (flat_before.get(key), flat_after.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -109,7 +109,7 @@ class TestData:
         same = Request({"copies": "1", "split.val": "0", "split.test": "0"}, here / "runs/1")
         check(stage_arguments(ALL, same, Profile()))
         other = Request({**same.settings, "copies": "4", "radius_px": "9"}, here / "runs/1")
-        with pytest.raises(UsageError, match=r"copies: 1 -> 4; radius_px: 20 -> 9.*data=DIR"):
+        with pytest.raises(UsageError, match=r"radius_px: 20 -> 9; copies: 1 -> 4.*data=DIR"):
             check(stage_arguments(ALL, other, Profile()))
         elsewhere = Request({**other.settings, "data": "data/four", "raw": "data/BreCaHAD"}, here)
         check(stage_arguments(ALL, elsewhere, Profile()))
@@ -166,6 +166,11 @@ class TestRanks:
                 ["--gpus-per-node", "3"],
                 Profile(gpus_per_node=3),
                 ["--gpus-per-node 3 reproducible=same_world", "--gpus-per-node 2"],
+            ),
+            (
+                ["--gpus-per-node", "a100:3"],
+                Profile(gpus_per_node="a100:3"),
+                ["--gpus-per-node a100:3 reproducible=same_world", "--gpus-per-node a100:2"],
             ),
             (
                 ["batch_size=8", "--nodes", "16"],
