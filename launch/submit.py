@@ -9,7 +9,8 @@ or takes what is prepared there, and trains and evaluates in a new folder of run
 (raw=DIR) are prepared into RUN/prepared, or where data= says.
 key=value settings go to every stage that knows the key (`python -m data_prep --help`, `python -m
 train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one. The settings of the cluster are a
-profile in slurm/, overridden by flags.
+profile in slurm/, overridden by flags; SBATCH_*, SRUN_* and SLURM_* of your shell are not used. A
+run of which a job is still in the queue is not submitted again.
 """
 
 import argparse

@@ -141,6 +141,33 @@ def test_a_checkpoint_is_these_files(two_steps: Path) -> None:
     assert names == [".metadata", "COMPLETE", "__0_0.distcp", "state.json"]
 
 
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [
+        ({}, ""),
+        ({"SLURM_JOB_ID": "7"}, "7"),
+        ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "1"}, "8_1"),
+    ],
+)
+def test_it_says_which_job_saved_it(
+    variables: dict[str, str],
+    job: str,
+    tmp_path: Path,
+    save: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By which launch.ended tells a job's own progress; the state is the same whoever saved it."""
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    save(tmp_path, 2)
+    path = tmp_path / "step_00000002"
+    assert json.loads((path / "COMPLETE").read_text())["job"] == job
+    assert checkpoint.verify(path) == ""
+    assert "job" not in json.loads((path / "state.json").read_text())
+
+
 FILES = (".metadata", "__0_0.distcp", "state.json")
 
 
