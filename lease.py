@@ -22,6 +22,10 @@ from command_line import UserError
 LEASE_S, BEAT_S = 30.0, 3.0
 
 
+class TakenError(UserError):
+    """A folder that another process has, and will give back."""
+
+
 class Claim(NamedTuple):
     """What a lock's file says."""
 
@@ -100,7 +104,7 @@ class Lease:
         )
 
     def acquire(self) -> None:
-        """Claim the folder. Raises UserError where a process that lives has it."""
+        """Claim the folder. Raises TakenError where a process that lives has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.lease.acquire(timeout=0)
@@ -138,7 +142,7 @@ class Lease:
         try:
             self.lease.acquire(timeout=2 * LEASE_S, cancel_check=lives)
         except Timeout:
-            raise UserError(
+            raise TakenError(
                 f"{self.key}={self.folder}: {who(seen)} is {self.doing}; wait for its end or stop"
                 f" it, or name another {self.key}="
             ) from None

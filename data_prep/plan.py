@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -62,6 +62,17 @@ def plan_of_share(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -
     parts = parts_of_share(parts_of(fields, config), splits, config)
     inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in parts)), config)
     return Plan(make_tasks(parts, inputs, splits, config), splits, unreadable)
+
+
+def check_raw(config: PrepConfig) -> None:
+    """Refuse what names and annotations alone show that cannot be prepared. Raises UserError."""
+    config = with_checked_classes(config)
+    split_cases(*find_fields(config), config)
+
+
+def with_checked_classes(config: PrepConfig) -> PrepConfig:
+    """The configuration with its classes as the annotations name them. Raises UsageError."""
+    return replace(config, classes=READERS[config.annotations].check_classes(config.classes))
 
 
 def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:

@@ -17,10 +17,9 @@ from data_prep import masks, records, split
 from data_prep.claim import claimed
 from data_prep.config import PrepConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
-from data_prep.formats import READERS
 from data_prep.manifest import FILES, Sample, count_samples, unpublish, write_dataset
 from data_prep.pack import remove_other_packs, write_pack
-from data_prep.plan import FOLDERS, Plan, find_fields, make_plan
+from data_prep.plan import FOLDERS, Plan, find_fields, make_plan, with_checked_classes
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
 from data_prep.records import RECORDS
 from data_prep.workers import map_tasks
@@ -60,8 +59,7 @@ def prepare(config: PrepConfig) -> Summary:
     Raises UsageError for what cannot be asked for, BadInputFilesError for bad raw files under
     on_error=stop, WorkerError where a worker dies, and UserError where another run is at it.
     """
-    reader = READERS[config.annotations]
-    config = dataclasses.replace(config, classes=reader.check_classes(config.classes))
+    config = with_checked_classes(config)
     fields, bad = find_fields(config)
     plan = make_plan(config, fields, bad)
     with claimed(Path(config.out), config.share) as lease:

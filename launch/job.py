@@ -26,11 +26,13 @@ import command_line
 from command_line import EXIT_FAILED, EXIT_STOPPED, UserError
 from launch import slurm_commands
 from launch.events import last_step, note
+from lease import TakenError
 from train.job import job_id
 from train.preemption import SIGNALS, StopRequest
 
 STAGES = ("prepare", "train", "evaluate")
 WAIT_S = 120.0  # for Slurm to end us after a requeue
+TURN_S = 10.0  # between looks whether another preparation of the same data set has ended
 
 
 class StageStopped(Exception):  # noqa: N818  (not an error)
@@ -101,16 +103,29 @@ def run_stage(name: str, arguments: list[str], stop: StopRequest) -> int:
 
     for signum in SIGNALS:
         signal.signal(signum, cut_off)
-    return late_main(name)(arguments)
+    return prepare_in_turn(arguments) if name == "prepare" else evaluate(arguments)
 
 
-def late_main(name: str) -> Any:
-    """The main of a stage without ranks."""
-    if name == "prepare":
-        from data_prep.__main__ import main
-    else:
-        from train.evaluate import main
-    return main
+def prepare_in_turn(arguments: list[str]) -> int:
+    """Prepare the data set, after another job that is preparing the same one for its run."""
+    from data_prep.__main__ import main
+
+    is_told = False
+    while True:
+        try:
+            return main(arguments)
+        except TakenError as error:
+            if not is_told:
+                print(f"{error}; this job waits for it", file=sys.stderr, flush=True)
+            is_told = True
+            time.sleep(TURN_S)
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Evaluate the run."""
+    from train.evaluate import main
+
+    return main(arguments)
 
 
 def is_first() -> bool:

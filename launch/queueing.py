@@ -145,8 +145,29 @@ def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
             if isinstance(error, KeyboardInterrupt):
                 raise
             reason = slurm_commands.last_line(str(error))
-            raise UserError(f"{job.label}: Slurm refuses the job: {reason}; queued none") from None
+            raise UserError(
+                f"{job.label}: Slurm refuses the job: {reason}{too_large(job, reason)}; queued none"
+            ) from None
     return ids
+
+
+def too_large(job: Job, reason: str) -> str:
+    """What a job asks of a node, where no node has as much."""
+    if "node configuration is not available" not in reason:
+        return ""
+    tasks, cpus = job.parameters["ntasks_per_node"], job.parameters["cpus_per_task"]
+    asked = [
+        f"{tasks * cpus} CPUs ({tasks} ranks of cpus_per_task={cpus})",
+        *(
+            f"{key}={job.parameters[key]}"
+            for key in ("gpus_per_node", "mem")
+            if key in job.parameters
+        ),
+    ]
+    return (
+        f": no node has {', '.join(asked)}; `sinfo -o '%P %c %G %m'` shows what nodes have, and"
+        " --cpus-per-task, --gpus-per-node and --mem-gb ask for less"
+    )
 
 
 def queue_one(run: Path, job: Job, before: str) -> str:

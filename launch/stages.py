@@ -146,13 +146,11 @@ def check(arguments: dict[str, list[str]]) -> None:
 
 
 def check_preparation(config: PrepConfig) -> None:
-    """Refuse raw fields that are not there, and a data set that other runs may need as it is.
+    """Refuse raw fields that are not there, or whose names or number make no splits, and a data set
+    that other runs may need as it is. Raises UserError."""
+    from data_prep.plan import check_raw
 
-    Raises UsageError.
-    """
-    from data_prep.raw import raw_folders
-
-    raw_folders(Path(config.raw))
+    check_raw(config)
     if differences := changed_settings(config):
         raise UsageError(
             f"{config.out} was prepared in another way ({'; '.join(differences)}), and runs may"

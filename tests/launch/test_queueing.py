@@ -8,6 +8,7 @@ import pytest
 
 from command_line import UsageError
 from launch import submit
+from launch.queueing import Job, too_large
 from tests.launch.fakes import answer, write
 
 HOSTILE = {
@@ -117,3 +118,12 @@ def test_what_would_be_a_line_or_a_pattern_is_refused(
     with pytest.raises(UsageError, match="holds a line break"):
         submit.main([*arguments, "--partition", "low\n#SBATCH --no-requeue"])
     assert not (slurm / "script").exists()
+
+
+def test_a_job_that_no_node_can_hold_is_told_what_it_asks_for() -> None:
+    asked = {"ntasks_per_node": 2, "cpus_per_task": 8, "gpus_per_node": 2}
+    job = Job("train", "train", [[]], asked)
+    told = too_large(job, "sbatch: error: Requested node configuration is not available")
+    assert "no node has 16 CPUs (2 ranks of cpus_per_task=8), gpus_per_node=2;" in told
+    assert "--cpus-per-task" in told
+    assert too_large(job, "sbatch: error: invalid partition specified: gpu") == ""

@@ -115,6 +115,15 @@ class TestData:
         check(stage_arguments(ALL, elsewhere, Profile()))
 
 
+def test_names_that_leave_patients_apart_are_refused_before_anything_is_queued(
+    brecahad: Path,
+) -> None:
+    for path in sorted(brecahad.rglob("Case_*")):
+        path.rename(path.with_name(path.name.replace("Case_", "patient").replace("-", "_roi")))
+    with pytest.raises(UsageError, match=r"prepare: one patient could be in train and in test"):
+        submit(["--dry-run"])
+
+
 def test_paths_are_told_from_the_root(here: Path) -> None:
     """Jobs run in another folder than the one a user submits from."""
     given = {"raw": "r", "data": "d", "config": "c.yaml", "evaluate.raw": "e", "epochs": "3"}

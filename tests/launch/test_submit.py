@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,10 +40,8 @@ def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
+def raw(raw_folder: Callable[..., Path]) -> Path:
+    return raw_folder({"1": 1, "2": 1, "3": 1})
 
 
 class TestDryRun:
@@ -73,7 +72,7 @@ class TestDryRun:
             "#SBATCH --nodes=4",
             "#SBATCH --dependency='afterok:<id of join>'",
             "#SBATCH --signal=USR2@120",
-            "--cpus-per-task=8 --kill-on-bad-exit=1",
+            "--cpus-per-task=4 --kill-on-bad-exit=1",
         ):
             assert line in done.stdout
         assert not (tmp_path / "run").exists()

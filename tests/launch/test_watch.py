@@ -8,12 +8,17 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import lease
 from command_line import EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
+from data_prep.claim import WHOLE, lease_of
 from launch import ended, jobs, slurm_commands
+from launch import job as in_job
 from launch.doctor import main as doctor
 from launch.events import note, own_step, read_events, write_submission
 from launch.job import come_back, is_leaving, why
@@ -53,6 +58,29 @@ def stopped_by(signum: int) -> StopRequest:
     stop = StopRequest()
     stop.note(signum, None)
     return stop
+
+
+def test_a_preparation_waits_for_another_run_that_prepares_the_same_data(
+    raw_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two runs were submitted, and their jobs prepare data/prepared at the same time."""
+    raw, out = raw_folder({"1": 1}), tmp_path / "prepared"
+    given = [f"raw={raw}", f"out={out}", "copies=1", "workers=1", "split.val=0", "split.test=0"]
+    assert in_job.prepare_in_turn(given) == 0
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+    monkeypatch.setattr(in_job, "TURN_S", 0.1)
+    with ThreadPoolExecutor(1) as pool, lease_of(out, WHOLE) as other:
+        prepared = pool.submit(in_job.prepare_in_turn, given)
+        time.sleep(2)
+        other.release()
+        assert prepared.result(timeout=60) == 0
+    told = capsys.readouterr()
+    assert told.err.count("is preparing it; ") == 1
+    assert "this job waits for it" in told.err
+    assert "kept as they were: 1 field" in told.out
 
 
 RUNNING = {"JobState": "RUNNING", "PreemptTime": "None", "StartTime": "2026-01-02T10:00:00"}
