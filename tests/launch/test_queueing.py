@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,10 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def arguments(tmp_path: Path) -> list[str]:
+def arguments(raw_folder: Callable[..., Path], tmp_path: Path) -> list[str]:
     """A preparation in one job, in folders that want quotes."""
-    (tmp_path / "raw").mkdir()
-    run = tmp_path / "it's my run"
-    return ["--stages", "prepare", "--prep-jobs", "1", f"raw={tmp_path / 'raw'}", f"run={run}"]
+    raw, run = raw_folder({"1": 1, "2": 1, "3": 1}), tmp_path / "it's my run"
+    return ["--stages", "prepare", "--prep-jobs", "1", f"raw={raw}", f"run={run}"]
 
 
 def test_the_script_is_the_printed_one_and_the_shell_stays_outside(

@@ -162,11 +162,12 @@ def test_a_signal_that_may_come_as_the_job_starts_is_refused() -> None:
     load_profile("default", {"time_min": "3", "signal_lead_s": "119"})
 
 
-def test_a_dry_run_on_this_machine_prints_the_commands_and_runs_nothing(tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
+def test_a_dry_run_on_this_machine_prints_the_commands_and_runs_nothing(
+    raw: Path, tmp_path: Path
+) -> None:
     done = submit(
         "--cluster", "local", "--dry-run", "--profile", "cpu", "--ranks-per-node", "2",
-        f"raw={tmp_path / 'raw'}", f"run={tmp_path / 'run'}", "epochs=7",
+        f"raw={raw}", f"run={tmp_path / 'run'}", "epochs=7",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     prepare, train, evaluate = done.stdout.splitlines()
