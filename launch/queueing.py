@@ -27,6 +27,7 @@ PACKAGES = (
     "memory.py",
     "plain_yaml.py",
     "seeds.py",
+    "written.py",
     "data_prep",
     "model",
     "train",

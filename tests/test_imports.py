@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"command_line", "json_lines", "lease", "memory", "plain_yaml", "seeds"}
+SHARED = {"command_line", "json_lines", "lease", "memory", "plain_yaml", "seeds", "written"}
 PACKAGES = ("data_prep", "model", "train", "launch")
 OURS = {*PACKAGES, *SHARED, "tests"}
 
@@ -20,6 +20,7 @@ ALLOWED = {
     "plain_yaml": set(),
     "seeds": set(),
     "lease": {"command_line"},
+    "written": {"command_line"},
     "data_prep": SHARED,
     "model": SHARED,
     "train": {*SHARED, "data_prep", "model"},

@@ -6,9 +6,9 @@ FOLDER/0007_picture.npy  the image's pixels that are its own, shrunk, HWC uint8
 """
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.images import Box, Image, write_atomically
+from data_prep.images import Box, Image
 from train.tiles import Band, Plane
+from written import TEMPORARY, clear, new_temporary, write_atomically
 
+SETTINGS = "settings.json"
+OURS = re.compile(rf"{re.escape(SETTINGS)}|\d{{4,}}(_picture)?\.npy|{TEMPORARY.pattern}")
 CERTAIN = 65535
 """What probability 1 is stored as."""
 
@@ -35,17 +38,18 @@ class BandStore:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Make the folder, or keep what is there where it was computed with the same settings."""
-        content, file = json.dumps(settings, indent=2).encode(), self.folder / "settings.json"
+        content, file = json.dumps(settings, indent=2).encode(), self.folder / SETTINGS
         if file.is_file() and file.read_bytes() == content:
             return
         self.remove()
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         write_atomically(file, content)
 
     def remove(self) -> None:
-        """Clear everything away."""
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+        """Clear away all that is kept here, and nothing else."""
+        clear(self.folder, lambda name: bool(OURS.fullmatch(name)))
+        with suppress(OSError):  # not there, or not empty
+            self.folder.rmdir()
 
     def has(self, number: int) -> bool:
         """Whether a band is there."""
@@ -99,8 +103,9 @@ class BandStore:
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write a .npy file so that its name never stands for half of it."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-    np.save(temporary, array)
+    temporary = new_temporary(path.parent)
+    with temporary.open("xb") as file:
+        np.save(file, array)
     temporary.replace(path)
 
 

@@ -14,10 +14,13 @@ Writes for each image
   NAME_settings.json     what they were made with
 
 The TIFs are tiled pyramids. A TIF that is read may be larger than memory. On several ranks
-(torchrun) all work on each image. Interrupted, the same command goes on where it was.
+(torchrun) all work on each image. Interrupted, the same command goes on where it was. It replaces
+only what it wrote itself: an image is left out, and named, where out= holds a file under the name
+of a result that is another's, or that somebody has changed since.
 """
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -28,7 +31,8 @@ import torch
 from omegaconf import MISSING
 
 import command_line
-from command_line import EXIT_FAILED, UsageError, make_output_folder, track
+import written
+from command_line import EXIT_FAILED, UsageError, UserError, make_output_folder, track
 from data_prep import images
 from data_prep.images import Image
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
@@ -37,7 +41,7 @@ from train.band_store import CERTAIN
 from train.distributed import Ranks, start_ranks
 from train.precision import choose_precision
 from train.reader import Reader
-from train.results import Results, Task
+from train.results import BANDS, KIND, OUTPUTS, SMALL_MASK, Results, Task
 from train.run_folder import (
     CHOSEN_ON,
     NUCLEI_THRESHOLD,
@@ -175,7 +179,21 @@ def find_images(source: Path) -> list[Path]:
     stems = [path.stem for path in paths]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise UsageError(f"input={source}: images of one name: {', '.join(repeated)}")
+    check_results(source, paths)
     return paths
+
+
+def check_results(source: Path, paths: Sequence[Path]) -> None:
+    """Refuse images of which a result would have the name of another's. Raises UsageError."""
+    images_of = defaultdict(list)
+    for path in paths:
+        for ending in (SMALL_MASK, *OUTPUTS):
+            images_of[path.stem + ending].append(path.name)
+    for name, given in images_of.items():
+        if len(given) > 1:
+            raise UsageError(
+                f"input={source}: {' and '.join(given)} would both give {name}; rename one"
+            )
 
 
 class Predictor:
@@ -215,6 +233,9 @@ class Predictor:
     def plan(self, paths: Sequence[Path]) -> Plan:
         """What there is to do, with the folders for it made. For one rank to call."""
         tasks, num_done, bad = [], 0, {}
+        out = Path(self.config.out)
+        for kind in (KIND, BANDS):
+            written.begin(out, kind)
         for path in paths:
             try:
                 task = self.task(path)
@@ -224,6 +245,10 @@ class Predictor:
             if task.is_done:
                 num_done += 1
                 continue
+            if conflicts := task.item.conflicts(task.outputs):
+                bad[path] = str(written.refusal(out, conflicts))
+                continue
+            written.begin(out, task.bands_kind)
             task.store.begin(task.settings)
             tasks.append(task)
         return Plan(tasks, num_done, bad)
@@ -262,26 +287,28 @@ class Predictor:
 
     def predict(self, tasks: Sequence[Task]) -> Iterator[Progress]:
         """Predict and write images; says for each tile what was done. Collective."""
-        written: Future[None] | None = None
+        writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as pool:
             for group in self.groups(tasks):
                 for _ in self.predict_bands(self.missing_bands(group)):
                     yield Progress(1, self.newly_written())
                 for bad in self.ranks.gather(self.bad):
                     self.bad |= bad
-                if written:
-                    yield from self.wait_for(written)
+                if writing:
+                    yield from self.wait_for(writing)
                 # while the next group is predicted
-                written = pool.submit(self.write, self.ranks.share(group))
-            if written:
-                yield from self.wait_for(written)
+                writing = pool.submit(self.write, self.ranks.share(group))
+            if writing:
+                yield from self.wait_for(writing)
+        for bad in self.ranks.gather(self.bad):
+            self.bad |= bad
 
-    def wait_for(self, written: Future[None]) -> Iterator[Progress]:
+    def wait_for(self, writing: Future[None]) -> Iterator[Progress]:
         """Wait until files are written, saying now and then how far that is."""
-        while not written.done():
-            wait([written], POLL_S)
+        while not writing.done():
+            wait([writing], POLL_S)
             yield Progress(0, self.newly_written())
-        written.result()
+        writing.result()
         yield Progress(0, self.newly_written())
 
     def newly_written(self) -> int:
@@ -309,8 +336,11 @@ class Predictor:
             if task.path in self.bad:
                 task.store.remove()
                 self.count_rows(self.results(task).num_rows)
-            else:
+                continue
+            try:
                 self.results(task).write()
+            except UserError as error:  # somebody has written there meanwhile
+                self.bad[task.path] = str(error)
 
     def results(self, task: Task) -> Results:
         """The results of an image."""

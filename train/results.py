@@ -20,12 +20,15 @@ from train.nuclei import as_brecahad, as_geojson, find_in_windows
 from train.pictures import outline_picture
 from train.pyramid import halve_labels, halve_values, write_pyramid
 from train.tiles import Band, Plane
+from written import PRIVATE, Item
 
+KIND, BANDS = "predict", "bands"  # private folders
 PICTURE_PX = 4000
 """The longest side of a picture; a larger image is shrunk."""
 STRIP_PX = 512
 SETTINGS = "_settings.json"
 NUCLEI = f"{PREDICTED}.geojson"
+SMALL_MASK = "_mask.png"
 OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", NUCLEI, ".json", SETTINGS)
 
 
@@ -45,19 +48,35 @@ class Task:
     def store(self) -> BandStore:
         """Where its bands are until its results are whole."""
         shrink = -(-max(self.height, self.width) // PICTURE_PX)
-        return BandStore(self.out / f".{self.path.stem}", self.bands, shrink)
+        return BandStore(self.out / PRIVATE / self.bands_kind, self.bands, shrink)
+
+    @property
+    def bands_kind(self) -> str:
+        """The private folder of its bands; with an ending, or images could be called '.', '..'."""
+        return f"{BANDS}/{self.path.stem}.bands"
+
+    @property
+    def item(self) -> Item:
+        """Its results, as the output folder's records have them."""
+        return Item(self.out, KIND, self.path.stem, making=self.store.folder)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of its results."""
+        endings = [SMALL_MASK, *OUTPUTS] if self.store.shrink == 1 else OUTPUTS
+        return [self.name(ending) for ending in endings]
 
     @property
     def is_done(self) -> bool:
         """Whether its results are there, made with these settings."""
-        results = [self.result(ending) for ending in OUTPUTS]
+        results = [self.out / self.name(ending) for ending in OUTPUTS]
         if not all(result.is_file() for result in results):
             return False
         return results[-1].read_bytes() == encode_settings(self.settings)
 
-    def result(self, ending: str) -> Path:
-        """One of its results."""
-        return self.out / (self.path.stem + ending)
+    def name(self, ending: str) -> str:
+        """The name of one of its results."""
+        return self.path.stem + ending
 
 
 def encode_settings(settings: dict[str, Any]) -> bytes:
@@ -94,27 +113,19 @@ class Results:
         return [names[value] for value in self.values]
 
     def write(self) -> None:
-        """Write them beside the bands, and move them into place; the settings, which say that all
-        are there, last."""
-        store, stem = self.task.store, self.task.path.stem
-        made = store.folder / stem
-
-        def path(ending: str) -> Path:
-            return made.with_name(stem + ending)
-
-        self.write_tifs(path("_mask.tif"), path("_probability.tif"))
-        mask_HW = self.small_mask()
-        overlay = outline_picture(store.picture(), mask_HW > 0)
-        path("_overlay.png").write_bytes(images.encode_image(overlay, "png", 0))
-        self.write_nuclei(path(NUCLEI), path(".json"))
-        path(SETTINGS).write_bytes(encode_settings(self.task.settings))
-        endings = list(OUTPUTS)
-        if store.shrink == 1:
-            path("_mask.png").write_bytes(images.encode_mask(mask_HW))
-            endings.insert(0, "_mask.png")
-        self.task.result(SETTINGS).unlink(missing_ok=True)
-        for ending in endings:
-            path(ending).replace(self.task.result(ending))
+        """Write them beside the bands, and give them their names; the settings, which say that all
+        are there, last. Raises UserError where something is in the way that is not ours."""
+        store, name = self.task.store, self.task.name
+        with self.task.item as item:
+            self.write_tifs(item.make(name("_mask.tif")), item.make(name("_probability.tif")))
+            mask_HW = self.small_mask()
+            if store.shrink == 1:
+                item.write(name(SMALL_MASK), images.encode_mask(mask_HW))
+            overlay = outline_picture(store.picture(), mask_HW > 0)
+            item.write(name("_overlay.png"), images.encode_image(overlay, "png", 0))
+            self.write_nuclei(item.make(name(NUCLEI)), item.make(name(".json")))
+            item.write(name(SETTINGS), encode_settings(self.task.settings))
+            item.publish()
         store.remove()
 
     def write_tifs(self, mask: Path, probability: Path) -> None:

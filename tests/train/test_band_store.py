@@ -99,6 +99,20 @@ def test_only_bands_of_the_same_settings_are_kept(filled: Callable[..., BandStor
     assert not any(store.has(number) for number in range(len(store.bands)))
 
 
+def test_only_what_is_kept_here_is_cleared_away(
+    filled: Callable[..., BandStore], tmp_path: Path
+) -> None:
+    store = filled(TileConfig(32, 10), most_px=1)
+    (store.folder / "notes.npy").write_text("mine")
+    (store.folder / "mine").mkdir()
+    (store.folder / "mine" / "0000.npy").write_text("mine")
+    (tmp_path / "0001.npy").write_text("mine")
+    (store.folder / "0099.npy").symlink_to(tmp_path / "0001.npy")
+    store.remove()
+    assert sorted(path.name for path in store.folder.iterdir()) == ["0099.npy", "mine", "notes.npy"]
+    assert (store.folder / "mine" / "0000.npy").exists()
+
+
 def test_bands_without_settings_are_not_trusted(filled: Callable[..., BandStore]) -> None:
     """As where the clearing of other settings' bands was interrupted."""
     store = filled(TileConfig(32, 10), most_px=1)

@@ -139,7 +139,7 @@ def assert_same_results(one: Path, other: Path) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".eosin")
 
 
 def points_of(out: Path, name: str) -> list[list[float]]:
@@ -249,7 +249,7 @@ def test_interrupted_it_goes_on_and_done_it_does_nothing(
     assert run_predict(slide, out="straight").code == 0
     network(fails_at)
     assert run_predict(slide).code == 130
-    assert names(tmp_path / "out") == [".slide"]
+    assert names(tmp_path / "out") == []
     rest = network()
     assert run_predict(slide).code == 0
     assert rest.num_tiles == 30 - fails_at // 6 * 6
@@ -258,6 +258,103 @@ def test_interrupted_it_goes_on_and_done_it_does_nothing(
     outcome = run_predict(slide)
     assert f"predicted 1 of 1 images into {tmp_path / 'out'} (1 were there)" in outcome.out
     assert nothing.num_tiles == 0
+
+
+# What is not ours
+
+
+def left_out(path: Path, out: Path, name: str) -> str:
+    return (
+        f"left out {path}: {out}: 1 file is in the way, which this command did not write, or which"
+        f" were changed since: {name}; move away what is yours and run again, or name another out="
+    )
+
+
+def test_folders_called_as_images_are_kept(
+    tmp_path: Path, pictures: Path, run_predict: RunPredict
+) -> None:
+    """ssh.png needs no out/.ssh, and '..tif', whose name without ending is '.', no out/.eosin."""
+    source, out = tmp_path / "named", tmp_path / "out"
+    source.mkdir()
+    for name in ("ssh", "git", "eosin", ".", ".."):
+        shutil.copy(pictures / "c.jpg", source / f"{name}.jpg")
+    kept = [out / ".ssh" / "id_ed25519", out / ".git" / "HEAD", out / ".git" / "0000.npy"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    outcome = run_predict(source)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [path.read_text() for path in kept] == ["mine"] * 3
+    assert (out / "ssh_settings.json").is_file()
+
+
+@pytest.mark.parametrize("out", ["raw", "raw/groundTruth"])
+def test_annotations_are_not_replaced_by_predictions(
+    out: str, raw: Path, tmp_path: Path, run_predict: RunPredict, network: Network
+) -> None:
+    """input=raw/X.tif out=raw, and out=raw/groundTruth; the other image goes on."""
+    network()
+    (tmp_path / out).mkdir(parents=True)
+    source = tmp_path / "in"
+    source.mkdir()
+    for field in ("Case_4-01", "Case_5-01"):
+        shutil.copy(raw / f"{field}.png", source)
+    annotation = Path(shutil.copy(raw / "Case_4-01.json", tmp_path / out))
+    before = annotation.read_bytes()
+    outcome = run_predict(source, out=out)
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == [
+        left_out(source / "Case_4-01.png", tmp_path / out, "Case_4-01.json")
+    ]
+    assert "predicted 1 of 2 images" in outcome.out
+    assert annotation.read_bytes() == before
+    assert [name for name in names(tmp_path / out) if "Case_4" in name] == ["Case_4-01.json"]
+
+
+def test_a_corrected_result_is_kept_and_others_are_replaced(
+    slide: Path, tmp_path: Path, run_predict: RunPredict, network: Network
+) -> None:
+    network()
+    out = tmp_path / "out"
+    assert run_predict(slide).code == 0
+    (out / "slide_nuclei.geojson").write_text("corrected")
+    assert "(1 were there)" in run_predict(slide).out
+    before = {name: (out / name).read_bytes() for name in names(out)}
+    outcome = run_predict(slide, "threshold=0.6")
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == [left_out(slide, out, "slide_nuclei.geojson")]
+    assert {name: (out / name).read_bytes() for name in names(out)} == before
+    (out / "slide_nuclei.geojson").rename(tmp_path / "mine.geojson")
+    assert run_predict(slide, "threshold=0.6").code == 0
+    assert json.loads((out / "slide_settings.json").read_text())["threshold"] == 0.6
+
+
+def test_a_result_corrected_while_others_are_predicted_is_kept(
+    slide: Path, tmp_path: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nuclei = Results.write_nuclei
+
+    def write_and_correct(results: Results, *paths: Path) -> None:
+        (tmp_path / "out" / "slide.json").write_text("mine")
+        write_nuclei(results, *paths)
+
+    monkeypatch.setattr(Results, "write_nuclei", write_and_correct)
+    outcome = run_predict(slide)
+    assert outcome.code == 1
+    assert outcome.err.splitlines() == [left_out(slide, tmp_path / "out", "slide.json")]
+    assert names(tmp_path / "out") == ["slide.json"]
+    assert (tmp_path / "out" / "slide.json").read_text() == "mine"
+
+
+def test_a_link_under_a_results_name_is_not_followed(
+    slide: Path, tmp_path: Path, run_predict: RunPredict
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out" / "slide.json").symlink_to(tmp_path / "mine")
+    assert run_predict(slide).code == 1
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "out" / "slide.json").is_symlink()
 
 
 # Progress
@@ -507,6 +604,7 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
         ({"input": "nowhere"}, ["input=", "no such file or folder"]),
         ({"input": "empty"}, ["input=", "no images", ".tif"]),
         ({"input": "double"}, ["images of one name: a"]),
+        ({"input": "both"}, ["a.png and a_settings.png would both give a_settings.json; rename"]),
         ({"out": "in"}, ["out=", "in: is the input; name a folder for what is"]),
         ({"out": "in/a.png"}, ["out=", "a.png: is a file; name a folder"]),
         ({"out": "in/a.png/x"}, ["out=", "cannot be made: Not a directory; name a"]),
@@ -522,8 +620,10 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
 def test_what_cannot_be_predicted_is_refused_in_a_line(
     given: dict[str, str], words: list[str], pictures: Path, tmp_path: Path, run_predict: RunPredict
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "double").mkdir()
+    for folder in ("empty", "double", "both"):
+        (tmp_path / folder).mkdir()
+    for stem in ("a", "a_settings"):
+        (tmp_path / "both" / f"{stem}.png").write_bytes(b"")
     for suffix in ("png", "tif"):
         (tmp_path / "double" / f"a.{suffix}").write_bytes(b"")
     settings = [

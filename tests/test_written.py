@@ -1,0 +1,239 @@
+"""What a command replaces and removes: its own files that nobody has changed, and nothing else."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import written
+from command_line import UserError
+from written import Item, Record
+
+
+@pytest.fixture
+def item(tmp_path: Path) -> Callable[..., Item]:
+    """item() is the item of a command that begins to work."""
+
+    def begin(name: str = "one") -> Item:
+        written.begin(tmp_path, "things")
+        return Item(tmp_path, "things", name)
+
+    return begin
+
+
+@pytest.fixture
+def publish(item: Callable[..., Item]) -> Callable[..., Item]:
+    """publish(**{"a.txt": "content"}) writes the item's files."""
+
+    def do(name: str = "one", **files: str) -> Item:
+        with item(name) as own:
+            for path, content in files.items():
+                own.write(path, content.encode())
+            own.publish({"done": True})
+        return own
+
+    return do
+
+
+def visible(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_own_files_are_replaced_and_what_the_item_has_no_more_is_removed(
+    publish: Callable[..., Item], tmp_path: Path
+) -> None:
+    publish(a="old", b="old")
+    assert visible(tmp_path) == {"a": "old", "b": "old"}
+    own = publish(a="new", c="new")
+    assert visible(tmp_path) == {"a": "new", "c": "new"}
+    assert (own.read().about, sorted(own.read().files)) == ({"done": True}, ["a", "c"])
+    own.remove()
+    assert visible(tmp_path) == {}
+    assert own.read() == Record()
+
+
+@pytest.mark.parametrize("stranger", ["file", "link", "folder", "changed", "another item's"])
+def test_what_is_not_ours_stays_and_is_named(
+    stranger: str, publish: Callable[..., Item], item: Callable[..., Item], tmp_path: Path
+) -> None:
+    publish(b="ours")
+    path = tmp_path / "a"
+    if stranger == "file":
+        path.write_text("mine")
+    elif stranger == "link":
+        (tmp_path / "elsewhere").write_text("mine")
+        path.symlink_to(tmp_path / "elsewhere")
+    elif stranger == "folder":
+        path.mkdir()
+    elif stranger == "changed":
+        publish(a="ours", b="ours")
+        path.write_text("mine")
+    else:
+        publish("other", a="mine")
+    before = visible(tmp_path)
+    with item() as own:
+        own.write("b", b"new")
+        own.write("a", b"new")
+        with pytest.raises(UserError, match=r"1 file is in the way.*: a; move away"):
+            own.publish()
+    assert visible(tmp_path) == before
+    assert not list((tmp_path / ".eosin/things").glob("*.tmp"))
+    with pytest.raises(UserError, match="a; move away what is yours and run again, or name"):
+        item().check(["b", "a"])
+    item().remove()
+    assert "a" in os.listdir(tmp_path), "removed with the item"
+
+
+def test_a_file_of_the_same_size_and_another_time_is_told_by_its_content(
+    publish: Callable[..., Item], tmp_path: Path
+) -> None:
+    own = publish(a="1", b="1")
+    os.utime(tmp_path / "a", ns=(5, 5))
+    assert own.conflicts(["a", "b"]) == []
+    (tmp_path / "b").write_text("2")
+    assert own.conflicts(["a", "b"]) == ["b"]
+
+
+def test_a_file_without_a_hash_is_known_by_its_time(
+    item: Callable[..., Item], tmp_path: Path
+) -> None:
+    with item() as own:
+        own.make("huge", is_hashed=False).write_text("much")
+        own.publish()
+    assert own.conflicts(["huge"]) == []
+    os.utime(tmp_path / "huge", ns=(5, 5))
+    assert own.conflicts(["huge"]) == ["huge"]
+
+
+def test_nothing_is_written_or_removed_behind_a_link(
+    item: Callable[..., Item], tmp_path: Path
+) -> None:
+    for folder in ("sub", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    with item() as own:
+        own.write("sub/a", b"ours")
+        own.publish()
+    (tmp_path / "sub").rename(tmp_path / "elsewhere/moved")
+    (tmp_path / "sub").symlink_to(tmp_path / "elsewhere/moved")
+    with item() as own:
+        own.write("sub/a", b"new")
+        with pytest.raises(UserError, match=": sub; move away"):
+            own.publish()
+    own.remove()
+    assert (tmp_path / "elsewhere/moved/a").read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize("path", [".eosin", ".eosin/things"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_private_folder_that_is_none_is_refused(path: str, kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "out" / path
+    place.parent.mkdir(parents=True)
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.write_text("mine")
+    with pytest.raises(UserError, match=f"{path}: must be a folder of this program's own"):
+        written.begin(tmp_path / "out", "things")
+
+
+def test_a_record_from_elsewhere_claims_nothing_outside(
+    publish: Callable[..., Item], tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    own = publish(a="ours")
+    version = written.version_of(victim)
+    for name in ("../victim", str(victim), "a/../../victim", ""):
+        own.file.write_text(json.dumps({"files": {name: [version]}, "about": {}}))
+        assert own.read().files == {}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"files": 1, "about": {}}', '{"files": {"a": [1]}}']
+)
+def test_a_damaged_record_claims_nothing(
+    content: str, publish: Callable[..., Item], tmp_path: Path
+) -> None:
+    own = publish(a="ours")
+    own.file.write_text(content)
+    assert own.read() == Record()
+    assert own.conflicts(["a"]) == ["a"]
+
+
+def test_what_a_killed_process_was_making_is_cleared_and_nothing_else(
+    item: Callable[..., Item], tmp_path: Path
+) -> None:
+    own = item()
+    own.write("a", b"half")
+    for name in ("notes.tmp", ".mine.tmp"):
+        (own.making / name).write_text("mine")
+    (tmp_path / "elsewhere").write_text("mine")
+    (own.making / f".{'a' * 16}.tmp").symlink_to(tmp_path / "elsewhere")
+    written.clear_temporaries(tmp_path, "things")
+    assert sorted(os.listdir(own.making)) == [".aaaaaaaaaaaaaaaa.tmp", ".mine.tmp", "notes.tmp"]
+
+
+def test_ten_files_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    told = str(written.refusal(tmp_path, [f"{number}.png" for number in range(12)]))
+    assert (
+        ": 0.png, 1.png, 2.png, 3.png, 4.png, 5.png, 6.png, 7.png, 8.png, 9.png and 2 more" in told
+    )
+    assert "12 files are in the way" in told
+    assert "\\x1b" in str(written.refusal(tmp_path, ["\x1b[2J"]))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/a", "a\0", "a\nb", "\x1b[2J", "\x9b", 1, None]
+)
+def test_what_is_no_plain_name(name: object) -> None:
+    assert not written.is_plain(name)
+
+
+def test_plain_names_and_paths() -> None:
+    assert all(map(written.is_plain, ["a", "a b.tif", ".a", "é", "..a", "a\\b"]))
+    assert all(map(written.is_inside, ["a", "a/b.c"]))
+    assert not any(map(written.is_inside, ["/a", "a//b", "a/../b", "a/", "../a", 3]))
+
+
+@pytest.mark.parametrize("instant", range(12))
+def test_killed_at_any_change_no_file_of_ours_passes_for_the_users(
+    instant: int, publish: Callable[..., Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change of a name is an instant; the user's own file is never ours."""
+    publish(a="old", b="old", c="old")
+    left = instant
+
+    def dying(change: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return change(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "replace", "unlink"):
+            patch.setattr(os, name, dying(getattr(os, name)))
+        try:
+            publish(a="new", b="new")
+            was_killed = False
+        except KeyboardInterrupt:
+            was_killed = True
+    own = Item(tmp_path, "things", "one")
+    assert own.conflicts(["a", "b", "c"]) == []
+    assert (own.read().about == {"done": True}) == (not was_killed or instant == 0)
+    (tmp_path / "a").write_text("mine")
+    assert own.conflicts(["a", "b", "c"]) == ["a"]
+    assert was_killed == (instant < 7), "two records, three files that go, two that come"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
+    written.write_atomically(tmp_path / "a", b"old")
+    with pytest.raises(TypeError):
+        written.write_atomically(tmp_path / "a", "no bytes")  # type: ignore[arg-type]
+    assert visible(tmp_path) == {"a": "old"}

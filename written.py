@@ -1,0 +1,310 @@
+"""What a command wrote into an output folder: only that does it ever replace or remove.
+
+    OUT/.eosin/<kind>/<name>.json   a record: the files of one item (a field, a predicted image, an
+                                    evaluation), each with its size, time of change and sha256
+    OUT/.eosin/<kind>/.<hex>.tmp    a file that is being made
+
+A file is ours, and unchanged, where the record of its item has its size and its time of change, or
+its size and its sha256. The record is written before the file gets its name: a kill at any instant
+leaves no file of ours that would pass for the user's, and none of the user's that would pass for
+ours. Each item has a record of its own, so processes and nodes never write into one. This module
+imports nothing of the project but command_line.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from command_line import UserError, counted
+
+PRIVATE = ".eosin"
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # control characters
+MOST_NAMED = 10  # files in a message
+
+
+class Version(NamedTuple):
+    """A file as it was written."""
+
+    num_bytes: int
+    mtime_ns: int
+    sha256: str
+    """Of its content; '' where the file is too large to be read again."""
+
+    def is_at(self, path: Path) -> bool:
+        """Whether this is what stands at a path; a link never is."""
+        try:
+            found = path.lstat()
+        except OSError:
+            return False
+        if not stat.S_ISREG(found.st_mode) or found.st_size != self.num_bytes:
+            return False
+        if found.st_mtime_ns == self.mtime_ns:
+            return True
+        return bool(self.sha256) and file_sha256(path) == self.sha256
+
+
+def version_of(path: Path, sha256: str | None = None) -> Version:
+    """The version of a file that is there, whose hash is known or made."""
+    found = path.stat()
+    known = file_sha256(path) if sha256 is None else sha256
+    return Version(found.st_size, found.st_mtime_ns, known)
+
+
+@dataclass
+class Record:
+    """What is recorded of an item."""
+
+    files: dict[str, list[Version]] = field(default_factory=dict)
+    """Path from the output folder -> the file's version; of one that is being replaced the old and
+    the new."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What the command notes once all its files are there; empty before."""
+
+
+class Made(NamedTuple):
+    """A file that does not have its name yet."""
+
+    temporary: Path
+    sha256: str | None
+    """Of its content; None: still to be made, '': none is wanted."""
+
+
+class Item:
+    """The files of one item in an output folder; `with item:` clears away what was not published.
+
+    Files are made under temporary names (`write`, `make`), and get their own all at once
+    (`publish`).
+    """
+
+    def __init__(self, out: Path, kind: str, name: str, making: Path | None = None) -> None:
+        """`name` is a plain file name, of which there is one a kind. `making`: the private folder
+        of the files that are being made, where that is one of the item's own."""
+        self.out, folder = out, out / PRIVATE / kind
+        self.file, self.making = folder / f"{name}.json", making or folder
+        self.made: dict[str, Made] = {}
+
+    def __enter__(self) -> "Item":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for made in self.made.values():
+            made.temporary.unlink(missing_ok=True)
+        self.made.clear()
+
+    def read(self) -> Record:
+        """What is recorded; nothing where there is no record, or a damaged one."""
+        try:
+            content = json.loads(self.file.read_text())
+            versions = {
+                name: [Version(*version) for version in entries]
+                for name, entries in content["files"].items()
+                if is_inside(name)  # a record may come from elsewhere
+            }
+            return Record(versions, dict(content["about"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Record()
+
+    def save(self, files: Mapping[str, list[Version]], about: Mapping[str, Any]) -> None:
+        """Write the record."""
+        content = json.dumps({"files": files, "about": about}) + "\n"
+        write_atomically(self.file, content.encode())
+
+    def conflicts(self, names: Iterable[str], record: Record | None = None) -> list[str]:
+        """Those of some paths at which something stands that is not ours, or was changed.
+
+        A link among the folders above a path is named instead of the path.
+        """
+        record = record or self.read()
+        found: dict[str, None] = {}
+        for name in names:
+            if link := link_above(self.out, name):
+                found[link] = None
+            elif not self.is_free(name, record):
+                found[name] = None
+        return list(found)
+
+    def is_free(self, name: str, record: Record) -> bool:
+        """Whether nothing stands at a path, or what is ours."""
+        path = self.out / name
+        return not os.path.lexists(path) or owns(record, self.out, name)
+
+    def check(self, names: Iterable[str], way_out: str = "name another out=") -> None:
+        """Raises UserError that names the conflicts and says what to do."""
+        if conflicts := self.conflicts(names):
+            raise refusal(self.out, conflicts, way_out)
+
+    def make(self, name: str, *, is_hashed: bool = True) -> Path:
+        """Where to write a file that is to be published as OUT/NAME."""
+        self.made[name] = Made(new_temporary(self.making), None if is_hashed else "")
+        return self.made[name].temporary
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a file that is to be published as OUT/NAME; returns its sha256."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.made[name] = made = Made(new_temporary(self.making), sha256)
+        with made.temporary.open("xb") as file:
+            file.write(content)
+        return sha256
+
+    def publish(self, about: Mapping[str, Any] | None = None) -> None:
+        """Give the files that were made their names, in place of all that the item had before.
+
+        The last file vouches for the others: it goes first and comes last. Raises UserError, and
+        changes nothing, where something stands in the way that is not ours.
+        """
+        new = {name: [version_of(*made)] for name, made in self.made.items()}
+        record = self.read()
+        if conflicts := self.conflicts(new, record):
+            raise refusal(self.out, conflicts)
+        both = {
+            name: record.files.get(name, []) + new.get(name, []) for name in {**record.files, **new}
+        }
+        self.save(both, {})
+        for name in [*reversed(new), *(name for name in record.files if name not in new)]:
+            remove_own(record, self.out, name)
+        for name, made in list(self.made.items()):
+            made.temporary.rename(self.out / name)
+            del self.made[name]
+        self.save(new, about or {})
+
+    def remove(self) -> None:
+        """Remove those of the item's files that nobody has changed, and its record."""
+        record = self.read()
+        for name in reversed(record.files):
+            remove_own(record, self.out, name)
+        self.file.unlink(missing_ok=True)
+
+
+def begin(out: Path, kind: str) -> None:
+    """Make the private folder of a kind. Raises UserError where something else is there."""
+    for folder in (out / PRIVATE, out / PRIVATE / kind):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise UserError(
+                f"{folder}: must be a folder of this program's own, and no link; move it away, or"
+                " name another out="
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def clear_temporaries(out: Path, kind: str) -> None:
+    """Remove what was being made by processes that were killed. Not where others may be at it."""
+    clear(out / PRIVATE / kind, lambda name: bool(TEMPORARY.fullmatch(name)))
+
+
+def recorded(out: Path, kind: str) -> list[str]:
+    """The names of the items of a kind."""
+    with suppress(FileNotFoundError):
+        names = os.listdir(out / PRIVATE / kind)
+        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return []
+
+
+def owns(record: Record, out: Path, name: str) -> bool:
+    """Whether what stands at a path is as its item's record says."""
+    return any(version.is_at(out / name) for version in record.files.get(name, ()))
+
+
+def remove_own(record: Record, out: Path, name: str) -> None:
+    """Remove a file of an item where nobody has changed it."""
+    if not link_above(out, name) and owns(record, out, name):
+        (out / name).unlink()
+
+
+def link_above(out: Path, name: str) -> str:
+    """The first folder of a path below `out` that is a link; '' where none is."""
+    above = ""
+    for part in name.split("/")[:-1]:
+        above = f"{above}/{part}" if above else part
+        if os.path.islink(out / above):
+            return above
+    return ""
+
+
+def refusal(out: Path, names: Iterable[str], way_out: str = "name another out=") -> UserError:
+    """The error of files that would have to be replaced or removed, and are not ours."""
+    listed = list(names)
+    count = counted(len(listed), "file") + (" is" if len(listed) == 1 else " are")
+    return UserError(
+        f"{out}: {count} in the way, which this command did not write, or which were changed since:"
+        f" {named(listed)}; move away what is yours and run again, or {way_out}"
+    )
+
+
+def named(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = [printable(name) for name in names]
+    more = len(listed) - MOST_NAMED
+    return ", ".join(listed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def printable(name: str) -> str:
+    """A name for a message: of one line, without what a terminal would act upon."""
+    return name if name.isprintable() else ascii(name)
+
+
+def is_plain(name: object) -> bool:
+    """Whether something from a file is the plain name of a file: no path, nothing unprintable."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and "/" not in name
+        and not UNPRINTABLE.search(name)
+    )
+
+
+def is_inside(path: object) -> bool:
+    """Whether something from a file is a path that stays inside the folder it is meant for."""
+    return isinstance(path, str) and all(map(is_plain, path.split("/")))
+
+
+def clear(folder: Path, is_known: Callable[[str], bool]) -> None:
+    """Remove the files below a folder whose paths from there are known, and folders that are then
+    empty; but never `folder` itself, a link, or what lies behind one."""
+    if folder.is_symlink():
+        return
+    for parent, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            path = Path(parent, name)
+            if is_known(str(path.relative_to(folder))) and not path.is_symlink():
+                path.unlink(missing_ok=True)
+        for name in folders:
+            with suppress(OSError):  # not empty, or a link
+                os.rmdir(Path(parent, name))
+
+
+def new_temporary(folder: Path) -> Path:
+    """A name that nothing has."""
+    return folder / f".{secrets.token_hex(8)}.tmp"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that its name never stands for half of it, and a failure leaves nothing."""
+    temporary = new_temporary(path.parent)
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
