@@ -89,11 +89,12 @@ class Item:
     def __init__(self, out: Path, kind: str, name: str, making: Path | None = None) -> None:
         """`name` is a plain file name, of which there is one a kind. `making`: the private folder
         of the files that are being made, where that is one of the item's own."""
-        self.out, folder = out, out / PRIVATE / kind
+        self.out, self.kind, folder = out, kind, out / PRIVATE / kind
         self.file, self.making = folder / f"{name}.json", making or folder
         self.made: dict[str, Made] = {}
 
     def __enter__(self) -> "Item":
+        begin(self.out, self.kind)
         return self
 
     def __exit__(
@@ -181,6 +182,14 @@ class Item:
             made.temporary.rename(self.out / name)
             del self.made[name]
         self.save(new, about or {})
+
+    def take_away(self, name: str) -> None:
+        """Remove one of the item's files; raises UserError where what stands there is not ours.
+
+        Other processes may be doing the same."""
+        if os.path.lexists(self.out / name):
+            self.check([name])
+            (self.out / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove those of the item's files that nobody has changed, and its record."""

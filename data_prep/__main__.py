@@ -14,6 +14,7 @@ import command_line
 from data_prep.case_names import shortened, unmatched_text
 from data_prep.config import PrepConfig
 from data_prep.workers import get_ready
+from written import named
 
 if TYPE_CHECKING:
     from data_prep.prepare import Summary
@@ -57,6 +58,8 @@ def report(config: PrepConfig, summary: "Summary") -> None:
     if summary.num_reused:
         fields = command_line.counted(summary.num_reused, "field")
         print(f"kept as they were: {fields}")
+    if summary.left:
+        print(f"left, not written by data_prep: {named(summary.left)}", file=sys.stderr)
     if summary.num_removed:
         fields = command_line.counted(summary.num_removed, "field")
         print(f"removed from {config.out}, left by an earlier preparation: {fields}")

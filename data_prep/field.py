@@ -3,8 +3,7 @@
 A field is one task for one worker: read once, written `copies` times.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,6 +20,7 @@ from data_prep.manifest import unpublish
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field, Points
 from data_prep.reader import Annotation, inside_only, outside_only, with_middles
 from data_prep.tiles import Tile, tissue_share, whole
+from written import Item
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def prepare_field(task: FieldTask) -> FieldResult:
             check_version(path, version)
     if bad:
         return FieldResult([], bad)
-    unpublish(task.out)
-    records.remove(task.out, task.name)
     is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
-    try:
-        samples = write_variants(task, image_HWC, annotation) if is_kept else []
-    except BadInputError as error:  # and no OSError, which is of what is written
-        return FieldResult([], [BadFile(str(field.image.relative_to(raw)), str(error))])
-    records.write(task.out, task.name, task.key, samples)
+    with records.item_of(task.out, task.name) as item:
+        try:
+            samples = write_variants(task, image_HWC, annotation, item) if is_kept else []
+        except BadInputError as error:  # and no OSError, which is of what is written
+            return FieldResult([], [BadFile(str(field.image.relative_to(raw)), str(error))])
+        unpublish(task.out)
+        item.publish({"key": task.key, "samples": samples})
     return FieldResult(samples, [])
 
 
@@ -135,16 +135,16 @@ def is_glass(image_HWC: images.Image, annotation: Annotation, min_tissue: float)
 
 
 def write_variants(
-    task: FieldTask, image_HWC: images.Image, annotation: Annotation
+    task: FieldTask, image_HWC: images.Image, annotation: Annotation, item: Item
 ) -> list[dict[str, Any]]:
-    """Write every variant's files; returns their records."""
+    """Write every variant's files, which get their names later; returns the samples' records."""
     config, field = task.config, as_field(task, image_HWC, annotation)
     if config.mask_mode == "warp":  # then the discs are moved with the areas
         field = replace(field, mask_HW=draw(task, field.points, field.mask_HW, image_HWC))
-    variants = plan_variants(task.name, task.copies, config.augment, config.seed)
+    variants = variants_of(task)
     moved = apply(field, variants, config.augment.border)
     return [
-        write_variant(task, variant, its_field)
+        write_variant(task, variant, its_field, item)
         for variant, its_field in zip(variants, moved, strict=True)
     ]
 
@@ -167,22 +167,29 @@ def draw(
     return masks.draw_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
 
 
-def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[str, Any]:
-    """Write a variant's files; returns its record."""
+def write_variant(
+    task: FieldTask, variant: Variant, moved: Annotated, item: Item
+) -> dict[str, Any]:
+    """Write a variant's files; returns its sample's record."""
     config = task.config
     mask_HW = moved.mask_HW
     if mask_HW is None or config.mask_mode == "redraw":
         mask_HW = draw(task, moved.points, mask_HW, moved.image_HWC)
     nuclei = inside_only(with_middles(moved.points, moved.middles))
-    sample_id = f"{task.name}_v{variant.index:02d}_{variant.transform}"
-    files = {
-        "image": (
-            f"images/{sample_id}.{config.format}",
-            images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
-        ),
-        "mask": (f"masks/{sample_id}.png", images.encode_mask(mask_HW)),
-        "points": (f"points/{sample_id}.json", brecahad.encode_points(nuclei)),
+    sample_id = id_of(task, variant)
+    contents = {
+        "image": images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
+        "mask": images.encode_mask(mask_HW),
+        "points": brecahad.encode_points(nuclei),
     }
+    said: dict[str, Any] = {}
+    for kind, path in paths_of(sample_id, config.format).items():
+        content = contents[kind]
+        said |= {
+            kind: path,
+            f"{kind}_bytes": len(content),
+            f"{kind}_sha256": item.write(path, content),
+        }
     height_px, width_px = mask_HW.shape
     return {
         "id": sample_id,
@@ -196,36 +203,30 @@ def write_variant(task: FieldTask, variant: Variant, moved: Annotated) -> dict[s
         "width_px": width_px,
         "foreground_px": cv2.countNonZero(mask_HW),
         "nuclei": {name: len(nuclei[name]) for name in task.values},
-        **write_files(task.out, files),
+        **said,
     }
 
 
-def write_files(out: Path, files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
-    """Write kind -> (path, content); returns what the manifest says of each.
-
-    Under their own names: the field's record, which vouches for them, is away meanwhile.
-    """
-    said: dict[str, Any] = {}
-    for kind, (path, content) in files.items():
-        write_anew(out / path, content)
-        said |= {
-            kind: path,
-            f"{kind}_bytes": len(content),
-            f"{kind}_sha256": hashlib.sha256(content).hexdigest(),
-        }
-    return said
+def variants_of(task: FieldTask) -> list[Variant]:
+    """The variants of a field that are to be written."""
+    return plan_variants(task.name, task.copies, task.config.augment, task.config.seed)
 
 
-def write_anew(path: Path, content: bytes) -> None:
-    """Write a file; one that is there is removed first.
+def id_of(task: FieldTask, variant: Variant) -> str:
+    """The name of a sample."""
+    return f"{task.name}_v{variant.index:02d}_{variant.transform}"
 
-    ext4 writes a file that is cut and filled again to the disk at once, which takes five times as
-    long.
-    """
-    try:
-        file = path.open("xb")
-    except FileExistsError:
-        path.unlink()
-        file = path.open("xb")
-    with file:
-        file.write(content)
+
+def paths_of(sample_id: str, image_format: str) -> dict[str, str]:
+    """Kind -> path of a sample's files in the data set."""
+    return {
+        "image": f"images/{sample_id}.{image_format}",
+        "mask": f"masks/{sample_id}.png",
+        "points": f"points/{sample_id}.json",
+    }
+
+
+def files_of(task: FieldTask) -> list[str]:
+    """The paths of all that is to be written of a field, should it not be glass."""
+    ids = (id_of(task, variant) for variant in variants_of(task))
+    return [path for each in ids for path in paths_of(each, task.config.format).values()]

@@ -13,9 +13,10 @@ from typing import Any
 
 from command_line import UsageError, UserError
 from data_prep.case_names import check_regex
-from data_prep.images import write_atomically
+from written import Item
 
 FORMAT = 3
+KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
 AGAIN = "; run data_prep again"  # what mends a damaged set
@@ -106,25 +107,39 @@ class Dataset:
 
 
 def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, Any]) -> str:
-    """Write manifest.jsonl, then dataset.json from `about`; returns the content hash."""
+    """Write manifest.jsonl, then dataset.json from `about`; returns the content hash. Raises
+    UserError where another's file has one of these names."""
     manifest = "".join(json.dumps(vars(sample)) + "\n" for sample in samples).encode()
-    content_sha256, path = hashlib.sha256(manifest).hexdigest(), folder / MANIFEST
-    if not path.is_file() or path.read_bytes() != manifest:
-        unpublish(folder)
-        write_atomically(path, manifest)
+    content_sha256 = hashlib.sha256(manifest).hexdigest()
     content = {
         "format": FORMAT,
         "counts": count_samples(samples),
         **about,
         "content_sha256": content_sha256,
     }
-    write_atomically(folder / DATASET, (json.dumps(content, indent=2) + "\n").encode())
+    files = {MANIFEST: manifest, DATASET: (json.dumps(content, indent=2) + "\n").encode()}
+    if not all(holds(folder / name, encoded) for name, encoded in files.items()):
+        with item_of(folder) as item:
+            for name, encoded in files.items():
+                item.write(name, encoded)
+            item.publish()
     return content_sha256
 
 
+def holds(path: Path, content: bytes) -> bool:
+    """Whether a file is there and has this content."""
+    return path.is_file() and path.read_bytes() == content
+
+
+def item_of(folder: Path) -> Item:
+    """The files that make a folder a data set."""
+    return Item(folder, KIND, "dataset")
+
+
 def unpublish(folder: Path) -> None:
-    """Take dataset.json away before the first file under it changes."""
-    (folder / DATASET).unlink(missing_ok=True)
+    """Take dataset.json away before the first file under it changes. Raises UserError where it is
+    another's."""
+    item_of(folder).take_away(DATASET)
 
 
 def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,9 @@ from data_prep.manifest import AGAIN, Dataset, Sample
 from data_prep.masks import BINARY_LABEL
 from data_prep.raw import Points
 from data_prep.workers import map_tasks
+from written import Item
 
+KIND = "pack"  # private folder of the record
 PACKED = "packed"
 LAYOUT = "RGBL"  # of a pixel's bytes, the last being its label
 DECODER = "opencv-python-headless"  # whose releases may decode a JPG differently
@@ -221,7 +223,8 @@ def packed_path(folder: Path, content_sha256: str) -> Path:
 
 
 def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
-    """Decode the training split into its pack, where it is not there yet. Raises UserError.
+    """Decode the training split into its pack, where it is not there yet. Raises UserError, also
+    where another's file has its name.
 
     No unfinished pack stays to fill the disk after an error or Ctrl-C; what a kill leaves, the next
     run removes.
@@ -231,26 +234,32 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
     offsets = offsets_of(training)
     if path.is_file() and path.stat().st_size == offsets[-1]:
         return
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    tasks = [
-        PackTask(folder, sample, temporary, offset)
-        for sample, offset in zip(training, offsets, strict=False)
-    ]
-    try:
-        reserve(temporary, offsets[-1])
+    name = str(path.relative_to(folder))
+    with item_of(folder) as item:
+        item.check([name])
+        path.parent.mkdir(exist_ok=True)
+        temporary = item.make(name, is_hashed=False)
+        tasks = [
+            PackTask(folder, sample, temporary, offset)
+            for sample, offset in zip(training, offsets, strict=False)
+        ]
+        reserve(temporary, offsets[-1], path.parent)
         packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
         for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
             pass
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # its size is no sign that it is whole
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        item.publish()
 
 
-def reserve(path: Path, num_bytes: int) -> None:
-    """Make a file of this size, so that a full disk is told now. Raises UserError."""
+def item_of(folder: Path) -> Item:
+    """The pack of a data set."""
+    return Item(folder, KIND, "pack")
+
+
+def reserve(path: Path, num_bytes: int, folder: Path) -> None:
+    """Make a file of this size, so that a full disk is told now. Raises UserError, which names the
+    pack's `folder`."""
     try:
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
@@ -260,7 +269,7 @@ def reserve(path: Path, num_bytes: int) -> None:
     except OSError as error:
         room = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise UserError(
-            f"{path.parent}: {error.strerror}; the pack takes {num_bytes / 1e6:.1f} MB:"
+            f"{folder}: {error.strerror}; the pack takes {num_bytes / 1e6:.1f} MB:"
             f" {room}prepare with pack=false"
         ) from None
 
@@ -274,8 +283,7 @@ def pack_sample(task: PackTask) -> None:
 
 
 def remove_other_packs(folder: Path, content_sha256: str) -> None:
-    """Remove packs of what the data set was before, or was decoded to by another release."""
-    kept = packed_path(folder, content_sha256)
-    for path in (folder / PACKED).glob("*.u8"):
-        if path != kept:
-            path.unlink()
+    """Remove the pack of what the data set was before, or was decoded to by another release."""
+    kept, item = packed_path(folder, content_sha256), item_of(folder)
+    if str(kept.relative_to(folder)) not in item.read().files:
+        item.remove()

@@ -1,6 +1,7 @@
 """What is to be prepared: the fields of a raw folder, their splits, their tiles; all or a share."""
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,17 +9,18 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
-from command_line import UsageError, make_output_folder, track
-from data_prep import images, records, split, tiles
+from command_line import UsageError, UserError, make_output_folder, track
+from data_prep import images, manifest, pack, records, split, tiles
 from data_prep.case_suggestions import check_cases
 from data_prep.config import PrepConfig
 from data_prep.field import FieldTask
 from data_prep.formats import READERS, check_occurring
 from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field
-from data_prep.records import RECORDS, Inputs
+from data_prep.records import Inputs
 from data_prep.tiles import Tile
+from written import PRIVATE, begin, file_sha256
 
-FOLDERS = (RECORDS, "images", "masks", "points")
+FOLDERS = ("images", "masks", "points")
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 Part = tuple[Field, Tile | None]
@@ -129,13 +131,19 @@ def claim_folder(out: Path, raw: Path) -> None:
     """Make the output folder; refuse one that holds something else."""
     if out.resolve() == raw.resolve():
         raise UsageError(f"out={out}: is the raw folder; name another")
-    # Looked at in this order: another share may be making the folder at this moment, .records first
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORDS).is_dir():
+    # Looked at in this order: another share may be making the folder at this moment, .eosin first
+    begun = out / PRIVATE / records.KIND
+    if out.is_dir() and set(os.listdir(out)) - {PRIVATE} and not begun.is_dir():
         raise UsageError(
             f"out={out}: holds something that is not a prepared data set; name another"
         )
-    for path in (out, *(out / folder for folder in FOLDERS)):
-        make_output_folder(path)
+    make_output_folder(out)
+    for kind in (records.KIND, manifest.KIND, pack.KIND):
+        begin(out, kind)
+    for folder in FOLDERS:
+        if (out / folder).is_symlink():
+            raise UserError(f"{out / folder}: is a link; make it a folder, or name another out=")
+        make_output_folder(out / folder)
 
 
 def hash_inputs(
@@ -148,9 +156,9 @@ def hash_inputs(
         try:  # versions first: what is written later has another
             own = files[: 1 if field.annotation_sha256 else 2]
             versions = tuple((file, records.version_of(file)) for file in own)
-            annotation = field.annotation_sha256 or records.file_sha256(path)
+            annotation = field.annotation_sha256 or file_sha256(path)
             path = field.image
-            return Inputs((records.file_sha256(path), annotation), versions)
+            return Inputs((file_sha256(path), annotation), versions)
         except OSError as error:  # its own file name is missing where reading failed
             file = Path(error.filename or path).relative_to(config.raw)
             return BadFile(str(file), f"cannot be read: {error.strerror}")

@@ -5,25 +5,29 @@ interrupted goes on where it was.
 """
 
 import dataclasses
-import shutil
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from command_line import UserError, track
-from data_prep import masks, records, split
+from data_prep import manifest, masks, pack, records, split
 from data_prep.claim import claimed
 from data_prep.config import PrepConfig
-from data_prep.field import FieldResult, FieldTask, prepare_field
-from data_prep.manifest import FILES, Sample, count_samples, unpublish, write_dataset
-from data_prep.pack import remove_other_packs, write_pack
+from data_prep.field import FieldResult, FieldTask, files_of, prepare_field
+from data_prep.manifest import Sample, count_samples, unpublish, write_dataset
+from data_prep.pack import PACKED, remove_other_packs, write_pack
 from data_prep.plan import FOLDERS, Plan, find_fields, make_plan, with_checked_classes
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
-from data_prep.records import RECORDS
+from data_prep.records import Found
 from data_prep.workers import map_tasks
 from lease import Lease
+from written import clear_temporaries, recorded, refusal
+
+SAMPLE_OF = re.compile(r"/(.+)_v\d{2,}_")  # the field in the path of a sample's file
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Summary:
     num_removed: int
     """Fields of an earlier preparation of `out` that this one has not, or has as bad."""
     content_sha256: str
+    left: list[str]
+    """What lies in the set's folders, was not written by a preparation, and was left there."""
 
     @property
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -68,16 +74,21 @@ def prepare(config: PrepConfig) -> Summary:
 
 def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     """Prepare what is planned, and publish it unless it is a share. Raises as prepare()."""
-    if not config.share:
-        remove_temporaries(Path(config.out))
-    results, num_reused = run_tasks(plan.tasks, config.workers, lease)
+    found = look_at_all(plan.tasks, config)
+    left = check_files(plan.tasks, found, Path(config.out))
+    if not config.share:  # while others may be writing theirs
+        for kind in (records.KIND, manifest.KIND, pack.KIND):
+            clear_temporaries(Path(config.out), kind)
+    results, num_reused = run_tasks(plan.tasks, found, config.workers, lease)
     bad = list(dict.fromkeys(plan.bad + [entry for result in results for entry in result.bad]))
     if bad and config.on_error == "stop":
         raise BadInputFilesError(bad)
     names = list(dict.fromkeys(task.field.name for task in plan.tasks))
     num_glass = sum(result.is_glass for result in results)
     if config.share:
-        return Summary(names, [], bad, num_reused, num_glass, num_removed=0, content_sha256="")
+        return Summary(
+            names, [], bad, num_reused, num_glass, num_removed=0, content_sha256="", left=[]
+        )
     samples = [
         Sample(**sample, split=plan.splits[sample["case"]])
         for result in results
@@ -86,9 +97,9 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     check_splits(plan, results, bad, config.min_tissue)
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
     lease.check()
-    num_removed = remove_stale(Path(config.out), samples, done)
+    num_removed = remove_stale(Path(config.out), done)
     content_sha256 = publish(config, samples, describe(config, plan.splits, bad, num_glass))
-    return Summary(names, samples, bad, num_reused, num_glass, num_removed, content_sha256)
+    return Summary(names, samples, bad, num_reused, num_glass, num_removed, content_sha256, left)
 
 
 def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str, Any]) -> str:
@@ -101,31 +112,52 @@ def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str
     return content_sha256
 
 
-def remove_temporaries(out: Path) -> None:
-    """Remove what runs left that were killed in the middle of a file.
+def look_at_all(tasks: Sequence[FieldTask], config: PrepConfig) -> dict[str, Found]:
+    """Name of a field -> what stands of it: of the tasks, and in a whole run of all that are
+    recorded."""
+    out = Path(config.out)
+    names = [task.name for task in tasks]
+    if not config.share:
+        names = list(dict.fromkeys(names + recorded(out, records.KIND)))
+    with ThreadPoolExecutor(config.workers) as pool:
+        return dict(zip(names, pool.map(lambda name: records.look(out, name), names), strict=True))
 
-    Not in a share: other shares may be writing theirs.
+
+def check_files(tasks: Sequence[FieldTask], found: Mapping[str, Found], out: Path) -> list[str]:
+    """Look, before anything changes, for files in the way: raises UserError that names them.
+
+    Returns what else lies in the set's folders and was not written by a preparation.
     """
-    for path in out.rglob(".*.tmp"):
-        if not path.is_dir():
-            path.unlink()
+    own = {file for each in found.values() for file in each.files}
+    own |= pack.item_of(out).read().files.keys()
+    folders = [folder for folder in (*FOLDERS, PACKED) if (out / folder).is_dir()]
+    there = (f"{folder}/{name}" for folder in folders for name in sorted(os.listdir(out / folder)))
+    foreign = [path for path in there if path not in own]
+    likely = {match[1] for path in foreign if (match := SAMPLE_OF.search(path))}
+    wanted = {path for task in tasks if task.name in likely for path in files_of(task)}
+    in_the_way = [
+        *manifest.item_of(out).conflicts([manifest.MANIFEST, manifest.DATASET]),
+        *(file for each in found.values() for file in each.changed),
+        *(path for path in foreign if path in wanted),
+    ]
+    if in_the_way:
+        raise refusal(out, in_the_way)
+    return [path for path in foreign if path not in wanted]
 
 
 def run_tasks(
-    tasks: Sequence[FieldTask], workers: int, lease: Lease
+    tasks: Sequence[FieldTask], found: Mapping[str, Found], workers: int, lease: Lease
 ) -> tuple[list[FieldResult], int]:
     """Prepare the fields that do not stand as they should, on worker processes.
 
     Returns the results in the order of the tasks, and how many stood. Raises UserError once
     another run has taken the folder over.
     """
-    with ThreadPoolExecutor(workers) as pool:
-        stood = pool.map(lambda task: records.read(task.out, task.name, task.key), tasks)
-        done = {
-            index: FieldResult(samples, [])
-            for index, samples in enumerate(stood)
-            if samples is not None
-        }
+    done = {
+        index: FieldResult(samples, [])
+        for index, task in enumerate(tasks)
+        if (samples := found[task.name].samples) is not None and found[task.name].key == task.key
+    }
     num_reused = len(done)
     todo = [index for index in range(len(tasks)) if index not in done]
     mapped = map_tasks(
@@ -159,21 +191,14 @@ def check_splits(
         raise UserError(f"every field of the {name} split ({cases}) is bad:{listed}")
 
 
-def remove_stale(out: Path, samples: Iterable[Sample], names: Iterable[str]) -> int:
-    """Remove files of fields, variants or settings that are no longer there; how many fields."""
-    kept = {getattr(sample, kind) for sample in samples for kind in FILES}
-    kept |= {f"{RECORDS}/{name}.json" for name in names}
-    stale = [
-        path
-        for folder in FOLDERS
-        for path in (out / folder).iterdir()
-        if f"{folder}/{path.name}" not in kept
-    ]
+def remove_stale(out: Path, names: Iterable[str]) -> int:
+    """Remove the files of fields that are no longer there; how many fields."""
+    stale = sorted(set(recorded(out, records.KIND)) - set(names))
     if stale:
         unpublish(out)
-    for path in stale:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return sum(path.parent.name == RECORDS for path in stale)
+    for name in stale:
+        records.item_of(out, name).remove()
+    return len(stale)
 
 
 def describe(

@@ -1,14 +1,13 @@
 """What has been prepared, so that running again redoes only what changed.
 
-A field that is done has `.records/<field>.json`: its samples, under a key over everything that
-decided their bytes (content of the inputs, settings, code, releases of libraries). A file that was
-written after its record is read and compared by its hash.
+A field that is done has its samples in its record (`written`), under a key over everything that
+decided their bytes: content of the inputs, settings, code, releases of libraries.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -17,12 +16,11 @@ from typing import Any
 
 import seeds
 from data_prep.config import PrepConfig
-from data_prep.images import write_atomically
-from data_prep.manifest import FILES
 from data_prep.raw import Field
 from data_prep.tiles import Tile
+from written import Item, owns
 
-RECORDS = ".records"
+KIND = "fields"  # private folder of the records
 # Libraries whose release may change a prepared byte
 LIBRARIES = (
     *("imagecodecs", "numpy", "opencv-python-headless", "orjson", "pillow", "tifffile", "zarr"),
@@ -96,57 +94,40 @@ def settings_of_set(config: PrepConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in WHERE_AND_HOW}
 
 
-def write(out: Path, name: str, key: str, samples: Sequence[dict[str, Any]]) -> None:
-    """Note that a field is done."""
-    record = json.dumps({"key": key, "samples": samples}) + "\n"
-    write_atomically(path_of(out, name), record.encode())
+@dataclass(frozen=True)
+class Found:
+    """What stands of a field."""
+
+    samples: list[dict[str, Any]] | None
+    """As recorded, where the field is done and its files are all there."""
+    key: str
+    """What they were made under."""
+    files: list[str]
+    """All that it has or had, as paths in the data set."""
+    changed: list[str]
+    """Those that are there, and are not as they were written."""
 
 
-def remove(out: Path, name: str) -> None:
-    """Note that a field's files are about to change."""
-    path_of(out, name).unlink(missing_ok=True)
+def item_of(out: Path, name: str) -> Item:
+    """The files of a field."""
+    return Item(out, KIND, name)
 
 
-def read(out: Path, name: str, key: str) -> list[dict[str, Any]] | None:
-    """A field's samples where they were made under this key and the files stand; else None."""
-    try:
-        path = path_of(out, name)
-        record, time_ns = json.loads(path.read_text()), path.stat().st_mtime_ns
-        if record["key"] != key:
-            return None
-        for sample in record["samples"]:
-            for kind in FILES:
-                if not stands(out, sample, kind, time_ns):
-                    return None
-        samples: list[dict[str, Any]] = record["samples"]
-        return samples
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def path_of(out: Path, name: str) -> Path:
-    """Where a field's record is kept."""
-    return out / RECORDS / f"{name}.json"
-
-
-def stands(out: Path, sample: dict[str, Any], kind: str, time_ns: int) -> bool:
-    """Whether a file is as it was written, before its record at `time_ns`."""
-    found = (out / sample[kind]).stat()
-    if found.st_size != sample[f"{kind}_bytes"]:
-        return False
-    if found.st_mtime_ns <= time_ns:
-        return True
-    same: bool = file_sha256(out / sample[kind]) == sample[f"{kind}_sha256"]
-    return same
+def look(out: Path, name: str) -> Found:
+    """Compare a field's files with its record."""
+    record = item_of(out, name).read()
+    there = {file for file in record.files if os.path.lexists(out / file)}
+    own = {file for file in there if owns(record, out, file)}
+    is_done = bool(record.about) and len(own) == len(record.files)
+    return Found(
+        record.about.get("samples") if is_done else None,
+        str(record.about.get("key")),
+        list(record.files),
+        sorted(there - own),
+    )
 
 
 def version_of(path: Path) -> Version:
     """The version of a file that is there now."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,27 @@ def test_the_content_hash_is_the_manifests(folder: Path) -> None:
 
 
 def test_dataset_json_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
+    """And it is the first that goes where the set is another."""
+    changes: list[str] = []
 
-    def record(path: Path, content: bytes) -> None:
-        written.append(path.name)
+    def told(event: str, change: Callable[..., object]) -> Callable[..., object]:
+        def call(*paths: Path) -> object:
+            if paths[-1].parent == tmp_path:
+                changes.append(f"{event} {paths[-1].name}")
+            return change(*paths)
 
-    monkeypatch.setattr("data_prep.manifest.write_atomically", record)
+        return call
+
+    for event in ("rename", "unlink"):
+        monkeypatch.setattr(os, event, told(event, getattr(os, event)))
     write_dataset(tmp_path, SAMPLES, ABOUT)
-    assert written == ["manifest.jsonl", "dataset.json"]
+    come = ["rename manifest.jsonl", "rename dataset.json"]
+    assert changes == come
+    changes.clear()
+    write_dataset(tmp_path, SAMPLES, ABOUT)
+    assert changes == []
+    write_dataset(tmp_path, SAMPLES[1:], ABOUT)
+    assert changes == ["unlink dataset.json", "unlink manifest.jsonl", *come]
 
 
 def test_a_split_has_its_samples_and_its_originals(folder: Path) -> None:

@@ -249,7 +249,7 @@ def test_labels_that_may_be_interpolated(
     assert TrainingPixels(prepared(labels=labels, classes=classes)).is_binary == is_binary
 
 
-def test_a_pack_that_is_not_whole_is_not_used_and_is_made_again(
+def test_a_pack_that_is_not_whole_is_not_used_and_not_replaced(
     prepared: Callable[..., Dataset],
 ) -> None:
     dataset = prepared(pack=True)
@@ -259,8 +259,24 @@ def test_a_pack_that_is_not_whole_is_not_used_and_is_made_again(
     pixels = TrainingPixels(dataset)
     assert pixels.packed is None
     assert pixels[3].shape_hw == (77, 91)
+    with pytest.raises(UserError, match=f"in the way.*: packed/{path.name}; move away"):
+        prepared(pack=True)
+    assert path.read_bytes() == whole[:-1]
+    path.unlink()
     prepared(pack=True)
     assert path.read_bytes() == whole
+
+
+def test_other_files_beside_a_pack_are_left(prepared: Callable[..., Dataset]) -> None:
+    """What data_prep wrote goes with what it was made of."""
+    dataset = prepared(pack=True)
+    (old,) = packs(dataset)
+    mine = dataset.folder / "packed" / "mine.u8"
+    mine.write_bytes(b"mine")
+    prepared(pack=True, radius_px=5)
+    assert mine.read_bytes() == b"mine"
+    assert not old.exists()
+    assert len(packs(dataset)) == 2
 
 
 def test_workers_change_no_byte_of_a_pack(prepared: Callable[..., Dataset]) -> None:
@@ -334,7 +350,7 @@ def test_a_pack_that_may_not_be_opened_is_told_why(
     may_open = Path.open
 
     def opened(path: Path, mode: str = "r", **options: object) -> IO[Any]:
-        if path.parent == folder:
+        if path.parent == folder.parent / ".eosin/pack" and mode == "wb":
             failing(errno.EACCES)()
         return may_open(path, mode, **options)  # type: ignore[call-overload, no-any-return]
 
@@ -357,7 +373,7 @@ def test_a_pack_that_fails_or_is_interrupted_leaves_nothing(
     victim.write_bytes(whole)
 
     def interrupted(*given: object, **options: object) -> None:
-        (temporary,) = folder.iterdir()
+        (temporary,) = (folder.parent / ".eosin/pack").glob(".*.tmp")
         assert temporary.stat().st_size > 0
         raise KeyboardInterrupt
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from data_prep import records
+from data_prep import plan
 from data_prep.config import PrepConfig, SplitConfig
 from data_prep.plan import Part, find_fields, make_plan, parts_of_share
 from data_prep.raw import Field
@@ -70,9 +70,9 @@ def test_a_share_reads_the_slides_of_its_own_tiles(
         tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((256, 512), np.uint8))
         (tmp_path / f"{name}.json").write_text('{"tumor": [{"x": 0.5, "y": 0.5}]}')
     read = []
-    file_sha256 = records.file_sha256
+    file_sha256 = plan.file_sha256
     monkeypatch.setattr(
-        records, "file_sha256", lambda path: (read.append(path.name), file_sha256(path))[1]
+        plan, "file_sha256", lambda path: (read.append(path.name), file_sha256(path))[1]
     )
     config = PrepConfig(
         raw=str(tmp_path),

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -26,15 +27,17 @@ from PIL import Image as Pillow
 
 import lease
 from command_line import UserError
+from data_prep import __main__ as data_prep_main
+from data_prep import plan, records
 from data_prep import prepare as prepare_module
-from data_prep import records
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
 from data_prep.field import FieldResult, FieldTask, prepare_field
 from data_prep.manifest import FILES, read_dataset
+from data_prep.plan import FOLDERS
 from data_prep.prepare import Summary
 from data_prep.raw import BadInputFilesError
-from data_prep.records import file_sha256
 from data_prep.workers import WorkerError
+from written import file_sha256
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
@@ -54,8 +57,8 @@ def prepare(raw: Path, out: Path, **settings: Any) -> Summary:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder, hidden ones too."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """Every file under a folder, hidden ones too, but for the records."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".eosin" not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -389,8 +392,9 @@ class TestAgain:
         assert prepare(raw, out, copies=3).num_reused == 3
         changed = {name for name, time in times(out).items() if time != written[name]}
         of_the_field = {name for name in written if "/Case_1-02" in name}
-        assert len(of_the_field) == 3 + 3 + 3 + 1
-        assert changed == of_the_field | {"manifest.jsonl", "dataset.json"}
+        assert len(of_the_field) == 3 + 3 + 3 + 1, "with its record"
+        of_the_set = {"manifest.jsonl", "dataset.json", ".eosin/dataset/dataset.json"}
+        assert changed == of_the_field | of_the_set
         prepare(raw, tmp_path / "fresh", copies=3)
         assert tree(out) == tree(tmp_path / "fresh")
 
@@ -493,22 +497,125 @@ class TestAgain:
         prepare(raw, tmp_path / "fresh", **{"copies": 3} | settings)
         fresh, kept = tree(tmp_path / "fresh"), tree(out)
         originals = {name for name in kept if "Case_2-" in name or "Case_3-" in name}
-        assert len(originals) == 2 * 4
+        assert len(originals) == 2 * 3
         assert {name: fresh[name] for name in originals} == {name: kept[name] for name in originals}
 
-    def test_what_else_lies_in_its_folders_goes_without_a_word(
-        self, raw: Path, out: Path, tmp_path: Path
+    def test_what_else_lies_in_its_folders_is_left_and_named(
+        self, raw: Path, out: Path, tmp_path: Path, cli: Callable[..., Any]
     ) -> None:
-        before, elsewhere = tree(out), tmp_path / "elsewhere"
-        (elsewhere / "folder").mkdir(parents=True)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
         (elsewhere / "kept.jpg").touch()
         (out / "images/a link to a folder").symlink_to(elsewhere)
         (out / "images/a link to nothing").symlink_to(elsewhere / "nothing")
         (out / "masks/a folder/in a folder").mkdir(parents=True)
-        (out / ".a folder.tmp").mkdir()
-        assert prepare(raw, out, copies=3).num_reused == 4
-        assert tree(out) == before
+        (out / "masks/a folder/notes.txt").write_text("mine")
+        (out / "points/.notes.123.tmp").write_text("mine")
+        (out / ".mine.tmp").write_text("mine")
+        before = tree(out)
+        given = ["split.val_cases=[2]", "split.test_cases=[3]", "workers=1", "copies=3"]
+        given.append("augment.transforms=[gaussian]")
+        outcome = cli(data_prep_main.main, f"raw={raw}", f"out={out}", *given)
+        assert outcome.code == 0
+        assert outcome.err == (
+            "left, not written by data_prep: images/a link to a folder, images/a link to nothing,"
+            " masks/a folder, points/.notes.123.tmp\n"
+        )
+        assert prepare(raw, out, copies=2, radius_px=5).num_reused == 0
+        after = tree(out)
+        mine = ["masks/a folder/notes.txt", "points/.notes.123.tmp", ".mine.tmp"]
+        assert [after[name] for name in mine] == [before[name] for name in mine]
+        assert (out / "images/a link to nothing").is_symlink()
         assert (elsewhere / "kept.jpg").exists()
+
+    @pytest.mark.parametrize(
+        "file",
+        [
+            "masks/Case_1-01_v01_gaussian.png",
+            "images/Case_3-01_v00_original.jpg",
+            "points/Case_2-01_v00_original.json",
+            "manifest.jsonl",
+            "dataset.json",
+        ],
+    )
+    @pytest.mark.parametrize("change", ["nothing", "a setting", "a field is gone"])
+    def test_a_corrected_file_stops_the_run_before_anything_changes(
+        self, raw: Path, out: Path, file: str, change: str
+    ) -> None:
+        content = bytearray((out / file).read_bytes())
+        content[5] ^= 1
+        (out / file).write_bytes(content)
+        if change == "a field is gone":
+            for path in ("images/Case_1-01.tif", "groundTruth/Case_1-01.json"):
+                (raw / path).unlink()
+        before, written = tree(out), times(out)
+        with pytest.raises(UserError, match=rf"1 file is in the way.*: {file}; move away what is"):
+            prepare(raw, out, copies=3, radius_px=5 if change == "a setting" else 20)
+        assert tree(out) == before
+        assert times(out) == written
+
+    def test_moved_away_it_is_made_again(self, raw: Path, out: Path, tmp_path: Path) -> None:
+        before = tree(out)
+        mask = out / "masks/Case_1-01_v00_original.png"
+        mask.write_bytes(b"corrected")
+        mask.rename(tmp_path / "corrected.png")
+        assert prepare(raw, out, copies=3).num_reused == 3
+        assert tree(out) == before
+
+    @pytest.mark.parametrize("stranger", ["file", "link", "folder"])
+    def test_what_stands_under_the_name_of_a_new_file_stops_the_run(
+        self, raw: Path, out: Path, tmp_path: Path, stranger: str
+    ) -> None:
+        """A fourth variant is asked for, whose name somebody has taken."""
+        path, mine = out / "masks/Case_1-02_v03_gaussian.png", tmp_path / "mine"
+        mine.write_text("mine")
+        if stranger == "file":
+            path.write_text("mine")
+        elif stranger == "link":
+            path.symlink_to(mine)
+        else:
+            path.mkdir()
+        before = tree(out)
+        with pytest.raises(UserError, match=r"in the way.*masks/Case_1-02_v03_gaussian\.png; move"):
+            prepare(raw, out, copies=4)
+        with pytest.raises(UserError, match=r"in the way.*masks/Case_1-02_v03_gaussian\.png; move"):
+            prepare(raw, out, copies=4, share="1/1")
+        assert tree(out) == before
+        assert mine.read_text() == "mine"
+
+    def test_a_mask_corrected_while_its_field_is_prepared_is_kept(
+        self, raw: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mask, run_tasks = out / "masks/Case_1-02_v00_original.png", prepare_module.run_tasks
+
+        def corrected_meanwhile(*arguments: Any) -> Any:
+            mask.write_bytes(b"corrected")
+            return run_tasks(*arguments)
+
+        monkeypatch.setattr(prepare_module, "run_tasks", corrected_meanwhile)
+        with pytest.raises(WorkerError, match=r"Case_1-02: .*in the way.*v00_original\.png; move"):
+            prepare(raw, out, copies=3, radius_px=5)
+        assert mask.read_bytes() == b"corrected"
+
+    @pytest.mark.parametrize("folder", [*FOLDERS, ".eosin", ".eosin/fields"])
+    def test_a_folder_that_is_a_link_is_refused(
+        self, raw: Path, out: Path, tmp_path: Path, folder: str
+    ) -> None:
+        (out / folder).rename(tmp_path / "elsewhere")
+        (out / folder).symlink_to(tmp_path / "elsewhere")
+        before = tree(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match=rf"out/{folder}: "):
+            prepare(raw, out, copies=2)
+        assert tree(tmp_path / "elsewhere") == before
+
+    def test_a_set_that_was_copied_is_ours(self, raw: Path, out: Path, tmp_path: Path) -> None:
+        """With other times: by the files' hashes."""
+        shutil.copytree(out, tmp_path / "copy", copy_function=shutil.copyfile)
+        before = tree(out)
+        assert prepare(raw, tmp_path / "copy", copies=3).num_reused == 4
+        assert prepare(raw, tmp_path / "copy", copies=3, radius_px=5).num_reused == 0
+        assert prepare(raw, tmp_path / "copy", copies=3).num_reused == 0
+        assert tree(tmp_path / "copy") == before
 
     def test_a_field_that_is_gone_leaves_nothing(
         self, raw: Path, out: Path, tmp_path: Path
@@ -521,23 +628,17 @@ class TestAgain:
         prepare(raw, tmp_path / "fresh", copies=3)
         assert tree(out) == tree(tmp_path / "fresh")
 
-    @pytest.mark.parametrize("damage", ["unlink", "truncate", "flip a byte", "record"])
-    def test_what_was_lost_or_cut_short_is_made_again(
-        self, raw: Path, out: Path, damage: str
-    ) -> None:
+    def test_what_was_lost_is_made_again(self, raw: Path, out: Path) -> None:
         before = tree(out)
-        sample = manifest(out)[1]
-        if damage == "unlink":
-            (out / sample["mask"]).unlink()
-        elif damage == "truncate":
-            os.truncate(out / sample["image"], 100)
-        elif damage == "flip a byte":
-            content = bytearray((out / sample["points"]).read_bytes())
-            content[5] ^= 1
-            (out / sample["points"]).write_bytes(content)
-        else:
-            (out / ".records/Case_1-01.json").write_text('{"key": ')
+        (out / manifest(out)[1]["mask"]).unlink()
         assert prepare(raw, out, copies=3).num_reused == 3
+        assert tree(out) == before
+
+    def test_files_whose_record_is_lost_are_not_known_as_ours(self, raw: Path, out: Path) -> None:
+        before = tree(out)
+        (out / ".eosin/fields/Case_1-01.json").write_text('{"files": ')
+        with pytest.raises(UserError, match=r"9 files are in the way.*images/Case_1-01_v00_orig"):
+            prepare(raw, out, copies=3)
         assert tree(out) == before
 
 
@@ -583,9 +684,8 @@ class TestInterrupted:
         self.kill(raw, out)
         assert not (out / "dataset.json").exists(), "an unfinished data set passes for a whole one"
 
-        for name in (".manifest.jsonl", "images/.Case_3-01_v00_original.jpg"):
-            (out / f"{name}.123.tmp").write_bytes(b"half")
-        (out / "images/Case_3-01_v00_original.jpg").write_bytes(b"half")
+        for kind in ("dataset", "fields"):
+            (out / f".eosin/{kind}/.0123456789abcdef.tmp").write_bytes(b"half")
         summary = prepare(raw, out, copies=3, split=ALL_TRAINING)
         assert 2 <= summary.num_reused <= 3  # two were done, and one was in a worker's hands
         prepare(raw, tmp_path / "fresh", copies=3, split=ALL_TRAINING)
@@ -706,6 +806,61 @@ def test_killed_at_each_change_of_a_file_while_publishing(
     assert at > (12 if a_field_is_gone else 8), "lock, files, manifest, dataset.json, pack"
 
 
+def killed_at(instant: int, task: FieldTask) -> bool:
+    """Prepare a field in a process that is killed at an instant; whether it was."""
+    child = os.fork()
+    if child == 0:
+        left = instant
+
+        def die_at_a_change(event: str, args: tuple[Any, ...]) -> None:
+            nonlocal left
+            writes = event == "open" and isinstance(args[2], int) and args[2] & os.O_WRONLY
+            if not writes and event not in ("os.rename", "os.remove"):
+                return
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+        cv2.setNumThreads(1)
+        sys.addaudithook(die_at_a_change)
+        os._exit(0 if prepare_field(task).samples else 1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def test_killed_at_each_change_of_a_field_what_is_ours_and_what_is_not_stays_known(
+    raw_folder: RawFolder, tmp_path: Path
+) -> None:
+    """Each run after a kill makes the bytes of a fresh one, and a file of the user's that stands
+    where one of ours was to come is refused."""
+    raw, out = raw_folder({"1": 1, "2": 1, "3": 1}), tmp_path / "out"
+    prepare(raw, out)
+    prepare(raw, tmp_path / "fresh", radius_px=5)
+    fresh = tree(tmp_path / "fresh")
+    kept = shutil.copytree(out, tmp_path / "kept")
+    config = PrepConfig(
+        raw=str(raw), out=str(out), copies=1, augment=CHEAP, split=BY_LIST, radius_px=5
+    )
+    (task, *_) = plan.make_plan(config, *plan.find_fields(config)).tasks
+    for instant in range(40):
+        shutil.rmtree(out)
+        shutil.copytree(kept, out)
+        was_killed = killed_at(instant, task)
+        assert was_killed == (instant < 14), "3 files made, 2 records, dataset.json, 3 go, 3 come"
+        half = shutil.copytree(out, tmp_path / f"half_{instant}")
+        prepare_module.check_files([task], {task.name: records.look(out, task.name)}, out)
+        (half / "masks/Case_1-01_v00_original.png").write_bytes(b"mine")
+        with pytest.raises(
+            UserError, match=r"in the way.*: masks/Case_1-01_v00_original\.png; move"
+        ):
+            prepare(raw, half, radius_px=5)
+        if not was_killed:
+            break
+    prepare(raw, out, radius_px=5)
+    assert tree(out) == fresh
+
+
 @pytest.mark.parametrize("file", ["groundTruth/Case_1-02.json", "images/Case_1-02.tif"])
 def test_a_file_that_changes_while_it_is_prepared_is_refused(
     raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
@@ -740,7 +895,7 @@ def test_a_file_that_changes_while_its_hash_is_made_is_refused(
             path.write_bytes((raw / "groundTruth/Case_2-01.json").read_bytes())
         return found
 
-    monkeypatch.setattr(records, "file_sha256", changed_behind)
+    monkeypatch.setattr(plan, "file_sha256", changed_behind)
     with pytest.raises(BadInputFilesError, match=r"Case_1-02\.json: was changed meanwhile"):
         prepare(raw, tmp_path / "out")
 
@@ -773,7 +928,7 @@ def test_a_file_that_the_disk_does_not_give_is_bad(
             raise OSError(errno.EIO, "Input/output error")
         return file_sha256(path)
 
-    monkeypatch.setattr(records, "file_sha256", broken)
+    monkeypatch.setattr(plan, "file_sha256", broken)
     with pytest.raises(BadInputFilesError, match=r"images/Case_1-02\.tif: cannot be read: Input"):
         prepare(raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out")
 
@@ -796,7 +951,7 @@ def test_a_field_too_large_for_a_variant_is_bad(
 
 def written_since(out: Path, time_ns: int) -> int:
     """Files of samples that were written or begun after a time."""
-    files = [entry for kind in ("images", "masks", "points") for entry in scan(out / kind)]
+    files = [entry for kind in (*FOLDERS, ".eosin/fields") for entry in scan(out / kind)]
     return sum(written_ns(entry) > time_ns for entry in files)
 
 
