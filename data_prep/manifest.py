@@ -6,20 +6,23 @@ configuration, and is written last: a folder without it is not a whole data set.
 
 import hashlib
 import json
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from command_line import UsageError, UserError
 from data_prep.case_names import check_regex
-from written import Item
+from written import Item, is_inside, is_plain
 
 FORMAT = 3
 KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
 AGAIN = "; run data_prep again"  # what mends a damaged set
+NAMES = ("id", "case", "field")  # what files are called by
 FILES = ("image", "mask", "points")  # what a sample has a path, a size and a hash of
 
 
@@ -186,14 +189,60 @@ def read_dataset(folder: Path) -> Dataset:
     description = read_description(folder / DATASET)
     try:
         manifest = (folder / MANIFEST).read_bytes()
-        samples = [Sample(**json.loads(line)) for line in manifest.splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        raise DatasetError(f"{folder / MANIFEST}: missing or damaged: {error}{AGAIN}") from None
+    except OSError as error:
+        raise DatasetError(f"{folder / MANIFEST}: missing: {error.strerror}{AGAIN}") from None
+    samples = read_samples(folder / MANIFEST, manifest)
     if hashlib.sha256(manifest).hexdigest() != description.content_sha256:
         raise DatasetError(
             f"{folder / MANIFEST}: not the one that {DATASET} was written with{AGAIN}"
         )
     return Dataset(folder, samples, description)
+
+
+def read_samples(path: Path, manifest: bytes) -> list[Sample]:
+    """The samples in the content of a manifest. Raises DatasetError, which names the line."""
+    samples = []
+    for number, line in enumerate(manifest.splitlines(), start=1):
+        try:
+            sample = Sample(**json.loads(line))
+            check_sample(sample)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DatasetError(f"{path}: line {number} is damaged: {error}{AGAIN}") from None
+        samples.append(sample)
+    return samples
+
+
+def check_sample(sample: Sample) -> None:
+    """Refuse values of another type, and names that would be paths: a manifest may come from
+    elsewhere. Raises ValueError."""
+    values: dict[str, Any] = vars(sample)
+    for name, kind, of in types_of_sample():
+        is_right = type(values[name]) is kind
+        if not is_right or (of and not all(type(one) in of for one in values[name].values())):
+            raise ValueError(f"{name} {short(values[name])} is not of type {kind.__name__}")
+    for name in NAMES:
+        if not is_plain(values[name]):
+            raise ValueError(f"{name} {short(values[name])} is not a plain file name")
+    for name in FILES:
+        if not is_inside(values[name]):
+            raise ValueError(f"{name} {short(values[name])} is not a path inside the data set")
+
+
+@cache
+def types_of_sample() -> list[tuple[str, type, tuple[type, ...]]]:
+    """Of each value of a sample: its name, its type, and for a dict those that its values may
+    have."""
+    found = []
+    for name, hint in typing.get_type_hints(Sample).items():
+        of = typing.get_args(hint)[1:]
+        found.append((name, typing.get_origin(hint) or hint, (int, *of) if of else ()))
+    return found
+
+
+def short(value: object) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def read_description(path: Path) -> Description:

@@ -18,7 +18,7 @@ from data_prep.formats import READERS, check_occurring
 from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field
 from data_prep.records import Inputs
 from data_prep.tiles import Tile
-from written import PRIVATE, begin, file_sha256
+from written import PRIVATE, begin, file_sha256, is_plain
 
 FOLDERS = ("images", "masks", "points")
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -81,10 +81,18 @@ def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
     """The raw fields, and what is none. Raises UsageError, also where one patient would be several
     cases, or an asked class is in none."""
     reader = READERS[config.annotations]
-    fields, bad = reader.find_fields(Path(config.raw), config.case_regex)
+    raw = Path(config.raw)
+    fields, bad = reader.find_fields(raw, config.case_regex)
     check_cases([field.name for field in fields], config.case_regex)
-    check_occurring(reader, fields, config.classes, Path(config.raw))
-    return fields, bad
+    check_occurring(reader, fields, config.classes, raw)
+    nameable = [field for field in fields if is_plain(field.name) and is_plain(field.case)]
+    reason = "its name, or its case's, has control characters or is '..'; rename it"
+    bad += [
+        BadFile(str(field.image.relative_to(raw)), reason)
+        for field in fields
+        if not (is_plain(field.name) and is_plain(field.case))
+    ]
+    return nameable, bad
 
 
 def make_tasks(

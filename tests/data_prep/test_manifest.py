@@ -184,6 +184,44 @@ def test_a_folder_that_is_no_whole_data_set_is_refused_in_one_line(
     assert str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *[
+            ("field", value, "is not a plain file name")
+            for value in ("../x", "/x", "", "..", "a/b")
+        ],
+        ("field", "a\x1b[2J", r"field 'a\\x1b\[2J' is not a plain file name"),
+        ("case", "a\nb", "case .* is not a plain file name"),
+        ("id", "../../x", "id '../../x' is not a plain"),
+        ("image", "../x.jpg", "image .* is not a path inside the data set"),
+        ("mask", "/etc/passwd", "mask '/etc/passwd' is not a path inside the data set"),
+        ("points", "points/../../x", "points .* is not a path inside the data set"),
+        ("points", "points//x", "points .* is not a path inside the data set"),
+        ("image", 7, "image 7 is not of type str"),
+        ("height_px", "9", "height_px '9' is not of type int"),
+        ("height_px", True, "height_px True is not of type int"),
+        ("height_px", 1.5, "height_px 1.5 is not of type int"),
+        ("parameters", {"angle_deg": "x"}, "parameters .* is not of type dict"),
+        ("parameters", [], r"parameters \[\] is not of type dict"),
+        ("split", None, "split None is not of type str"),
+    ],
+)
+def test_a_name_in_a_manifest_is_a_name_and_no_path(
+    tmp_path: Path, name: str, value: object, message: str
+) -> None:
+    """As in a set from elsewhere, whose hashes are as they should be."""
+    samples = [*SAMPLES[:2], dataclasses.replace(SAMPLES[2], **{name: value})]
+    write_dataset(tmp_path, samples, ABOUT)
+    with pytest.raises(DatasetError, match=rf"manifest\.jsonl: line 3 is damaged: .*{message}"):
+        read_dataset(tmp_path)
+
+
+def test_numbers_of_a_transform_may_be_whole(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [make_sample("Case_1-01", "train", parameters={"angle_deg": 1})], ABOUT)
+    assert read_dataset(tmp_path).samples[0].parameters == {"angle_deg": 1}
+
+
 def lose_a_line(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))

@@ -63,6 +63,17 @@ def test_every_part_is_in_one_share_and_none_has_far_more_than_another() -> None
         assert max(loads) <= sum(loads) / num_shares + copies
 
 
+def test_a_field_whose_name_would_not_be_read_again_is_bad(tmp_path: Path) -> None:
+    for name in ("a-1", "b\n-1"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((9, 9), np.uint8))
+        (tmp_path / f"{name}.json").write_text('{"tumor": []}')
+    fields, bad = find_fields(PrepConfig(raw=str(tmp_path), out="out"))
+    assert [field.name for field in fields] == ["a-1"]
+    assert [(entry.file, "control characters" in entry.reason) for entry in bad] == [
+        ("b\n-1.tif", True)
+    ]
+
+
 def test_a_share_reads_the_slides_of_its_own_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
