@@ -92,9 +92,9 @@ class Item:
         self.out, self.kind, folder = out, kind, out / PRIVATE / kind
         self.file, self.making = folder / f"{name}.json", making or folder
         self.made: dict[str, Made] = {}
+        self.is_begun = False
 
     def __enter__(self) -> "Item":
-        begin(self.out, self.kind)
         return self
 
     def __exit__(
@@ -151,16 +151,27 @@ class Item:
 
     def make(self, name: str, *, is_hashed: bool = True) -> Path:
         """Where to write a file that is to be published as OUT/NAME."""
-        self.made[name] = Made(new_temporary(self.making), None if is_hashed else "")
+        self.made[name] = Made(self.new_file(), None if is_hashed else "")
         return self.made[name].temporary
 
     def write(self, name: str, content: bytes) -> str:
         """Write a file that is to be published as OUT/NAME; returns its sha256."""
         sha256 = hashlib.sha256(content).hexdigest()
-        self.made[name] = made = Made(new_temporary(self.making), sha256)
+        self.made[name] = made = Made(self.new_file(), sha256)
         with made.temporary.open("xb") as file:
             file.write(content)
         return sha256
+
+    def new_file(self) -> Path:
+        """A name for a file that is being made."""
+        self.begin()
+        return new_temporary(self.making)
+
+    def begin(self) -> None:
+        """Make the private folder. Raises UserError where something else is there."""
+        if not self.is_begun:
+            begin(self.out, self.kind)
+            self.is_begun = True
 
     def publish(self, about: Mapping[str, Any] | None = None) -> None:
         """Give the files that were made their names, in place of all that the item had before.
@@ -168,6 +179,7 @@ class Item:
         The last file vouches for the others: it goes first and comes last. Raises UserError, and
         changes nothing, where something stands in the way that is not ours.
         """
+        self.begin()
         new = {name: [version_of(*made)] for name, made in self.made.items()}
         record = self.read()
         if conflicts := self.conflicts(new, record):
@@ -212,7 +224,8 @@ def begin(out: Path, kind: str) -> None:
 
 def clear_temporaries(out: Path, kind: str) -> None:
     """Remove what was being made by processes that were killed. Not where others may be at it."""
-    clear(out / PRIVATE / kind, lambda name: bool(TEMPORARY.fullmatch(name)))
+    if not (out / PRIVATE).is_symlink():
+        clear(out / PRIVATE / kind, lambda name: bool(TEMPORARY.fullmatch(name)))
 
 
 def recorded(out: Path, kind: str) -> list[str]:

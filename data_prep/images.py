@@ -9,7 +9,6 @@ Whatever comes in goes out as HWC uint8 RGB:
 
 import io
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -348,10 +347,3 @@ def encode_image(image: Image, format: str, jpg_quality: int) -> bytes:
 def encode_mask(mask: Mask) -> bytes:
     """HW uint8 -> the bytes of a PNG: runs without filters are smallest and fastest for discs."""
     return bytes(imagecodecs.png_encode(mask, **FAST_PNG, filter=PNG.FILTER.NONE))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that its name never stands for half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -19,6 +19,7 @@ from data_prep.config import PREPARED
 from data_prep.images import Image, Mask
 from data_prep.manifest import Dataset, Sample, read_dataset
 from data_prep.pack import read_points, read_sample
+from written import Item
 
 OUTLINE, POINT, INK = (0, 158, 115), (230, 159, 0), (40, 40, 40)
 LABEL_PX, GAP_PX = 24, 6
@@ -32,7 +33,7 @@ class PreviewConfig:
     data: str = PREPARED
     """Folder of the prepared data set."""
     out: str = MISSING
-    """The picture to write, .jpg or .png."""
+    """The picture to write, .jpg or .png; in place of an earlier one, not of another file."""
     field: str = ""
     """Name of the field; the first training field where empty."""
     columns: int = 4
@@ -55,16 +56,19 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(PreviewConfig, __doc__ or ""))
         return 0
     config = command_line.load(PreviewConfig, argv)
+    path = Path(config.out)
+    item = Item(path.parent, "preview", path.name)
+    item.check([path.name])
     dataset = read_dataset(Path(config.data))
     samples = samples_of(dataset, config.field)
     sheet = contact_sheet(dataset, samples, config.columns, config.width_px)
-    path = Path(config.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
     done, content = cv2.imencode(path.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     if not done:
         height_px, width_px = sheet.shape[:2]
         raise UsageError(f"a sheet of {width_px} x {height_px} px is too large for a {path.suffix}")
-    path.write_bytes(content.tobytes())
+    with item:
+        item.write(path.name, content.tobytes())
+        item.publish()
     print(f"{command_line.counted(len(samples), 'variant')} of {samples[0].field}: {path}")
     return 0
 

@@ -232,8 +232,20 @@ def test_killed_at_any_change_no_file_of_ours_passes_for_the_users(
     assert was_killed == (instant < 7), "two records, three files that go, two that come"
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
-    written.write_atomically(tmp_path / "a", b"old")
-    with pytest.raises(TypeError):
-        written.write_atomically(tmp_path / "a", "no bytes")  # type: ignore[arg-type]
+def test_a_file_is_replaced_whole_or_not_at_all_and_a_failure_leaves_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    written.write_atomically(path, b"old")
+
+    def fail(self: Path, target: Path) -> None:
+        assert self.read_bytes() == b"new"  # whole before it gets the name
+        raise OSError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="no power"):
+            written.write_atomically(path, b"new")
     assert visible(tmp_path) == {"a": "old"}
+    written.write_atomically(path, b"new")
+    assert visible(tmp_path) == {"a": "new"}

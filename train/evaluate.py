@@ -7,7 +7,8 @@
 Without run= or runs= it is the newest run in runs/.
 
 Writes report.html (a page that needs no other file), summary.json and figures into
-RUN/evaluation/<split or folder>. Under torchrun the fields are shared out over the ranks; the
+RUN/evaluation/<split or folder>, in place of those of an earlier evaluation, and of nothing else
+that lies there. Under torchrun the fields are shared out over the ranks; the
 figures come out the same.
 """
 
@@ -17,21 +18,34 @@ from pathlib import Path
 from typing import Any
 
 import command_line
+import written
 from command_line import UsageError, counted
 from data_prep.case_names import unmatched_text
-from data_prep.images import write_atomically
 from data_prep.manifest import read_dataset
 from data_prep.split import SPLITS
 from train.distributed import Ranks, start_ranks
-from train.evaluation import Chosen, EvaluateConfig, evaluate_run, figures_of, pool, shown
+from train.evaluation import (
+    Chosen,
+    EvaluateConfig,
+    Measured,
+    evaluate_run,
+    figure_names,
+    figures_of,
+    pool,
+    shown,
+)
 from train.fields import WholeField, prepared_fields, raw_fields
 from train.figures import save_learning_curves
 from train.metrics import EMPTY, EMPTY_RULE, METRICS, Interval, Score, score_text
 from train.monitor import read_metrics
-from train.report import REPORT, write_report
+from train.report import REPORT, report_page
 from train.run_folder import CHOSEN_ON, Run, read_run
 from train.runs import named_or_newest
 from train.same_data import check_same_data, labelling_differences
+from written import Item
+
+KIND = "evaluation"  # private folder of the record
+CURVES, SUMMARY = "learning_curves.png", "summary.json"
 
 
 def main(argv: list[str]) -> int:
@@ -52,14 +66,12 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
     run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
     chosen = ranks.first_does(lambda: choose_fields(config, run))
     out = Path(config.out) if config.out else run.evaluation / subject(config)
-    evaluation = evaluate_run(config, run, chosen, out, ranks)
-    summary = evaluation.summary
-    if ranks.is_first:
-        write_summary(out, summary)
-        write_report(out, summary, shown(evaluation.measured, config.figures), [run])
-        if metrics := read_metrics(run.folder):
-            save_learning_curves(out / "learning_curves.png", metrics)
-    return out, summary
+    item = Item(out, KIND, KIND)
+    ranks.first_does(lambda: check_results(item, [chosen.fields], config))
+    with item:
+        evaluation = evaluate_run(config, run, chosen, item, ranks)
+        publish(item, evaluation.summary, evaluation.measured, [run], config, ranks)
+    return out, evaluation.summary
 
 
 def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
@@ -71,8 +83,23 @@ def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str
     chosen = ranks.first_does(lambda: [choose_fields(config, run) for run in runs])
     check_folds(runs, [of_run.fields for of_run in chosen])
     out = Path(config.out)
+    item = Item(out, KIND, KIND)
+    ranks.first_does(lambda: check_results(item, [of_run.fields for of_run in chosen], config))
+    with item:
+        summary = evaluate_each(config, runs, chosen, item, ranks)
+    return out, summary
+
+
+def evaluate_each(
+    config: EvaluateConfig,
+    runs: Sequence[Run],
+    chosen: Sequence[Chosen],
+    item: Item,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """Evaluate runs, and publish what was found of each and of all; returns it. Collective."""
     evaluations = [
-        evaluate_run(config, run, mine, out, ranks) for run, mine in zip(runs, chosen, strict=True)
+        evaluate_run(config, run, mine, item, ranks) for run, mine in zip(runs, chosen, strict=True)
     ]
     measured = pool([evaluation.measured for evaluation in evaluations])
     folds = [evaluation.summary for evaluation in evaluations]
@@ -84,10 +111,8 @@ def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str
         "empty_rule": EMPTY_RULE,
         "warnings": [f"{fold['run']}: {warning}" for fold in folds for warning in fold["warnings"]],
     }
-    if ranks.is_first:
-        write_summary(out, summary)
-        write_report(out, summary, shown(measured, config.figures), runs)
-    return out, summary
+    publish(item, summary, measured, runs, config, ranks)
+    return summary
 
 
 def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> None:
@@ -109,10 +134,40 @@ def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> 
             tested[case] = run
 
 
-def write_summary(out: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json."""
-    content = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    write_atomically(out / "summary.json", content.encode())
+def check_results(
+    item: Item, fields: Sequence[Sequence[WholeField]], config: EvaluateConfig
+) -> None:
+    """Look at the folder of the results. Raises UserError where files are in the way of those to
+    come."""
+    written.clear_temporaries(item.out, item.kind)
+    drawn = [whole.name for mine in fields for whole in mine[: config.figures]]
+    figures = [name for field in drawn for name in figure_names(field)]
+    item.check([SUMMARY, REPORT, CURVES, *figures])
+
+
+def publish(
+    item: Item,
+    summary: dict[str, Any],
+    measured: Measured,
+    runs: Sequence[Run],
+    config: EvaluateConfig,
+    ranks: Ranks,
+) -> None:
+    """Give the figures of all ranks their names, with the report and, last, summary.json.
+    Collective."""
+    figures = ranks.gather(item.made)
+
+    def write() -> None:
+        for made in figures:
+            item.made |= made
+        if len(runs) == 1 and (metrics := read_metrics(runs[0].folder)):
+            save_learning_curves(item.make(CURVES), metrics)
+        page = report_page(summary, shown(measured, config.figures), runs)
+        item.write(REPORT, page.encode())
+        item.write(SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+        item.publish()
+
+    ranks.first_does(write)
 
 
 def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:

@@ -48,6 +48,7 @@ from train.run_folder import (
 )
 from train.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.summary import summarise, summarise_nuclei, summarise_pixels
+from written import Item
 
 NUM_OVERLAYS = 4  # of the worst fields, and as many of the best
 
@@ -142,9 +143,9 @@ class Measured:
 
 
 def evaluate_run(
-    config: EvaluateConfig, run: Run, chosen: Chosen, out: Path, ranks: Ranks
+    config: EvaluateConfig, run: Run, chosen: Chosen, item: Item, ranks: Ranks
 ) -> Evaluation:
-    """Evaluate a run on some fields, with figures drawn into `out`. Collective."""
+    """Evaluate a run on some fields, with this rank's figures added to `item`. Collective."""
     fields = chosen.fields
     model, path, state = load_model(run, config.checkpoint, ranks)
     threshold, chosen_on = choose_threshold(config.threshold, state)
@@ -152,7 +153,6 @@ def evaluate_run(
     radius_px = run.data.labelling.radius_px
     match_radius_px = config.match_radius_px or radius_px
     criteria = Criteria(threshold, nuclei_threshold, radius_px, match_radius_px)
-    out.mkdir(parents=True, exist_ok=True)
 
     precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
     predictions = predict_fields(
@@ -161,7 +161,7 @@ def evaluate_run(
     total = len(ranks.share(fields))
     predictions = track(predictions, total=total, label="evaluate", unit="field")
     radii_px = disc_radii(run.data.labelling)
-    measured = gather(measure_all(predictions, criteria, radii_px, config.figures, out), ranks)
+    measured = gather(measure_all(predictions, criteria, radii_px, config.figures, item), ranks)
 
     figures = figures_of(measured, run)
     of_nuclei = {
@@ -198,9 +198,9 @@ def measure_all(
     criteria: Criteria,
     radii_px: Sequence[int],
     num_figures: int,
-    out: Path,
+    item: Item,
 ) -> Measured:
-    """Measure predicted fields, and draw figures of the first `num_figures` into `out`.
+    """Measure predicted fields, and add figures of the first `num_figures` to `item`.
 
     `radii_px`: of the discs that they are measured against beside their truth.
     """
@@ -214,7 +214,7 @@ def measure_all(
         measured.overlays.append(overlay_of(prediction, result, criteria.threshold))
         measured.overlays = shown(measured, num_figures)
         if prediction.index < num_figures:
-            draw(prediction, result, criteria.threshold, out)
+            draw(prediction, result, criteria.threshold, item)
     return measured
 
 
@@ -299,14 +299,20 @@ def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) ->
     )
 
 
-def draw(prediction: Prediction, result: FieldResult, threshold: float, out: Path) -> None:
+def figure_names(field: str) -> tuple[str, str]:
+    """The files of a field's figures: panels, and outcome."""
+    return f"{field}_panels.png", f"{field}_outcome.png"
+
+
+def draw(prediction: Prediction, result: FieldResult, threshold: float, item: Item) -> None:
     """The figures of a field: three panels, and hits, misses and false alarms; classes as one."""
     truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
     predicted_HW = np.asarray((prediction.probability_CHW > threshold).any(axis=0))
     pictures = (prediction.image_HWC, truth_HW, predicted_HW)
     title = f"{result.name}   Dice {score_text(score(result.counts)['dice'], 3)}"
-    save_panels(out / f"{result.name}_panels.png", title, *pictures)
-    save_outcome(out / f"{result.name}_outcome.png", title, *pictures)
+    panels, outcome = map(item.make, figure_names(result.name))
+    save_panels(panels, title, *pictures)
+    save_outcome(outcome, title, *pictures)
 
 
 def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:

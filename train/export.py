@@ -28,6 +28,7 @@ from train.distributed import Ranks
 from train.precision import Precision
 from train.run_folder import Run, choose_threshold, load_model, read_run
 from train.runs import named_or_newest
+from written import Item
 
 CPU = torch.device("cpu")
 ONNX = ".onnx"
@@ -40,7 +41,8 @@ class ExportConfig:
     run: str = ""
     """Folder of the run, or a model.safetensors of before; the newest in runs/ where empty."""
     out: str = MISSING
-    """File to write, .safetensors or .onnx; its folder is made if it is not there."""
+    """File to write, .safetensors or .onnx, in place of an earlier export, not of another file; its
+    folder is made if it is not there."""
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     check: str = ""
@@ -70,20 +72,23 @@ def export(config: ExportConfig) -> None:
     out = Path(config.out)
     if out.suffix == ONNX:
         onnx_model.check_packages()
+    item = Item(out.parent, "export", out.name)
+    item.check([out.name])
     run = read_run(named_or_newest(config.run))
     model, path, state = load_model(run, config.checkpoint, Ranks(0, 1, CPU))
     model.eval()
     threshold, _ = choose_threshold("auto", state)
     about = exported.describe(run.config, run.data, state, threshold, model)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ONNX:
         examples = [*onnx_model.random_images(), *field_tiles(config.check, run)]
         content = onnx_model.convert(model, about)
         difference = onnx_model.check(content, model, examples)
-        images.write_atomically(out, content)
         print(f"differs from the model by {difference:.1g} at most over {len(examples)} images")
     else:
-        exported.write(out, model, about)
+        content = exported.encode(model, about)
+    with item:
+        item.write(out.name, content)
+        item.publish()
     print(f"exported {path} into {out}")
     print(f"model sha256  {about['checkpoint']['model_sha256']}")
 

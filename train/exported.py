@@ -21,7 +21,6 @@ from torch import nn
 
 import command_line
 from command_line import UsageError, UserError
-from data_prep.images import write_atomically
 from data_prep.manifest import Description, Labelling
 from data_prep.masks import channel_values
 from train import checkpoint
@@ -146,11 +145,11 @@ def unusable(path: Path, reason: str) -> ExportedModelError:
     )
 
 
-def write(path: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
-    """Write a network and what `describe` says of it."""
+def encode(model: nn.Module, about: Mapping[str, Any]) -> bytes:
+    """The content of a file with a network and what `describe` says of it."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     # one key: the library writes several in an order that changes from run to run
-    write_atomically(path, safetensors.torch.save(tensors, {KEY: json.dumps(about)}))
+    return bytes(safetensors.torch.save(tensors, {KEY: json.dumps(about)}))
 
 
 def read(path: Path) -> About:

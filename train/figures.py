@@ -60,5 +60,5 @@ def save_learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> No
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write and close a figure; no date or version in the file, so that it is repeatable."""
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data_prep.images import write_atomically
 from json_lines import read_lines
 from train.metrics import EMPTY, Score, score_text
+from written import write_atomically
 
 METRICS, RESTARTS, PROGRESS = "metrics.jsonl", "restarts.jsonl", "progress.json"
 TRAINING_LOSS = "train/loss"

@@ -12,7 +12,6 @@ from typing import Any
 import jinja2
 
 from command_line import counted
-from data_prep.images import write_atomically
 from json_lines import read_lines
 from train.charts import Chart, Line, Mark, Point
 from train.metrics import EMPTY, METRICS, worst_first
@@ -32,10 +31,10 @@ PREDICTORS = {
 TOLD_APART = {"time_s", "event", "stage", "step", "reason"}
 
 
-def write_report(
-    out: Path, summary: Mapping[str, Any], overlays: Sequence[Overlay], runs: Sequence[Run]
-) -> Path:
-    """Write OUT/report.html from a summary, pictures (worst first) and the runs' own files."""
+def report_page(
+    summary: Mapping[str, Any], overlays: Sequence[Overlay], runs: Sequence[Run]
+) -> str:
+    """The page, from a summary, pictures (worst first) and the runs' own files."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,7 +43,7 @@ def write_report(
         lstrip_blocks=True,
     )
     parts = summary.get("folds", [summary])
-    page = environment.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2").render(
         title=", ".join(part["run"] for part in parts),
         summary=summary,
         predictors=predictors(summary),
@@ -57,9 +56,6 @@ def write_report(
         detection_chart=detection_chart(summary.get("detection")),
         trainings=[about_training(part, run) for part, run in zip(parts, runs, strict=True)],
     )
-    path = out / REPORT
-    write_atomically(path, page.encode())
-    return path
 
 
 def measured_fields(summary: Mapping[str, Any]) -> str:

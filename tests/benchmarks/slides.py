@@ -101,4 +101,4 @@ def write_network(path: Path, preset: str) -> None:
     labelling = Labelling({"tumor": 255}, RADIUS_PX, 65535, "(?P<case>.+)")
     state = {"step": 0, "epochs": 0, "metrics": {}}
     about = exported.describe(config, Description(labelling, {}, "", {}), state, 0.5, model)
-    exported.write(path, model, about)
+    path.write_bytes(exported.encode(model, about))

@@ -28,7 +28,6 @@ from data_prep.images import (
     encode_mask,
     read_image,
     read_tile,
-    write_atomically,
 )
 from data_prep.raw import BadInputError
 
@@ -435,21 +434,3 @@ class TestWriting:
         image = Pillow.open(io.BytesIO(encode_mask(noise())))
         assert (image.format, image.mode) == ("PNG", "L")
         assert np.array_equal(np.asarray(image), noise())
-
-    def test_a_file_is_replaced_whole_or_not_at_all(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = tmp_path / "a.png"
-        write_atomically(path, b"old")
-
-        def fail(self: Path, target: Path) -> None:
-            assert self.read_bytes() == b"new"  # whole before it gets the name
-            raise OSError("no power")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", fail)
-            with pytest.raises(OSError, match="no power"):
-                write_atomically(path, b"new")
-        assert path.read_bytes() == b"old"
-        write_atomically(path, b"new")
-        assert path.read_bytes() == b"new"

@@ -102,3 +102,22 @@ def test_a_missing_or_damaged_file_of_points_is_named(
     assert outcome.code == 1
     assert f"error: {path}: missing or damaged" in outcome.err
     assert "run data_prep again" in outcome.err
+
+
+def test_only_a_sheet_of_before_is_replaced(
+    data: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    sheet, given = tmp_path / "sheet.png", [f"data={data}", f"out={tmp_path / 'sheet.png'}"]
+    sheet.write_bytes(b"mine")
+    outcome = cli(preview.main, *given)
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"error: {tmp_path}: 1 file is in the way, which this command did not write, or which were"
+        " changed since: sheet.png; move away what is yours and run again, or name another out=\n"
+    )
+    assert sheet.read_bytes() == b"mine"
+    sheet.unlink()
+    assert cli(preview.main, *given).code == 0
+    first = sheet.read_bytes()
+    assert cli(preview.main, *given, "columns=1").code == 0
+    assert sheet.read_bytes() != first

@@ -411,13 +411,78 @@ def test_so_are_those_that_are_not_even_laid_out_like_it(
 def test_figures_are_drawn_of_as_many_fields_as_asked(own_run: Path, cli: Callable) -> None:
     """Into the run's own folder where none is named."""
     assert cli(evaluate.main, f"run={own_run}", "figures=1", "cases=[4]").code == 0
-    assert sorted(path.name for path in (own_run / "evaluation" / "test-4").iterdir()) == [
+    assert names(own_run / "evaluation" / "test-4") == [
         "Case_4-01_outcome.png",
         "Case_4-01_panels.png",
         "learning_curves.png",
         "report.html",
         "summary.json",
     ]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".eosin")
+
+
+@pytest.mark.parametrize(
+    "name", ["summary.json", "report.html", "learning_curves.png", "Case_4-01_panels.png"]
+)
+def test_a_file_of_the_users_stops_it_before_the_work_begins(
+    name: str, own_run: Path, tmp_path: Path, cli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "notes"
+    out.mkdir()
+    (out / name).write_text("mine")
+    monkeypatch.setattr(evaluate, "evaluate_run", None)
+    outcome = cli(evaluate.main, f"run={own_run}", "cases=[4]", f"out={out}")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        f"error: {out}: 1 file is in the way, which this command did not write, or which were"
+        f" changed since: {name}; move away what is yours and run again, or name another out=\n"
+    )
+    assert (out / name).read_text() == "mine"
+
+
+def test_an_evaluation_takes_the_place_of_the_one_before_and_of_nothing_else(
+    own_run: Path, tmp_path: Path, cli: Callable
+) -> None:
+    """Four figures of the first, two of the second; a figure that was changed, and notes, stay."""
+    out = tmp_path / "results"
+    given = [f"run={own_run}", "cases=[4]", f"out={out}"]
+    assert cli(evaluate.main, *given).code == 0
+    (out / "notes.txt").write_text("mine")
+    (out / "Case_4-02_outcome.png").write_bytes(b"marked")
+    assert cli(evaluate.main, *given, "figures=1").code == 0
+    assert names(out) == [
+        "Case_4-01_outcome.png",
+        "Case_4-01_panels.png",
+        "Case_4-02_outcome.png",
+        "learning_curves.png",
+        "notes.txt",
+        "report.html",
+        "summary.json",
+    ]
+    outcome = cli(evaluate.main, *given)
+    assert outcome.code == 1
+    assert "in the way" in outcome.err
+    assert ": Case_4-02_outcome.png; move" in outcome.err
+
+
+def test_a_field_called_as_a_path_is_refused(
+    own_run: Path, prepared: Dataset, tmp_path: Path, cli: Callable
+) -> None:
+    """A stranger's data set, whose hashes are as they should be."""
+    data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
+    manifest = (data / "manifest.jsonl").read_text().replace('"Case_4-01"', '"../victim/x"')
+    (data / "manifest.jsonl").write_text(manifest)
+    about = json.loads((data / "dataset.json").read_text())
+    about["content_sha256"] = hashlib.sha256(manifest.encode()).hexdigest()
+    (data / "dataset.json").write_text(json.dumps(about))
+    (tmp_path / "victim").mkdir()
+    outcome = cli(evaluate.main, f"run={own_run}", f"data={data}", f"out={tmp_path / 'out'}")
+    assert outcome.code == 1
+    assert "field '../victim/x' is not a plain file name" in outcome.err
+    assert list((tmp_path / "victim").iterdir()) == []
 
 
 # Thresholds

@@ -62,7 +62,7 @@ def outputs(out: Path) -> dict[str, bytes]:
     return {
         path.name: tifffile.imread(path).tobytes() if path.suffix == ".tif" else path.read_bytes()
         for path in sorted(out.iterdir())
-        if not path.name.endswith("_settings.json")
+        if path.is_file() and not path.name.endswith("_settings.json")
     }
 
 
@@ -534,6 +534,20 @@ def test_the_snippet_of_the_docs_gives_predicts_mask_without_this_project(
     expected_HW = np.asarray(Image.open(tmp_path / "out" / "field_mask.png"))
     assert {0, 255} == set(np.unique(expected_HW))
     assert np.array_equal(mask_HW, expected_HW)
+
+
+def test_only_an_export_of_before_is_replaced(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "model.safetensors"
+    out.write_bytes(b"mine")
+    outcome = cli(export.main, f"run={trained}", f"out={out}")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "in the way, which this command did not write" in outcome.err
+    assert ": model.safetensors; move away what is yours" in outcome.err
+    assert out.read_bytes() == b"mine"
+    out.unlink()
+    for step in ("4", "8"):
+        assert cli(export.main, f"run={trained}", f"out={out}", f"checkpoint={step}").code == 0
+    assert cli(export.main, f"run={out}", f"out={out}").code == 0, "of itself"
 
 
 def test_onnx_that_differs_is_not_written(
