@@ -21,10 +21,11 @@ import json
 import operator
 import os
 import pickle
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,16 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from command_line import UsageError, UserError
 from train.distributed import Ranks
 from train.job import job_id
+from written import Version, clear, is_plain, new_temporary
 
 # One rank alone saves without a process group, as is meant
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 FORMAT = 1
 COMPLETE, STATE = "COMPLETE", "state.json"
+STEP = re.compile(r"step_\d{8,}")
+ASIDE = re.compile(rf"\.({STEP.pattern})\.(tmp|replaced)")
+PART = re.compile(rf"__\d+_\d+\.distcp|\.metadata(\.tmp)?|{re.escape(STATE)}|{COMPLETE}")
 # All that torch writes into .metadata for dicts of plain tensors
 PICKLED = {
     ("pathlib", "PosixPath"),
@@ -141,14 +146,66 @@ def share(tensors: Mapping[str, Tensor], rank: int, world_size: int) -> dict[str
 
 
 def make_empty(folder: Path) -> None:
-    """A new folder in place of what a killed save left."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """A new folder in place of what a killed save left. Raises CheckpointError where somebody has
+    put something there."""
+    remove_unfinished(folder)
+    if os.path.lexists(folder):
+        raise CheckpointError(f"{folder}: holds what is no checkpoint's; move it away")
     folder.mkdir(parents=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that a save which did not end has left, and nothing else."""
+    clear(folder, lambda name: bool(PART.fullmatch(name)))
+    with suppress(OSError):  # not there, or not empty
+        folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint: those of its files that are as its COMPLETE says, and that, last.
+
+    Killed in between, it is half a checkpoint, which `verify` tells, and goes the next time.
+    """
+    if path.is_symlink():
+        return
+    for name in own_files(path):
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty, or not there
+        path.rmdir()
+
+
+def own_files(path: Path) -> list[str]:
+    """The files of a checkpoint that nobody has changed since its COMPLETE, which is the last; none
+    where that is damaged."""
+    try:
+        content, written_ns = read_complete(path), (path / COMPLETE).lstat().st_mtime_ns
+        listed = {name: entry for name, entry in content["files"].items() if is_plain(name)}
+        versions = {
+            name: Version(int(entry["bytes"]), (path / name).lstat().st_mtime_ns, entry["sha256"])
+            for name, entry in listed.items()
+            if os.path.lexists(path / name)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    # of a later time: read again
+    known = {
+        name: version if version.mtime_ns <= written_ns else version._replace(mtime_ns=-1)
+        for name, version in versions.items()
+    }
+    return [*(name for name, version in known.items() if version.is_at(path / name)), COMPLETE]
+
+
+def read_complete(path: Path) -> dict[str, Any]:
+    """What COMPLETE says. Raises ValueError where its own hash differs."""
+    content: dict[str, Any] = json.loads((path / COMPLETE).read_text())
+    if content.pop("sha256") != hash_json(content):
+        raise ValueError("sha256 differs")
+    return content
 
 
 def not_saved(temporary: Path, num_bytes: int, reason: str) -> CheckpointError:
     """The error of a save that failed, its half-written files removed."""
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_unfinished(temporary)
     folder = temporary.parent
     free = shutil.disk_usage(next(path for path in temporary.parents if path.exists())).free
     needed = max([num_bytes, *(space_of(path) for path in published(folder)[-1:])])
@@ -209,12 +266,12 @@ def verify(path: Path) -> str:
     Raises OSError where that cannot be told: a disk that cannot be read just now damages nothing.
     """
     try:
-        complete = json.loads((path / COMPLETE).read_text())
+        complete = read_complete(path)
         if complete["format"] != FORMAT:
             return f"format {complete['format']}, this version reads {FORMAT}"
-        if complete.pop("sha256") != hash_json(complete):
-            return f"{COMPLETE} is damaged (sha256 differs)"
         for name, expected in complete["files"].items():
+            if not is_plain(name):
+                return f"{COMPLETE} is damaged ({name!r} is not a plain file name)"
             file = path / name
             if not file.is_file():
                 return f"{name} is missing"
@@ -258,20 +315,29 @@ class Retention:
         for path in published(folder)[: -self.newest]:
             is_for_good = self.every_steps and step_of(path) % self.every_steps == 0
             if path != best and not is_for_good:
-                (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint must not count
-                shutil.rmtree(path, ignore_errors=True)  # what is left goes the next time
+                remove(path)
 
 
 def clean_up(folder: Path) -> None:
     """Remove what killed saves left, and put back one that was killed while being replaced."""
-    for path in sorted(folder.glob(".step_*.replaced")):
-        original = folder / path.name.removeprefix(".").removesuffix(".replaced")
-        if original.exists():
-            shutil.rmtree(path)
-        else:
-            path.rename(original)
-    for path in folder.glob(".step_*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(folder.glob(".step_*")):
+        match = ASIDE.fullmatch(path.name)
+        if match and match[2] == "tmp":
+            remove_unfinished(path)
+        elif match and (folder / match[1]).exists():
+            remove_replaced(path, folder / match[1])
+        elif match:
+            path.rename(folder / match[1])
+
+
+def remove_replaced(replaced: Path, final: Path) -> None:
+    """Remove the checkpoint in whose place another came; what else lay in it goes there too."""
+    remove(replaced)
+    for path in replaced.iterdir() if replaced.is_dir() else ():
+        if not os.path.lexists(final / path.name):
+            path.rename(final / path.name)
+    with suppress(OSError):  # not there, or not empty
+        replaced.rmdir()
 
 
 def set_aside_newer(path: Path) -> None:
@@ -280,7 +346,8 @@ def set_aside_newer(path: Path) -> None:
     for damaged in published(path.parent):
         if damaged.name > path.name:
             aside = damaged.with_name(f"damaged_{damaged.name}")
-            shutil.rmtree(aside, ignore_errors=True)
+            while os.path.lexists(aside):
+                aside = aside.with_name(f"{aside.name}_again")
             damaged.rename(aside)
 
 
@@ -296,7 +363,8 @@ def step_of(path: Path) -> int:
 
 def published(folder: Path) -> list[Path]:
     """Folders named as checkpoints, oldest first; unverified."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+    found = (path for path in folder.glob("step_*") if STEP.fullmatch(path.name) and path.is_dir())
+    return sorted(found, key=step_of)
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -307,7 +375,7 @@ def publish(temporary: Path, final: Path) -> None:
         final.rename(replaced)
     temporary.rename(final)
     sync_folder(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove_replaced(replaced, final)
 
 
 def point(folder: Path, pointer: str, target: Path) -> None:
@@ -320,7 +388,7 @@ def pointed(folder: Path, pointer: str) -> Path | None:
     """The step that 'latest' or 'best' names, if there is one."""
     file = folder / pointer
     name = file.read_text().strip() if file.is_file() else ""
-    return folder / name if name.startswith("step_") else None
+    return folder / name if STEP.fullmatch(name) else None
 
 
 def write_durably(path: Path, content: Mapping[str, Any]) -> None:
@@ -333,8 +401,8 @@ def write_durably(path: Path, content: Mapping[str, Any]) -> None:
 
 def replace_durably(path: Path, content: bytes) -> None:
     """Replace a file so that its name stands for the old or the new, after a power loss too."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    temporary = new_temporary(path.parent)
+    with temporary.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -412,6 +480,12 @@ class PlainReader(FileSystemReader):
         """The same as torch's, restricted."""
         content = (Path(self.path) / ".metadata").read_bytes()
         metadata = PlainUnpickler(io.BytesIO(content)).load()
+        for info in (metadata.storage_data or {}).values():
+            if not is_plain(info.relative_path):
+                raise CheckpointError(
+                    f".metadata names a file {info.relative_path!r}, which is not a plain file"
+                    " name: not loaded"
+                )
         if metadata.storage_meta is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id

@@ -419,6 +419,86 @@ def test_a_damaged_newer_one_does_not_push_out_what_is_saved_now(
     assert checkpoint.newest_intact(tmp_path)[0] == tmp_path / "step_00000003"
 
 
+# What is not ours
+
+
+def test_folders_of_the_users_are_no_checkpoints_and_stay(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    for name in ("step_final", "step_00000001_mine", "step_1", ".step_old.tmp", ".step_1.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("mine")
+    for step in range(1, 5):
+        save(tmp_path, step, keep=1)
+    checkpoint.clean_up(tmp_path)
+    assert [path.name for path in checkpoint.published(tmp_path)] == ["step_00000004"]
+    assert len(list(tmp_path.rglob("state.json"))) == 5 + 1
+
+
+def test_what_somebody_put_into_a_checkpoint_or_changed_there_stays(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    for step in (1, 2):
+        save(tmp_path, step, keep=2)
+    first, second = (tmp_path / f"step_0000000{step}" for step in (1, 2))
+    (first / "notes.txt").write_text("mine")
+    (first / "folder").mkdir()
+    (second / "state.json").write_text("{}")
+    for step in (3, 4):
+        save(tmp_path, step, keep=1)
+    assert sorted(path.name for path in first.iterdir()) == ["folder", "notes.txt"]
+    assert [path.name for path in second.iterdir()] == ["state.json"]
+    assert named_by(tmp_path, "latest") == "step_00000004"
+
+
+def test_what_lies_in_a_step_that_is_saved_again_stays_there(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "step_00000001" / "notes.txt").write_text("mine")
+    save(tmp_path, 1)
+    assert (tmp_path / "step_00000001" / "notes.txt").read_text() == "mine"
+    assert checkpoint.verify(tmp_path / "step_00000001") == ""
+    assert not list(tmp_path.glob(".step*"))
+
+
+def test_a_copied_checkpoint_is_removed_by_its_hashes(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    """Whose files are all of another time."""
+    save(tmp_path / "first", 1)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy", copy_function=shutil.copyfile)
+    for file in files_of(tmp_path / "copy" / "step_00000001"):
+        os.utime(file, None if file.name != "COMPLETE" else (5, 5))
+    save(tmp_path / "copy", 2, keep=1)
+    assert steps_in(tmp_path / "copy") == [2]
+
+
+def test_files_of_a_link_are_not_removed(tmp_path: Path, save: Callable[..., None]) -> None:
+    save(tmp_path / "run", 1)
+    (tmp_path / "run" / "step_00000001").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "step_00000001").symlink_to(tmp_path / "elsewhere")
+    save(tmp_path / "run", 2, keep=1)
+    assert checkpoint.verify(tmp_path / "elsewhere") == ""
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "step_00000002/../..", "/etc", "step_final", ""])
+def test_a_pointer_names_a_step_and_nothing_else(name: str, two_steps: Path) -> None:
+    (two_steps / "latest").write_text(name)
+    assert checkpoint.pointed(two_steps, "latest") is None
+    with pytest.raises(UsageError, match="checkpoint=latest: not in"):
+        checkpoint.find(two_steps, "latest")
+
+
+def test_a_complete_that_names_a_file_elsewhere_is_none(two_steps: Path) -> None:
+    path = two_steps / "step_00000002"
+    content = {"format": 1, "files": {"../latest": {"bytes": 14, "sha256": "0"}}}
+    write_complete(path, content)
+    assert "'../latest' is not a plain file name" in checkpoint.verify(path)
+    checkpoint.remove(path)
+    assert (two_steps / "latest").exists()
+
+
 # Nothing of a checkpoint is run
 
 
