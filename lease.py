@@ -104,13 +104,31 @@ class Lease:
         )
 
     def acquire(self) -> None:
-        """Claim the folder. Raises TakenError where a process that lives has it."""
+        """Claim the folder. Raises TakenError where a process that lives has it, UserError where a
+        file that is no lock has the lock's name."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.is_taken_by_another_file():
+            raise UserError(
+                f"{self.key}={self.folder}: {self.file.name} is in the way, which is no lock of"
+                f" this program; move it away, or name another {self.key}="
+            )
         try:
             self.lease.acquire(timeout=0)
         except Timeout:
             self.outlive()
         self.token = self.lease.token
+
+    def is_taken_by_another_file(self) -> bool:
+        """Whether what has the lock's name was not written as a lock."""
+        if self.file.is_symlink() or self.file.is_dir():
+            return True
+        try:
+            content = self.file.read_text()
+        except UnicodeDecodeError:
+            return True
+        except OSError:  # not there, or another's for an instant
+            return False
+        return bool(content) and "token" not in owner_in(content)
 
     def release(self) -> None:
         """Give the claim back."""

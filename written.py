@@ -1,14 +1,15 @@
 """What a command wrote into an output folder: only that does it ever replace or remove.
 
     OUT/.eosin/<kind>/<name>.json   a record: the files of one item (a field, a predicted image, an
-                                    evaluation), each with its size, time of change and sha256
+                                    evaluation), each with its size and sha256
     OUT/.eosin/<kind>/.<hex>.tmp    a file that is being made
 
-A file is ours, and unchanged, where the record of its item has its size and its time of change, or
-its size and its sha256. The record is written before the file gets its name: a kill at any instant
-leaves no file of ours that would pass for the user's, and none of the user's that would pass for
-ours. Each item has a record of its own, so processes and nodes never write into one. This module
-imports nothing of the project but command_line.
+The files of an item get the time of change that their record has, to the nanosecond. A file is
+ours, and unchanged, where it has that time and the recorded size, or else (touched, copied) the
+recorded sha256. The record is written before the file gets its name: a kill at any instant leaves
+no file of ours that would pass for the user's, and none of the user's that would pass for ours.
+Each item has a record of its own, so processes and nodes never write into one. Records of the same
+files are the same bytes. This module imports nothing of the project but command_line.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,28 +38,27 @@ class Version(NamedTuple):
     """A file as it was written."""
 
     num_bytes: int
-    mtime_ns: int
     sha256: str
     """Of its content; '' where the file is too large to be read again."""
 
-    def is_at(self, path: Path) -> bool:
-        """Whether this is what stands at a path; a link never is."""
+    def is_at(self, path: Path, mtime_ns: int) -> bool:
+        """Whether this is what stands at a path, as it surely is with a time of change; a link
+        never is."""
         try:
             found = path.lstat()
         except OSError:
             return False
         if not stat.S_ISREG(found.st_mode) or found.st_size != self.num_bytes:
             return False
-        if found.st_mtime_ns == self.mtime_ns:
+        if found.st_mtime_ns == mtime_ns:
             return True
         return bool(self.sha256) and file_sha256(path) == self.sha256
 
 
 def version_of(path: Path, sha256: str | None = None) -> Version:
     """The version of a file that is there, whose hash is known or made."""
-    found = path.stat()
     known = file_sha256(path) if sha256 is None else sha256
-    return Version(found.st_size, found.st_mtime_ns, known)
+    return Version(path.stat().st_size, known)
 
 
 @dataclass
@@ -69,6 +70,8 @@ class Record:
     the new."""
     about: dict[str, Any] = field(default_factory=dict)
     """What the command notes once all its files are there; empty before."""
+    mtime_ns: int = 0
+    """Its time of change, which its files have too."""
 
 
 class Made(NamedTuple):
@@ -116,14 +119,16 @@ class Item:
                 for name, entries in content["files"].items()
                 if is_inside(name)  # a record may come from elsewhere
             }
-            return Record(versions, dict(content["about"]))
+            return Record(versions, dict(content["about"]), self.file.stat().st_mtime_ns)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Record()
 
-    def save(self, files: Mapping[str, list[Version]], about: Mapping[str, Any]) -> None:
+    def save(
+        self, files: Mapping[str, list[Version]], about: Mapping[str, Any], mtime_ns: int
+    ) -> None:
         """Write the record."""
         content = json.dumps({"files": files, "about": about}) + "\n"
-        write_atomically(self.file, content.encode())
+        write_atomically(self.file, content.encode(), mtime_ns)
 
     def conflicts(self, names: Iterable[str], record: Record | None = None) -> list[str]:
         """Those of some paths at which something stands that is not ours, or was changed.
@@ -173,11 +178,12 @@ class Item:
             begin(self.out, self.kind)
             self.is_begun = True
 
-    def publish(self, about: Mapping[str, Any] | None = None) -> None:
+    def publish(self, about: Mapping[str, Any] | None = None, *, durably: bool = False) -> None:
         """Give the files that were made their names, in place of all that the item had before.
 
-        The last file vouches for the others: it goes first and comes last. Raises UserError, and
-        changes nothing, where something stands in the way that is not ours.
+        The last file vouches for the others: it goes first and comes last. With `durably` instead
+        each name stands for the old file or for the new one at any instant, after a power loss too.
+        Raises UserError, and changes nothing, where something stands in the way that is not ours.
         """
         self.begin()
         new = {name: [version_of(*made)] for name, made in self.made.items()}
@@ -187,13 +193,21 @@ class Item:
         both = {
             name: record.files.get(name, []) + new.get(name, []) for name in {**record.files, **new}
         }
-        self.save(both, {})
-        for name in [*reversed(new), *(name for name in record.files if name not in new)]:
+        now_ns = time.time_ns()
+        self.save(both, {}, now_ns)
+        for made in self.made.values():
+            os.utime(made.temporary, ns=(now_ns, now_ns))
+            if durably:
+                sync(made.temporary)
+        going = [] if durably else [*reversed(new)]
+        for name in [*going, *(name for name in record.files if name not in new)]:
             remove_own(record, self.out, name)
         for name, made in list(self.made.items()):
             made.temporary.rename(self.out / name)
             del self.made[name]
-        self.save(new, about or {})
+        if durably:
+            sync(self.out)
+        self.save(new, about or {}, now_ns)
 
     def take_away(self, name: str) -> None:
         """Remove one of the item's files; raises UserError where what stands there is not ours.
@@ -238,7 +252,8 @@ def recorded(out: Path, kind: str) -> list[str]:
 
 def owns(record: Record, out: Path, name: str) -> bool:
     """Whether what stands at a path is as its item's record says."""
-    return any(version.is_at(out / name) for version in record.files.get(name, ()))
+    versions = record.files.get(name, ())
+    return any(version.is_at(out / name, record.mtime_ns) for version in versions)
 
 
 def remove_own(record: Record, out: Path, name: str) -> None:
@@ -314,16 +329,34 @@ def new_temporary(folder: Path) -> Path:
     return folder / f".{secrets.token_hex(8)}.tmp"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that its name never stands for half of it, and a failure leaves nothing."""
+def write_atomically(path: Path, content: bytes, mtime_ns: int | None = None) -> None:
+    """Write a file so that its name never stands for half of it, and a failure leaves nothing.
+
+    `mtime_ns`: the time of change that it is to have."""
     temporary = new_temporary(path.parent)
     try:
         with temporary.open("xb") as file:
             file.write(content)
+        if mtime_ns is not None:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns))
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def holds(path: Path, content: bytes) -> bool:
+    """Whether a file is there and has this content."""
+    return path.is_file() and path.read_bytes() == content
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

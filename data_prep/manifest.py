@@ -15,7 +15,7 @@ from typing import Any
 
 from command_line import UsageError, UserError
 from data_prep.case_names import check_regex
-from written import Item, is_inside, is_plain
+from written import Item, holds, is_inside, is_plain
 
 FORMAT = 3
 KIND = "dataset"  # private folder of the record
@@ -127,11 +127,6 @@ def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, A
                 item.write(name, encoded)
             item.publish()
     return content_sha256
-
-
-def holds(path: Path, content: bytes) -> bool:
-    """Whether a file is there and has this content."""
-    return path.is_file() and path.read_bytes() == content
 
 
 def item_of(folder: Path) -> Item:

@@ -13,7 +13,6 @@ side of a patch around one object; N3 is one round object a row: x, y and radius
 
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 
 from command_line import UserError, counted, help_text, load, run, track, wants_help
+from written import PRIVATE, Item, clear_temporaries
 
 Random = np.random.Generator
 Plane = NDArray[np.float32]
@@ -34,7 +34,8 @@ Points = dict[str, list[tuple[int, int]]]
 KEYS = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
 STAINS_SC = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])  # Ruifrok & Johnston 2001
 FULL_AREA_PX = 1360 * 1024  # counts of objects are per BreCaHAD field and scale with the area
-MARK = "data_prep.synthetic"  # in the head of every image: by it a rerun knows its own files
+MARK = "data_prep.synthetic"  # in the head of every image, to tell it from BreCaHAD's
+KIND = "synthetic"  # private folder of the records
 CASE, LAYOUT, PIXELS = range(3)  # random streams: a change to one leaves the others as they were
 
 
@@ -378,30 +379,21 @@ def field_paths(config: SyntheticConfig) -> Iterator[tuple[int, int, Path, Path]
             yield case, field, out / "images" / f"{name}.tif", out / "groundTruth" / f"{name}.json"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name first: what has the final name is whole."""
-    part = path.with_suffix(".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def is_marked(image: Path) -> bool:
-    """Whether an image is this generator's: BreCaHAD's own files have the same names."""
-    if not image.is_file():
-        return False
-    with image.open("rb") as file:
-        return MARK.encode() in file.read(1024)
+def item_of(config: SyntheticConfig, image: Path) -> Item:
+    """The files of a field."""
+    return Item(Path(config.out), KIND, image.stem)
 
 
 def refuse_foreign_files(config: SyntheticConfig) -> None:
     """UserError if the folder holds anything that this data set would not replace by its like."""
     out = Path(config.out)
-    known = {out / "images", out / "groundTruth"}
+    known = {out / folder for folder in (PRIVATE, "images", "groundTruth")}
     for _, _, image, annotation in field_paths(config):
-        known |= {image.with_suffix(".part"), annotation.with_suffix(".part")}
-        if is_marked(image):
-            known |= {image, annotation}
-    foreign = min((path for path in out.rglob("*") if path not in known), default=None)
+        item = item_of(config, image)
+        conflicts = item.conflicts(str(path.relative_to(out)) for path in (image, annotation))
+        known |= {image, annotation} - {out / name for name in conflicts}
+    found = (path for path in out.rglob("*") if out / PRIVATE not in path.parents)
+    foreign = min((path for path in found if path not in known), default=None)
     if foreign:
         raise UserError(
             f"{out} holds {foreign.relative_to(out)}, which this data set would not replace; "
@@ -412,6 +404,7 @@ def refuse_foreign_files(config: SyntheticConfig) -> None:
 def write_dataset(config: SyntheticConfig) -> int:
     """Draw and write every field; the number of fields. UserError if the folder is not ours."""
     refuse_foreign_files(config)
+    clear_temporaries(Path(config.out), KIND)
     for folder in ("images", "groundTruth"):
         Path(config.out, folder).mkdir(parents=True, exist_ok=True)
     tasks = list(field_paths(config))
@@ -419,9 +412,14 @@ def write_dataset(config: SyntheticConfig) -> int:
         tasks, total=len(tasks), label="draw", unit="field"
     ):
         image_HWC, points = draw_field(config, case, field)
-        # The image first: an annotation without its image would look foreign to the next run.
-        write_whole(image_path, image_bytes(image_HWC))
-        write_whole(annotation_path, annotation_bytes(points, config.width_px, config.height_px))
+        contents = {
+            image_path: image_bytes(image_HWC),
+            annotation_path: annotation_bytes(points, config.width_px, config.height_px),
+        }
+        with item_of(config, image_path) as item:
+            for path, content in contents.items():
+                item.write(str(path.relative_to(config.out)), content)
+            item.publish()
     return len(tasks)
 
 

@@ -74,6 +74,24 @@ def test_one_whose_process_was_killed_before_it_wrote_its_name_runs_out(
     assert f"pid={os.getpid()}" in (tmp_path / "lock").read_text()
 
 
+@pytest.mark.parametrize("kind", ["text", "bytes", "link", "folder"])
+def test_a_file_that_is_no_lock_is_left_alone(kind: str, tmp_path: Path) -> None:
+    """Though nobody touches it: a user's own file called lock."""
+    lock, mine = tmp_path / "lock", tmp_path / "mine"
+    mine.write_text("mine")
+    if kind == "folder":
+        lock.mkdir()
+    elif kind == "link":
+        lock.symlink_to(mine)
+    else:
+        lock.write_bytes(b"mine" if kind == "text" else b"\xff\xfe")
+    before = lock.lstat()
+    with pytest.raises(UserError, match="lock is in the way, which is no lock of this program"):
+        of(tmp_path).acquire()
+    assert (lock.lstat().st_ino, lock.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert mine.read_text() == "mine"
+
+
 def test_one_that_was_taken_meanwhile_is_put_back(tmp_path: Path) -> None:
     ours, theirs = of(tmp_path), of(tmp_path)
     ours.acquire()

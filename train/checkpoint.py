@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from command_line import UsageError, UserError
 from train.distributed import Ranks
 from train.job import job_id
-from written import Version, clear, is_plain, new_temporary
+from written import Version, clear, is_plain, new_temporary, sync
 
 # One rank alone saves without a process group, as is meant
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -181,18 +181,17 @@ def own_files(path: Path) -> list[str]:
         content, written_ns = read_complete(path), (path / COMPLETE).lstat().st_mtime_ns
         listed = {name: entry for name, entry in content["files"].items() if is_plain(name)}
         versions = {
-            name: Version(int(entry["bytes"]), (path / name).lstat().st_mtime_ns, entry["sha256"])
-            for name, entry in listed.items()
-            if os.path.lexists(path / name)
+            name: Version(int(entry["bytes"]), entry["sha256"]) for name, entry in listed.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
-    # of a later time: read again
-    known = {
-        name: version if version.mtime_ns <= written_ns else version._replace(mtime_ns=-1)
-        for name, version in versions.items()
-    }
-    return [*(name for name, version in known.items() if version.is_at(path / name)), COMPLETE]
+
+    def is_own(name: str) -> bool:
+        """Of a later time: read again."""
+        mtime_ns = (path / name).lstat().st_mtime_ns if os.path.lexists(path / name) else -1
+        return versions[name].is_at(path / name, mtime_ns if mtime_ns <= written_ns else -1)
+
+    return [*filter(is_own, versions), COMPLETE]
 
 
 def read_complete(path: Path) -> dict[str, Any]:
@@ -369,12 +368,12 @@ def published(folder: Path) -> list[Path]:
 
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished checkpoint its name; one that has it (the same step) steps aside first."""
-    sync_folder(temporary)
+    sync(temporary)
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
         final.rename(replaced)
     temporary.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)
     remove_replaced(replaced, final)
 
 
@@ -407,16 +406,7 @@ def replace_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def describe_files(paths: Iterator[Path]) -> dict[str, dict[str, Any]]:

@@ -30,6 +30,7 @@ from train.metrics import DEFAULT_THRESHOLD, EMPTY
 from train.precision import choose_precision
 from train.runs import CONFIG
 from train.same_data import differences
+from written import PRIVATE, Item, holds
 
 CHECKPOINTS = "checkpoints"
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
@@ -41,7 +42,8 @@ CHOSEN_ON = {
 }
 """What a threshold was chosen on, as summary.json has it -> in words."""
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
-PLACED_BEFORE = {"launch", "prepared", DATASET, LOCK}
+PLACED_BEFORE = {"launch", "prepared", PRIVATE, DATASET, LOCK}
+KIND = "run"  # private folder of the record
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,30 @@ def open_run(
     """
     folder = Path(config.run)
     changes: list[str] = []
-    if (folder / CONFIG).is_file():
+    if (folder / CONFIG).is_file() and (folder / DATASET).is_file():
         run = read_run(folder)
         config = resolve_auto(config, run.config.amp, run.config.memory_format)
         changes = check_same_run(run, config, dataset)
     elif folder.is_dir() and has_other_content(folder):
         raise UsageError(f"run={folder}: holds something that is not a run; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_durably(folder / DATASET, (dataset.folder / DATASET).read_bytes())
     precision = choose_precision(device, config.amp, config.memory_format)
     config = resolve_auto(config, precision.amp, precision.layout)
     absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
-    checkpoint.replace_durably(folder / CONFIG, command_line.as_yaml(absolute).encode())
+    keep(folder, (dataset.folder / DATASET).read_bytes(), command_line.as_yaml(absolute).encode())
     return config, changes
+
+
+def keep(folder: Path, dataset: bytes, config: bytes) -> None:
+    """Write what the run is told and trained on, where it is not there. Raises UserError where a
+    file is in the way that training did not write, or that was changed since."""
+    files = {DATASET: dataset, CONFIG: config}  # config.yaml last: what has it is a run
+    if all(holds(folder / name, content) for name, content in files.items()):
+        return
+    with Item(folder, KIND, KIND) as item:
+        item.check(files, "name another run=")
+        for name, content in files.items():
+            item.write(name, content)
+        item.publish(durably=True)
 
 
 @contextmanager

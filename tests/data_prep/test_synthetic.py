@@ -39,7 +39,8 @@ def exit_code(argv: list[str]) -> object:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """Every file of the data set."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".eosin" not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -215,6 +216,20 @@ def test_a_folder_with_other_content_is_left_alone(tmp_path: Path, foreign: str)
     assert contents(tmp_path) == {foreign: b"real data"}
 
 
+def test_an_annotation_that_was_corrected_is_left_alone(tmp_path: Path) -> None:
+    """Beside the image that was drawn with it."""
+    main(settings(tmp_path, cases=1, fields=1))
+    annotation = tmp_path / "groundTruth/Case_1-01.json"
+    annotation.write_text("{}")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"holds groundTruth/Case_1-01\.json, which"):
+        main(settings(tmp_path, cases=1, fields=1, seed=1))
+    assert contents(tmp_path) == before
+    annotation.unlink()
+    main(settings(tmp_path, cases=1, fields=1, seed=1))
+    assert contents(tmp_path) != before
+
+
 def test_a_smaller_data_set_does_not_mix_with_a_larger_one(tmp_path: Path) -> None:
     main(settings(tmp_path, cases=1, fields=2))
     with pytest.raises(UserError, match="Case_1-02"):
@@ -224,7 +239,7 @@ def test_a_smaller_data_set_does_not_mix_with_a_larger_one(tmp_path: Path) -> No
 def test_a_run_cut_short_can_be_repeated(tmp_path: Path) -> None:
     main(settings(tmp_path / "whole", cases=1, fields=2))
     main(settings(tmp_path / "cut", cases=1, fields=1))
-    (tmp_path / "cut/images/Case_1-02.part").write_bytes(b"half a file")
+    (tmp_path / "cut/.eosin/synthetic/.0123456789abcdef.tmp").write_bytes(b"half a file")
     main(settings(tmp_path / "cut", cases=1, fields=2))
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 

@@ -198,6 +198,32 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "dataset.json"])
+def test_a_file_of_the_users_that_a_run_has_too_is_left_alone(
+    name: str, prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    """As config.yaml of another project, or the one that was given as config=."""
+    (tmp_path / name).write_text("epochs: 3\n")
+    with pytest.raises(UserError, match=r"holds something that is not|in the way.*: dataset\.json"):
+        open_run(tiny(tmp_path), prepared, CPU)
+    assert (tmp_path / name).read_text() == "epochs: 3\n"
+    assert {path.name for path in tmp_path.iterdir()} <= {name, ".eosin"}
+
+
+def test_a_config_that_somebody_has_changed_is_not_replaced(
+    prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    open_run(tiny(tmp_path), prepared, CPU)
+    config = tmp_path / "config.yaml"
+    open_run(tiny(tmp_path, "log_every_steps=7"), prepared, CPU)
+    assert "log_every_steps: 7" in config.read_text()
+    config.write_text(config.read_text() + "# my notes\n")
+    before = config.read_text()
+    with pytest.raises(UserError, match=r"in the way.*: config\.yaml; .*, or name another run="):
+        open_run(tiny(tmp_path, "log_every_steps=7"), prepared, CPU)
+    assert config.read_text() == before
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_kill_while_a_run_is_opened_does_not_end_it(
     is_new: bool,
