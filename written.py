@@ -236,6 +236,13 @@ def begin(out: Path, kind: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def leave(out: Path, kind: str) -> None:
+    """Remove the private folder of a kind where nothing is in it any more."""
+    for folder in (out / PRIVATE / kind, out / PRIVATE):
+        with suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+
+
 def clear_temporaries(out: Path, kind: str) -> None:
     """Remove what was being made by processes that were killed. Not where others may be at it."""
     if not (out / PRIVATE).is_symlink():

@@ -1,11 +1,12 @@
 """A file of a web server onto the disk: resumed where it broke off, tried again, and checked.
 
-What has arrived of FILE is FILE.part, and goes on from there by an HTTP Range, in this process or
-in a later one; FILE itself is whole and has its md5. Proxies are those of the environment
-(HTTPS_PROXY, NO_PROXY).
+What has arrived of FILE is .eosin/fetch/FILE.part beside it, and goes on from there by an HTTP
+Range, in this process or in a later one; FILE itself is whole and has its md5. Proxies are those of
+the environment (HTTPS_PROXY, NO_PROXY).
 """
 
 import hashlib
+import os
 import re
 import sys
 import time
@@ -21,9 +22,11 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from command_line import UserError, track
+from written import PRIVATE, begin, leave
 
 Result = TypeVar("Result")
 
+KIND = "fetch"  # private folder
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = (10.0, 60.0)  # to connect; between two packets
 TRIES = 6  # without a byte more than before
@@ -79,10 +82,11 @@ def get_json(session: requests.Session, url: str, **parameters: int) -> Any:
 
 
 def download(session: requests.Session, file: RemoteFile, path: Path) -> None:
-    """Load a file to `path`, going on from what is in its .part.
+    """Load a file to `path`, where nothing is, going on from what is in its .part.
 
     Raises RefusedError where no URL gives it, UserError where what came is not the file.
     """
+    begin(path.parent, KIND)
     part = part_of(path)
     if num_bytes(part) > file.num_bytes:
         part.unlink()
@@ -97,8 +101,12 @@ def download(session: requests.Session, file: RemoteFile, path: Path) -> None:
         raise RefusedError("; ".join(refusals))
     if problem := difference(part, file):
         part.unlink()
+        leave(path.parent, KIND)
         raise UserError(f"{path}: {problem}; what came was removed, run again to load it anew")
-    part.replace(path)
+    if os.path.lexists(path):
+        raise UserError(f"{path}: something has come there meanwhile; move it away, and run again")
+    part.rename(path)
+    leave(path.parent, KIND)
 
 
 def receive(session: requests.Session, url: str, file: RemoteFile, part: Path) -> None:
@@ -205,7 +213,7 @@ def difference(path: Path, file: RemoteFile) -> str:
 
 def part_of(path: Path) -> Path:
     """Where a file is kept until it is whole."""
-    return path.with_name(f"{path.name}.part")
+    return path.parent / PRIVATE / KIND / f"{path.name}.part"
 
 
 def num_bytes(path: Path) -> int:

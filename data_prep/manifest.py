@@ -121,11 +121,13 @@ def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, A
         "content_sha256": content_sha256,
     }
     files = {MANIFEST: manifest, DATASET: (json.dumps(content, indent=2) + "\n").encode()}
-    if not all(holds(folder / name, encoded) for name, encoded in files.items()):
-        with item_of(folder) as item:
+    about_files = {"content_sha256": content_sha256}
+    with item_of(folder) as item:
+        is_done = item.read().about == about_files  # no kill came before its end
+        if not is_done or not all(holds(folder / name, files[name]) for name in files):
             for name, encoded in files.items():
                 item.write(name, encoded)
-            item.publish()
+            item.publish(about_files)
     return content_sha256
 
 

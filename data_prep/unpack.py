@@ -4,15 +4,19 @@ A zip from the web is not trusted: nothing is written outside of the folder, and
 """
 
 import lzma
+import os
 import shutil
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from command_line import UserError, track
+from written import PRIVATE, begin, clear, is_plain, leave
 
+KIND = "unpack"  # private folder
 JUNK = ("__MACOSX", ".DS_Store")  # what macOS puts into its zip files
 UNREADABLE = (
     zipfile.BadZipFile,
@@ -34,15 +38,16 @@ def unpack(archive: Path) -> Path:
     archive's name at the top of the archive is that folder. Raises UserError for an archive that
     cannot be unpacked or would not fit, and for a folder that is there and holds something else.
     """
-    folder, temporary = archive.with_suffix(""), archive.with_name(f".{archive.stem}.tmp")
+    folder = archive.with_suffix("")
+    temporary = archive.parent / PRIVATE / KIND / f"{archive.stem}.tmp"
     try:
         with zipfile.ZipFile(archive) as opened:
             files = files_in(opened.infolist(), archive.stem)
             if folder.exists():
                 check_unpacked(folder, files, archive)
                 return folder
-            if temporary.exists():
-                shutil.rmtree(temporary)
+            begin(archive.parent, KIND)
+            remove_unfinished(temporary, files)
             num_bytes = sum(info.file_size for info in files.values())
             check_space(archive.parent, num_bytes, f"unpacking {archive.name}")
             temporary.mkdir()
@@ -54,7 +59,19 @@ def unpack(archive: Path) -> Path:
     except UNREADABLE as error:
         raise UserError(f"{archive}: {error}; look at it, and unpack it by hand") from None
     temporary.rename(folder)
+    leave(archive.parent, KIND)
     return folder
+
+
+def remove_unfinished(folder: Path, files: Iterable[PurePosixPath]) -> None:
+    """Remove what an unpacking that was killed has left, and nothing else. Raises UserError where
+    there is something else."""
+    known = {str(path) for path in files}
+    clear(folder, known.__contains__)
+    with suppress(OSError):  # not there, or not empty
+        folder.rmdir()
+    if os.path.lexists(folder):
+        raise UserError(f"{folder}: holds what is not in the archive; move it away, and run again")
 
 
 def files_in(infos: Iterable[zipfile.ZipInfo], stem: str) -> dict[PurePosixPath, zipfile.ZipInfo]:
@@ -76,7 +93,7 @@ def files_in(infos: Iterable[zipfile.ZipInfo], stem: str) -> dict[PurePosixPath,
 def safe_path(name: str) -> PurePosixPath:
     """A path from outside, where it stays in the folder it is meant for; else ValueError."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
+    if not path.parts or not all(map(is_plain, path.parts)) or "\\" in name:
         raise ValueError(f"holds a file that would lie outside of its folder, {name!r}")
     return path
 

@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,7 +177,7 @@ class TestFaults:
         assert said in outcome.err
         assert server.faults == []
         assert (tmp_path / "out" / "BreCaHAD.zip").read_bytes() == ZIP
-        assert not [*(tmp_path / "out").glob("*.part")]
+        assert not [*(tmp_path / "out").rglob("*.part")]
 
     def test_after_a_cut_only_what_is_missing_is_asked_for(
         self, fetch: Callable, figshare: Callable, tmp_path: Path
@@ -206,7 +207,7 @@ class TestFaults:
         assert last.startswith(f"error: {server.url}/files/0: broke off (")
         assert "6 times in a row" in last
         assert "run again to go on" in last
-        part = tmp_path / "out" / "BreCaHAD.zip.part"
+        part = tmp_path / "out" / ".eosin" / "fetch" / "BreCaHAD.zip.part"
         kept = part.stat().st_size
         assert kept > len(ZIP) // 3
         assert fetch(server).code == 0
@@ -254,8 +255,8 @@ class TestFaults:
     def test_a_damaged_part_of_an_earlier_run_is_found_out(
         self, fetch: Callable, figshare: Callable, tmp_path: Path
     ) -> None:
-        part = tmp_path / "out" / "BreCaHAD.zip.part"
-        part.parent.mkdir()
+        part = tmp_path / "out" / ".eosin" / "fetch" / "BreCaHAD.zip.part"
+        part.parent.mkdir(parents=True)
         part.write_bytes(b"x" * 1000)
         server = figshare(Stored("BreCaHAD.zip", ZIP))
         assert fetch(server).code == 1
@@ -263,11 +264,21 @@ class TestFaults:
         assert fetch(server).code == 0
         assert server.ranges() == ["bytes=1000-", ""]
 
+    def test_a_part_of_the_users_is_left_alone(
+        self, figshare: Callable, tmp_path: Path, fetch: Callable[..., Any]
+    ) -> None:
+        """As a browser leaves one."""
+        mine = tmp_path / "out" / "BreCaHAD.zip.part"
+        mine.parent.mkdir()
+        mine.write_bytes(b"x" * (len(ZIP) + 1))
+        assert fetch(figshare(Stored("BreCaHAD.zip", ZIP))).code == 0
+        assert mine.read_bytes() == b"x" * (len(ZIP) + 1)
+
     def test_a_part_that_is_longer_than_the_file_is_begun_anew(
         self, fetch: Callable, figshare: Callable, tmp_path: Path
     ) -> None:
-        part = tmp_path / "out" / "BreCaHAD.zip.part"
-        part.parent.mkdir()
+        part = tmp_path / "out" / ".eosin" / "fetch" / "BreCaHAD.zip.part"
+        part.parent.mkdir(parents=True)
         part.write_bytes(ZIP + b"x")
         server = figshare(Stored("BreCaHAD.zip", ZIP))
         assert fetch(server).code == 0
@@ -290,7 +301,8 @@ class TestFaults:
         code, _, errors = fetch(server)
         assert code == 1
         assert f"sends more than {len(ZIP)} bytes" in errors
-        assert (tmp_path / "out" / "BreCaHAD.zip.part").stat().st_size <= len(ZIP)
+        part = tmp_path / "out" / ".eosin" / "fetch" / "BreCaHAD.zip.part"
+        assert part.stat().st_size <= len(ZIP)
 
 
 class TestKilled:
@@ -310,7 +322,7 @@ class TestKilled:
         self, signum: int, figshare: Callable, tmp_path: Path
     ) -> None:
         server = figshare(Stored("BreCaHAD.zip", ZIP), faults=["pause"])
-        part = tmp_path / "BreCaHAD.zip.part"
+        part = tmp_path / ".eosin" / "fetch" / "BreCaHAD.zip.part"
         process = self.start(server, tmp_path)
         half = len(ZIP) // 2 - download.CHUNK_BYTES
         while not (part.exists() and part.stat().st_size > half):
@@ -492,12 +504,24 @@ class TestUnpack:
 
     def test_what_was_left_half_unpacked_is_begun_anew(self, archive: Callable) -> None:
         path = archive(ZIP)
-        half = path.parent / ".BreCaHAD.tmp" / "images"
+        half = path.parent / ".eosin" / "unpack" / "BreCaHAD.tmp" / "images"
         half.mkdir(parents=True)
         (half / "Case_1-01.tif").write_bytes(b"half of it")
         folder = unpack.unpack(path)
         assert (folder / "images" / "Case_1-01.tif").read_bytes() == CONTENT
         assert sorted(entry.name for entry in path.parent.iterdir()) == ["BreCaHAD", path.name]
+
+    def test_only_what_was_unpacked_is_removed(self, archive: Callable) -> None:
+        path = archive(ZIP)
+        half, mine = path.parent / ".eosin/unpack/BreCaHAD.tmp", path.parent / ".BreCaHAD.tmp"
+        for folder in (half, mine):
+            (folder / "images").mkdir(parents=True)
+            (folder / "images" / "Case_1-01.tif").write_bytes(b"half of it")
+            (folder / "images" / "notes.txt").write_text("mine")
+        with pytest.raises(unpack.UserError, match="holds what is not in the archive; move it"):
+            unpack.unpack(path)
+        assert [file.name for file in (half / "images").iterdir()] == ["notes.txt"]
+        assert len(list((mine / "images").iterdir())) == 2
 
     def test_killed_while_unpacking_there_is_no_folder(self, archive: Callable) -> None:
         """A child process that dies at the second file."""
