@@ -146,8 +146,8 @@ class Item:
 
     def is_free(self, name: str, record: Record) -> bool:
         """Whether nothing stands at a path, or what is ours."""
-        path = self.out / name
-        return not os.path.lexists(path) or owns(record, self.out, name)
+        # in this order: another process may take our file away in between
+        return owns(record, self.out, name) or not os.path.lexists(self.out / name)
 
     def check(self, names: Iterable[str], way_out: str = "name another out=") -> None:
         """Raises UserError that names the conflicts and says what to do."""

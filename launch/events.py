@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from json_lines import read_lines
+from written import Item
 
 LAUNCH, SUBMISSION, EVENTS, JOBS = "launch", "submission.json", "events.jsonl", "jobs"
 
@@ -44,9 +45,15 @@ def write_submission(run: Path, about: dict[str, Any]) -> None:
     """Put a submission before the earlier ones, which stay; the file is never half written."""
     earlier = read_submission(run)
     before = [earlier, *earlier.pop("earlier", [])] if earlier else []
-    temporary = run / LAUNCH / f".{SUBMISSION}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(about | {"earlier": before}, indent=2) + "\n")
-    temporary.replace(run / LAUNCH / SUBMISSION)
+    with submission_of(run) as item:
+        content = json.dumps(about | {"earlier": before}, indent=2) + "\n"
+        item.write(SUBMISSION, content.encode())
+        item.publish(durably=True)
+
+
+def submission_of(run: Path) -> Item:
+    """submission.json, as the record of what was written there has it."""
+    return Item(run / LAUNCH, "submit", "submission")
 
 
 def last_step(run: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from command_line import UsageError
 from launch import slurm_commands
-from launch.events import JOBS, LAUNCH, read_events, read_submission
+from launch.events import JOBS, LAUNCH, SUBMISSION, read_events, read_submission, submission_of
 from lease import Lease
 
 
@@ -77,10 +77,12 @@ def submitting(run: Path) -> Iterator[None]:
     """Hold a run while its jobs are queued, so that nobody else queues a second chain beside it.
 
     Raises UsageError while jobs of the run are in the queue, UserError where somebody else is
-    submitting it, or where Slurm does not say whether there are jobs.
+    submitting it, where Slurm does not say whether there are jobs, or where submission.json is not
+    ours.
     """
     (run / LAUNCH).mkdir(parents=True, exist_ok=True)
     with Lease(run, "run", name=f"{LAUNCH}/submit.lock", doing="submitting it"):
+        submission_of(run).check([SUBMISSION], "name another run=")
         if slurm_commands.is_here() and (queued := queued_jobs(run)):
             jobs = ", ".join(f"{job.label} {job.job} ({state})" for job, state in queued.items())
             folder = shlex.quote(str(run))

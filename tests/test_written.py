@@ -96,6 +96,25 @@ def test_a_file_of_the_same_size_and_another_time_is_told_by_its_content(
     assert own.conflicts(["a", "b"]) == ["b"]
 
 
+def test_a_file_that_another_process_takes_away_meanwhile_is_no_conflict(
+    publish: Callable[..., Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two workers take dataset.json away: whichever look finds it gone."""
+    own = publish(a="ours")
+    lexists, looks = os.path.lexists, []
+
+    def taken_after_a_look(path: Path) -> bool:
+        found = lexists(path)
+        looks.append(path)
+        if found and len(looks) == 1:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(os.path, "lexists", taken_after_a_look)
+    own.take_away("a")
+    assert visible(tmp_path) == {}
+
+
 def test_a_file_without_a_hash_is_known_by_its_time(
     item: Callable[..., Item], tmp_path: Path
 ) -> None:

@@ -254,7 +254,7 @@ def test_a_preempted_preparation_loses_and_repeats_no_field(
     run, data = tmp_path / "run", tmp_path / "prepared"
     many = ("copies=800", "split.val=0", "split.test=0", "format=png")
     chain = cluster.submit(run, "--stages", "prepare", f"raw={raw}", f"data={data}", *many)
-    records = data / ".records"
+    records = data / ".eosin" / "fields"
     cluster.wait(lambda: any(records.glob("*.json")), "a field is done", run)
     # held until they are told to leave (Slurm sends SIGCONT first), however fast they are
     tasks = cluster.processes({f"SLURM_ARRAY_JOB_ID={chain['prepare']}", "SLURM_PROCID=0"})

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from command_line import EXIT_STOPPED, UsageError
+from command_line import EXIT_STOPPED, UsageError, UserError
 from launch import profiles, queueing, slurm_commands
 from launch import submit as submit_module
 from launch.profiles import PROFILES, Profile, load_profile
@@ -176,6 +176,16 @@ def test_a_dry_run_on_this_machine_prints_the_commands_and_runs_nothing(
     assert train.endswith("epochs=7")
     assert evaluate.endswith(f"-m train.evaluate run={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_submission_that_is_another_programs_is_left_alone(raw: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "run" / "launch" / "submission.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    given = ["--cluster", "local", f"raw={raw}", f"run={tmp_path / 'run'}"]
+    with pytest.raises(UserError, match=r"in the way.*: submission\.json; .*name another run="):
+        submit_module.main(given)
+    assert mine.read_text() == "mine"
 
 
 def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path: Path) -> None:
