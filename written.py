@@ -19,12 +19,12 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from command_line import UserError, counted
 
@@ -336,20 +336,28 @@ def new_temporary(folder: Path) -> Path:
     return folder / f".{secrets.token_hex(8)}.tmp"
 
 
-def write_atomically(path: Path, content: bytes, mtime_ns: int | None = None) -> None:
-    """Write a file so that its name never stands for half of it, and a failure leaves nothing.
+@contextmanager
+def named_when_whole(path: Path, mtime_ns: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write, which has its name at the end; a failure leaves nothing.
 
-    `mtime_ns`: the time of change that it is to have."""
+    `mtime_ns`: the time of change that it is to have.
+    """
     temporary = new_temporary(path.parent)
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            yield file
         if mtime_ns is not None:
             os.utime(temporary, ns=(mtime_ns, mtime_ns))
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes, mtime_ns: int | None = None) -> None:
+    """Write a file so that its name never stands for half of it."""
+    with named_when_whole(path, mtime_ns) as file:
+        file.write(content)
 
 
 def holds(path: Path, content: bytes) -> bool:

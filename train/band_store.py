@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from data_prep.images import Box, Image
 from train.tiles import Band, Plane
-from written import TEMPORARY, clear, new_temporary, write_atomically
+from written import TEMPORARY, clear, holds, named_when_whole, write_atomically
 
 SETTINGS = "settings.json"
 OURS = re.compile(rf"{re.escape(SETTINGS)}|\d{{4,}}(_picture)?\.npy|{TEMPORARY.pattern}")
@@ -39,7 +39,8 @@ class BandStore:
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Make the folder, or keep what is there where it was computed with the same settings."""
         content, file = json.dumps(settings, indent=2).encode(), self.folder / SETTINGS
-        if file.is_file() and file.read_bytes() == content:
+        if holds(file, content):
+            clear(self.folder, lambda name: bool(TEMPORARY.fullmatch(name)))  # a killed process's
             return
         self.remove()
         self.folder.mkdir(exist_ok=True)
@@ -103,10 +104,8 @@ class BandStore:
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write a .npy file so that its name never stands for half of it."""
-    temporary = new_temporary(path.parent)
-    with temporary.open("xb") as file:
+    with named_when_whole(path) as file:
         np.save(file, array)
-    temporary.replace(path)
 
 
 def shrink(image_HWC: Image, factor: int) -> Image:

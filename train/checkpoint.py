@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from command_line import UsageError, UserError
 from train.distributed import Ranks
 from train.job import job_id
-from written import Version, clear, is_plain, new_temporary, sync
+from written import Version, clear, is_plain, named_when_whole, sync
 
 # One rank alone saves without a process group, as is meant
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -400,12 +400,10 @@ def write_durably(path: Path, content: Mapping[str, Any]) -> None:
 
 def replace_durably(path: Path, content: bytes) -> None:
     """Replace a file so that its name stands for the old or the new, after a power loss too."""
-    temporary = new_temporary(path.parent)
-    with temporary.open("xb") as file:
+    with named_when_whole(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
     sync(path.parent)
 
 
