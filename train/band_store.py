@@ -43,7 +43,7 @@ class BandStore:
             clear(self.folder, lambda name: bool(TEMPORARY.fullmatch(name)))  # a killed process's
             return
         self.remove()
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content)
 
     def remove(self) -> None:
