@@ -282,10 +282,9 @@ def link_above(out: Path, name: str) -> str:
 def refusal(out: Path, names: Iterable[str], way_out: str = "name another out=") -> UserError:
     """The error of files that would have to be replaced or removed, and are not ours."""
     listed = list(names)
-    count = counted(len(listed), "file") + (" is" if len(listed) == 1 else " are")
     return UserError(
-        f"{out}: {count} in the way, which this command did not write, or which were changed since:"
-        f" {named(listed)}; move away what is yours and run again, or {way_out}"
+        f"{out}: {counted(len(listed), 'file')} in the way, not written by this command or changed"
+        f" since: {named(listed)}; move away what is yours and run again, or {way_out}"
     )
 
 

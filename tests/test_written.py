@@ -76,7 +76,7 @@ def test_what_is_not_ours_stays_and_is_named(
     with item() as own:
         own.write("b", b"new")
         own.write("a", b"new")
-        with pytest.raises(UserError, match=r"1 file is in the way.*: a; move away"):
+        with pytest.raises(UserError, match=r"1 file in the way.*: a; move away"):
             own.publish()
     assert visible(tmp_path) == before
     assert not list((tmp_path / ".eosin/things").glob("*.tmp"))
@@ -201,7 +201,7 @@ def test_ten_files_are_named_and_the_rest_counted(tmp_path: Path) -> None:
     assert (
         ": 0.png, 1.png, 2.png, 3.png, 4.png, 5.png, 6.png, 7.png, 8.png, 9.png and 2 more" in told
     )
-    assert "12 files are in the way" in told
+    assert "12 files in the way" in told
     assert "\\x1b" in str(written.refusal(tmp_path, ["\x1b[2J"]))
 
 

@@ -550,7 +550,7 @@ class TestAgain:
             for path in ("images/Case_1-01.tif", "groundTruth/Case_1-01.json"):
                 (raw / path).unlink()
         before, written = tree(out), times(out)
-        with pytest.raises(UserError, match=rf"1 file is in the way.*: {file}; move away what is"):
+        with pytest.raises(UserError, match=rf"1 file in the way.*: {file}; move away what is"):
             prepare(raw, out, copies=3, radius_px=5 if change == "a setting" else 20)
         assert tree(out) == before
         assert times(out) == written
@@ -638,7 +638,7 @@ class TestAgain:
     def test_files_whose_record_is_lost_are_not_known_as_ours(self, raw: Path, out: Path) -> None:
         (out / ".eosin/fields/Case_1-01.json").write_text('{"files": ')
         before = tree(out)
-        with pytest.raises(UserError, match=r"9 files are in the way.*images/Case_1-01_v00_orig"):
+        with pytest.raises(UserError, match=r"9 files in the way.*images/Case_1-01_v00_orig"):
             prepare(raw, out, copies=3)
         assert tree(out) == before
 

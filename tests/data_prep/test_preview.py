@@ -112,7 +112,7 @@ def test_only_a_sheet_of_before_is_replaced(
     outcome = cli(preview.main, *given)
     assert outcome.code == 1
     assert outcome.err == (
-        f"error: {tmp_path}: 1 file is in the way, which this command did not write, or which were"
+        f"error: {tmp_path}: 1 file in the way, not written by this command or"
         " changed since: sheet.png; move away what is yours and run again, or name another out=\n"
     )
     assert sheet.read_bytes() == b"mine"

@@ -437,7 +437,7 @@ def test_a_file_of_the_users_stops_it_before_the_work_begins(
     outcome = cli(evaluate.main, f"run={own_run}", "cases=[4]", f"out={out}")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == (
-        f"error: {out}: 1 file is in the way, which this command did not write, or which were"
+        f"error: {out}: 1 file in the way, not written by this command or"
         f" changed since: {name}; move away what is yours and run again, or name another out=\n"
     )
     assert (out / name).read_text() == "mine"

@@ -541,7 +541,7 @@ def test_only_an_export_of_before_is_replaced(trained: Path, tmp_path: Path, cli
     out.write_bytes(b"mine")
     outcome = cli(export.main, f"run={trained}", f"out={out}")
     assert (outcome.code, outcome.out) == (1, "")
-    assert "in the way, which this command did not write" in outcome.err
+    assert "in the way, not written by this command" in outcome.err
     assert ": model.safetensors; move away what is yours" in outcome.err
     assert out.read_bytes() == b"mine"
     out.unlink()

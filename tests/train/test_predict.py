@@ -265,8 +265,8 @@ def test_interrupted_it_goes_on_and_done_it_does_nothing(
 
 def left_out(path: Path, out: Path, name: str) -> str:
     return (
-        f"left out {path}: {out}: 1 file is in the way, which this command did not write, or which"
-        f" were changed since: {name}; move away what is yours and run again, or name another out="
+        f"left out {path}: {out}: 1 file in the way, not written by this command or"
+        f" changed since: {name}; move away what is yours and run again, or name another out="
     )
 
 
