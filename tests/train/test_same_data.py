@@ -96,10 +96,10 @@ def test_what_decides_the_truth_must_be_alike(settings: dict[str, Any], is_alike
 
 
 def test_of_two_folds_only_the_labelling_is_told() -> None:
-    now = described(OTHER, copies=8, case_regex="x", classes=["lumen"])
+    now = described(OTHER, copies=8, case_regex="(?P<case>x)", classes=["lumen"])
     assert labelling_differences(TRAINED, now) == [
         "classes: tumor -> lumen",
-        "case_regex: (?P<case>.+)-x -> x",
+        "case_regex: (?P<case>.+)-x -> (?P<case>x)",
     ]
 
 
@@ -143,12 +143,17 @@ def mine(begun: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """What the files below a folder hold."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_set_prepared_anew_with_other_classes_is_refused_and_the_report_stays(
     mine: Path, annotated: Path, cli: Cli
 ) -> None:
     run, data = mine / "run", mine / "prepared"
     assert cli(evaluate.main, f"run={run}").code == 0
-    before = {path: path.read_bytes() for path in (run / "evaluation").rglob("*.*")}
+    before = contents(run / "evaluation")
     prepare_here(annotated, data, "classes=[non_tumor]")
     outcome = cli(evaluate.main, f"run={run}")
     assert outcome.code == 1
@@ -159,7 +164,7 @@ def test_a_set_prepared_anew_with_other_classes_is_refused_and_the_report_stays(
         "or measure on raw fields: raw=...\n"
         "or measure on another set, labelled as the one trained on: data=...\n"
     )
-    assert {path: path.read_bytes() for path in (run / "evaluation").rglob("*.*")} == before
+    assert contents(run / "evaluation") == before
 
     # naming it does not make it another truth
     assert cli(evaluate.main, f"run={run}", f"data={data}").code == 1

@@ -466,7 +466,10 @@ def test_a_run_says_what_it_is_about_to_do(
 ) -> None:
     """4 fields of 4 variants by 4 crops; 2 fields to validate on."""
     new_trainer(tiny(tmp_path, "epochs=1")).fit()
-    begins = "step 0 of 4, 1 rank on cpu; 4 steps an epoch, then validation on 2 fields\n"
+    begins = (
+        f"run={tmp_path}: step 0 of 4, 1 rank on cpu; 4 steps an epoch, then validation on 2 fields"
+        "\n4 crops a step in 4 microbatches\n"
+    )
     said = capsys.readouterr().out
     assert said.startswith(begins)
     assert "slow on a CPU" not in said
