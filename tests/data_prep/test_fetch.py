@@ -94,7 +94,7 @@ class TestWhole:
         assert said.splitlines() == [
             "licence: CC BY 4.0; cite: Aksac, Alper; et al. (2019). BreCaHAD. figshare. Dataset.",
             f"{out}/BreCaHAD holds 3 fields; next:",
-            f"python -m data_prep raw='{out}/BreCaHAD' out=prepared",
+            f"python -m data_prep raw='{out}/BreCaHAD'",
         ]
         arguments = [f"raw={out}/BreCaHAD", f"out={tmp_path / 'prepared'}", "copies=1"]
         assert cli(data_prep_main.main, *arguments).code == 0

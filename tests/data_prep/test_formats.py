@@ -426,7 +426,7 @@ def test_of_a_table_only_the_field_whose_row_changed_is_redone(
     assert prepare(folder, out, "csv", copies=2).num_reused == 3
     fresh = tmp_path / "fresh"
     prepare(folder, fresh, "csv", copies=2)
-    kinds = ("images", "masks", "points", ".records")
+    kinds = ("images", "masks", "points", ".eosin/fields")
     assert files(out, *kinds) == files(fresh, *kinds)
 
 

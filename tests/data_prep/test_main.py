@@ -117,15 +117,14 @@ class TestHelp:
             assert re.search(unit, text), f"{key} does not say its unit"
 
     def test_it_starts_with_the_command_line(self, cli: Callable) -> None:
-        assert "python -m data_prep raw=DIR out=DIR" in cli(main, "-h").out
+        assert "python -m data_prep [raw=data/BreCaHAD out=data/prepared " in cli(main, "-h").out
 
 
 class TestUsageErrors:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ([], ["needs out=... and raw=...", "--help"]),
-            (["raw={raw}"], ["needs out=..."]),
+            (["raw=nowhere"], ["raw=nowhere: no such folder"]),
             (["copes=3"], ["copes=3", "Did you mean", "'copies'"]),
             (["augment.rotation.max_dg=3"], ["max_dg", "Did you mean", "'max_deg'"]),
             (["copies=many"], ["copies=many: expected a whole number"]),
@@ -364,10 +363,32 @@ class TestRuns:
         assert "prepared" in ended.stdout
         assert len(list((tmp_path / "out/images").iterdir())) == 6
 
-    def test_the_bare_command_says_what_it_needs(self) -> None:
-        ended = start()
-        assert ended.returncode == 2
-        assert ended.stderr == "error: needs out=... and raw=...; --help lists every key\n"
+    def test_the_bare_command_says_how_to_get_data(
+        self, cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        outcome = cli(main)
+        assert outcome.code == 2
+        assert outcome.err == (
+            "error: raw=data/BreCaHAD: no such folder; python -m data_prep.fetch downloads BreCaHAD"
+            " there, python -m data_prep.synthetic out=data/BreCaHAD draws a synthetic data set in"
+            " its place\n"
+        )
+        assert not list(tmp_path.iterdir())
+
+    def test_the_bare_command_prepares_what_is_in_the_usual_place(
+        self,
+        cli: Callable,
+        raw_folder: Callable[..., Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("data").mkdir()
+        raw_folder({"1": 1, "2": 1, "3": 1}).rename("data/BreCaHAD")
+        outcome = cli(main, "copies=1", "workers=1")
+        assert outcome.code == 0, outcome.err
+        assert Path("data/prepared/dataset.json").is_file()
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:

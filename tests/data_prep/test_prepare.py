@@ -814,6 +814,7 @@ def without_packs_record(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def killed_at(instant: int, task: FieldTask) -> bool:
     """Prepare a field in a process that is killed at an instant; whether it was."""
+    cv2.setNumThreads(1)  # before: a forked process would wait for threads that it has not
     child = os.fork()
     if child == 0:
         left = instant
@@ -827,7 +828,6 @@ def killed_at(instant: int, task: FieldTask) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
 
-        cv2.setNumThreads(1)
         sys.addaudithook(die_at_a_change)
         os._exit(0 if prepare_field(task).samples else 1)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
