@@ -242,6 +242,23 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
+def check_unchanged(dataset: Dataset) -> None:
+    """Raises DatasetError where a data set is prepared anew since it was read: what is read from it
+    now may be of another one."""
+    try:
+        about = json.loads((dataset.folder / DATASET).read_bytes())
+        if about["content_sha256"] == dataset.description.content_sha256:
+            return
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    except OSError:  # a disk that cannot be read just now says nothing
+        return
+    raise DatasetError(
+        f"data={dataset.folder}: was prepared anew while a run trained on it; the run's last"
+        " checkpoint is from before. Prepare the data as they were, and run the same command again"
+    )
+
+
 def read_description(path: Path) -> Description:
     """Read a dataset.json. Raises DatasetError where it is missing or damaged."""
     try:

@@ -63,11 +63,10 @@ def main(argv: list[str]) -> int:
         return list_runs(options.folder)
     if options.run is None:
         options.run = newest_submitted(options.command)
-    submission = read_submission(options.run)
-    if submission is None:
-        raise UsageError(f"{options.run}: not started by launch/submit.py")
+    if read_submission(options.run) is None and not known_jobs(options.run):
+        raise UsageError(f"{options.run}: no job of launch/submit.py or slurm/train.sbatch")
     if options.command == "status":
-        print("\n".join(status(options.run, submission)))
+        print("\n".join(status(options.run)))
         return 0
     if options.command == "cancel":
         return cancel(options.run)
@@ -83,10 +82,11 @@ def newest_submitted(command: str) -> Path:
     return run
 
 
-def status(run: Path, submission: dict[str, Any]) -> list[str]:
+def status(run: Path) -> list[str]:
     """Lines that say where a run is, with the newest jobs and all that are in the queue."""
-    submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(submission["time_s"]))
-    lines = [f"run       {run} (submitted {submitted}, code {submission['revision'][:12] or '?'})"]
+    submission = read_submission(run)
+    newest = submission["jobs"].values() if submission else [job.job for job in known_jobs(run)]
+    lines = [f"run       {run} ({origin(submission)})"]
     lines.append(f"{'stage':9} {'job':>8}  {'state':12} {'nodes':14} restarts")
     events = read_events(run)
     silence = ""
@@ -96,7 +96,7 @@ def status(run: Path, submission: dict[str, Any]) -> list[str]:
             tasks = job.tasks(run)
         except UserError as error:
             silence = str(error)
-        if job.job in submission["jobs"].values() or in_queue(tasks):
+        if job.job in newest or in_queue(tasks):
             lines += [row(job, state) for state in job_states(job, tasks, events)]
     if silence:
         lines.append(f"{silence}; states are what the jobs noted, an earlier one may be missing")
@@ -105,6 +105,14 @@ def status(run: Path, submission: dict[str, Any]) -> list[str]:
         if event["event"] in STORY:
             lines.append(story(event))
     return lines
+
+
+def origin(submission: dict[str, Any] | None) -> str:
+    """When and of which code a run was submitted."""
+    if submission is None:
+        return "submitted by hand, or its submission was cut off"
+    submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(submission["time_s"]))
+    return f"submitted {submitted}, code {submission['revision'][:12] or '?'}"
 
 
 def row(job: RunJob, state: dict[str, str]) -> str:

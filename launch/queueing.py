@@ -214,8 +214,10 @@ def take_snapshot(code: Path, config: str | None) -> None:
     shutil.copytree(ROOT / "slurm", code / "slurm")
 
 
-def record(run: Path, argv: Sequence[str], profile: Profile, ids: dict[str, str]) -> None:
-    """Write down what was submitted; earlier submissions stay."""
+def record(
+    run: Path, argv: Sequence[str], profile: Profile, ids: dict[str, str], prepare: Sequence[str]
+) -> None:
+    """Write down what was submitted, and what `prepare` is told; earlier submissions stay."""
     about = {
         "command": shlex.join(["python", "launch/submit.py", *argv]),
         "folder": str(Path.cwd()),
@@ -223,6 +225,7 @@ def record(run: Path, argv: Sequence[str], profile: Profile, ids: dict[str, str]
         "time_s": round(time.time(), 1),
         "profile": dataclasses.asdict(profile),
         "jobs": ids,
+        "prepare": prepare,
     }
     write_submission(run, about)
 

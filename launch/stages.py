@@ -1,8 +1,10 @@
 """The stages of a chain: which of them there are to do, and what each is told."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import command_line
 from command_line import UsageError
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
 from data_prep.manifest import DATASET, DatasetError, read_description
+from launch.events import LAUNCH, SUBMISSION, read_submission
 from launch.job import STAGES
 from launch.profiles import Profile
+from launch.run_jobs import queued_jobs
 from train.batch import RanksError, accepted, settle, ways_out
 from train.config import PRESETS, TrainConfig
-from train.runs import CONFIG
+from train.runs import CONFIG, read_config
 from train.same_data import changed, in_lines
 
+SUBMITTED = f"{LAUNCH}/{SUBMISSION}"
 PLACES = ("raw", "data", "run")  # what stages find of each other
 OF_EVALUATION = {"raw", "data", "out"}  # keys that mean something else there
 
@@ -29,12 +34,10 @@ class Request:
     run: Path
     """Absolute, as all paths that jobs are told: they run in another folder."""
 
-    @property
+    @cached_property
     def begun(self) -> TrainConfig | None:
         """The configuration of a run that is there; None where it is new."""
-        if not (self.run / CONFIG).is_file():
-            return None
-        return load_training([f"config={self.run / CONFIG}"])
+        return read_config(self.run) if (self.run / CONFIG).is_file() else None
 
     @property
     def raw(self) -> Path:
@@ -54,21 +57,19 @@ class Request:
         return Path(PREPARED).resolve()
 
     @property
-    def is_prepared(self) -> bool:
-        """Whether the data set is there, and nothing is said of how to prepare one."""
-        only_prepare = stage_keys("prepare") - stage_keys("train") - stage_keys("evaluate")
-        asks = {key for key in self.settings if key in only_prepare or key.startswith("prepare.")}
-        return (self.data / DATASET).is_file() and not asks | ({"raw"} & self.settings.keys())
+    def is_to_prepare(self) -> bool:
+        """Whether to prepare the data set: it is said how, or none is named and none is there."""
+        own_keys = stage_keys("prepare") - stage_keys("train") - stage_keys("evaluate")
+        said = {key for key in self.settings if key in own_keys or key.startswith("prepare.")}
+        if said | ({"raw"} & self.settings.keys()):
+            return True
+        return "data" not in self.settings and not (self.data / DATASET).is_file()
 
 
 def choose_stages(named: str, request: Request) -> list[str]:
     """Return the stages to run, in their order; without names all, or all but preparation."""
     if not named:
-        # a data set that is named is taken for one that is there
-        is_left_out = request.is_prepared or (
-            "data" in request.settings and "raw" not in request.settings
-        )
-        return [stage for stage in STAGES if stage != "prepare" or not is_left_out]
+        return [stage for stage in STAGES if stage != "prepare" or request.is_to_prepare]
     names = named.split(",")
     if unknown := [name for name in names if name not in STAGES]:
         raise UsageError(f"--stages {named}: unknown {', '.join(unknown)}; {', '.join(STAGES)}")
@@ -131,43 +132,58 @@ def load_training(settings: Sequence[str]) -> TrainConfig:
     return command_line.load(TrainConfig, settings, preset_folder=PRESETS)
 
 
-def check(arguments: dict[str, list[str]]) -> None:
+def check(arguments: dict[str, list[str]], request: Request) -> None:
     """Refuse what a stage would refuse, before anything is queued. Raises UsageError."""
     for stage, given in arguments.items():
         presets = PRESETS if stage == "train" else None
         try:
             config: Any = command_line.load(stage_config(stage), given, preset_folder=presets)
             if stage == "prepare":
-                check_preparation(config)
+                check_preparation(config, request)
             elif stage == "train" and "prepare" not in arguments:
                 check_data(Path(config.data))
         except UsageError as error:
             raise UsageError(f"{stage}: {error}") from None
 
 
-def check_preparation(config: PrepConfig) -> None:
+def check_preparation(config: PrepConfig, request: Request) -> None:
     """Refuse raw fields that are not there, or whose names or number make no splits, and a data set
     that other runs may need as it is. Raises UserError."""
     from data_prep.plan import check_raw
-
-    check_raw(config)
-    if differences := changed_settings(config):
-        raise UsageError(
-            f"{config.out} was prepared in another way ({'; '.join(differences)}), and runs may"
-            " need it as it is; give data=DIR for a data set of its own, or leave these settings"
-            " out to use it"
-        )
-
-
-def changed_settings(config: PrepConfig) -> list[str]:
-    """What differs from the settings that the data set in `out` was prepared with, a line each."""
     from data_prep.records import settings_of_set
 
-    try:
-        before = read_description(Path(config.out) / DATASET)
-    except DatasetError:
-        return []  # none is there, or none that could be lost
-    return in_lines(changed(before.settings, settings_of_set(config)))
+    check_raw(config)
+    out, wanted = Path(config.out), settings_of_set(config)
+    for before, why in prepared_before(out, request):
+        if differences := in_lines(changed(before, wanted)):
+            raise UsageError(
+                f"{out} {why} in another way ({'; '.join(differences)}), and runs may need it as it"
+                f" is; add data={free_name(out)} for a data set of its own, or leave these settings"
+                " out to use that one"
+            )
+
+
+def prepared_before(out: Path, request: Request) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield how a data set was prepared, and how jobs in the queue will prepare it, in words."""
+    from data_prep.records import settings_of_set
+
+    with suppress(DatasetError):  # none is there, or none that could be lost
+        yield read_description(out / DATASET).settings, "was prepared"
+    for run in sorted(path.parents[1] for path in request.run.parent.glob(f"*/{SUBMITTED}")):
+        given = (read_submission(run) or {}).get("prepare")
+        if run == request.run or not given or f"out={out}" not in given:
+            continue
+        if any(job.label in ("prepare", "join") for job in queued_jobs(run)):
+            queued = command_line.load(PrepConfig, given)
+            yield settings_of_set(queued), f"is being prepared for {run}"
+
+
+def free_name(folder: Path) -> Path:
+    """Return a folder beside another that is not there yet."""
+    number = 2
+    while (free := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    return free
 
 
 def check_data(data: Path) -> None:

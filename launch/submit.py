@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     request = Request(settings, Path(settings.get("run") or free_name()).resolve())
     refuse_control_characters(settings | {"run": str(request.run)})
     stages = choose_stages(options.stages, request)
-    check(stage_arguments(stages, request, profile))
+    check(stage_arguments(stages, request, profile), request)
     if "train" in stages:
         check_ranks(request, profile, argv)
     if not settings.get("run") and not options.dry_run:
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     with submitting(run):
         take_snapshot(code, settings.get("config") or settings.get("train.config"))
         ids = queue(run, jobs)
-        record(run, argv, profile, ids)
+        record(run, argv, profile, ids, arguments.get("prepare", []))
     report(request, stages, ids)
     return 0
 
@@ -164,7 +164,7 @@ def run_here(
 ) -> int:
     """The same chain on this machine: stages one after the other, up to a signal to stop."""
     with submitting(run):
-        record(run, argv, profile, {})
+        record(run, argv, profile, {}, [])
     relay = Relay()
     with relay:
         for stage, command in commands.items():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from command_line import UsageError
 from train.config import AUTO, REFERENCE_BATCH, TrainConfig
 
+NONE = 0  # of batch_per_rank
 BATCH_KEYS = ("batch_size", "microbatches", "batch_per_rank")
 
 
@@ -30,9 +31,7 @@ def settle(config: TrainConfig, num_ranks: int, begun: TrainConfig | None) -> Tr
 def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
     """Return the configuration with a begun run's numbers for auto."""
     numbers = {
-        key: getattr(begun, key)
-        for key in ("batch_size", "microbatches")
-        if getattr(config, key) == AUTO
+        key: getattr(begun, key) for key in BATCH_KEYS if getattr(config, key) in (AUTO, NONE)
     }
     return dataclasses.replace(config, **numbers)
 
@@ -45,10 +44,10 @@ def for_ranks(config: TrainConfig, num_ranks: int) -> TrainConfig:
     """
     microbatches = num_ranks if config.microbatches == AUTO else config.microbatches
     batch_size = config.batch_size
-    if batch_size != AUTO and config.batch_per_rank:
+    if batch_size != AUTO and config.batch_per_rank and batch_size % config.batch_per_rank:
         raise UsageError(
-            f"batch_size={batch_size} and batch_per_rank={config.batch_per_rank} both say how many"
-            " crops a step has; give one"
+            f"batch_size={batch_size} is no multiple of batch_per_rank={config.batch_per_rank};"
+            " give one of the two"
         )
     if batch_size == AUTO and config.batch_per_rank:
         batch_size = config.batch_per_rank * num_ranks
@@ -99,23 +98,28 @@ def accepted(
         return True
 
     wanted, *fewer = rank_counts
-    same = next(filter(is_accepted, ((wanted, given) for given in changed(settings))), None)
+    same = next(filter(is_accepted, ((wanted, given) for given in relaxed(settings))), None)
     less = next(filter(is_accepted, ((number, list(settings)) for number in fewer)), None)
     return [way for way in (same, less) if way]
 
 
-def changed(settings: Sequence[str]) -> Iterator[list[str]]:
-    """The settings with less and less of them that stands in the way of a number of ranks."""
+def relaxed(settings: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the settings for any number of ranks, then without the batch's keys, one after the
+    other."""
     key_of = {
         setting: setting.partition("=")[0].removeprefix("--").removeprefix("train.")
         for setting in settings
     }
-    removals: list[tuple[str, ...]] = [("batch_size",), ("microbatches",), BATCH_KEYS]
-    for keys in removals:
-        yield [setting for setting in settings if key_of[setting] not in keys]
-    keys = (*BATCH_KEYS, "reproducible")
-    kept = [setting for setting in settings if key_of[setting] not in keys]
-    yield [*kept, "reproducible=same_world"]
+
+    def without(*keys: str) -> list[str]:
+        return [setting for setting in settings if key_of[setting] not in keys]
+
+    any_number = "reproducible=same_world"
+    yield [*without("reproducible"), any_number]
+    yield without("batch_size")
+    yield without("microbatches")
+    yield without(*BATCH_KEYS)
+    yield [*without(*BATCH_KEYS, "reproducible"), any_number]
 
 
 def ways_out(commands: Sequence[str]) -> str:

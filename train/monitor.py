@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from json_lines import read_lines
 from train.metrics import EMPTY, Score, score_text
+from train.runs import PROGRESS
 from written import write_atomically
 
-METRICS, RESTARTS, PROGRESS = "metrics.jsonl", "restarts.jsonl", "progress.json"
+METRICS, RESTARTS = "metrics.jsonl", "restarts.jsonl"
 TRAINING_LOSS = "train/loss"
 MOST_POINTS = 500  # of a curve that is read
 

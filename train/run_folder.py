@@ -28,8 +28,8 @@ from train.distributed import Ranks
 from train.lock import LOCK
 from train.metrics import DEFAULT_THRESHOLD, EMPTY
 from train.precision import choose_precision
-from train.runs import CONFIG
-from train.same_data import differences
+from train.runs import CONFIG, read_config
+from train.same_data import differences, flat
 from written import PRIVATE, Item, holds
 
 CHECKPOINTS = "checkpoints"
@@ -191,15 +191,7 @@ def config_sha256(config: TrainConfig) -> str:
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
     """Dotted key -> value."""
-    flat: dict[str, Any] = {}
-    pending: list[tuple[str, Any]] = [("", dataclasses.asdict(config))]
-    while pending:
-        path, value = pending.pop(0)
-        if isinstance(value, dict):
-            pending += [(f"{path}.{key}".lstrip("."), entry) for key, entry in value.items()]
-        else:
-            flat[path] = value
-    return flat
+    return flat(dataclasses.asdict(config))
 
 
 def read_run(folder: Path) -> Run:
@@ -209,12 +201,7 @@ def read_run(folder: Path) -> Run:
         return Run(folder, about.config, about.data)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
-    saved = command_line.read_yaml(folder / CONFIG)
-    try:
-        config = command_line.from_values(TrainConfig, saved)
-    except UsageError as error:
-        raise UserError(f"{folder / CONFIG}: {error}") from None
-    return Run(folder, config, read_description(folder / DATASET))
+    return Run(folder, read_config(folder), read_description(folder / DATASET))
 
 
 def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:

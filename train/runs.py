@@ -3,10 +3,13 @@
 import time
 from pathlib import Path
 
-from command_line import UsageError
+import command_line
+from command_line import UsageError, UserError
+from train.config import TrainConfig
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"  # what makes a folder a run
+PROGRESS = "progress.json"  # how far it is
 
 
 def free_name(parent: Path = RUNS) -> Path:
@@ -34,13 +37,27 @@ def newest_run(parent: Path = RUNS, mark: str = CONFIG) -> Path:
 
     `mark` is the file that makes a folder a run.
     """
-    marks = [path for path in parent.glob(f"*/{mark}") if path.is_file()]
-    if not marks:
+    runs = [folder for folder in parent.glob("*") if (folder / mark).is_file()]
+    if not runs:
         raise UsageError(
             f"no run in {parent}/; name one with run=..., or train one: python -m train"
         )
-    newest = max(marks, key=lambda path: path.stat().st_mtime_ns)
-    return parent / newest.relative_to(parent).parts[0]
+    return max(runs, key=lambda folder: last_change_ns(folder, mark))
+
+
+def last_change_ns(run: Path, mark: str) -> int:
+    """When a run was begun, or last said how far it is."""
+    files = [run / mark, run / PROGRESS, run / "checkpoints" / "latest"]
+    return max(file.stat().st_mtime_ns for file in files if file.is_file())
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Read what a run was told. Raises UserError where that cannot be used."""
+    file = run / CONFIG
+    try:
+        return command_line.from_values(TrainConfig, command_line.read_yaml(file))
+    except UsageError as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 def named_or_newest(run: str) -> Path:

@@ -14,8 +14,8 @@ from train.config import PRESETS, TrainConfig
 from train.distributed import Ranks, start_ranks
 from train.lock import RunLock, locked
 from train.preemption import StopRequest
-from train.run_folder import io_errors_explained, open_run, read_run
-from train.runs import CONFIG, new_run
+from train.run_folder import io_errors_explained, open_run
+from train.runs import CONFIG, new_run, read_config
 from train.trainer import Trainer, check_size
 
 
@@ -58,7 +58,7 @@ def settle_batch(config: TrainConfig, settings: Sequence[str], ranks: Ranks) -> 
 def begun_as(run: str) -> TrainConfig | None:
     """Return the configuration of a run that is there; None where there is none."""
     is_there = run and (Path(run) / CONFIG).is_file()
-    return read_run(Path(run)).config if is_there else None
+    return read_config(Path(run)) if is_there else None
 
 
 def command_on(num_ranks: int, settings: Sequence[str]) -> str:

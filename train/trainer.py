@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import command_line
 import seeds
 from command_line import EXIT_STOPPED, UsageError, UserError, counted
-from data_prep.manifest import Dataset
+from data_prep.manifest import Dataset, check_unchanged
 from data_prep.masks import channel_values
 from data_prep.pack import TrainingPixels
 from model.layers import update_running_statistics
@@ -249,8 +249,12 @@ class Trainer:
         return self.ranks.is_first and is_due
 
     def save(self) -> None:
-        """Save this step, where it is not saved already. Collective."""
+        """Save this step, where it is not saved already. Collective.
+
+        Raises DatasetError, and saves nothing, where the data were prepared anew meanwhile.
+        """
         self.check_loss()
+        self.ranks.first_does(lambda: check_unchanged(self.dataset))
         progress = self.state.progress
         if self.saved_at != (progress.step, progress.epochs):
             self.saver.save()

@@ -10,10 +10,12 @@ import pytest
 
 from command_line import UsageError
 from data_prep.__main__ import main as data_prep
+from launch.events import write_submission
 from launch.profiles import Profile
 from launch.queueing import with_kept_config
 from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
 from launch.submit import main as submit
+from tests.launch.fakes import answer
 from train.batch import settle
 from train.config import TrainConfig
 from train.runs import CONFIG
@@ -68,7 +70,7 @@ class TestBare:
         prepare_here()
         request = Request({"epochs": "3"}, here / "runs/2")
         assert choose_stages("", request) == ["train", "evaluate"]
-        check(stage_arguments(["train", "evaluate"], request, Profile()))
+        check(stage_arguments(["train", "evaluate"], request, Profile()), request)
         assert choose_stages("", Request({"copies": "1"}, here / "runs/2")) == ALL
         assert choose_stages("", Request({"raw": "data/BreCaHAD"}, here / "runs/2")) == ALL
 
@@ -100,19 +102,42 @@ class TestData:
         request = Request({"data": "typo"}, here / "runs/1")
         assert choose_stages("", request) == ["train", "evaluate"]
         with pytest.raises(UsageError, match=r"data=.*typo: no prepared data set; leave data= out"):
-            check(stage_arguments(["train"], request, Profile()))
+            check(stage_arguments(["train"], request, Profile()), request)
 
     def test_what_runs_may_be_using_is_not_prepared_in_another_way(
         self, brecahad: Path, here: Path
     ) -> None:
         prepare_here()
         same = Request({"copies": "1", "split.val": "0", "split.test": "0"}, here / "runs/1")
-        check(stage_arguments(ALL, same, Profile()))
+        check(stage_arguments(ALL, same, Profile()), same)
         other = Request({**same.settings, "copies": "4", "radius_px": "9"}, here / "runs/1")
-        with pytest.raises(UsageError, match=r"radius_px: 20 -> 9; copies: 1 -> 4.*data=DIR"):
-            check(stage_arguments(ALL, other, Profile()))
-        elsewhere = Request({**other.settings, "data": "data/four", "raw": "data/BreCaHAD"}, here)
-        check(stage_arguments(ALL, elsewhere, Profile()))
+        with pytest.raises(
+            UsageError, match=r"radius_px: 20 -> 9; copies: 1 -> 4.*data=.*prepared-2"
+        ):
+            check(stage_arguments(ALL, other, Profile()), other)
+        elsewhere = Request({**other.settings, "data": "data/prepared-2"}, here / "runs/1")
+        assert choose_stages("", elsewhere) == ALL
+        check(stage_arguments(ALL, elsewhere, Profile()), elsewhere)
+
+    def test_nor_what_a_job_in_the_queue_will_prepare(
+        self, brecahad: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bin_folder = here / "bin"
+        bin_folder.mkdir()
+        monkeypatch.setenv("PATH", str(bin_folder))
+        answer(bin_folder, "scontrol", "JobId=7 JobState=PENDING Command=(null)")
+        first = Request({}, here / "runs/1")
+        prepare = stage_arguments(["prepare"], first, Profile(cpus_per_task=2))["prepare"]
+        first.run.joinpath("launch").mkdir(parents=True)
+        about = {"time_s": 0, "revision": "", "jobs": {"join": "7"}, "prepare": prepare}
+        write_submission(first.run, about)
+        other = Request({"copies": "4"}, here / "runs/2")
+        with pytest.raises(UsageError, match=r"is being prepared for .*runs/1 .*copies: 16 -> 4"):
+            check(stage_arguments(ALL, other, Profile()), other)
+        same = Request({"epochs": "4"}, here / "runs/2")
+        check(stage_arguments(ALL, same, Profile()), same)
+        answer(bin_folder, "scontrol", "JobId=7 JobState=COMPLETED Command=(null)")
+        check(stage_arguments(ALL, other, Profile()), other)
 
 
 def test_names_that_leave_patients_apart_are_refused_before_anything_is_queued(

@@ -31,8 +31,7 @@ from train.preemption import StopRequest
 def run(tmp_path: Path) -> Path:
     """A run whose training was submitted as job 7."""
     (tmp_path / "launch").mkdir()
-    about = {"time_s": 0, "revision": "abc", "jobs": {"train": "7"}}
-    (tmp_path / "launch" / "submission.json").write_text(json.dumps(about))
+    write_submission(tmp_path, {"time_s": 0, "revision": "abc", "jobs": {"train": "7"}})
     return tmp_path
 
 
@@ -226,7 +225,7 @@ class TestJobs:
         (run / "progress.json").write_text(json.dumps(now))
         metrics = [{"step": 4, "val/dice": 0.5}, {"step": 8, "val/dice": 0.25}]
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
-        lines = jobs.status(run, json.loads((run / "launch" / "submission.json").read_text()))
+        lines = jobs.status(run)
         text = "\n".join(lines)
         assert lines[2].split() == ["train", "7", "COMPLETED", "n1", "1"]
         assert "step 9 of 10, epoch 3, saved at step 0; last sign of life 3 min ago" in text
@@ -239,7 +238,7 @@ class TestJobs:
         answer(slurm, "scontrol", "slurm_load_jobs error: Invalid job id specified", 1)
         answer(slurm, "sacct", "7|CANCELLED by 0")
         note(run, "started", "train", job="7", restart=0, nodes="n1")
-        lines = jobs.status(run, json.loads((run / "launch" / "submission.json").read_text()))
+        lines = jobs.status(run)
         assert lines[2].split()[2] == "CANCELLED"
 
     def test_logs_finds_the_rank_and_names_those_there_are(
@@ -253,8 +252,20 @@ class TestJobs:
         with pytest.raises(UsageError, match="no log of rank 4 yet; there are ranks: 1"):
             jobs.main(["logs", str(run), "--rank", "4"])
 
+    def test_a_submission_that_was_cut_off_is_known_by_its_jobs(
+        self, tmp_path: Path, slurm: Path
+    ) -> None:
+        """Killed between queueing and submission.json: submit refuses the run for these jobs."""
+        (tmp_path / "launch").mkdir()
+        note(tmp_path, "queued", "chain", jobs={"train": "7"})
+        answer(slurm, "scontrol", "JobId=7 JobState=PENDING Command=(null)")
+        lines = jobs.status(tmp_path)
+        assert "or its submission was cut off" in lines[0]
+        assert lines[2].split()[:3] == ["train", "7", "PENDING"]
+        assert jobs.main(["status", str(tmp_path)]) == 0
+
     def test_a_folder_that_was_not_submitted_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"not started by launch/submit\.py"):
+        with pytest.raises(UsageError, match=r"no job of launch/submit\.py"):
             jobs.main(["status", str(tmp_path)])
 
 
@@ -281,7 +292,7 @@ class TestEverySubmission:
         answer(slurm, "sbatch", "")
 
     def rows(self, run: Path) -> list[list[str]]:
-        lines = jobs.status(run, json.loads((run / "launch" / "submission.json").read_text()))
+        lines = jobs.status(run)
         return [line.split()[:3] for line in lines[2:] if not line.startswith("training")]
 
     def test_nothing_of_a_submission_is_lost(self, run: Path) -> None:

@@ -46,9 +46,13 @@ class TestAuto:
         assert batch(4, "batch_per_rank=8") == (32, 4)
         assert batch(4, "batch_per_rank=3", "microbatches=12") == (12, 12)
 
-    def test_two_words_for_one_thing_are_refused(self) -> None:
-        with pytest.raises(UsageError, match="batch_size=8 and batch_per_rank=2 both say"):
-            batch(2, "batch_size=8", "batch_per_rank=2")
+    def test_numbers_that_contradict_are_refused(self) -> None:
+        with pytest.raises(UsageError, match="batch_size=8 is no multiple of batch_per_rank=3"):
+            batch(2, "batch_size=8", "batch_per_rank=3")
+
+    def test_the_settings_of_another_run_can_be_used(self) -> None:
+        """config=RUN/config.yaml holds what batch_per_rank came to, too."""
+        assert batch(2, "batch_size=32", "batch_per_rank=8") == (32, 2)
 
 
 class TestBegun:
@@ -61,6 +65,8 @@ class TestBegun:
     def test_per_rank_is_of_the_ranks_it_began_with(self) -> None:
         begun = settle(load(["batch_per_rank=8"]), 4, None)
         assert batch(2, "batch_per_rank=8", begun=begun) == (32, 4)
+        again = settle(load([]), 2, begun)
+        assert (again.batch, again.batch_per_rank) == ((32, 4), 8)
 
     def test_more_ranks_than_parts_are_refused_and_the_run_named(self) -> None:
         begun = settle(load([]), 1, None)
@@ -98,7 +104,19 @@ class TestBegun:
             4,
             ["microbatches=6", "batch_size=12"],
             "4 ranks do not divide microbatches=6",
-            [(4, ["batch_size=12"]), (2, ["microbatches=6", "batch_size=12"])],
+            [
+                (4, ["microbatches=6", "batch_size=12", "reproducible=same_world"]),
+                (2, ["microbatches=6", "batch_size=12"]),
+            ],
+        ),
+        (
+            5,
+            ["batch_per_rank=8", "lr_scale=sqrt"],
+            "5 ranks, but reproducible=elastic takes a power of two",
+            [
+                (5, ["batch_per_rank=8", "lr_scale=sqrt", "reproducible=same_world"]),
+                (4, ["batch_per_rank=8", "lr_scale=sqrt"]),
+            ],
         ),
         (
             3,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from command_line import UsageError
+from train import runs
 from train.runs import free_name, named_or_newest, new_run, newest_run
 
 
@@ -15,6 +16,14 @@ def test_runs_that_start_in_one_second_have_a_folder_each(tmp_path: Path) -> Non
         made = list(pool.map(lambda _: new_run(tmp_path / "runs"), range(24)))
     assert len(set(made)) == 24
     assert all(folder.is_dir() for folder in made)
+
+
+def test_a_folder_that_another_made_at_this_instant_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = iter(["a", "a", "b"])
+    monkeypatch.setattr(runs, "free_name", lambda parent: parent / next(names))
+    assert [new_run(tmp_path).name, new_run(tmp_path).name] == ["a", "b"]
 
 
 def test_a_free_name_makes_nothing(tmp_path: Path) -> None:
@@ -33,6 +42,9 @@ def test_the_newest_is_the_one_that_was_trained_last(
         os.utime(folder / "config.yaml", (time_s, time_s))
     (Path("runs") / "queued").mkdir()  # has not begun
     assert newest_run() == Path("runs/a")
+    (Path("runs/b") / "progress.json").touch()  # went on: config.yaml stays as it is
+    assert newest_run() == Path("runs/b")
+    os.utime("runs/b/progress.json", (350, 350))
     assert named_or_newest("") == Path("runs/a")
     assert capsys.readouterr().out == "run=runs/a, the newest\n"
     assert named_or_newest("elsewhere") == Path("elsewhere")

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import command_line
 from command_line import EXIT_STOPPED, UserError
-from data_prep.manifest import Dataset
+from data_prep.manifest import Dataset, read_dataset
 from data_prep.pack import PACKED, TrainingPixels, read_sample
 from tests.matching import num_pairs
 from train import __main__ as train_main
@@ -473,6 +473,24 @@ def test_a_run_says_what_it_is_about_to_do(
     said = capsys.readouterr().out
     assert said.startswith(begins)
     assert "slow on a CPU" not in said
+
+
+@pytest.mark.parametrize("change", ["another set", "being prepared"])
+def test_data_that_are_prepared_anew_under_a_run_stop_it(
+    change: str, prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    """It would go on, on other pictures or masks, and nobody would know."""
+    data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
+    trainer = new_trainer(tiny(tmp_path / "run", f"data={data}"))
+    trainer.dataset = read_dataset(data)
+    if change == "being prepared":
+        (data / "dataset.json").unlink()
+    else:
+        about = json.loads((data / "dataset.json").read_text())
+        (data / "dataset.json").write_text(json.dumps(about | {"content_sha256": "other"}))
+    with pytest.raises(UserError, match="was prepared anew while a run trained on it"):
+        trainer.fit()
+    assert not list((tmp_path / "run/checkpoints").glob("step_*"))
 
 
 def test_the_network_for_gpus_is_named_as_slow_on_a_cpu(
