@@ -37,8 +37,11 @@ def read_events(run: Path) -> list[dict[str, Any]]:
 
 def read_submission(run: Path) -> dict[str, Any] | None:
     """What was submitted; None where the run was not started by submit.py."""
-    path = run / LAUNCH / SUBMISSION
-    return json.loads(path.read_text()) if path.is_file() else None
+    try:
+        content = json.loads((run / LAUNCH / SUBMISSION).read_text())
+    except (OSError, ValueError):  # none, or somebody else's file
+        return None
+    return content if isinstance(content, dict) and "jobs" in content else None
 
 
 def write_submission(run: Path, about: dict[str, Any]) -> None:
