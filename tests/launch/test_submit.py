@@ -26,17 +26,20 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Call submit.py where no Slurm is to be found."""
-    path = {"PATH": "/bin-without-slurm", "SLURM_CONF": ""}
-    return subprocess.run(
-        [sys.executable, "launch/submit.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+Submit = Callable[..., Any]
+
+
+@pytest.fixture
+def submit(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Submit:
+    """Call submit.py where no Slurm is to be found; returns code, out and err."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PATH", "/bin-without-slurm")
+    monkeypatch.setenv("SLURM_CONF", "")
+
+    def call(*arguments: str) -> Any:
+        return cli(submit_module.main, *arguments)
+
+    return call
 
 
 @pytest.fixture
@@ -64,9 +67,11 @@ class TestDryRun:
             golden.write_text(text)
         assert text == golden.read_text()
 
-    def test_it_prints_every_job_and_queues_nothing(self, raw: Path, tmp_path: Path) -> None:
+    def test_it_prints_every_job_and_queues_nothing(
+        self, submit: Submit, raw: Path, tmp_path: Path
+    ) -> None:
         done = submit("--dry-run", "--nodes", "4", f"raw={raw}", f"run={tmp_path / 'run'}")
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.err
         for line in (
             "#SBATCH --array=0-3%4",
             "#SBATCH --nodes=4",
@@ -74,7 +79,7 @@ class TestDryRun:
             "#SBATCH --signal=USR2@120",
             "--cpus-per-task=4 --kill-on-bad-exit=1",
         ):
-            assert line in done.stdout
+            assert line in done.out
         assert not (tmp_path / "run").exists()
 
 
@@ -96,18 +101,20 @@ class TestRefusals:
             (["--stages", "train,paint"], "unknown paint; prepare, train, evaluate"),
         ],
     )
-    def test_one_line_and_code_2(self, arguments: list[str], message: str, raw: Path) -> None:
+    def test_one_line_and_code_2(
+        self, submit: Submit, arguments: list[str], message: str, raw: Path
+    ) -> None:
         done = submit("--dry-run", f"raw={raw}", *arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert done.code == 2
+        assert message in done.err
+        assert done.err.count("\n") == 1
 
-    def test_outside_a_cluster_both_ways_out_are_named(self, raw: Path) -> None:
+    def test_outside_a_cluster_both_ways_out_are_named(self, submit: Submit, raw: Path) -> None:
         done = submit(f"raw={raw}")
-        assert done.returncode == 2
-        assert "no Slurm on this machine" in done.stderr
-        assert "--dry-run" in done.stderr
-        assert "--cluster local" in done.stderr
+        assert done.code == 2
+        assert "no Slurm on this machine" in done.err
+        assert "--dry-run" in done.err
+        assert "--cluster local" in done.err
 
 
 class TestProfiles:
@@ -163,14 +170,14 @@ def test_a_signal_that_may_come_as_the_job_starts_is_refused() -> None:
 
 
 def test_a_dry_run_on_this_machine_prints_the_commands_and_runs_nothing(
-    raw: Path, tmp_path: Path
+    submit: Submit, raw: Path, tmp_path: Path
 ) -> None:
     done = submit(
         "--cluster", "local", "--dry-run", "--profile", "cpu", "--ranks-per-node", "2",
         f"raw={raw}", f"run={tmp_path / 'run'}", "epochs=7",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    prepare, train, evaluate = done.stdout.splitlines()
+    assert done.code == 0, done.err
+    prepare, train, evaluate = done.out.splitlines()
     assert f"-m data_prep out={tmp_path / 'run/prepared'}" in prepare
     assert "torch.distributed.run" in train
     assert train.endswith("epochs=7")
@@ -214,9 +221,14 @@ def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path
     at = re.search(r"stopped by SIGUSR2 at step (\d+), saved", output)
     assert at, output
     assert f"error: train ended with code 1; the same command with run={run} goes on" in output
-    done = submit(*chain, PATH=os.environ["PATH"])
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"(step {at[1]})" in done.stdout, "it went on from another step"
+    again = [sys.executable, "launch/submit.py", *chain]
+    code, output = ranks.finish(
+        subprocess.Popen(
+            again, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    )
+    assert code == 0, output
+    assert f"(step {at[1]})" in output, "it went on from another step"
     summary = json.loads((run / "evaluation" / "test" / "summary.json").read_text())
     assert summary["num_fields"] == 2
     events = [json.loads(line) for line in (run / "launch" / "events.jsonl").open()]
