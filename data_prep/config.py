@@ -20,6 +20,7 @@ TRANSFORMS = (
     "pincushion",
     "scale",
 )
+SPLITS = ("train", "val", "test")
 MAX_CLASSES = 255  # beside the background, in 8 bit
 MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
 BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # where what comes next looks

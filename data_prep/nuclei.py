@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from command_line import named
-from data_prep.config import SplitConfig
+from data_prep.config import SPLITS, SplitConfig
 from data_prep.manifest import Sample, count_nuclei
 from data_prep.raw import natural_key
-from data_prep.split import SPLITS
 
 
 def by_split(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError, track
-from data_prep import manifest, masks, pack, records, split
+from data_prep import manifest, masks, pack, records
 from data_prep.claim import claimed
-from data_prep.config import PrepConfig
+from data_prep.config import SPLITS, PrepConfig
 from data_prep.field import FieldResult, FieldTask, files_of, prepare_field
 from data_prep.manifest import Sample, count_samples, unpublish, write_dataset
 from data_prep.pack import PACKED, remove_other_packs, write_pack
@@ -209,7 +209,7 @@ def describe(
         "classes": config.classes,
         "labels": masks.label_values(config.classes, config.labels),
         "split": {
-            name: [case for case, split in splits.items() if split == name] for name in split.SPLITS
+            name: [case for case, split in splits.items() if split == name] for name in SPLITS
         },
         "skipped": [dataclasses.asdict(entry) for entry in bad],
         "glass_tiles": num_glass,

@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import seeds
 from command_line import UsageError
-from data_prep.config import SplitConfig
+from data_prep.config import SPLITS, SplitConfig
 from data_prep.raw import Field, natural_key
-
-SPLITS = ("train", "val", "test")
 
 
 def split_cases(fields: Sequence[Field], config: SplitConfig, seed: int) -> dict[str, str]:

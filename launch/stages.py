@@ -17,10 +17,15 @@ from launch.job import STAGES
 from launch.profiles import Profile
 from launch.run_jobs import queued_jobs
 from train.batch import RanksError, accepted, settle, ways_out
-from train.config import PRESETS, TrainConfig
+from train.config import PRESETS, EvaluateConfig, TrainConfig
 from train.runs import CONFIG, read_config
 from train.same_data import changed, in_lines
 
+CONFIGS: dict[str, type] = {
+    "prepare": PrepConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
 SUBMITTED = f"{LAUNCH}/{SUBMISSION}"
 PLACES = ("raw", "data", "run")  # what stages find of each other
 OF_EVALUATION = {"raw", "data", "out"}  # keys that mean something else there
@@ -113,18 +118,7 @@ def absolute(key: str, value: str) -> str:
 
 def stage_keys(stage: str) -> set[str]:
     """Every key of a stage."""
-    return {key for key, *_ in command_line.describe_fields(stage_config(stage))}
-
-
-def stage_config(stage: str) -> type:
-    """The configuration of a stage; that of evaluation imported late, for torch comes with it."""
-    if stage == "prepare":
-        return PrepConfig
-    if stage == "train":
-        return TrainConfig
-    from train.evaluation import EvaluateConfig
-
-    return EvaluateConfig
+    return {key for key, *_ in command_line.describe_fields(CONFIGS[stage])}
 
 
 def load_training(settings: Sequence[str]) -> TrainConfig:
@@ -137,7 +131,7 @@ def check(arguments: dict[str, list[str]], request: Request) -> None:
     for stage, given in arguments.items():
         presets = PRESETS if stage == "train" else None
         try:
-            config: Any = command_line.load(stage_config(stage), given, preset_folder=presets)
+            config: Any = command_line.load(CONFIGS[stage], given, preset_folder=presets)
             if stage == "prepare":
                 check_preparation(config, request)
             elif stage == "train" and "prepare" not in arguments:

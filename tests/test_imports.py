@@ -119,6 +119,22 @@ print("LOADED", *sys.modules)
     assert not loaded & SLOW[command]
 
 
+def test_wrong_settings_of_a_submission_wait_for_no_large_library() -> None:
+    script = """
+import sys
+from command_line import UsageError
+from launch.submit import main
+try:
+    main(["--dry-run", "sede=1"])
+except UsageError as error:
+    assert "sede" in str(error)
+print("LOADED", *sys.modules)
+"""
+    loaded = loaded_in(script)
+    assert "launch.stages" in loaded
+    assert not loaded & {"torch", "cv2", "train.trainer"}
+
+
 def loaded_in(script: str) -> set[str]:
     """What a script prints after LOADED."""
     done = subprocess.run(

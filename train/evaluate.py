@@ -21,12 +21,12 @@ import command_line
 import written
 from command_line import UsageError, counted
 from data_prep.case_names import unmatched_text
+from data_prep.config import SPLITS
 from data_prep.manifest import read_dataset
-from data_prep.split import SPLITS
+from train.config import EvaluateConfig
 from train.distributed import Ranks, start_ranks
 from train.evaluation import (
     Chosen,
-    EvaluateConfig,
     Measured,
     evaluate_run,
     figure_names,

@@ -38,6 +38,7 @@ from data_prep.images import Image
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
 from train import checkpoint
 from train.band_store import CERTAIN
+from train.config import check_threshold
 from train.distributed import Ranks, start_ranks
 from train.precision import choose_precision
 from train.reader import Reader
@@ -46,7 +47,6 @@ from train.run_folder import (
     CHOSEN_ON,
     NUCLEI_THRESHOLD,
     Run,
-    check_threshold,
     choose_threshold,
     load_model,
     read_run,

@@ -225,16 +225,6 @@ def find_intact(run: Run, name: str) -> Path:
     return path
 
 
-def check_threshold(given: str) -> None:
-    """Refuse what is no threshold. Raises ValueError."""
-    try:
-        is_good = given == "auto" or 0 < float(given) < 1
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise ValueError(f"threshold={given}: auto, or above 0 and below 1")
-
-
 def choose_threshold(
     given: str, state: dict[str, Any], name: str = PIXEL_THRESHOLD
 ) -> tuple[float, str]:

@@ -9,9 +9,9 @@ import pytest
 import tifffile
 
 from command_line import UsageError
-from data_prep.config import PrepConfig, SplitConfig
+from data_prep.config import SPLITS, PrepConfig, SplitConfig
 from data_prep.raw import Field, find_fields
-from data_prep.split import SPLITS, split_cases
+from data_prep.split import split_cases
 
 # BreCaHAD's 17 cases and 162 fields; the cases are of very different sizes
 SIZES = [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 22]
