@@ -42,7 +42,7 @@ class Sign:
 
 
 PATIENTS = (
-    Sign("TCGA", rf"[A-Z0-9]{{2}}{SEPARATOR}[A-Z0-9]{{4}}"),  # as in TCGA-A2-0010-01Z-00-DX1
+    Sign("TCGA", rf"[A-Za-z0-9]{{2}}{SEPARATOR}[A-Za-z0-9]{{4}}"),  # as in TCGA-A2-0010-01Z-00-DX1
     *map(Sign, ("patient", "participant", "subject", "donor", "animal", "mouse")),
     *map(Sign, ("subj", "case", "pat", "sub")),
     *(Sign(letters, begins=True) for letters in ("pt", "p")),  # elsewhere a point, or a page
@@ -51,7 +51,7 @@ SLIDES = tuple(
     Sign(word, begins=True) for word in ("slide", "specimen", "sample", "biopsy", "block", "wsi")
 )
 ALL_BUT_THE_LAST_PART = rf"(?P<case>.+){SEPARATOR}[^-_. ]+"
-DEFAULT_IN_OTHER_WORDS = r"(?P<case>.+)-[0-9]+"
+DEFAULT_IN_OTHER_WORDS = r"(?P<case>.+)[-]\d+"
 THE_FIRST_PART = r"(?P<case>[^-_. ]+).*"
 UP_TO_THE_FIRST_NUMBER = r"(?P<case>\D*\d+).*"
 
@@ -113,8 +113,8 @@ def in_cases(cases: Mapping[str, str]) -> str:
 
 
 def cases_of(names: Sequence[str], case_regex: str) -> dict[str, str]:
-    """Name -> case; nothing where a name tells none."""
-    told = {name: told_case(name, case_regex) for name in names}
+    """Name -> case; nothing where a name tells none, or the expression is empty."""
+    told = {name: told_case(name, case_regex) for name in names} if case_regex else {}
     return {name: case for name, case in told.items() if case} if all(told.values()) else {}
 
 
@@ -152,8 +152,9 @@ def better_regexes(now: Mapping[str, str], wrong: set[str], is_default: bool) ->
     found: list[tuple[str, dict[str, str]]] = []
     for regex in by_place(names):
         cases = cases_of(names, regex)
-        is_new = all(apart(cases, before) or apart(before, cases) for _, before in found)
-        if groups(cases, is_each) and agrees_with_patients(cases) and is_new:
+        if not groups(cases, is_each) or not agrees_with_patients(cases):
+            continue  # names that tell no case by it end here too
+        if all(apart(cases, before) or apart(before, cases) for _, before in found):
             found.append((regex, cases))
     return [regex for regex, _ in found]
 

@@ -1,5 +1,6 @@
 """Names that leave one patient in several cases are refused, with an expression that would do."""
 
+import random
 import re
 import shlex
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from command_line import UsageError
-from data_prep.case_names import DEFAULT_REGEX, case_of
+from data_prep.case_names import DEFAULT_REGEX, case_of, shortened
 from data_prep.case_suggestions import check_cases
 
 PATIENTS = ["patient10_roi03", "patient10_roi04", "patient11_roi03", "patient11_roi04"]
@@ -17,6 +18,14 @@ def refusal(names: Sequence[str], regex: str = DEFAULT_REGEX) -> str:
     with pytest.raises(UsageError) as caught:
         check_cases(names, regex)
     return str(caught.value)
+
+
+def refused(names: Sequence[str]) -> str | None:
+    try:
+        check_cases(names, DEFAULT_REGEX)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def shown(message: str) -> list[str]:
@@ -46,6 +55,10 @@ def each_twice(*cases: str) -> list[str]:
         (
             [f"TCGA-A2-00{n}-01Z-00-DX1_{k}" for n in (10, 11) for k in (1, 2)],
             each_twice("TCGA-A2-0010", "TCGA-A2-0011"),
+        ),
+        (
+            ["tcga-a2-0010_1", "tcga-a2-0010_2", "tcga-a2-0011_1"],
+            ["tcga-a2-0010"] * 2 + ["tcga-a2-0011"],
         ),
         (["P10R3", "P10R4", "P11R3", "P11R4"], each_twice("P10", "P11")),
         (["P10 s1 r1", "P10 s2 r1", "P11 s1 r1", "P11 s1 r2"], each_twice("P10", "P11")),
@@ -145,6 +158,69 @@ def test_cases_that_the_default_makes_can_be_kept() -> None:
     regex = shlex.split(kept[1])[0].removeprefix("case_regex=")
     assert grouped(names, regex) == grouped(names, DEFAULT_REGEX)
     check_cases(names, regex)
+
+
+def random_names(draw: random.Random) -> list[str]:
+    """Names of one style: words of few parts, joined by few separators, some parts left out."""
+    words = draw.choice(
+        (
+            ("A", "b", "AB", "GH", "a"),
+            ("1", "2", "01", "12", "1001", "2019", "05"),
+            ("patient1", "Patient 02", "P3", "p4", "case_1", "TCGA-A2-0010", "tcga-a2-0011", "sub"),
+            ("slide1", "SLIDE 2", "block-3", "x", "7"),
+            ("é1", "漢字2", "ß", "\u0661\u0662", "\u017fub-1", "k", "\u212a", "\u01311", "😀"),
+            (".*", "(a", "[b]", "c|d", "\\d+", "?", "'", '"', "$1", "^", "{2}", "#", "~"),
+            ("", "A", "1", "a b"),
+        )
+    )
+    separators = draw.choice(("-", "_", " ", ".", "", "-_", "-_. "))
+    names: dict[str, None] = {}
+    for _ in range(draw.choice((1, 2, 5, 8, 20))):
+        parts = draw.choices(words, k=draw.randint(1, 4)) + draw.choice(([], ["1"], ["02"]))
+        name = parts[0] + "".join(draw.choice(separators or ("",)) + part for part in parts[1:])
+        names[draw.choice((name, name, name, f"-{name}", f"{name}_", f" {name}."))] = None
+    return [*names]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_names_each_expression_shown_does_what_is_said_of_it(seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(150):
+        names = random_names(draw)
+        message = refused(names)
+        if message is None:
+            continue
+        for regex in (expressions := shown(message)):
+            found = [
+                match["case"] if match else "" for match in map(re.compile(regex).fullmatch, names)
+            ]
+            assert all(found), (regex, names)
+            cases = list(dict.fromkeys(found))
+            said = (
+                f"{shlex.quote(f'case_regex={regex}')}   {len(cases)} cases: {shortened(cases)}\n"
+            )
+            assert said in message
+            assert len(cases) > 1
+            check_cases(names, regex)
+        assert expressions
+        if kept := re.search(r"keep the cases as they are, give (.*)$", message):
+            regex = shlex.split(kept[1])[0].removeprefix("case_regex=")
+            assert grouped(names, regex) == grouped(names, DEFAULT_REGEX)
+            check_cases(names, regex)
+
+
+@pytest.mark.parametrize("separator", ["_", "-", " "])
+def test_five_hundred_names_are_looked_through_at_once(separator: str) -> None:
+    names = [separator.join((f"{n // 50}", f"{n % 50}", "a")) for n in range(500)]
+    *_, coarse = shown(refusal(names))
+    assert len(set(grouped(names, coarse))) == 10
+
+
+def test_an_expression_that_not_all_names_match_is_not_shown() -> None:
+    """All up to the first number, of names without one."""
+    names = ["AB_a", "AB_b", "CD_a", "CD_b", "EF_a", "GH_a"]
+    (regex,) = shown(refusal(names))
+    assert grouped(names, regex) == ["AB", "AB", "CD", "CD", "EF", "GH"]
 
 
 class TestOwnExpressions:
