@@ -2,14 +2,16 @@
 
 Such a patient could be in train and in test, and no figure would show it. What its fields have in
 common is looked for in this order: a word for a patient with a number, or a TCGA barcode; a word
-for a slide with a number, where names begin with it; all of a name but its last part; its first
-part; all up to its first number.
+for a slide with a number, where names begin with it. Then, for names that the expression does not
+match: all of a name but its last part; its first part; all up to its first number; letters before
+a number. Where DEFAULT_REGEX matches: the first parts of a name, if what is left of the case looks
+like slides of a patient (look_like_patients).
 """
 
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from command_line import UsageError, counted
@@ -23,6 +25,7 @@ from data_prep.case_names import (
 )
 
 SEPARATOR = "[-_. ]"
+PART = "[^-_. ]+"
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,22 @@ PATIENTS = (
 SLIDES = tuple(
     Sign(word, begins=True) for word in ("slide", "specimen", "sample", "biopsy", "block", "wsi")
 )
-ALL_BUT_THE_LAST_PART = rf"(?P<case>.+){SEPARATOR}[^-_. ]+"
+ALL_BUT_THE_LAST_PART = rf"(?P<case>.+){SEPARATOR}{PART}"
 DEFAULT_IN_OTHER_WORDS = r"(?P<case>.+)[-]\d+"
-THE_FIRST_PART = r"(?P<case>[^-_. ]+).*"
+THE_FIRST_PART = rf"(?P<case>{PART}).*"
 UP_TO_THE_FIRST_NUMBER = r"(?P<case>\D*\d+).*"
+LETTERS = r"(?P<case>[^\W\d_]+)\d*"
+UP_TO_A_LAST_LETTER = r"(?P<case>.*?\d+)(?:[A-Za-z]\d*)?-\d+"  # 1001 in 1001A-1 and in 1001B2-1
+
+MONTH, DAY = "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
+YEAR = "(?:19|20)[0-9]{2}"
+DATE = (
+    rf"(?<![0-9])(?:{YEAR}{SEPARATOR}?{MONTH}{SEPARATOR}?{DAY}"
+    rf"|{DAY}{SEPARATOR}{MONTH}{SEPARATOR}{YEAR})(?![0-9])"
+)
+COLLECTION = (  # of many patients
+    rf"(?i:[a-z]*{YEAR}|(?:batch|center|centre|cohort|group|plate|series|set|site|study|tma)[0-9]*)"
+)
 
 
 def check_cases(names: Sequence[str], case_regex: str) -> None:
@@ -134,7 +149,6 @@ def better_regexes(now: Mapping[str, str], wrong: set[str], is_default: bool) ->
     user's own matches are left as that says.
     """
     names = [*now]
-    is_each = is_default and len(set(now.values())) == len(names)
 
     def groups(cases: Mapping[str, str], whichever: bool) -> bool:
         joined = apart(cases, now)
@@ -152,11 +166,17 @@ def better_regexes(now: Mapping[str, str], wrong: set[str], is_default: bool) ->
     found: list[tuple[str, dict[str, str]]] = []
     for regex in by_place(names):
         cases = cases_of(names, regex)
-        if not groups(cases, is_each) or not agrees_with_patients(cases):
+        if not groups(cases, False) or not agrees_with_patients(cases):
             continue  # names that tell no case by it end here too
         if all(apart(cases, before) or apart(before, cases) for _, before in found):
             found.append((regex, cases))
-    return [regex for regex, _ in found]
+    if found or not is_default:
+        return [regex for regex, _ in found]
+    for regex in by_lead(now):
+        cases = cases_of(names, regex)
+        if groups(cases, True) and agrees_with_patients(cases) and look_like_patients(cases, now):
+            return [regex]
+    return []
 
 
 def by_place(names: Sequence[str]) -> Iterator[str]:
@@ -168,6 +188,57 @@ def by_place(names: Sequence[str]) -> Iterator[str]:
             yield rf"(?P<case>{sign_of_some[1]}|.+(?=-\d+$)|.+).*"
     yield THE_FIRST_PART
     yield UP_TO_THE_FIRST_NUMBER
+    yield LETTERS
+
+
+def by_lead(now: Mapping[str, str]) -> Iterator[str]:
+    """Expressions that take less of a name than DEFAULT_REGEX does; the least first."""
+    counts = [len(re.findall(PART, case)) for case in now.values()]
+    for count in range(1, max(counts)):
+        lead = f"{SEPARATOR}+".join([PART] * count)
+        if count > min(counts):  # names of fewer parts are left as DEFAULT_REGEX says
+            lead = rf"{lead}(?={SEPARATOR}.*-\d+$)|.+(?=-\d+$)|.+"
+        yield rf"(?P<case>{lead}).*"
+    yield UP_TO_A_LAST_LETTER
+
+
+def look_like_patients(cases: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether `cases`, which begin the cases now, look like patients, and the parts that come next
+    in the cases now like their slides.
+
+    Slides have shorter numbers than patients, or letters; and the slides of all patients have the
+    same few. What many patients share, as a year or a site, has it the other way round: next comes
+    a patient, of a longer number, and one of many. A date is never cut.
+    """
+    pairs: set[tuple[str, str]] = set()
+    dated = False
+    for name, lead in cases.items():
+        dates = [match.span() for match in re.finditer(DATE, name)]
+        if any(start < len(lead) <= end for start, end in dates):
+            return False
+        if following := re.search(PART, now[name][len(lead) :]):
+            pairs.add((lead, following[0]))
+            dated |= any(start == len(lead) + following.start() for start, _ in dates)
+    leads, slides = {lead for lead, _ in pairs}, {slide for _, slide in pairs}
+    if len(pairs) == len(leads) or all(is_patient(slide) for slide in slides):
+        return False
+    last = [re.findall(PART, lead)[-1] for lead in leads]
+    more = most_digits(last) - most_digits(slides)
+    if dated and most_digits(last):
+        return True
+    if not more or all(re.fullmatch(COLLECTION, part) for part in last):
+        return len(leads) >= len(slides)
+    return more > 0 or len(leads) > len(slides)
+
+
+def most_digits(parts: Iterable[str]) -> int:
+    """How many digits the part with the most has."""
+    return max(sum(letter.isdigit() for letter in part) for part in parts)
+
+
+def is_patient(part: str) -> bool:
+    """Whether a part of a name is a word for a patient and a number."""
+    return any(re.match(sign.pattern, part) for sign in PATIENTS)
 
 
 def by_sign(names: Sequence[str], sign: Sign) -> str:

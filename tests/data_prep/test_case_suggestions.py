@@ -1,5 +1,6 @@
 """Names that leave one patient in several cases are refused, with an expression that would do."""
 
+import itertools
 import random
 import re
 import shlex
@@ -157,6 +158,89 @@ def test_cases_that_the_default_makes_can_be_kept() -> None:
     assert kept
     regex = shlex.split(kept[1])[0].removeprefix("case_regex=")
     assert grouped(names, regex) == grouped(names, DEFAULT_REGEX)
+    check_cases(names, regex)
+
+
+def crossed(*parts: str) -> list[str]:
+    """'1 2', '-A -B': 1-A, 1-B, 2-A, 2-B."""
+    return ["".join(chosen) for chosen in itertools.product(*map(str.split, parts))]
+
+
+TWO = "-1 -2"  # two fields of each
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        # a patient's number, and a slide's letter, stain, side or shorter number
+        (crossed("1001 1002", "-A -B", "-1"), "1001 1002"),
+        (crossed("1001 1002", "-A -B -C -D", TWO), "1001 1002"),
+        (crossed("1001 1002", "-HE -PAS", TWO), "1001 1002"),
+        (crossed("1001 1002", "-CD3 -CD20", TWO), "1001 1002"),
+        (crossed("1001 1002", "-01 -02 -03", TWO), "1001 1002"),
+        (crossed("1001 1002", "_S1 _S2 _S3", TWO), "1001 1002"),
+        (crossed("H12-1234 H12-1235 H13-0003", "-A1 -B1", TWO), "H12-1234 H12-1235 H13-0003"),
+        (crossed("12-1234 12-1235 13-0003", "-1 -2", TWO), "12-1234 12-1235 13-0003"),
+        (crossed("H12-1234 H12-1235", "-A-1 -A-2 -B-1", TWO), "H12-1234 H12-1235"),
+        (crossed("S2019.00012 S2020.00013", ".A .B", TWO), "S2019.00012 S2020.00013"),
+        (crossed("2019_0012 2020_0013", "_A _B", TWO), "2019_0012 2020_0013"),
+        (crossed("HE_1001 HE_1002", "_A _B", TWO), "HE_1001 HE_1002"),
+        (crossed("A12 B3", "-S1 -S2", TWO), "A12 B3"),
+        (crossed("BR01 BR02", "-L -R", TWO), "BR01 BR02"),
+        (crossed("S01 S02", "_HE _KI67", TWO), "S01 S02"),
+        (crossed("1001 1002", "A B", TWO), "1001 1002"),
+        (crossed("H12-1234 H12-1235", "A1 B1", TWO), "H12-1234 H12-1235"),
+        ([*crossed("1001 1002", "-A -B", TWO), "1003-1", "1003-2"], "1001 1002 1003"),
+        ([*crossed("H12-1234 H12-1235", "-A1 -B1", TWO), "xy-1"], "H12-1234 H12-1235 xy"),
+        ([*crossed("1001 1002", "-A -B", TWO), "overview"], "1001 1002 overview"),
+        # years as patients' numbers; the same patients at dates
+        (crossed("2001 2002 2003", "-A -B", TWO), "2001 2002 2003"),
+        (crossed("A7 B12", "_2019-05-01 _2020-06-30", TWO), "A7 B12"),
+        (crossed("1007 1012", "-20190501 -20200630", TWO), "1007 1012"),
+        # as many digits, or fewer: then the slides are the same few
+        (crossed("12 13 14", "-01 -02", TWO), "12 13 14"),
+        (crossed("smith jones mayer", "-left -right", TWO), "smith jones mayer"),
+        (crossed("AB CD EF", "-1 -2", TWO), "AB CD EF"),
+        # letters and a number
+        (crossed("A B C", "1 2"), "A B C"),
+        (crossed("A B", "1 2"), "A B"),
+        (crossed("smith jones", "01 02 03"), "smith jones"),
+        (["AB1", "AB2", "CD1", "overview"], "AB CD overview"),
+        # the cases of the default are the patients, by all that can be told
+        (["Case_1-01", "Case_1-02", "Case_2-01", "Case_17-01"], None),
+        (crossed("patient-", "07 08", "-03 -04"), None),
+        (crossed("S01 S02", TWO), None),
+        (crossed("A1 A2 B1", TWO), None),
+        (crossed("1001 1002", TWO), None),
+        (crossed("H12 H13", "-1234 -1235 -987", TWO), None),
+        (["H12-1234-01", "H12-1235-01", "H13-0001-01"], None),
+        (["S2019-12-1", "S2019-123-1", "S2020-7-1", "S2020-0-1"], None),
+        (["2019-123-1", "2019-124-1", "2020-125-1", "2020-126-1"], None),
+        (crossed("01 02 03", "-001 -002 -003", TWO), None),
+        (crossed("site1 site2", "-3 -4 -5", TWO), None),
+        (crossed("center10 center20", "-3 -4 -5", TWO), None),
+        (crossed("batch3 batch4", "_P1 _P2", TWO), None),
+        (crossed("TMA1 TMA2", "-A1 -A2 -B1", TWO), None),
+        (crossed("Lung Breast", "-1 -2 -3", TWO), None),
+        (crossed("tumor normal", "-smith -jones -mayer", TWO), None),
+        (["S01_HE-1", "S01_HE-2", "S02_HE-1", "S03_PAS-1"], None),
+        (crossed("img_0 img_1", TWO), None),
+        # dates
+        (["2019-05-01-3", "2019-05-01-4", "2019-05-02-3", "2019-06-01-3", "2020-06-01-3"], None),
+        (["2019-05-01", "2019-06-01", "2020-05-01"], None),
+        (["01.05.2019-1", "01.06.2019-1", "02.05.2019-1", "02.06.2020-1"], None),
+        (crossed("20190501 20190502", "-12 -13", TWO), None),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_how_files_are_named_here_and_there(names: list[str], patients: str | None) -> None:
+    message = refused(names)
+    if patients is None:
+        assert message is None
+        return
+    assert message
+    (regex,) = shown(message)
+    assert list(dict.fromkeys(grouped(names, regex))) == patients.split()
     check_cases(names, regex)
 
 
