@@ -195,7 +195,7 @@ def by_lead(now: Mapping[str, str]) -> Iterator[str]:
     """Expressions that take less of a name than DEFAULT_REGEX does; the least first."""
     counts = [len(re.findall(PART, case)) for case in now.values()]
     for count in range(1, max(counts)):
-        lead = f"{SEPARATOR}+".join([PART] * count)
+        lead = PART if count == 1 else rf"(?:{PART}{SEPARATOR}+){{{count - 1}}}{PART}"
         if count > min(counts):  # names of fewer parts are left as DEFAULT_REGEX says
             lead = rf"{lead}(?={SEPARATOR}.*-\d+$)|.+(?=-\d+$)|.+"
         yield rf"(?P<case>{lead}).*"

@@ -185,6 +185,10 @@ TWO = "-1 -2"  # two fields of each
         (crossed("S2019.00012 S2020.00013", ".A .B", TWO), "S2019.00012 S2020.00013"),
         (crossed("2019_0012 2020_0013", "_A _B", TWO), "2019_0012 2020_0013"),
         (crossed("HE_1001 HE_1002", "_A _B", TWO), "HE_1001 HE_1002"),
+        (
+            crossed("SOB_M_DC-14-2523 SOB_B_A-14-225", "-40 -100", "-001 -002"),
+            "SOB_M_DC-14-2523 SOB_B_A-14-225",
+        ),
         (crossed("A12 B3", "-S1 -S2", TWO), "A12 B3"),
         (crossed("BR01 BR02", "-L -R", TWO), "BR01 BR02"),
         (crossed("S01 S02", "_HE _KI67", TWO), "S01 S02"),
@@ -199,6 +203,8 @@ TWO = "-1 -2"  # two fields of each
         (crossed("1007 1012", "-20190501 -20200630", TWO), "1007 1012"),
         # as many digits, or fewer: then the slides are the same few
         (crossed("12 13 14", "-01 -02", TWO), "12 13 14"),
+        (crossed("m3 m4", "-liver -lung", TWO), "m3 m4"),
+        (crossed("1001 1002", "-2019 -2020", TWO), "1001 1002"),
         (crossed("smith jones mayer", "-left -right", TWO), "smith jones mayer"),
         (crossed("AB CD EF", "-1 -2", TWO), "AB CD EF"),
         # letters and a number
