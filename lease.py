@@ -41,8 +41,9 @@ class Lease:
     """A claim to a folder, or to a part of it: `with Lease(...)` holds it."""
 
     def __init__(self, folder: Path, key: str, *, name: str, doing: str) -> None:
-        """`key` is what the command line calls the folder; `doing`: what one who holds it is at."""
-        self.folder, self.key, self.doing = folder, key, doing
+        """`key` is what the command line calls the folder, `name` is the path of the lock in it;
+        `doing`: what one who holds it is at."""
+        self.folder, self.key, self.name, self.doing = folder, key, name, doing
         self.file = folder / name
         self.is_lost = False
         """Whether the claim is known to be lost: this process must have stood still."""
@@ -109,7 +110,7 @@ class Lease:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.is_taken_by_another_file():
             raise UserError(
-                f"{self.key}={self.folder}: {self.file.name} is in the way, which is no lock of"
+                f"{self.key}={self.folder}: {self.name} is in the way, which is no lock of"
                 f" this program; move it away, or name another {self.key}="
             )
         try:

@@ -13,7 +13,9 @@ figures come out the same.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from train.evaluation import (
 )
 from train.fields import WholeField, prepared_fields, raw_fields
 from train.figures import save_learning_curves
+from train.lock import output_locked
 from train.metrics import EMPTY, EMPTY_RULE, METRICS, Interval, Score, score_text
 from train.monitor import read_metrics
 from train.report import REPORT, report_page
@@ -66,11 +69,9 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
     run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
     chosen = ranks.first_does(lambda: choose_fields(config, run))
     out = Path(config.out) if config.out else run.evaluation / subject(config)
-    item = Item(out, KIND, KIND)
-    ranks.first_does(lambda: check_results(item, [chosen.fields], config))
-    with item:
-        evaluation = evaluate_run(config, run, chosen, item, ranks)
-        publish(item, evaluation.summary, evaluation.measured, [run], config, ranks)
+    with results_in(out, [chosen], config, ranks) as results:
+        evaluation = evaluate_run(config, run, chosen, results.item, ranks)
+        results.publish(evaluation.summary, evaluation.measured, [run])
     return out, evaluation.summary
 
 
@@ -83,10 +84,8 @@ def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str
     chosen = ranks.first_does(lambda: [choose_fields(config, run) for run in runs])
     check_folds(runs, [of_run.fields for of_run in chosen])
     out = Path(config.out)
-    item = Item(out, KIND, KIND)
-    ranks.first_does(lambda: check_results(item, [of_run.fields for of_run in chosen], config))
-    with item:
-        summary = evaluate_each(config, runs, chosen, item, ranks)
+    with results_in(out, chosen, config, ranks) as results:
+        summary = evaluate_each(config, runs, chosen, results, ranks)
     return out, summary
 
 
@@ -94,12 +93,13 @@ def evaluate_each(
     config: EvaluateConfig,
     runs: Sequence[Run],
     chosen: Sequence[Chosen],
-    item: Item,
+    results: "Results",
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Evaluate runs, and publish what was found of each and of all; returns it. Collective."""
     evaluations = [
-        evaluate_run(config, run, mine, item, ranks) for run, mine in zip(runs, chosen, strict=True)
+        evaluate_run(config, run, mine, results.item, ranks)
+        for run, mine in zip(runs, chosen, strict=True)
     ]
     measured = pool([evaluation.measured for evaluation in evaluations])
     folds = [evaluation.summary for evaluation in evaluations]
@@ -111,7 +111,7 @@ def evaluate_each(
         "empty_rule": EMPTY_RULE,
         "warnings": [f"{fold['run']}: {warning}" for fold in folds for warning in fold["warnings"]],
     }
-    publish(item, summary, measured, runs, config, ranks)
+    results.publish(summary, measured, runs)
     return summary
 
 
@@ -134,6 +134,21 @@ def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> 
             tested[case] = run
 
 
+@contextmanager
+def results_in(
+    out: Path, chosen: Sequence[Chosen], config: EvaluateConfig, ranks: Ranks
+) -> Iterator["Results"]:
+    """Hold the folder of the results until they are there. Collective.
+
+    Raises UserError where another process writes into it, or files are in the way of those to come.
+    """
+    item = Item(out, KIND, KIND)
+    with output_locked(out, KIND, "writing results into it", ranks) as check_ours:
+        ranks.first_does(lambda: check_results(item, [of_run.fields for of_run in chosen], config))
+        with item:
+            yield Results(item, config, ranks, check_ours)
+
+
 def check_results(
     item: Item, fields: Sequence[Sequence[WholeField]], config: EvaluateConfig
 ) -> None:
@@ -145,29 +160,33 @@ def check_results(
     item.check([SUMMARY, REPORT, CURVES, *figures])
 
 
-def publish(
-    item: Item,
-    summary: dict[str, Any],
-    measured: Measured,
-    runs: Sequence[Run],
-    config: EvaluateConfig,
-    ranks: Ranks,
-) -> None:
-    """Give the figures of all ranks their names, with the report and, last, summary.json.
-    Collective."""
-    figures = ranks.gather(item.made)
+@dataclass(frozen=True)
+class Results:
+    """The results of an evaluation, to which each rank adds its figures."""
 
-    def write() -> None:
-        for made in figures:
-            item.made |= made
-        if len(runs) == 1 and (metrics := read_metrics(runs[0].folder)):
-            save_learning_curves(item.make(CURVES), metrics)
-        page = report_page(summary, shown(measured, config.figures), runs)
-        item.write(REPORT, page.encode())
-        item.write(SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-        item.publish()
+    item: Item
+    config: EvaluateConfig
+    ranks: Ranks
+    check_ours: Callable[[], None]
+    """Raises UserError where another process has taken the folder over."""
 
-    ranks.first_does(write)
+    def publish(self, summary: dict[str, Any], measured: Measured, runs: Sequence[Run]) -> None:
+        """Give the figures of all ranks their names, with the report and, last, summary.json.
+        Collective."""
+        item, figures = self.item, self.ranks.gather(self.item.made)
+
+        def write() -> None:
+            for made in figures:
+                item.made |= made
+            if len(runs) == 1 and (metrics := read_metrics(runs[0].folder)):
+                save_learning_curves(item.make(CURVES), metrics)
+            page = report_page(summary, shown(measured, self.config.figures), runs)
+            item.write(REPORT, page.encode())
+            item.write(SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+            self.check_ours()
+            item.publish()
+
+        self.ranks.first_does(write)
 
 
 def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:

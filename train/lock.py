@@ -1,11 +1,16 @@
-"""One run folder, one run: RUN/lock keeps a second process out."""
+"""One folder, one process: a lock keeps a second one out.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+RUN/lock is that of a run that is trained, OUT/.eosin/lock that of a folder which results are
+written into.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lease import Lease
 from train.distributed import Ranks
+from written import PRIVATE, begin, leave
 
 LOCK = "lock"
 
@@ -26,3 +31,29 @@ def locked(folder: Path, ranks: Ranks) -> Iterator[RunLock]:
         yield lock
     finally:
         lock.release()
+
+
+@contextmanager
+def output_locked(out: Path, kind: str, doing: str, ranks: Ranks) -> Iterator[Callable[[], None]]:
+    """Hold a folder of results, and make it and its private folder of a kind.
+
+    Gives what rank 0 calls before it changes a file: it raises UserError where the claim was lost.
+    Collective; raises UserError on every rank where another process holds the folder.
+    """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    lock = Lease(out, "out", name=f"{PRIVATE}/{LOCK}", doing=doing)
+
+    def acquire() -> None:
+        begin(out, kind)
+        lock.acquire()
+
+    ranks.first_does(acquire)
+    try:
+        yield lock.check
+    finally:
+        lock.release()
+        if ranks.is_first:
+            leave(out, kind)
+            with suppress(OSError):  # not empty
+                for folder in new:
+                    folder.rmdir()

@@ -21,7 +21,7 @@ of a result that is another's, or that somebody has changed since.
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from train import checkpoint
 from train.band_store import CERTAIN
 from train.config import check_threshold
 from train.distributed import Ranks, start_ranks
+from train.lock import output_locked
 from train.precision import choose_precision
 from train.reader import Reader
 from train.results import BANDS, KIND, OUTPUTS, SMALL_MASK, Results, Task
@@ -132,11 +133,12 @@ def main(argv: list[str]) -> int:
     with start_ranks(config.device) as ranks:
         run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
         make_output_folder(out)
-        predictor = Predictor(config, run, ranks)
-        plan = ranks.first_does(lambda: predictor.plan(paths))
-        predictor.bad |= plan.bad
-        for _ in tracked(predictor, plan.tasks):
-            pass
+        with output_locked(out, KIND, "writing results into it", ranks) as check_ours:
+            predictor = Predictor(config, run, ranks, check_ours)
+            plan = ranks.first_does(lambda: predictor.plan(paths))
+            predictor.bad |= plan.bad
+            for _ in tracked(predictor, plan.tasks):
+                pass
     if ranks.is_first:
         for path, reason in sorted(predictor.bad.items()):
             print(f"left out {path}: {reason}", file=sys.stderr)
@@ -203,8 +205,15 @@ class Predictor:
     then each writes the results of one.
     """
 
-    def __init__(self, config: PredictConfig, run: Run, ranks: Ranks) -> None:
-        self.config, self.run, self.ranks = config, run, ranks
+    def __init__(
+        self,
+        config: PredictConfig,
+        run: Run,
+        ranks: Ranks,
+        check_ours: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check_ours` raises UserError where another process has taken out= over."""
+        self.config, self.run, self.ranks, self.check_ours = config, run, ranks, check_ours
         self.model, path, state = load_model(run, config.checkpoint, ranks)
         self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
         self.nuclei_threshold, self.nuclei_chosen_on = choose_threshold(
@@ -296,6 +305,7 @@ class Predictor:
                     self.bad |= bad
                 if writing:
                     yield from self.wait_for(writing)
+                self.ranks.first_does(self.check_ours)
                 # while the next group is predicted
                 writing = pool.submit(self.write, self.ranks.share(group))
             if writing:
