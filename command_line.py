@@ -43,6 +43,7 @@ EXIT_USAGE = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 MAX_YAML_BYTES = 10**6
+MOST_NAMED = 10  # files, cases or classes in a message
 
 
 class UserError(Exception):
@@ -137,10 +138,16 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
-def named(names: Sequence[str], at_most: int = 8) -> str:
-    """'Case_1, Case_2'; of many the first."""
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more
+def named(names: Iterable[str]) -> str:
+    """'Case_1, Case_2': the first MOST_NAMED names of a list, and how many more there are."""
+    listed = [printable(name) for name in names]
+    more = len(listed) - MOST_NAMED
+    return ", ".join(listed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def printable(name: str) -> str:
+    """A name for a message: of one line, without what a terminal would act upon."""
+    return name if name.isprintable() else ascii(name)
 
 
 def wants_help(argv: Sequence[str]) -> bool:

@@ -26,12 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
-from command_line import UserError, counted
+from command_line import UserError, counted, named
 
 PRIVATE = ".eosin"
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # control characters
-MOST_NAMED = 10  # files in a message
 
 
 class Version(NamedTuple):
@@ -288,18 +287,6 @@ def refusal(out: Path, names: Iterable[str], way_out: str = "name another out=")
     )
 
 
-def named(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    listed = [printable(name) for name in names]
-    more = len(listed) - MOST_NAMED
-    return ", ".join(listed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def printable(name: str) -> str:
-    """A name for a message: of one line, without what a terminal would act upon."""
-    return name if name.isprintable() else ascii(name)
-
-
 def is_plain(name: object) -> bool:
     """Whether something from a file is the plain name of a file: no path, nothing unprintable."""
     return (
@@ -336,15 +323,21 @@ def new_temporary(folder: Path) -> Path:
 
 
 @contextmanager
-def named_when_whole(path: Path, mtime_ns: int | None = None) -> Iterator[BinaryIO]:
+def named_when_whole(
+    path: Path, mtime_ns: int | None = None, *, is_synced: bool = False
+) -> Iterator[BinaryIO]:
     """A file to write, which has its name at the end; a failure leaves nothing.
 
-    `mtime_ns`: the time of change that it is to have.
+    `mtime_ns`: the time of change that it is to have. `is_synced`: wait until it is on the disk
+    before it gets the name, which then stands for the whole of it after a power loss too.
     """
     temporary = new_temporary(path.parent)
     try:
         with temporary.open("xb") as file:
             yield file
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
         if mtime_ns is not None:
             os.utime(temporary, ns=(mtime_ns, mtime_ns))
         temporary.replace(path)
@@ -353,9 +346,11 @@ def named_when_whole(path: Path, mtime_ns: int | None = None) -> Iterator[Binary
         raise
 
 
-def write_atomically(path: Path, content: bytes, mtime_ns: int | None = None) -> None:
-    """Write a file so that its name never stands for half of it."""
-    with named_when_whole(path, mtime_ns) as file:
+def write_atomically(
+    path: Path, content: bytes, mtime_ns: int | None = None, *, is_synced: bool = False
+) -> None:
+    """Write a file as `named_when_whole` does: its name never stands for half of it."""
+    with named_when_whole(path, mtime_ns, is_synced=is_synced) as file:
         file.write(content)
 
 

@@ -14,7 +14,6 @@ import command_line
 from data_prep.case_names import shortened, unmatched_text
 from data_prep.config import PrepConfig
 from data_prep.workers import get_ready
-from written import named
 
 if TYPE_CHECKING:
     from data_prep.prepare import Summary
@@ -59,7 +58,8 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         fields = command_line.counted(summary.num_reused, "field")
         print(f"kept as they were: {fields}")
     if summary.left:
-        print(f"left, not written by data_prep: {named(summary.left)}", file=sys.stderr)
+        left = command_line.named(summary.left)
+        print(f"left as they are, since data_prep did not write them: {left}", file=sys.stderr)
     if summary.num_removed:
         fields = command_line.counted(summary.num_removed, "field")
         print(f"removed from {config.out}, left by an earlier preparation: {fields}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from command_line import UsageError
+from command_line import UsageError, printable
 
 DEFAULT_REGEX = r"(?P<case>.+)-\d+"
 EACH = "each"  # in place of a regular expression: every field is a case of its own
@@ -80,13 +80,13 @@ def unmatched_text(names: Sequence[str], case_regex: str) -> str:
     where all do."""
     if not (wrong := unmatched(names, case_regex)):
         return ""
-    listed = ", ".join(wrong[:2]) + (", ..." if len(wrong) > 2 else "")
+    listed = ", ".join(map(printable, wrong[:2])) + (", ..." if len(wrong) > 2 else "")
     return f"{len(wrong)} of {len(names)} names do not match case_regex ({listed})"
 
 
 def shortened(cases: Sequence[str]) -> str:
     """A list of cases; of a long one the first, and how many more there are."""
     if len(cases) <= MOST_LISTED:
-        return ", ".join(cases)
+        return ", ".join(map(printable, cases))
     first = MOST_LISTED // 2
-    return f"{', '.join(cases[:first])} and {len(cases) - first} more"
+    return f"{', '.join(map(printable, cases[:first]))} and {len(cases) - first} more"

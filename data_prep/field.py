@@ -35,7 +35,7 @@ class FieldTask:
     config: PrepConfig
     key: str
     """A hash over everything that decides its prepared bytes, see `records`."""
-    versions: records.Versions
+    stamps: records.Stamps
     """Of the files whose content the key has."""
 
     @property
@@ -75,9 +75,9 @@ def prepare_field(task: FieldTask) -> FieldResult:
     with noted(field.annotation, raw, bad):
         tile = task.tile or whole(*image_HWC.shape[:2])
         annotation = READERS[task.config.annotations].place(parsed, tile, task.values)
-    for path, version in task.versions:
+    for path, stamp in task.stamps:
         with noted(path, raw, bad):
-            check_version(path, version)
+            check_stamp(path, stamp)
     if bad:
         return FieldResult([], bad)
     is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
@@ -100,9 +100,9 @@ def noted(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
         bad.append(BadFile(str(path.relative_to(raw)), str(error)))
 
 
-def check_version(path: Path, version: records.Version) -> None:
+def check_stamp(path: Path, stamp: records.Stamp) -> None:
     """Raises BadInputError for a file that is another than the one that the record is to name."""
-    if records.version_of(path) != version:
+    if records.stamp_of(path) != stamp:
         raise BadInputError(CHANGED)
 
 

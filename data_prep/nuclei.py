@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from command_line import named
+from command_line import named, printable
 from data_prep.config import SPLITS, SplitConfig
 from data_prep.manifest import Sample, count_nuclei
 from data_prep.raw import natural_key
@@ -17,10 +17,12 @@ def by_split(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
 def table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A line for each class, under a line of the splits."""
     names = list(next(iter(counts.values())))
-    width = max(map(len, [*names, "nuclei"]))
+    width = max(map(len, [*map(printable, names), "nuclei"]))
     lines = [f"{'nuclei':{width}}" + "".join(f"  {split:>7}" for split in counts)]
     for name in names:
-        lines.append(f"{name:{width}}" + "".join(f"  {of[name]:>7}" for of in counts.values()))
+        lines.append(
+            f"{printable(name):{width}}" + "".join(f"  {of[name]:>7}" for of in counts.values())
+        )
     return lines
 
 
@@ -28,14 +30,15 @@ def warnings(samples: Sequence[Sample], config: SplitConfig) -> list[str]:
     """What cannot be learned or measured: a line for each class that a split has nothing of."""
     counts, lines = by_split(samples), []
     for name in next(iter(counts.values())):
+        told = printable(name)
         missing = [split for split, of in counts.items() if not of[name]]
         if len(missing) == len(counts):
-            lines.append(f"no {name} in any field: nothing can be learned or said of it")
+            lines.append(f"no {told} in any field: nothing can be learned or said of it")
         elif missing:
             cases = sorted({s.case for s in samples if s.nuclei[name]}, key=natural_key)
             lines.append(
-                f"no {name} in {' and '.join(missing)}: nothing can be {lost(missing)} of it there;"
-                f" {advice(missing, config)} ({name} is in {named(cases)})"
+                f"no {told} in {' and '.join(missing)}: nothing can be {lost(missing)} of it there;"
+                f" {advice(missing, config)} ({told} is in {named(cases)})"
             )
     return lines
 

@@ -161,12 +161,12 @@ def hash_inputs(
 
     def read(field: Field) -> Inputs | BadFile:
         path, files = field.annotation, (field.image, field.annotation)
-        try:  # versions first: what is written later has another
+        try:  # stamps first: what is written later has another
             own = files[: 1 if field.annotation_sha256 else 2]
-            versions = tuple((file, records.version_of(file)) for file in own)
+            stamps = tuple((file, records.stamp_of(file)) for file in own)
             annotation = field.annotation_sha256 or file_sha256(path)
             path = field.image
-            return Inputs((file_sha256(path), annotation), versions)
+            return Inputs((file_sha256(path), annotation), stamps)
         except OSError as error:  # its own file name is missing where reading failed
             file = Path(error.filename or path).relative_to(config.raw)
             return BadFile(str(file), f"cannot be read: {error.strerror}")
@@ -240,7 +240,7 @@ def make_task(
     """The task of one field."""
     copies = copies_of(split, config)
     key = records.field_key(field, tile, copies, config, inputs)
-    return FieldTask(field, tile, copies, Path(config.out), config, key, inputs.versions)
+    return FieldTask(field, tile, copies, Path(config.out), config, key, inputs.stamps)
 
 
 def copies_of(split: str, config: PrepConfig) -> int:

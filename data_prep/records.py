@@ -37,9 +37,9 @@ OF_CUTTING = ("tile_px", "tile_overlap_px")  # they say where a tile is, which t
 OF_VARIANTS = ("augment", "mask_mode", "seed")  # nor these that of an original
 
 
-Version = tuple[int, int]
+Stamp = tuple[int, int]
 """When a file was last written, in ns, and its size in bytes."""
-Versions = tuple[tuple[Path, Version], ...]
+Stamps = tuple[tuple[Path, Stamp], ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Inputs:
 
     sha256: tuple[str, str]
     """Of the content of its image and of its annotation."""
-    versions: Versions
+    stamps: Stamps
     """Of these files; not of a table of all fields, of which a field has its own rows."""
 
 
@@ -127,7 +127,7 @@ def look(out: Path, name: str) -> Found:
     )
 
 
-def version_of(path: Path) -> Version:
-    """The version of a file that is there now."""
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of a file that is there now."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size

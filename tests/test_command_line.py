@@ -497,3 +497,10 @@ class TestTrack:
 )
 def test_one_of_a_thing_is_not_many(number: int, words: str) -> None:
     assert command_line.counted(number, "field") == words
+
+
+def test_ten_names_are_told_the_rest_counted_and_a_terminal_acts_upon_none() -> None:
+    told = command_line.named([str(number) for number in range(12)])
+    assert told == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+    assert command_line.named(["Case_1", "é"]) == "Case_1, é"
+    assert command_line.named(["\x1b[2J"]) == r"'\x1b[2J'"

@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from command_line import UsageError, UserError
 from train.distributed import Ranks
 from train.job import job_id
-from written import Version, clear, is_plain, named_when_whole, sync
+from written import Version, clear, file_sha256, is_plain, sync, write_atomically
 
 # One rank alone saves without a process group, as is meant
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -175,8 +175,10 @@ def remove(path: Path) -> None:
 
 
 def own_files(path: Path) -> list[str]:
-    """The files of a checkpoint that nobody has changed since its COMPLETE, which is the last; none
-    where that is damaged."""
+    """The files of a checkpoint that nobody has changed since it was written, COMPLETE the last.
+
+    There are none where COMPLETE is damaged.
+    """
     try:
         content, written_ns = read_complete(path), (path / COMPLETE).lstat().st_mtime_ns
         listed = {name: entry for name, entry in content["files"].items() if is_plain(name)}
@@ -187,7 +189,7 @@ def own_files(path: Path) -> list[str]:
         return []
 
     def is_own(name: str) -> bool:
-        """Of a later time: read again."""
+        """Whether a file is as it was written. One that was touched since is hashed again."""
         mtime_ns = (path / name).lstat().st_mtime_ns if os.path.lexists(path / name) else -1
         return versions[name].is_at(path / name, mtime_ns if mtime_ns <= written_ns else -1)
 
@@ -276,7 +278,7 @@ def verify(path: Path) -> str:
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
-            if hash_file(file) != expected["sha256"]:
+            if file_sha256(file) != expected["sha256"]:
                 return f"{name} is damaged (sha256 differs)"
     except FileNotFoundError:
         return f"no {COMPLETE}"
@@ -380,7 +382,8 @@ def publish(temporary: Path, final: Path) -> None:
 def point(folder: Path, pointer: str, target: Path) -> None:
     """Let 'latest' or 'best' name a published step."""
     if pointed(folder, pointer) != target:
-        replace_durably(folder / pointer, f"{target.name}\n".encode())
+        write_atomically(folder / pointer, f"{target.name}\n".encode(), is_synced=True)
+        sync(folder)
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:
@@ -398,27 +401,12 @@ def write_durably(path: Path, content: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def replace_durably(path: Path, content: bytes) -> None:
-    """Replace a file so that its name stands for the old or the new, after a power loss too."""
-    with named_when_whole(path) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    sync(path.parent)
-
-
 def describe_files(paths: Iterator[Path]) -> dict[str, dict[str, Any]]:
     """Name -> size and hash."""
     return {
-        path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(paths)
     }
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(content: Mapping[str, Any]) -> str:

@@ -49,6 +49,14 @@ def test_the_table_has_a_line_for_each_class() -> None:
     ]
 
 
+def test_a_class_cannot_tell_the_terminal_what_to_do() -> None:
+    hostile = "\x1b[2J"
+    samples = [sample("a", "train", **{hostile: 1}), sample("b", "test", **{hostile: 0})]
+    lines = [*table(by_split(samples)), *warnings(samples, SplitConfig())]
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+
+
 def test_a_split_without_a_class_is_warned_of_with_the_cases_that_hold_it() -> None:
     assert warnings(THREE_SPLITS, SplitConfig()) == [
         "no tumor in test: nothing can be said of it there; name cases with split.test_cases=..."

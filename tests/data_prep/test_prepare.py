@@ -519,8 +519,8 @@ class TestAgain:
         outcome = cli(data_prep_main.main, f"raw={raw}", f"out={out}", *given)
         assert outcome.code == 0
         assert outcome.err == (
-            "left, not written by data_prep: images/a link to a folder, images/a link to nothing,"
-            " masks/a folder, points/.notes.123.tmp\n"
+            "left as they are, since data_prep did not write them: images/a link to a folder,"
+            " images/a link to nothing, masks/a folder, points/.notes.123.tmp\n"
         )
         assert prepare(raw, out, copies=2, radius_px=5).num_reused == 0
         after = tree(out)
