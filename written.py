@@ -6,8 +6,9 @@
 
 The files of an item get the time of change that their record has, to the nanosecond. A file is
 ours, and unchanged, where it has that time and the recorded size, or else (touched, copied) the
-recorded sha256. The record is written before the file gets its name: a kill at any instant leaves
-no file of ours that would pass for the user's, and none of the user's that would pass for ours.
+recorded sha256. The record is on the disk before the file gets its name: a kill at any instant
+leaves no file of ours that would pass for the user's, and none of the user's that would pass for
+ours. A power loss may empty a file of ours: an empty one under a recorded name counts as ours.
 Each item has a record of its own, so processes and nodes never write into one. Records of the same
 files are the same bytes. This module imports nothing of the project but command_line.
 """
@@ -29,6 +30,7 @@ from typing import Any, BinaryIO, NamedTuple
 from command_line import UserError, counted, named
 
 PRIVATE = ".eosin"
+END_BYTES = 2**20  # of either end of a file that is too large to be read again
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # control characters
 
@@ -38,7 +40,9 @@ class Version(NamedTuple):
 
     num_bytes: int
     sha256: str
-    """Of its content; '' where the file is too large to be read again."""
+    """Of its content, or of its two ends."""
+    is_by_ends: bool = False
+    """Whether the hash is of its ends."""
 
     def is_at(self, path: Path, mtime_ns: int) -> bool:
         """Whether this is what stands at a path, as it surely is with a time of change; a link
@@ -51,13 +55,7 @@ class Version(NamedTuple):
             return False
         if found.st_mtime_ns == mtime_ns:
             return True
-        return bool(self.sha256) and file_sha256(path) == self.sha256
-
-
-def version_of(path: Path, sha256: str | None = None) -> Version:
-    """The version of a file that is there, whose hash is known or made."""
-    known = file_sha256(path) if sha256 is None else sha256
-    return Version(path.stat().st_size, known)
+        return (ends_sha256 if self.is_by_ends else file_sha256)(path) == self.sha256
 
 
 @dataclass
@@ -77,8 +75,16 @@ class Made(NamedTuple):
     """A file that does not have its name yet."""
 
     temporary: Path
-    sha256: str | None
-    """Of its content; None: still to be made, '': none is wanted."""
+    sha256: str = ""
+    """Of its content, where that is known."""
+    is_by_ends: bool = False
+    """Whether it is to be known by its ends."""
+
+    def version(self) -> Version:
+        """What it is, now that it is written."""
+        hashed = ends_sha256 if self.is_by_ends else file_sha256
+        sha256 = self.sha256 or hashed(self.temporary)
+        return Version(self.temporary.stat().st_size, sha256, self.is_by_ends)
 
 
 class Item:
@@ -125,9 +131,9 @@ class Item:
     def save(
         self, files: Mapping[str, list[Version]], about: Mapping[str, Any], mtime_ns: int
     ) -> None:
-        """Write the record."""
+        """Write the record, and wait until it is on the disk."""
         content = json.dumps({"files": files, "about": about}) + "\n"
-        write_atomically(self.file, content.encode(), mtime_ns)
+        write_atomically(self.file, content.encode(), mtime_ns, is_synced=True)
 
     def conflicts(self, names: Iterable[str], record: Record | None = None) -> list[str]:
         """Those of some paths at which something stands that is not ours, or was changed.
@@ -144,7 +150,7 @@ class Item:
         return list(found)
 
     def is_free(self, name: str, record: Record) -> bool:
-        """Whether nothing stands at a path, or what is ours."""
+        """Whether a path may be written: nothing stands there, or a file of ours does."""
         # in this order: another process may take our file away in between
         return owns(record, self.out, name) or not os.path.lexists(self.out / name)
 
@@ -153,9 +159,12 @@ class Item:
         if conflicts := self.conflicts(names):
             raise refusal(self.out, conflicts, way_out)
 
-    def make(self, name: str, *, is_hashed: bool = True) -> Path:
-        """Where to write a file that is to be published as OUT/NAME."""
-        self.made[name] = Made(self.new_file(), None if is_hashed else "")
+    def make(self, name: str, *, is_by_ends: bool = False) -> Path:
+        """Where to write a file that is to be published as OUT/NAME.
+
+        `is_by_ends`: it is too large to be read again, and is known by its size and its ends.
+        """
+        self.made[name] = Made(self.new_file(), is_by_ends=is_by_ends)
         return self.made[name].temporary
 
     def write(self, name: str, content: bytes) -> str:
@@ -180,12 +189,13 @@ class Item:
     def publish(self, about: Mapping[str, Any] | None = None, *, durably: bool = False) -> None:
         """Give the files that were made their names, in place of all that the item had before.
 
-        The last file vouches for the others: it goes first and comes last. With `durably` instead
-        each name stands for the old file or for the new one at any instant, after a power loss too.
-        Raises UserError, and changes nothing, where something stands in the way that is not ours.
+        A last file that says that all are there is true at any instant: it is removed first and
+        named last. With `durably` each name stands for the old file or for the new one at any
+        instant, after a power loss too. Raises UserError, and changes nothing, where something
+        stands in the way that is not ours.
         """
         self.begin()
-        new = {name: [version_of(*made)] for name, made in self.made.items()}
+        new = {name: [made.version()] for name, made in self.made.items()}
         record = self.read()
         if conflicts := self.conflicts(new, record):
             raise refusal(self.out, conflicts)
@@ -216,12 +226,16 @@ class Item:
             self.check([name])
             (self.out / name).unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove those of the item's files that nobody has changed, and its record."""
+    def remove(self) -> bool:
+        """Remove those of the item's files that nobody has changed; and its record, where no file
+        stays. Returns whether none does."""
         record = self.read()
         for name in reversed(record.files):
             remove_own(record, self.out, name)
+        if any(os.path.lexists(self.out / name) for name in record.files):
+            return False
         self.file.unlink(missing_ok=True)
+        return True
 
 
 def begin(out: Path, kind: str) -> None:
@@ -256,10 +270,25 @@ def recorded(out: Path, kind: str) -> list[str]:
     return []
 
 
-def owns(record: Record, out: Path, name: str) -> bool:
-    """Whether what stands at a path is as its item's record says."""
+def is_whole(record: Record, out: Path, name: str) -> bool:
+    """Whether a file is as its item's record says."""
     versions = record.files.get(name, ())
     return any(version.is_at(out / name, record.mtime_ns) for version in versions)
+
+
+def owns(record: Record, out: Path, name: str) -> bool:
+    """Whether a file may be replaced or removed: it is as recorded, or was emptied, as a power loss
+    does; nobody loses anything with that one."""
+    return is_whole(record, out, name) or (name in record.files and is_empty(out / name))
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file without content stands at a path, and no link."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and not found.st_size
 
 
 def remove_own(record: Record, out: Path, name: str) -> None:
@@ -372,3 +401,12 @@ def file_sha256(path: Path) -> str:
     """The hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ends_sha256(path: Path) -> str:
+    """The hash of the first and the last END_BYTES of a file."""
+    with path.open("rb") as file:
+        ends = hashlib.sha256(file.read(END_BYTES))
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        ends.update(file.read(END_BYTES))
+    return ends.hexdigest()

@@ -238,7 +238,7 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
     with item_of(folder) as item:
         item.check([name])
         path.parent.mkdir(exist_ok=True)
-        temporary = item.make(name, is_hashed=False)
+        temporary = item.make(name, is_by_ends=True)
         tasks = [
             PackTask(folder, sample, temporary, offset)
             for sample, offset in zip(training, offsets, strict=False)

@@ -196,9 +196,7 @@ def remove_stale(out: Path, names: Iterable[str]) -> int:
     stale = sorted(set(recorded(out, records.KIND)) - set(names))
     if stale:
         unpublish(out)
-    for name in stale:
-        records.item_of(out, name).remove()
-    return len(stale)
+    return sum(records.item_of(out, name).remove() for name in stale)
 
 
 def describe(

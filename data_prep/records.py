@@ -18,7 +18,7 @@ import seeds
 from data_prep.config import PrepConfig
 from data_prep.raw import Field
 from data_prep.tiles import Tile
-from written import Item, owns
+from written import Item, is_whole, owns
 
 KIND = "fields"  # private folder of the records
 # Libraries whose release may change a prepared byte
@@ -117,13 +117,13 @@ def look(out: Path, name: str) -> Found:
     """Compare a field's files with its record."""
     record = item_of(out, name).read()
     there = {file for file in record.files if os.path.lexists(out / file)}
-    own = {file for file in there if owns(record, out, file)}
-    is_done = bool(record.about) and len(own) == len(record.files)
+    whole = {file for file in there if is_whole(record, out, file)}
+    is_done = bool(record.about) and len(whole) == len(record.files)
     return Found(
         record.about.get("samples") if is_done else None,
         str(record.about.get("key")),
         list(record.files),
-        sorted(there - own),
+        sorted(file for file in there - whole if not owns(record, out, file)),
     )
 
 

@@ -116,15 +116,50 @@ def test_a_file_that_another_process_takes_away_meanwhile_is_no_conflict(
     assert visible(tmp_path) == {}
 
 
-def test_a_file_without_a_hash_is_known_by_its_time(
-    item: Callable[..., Item], tmp_path: Path
+def test_a_huge_file_that_was_copied_is_known_by_its_size_and_its_ends(
+    item: Callable[..., Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(written, "END_BYTES", 3)
     with item() as own:
-        own.make("huge", is_hashed=False).write_text("much")
+        own.make("huge", is_by_ends=True).write_text("abc much def")
+        own.make("small", is_by_ends=True).write_text("ab")
         own.publish()
-    assert own.conflicts(["huge"]) == []
-    os.utime(tmp_path / "huge", ns=(5, 5))
-    assert own.conflicts(["huge"]) == ["huge"]
+    for name in ("huge", "small"):
+        os.utime(tmp_path / name, ns=(5, 5))
+    assert own.conflicts(["huge", "small"]) == []
+    for changed in ("abX much def", "abc much Xef", "abc much  def"):
+        (tmp_path / "huge").write_text(changed)
+        assert own.conflicts(["huge"]) == ["huge"], changed
+    (tmp_path / "small").write_text("aX")
+    assert own.conflicts(["small"]) == ["small"]
+
+
+def test_a_file_that_a_power_loss_emptied_is_ours_and_is_not_whole(
+    publish: Callable[..., Item], tmp_path: Path
+) -> None:
+    own = publish(a="ours", b="ours", c="ours")
+    for name in ("a", "b", "mine"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "c").unlink()
+    (tmp_path / "c").symlink_to(tmp_path / "mine")
+    assert own.conflicts(["a", "b", "c", "mine"]) == ["c", "mine"]
+    assert not written.is_whole(own.read(), tmp_path, "a")
+    (tmp_path / "c").unlink()
+    publish(a="new")
+    assert visible(tmp_path) == {"a": "new", "mine": ""}
+
+
+def test_the_record_stays_while_a_file_of_it_does(
+    publish: Callable[..., Item], tmp_path: Path
+) -> None:
+    own = publish(a="ours", b="ours")
+    (tmp_path / "a").write_text("mine")
+    assert not own.remove()
+    assert visible(tmp_path) == {"a": "mine"}
+    assert sorted(own.read().files) == ["a", "b"]
+    (tmp_path / "a").unlink()
+    assert own.remove()
+    assert own.read() == Record()
 
 
 def test_nothing_is_written_or_removed_behind_a_link(
@@ -165,7 +200,7 @@ def test_a_record_from_elsewhere_claims_nothing_outside(
     victim = tmp_path / "victim"
     victim.write_text("mine")
     own = publish(a="ours")
-    version = written.version_of(victim)
+    version = [4, written.file_sha256(victim)]
     for name in ("../victim", str(victim), "a/../../victim", ""):
         own.file.write_text(json.dumps({"files": {name: [version]}, "about": {}}))
         assert own.read().files == {}
@@ -215,12 +250,31 @@ def test_plain_names_and_paths() -> None:
     assert not any(map(written.is_inside, ["/a", "a//b", "a/../b", "a/", "../a", 3]))
 
 
-@pytest.mark.parametrize("instant", range(12))
+def publish_new(own: Item, durably: bool, is_by_ends: bool) -> None:
+    with own:
+        for name in ("a", "b"):
+            own.make(name, is_by_ends=is_by_ends).write_text("new")
+        own.publish({"done": True}, durably=durably)
+
+
+@pytest.mark.parametrize("is_by_ends", [False, True])
+@pytest.mark.parametrize(("durably", "num_changes"), [(False, 7), (True, 5)])
+@pytest.mark.parametrize("instant", range(9))
 def test_killed_at_any_change_no_file_of_ours_passes_for_the_users(
-    instant: int, publish: Callable[..., Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    instant: int,
+    durably: bool,
+    num_changes: int,
+    is_by_ends: bool,
+    publish: Callable[..., Item],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each change of a name is an instant; the user's own file is never ours."""
-    publish(a="old", b="old", c="old")
+    """Each change of a name is an instant; the user's own file is never ours.
+
+    There are two records, a file that goes for good and two that come; and, unless durably, the two
+    in whose place they come go first.
+    """
+    own = publish(a="old", b="old", c="old")
     left = instant
 
     def dying(change: Callable[..., object]) -> Callable[..., object]:
@@ -237,16 +291,62 @@ def test_killed_at_any_change_no_file_of_ours_passes_for_the_users(
         for name in ("rename", "replace", "unlink"):
             patch.setattr(os, name, dying(getattr(os, name)))
         try:
-            publish(a="new", b="new")
+            publish_new(own, durably, is_by_ends)
             was_killed = False
         except KeyboardInterrupt:
             was_killed = True
-    own = Item(tmp_path, "things", "one")
+    assert was_killed == (instant < num_changes)
+    own, there = Item(tmp_path, "things", "one"), visible(tmp_path)
     assert own.conflicts(["a", "b", "c"]) == []
     assert (own.read().about == {"done": True}) == (not was_killed or instant == 0)
+    if durably:
+        assert {"a", "b"} <= there.keys(), "a name stood for nothing"
+    elif "b" in there:  # the last says that all are there
+        wholes = ({"a": "old", "b": "old", "c": "old"}, {"a": "new", "b": "new"})
+        assert there in wholes
     (tmp_path / "a").write_text("mine")
     assert own.conflicts(["a", "b", "c"]) == ["a"]
-    assert was_killed == (instant < 7), "two records, three files that go, two that come"
+
+
+@pytest.mark.parametrize("is_by_ends", [False, True])
+@pytest.mark.parametrize("durably", [False, True])
+def test_what_a_power_loss_must_not_empty_is_on_the_disk_before_it_has_its_name(
+    durably: bool,
+    is_by_ends: bool,
+    publish: Callable[..., Item],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The record always; the files and their names where they are published durably."""
+    own = publish(a="old", b="old")
+    synced: list[int] = []  # numbers of files and folders
+    named: list[tuple[str, bool]] = []  # name, whether the content was on the disk
+    fsync = os.fsync
+
+    def noting_sync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    def noting_name(change: Callable[..., None]) -> Callable[..., None]:
+        def call(source: Path, target: Path) -> None:
+            if target == own.file and len(named) > 1:
+                named.append(("names", tmp_path.stat().st_ino in synced))
+            named.append((Path(target).name, os.stat(source).st_ino in synced))
+            change(source, target)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, noting_name(getattr(os, name)))
+    publish_new(own, durably, is_by_ends)
+    assert named == [
+        ("one.json", True),
+        ("a", durably),
+        ("b", durably),
+        ("names", durably),
+        ("one.json", True),
+    ]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all_and_a_failure_leaves_no_temporary(

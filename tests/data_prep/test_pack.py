@@ -267,6 +267,20 @@ def test_a_pack_that_is_not_whole_is_not_used_and_not_replaced(
     assert path.read_bytes() == whole
 
 
+def test_a_pack_that_was_copied_goes_with_what_it_was_made_of(
+    prepared: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    """With another time of change, as `cp -r` gives it."""
+    folder = prepared(pack=True).folder
+    folder.rename(tmp_path / "kept")
+    shutil.copytree(tmp_path / "kept", folder, copy_function=shutil.copyfile)
+    (old,) = folder.glob("packed/*")
+    assert packs(prepared(radius_px=5)) == []
+    assert not (folder / ".eosin/pack/pack.json").exists()
+    (new,) = packs(prepared(pack=True, radius_px=5))
+    assert new != old
+
+
 def test_other_files_beside_a_pack_are_left(prepared: Callable[..., Dataset]) -> None:
     """What data_prep wrote goes with what it was made of."""
     dataset = prepared(pack=True)

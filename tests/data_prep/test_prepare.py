@@ -635,6 +635,16 @@ class TestAgain:
         assert prepare(raw, out, copies=3).num_reused == 3
         assert tree(out) == before
 
+    @pytest.mark.parametrize("kind", ["image", "mask", "points"])
+    def test_what_a_power_loss_emptied_is_made_again(
+        self, kind: str, raw: Path, out: Path
+    ) -> None:
+        """It has its name, and the disk has nothing of it."""
+        before = tree(out)
+        (out / manifest(out)[1][kind]).write_bytes(b"")
+        assert prepare(raw, out, copies=3).num_reused == 3
+        assert tree(out) == before
+
     def test_files_whose_record_is_lost_are_not_known_as_ours(self, raw: Path, out: Path) -> None:
         (out / ".eosin/fields/Case_1-01.json").write_text('{"files": ')
         before = tree(out)
