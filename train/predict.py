@@ -16,7 +16,8 @@ Writes for each image
 The TIFs are tiled pyramids. A TIF that is read may be larger than memory. On several ranks
 (torchrun) all work on each image. Interrupted, the same command goes on where it was. It replaces
 only what it wrote itself: an image is left out, and named, where out= holds a file under the name
-of a result that is another's, or that somebody has changed since.
+of a result that is another's, or that somebody has changed since. Of an image that is done with the
+same settings, a changed result is named and kept.
 """
 
 import sys
@@ -32,7 +33,7 @@ from omegaconf import MISSING
 
 import command_line
 import written
-from command_line import EXIT_FAILED, UsageError, UserError, make_output_folder, track
+from command_line import EXIT_FAILED, UsageError, UserError, make_output_folder, named, track
 from data_prep import images
 from data_prep.images import Image
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
@@ -116,6 +117,8 @@ class Plan:
 
     tasks: list[Task]
     num_done: int
+    changed: list[str]
+    """Results of images that are done which somebody has changed since."""
     bad: dict[Path, str]
     """Images that cannot be used -> why."""
 
@@ -140,15 +143,24 @@ def main(argv: list[str]) -> int:
             for _ in tracked(predictor, plan.tasks):
                 pass
     if ranks.is_first:
-        for path, reason in sorted(predictor.bad.items()):
-            print(f"left out {path}: {reason}", file=sys.stderr)
-        there = f" ({plan.num_done} were there)" if plan.num_done else ""
-        print(
-            f"predicted {len(paths) - len(predictor.bad)} of {len(paths)} images into {out}{there},"
-            f" threshold {predictor.threshold:g} ({CHOSEN_ON[predictor.chosen_on]}), of nuclei"
-            f" {predictor.nuclei_threshold:g} ({CHOSEN_ON[predictor.nuclei_chosen_on]})"
-        )
+        report(predictor, plan, len(paths))
     return EXIT_FAILED if predictor.bad else 0
+
+
+def report(predictor: "Predictor", plan: Plan, num_images: int) -> None:
+    """What was predicted, what was left out, and what was there."""
+    for path, reason in sorted(predictor.bad.items()):
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    if plan.changed:
+        they_were = "it was" if len(plan.changed) == 1 else "they were"
+        print(f"kept as {they_were} changed: {named(plan.changed)}", file=sys.stderr)
+    there = f" ({plan.num_done} were there)" if plan.num_done else ""
+    print(
+        f"predicted {num_images - len(predictor.bad)} of {num_images} images into"
+        f" {predictor.config.out}{there}, threshold {predictor.threshold:g}"
+        f" ({CHOSEN_ON[predictor.chosen_on]}), of nuclei {predictor.nuclei_threshold:g}"
+        f" ({CHOSEN_ON[predictor.nuclei_chosen_on]})"
+    )
 
 
 def tracked(predictor: "Predictor", tasks: Sequence[Task]) -> Iterator[Progress]:
@@ -241,7 +253,7 @@ class Predictor:
 
     def plan(self, paths: Sequence[Path]) -> Plan:
         """What there is to do, with the folders for it made. For one rank to call."""
-        tasks, num_done, bad = [], 0, {}
+        tasks, num_done, changed, bad = [], 0, list[str](), {}
         out = Path(self.config.out)
         for kind in (KIND, BANDS):
             written.begin(out, kind)
@@ -251,16 +263,18 @@ class Predictor:
             except BadInputError as error:
                 bad[path] = str(error)
                 continue
-            if task.is_done:
+            standing = task.look()
+            if standing.is_done:
                 num_done += 1
+                changed += standing.in_the_way
                 continue
-            if conflicts := task.item.conflicts(task.outputs):
-                bad[path] = str(written.refusal(out, conflicts))
+            if standing.in_the_way:
+                bad[path] = str(written.refusal(out, standing.in_the_way))
                 continue
             written.begin(out, task.bands_kind)
             task.store.begin(task.settings)
             tasks.append(task)
-        return Plan(tasks, num_done, bad)
+        return Plan(tasks, num_done, changed, bad)
 
     def task(self, path: Path) -> Task:
         """An image, cut up. Raises BadInputError."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from train.nuclei import as_brecahad, as_geojson, find_in_windows
 from train.pictures import outline_picture
 from train.pyramid import halve_labels, halve_values, write_pyramid
 from train.tiles import Band, Plane
-from written import PRIVATE, Item
+from written import PRIVATE, Item, is_whole
 
 KIND, BANDS = "predict", "bands"  # private folders
 PICTURE_PX = 4000
@@ -66,17 +66,32 @@ class Task:
         endings = [SMALL_MASK, *OUTPUTS] if self.store.shrink == 1 else OUTPUTS
         return [self.name(ending) for ending in endings]
 
+    def look(self) -> "Standing":
+        """Compare its files with what is recorded of them."""
+        record = self.item.read()
+        others = [name for name in self.outputs if not is_whole(record, self.out, name)]
+        in_the_way = self.item.conflicts(others, record)
+        is_recorded = record.about == self.about and set(self.outputs) <= record.files.keys()
+        # of the others none is missing, or was emptied
+        return Standing(is_recorded and in_the_way == others, in_the_way)
+
     @property
-    def is_done(self) -> bool:
-        """Whether its results are there, made with these settings."""
-        results = [self.out / self.name(ending) for ending in OUTPUTS]
-        if not all(result.is_file() for result in results):
-            return False
-        return results[-1].read_bytes() == encode_settings(self.settings)
+    def about(self) -> dict[str, Any]:
+        """What its record says once all its results are there, as it is read from there."""
+        return {"settings": json.loads(encode_settings(self.settings))}
 
     def name(self, ending: str) -> str:
         """The name of one of its results."""
         return self.path.stem + ending
+
+
+class Standing(NamedTuple):
+    """What stands of the results of an image."""
+
+    is_done: bool
+    """Whether all were made with these settings and are there, whoever changed them since."""
+    in_the_way: list[str]
+    """What is not ours, or was changed, under their names."""
 
 
 def encode_settings(settings: dict[str, Any]) -> bytes:
@@ -125,7 +140,7 @@ class Results:
             item.write(name("_overlay.png"), images.encode_image(overlay, "png", 0))
             self.write_nuclei(item.make(name(NUCLEI)), item.make(name(".json")))
             item.write(name(SETTINGS), encode_settings(self.task.settings))
-            item.publish()
+            item.publish(self.task.about)
         store.remove()
 
     def write_tifs(self, mask: Path, probability: Path) -> None:

@@ -636,9 +636,7 @@ class TestAgain:
         assert tree(out) == before
 
     @pytest.mark.parametrize("kind", ["image", "mask", "points"])
-    def test_what_a_power_loss_emptied_is_made_again(
-        self, kind: str, raw: Path, out: Path
-    ) -> None:
+    def test_what_a_power_loss_emptied_is_made_again(self, kind: str, raw: Path, out: Path) -> None:
         """It has its name, and the disk has nothing of it."""
         before = tree(out)
         (out / manifest(out)[1][kind]).write_bytes(b"")

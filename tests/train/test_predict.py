@@ -318,7 +318,18 @@ def test_a_corrected_result_is_kept_and_others_are_replaced(
     out = tmp_path / "out"
     assert run_predict(slide).code == 0
     (out / "slide_nuclei.geojson").write_text("corrected")
-    assert "(1 were there)" in run_predict(slide).out
+    outcome = run_predict(slide)
+    assert outcome.code == 0
+    assert "(1 were there)" in outcome.out
+    assert outcome.err == "kept as it was changed: slide_nuclei.geojson\n"
+    (out / "slide.json").write_text("corrected too")
+    outcome = run_predict(slide)
+    assert outcome.code == 0
+    assert outcome.err == "kept as they were changed: slide_nuclei.geojson, slide.json\n"
+    (out / "slide.json").unlink()
+    outcome = run_predict(slide)
+    assert outcome.code == 1, "slide.json cannot be made anew without the other"
+    assert outcome.err.splitlines() == [left_out(slide, out, "slide_nuclei.geojson")]
     before = {name: (out / name).read_bytes() for name in names(out)}
     outcome = run_predict(slide, "threshold=0.6")
     assert outcome.code == 1
@@ -433,6 +444,29 @@ def test_what_was_made_otherwise_is_made_anew(
     assert run_predict(slide, *settings).code == 0
     assert again.num_tiles > 0
     assert run_predict(slide, *settings).out.count("(1 were there)") == 1
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("loss", ["deleted", "emptied"])
+def test_a_result_that_was_lost_is_made_again(
+    loss: str,
+    ending: str,
+    slide: Path,
+    tmp_path: Path,
+    run_predict: RunPredict,
+    network: Network,
+) -> None:
+    network()
+    out = tmp_path / "out"
+    assert run_predict(slide).code == 0
+    before = {name: (out / name).stat().st_size for name in names(out)}
+    (out / f"slide{ending}").unlink()
+    if loss == "emptied":
+        (out / f"slide{ending}").write_bytes(b"")
+    outcome = run_predict(slide)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "were there" not in outcome.out
+    assert {name: (out / name).stat().st_size for name in names(out)} == before
 
 
 @pytest.mark.usefixtures("bands_of_a_row")
