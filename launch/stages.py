@@ -12,6 +12,7 @@ import command_line
 from command_line import UsageError
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
 from data_prep.manifest import DATASET, DatasetError, read_description
+from launch import slurm_commands
 from launch.events import LAUNCH, SUBMISSION, read_submission
 from launch.job import STAGES
 from launch.profiles import Profile
@@ -163,6 +164,8 @@ def prepared_before(out: Path, request: Request) -> Iterator[tuple[dict[str, Any
 
     with suppress(DatasetError):  # none is there, or none that could be lost
         yield read_description(out / DATASET).settings, "was prepared"
+    if not slurm_commands.is_here():
+        return
     for run in sorted(path.parents[1] for path in request.run.parent.glob(f"*/{SUBMITTED}")):
         given = (read_submission(run) or {}).get("prepare")
         if run == request.run or not given or f"out={out}" not in given:
@@ -192,6 +195,7 @@ def check_data(data: Path) -> None:
 def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None:
     """Refuse a number of ranks that cannot share the batch. Raises UsageError with whole commands
     that are accepted."""
+    # of layouts with as many ranks, the last: it has the most ranks per node
     layouts = {nodes * tasks: (nodes, tasks) for nodes, tasks in smaller_layouts(profile)}
     num_ranks = profile.nodes * profile.tasks_per_node
 
@@ -213,8 +217,7 @@ def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None
 
 
 def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:
-    """(nodes, ranks a node) up to those of the profile; of two with as many ranks, the one with as
-    many ranks a node as asked for comes last."""
+    """Return (nodes, ranks per node) up to those of the profile, by their ranks per node."""
     every = [
         (nodes, tasks)
         for nodes in range(1, profile.nodes + 1)

@@ -88,6 +88,8 @@ def accepted(
 ) -> list[Accepted]:
     """Return what is accepted in place of refused `settings`: other settings for the wanted number
     of ranks, the first of `rank_counts`, and the same settings for the first other number.
+
+    A run that has begun takes no other settings.
     """
 
     def is_accepted(way: Accepted) -> bool:
@@ -98,7 +100,8 @@ def accepted(
         return True
 
     wanted, *fewer = rank_counts
-    same = next(filter(is_accepted, ((wanted, given) for given in relaxed(settings))), None)
+    others = () if begun else relaxed(settings)
+    same = next(filter(is_accepted, ((wanted, given) for given in others)), None)
     less = next(filter(is_accepted, ((number, list(settings)) for number in fewer)), None)
     return [way for way in (same, less) if way]
 

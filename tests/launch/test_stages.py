@@ -125,6 +125,7 @@ class TestData:
         bin_folder = here / "bin"
         bin_folder.mkdir()
         monkeypatch.setenv("PATH", str(bin_folder))
+        answer(bin_folder, "sbatch", "")
         answer(bin_folder, "scontrol", "JobId=7 JobState=PENDING Command=(null)")
         first = Request({}, here / "runs/1")
         prepare = stage_arguments(["prepare"], first, Profile(cpus_per_task=2))["prepare"]
@@ -245,5 +246,10 @@ class TestRanks:
         (here / "run" / CONFIG).write_text(json.dumps({"data": "d", **settings}))
         request = Request({"run": "run"}, here / "run")
         check_ranks(request, Profile(nodes=2), [])
-        with pytest.raises(UsageError, match=r"8 ranks, but microbatches=4: .* as the run began"):
+        with pytest.raises(
+            UsageError, match=r"8 ranks, but microbatches=4: .* as the run began"
+        ) as refused:
             check_ranks(request, Profile(nodes=8), ["--nodes", "8", "run=run"])
+        assert str(refused.value).splitlines()[1:] == [
+            "  python launch/submit.py --nodes 4 run=run"
+        ]
