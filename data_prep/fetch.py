@@ -9,6 +9,7 @@ Research Notes 12:82 (2019), doi 10.1186/s13104-019-4121-7, under CC BY 4.0: cit
 it.
 """
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,7 +33,7 @@ from data_prep.download import (
     part_of,
 )
 from data_prep.formats import READERS
-from data_prep.unpack import check_space, safe_path, unpack
+from data_prep.unpack import check_space, folder_of, safe_path, unpack
 from lease import Lease
 
 PAGE_SIZE = 100  # figshare gives at most 1000 files at a time
@@ -96,7 +97,7 @@ def fetch(config: FetchConfig) -> Article:
             with Lease(out, "out", name=".lock", doing="downloading into it"):
                 load(session, article.files, out)
                 for file in article.files:
-                    if file.name.lower().endswith(".zip"):
+                    if is_zip(out / file.name):
                         unpack(out / file.name)
     except RefusedError as error:
         raise UserError(f"{error}; run again to go on, or {by_hand(config)}") from None
@@ -106,6 +107,8 @@ def fetch(config: FetchConfig) -> Article:
 def load(session: requests.Session, files: list[RemoteFile], out: Path) -> None:
     """Load those files of an article that are not there. Raises UserError."""
     missing = [file for file in files if not is_there(out / file.name, file)]
+    for file in missing:
+        check_target(out / file.name)
     to_load = [file.num_bytes - num_bytes(part_of(out / file.name)) for file in missing]
     check_space(out, sum(to_load), "the download")
     for file in missing:
@@ -159,6 +162,24 @@ def is_there(path: Path, file: RemoteFile) -> bool:
     if problem := difference(path, file):
         raise UserError(f"{path}: {problem}; move it away, and run again")
     return True
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file of the article is one to unpack."""
+    return path.suffix.lower() == ".zip"
+
+
+def check_target(path: Path) -> None:
+    """Look, before a zip file is loaded, for what stands where it is to be unpacked.
+
+    Raises UserError: without the zip file it cannot be told from what was unpacked.
+    """
+    folder = folder_of(path)
+    if is_zip(path) and os.path.lexists(folder):
+        raise UserError(
+            f"{folder}: is in the way of what {path.name} is unpacked to, which is not there yet;"
+            " move it away and run again, or name another out="
+        )
 
 
 def find_raw(out: Path) -> tuple[Path, int]:

@@ -38,7 +38,7 @@ def unpack(archive: Path) -> Path:
     archive's name at the top of the archive is that folder. Raises UserError for an archive that
     cannot be unpacked or would not fit, and for a folder that is there and holds something else.
     """
-    folder = archive.with_suffix("")
+    folder = folder_of(archive)
     temporary = archive.parent / PRIVATE / KIND / f"{archive.stem}.tmp"
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -61,6 +61,11 @@ def unpack(archive: Path) -> Path:
     temporary.rename(folder)
     leave(archive.parent, KIND)
     return folder
+
+
+def folder_of(archive: Path) -> Path:
+    """Where an archive is unpacked."""
+    return archive.with_suffix("")
 
 
 def remove_unfinished(folder: Path, files: Iterable[PurePosixPath]) -> None:

@@ -118,6 +118,24 @@ class TestWhole:
         assert fetch(server).code == 0
         assert server.ranges() == []
 
+    def test_a_folder_in_the_way_is_told_before_the_download(
+        self, fetch: Callable, figshare: Callable, tmp_path: Path, cli: Callable
+    ) -> None:
+        """As where the synthetic set was drawn there, which data_prep advises."""
+        folder = tmp_path / "out" / "BreCaHAD"
+        drawn = ["cases=1", "fields=1", "width_px=192", "height_px=192"]
+        assert cli(synthetic.main, f"out={folder}", *drawn).code == 0
+        before = sorted(folder.rglob("*"))
+        server = figshare(Stored("BreCaHAD.zip", ZIP))
+        outcome = fetch(server)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err == (
+            f"error: {folder}: is in the way of what BreCaHAD.zip is unpacked to, which is not"
+            " there yet; move it away and run again, or name another out=\n"
+        )
+        assert server.ranges() == []
+        assert sorted(folder.rglob("*")) == before
+
     def test_another_file_of_that_name_is_left_alone(
         self, fetch: Callable, figshare: Callable, tmp_path: Path
     ) -> None:
