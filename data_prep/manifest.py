@@ -22,6 +22,7 @@ KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
 AGAIN = "; run data_prep again"  # what mends a damaged set
+ELSEWHERE = "prepare the data again with data_prep, into another out="
 NAMES = ("id", "case", "field")  # what files are called by
 FILES = ("image", "mask", "points")  # what a sample has a path, a size and a hash of
 
@@ -196,6 +197,14 @@ def read_dataset(folder: Path) -> Dataset:
     return Dataset(folder, samples, description)
 
 
+def format_of(folder: Path) -> object:
+    """The format of a folder's dataset.json; None where none can be read."""
+    try:
+        return json.loads((folder / DATASET).read_text())["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_samples(path: Path, manifest: bytes) -> list[Sample]:
     """The samples in the content of a manifest. Raises DatasetError, which names the line."""
     samples = []
@@ -259,12 +268,15 @@ def check_unchanged(dataset: Dataset) -> None:
     )
 
 
-def read_description(path: Path) -> Description:
-    """Read a dataset.json. Raises DatasetError where it is missing or damaged."""
+def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
+    """Read a dataset.json. Raises DatasetError where it is missing, damaged, or of another format;
+    `way_out` is what to do about that one."""
     try:
         about = json.loads(path.read_text())
         if about["format"] != FORMAT:
-            raise DatasetError(f"{path}: format {about['format']}; this version reads {FORMAT}")
+            raise DatasetError(
+                f"{path}: format {short(about['format'])}; this version reads {FORMAT}: {way_out}"
+            )
         settings = about["config"]
         labelling = Labelling(
             about["labels"],

@@ -142,9 +142,7 @@ def claim_folder(out: Path, raw: Path) -> None:
     # Looked at in this order: another share may be making the folder at this moment, .eosin first
     begun = out / PRIVATE / records.KIND
     if out.is_dir() and set(os.listdir(out)) - {PRIVATE} and not begun.is_dir():
-        raise UsageError(
-            f"out={out}: holds something that is not a prepared data set; name another"
-        )
+        raise UsageError(f"out={out}: {what_stands(out)}; name another")
     make_output_folder(out)
     for kind in (records.KIND, manifest.KIND, pack.KIND):
         begin(out, kind)
@@ -152,6 +150,19 @@ def claim_folder(out: Path, raw: Path) -> None:
         if (out / folder).is_symlink():
             raise UserError(f"{out / folder}: is a link; make it a folder, or name another out=")
         make_output_folder(out / folder)
+
+
+def what_stands(out: Path) -> str:
+    """Why a folder that is there is not prepared into."""
+    found = manifest.format_of(out)
+    if found is None:
+        return "holds something that is not a prepared data set"
+    if found != manifest.FORMAT:
+        return (
+            f"was prepared by another version of data_prep (format {manifest.short(found)}; this"
+            f" one writes {manifest.FORMAT})"
+        )
+    return f"holds a prepared data set without {PRIVATE}/, where data_prep keeps what it wrote"
 
 
 def hash_inputs(

@@ -44,6 +44,7 @@ CHOSEN_ON = {
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
 PLACED_BEFORE = {"launch", "prepared", PRIVATE, DATASET, LOCK}
 KIND = "run"  # private folder of the record
+OTHER_VERSION = "use the version of Eosin that trained the run, or train it again into another run="
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def read_run(folder: Path) -> Run:
         return Run(folder, about.config, about.data)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
-    return Run(folder, read_config(folder), read_description(folder / DATASET))
+    return Run(folder, read_config(folder), read_description(folder / DATASET, OTHER_VERSION))
 
 
 def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:

@@ -1,11 +1,13 @@
 """What a share of a preparation is: which parts it has, and which files it reads."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from command_line import UsageError
 from data_prep import plan
 from data_prep.config import PrepConfig, SplitConfig
 from data_prep.plan import Part, find_fields, make_plan, parts_of_share
@@ -97,3 +99,31 @@ def test_a_share_reads_the_slides_of_its_own_tiles(
     tasks = make_plan(config, *find_fields(config)).tasks
     assert [task.field.name for task in tasks] == ["c-1"] * 32 + ["d-1"] * 32
     assert sorted(read) == ["c-1.json", "c-1.tif", "d-1.json", "d-1.tif"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "holds something that is not a prepared data set"),
+        ("{", "holds something that is not a prepared data set"),
+        ('{"format": "\\u001b[2J"}', r"format '\x1b[2J'; this one writes 3"),
+        (
+            '{"format": 2}',
+            "was prepared by another version of data_prep (format 2; this one writes",
+        ),
+        ('{"format": 3}', "holds a prepared data set without .eosin/"),
+    ],
+)
+def test_a_folder_that_was_not_begun_by_this_version_is_refused_and_left(
+    content: str | None, words: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    if content is not None:
+        (out / "dataset.json").write_text(content)
+    before = sorted(out.rglob("*"))
+    with pytest.raises(UsageError, match=re.escape(words)) as caught:
+        plan.claim_folder(out, tmp_path / "raw")
+    assert str(caught.value).endswith("; name another")
+    assert sorted(out.rglob("*")) == before

@@ -253,7 +253,10 @@ def test_a_kill_while_a_run_is_opened_does_not_end_it(
         (lambda run: (run / "config.yaml").write_text("{"), "config.yaml"),
         (lambda run: (run / "dataset.json").unlink(), "dataset.json: missing or damaged"),
         (lambda run: (run / "dataset.json").write_text("{"), "dataset.json: missing or damaged"),
-        (lambda run: edit(run / "dataset.json", format=9), "dataset.json: format 9"),
+        (
+            lambda run: edit(run / "dataset.json", format=9),
+            "dataset.json: format 9; .*: use the version of Eosin that",
+        ),
     ],
 )
 def test_a_damaged_run_folder_is_named(
