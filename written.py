@@ -3,6 +3,7 @@
     OUT/.eosin/<kind>/<name>.json   a record: the files of one item (a field, a predicted image, an
                                     evaluation), each with its size and sha256
     OUT/.eosin/<kind>/.<hex>.tmp    a file that is being made
+    OUT/.eosin/lock                 who writes results there, see train.lock
 
 The files of an item get the time of change that their record has, to the nanosecond. A file is
 ours, and unchanged, where it has that time and the recorded size, or else (touched, copied) the
