@@ -52,16 +52,29 @@ class PackTask:
 
 def read_sample(folder: Path, sample: Sample) -> tuple[Image, Mask]:
     """Decode a prepared image, HWC uint8 RGB, and its mask, HW uint8. Raises UserError."""
+    return read_image(folder, sample), read_mask(folder, sample)
+
+
+def read_image(folder: Path, sample: Sample) -> Image:
+    """Decode a prepared image, HWC uint8 RGB. Raises UserError."""
     size = (sample.height_px, sample.width_px)
-    image = read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size)
-    return image, read_pixels(folder / sample.mask, cv2.IMREAD_GRAYSCALE, size)
+    return read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size, sample.image_sha256)
 
 
-def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Decode a file that must have this height and width. Raises UserError."""
+def read_mask(folder: Path, sample: Sample) -> Mask:
+    """Decode a prepared mask, HW uint8. Raises UserError."""
+    size = (sample.height_px, sample.width_px)
+    return read_pixels(folder / sample.mask, cv2.IMREAD_GRAYSCALE, size, sample.mask_sha256)
+
+
+def read_pixels(
+    path: Path, flags: int, size: tuple[int, int], sha256: str
+) -> npt.NDArray[np.uint8]:
+    """Decode a file that must have this height, width and hash. Raises UserError."""
     try:
-        # read here: cv2.imread() crashes where a name is not UTF-8
-        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
+        content = path.read_bytes()
+        # not cv2.imread(), which crashes where a name is not UTF-8
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}{AGAIN}") from None
     except cv2.error:  # of an empty file
@@ -71,18 +84,32 @@ def read_pixels(path: Path, flags: int, size: tuple[int, int]) -> npt.NDArray[np
     if pixels.shape[:2] != size:
         found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], size))
         raise UserError(f"{path}: {found} px, its manifest says {expected}{AGAIN}")
+    check_content(path, content, sha256)
     return np.asarray(pixels, np.uint8)
+
+
+def check_content(path: Path, content: bytes, sha256: str) -> None:
+    """Raises UserError for a file that is not as it was written: figures would not be of the data
+    set that they name."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(
+            f"{path}: is not as data_prep wrote it; a correction belongs into the raw fields (with"
+            " annotations=masks, where it is a mask), which are then to be prepared again"
+        )
 
 
 def read_points(folder: Path, sample: Sample, classes: Iterable[str]) -> Points:
     """Read a sample's points of these classes. Raises UserError."""
     path = folder / sample.points
     try:
-        listed = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        listed = json.loads(content)
         shares = {name: [(point["x"], point["y"]) for point in listed[name]] for name in classes}
-        return {name: np.array(shares[name], np.float64).reshape(-1, 2) for name in shares}
+        points = {name: np.array(shares[name], np.float64).reshape(-1, 2) for name in shares}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: missing or damaged: {error}{AGAIN}") from None
+    check_content(path, content, sample.points_sha256)
+    return points
 
 
 class SamplePixels(Protocol):

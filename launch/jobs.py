@@ -36,7 +36,7 @@ from launch.events import (
     read_submission,
 )
 from launch.run_jobs import RunJob, in_queue, known_jobs, queued_jobs
-from train.runs import newest_run
+from train.runs import RUNS, newest_run
 
 # Events worth a line in `status`, besides the stages' states
 STORY = ("requeued", "stopped", "failed", "requeue refused", "gave up", "cancelled")
@@ -52,7 +52,9 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("status", "logs", "cancel"):
         command = commands.add_parser(name)
-        command.add_argument("run", type=Path, nargs="?", help="the newest in runs/ where left out")
+        command.add_argument(
+            "run", nargs="?", help="a run's folder; the newest in runs/ if left out"
+        )
         if name == "logs":
             command.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
             command.add_argument("--stage", default="", help="prepare, join, train or evaluate")
@@ -61,8 +63,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.command == "list":
         return list_runs(options.folder)
-    if options.run is None:
-        options.run = newest_submitted(options.command)
+    command, given = options.command, options.run
+    options.run = find_run(given) if given else newest_submitted(command)
     if read_submission(options.run) is None and not known_jobs(options.run):
         raise UsageError(f"{options.run}: no job of launch/submit.py or slurm/train.sbatch")
     if options.command == "status":
@@ -73,10 +75,22 @@ def main(argv: list[str]) -> int:
     return logs(options.run, options.stage, options.rank, options.follow)
 
 
+def find_run(given: str) -> Path:
+    """Return the folder of a run that is given by its path, with or without run=, or by its name
+    in runs/."""
+    path = Path(given.removeprefix("run="))
+    return RUNS / path if not path.exists() and (RUNS / path).is_dir() else path
+
+
 def newest_submitted(command: str) -> Path:
-    """Return the run in runs/ that was submitted last, and say which. Raises UsageError where there
-    is none, or where its jobs would be ended without being named."""
-    run = newest_run(mark=f"{LAUNCH}/{SUBMISSION}")
+    """Return the run in runs/ that was submitted last. Raises UsageError where there is none, or
+    where its jobs would be ended without being named."""
+    try:
+        run = newest_run(mark=f"{LAUNCH}/{SUBMISSION}")
+    except UsageError:
+        raise UsageError(
+            f"no run in {RUNS}/ that launch/submit.py started; name its folder"
+        ) from None
     if command == "cancel":
         raise UsageError(f"cancel: name the run; the newest is python launch/jobs.py cancel {run}")
     return run
@@ -233,12 +247,13 @@ def find_log(run: Path, stage: str, rank: int) -> Path:
         for pattern in (f"{job.job}/*_{rank}_log.out", f"{job.job}_{rank}/*_0_log.out"):
             if found := sorted((run / LAUNCH / JOBS).glob(pattern)):
                 return found[0]
-    ranks = sorted(
-        match[1]
+    ranks = {
+        int(match[1])
         for path in (run / LAUNCH / JOBS).glob("*/*_log.out")
         if (match := re.search(r"_(\d+)_log\.out$", path.name))
-    )
-    raise UsageError(f"no log of rank {rank} yet; there are ranks: {', '.join(ranks) or 'none'}")
+    }
+    there = ", ".join(map(str, sorted(ranks))) or "none"
+    raise UsageError(f"no log of rank {rank}; there are ranks: {there}")
 
 
 def list_runs(folder: Path) -> int:

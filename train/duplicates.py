@@ -23,7 +23,7 @@ import torch
 from command_line import UserError
 from data_prep.images import Image, Mask
 from data_prep.manifest import Dataset, Sample, read_dataset
-from data_prep.pack import read_pixels
+from data_prep.pack import read_image
 from train.data import mask_to_target
 from train.distributed import Ranks
 from train.fields import WholeField
@@ -116,8 +116,7 @@ def trained_on(run: Run, data: str) -> Dataset:
 
 def of_sample(folder: Path, index: int, sample: Sample) -> Fingerprint:
     """The fingerprint of a prepared sample."""
-    size = (sample.height_px, sample.width_px)
-    image_HWC = read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size)
+    image_HWC = read_image(folder, sample)
     return fingerprint(index, sample.field, sample.case, image_HWC)
 
 

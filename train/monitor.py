@@ -99,6 +99,8 @@ class Monitor:
 
     def sign_of_life(self, step: int, epoch: int) -> None:
         """progress.json: how far the run is, for whoever watches from outside."""
+        if not self.enabled:
+            return
         now = {"step": step, "total_steps": self.bar.total, "epoch": epoch, "time_s": time.time()}
         write_atomically(self.run / PROGRESS, json.dumps(now).encode())
 

@@ -1,5 +1,6 @@
 """The folder runs/: a new run for each training, and the newest for what comes after."""
 
+import json
 import time
 from pathlib import Path
 
@@ -65,5 +66,15 @@ def named_or_newest(run: str) -> Path:
     if run:
         return Path(run)
     newest = newest_run()
-    print(f"run={newest}, the newest")
+    print(f"run={newest}, the newest{how_far(newest)}")
     return newest
+
+
+def how_far(run: Path) -> str:
+    """Say how far a run's training is where it has not come to its end; '' where it has."""
+    try:
+        now = json.loads((run / PROGRESS).read_text())
+        is_over, of = now["step"] >= now["total_steps"], f"{now['step']} of {now['total_steps']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it says nothing
+        return ""
+    return "" if is_over else f"; its training is at step {of}"

@@ -4,6 +4,7 @@ The content's hash tells two sets apart; the classes, the discs' radius and the 
 well, for some formats of annotation (masks) prepare the same content under other ones.
 """
 
+import dataclasses
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError, named
+from data_prep.config import PrepConfig
 from data_prep.manifest import Dataset, Description
 
 LABELLING = ("annotations", "classes", "labels", "radius_px", "uint16_white")
@@ -36,9 +38,9 @@ def check_same_data(trained: Description, dataset: Dataset, run: Path, is_named:
         return []
     if is_named and is_labelled_alike(trained, now):
         return [f"data={dataset.folder} is not the set that was trained on ({'; '.join(lines)})"]
-    settings = settings_as_before(trained, now) or "with the raw fields as they were"
+    settings = settings_as_typed(trained.settings)
     ways = [
-        f"prepare it as before: python -m data_prep raw=... out={dataset.folder} {settings}",
+        f"prepare it as before: python -m data_prep raw=... out={dataset.folder}{settings}",
         "measure on raw fields: raw=...",
         "measure on another set, labelled as the one trained on: data=...",
     ]
@@ -77,11 +79,13 @@ def is_labelled_alike(trained: Description, now: Description) -> bool:
     return trained.labelling == replace(now.labelling, case_regex=regex)
 
 
-def settings_as_before(trained: Description, now: Description) -> str:
-    """The settings of data_prep that would prepare the data set as it was, as one types them."""
-    return " ".join(
-        shlex.quote(f"{key}={as_typed(before)}")
-        for key, (before, _) in changed_settings(trained, now).items()
+def settings_as_typed(settings: Mapping[str, Any]) -> str:
+    """The settings of data_prep that are not its defaults, as one types them."""
+    defaults = flat(dataclasses.asdict(PrepConfig()))
+    return "".join(
+        " " + shlex.quote(f"{key}={as_typed(value)}")
+        for key, value in flat(settings).items()
+        if key not in defaults or value != defaults[key]
     )
 
 

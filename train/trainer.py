@@ -158,6 +158,7 @@ class Trainer:
             self.run, done, self.total_steps, config.log_every_s, self.ranks.is_first
         )
         self.monitor.resumed(progress.step, self.notes)
+        self.monitor.sign_of_life(progress.step, progress.epochs)
         self.monitor.say(self.beginning())
         self.monitor.text("config", command_line.as_yaml(config))
         try:
@@ -259,6 +260,7 @@ class Trainer:
         if self.saved_at != (progress.step, progress.epochs):
             self.saver.save()
             self.saved_at = progress.step, progress.epochs
+            self.monitor.sign_of_life(progress.step, progress.epochs)
         self.last_save_s = time.monotonic()
 
     def stop_early(self, signum: int) -> int:

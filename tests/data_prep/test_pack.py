@@ -6,6 +6,7 @@ import pickle
 import resource
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ from command_line import UserError
 from data_prep import pack
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.manifest import Dataset, read_dataset
-from data_prep.pack import TrainingPixels, packed_path, read_sample
+from data_prep.pack import TrainingPixels, packed_path, read_points, read_sample
 from data_prep.prepare import prepare
 from data_prep.workers import WorkerError
 
@@ -58,6 +59,26 @@ def test_images_are_read_as_rgb_and_masks_as_labels(
     assert np.array_equal(image_HWC, tifffile.imread(tmp_path / "raw/images/Case_1-01.tif"))
     assert np.array_equal(mask_HW, np.asarray(Image.open(dataset.folder / sample.mask)))
     assert np.count_nonzero(mask_HW) == sample.foreground_px > 0
+
+
+@pytest.mark.parametrize("kind", ["image", "mask", "points"])
+def test_a_file_that_was_changed_since_is_refused(
+    kind: str, prepared: Callable[..., Dataset]
+) -> None:
+    """A mask that somebody mended would be trained on, and measured against, under the hash of the
+    one that was prepared."""
+    dataset = prepared()
+    sample = dataset.split("train")[0]
+    victim = dataset.folder / getattr(sample, kind)
+    if kind == "points":
+        victim.write_text(victim.read_text().replace("]", "] ", 1))
+    else:
+        pixels = cv2.imread(str(victim), cv2.IMREAD_UNCHANGED)
+        pixels[:9, :9] = 255 - pixels[:9, :9]
+        cv2.imwrite(str(victim), pixels)
+    read = partial(read_points, classes=["tumor"]) if kind == "points" else read_sample
+    with pytest.raises(UserError, match=r"is not as data_prep wrote it; a correction belongs into"):
+        read(dataset.folder, sample)
 
 
 @pytest.mark.parametrize("kind", ["image", "mask"])

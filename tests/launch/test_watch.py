@@ -249,7 +249,7 @@ class TestJobs:
         (folder / "7_1_log.out").write_text("of rank one\n")
         assert jobs.main(["logs", str(run), "--rank", "1"]) == 0
         assert capfd.readouterr().out == "of rank one\n"
-        with pytest.raises(UsageError, match="no log of rank 4 yet; there are ranks: 1"):
+        with pytest.raises(UsageError, match="no log of rank 4; there are ranks: 1"):
             jobs.main(["logs", str(run), "--rank", "4"])
 
     def test_a_submission_that_was_cut_off_is_known_by_its_jobs(
@@ -263,6 +263,17 @@ class TestJobs:
         assert "or its submission was cut off" in lines[0]
         assert lines[2].split()[:3] == ["train", "7", "PENDING"]
         assert jobs.main(["status", str(tmp_path)]) == 0
+
+    def test_a_run_is_known_by_its_path_and_by_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        run = Path("runs/first")
+        (run / "launch").mkdir(parents=True)
+        for given in ("runs/first", "run=runs/first", "first"):
+            assert jobs.find_run(given) == run
+        with pytest.raises(UsageError, match=r"no run in runs/ that launch/submit\.py started"):
+            jobs.main(["status"])
 
     def test_a_folder_that_was_not_submitted_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"no job of launch/submit\.py"):

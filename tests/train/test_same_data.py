@@ -17,7 +17,7 @@ from train.same_data import (
     differences,
     is_labelled_alike,
     labelling_differences,
-    settings_as_before,
+    settings_as_typed,
 )
 
 Cli = Callable[..., Any]
@@ -104,10 +104,11 @@ def test_of_two_folds_only_the_labelling_is_told() -> None:
 
 
 def test_the_settings_that_prepare_it_as_before_can_be_typed() -> None:
-    before = described(classes=["a: b", "c d"], split={"val": 0.15, "val_cases": ["3"]})
-    now = described(classes=["x"], pack=True)
-    assert settings_as_before(before, now) == (
-        """'classes=["a: b",c d]' pack=false 'split.val_cases=[3]'"""
+    """All that are not the defaults: those alone that differ would not do."""
+    split = {"val": 0.15, "val_cases": ["3"]}
+    before = {"annotations": "geojson", "classes": ["a: b", "c d"], "copies": 16, "split": split}
+    assert settings_as_typed(before) == (
+        """ annotations=geojson 'classes=["a: b",c d]' 'split.val_cases=[3]'"""
     )
 
 
@@ -160,7 +161,8 @@ def test_a_set_prepared_anew_with_other_classes_is_refused_and_the_report_stays(
     assert outcome.err == (
         f"error: run={run}: {data} is not the data set that was trained on:\n"
         "  classes: tumor -> non_tumor\n"
-        f"Either prepare it as before: python -m data_prep raw=... out={data} 'classes=[tumor]'\n"
+        f"Either prepare it as before: python -m data_prep raw=... out={data} copies=4 radius_px=8"
+        " format=png 'split.val_cases=[3]' 'split.test_cases=[4,5]'\n"
         "or measure on raw fields: raw=...\n"
         "or measure on another set, labelled as the one trained on: data=...\n"
     )
