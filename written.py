@@ -7,7 +7,7 @@
 
 The files of an item get the time of change that their record has, to the nanosecond. A file is
 ours, and unchanged, where it has that time and the recorded size, or else (touched, copied) the
-recorded sha256. The record is on the disk before the file gets its name: a kill at any instant
+recorded sha256. The record is written before the file gets its name: a kill at any instant
 leaves no file of ours that would pass for the user's, and none of the user's that would pass for
 ours. A power loss may empty a file of ours: an empty one under a recorded name counts as ours.
 Each item has a record of its own, so processes and nodes never write into one. Records of the same

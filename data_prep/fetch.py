@@ -178,7 +178,8 @@ def check_target(path: Path) -> None:
     if is_zip(path) and os.path.lexists(folder):
         raise UserError(
             f"{folder}: is in the way of what {path.name} is unpacked to, which is not there yet;"
-            " move it away and run again, or name another out="
+            " move it away and run again, or name another out=. Where it is what was unpacked"
+            f" before, go on: python -m data_prep raw={shlex.quote(str(folder))}"
         )
 
 

@@ -252,15 +252,16 @@ def short(value: object) -> str:
 
 
 def check_unchanged(dataset: Dataset) -> None:
-    """Raises DatasetError where a data set is prepared anew since it was read: what is read from it
-    now may be of another one."""
+    """Raises DatasetError where another data set stands in its place since it was read.
+
+    A dataset.json that is missing says nothing: it is away while fields are prepared again, perhaps
+    with the same bytes, and other bytes are refused where they are read (pack.check_content).
+    """
     try:
         about = json.loads((dataset.folder / DATASET).read_bytes())
         if about["content_sha256"] == dataset.description.content_sha256:
             return
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass
-    except OSError:  # a disk that cannot be read just now says nothing
+    except (OSError, ValueError, KeyError, TypeError):
         return
     raise DatasetError(
         f"data={dataset.folder}: was prepared anew while a run trained on it; the run's last"

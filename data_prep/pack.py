@@ -93,8 +93,8 @@ def check_content(path: Path, content: bytes, sha256: str) -> None:
     set that they name."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(
-            f"{path}: is not as data_prep wrote it; a correction belongs into the raw fields (with"
-            " annotations=masks, where it is a mask), which are then to be prepared again"
+            f"{path}: is not as data_prep wrote it; move it away and run data_prep again. A"
+            " correction belongs in the raw fields (with annotations=masks, where it is a mask)"
         )
 
 

@@ -79,7 +79,7 @@ def find_run(given: str) -> Path:
     """Return the folder of a run that is given by its path, with or without run=, or by its name
     in runs/."""
     path = Path(given.removeprefix("run="))
-    return RUNS / path if not path.exists() and (RUNS / path).is_dir() else path
+    return RUNS / path if (RUNS / path / LAUNCH).is_dir() else path
 
 
 def newest_submitted(command: str) -> Path:

@@ -1,7 +1,7 @@
 """The stages of a chain: which of them there are to do, and what each is told."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import command_line
-from command_line import UsageError
+from command_line import UsageError, UserError
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
 from data_prep.manifest import DATASET, DatasetError, read_description
 from launch import slurm_commands
@@ -20,7 +20,7 @@ from launch.run_jobs import queued_jobs
 from train.batch import RanksError, accepted, settle, ways_out
 from train.config import PRESETS, EvaluateConfig, TrainConfig
 from train.runs import CONFIG, read_config
-from train.same_data import changed, in_lines
+from train.same_data import as_typed, changed, in_lines
 
 CONFIGS: dict[str, type] = {
     "prepare": PrepConfig,
@@ -150,29 +150,33 @@ def check_preparation(config: PrepConfig, request: Request) -> None:
     check_raw(config)
     out, wanted = Path(config.out), settings_of_set(config)
     for before, why in prepared_before(out, request):
-        if differences := in_lines(changed(before, wanted)):
+        if differences := changed(before, wanted):
+            listed = "; ".join(in_lines(differences))
+            same = shlex.join(f"{key}={as_typed(values[0])}" for key, values in differences.items())
             raise UsageError(
-                f"{out} {why} in another way ({'; '.join(differences)}), and runs may need it as it"
-                f" is; add data={free_name(out)} for a data set of its own, or leave these settings"
-                " out to use that one"
+                f"{out} {why} in another way ({listed}), and runs may need it as it is; give {same}"
+                f" to use that one, or data={free_name(out)} for a data set of its own"
             )
 
 
-def prepared_before(out: Path, request: Request) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield how a data set was prepared, and how jobs in the queue will prepare it, in words."""
+def prepared_before(out: Path, request: Request) -> list[tuple[dict[str, Any], str]]:
+    """Return how a data set was prepared, and how jobs in the queue will prepare it, in words."""
     from data_prep.records import settings_of_set
 
+    found = []
     with suppress(DatasetError):  # none is there, or none that could be lost
-        yield read_description(out / DATASET).settings, "was prepared"
+        found.append((read_description(out / DATASET).settings, "was prepared"))
     if not slurm_commands.is_here():
-        return
+        return found
     for run in sorted(path.parents[1] for path in request.run.parent.glob(f"*/{SUBMITTED}")):
         given = (read_submission(run) or {}).get("prepare")
         if run == request.run or not given or f"out={out}" not in given:
             continue
-        if any(job.label in ("prepare", "join") for job in queued_jobs(run)):
-            queued = command_line.load(PrepConfig, given)
-            yield settings_of_set(queued), f"is being prepared for {run}"
+        with suppress(UserError):  # Slurm does not answer, or another version wrote that
+            if any(job.label in ("prepare", "join") for job in queued_jobs(run)):
+                queued = settings_of_set(command_line.load(PrepConfig, given))
+                found.append((queued, f"is being prepared for {run}"))
+    return found
 
 
 def free_name(folder: Path) -> Path:
@@ -184,12 +188,17 @@ def free_name(folder: Path) -> Path:
 
 
 def check_data(data: Path) -> None:
-    """Refuse to train where there is no prepared data set. Raises UsageError."""
+    """Refuse to train where there is no prepared data set, or none that can be used. Raises
+    UsageError."""
     if not (data / DATASET).is_file():
         raise UsageError(
             f"data={data}: no prepared data set; leave data= out, or give raw= too, and it is"
             " prepared there"
         )
+    try:
+        read_description(data / DATASET)
+    except DatasetError as error:
+        raise UsageError(str(error)) from None
 
 
 def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from command_line import UsageError
 from train.config import AUTO, REFERENCE_BATCH, TrainConfig
 
-NONE = 0  # of batch_per_rank
 BATCH_KEYS = ("batch_size", "microbatches", "batch_per_rank")
 
 
@@ -30,9 +29,12 @@ def settle(config: TrainConfig, num_ranks: int, begun: TrainConfig | None) -> Tr
 
 def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
     """Return the configuration with a begun run's numbers for auto."""
-    numbers = {
-        key: getattr(begun, key) for key in BATCH_KEYS if getattr(config, key) in (AUTO, NONE)
+    is_open = {
+        "batch_size": config.batch_size == AUTO,
+        "microbatches": config.microbatches == AUTO,
+        "batch_per_rank": config.batch_per_rank == 0,
     }
+    numbers = {key: getattr(begun, key) for key in BATCH_KEYS if is_open[key]}
     return dataclasses.replace(config, **numbers)
 
 
@@ -44,10 +46,20 @@ def for_ranks(config: TrainConfig, num_ranks: int) -> TrainConfig:
     """
     microbatches = num_ranks if config.microbatches == AUTO else config.microbatches
     batch_size = config.batch_size
-    if batch_size != AUTO and config.batch_per_rank and batch_size % config.batch_per_rank:
+    per_rank = config.batch_per_rank
+    # both stand in the configuration of a run that has begun, which a new one may take over
+    if (
+        batch_size != AUTO
+        and per_rank
+        and batch_size
+        not in (
+            per_rank * num_ranks,
+            per_rank * microbatches,
+        )
+    ):
         raise UsageError(
-            f"batch_size={batch_size} is no multiple of batch_per_rank={config.batch_per_rank};"
-            " give one of the two"
+            f"batch_size={batch_size} and batch_per_rank={per_rank} are not the same on {num_ranks}"
+            " ranks; give one of the two"
         )
     if batch_size == AUTO and config.batch_per_rank:
         batch_size = config.batch_per_rank * num_ranks
@@ -107,8 +119,8 @@ def accepted(
 
 
 def relaxed(settings: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the settings for any number of ranks, then without the batch's keys, one after the
-    other."""
+    """Yield the settings without one of the batch's keys or all, which keeps the same bits on other
+    numbers of ranks, and then for any number of ranks, which does not."""
     key_of = {
         setting: setting.partition("=")[0].removeprefix("--").removeprefix("train.")
         for setting in settings
@@ -118,10 +130,10 @@ def relaxed(settings: Sequence[str]) -> Iterator[list[str]]:
         return [setting for setting in settings if key_of[setting] not in keys]
 
     any_number = "reproducible=same_world"
-    yield [*without("reproducible"), any_number]
     yield without("batch_size")
     yield without("microbatches")
     yield without(*BATCH_KEYS)
+    yield [*without("reproducible"), any_number]
     yield [*without(*BATCH_KEYS, "reproducible"), any_number]
 
 

@@ -4,6 +4,8 @@ RUN/lock is that of a run that is trained, OUT/.eosin/lock that of a folder whic
 written into.
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,15 +35,23 @@ def locked(folder: Path, ranks: Ranks) -> Iterator[RunLock]:
         lock.release()
 
 
+def part_for(source: Path) -> str:
+    """The part of a folder of results that is made of a file or folder."""
+    return f"-{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]}"
+
+
 @contextmanager
-def output_locked(out: Path, kind: str, doing: str, ranks: Ranks) -> Iterator[Callable[[], None]]:
-    """Hold a folder of results, and make it and its private folder of a kind.
+def output_locked(
+    out: Path, kind: str, doing: str, ranks: Ranks, part: str = ""
+) -> Iterator[Callable[[], None]]:
+    """Hold a folder of results, or a `part` of it that others do not touch, and make it and its
+    private folder of a kind.
 
     Gives what rank 0 calls before it changes a file: it raises UserError where the claim was lost.
     Collective; raises UserError on every rank where another process holds the folder.
     """
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    lock = Lease(out, "out", name=f"{PRIVATE}/{LOCK}", doing=doing)
+    lock = Lease(out, "out", name=f"{PRIVATE}/{LOCK}{part}", doing=doing)
 
     def acquire() -> None:
         begin(out, kind)

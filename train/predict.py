@@ -41,7 +41,7 @@ from train import checkpoint
 from train.band_store import CERTAIN
 from train.config import check_threshold
 from train.distributed import Ranks, start_ranks
-from train.lock import output_locked
+from train.lock import output_locked, part_for
 from train.precision import choose_precision
 from train.reader import Reader
 from train.results import BANDS, KIND, OUTPUTS, SMALL_MASK, Results, Task
@@ -136,7 +136,9 @@ def main(argv: list[str]) -> int:
     with start_ranks(config.device) as ranks:
         run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
         make_output_folder(out)
-        with output_locked(out, KIND, "writing results into it", ranks) as check_ours:
+        # an array's tasks may predict other images into the same folder
+        part = part_for(Path(config.input))
+        with output_locked(out, KIND, "writing results into it", ranks, part) as check_ours:
             predictor = Predictor(config, run, ranks, check_ours)
             plan = ranks.first_does(lambda: predictor.plan(paths))
             predictor.bad |= plan.bad

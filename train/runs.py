@@ -47,8 +47,8 @@ def newest_run(parent: Path = RUNS, mark: str = CONFIG) -> Path:
 
 
 def last_change_ns(run: Path, mark: str) -> int:
-    """When a run was begun, or last said how far it is."""
-    files = [run / mark, run / PROGRESS, run / "checkpoints" / "latest"]
+    """When a run's mark was written; of its configuration, also when it last said how far it is."""
+    files = [run / mark, *([run / PROGRESS] if mark == CONFIG else [])]
     return max(file.stat().st_mtime_ns for file in files if file.is_file())
 
 

@@ -255,9 +255,9 @@ class Trainer:
         Raises DatasetError, and saves nothing, where the data were prepared anew meanwhile.
         """
         self.check_loss()
-        self.ranks.first_does(lambda: check_unchanged(self.dataset))
         progress = self.state.progress
         if self.saved_at != (progress.step, progress.epochs):
+            self.ranks.first_does(lambda: check_unchanged(self.dataset))
             self.saver.save()
             self.saved_at = progress.step, progress.epochs
             self.monitor.sign_of_life(progress.step, progress.epochs)

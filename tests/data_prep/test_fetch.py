@@ -131,7 +131,8 @@ class TestWhole:
         assert (outcome.code, outcome.out) == (1, "")
         assert outcome.err == (
             f"error: {folder}: is in the way of what BreCaHAD.zip is unpacked to, which is not"
-            " there yet; move it away and run again, or name another out=\n"
+            " there yet; move it away and run again, or name another out=. Where it is what was"
+            f" unpacked before, go on: python -m data_prep raw={folder}\n"
         )
         assert server.ranges() == []
         assert sorted(folder.rglob("*")) == before

@@ -77,7 +77,7 @@ def test_a_file_that_was_changed_since_is_refused(
         pixels[:9, :9] = 255 - pixels[:9, :9]
         cv2.imwrite(str(victim), pixels)
     read = partial(read_points, classes=["tumor"]) if kind == "points" else read_sample
-    with pytest.raises(UserError, match=r"is not as data_prep wrote it; a correction belongs into"):
+    with pytest.raises(UserError, match=r"is not as data_prep wrote it; move it away"):
         read(dataset.folder, sample)
 
 

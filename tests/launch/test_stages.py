@@ -111,10 +111,11 @@ class TestData:
         same = Request({"copies": "1", "split.val": "0", "split.test": "0"}, here / "runs/1")
         check(stage_arguments(ALL, same, Profile()), same)
         other = Request({**same.settings, "copies": "4", "radius_px": "9"}, here / "runs/1")
-        with pytest.raises(
-            UsageError, match=r"radius_px: 20 -> 9; copies: 1 -> 4.*data=.*prepared-2"
-        ):
+        with pytest.raises(UsageError) as refused:
             check(stage_arguments(ALL, other, Profile()), other)
+        assert "(radius_px: 20 -> 9; copies: 1 -> 4)" in str(refused.value)
+        assert "give radius_px=20 copies=1 to use that one" in str(refused.value)
+        assert f"or data={here}/data/prepared-2 for a data set of its own" in str(refused.value)
         elsewhere = Request({**other.settings, "data": "data/prepared-2"}, here / "runs/1")
         assert choose_stages("", elsewhere) == ALL
         check(stage_arguments(ALL, elsewhere, Profile()), elsewhere)
@@ -137,6 +138,10 @@ class TestData:
             check(stage_arguments(ALL, other, Profile()), other)
         same = Request({"epochs": "4"}, here / "runs/2")
         check(stage_arguments(ALL, same, Profile()), same)
+        about["prepare"] = [*prepare, "copies=4"]
+        write_submission(first.run, about)
+        with pytest.raises(UsageError, match="give copies=4 to use that one"):
+            check(stage_arguments(ALL, same, Profile()), same)
         answer(bin_folder, "scontrol", "JobId=7 JobState=COMPLETED Command=(null)")
         check(stage_arguments(ALL, other, Profile()), other)
 

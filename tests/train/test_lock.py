@@ -17,7 +17,7 @@ import lease
 from command_line import UserError
 from train import evaluate, predict
 from train.config import TrainConfig
-from train.lock import RunLock
+from train.lock import RunLock, part_for
 from train.trainer import Trainer
 
 
@@ -52,7 +52,7 @@ import sys, time
 from pathlib import Path
 import lease
 lease.BEAT_S = 0.1
-lease.Lease(Path(sys.argv[1]), "out", name=".eosin/lock", doing="writing results").acquire()
+lease.Lease(Path(sys.argv[1]), "out", name=sys.argv[2], doing="writing results").acquire()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -69,13 +69,31 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hold(out: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.full((50, 60, 3), 120, np.uint8))
+    return path
+
+
+@pytest.fixture(params=["evaluate", "predict"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def lock(kind: str, picture: Path) -> str:
+    """The lock's path in the folder of the results."""
+    return ".eosin/lock" + (part_for(picture) if kind == "predict" else "")
+
+
+@pytest.fixture
+def hold(out: Path, lock: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
     """hold() is another process that writes into the folder of the results."""
     monkeypatch.setattr(lease, "BEAT_S", 0.1)
     started = []
 
     def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", HOLD, str(out)]
+        command = [sys.executable, "-c", HOLD, str(out), lock]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout is not None
@@ -88,23 +106,20 @@ def hold(out: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
         process.communicate()
 
 
-@pytest.fixture(params=["evaluate", "predict"])
-def command(
-    request: pytest.FixtureRequest, own_run: Path, out: Path, tmp_path: Path, cli: Callable
-) -> Callable[[], Any]:
+@pytest.fixture
+def command(kind: str, own_run: Path, out: Path, picture: Path, cli: Callable) -> Callable[[], Any]:
     """command() writes results into `out`."""
-    if request.param == "evaluate":
+    if kind == "evaluate":
         return lambda: cli(evaluate.main, f"run={own_run}", f"out={out}", "cases=[4]", "figures=1")
-    cv2.imwrite(str(tmp_path / "a.png"), np.full((50, 60, 3), 120, np.uint8))
     return lambda: cli(
-        predict.main, f"run={own_run}", f"input={tmp_path / 'a.png'}", f"out={out}", "min_tissue=0"
+        predict.main, f"run={own_run}", f"input={picture}", f"out={out}", "min_tissue=0"
     )
 
 
 def files(folder: Path) -> dict[str, bytes]:
     """What is there, without the lock, which its holder touches."""
     found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return {str(path): path.read_bytes() for path in found if path.name != "lock"}
+    return {str(path): path.read_bytes() for path in found if not path.name.startswith("lock")}
 
 
 def test_a_second_process_that_would_write_results_is_refused_and_changes_nothing(
@@ -121,17 +136,30 @@ def test_a_second_process_that_would_write_results_is_refused_and_changes_nothin
 
 
 def test_what_a_killed_process_left_of_results_is_taken_over(
-    hold: Hold, out: Path, command: Callable[[], Any]
+    hold: Hold, out: Path, lock: str, command: Callable[[], Any]
 ) -> None:
     holder = hold()
     holder.kill()
     holder.wait()
     assert command().code == 0
-    assert not (out / ".eosin/lock").exists()
+    assert not (out / lock).exists()
+
+
+@pytest.mark.parametrize("kind", ["predict"])
+def test_other_images_are_predicted_into_the_same_folder_at_once(
+    hold: Hold, out: Path, own_run: Path, picture: Path, cli: Callable
+) -> None:
+    """As the tasks of a job array do."""
+    hold()
+    other = picture.with_name("b.png")
+    other.write_bytes(picture.read_bytes())
+    outcome = cli(predict.main, f"run={own_run}", f"input={other}", f"out={out}", "min_tissue=0")
+    assert outcome.code == 0, outcome.err
+    assert (out / "b_mask.tif").is_file()
 
 
 def test_results_are_not_written_by_a_process_whose_folder_another_took_over(
-    out: Path, command: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    out: Path, lock: str, command: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where it stood still for longer than a lease."""
     monkeypatch.setattr(lease, "BEAT_S", 0.1)
@@ -139,7 +167,7 @@ def test_results_are_not_written_by_a_process_whose_folder_another_took_over(
     def taken(before: Callable) -> Callable:
         def call(*given: Any, **named: Any) -> Any:
             found = before(*given, **named)
-            (out / ".eosin/lock").write_text("pid=1\nhost=elsewhere\ntoken=another's\n")
+            (out / lock).write_text("pid=1\nhost=elsewhere\ntoken=another's\n")
             return found
 
         return call

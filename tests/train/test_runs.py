@@ -44,6 +44,10 @@ def test_the_newest_is_the_one_that_was_trained_last(
     assert newest_run() == Path("runs/a")
     (Path("runs/b") / "progress.json").touch()  # went on: config.yaml stays as it is
     assert newest_run() == Path("runs/b")
+    (Path("runs/a") / "submitted").touch()
+    os.utime("runs/a/submitted", (100, 100))
+    (Path("runs/c") / "submitted").touch()
+    assert newest_run(mark="submitted") == Path("runs/c")  # though b said something since
     os.utime("runs/b/progress.json", (350, 350))
     assert named_or_newest("") == Path("runs/a")
     assert capsys.readouterr().out == "run=runs/a, the newest\n"

@@ -475,22 +475,34 @@ def test_a_run_says_what_it_is_about_to_do(
     assert "slow on a CPU" not in said
 
 
-@pytest.mark.parametrize("change", ["another set", "being prepared"])
-def test_data_that_are_prepared_anew_under_a_run_stop_it(
-    change: str, prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+def test_another_data_set_in_the_place_of_a_runs_own_stops_it(
+    prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
 ) -> None:
     """It would go on, on other pictures or masks, and nobody would know."""
     data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
     trainer = new_trainer(tiny(tmp_path / "run", f"data={data}"))
     trainer.dataset = read_dataset(data)
-    if change == "being prepared":
-        (data / "dataset.json").unlink()
-    else:
-        about = json.loads((data / "dataset.json").read_text())
-        (data / "dataset.json").write_text(json.dumps(about | {"content_sha256": "other"}))
+    about = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(about | {"content_sha256": "other"}))
     with pytest.raises(UserError, match="was prepared anew while a run trained on it"):
         trainer.fit()
     assert not list((tmp_path / "run/checkpoints").glob("step_*"))
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_dataset_json_that_cannot_be_read_just_now_costs_nothing(
+    content: str | None, prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    """It is away while one lost field is prepared again, or the disk is: a preempted run saves."""
+    data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
+    trainer = new_trainer(tiny(tmp_path / "run", f"data={data}", "epochs=1"))
+    trainer.dataset = read_dataset(data)
+    (data / "dataset.json").unlink()
+    if content:
+        (data / "dataset.json").write_text(content)
+    assert trainer.fit() == 0
+    progress = json.loads((tmp_path / "run/progress.json").read_text())
+    assert (progress["step"], progress["epoch"]) == (4, 1)
 
 
 def test_the_network_for_gpus_is_named_as_slow_on_a_cpu(
