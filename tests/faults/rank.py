@@ -18,6 +18,7 @@ from typing import Any
 
 import command_line
 from train.__main__ import main as train
+from written import TEMPORARY
 
 EVENTS = {"os.rename": "rename", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir"}
 
@@ -54,7 +55,9 @@ class Instants:
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Python's audit hook."""
-        if event in EVENTS:
+        if event == "os.rename" and TEMPORARY.fullmatch(Path(arguments[0]).name):
+            self.come_by(EVENTS[event], arguments[1])  # which tells what it is
+        elif event in EVENTS:
             self.come_by(EVENTS[event], arguments[0])
         elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             self.come_by("open", arguments[0])
@@ -76,7 +79,7 @@ class Instants:
 def plain(path: str) -> str:
     """A path without the numbers that differ between steps and processes."""
     path = re.sub(r"step_\d+", "step", path)
-    path = re.sub(r"\.\d+\.tmp", ".tmp", path)
+    path = re.sub(TEMPORARY.pattern, ".tmp", path)
     return re.sub(r"events\.out.*", "events", path)
 
 
