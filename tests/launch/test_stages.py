@@ -258,3 +258,9 @@ class TestRanks:
         assert str(refused.value).splitlines()[1:] == [
             "  python launch/submit.py --nodes 4 run=run"
         ]
+        # reproducible=same_world would be another setting than the run began with
+        with pytest.raises(UsageError, match="3 ranks") as refused:
+            check_ranks(request, Profile(nodes=3), ["--nodes", "3", "run=run"])
+        assert str(refused.value).splitlines()[1:] == [
+            "  python launch/submit.py --nodes 2 run=run"
+        ]

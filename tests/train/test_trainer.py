@@ -505,6 +505,23 @@ def test_a_dataset_json_that_cannot_be_read_just_now_costs_nothing(
     assert (progress["step"], progress["epoch"]) == (4, 1)
 
 
+def test_from_outside_a_stopped_run_is_where_it_was_saved(
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    """`jobs.py status` said that it had not begun, where it had logged no point of its curves."""
+    trainer = new_trainer(tiny(tmp_path, "log_every_steps=1000"))
+    step = trainer.train_step
+
+    def stopped_after_two() -> None:
+        step()
+        if trainer.state.progress.step == 2:
+            trainer.stop.note(signal.SIGTERM, None)
+
+    trainer.train_step = stopped_after_two  # type: ignore[method-assign]
+    assert trainer.fit() == EXIT_STOPPED
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 2
+
+
 def test_the_network_for_gpus_is_named_as_slow_on_a_cpu(
     tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
 ) -> None:
