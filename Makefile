@@ -10,7 +10,7 @@ DEMO := demo/$(if $(RAW),real,drawn)
 
 .PHONY: demo test check clean
 
-.venv/.installed: pyproject.toml data_prep/_remap.c
+.venv/.installed: pyproject.toml data_prep/augment/_remap.c
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "$(PYTHON) is not Python 3.11 or 3.12: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
@@ -24,7 +24,7 @@ demo: .venv/.installed
 # packages
 test: .venv/.installed
 	@if ! command -v slurmd >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		slurm/dev_cluster install || echo "left out: the tests on a real Slurm"; fi
+		slurm/dev_cluster.py install || echo "left out: the tests on a real Slurm"; fi
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium || \
 		echo "left out: the tests in a real browser"; fi

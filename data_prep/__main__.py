@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import command_line
-from data_prep.case_names import shortened, unmatched_text
+from common import command_line
+from common.workers import get_ready
+from data_prep.cases.names import shortened, unmatched_text
 from data_prep.config import PrepConfig
-from data_prep.workers import get_ready
 
 if TYPE_CHECKING:
     from data_prep.prepare import Summary
@@ -47,7 +47,7 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
         cases = shortened(summary.cases(split))
         print(f"{split:5} {', '.join(listed)}" + (f": {cases}" if cases else ""))
-    from data_prep import nuclei  # here, as in main
+    from data_prep.dataset import nuclei  # here, as in main
 
     print("\n".join(nuclei.table(nuclei.by_split(summary.samples))))
     for warning in nuclei.warnings(summary.samples, config.split):

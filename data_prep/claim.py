@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lease import Lease
+from common.lease import Lease
 
 WHOLE = ".lock"
 SHARE = re.compile(r"\.lock-(\d+)-of-(\d+)")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data_prep.case_names import DEFAULT_REGEX, check_regex
+from data_prep.cases.names import DEFAULT_REGEX, check_regex
 
 TRANSFORMS = (
     "horizontal_flip",

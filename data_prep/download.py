@@ -21,8 +21,8 @@ from requests.exceptions import RequestException
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
-from command_line import UserError, track
-from written import PRIVATE, begin, leave
+from common.command_line import UserError, track
+from common.ownership import PRIVATE, begin, leave
 
 Result = TypeVar("Result")
 

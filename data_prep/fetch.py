@@ -19,8 +19,10 @@ from typing import Any
 
 import requests
 
-import command_line
-from command_line import UsageError, UserError
+from common import command_line
+from common.command_line import UsageError, UserError
+from common.lease import Lease
+from data_prep.annotations.formats import READERS
 from data_prep.config import BRECAHAD, PrepConfig
 from data_prep.download import (
     RefusedError,
@@ -32,9 +34,7 @@ from data_prep.download import (
     num_bytes,
     part_of,
 )
-from data_prep.formats import READERS
 from data_prep.unpack import check_space, folder_of, safe_path, unpack
-from lease import Lease
 
 PAGE_SIZE = 100  # figshare gives at most 1000 files at a time
 

@@ -12,15 +12,17 @@ from typing import Any
 
 import cv2
 
-from data_prep import brecahad, images, masks, records
-from data_prep.augment import Annotated, Variant, apply, plan_variants
+from common.ownership import Item
+from data_prep import records
+from data_prep.annotations import brecahad
+from data_prep.annotations.formats import READERS
+from data_prep.annotations.reader import Annotation, inside_only, outside_only, with_middles
+from data_prep.augment.variants import Annotated, Variant, apply, plan_variants
 from data_prep.config import MAX_SIDE_PX, PrepConfig
-from data_prep.formats import READERS
-from data_prep.manifest import unpublish
+from data_prep.dataset.manifest import unpublish
+from data_prep.images import image_files, masks
+from data_prep.images.tiles import Tile, tissue_share, whole
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field, Points
-from data_prep.reader import Annotation, inside_only, outside_only, with_middles
-from data_prep.tiles import Tile, tissue_share, whole
-from written import Item
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,12 @@ def parse_annotation(annotations: str, field: Field) -> Any:
     return READERS[annotations].parse(field)
 
 
-def read_image(task: FieldTask) -> images.Image:
+def read_image(task: FieldTask) -> image_files.Image:
     """The field's pixels. Raises BadInputError."""
     path, white = task.field.image, task.config.uint16_white
     if task.tile:
-        return images.read_tile(path, task.tile.box, white)
-    image_HWC = images.read_image(path, white)
+        return image_files.read_tile(path, task.tile.box, white)
+    image_HWC = image_files.read_image(path, white)
     height_px, width_px = image_HWC.shape[:2]
     if max(height_px, width_px) > MAX_SIDE_PX:
         raise BadInputError(
@@ -127,7 +129,7 @@ def read_image(task: FieldTask) -> images.Image:
     return image_HWC
 
 
-def is_glass(image_HWC: images.Image, annotation: Annotation, min_tissue: float) -> bool:
+def is_glass(image_HWC: image_files.Image, annotation: Annotation, min_tissue: float) -> bool:
     """Whether a tile has neither tissue nor a point nor a part of an area."""
     if any(map(len, inside_only(annotation.nuclei).values())) or annotation.has_areas:
         return False
@@ -135,7 +137,7 @@ def is_glass(image_HWC: images.Image, annotation: Annotation, min_tissue: float)
 
 
 def write_variants(
-    task: FieldTask, image_HWC: images.Image, annotation: Annotation, item: Item
+    task: FieldTask, image_HWC: image_files.Image, annotation: Annotation, item: Item
 ) -> list[dict[str, Any]]:
     """Write every variant's files, which get their names later; returns the samples' records."""
     config, field = task.config, as_field(task, image_HWC, annotation)
@@ -149,7 +151,7 @@ def write_variants(
     ]
 
 
-def as_field(task: FieldTask, image_HWC: images.Image, annotation: Annotation) -> Annotated:
+def as_field(task: FieldTask, image_HWC: image_files.Image, annotation: Annotation) -> Annotated:
     """The picture and what is annotated in it. The part of a disc that reaches into a tile from
     outside is an area: variants move it, and show its middle nowhere."""
     areas_HW, outside = annotation.areas_HW, outside_only(annotation.points)
@@ -159,8 +161,8 @@ def as_field(task: FieldTask, image_HWC: images.Image, annotation: Annotation) -
 
 
 def draw(
-    task: FieldTask, points: Points, areas_HW: images.Mask | None, image_HWC: images.Image
-) -> images.Mask:
+    task: FieldTask, points: Points, areas_HW: image_files.Mask | None, image_HWC: image_files.Image
+) -> image_files.Mask:
     """A mask of the image's size with discs at the points, over the areas."""
     height_px, width_px = image_HWC.shape[:2]
     radius_px = task.config.radius_px
@@ -178,8 +180,8 @@ def write_variant(
     nuclei = inside_only(with_middles(moved.points, moved.middles))
     sample_id = id_of(task, variant)
     contents = {
-        "image": images.encode_image(moved.image_HWC, config.format, config.jpg_quality),
-        "mask": images.encode_mask(mask_HW),
+        "image": image_files.encode_image(moved.image_HWC, config.format, config.jpg_quality),
+        "mask": image_files.encode_mask(mask_HW),
         "points": brecahad.encode_points(nuclei),
     }
     said: dict[str, Any] = {}

@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
-from command_line import UsageError, UserError, make_output_folder, track
-from data_prep import images, manifest, pack, records, split, tiles
-from data_prep.case_suggestions import check_cases
+from common.command_line import UsageError, UserError, make_output_folder, track
+from common.ownership import PRIVATE, begin, file_sha256, is_plain
+from data_prep import records, split
+from data_prep.annotations.formats import READERS, check_occurring
+from data_prep.cases.suggestions import check_cases
 from data_prep.config import PrepConfig
+from data_prep.dataset import manifest, pack
 from data_prep.field import FieldTask
-from data_prep.formats import READERS, check_occurring
+from data_prep.images import image_files, tiles
+from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field
 from data_prep.records import Inputs
-from data_prep.tiles import Tile
-from written import PRIVATE, begin, file_sha256, is_plain
 
 FOLDERS = ("images", "masks", "points")
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -237,7 +239,7 @@ def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
     if not config.tile_px:
         return [None]
     try:
-        height_px, width_px = images.read_size(field.image)
+        height_px, width_px = image_files.read_size(field.image)
     except BadInputError:
         return [None]  # whoever reads it says why it cannot
     if max(height_px, width_px) <= config.tile_px:

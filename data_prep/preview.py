@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import MISSING
 
-import command_line
-from command_line import UsageError
+from common import command_line
+from common.command_line import UsageError
+from common.ownership import Item
 from data_prep.config import PREPARED
-from data_prep.images import Image, Mask
-from data_prep.manifest import Dataset, Sample, read_dataset
-from data_prep.pack import read_points, read_sample
-from written import Item
+from data_prep.dataset.manifest import Dataset, Sample, read_dataset
+from data_prep.dataset.pack import read_points, read_sample
+from data_prep.images.image_files import Image, Mask
 
 OUTLINE, POINT, INK = (0, 158, 115), (230, 159, 0), (40, 40, 40)
 LABEL_PX, GAP_PX = 24, 6

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from command_line import UsageError, UserError
-from data_prep.case_names import case_of
+from common.command_line import UsageError, UserError
+from data_prep.cases.names import case_of
 from data_prep.config import BRECAHAD
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")

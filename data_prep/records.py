@@ -14,22 +14,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import seeds
+from common import seeds
+from common.ownership import Item, is_whole, owns
 from data_prep.config import PrepConfig
+from data_prep.images.tiles import Tile
 from data_prep.raw import Field
-from data_prep.tiles import Tile
-from written import Item, is_whole, owns
 
 KIND = "fields"  # private folder of the records
 # Libraries whose release may change a prepared byte
 LIBRARIES = (
     *("imagecodecs", "numpy", "opencv-python-headless", "orjson", "pillow", "tifffile", "zarr"),
 )
-# Files of this package, and seeds.py, whose code may; _remap.c makes the bytes that OpenCV does
-CODE = (
-    *("augment", "brecahad", "config", "field", "formats", "images", "inverse", "mask_images"),
-    *("masks", "point_table", "qupath", "raw", "reader", "remap", "shapes", "tiles", "warp"),
-)
+# Folders and files of this package, and common/seeds.py, whose code may; _remap.c makes the bytes
+# that OpenCV does
+CODE = ("annotations/[!_]*", "augment/[!_]*", "images/[!_]*", "config", "field", "raw")
 
 WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte
 OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these that of one field
@@ -52,11 +50,16 @@ class Inputs:
     """Of these files; not of a table of all fields, of which a field has its own rows."""
 
 
+def code_files() -> list[Path]:
+    """The files of CODE, in order of their names."""
+    here = Path(__file__).parent
+    return sorted(path for name in CODE for path in here.glob(f"{name}.py"))
+
+
 @cache
 def made_by() -> list[Any]:
     """The code and the libraries that decide prepared bytes."""
-    files = [Path(seeds.__file__), *(Path(__file__).with_name(f"{name}.py") for name in CODE)]
-    code = [path.read_bytes() for path in files]
+    code = [path.read_bytes() for path in (Path(seeds.__file__), *code_files())]
     return [
         hashlib.sha256(b"".join(code)).hexdigest(),
         {library: version(library) for library in LIBRARIES},

@@ -7,8 +7,8 @@ overlap and repeat, so a field-wise split would test on what was trained on.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import seeds
-from command_line import UsageError
+from common import seeds
+from common.command_line import UsageError
 from data_prep.config import SPLITS, SplitConfig
 from data_prep.raw import Field, natural_key
 

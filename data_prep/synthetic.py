@@ -23,8 +23,8 @@ import tifffile
 from numpy.typing import NDArray
 from omegaconf import MISSING
 
-from command_line import UserError, counted, help_text, load, run, track, wants_help
-from written import PRIVATE, Item, clear_temporaries
+from common.command_line import UserError, counted, help_text, load, run, track, wants_help
+from common.ownership import PRIVATE, Item, clear_temporaries
 
 Random = np.random.Generator
 Plane = NDArray[np.float32]

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from command_line import UserError, track
-from written import PRIVATE, begin, clear, is_plain, leave
+from common.command_line import UserError, track
+from common.ownership import PRIVATE, begin, clear, is_plain, leave
 
 KIND = "unpack"  # private folder
 JUNK = ("__MACOSX", ".DS_Store")  # what macOS puts into its zip files

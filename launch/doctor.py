@@ -20,7 +20,7 @@ if __name__ == "__main__":
     # Run as a script, Python looks into launch/ first, where our modules would hide others
     sys.path[0] = str(ROOT)
 
-import command_line
+from common import command_line
 from launch import slurm_commands
 from launch.profiles import Profile, load_profile
 
@@ -186,7 +186,7 @@ def about_node(profile: Profile, shared: Path) -> Iterator[Finding]:
     where = [f"--partition={profile.partition}"] if profile.partition else []
     where += ["--immediate=15", "--nodes=1", "--ntasks=1"]
     looks = (
-        f"test -r {shlex.quote(str(ROOT / 'command_line.py'))} && echo project;"
+        f"test -r {shlex.quote(str(ROOT / 'common/command_line.py'))} && echo project;"
         f" test -w {shlex.quote(str(shared.resolve()))} && echo shared;"
         " echo shm $(df -Pk /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f4); echo cpus $(nproc)"
     )

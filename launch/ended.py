@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
+from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
+from common.slurm_job import job_id
 from launch import slurm_commands
 from launch.events import last_step, note, own_step, read_events
 from launch.job import was_preempted, where
-from train.job import job_id
 
 
 def main(argv: list[str]) -> int:

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from json_lines import read_lines
-from written import Item
+from common.json_lines import read_lines
+from common.ownership import Item
 
 LAUNCH, SUBMISSION, EVENTS, JOBS = "launch", "submission.json", "events.jsonl", "jobs"
 

@@ -22,13 +22,13 @@ from typing import Any
 
 from submitit.helpers import TorchDistributedEnvironment
 
-import command_line
-from command_line import EXIT_FAILED, EXIT_STOPPED, UserError
+from common import command_line
+from common.command_line import EXIT_FAILED, EXIT_STOPPED, UserError
+from common.lease import TakenError
+from common.slurm_job import job_id
+from common.stop_request import SIGNALS, StopRequest
 from launch import slurm_commands
 from launch.events import last_step, note
-from lease import TakenError
-from train.job import job_id
-from train.preemption import SIGNALS, StopRequest
 
 STAGES = ("prepare", "train", "evaluate")
 WAIT_S = 120.0  # for Slurm to end us after a requeue

@@ -22,9 +22,9 @@ if __name__ == "__main__":
     # Run as a script, Python looks into launch/ first, where our modules would hide others
     sys.path[0] = str(ROOT)
 
-import command_line
-from command_line import UsageError, UserError
-from json_lines import read_lines
+from common import command_line
+from common.command_line import UsageError, UserError
+from common.json_lines import read_lines
 from launch import slurm_commands
 from launch.events import (
     JOBS,
@@ -36,7 +36,7 @@ from launch.events import (
     read_submission,
 )
 from launch.run_jobs import RunJob, in_queue, known_jobs, queued_jobs
-from train.runs import RUNS, newest_run
+from train.runs.newest import RUNS, newest_run
 
 # Events worth a line in `status`, besides the stages' states
 STORY = ("requeued", "stopped", "failed", "requeue refused", "gave up", "cancelled")

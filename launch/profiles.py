@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import command_line
-from command_line import UsageError
+from common import command_line
+from common.command_line import UsageError
 from launch import sbatch_args
 
 PROFILES = Path(__file__).parents[1] / "slurm"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import UserError
+from common.command_line import UserError
 from launch import sbatch_args, slurm_commands
 from launch.events import JOBS, LAUNCH, note, write_submission
 from launch.job import Stage
@@ -20,19 +20,7 @@ from launch.profiles import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT_CONFIG = "config.yaml"
-PACKAGES = (
-    "command_line.py",
-    "json_lines.py",
-    "lease.py",
-    "memory.py",
-    "plain_yaml.py",
-    "seeds.py",
-    "written.py",
-    "data_prep",
-    "model",
-    "train",
-    "launch",
-)
+PACKAGES = ("common", "data_prep", "model", "train", "launch")
 
 
 @dataclass(frozen=True)

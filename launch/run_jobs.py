@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import UsageError
+from common.command_line import UsageError
+from common.lease import Lease
 from launch import slurm_commands
 from launch.events import JOBS, LAUNCH, SUBMISSION, read_events, read_submission, submission_of
-from lease import Lease
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from command_line import UserError
+from common.command_line import UserError
 
 # Variables of a shell that override what a script or a command says; jobs would inherit them too
 OVERRIDING, KEPT = ("SBATCH_", "SRUN_", "SLURM_"), "SLURM_CONF"

@@ -8,19 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import command_line
-from command_line import UsageError, UserError
+from common import command_line
+from common.command_line import UsageError, UserError
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
-from data_prep.manifest import DATASET, DatasetError, read_description
+from data_prep.dataset.manifest import DATASET, DatasetError, read_description
 from launch import slurm_commands
 from launch.events import LAUNCH, SUBMISSION, read_submission
 from launch.job import STAGES
 from launch.profiles import Profile
 from launch.run_jobs import queued_jobs
-from train.batch import RanksError, accepted, settle, ways_out
 from train.config import PRESETS, EvaluateConfig, TrainConfig
-from train.runs import CONFIG, read_config
-from train.same_data import as_typed, changed, in_lines
+from train.loop.batch import RanksError, accepted, settle, ways_out
+from train.runs.newest import CONFIG, read_config
+from train.runs.same_data import as_typed, changed, in_lines
 
 CONFIGS: dict[str, type] = {
     "prepare": PrepConfig,

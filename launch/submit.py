@@ -31,8 +31,9 @@ if __name__ == "__main__":
     # Run as a script, Python looks into launch/ first, where our modules would hide others
     sys.path[0] = str(ROOT)
 
-import command_line
-from command_line import UsageError
+from common import command_line
+from common.command_line import UsageError
+from common.stop_request import StopRequest
 from launch import slurm_commands
 from launch.events import LAUNCH, note
 from launch.job import STAGES
@@ -40,8 +41,7 @@ from launch.profiles import Profile, has_control_characters, load_profile
 from launch.queueing import plan, queue, record, script, take_snapshot, with_kept_config
 from launch.run_jobs import submitting
 from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
-from train.preemption import StopRequest
-from train.runs import free_name, new_run
+from train.runs.newest import free_name, new_run
 
 # Settings of a profile that are flags too; the others only make sense in a file
 FLAGS = tuple(

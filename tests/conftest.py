@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-import command_line
+from common import command_line
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -49,7 +49,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def warm_workers() -> None:
     """Import what workers need once a session, not once a worker: seconds each."""
-    forkserver.set_forkserver_preload(["data_prep.field", "data_prep.pack"])
+    forkserver.set_forkserver_preload(["data_prep.field", "data_prep.dataset.pack"])
     forkserver.ensure_running()
 
 

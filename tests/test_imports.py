@@ -8,34 +8,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"command_line", "json_lines", "lease", "memory", "plain_yaml", "seeds", "written"}
-PACKAGES = ("data_prep", "model", "train", "launch")
-OURS = {*PACKAGES, *SHARED, "tests"}
+PACKAGES = ("common", "data_prep", "model", "train", "launch")
+OURS = {*PACKAGES, "tests"}
 
 # Who may import whom; launch calls the rest by command line, or by a late import inside a job
-ALLOWED = {
-    "command_line": {"plain_yaml"},
-    "json_lines": set(),
-    "memory": set(),
-    "plain_yaml": set(),
-    "seeds": set(),
-    "lease": {"command_line"},
-    "written": {"command_line"},
-    "data_prep": SHARED,
-    "model": SHARED,
-    "train": {*SHARED, "data_prep", "model"},
-    "launch": {*SHARED, "data_prep", "train"},
+ALLOWED: dict[str, set[str]] = {
+    "common": set(),
+    "data_prep": {"common"},
+    "model": {"common"},
+    "train": {"common", "data_prep", "model"},
+    "launch": {"common", "data_prep", "train"},
 }
+
+MOST_FILES = 14
+
+# Modules at the top of a package that its folders import too
+FLOOR = {"data_prep.config", "data_prep.raw", "train.config"}
 
 # What takes long to load, of which the settings of a command need nothing
 SLOW = {
     "data_prep": {"numpy", "cv2", "tifffile", "data_prep.prepare"},
-    "train": {"numpy", "torch", "train.trainer"},
+    "train": {"numpy", "torch", "train.loop.trainer"},
 }
 
 
 def sources(owner: str) -> list[Path]:
-    return [ROOT / f"{owner}.py"] if owner in SHARED else sorted((ROOT / owner).rglob("*.py"))
+    return sorted((ROOT / owner).rglob("*.py"))
 
 
 def imported_modules(path: Path) -> dict[str, int]:
@@ -66,16 +64,49 @@ def test_a_package_imports_of_ours_only_what_it_may(owner: str) -> None:
 
 def test_only_command_line_hands_values_to_omegaconf() -> None:
     """It keeps texts from being resolved; others take no more than the sign of a missing value."""
-    others = {*ALLOWED} - {"command_line"}
     modules = {
-        module for owner in others for path in sources(owner) for module in imported_modules(path)
+        module
+        for owner in PACKAGES
+        for path in sources(owner)
+        if path.name != "command_line.py"
+        for module in imported_modules(path)
     }
     assert {name for name in modules if name.startswith("omegaconf.")} == {"omegaconf.MISSING"}
 
 
-@pytest.mark.parametrize("owner", ["data_prep", "model", "train"])
+@pytest.mark.parametrize("owner", PACKAGES)
 def test_the_packages_that_the_rule_is_about_are_there(owner: str) -> None:
     assert sources(owner)
+
+
+def test_folders_import_each_other_one_way() -> None:
+    """A folder is a room: what it needs lies under it, and nothing of that needs the room."""
+    files = (path for owner in PACKAGES for path in sources(owner))
+    modules = {module_name(path): path for path in files if path.name != "__init__.py"}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        needed = {room_of(other) for other in imported_modules(path) if other in modules}
+        graph.setdefault(room_of(name), set()).update(needed - {room_of(name)})
+    assert not circular(graph), "these rooms import each other in a circle, or what does"
+
+
+def room_of(module: str) -> str:
+    """The folder of a module; a module of the floor is a room of its own."""
+    return module if module in FLOOR else module.rpartition(".")[0]
+
+
+def circular(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is left of a graph when all that needs nothing is taken away, again and again."""
+    while leaves := {name for name, needs in graph.items() if not needs}:
+        graph = {name: needs - leaves for name, needs in graph.items() if name not in leaves}
+    return graph
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_folder_holds_about_a_dozen_files(package: str) -> None:
+    folders = {path.parent for path in sources(package)}
+    files = {folder: len([*folder.glob("*.py")]) - 1 for folder in folders}  # without __init__.py
+    assert not {str(folder.relative_to(ROOT)): n for folder, n in files.items() if n > MOST_FILES}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -85,9 +116,7 @@ def test_the_modules_of_a_package_import_each_other_without_a_circle(package: st
         name: {other for other in imported_modules(path) if other in modules and other != name}
         for name, path in modules.items()
     }
-    while leaves := {name for name, needs in graph.items() if not needs}:
-        graph = {name: needs - leaves for name, needs in graph.items() if name not in leaves}
-    assert not graph, "these import each other in a circle, or what does"
+    assert not circular(graph), "these import each other in a circle, or what does"
 
 
 def module_name(path: Path) -> str:
@@ -106,7 +135,7 @@ def test_no_file_is_named_after_its_package_or_a_standard_module(package: str) -
 def test_help_and_wrong_settings_wait_for_no_large_library(command: str, argv: list[str]) -> None:
     script = f"""
 import sys
-from command_line import UsageError
+from common.command_line import UsageError
 from {command}.__main__ import main
 try:
     main({argv!r})
@@ -122,7 +151,7 @@ print("LOADED", *sys.modules)
 def test_wrong_settings_of_a_submission_wait_for_no_large_library() -> None:
     script = """
 import sys
-from command_line import UsageError
+from common.command_line import UsageError
 from launch.submit import main
 try:
     main(["--dry-run", "sede=1"])
@@ -132,7 +161,7 @@ print("LOADED", *sys.modules)
 """
     loaded = loaded_in(script)
     assert "launch.stages" in loaded
-    assert not loaded & {"torch", "cv2", "train.trainer"}
+    assert not loaded & {"torch", "cv2", "train.loop.trainer"}
 
 
 def loaded_in(script: str) -> set[str]:
@@ -154,5 +183,5 @@ command.get_ready = get_ready
 command.main(["raw={tmp_path}", "out={tmp_path / "out"}"])
 """
     loaded = loaded_in(script)
-    assert "data_prep.workers" in loaded
+    assert "common.workers" in loaded
     assert not loaded & SLOW["data_prep"]

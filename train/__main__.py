@@ -11,11 +11,11 @@ with the state saved: run the same command to go on. (torchrun has its own: 1 fo
 
 from typing import TYPE_CHECKING
 
-import command_line
+from common import command_line
 from train.config import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
-    from train.preemption import StopRequest
+    from common.stop_request import StopRequest
 
 
 def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
         print(command_line.help_text(TrainConfig, __doc__ or ""))
         return 0
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
-    from train.start import start  # here: wrong settings need not wait seconds for torch
+    from train.loop.start import start  # here: wrong settings need not wait seconds for torch
 
     return start(config, argv, stop)
 

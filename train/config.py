@@ -223,7 +223,7 @@ class TrainConfig:
 
     @property
     def batch(self) -> Batch:
-        """The numbers of a run that has begun, which has no auto any more (train.batch.settle)."""
+        """The numbers of a run that has begun, which has no auto any more (loop.batch.settle)."""
         assert self.batch_size != AUTO
         assert self.microbatches != AUTO
         return Batch(self.batch_size, self.microbatches)

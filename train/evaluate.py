@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import command_line
-import written
-from command_line import UsageError, counted
-from data_prep.case_names import unmatched_text
+from common import command_line, ownership
+from common.command_line import UsageError, counted
+from common.ownership import Item
+from data_prep.cases.names import unmatched_text
 from data_prep.config import SPLITS
-from data_prep.manifest import read_dataset
+from data_prep.dataset.manifest import read_dataset
 from train.config import EvaluateConfig
-from train.distributed import Ranks, start_ranks
-from train.evaluation import (
+from train.evaluation.fields import WholeField, prepared_fields, raw_fields
+from train.evaluation.figures import save_learning_curves
+from train.evaluation.measurement import (
     Chosen,
     Measured,
     evaluate_run,
@@ -36,16 +37,14 @@ from train.evaluation import (
     pool,
     shown,
 )
-from train.fields import WholeField, prepared_fields, raw_fields
-from train.figures import save_learning_curves
-from train.lock import output_locked
-from train.metrics import EMPTY, EMPTY_RULE, METRICS, Interval, Score, score_text
-from train.monitor import read_metrics
-from train.report import REPORT, report_page
-from train.run_folder import CHOSEN_ON, Run, read_run
-from train.runs import named_or_newest
-from train.same_data import check_same_data, labelling_differences
-from written import Item
+from train.evaluation.report import REPORT, report_page
+from train.metrics.scores import EMPTY, EMPTY_RULE, METRICS, Interval, Score, score_text
+from train.ranks.distributed import Ranks, start_ranks
+from train.ranks.lock import output_locked
+from train.runs.monitor import read_metrics
+from train.runs.newest import named_or_newest
+from train.runs.run_folder import CHOSEN_ON, Run, read_run
+from train.runs.same_data import check_same_data, labelling_differences
 
 KIND = "evaluation"  # private folder of the record
 CURVES, SUMMARY = "learning_curves.png", "summary.json"
@@ -154,7 +153,7 @@ def check_results(
 ) -> None:
     """Look at the folder of the results. Raises UserError where files are in the way of those to
     come."""
-    written.clear_temporaries(item.out, item.kind)
+    ownership.clear_temporaries(item.out, item.kind)
     drawn = [whole.name for mine in fields for whole in mine[: config.figures]]
     figures = [name for field in drawn for name in figure_names(field)]
     item.check([SUMMARY, REPORT, CURVES, *figures])

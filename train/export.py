@@ -19,16 +19,16 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-import command_line
-from command_line import UsageError
-from data_prep import images, tiles
+from common import command_line
+from common.command_line import UsageError
+from common.ownership import Item
+from data_prep.images import image_files, tiles
 from data_prep.raw import BadInputError
-from train import exported, onnx_model
-from train.distributed import Ranks
-from train.precision import Precision
-from train.run_folder import Run, choose_threshold, load_model, read_run
-from train.runs import named_or_newest
-from written import Item
+from model.precision import Precision
+from train.exchange import exported_model, onnx_model
+from train.ranks.distributed import Ranks
+from train.runs.newest import named_or_newest
+from train.runs.run_folder import Run, choose_threshold, load_model, read_run
 
 CPU = torch.device("cpu")
 ONNX = ".onnx"
@@ -50,7 +50,7 @@ class ExportConfig:
     random ones always."""
 
     def __post_init__(self) -> None:
-        kinds = (exported.SUFFIX, ONNX)
+        kinds = (exported_model.SUFFIX, ONNX)
         if Path(self.out).suffix not in kinds:
             raise ValueError(f"out={self.out}: must end in {' or '.join(kinds)}")
         if self.check and Path(self.out).suffix != ONNX:
@@ -78,14 +78,14 @@ def export(config: ExportConfig) -> None:
     model, path, state = load_model(run, config.checkpoint, Ranks(0, 1, CPU))
     model.eval()
     threshold, _ = choose_threshold("auto", state)
-    about = exported.describe(run.config, run.data, state, threshold, model)
+    about = exported_model.describe(run.config, run.data, state, threshold, model)
     if out.suffix == ONNX:
         examples = [*onnx_model.random_images(), *field_tiles(config.check, run)]
         content = onnx_model.convert(model, about)
         difference = onnx_model.check(content, model, examples)
         print(f"differs from the model by {difference:.1g} at most over {len(examples)} images")
     else:
-        content = exported.encode(model, about)
+        content = exported_model.encode(model, about)
     with item:
         item.write(out.name, content)
         item.publish()
@@ -98,7 +98,7 @@ def field_tiles(check: str, run: Run) -> Iterator[tuple[str, Tensor]]:
     if not check:
         return
     try:
-        image_HWC = images.read_image(Path(check), run.data.labelling.uint16_white)
+        image_HWC = image_files.read_image(Path(check), run.data.labelling.uint16_white)
     except BadInputError as error:
         raise UsageError(f"check={check}: {error}") from None
     precision = Precision(CPU, "off", "contiguous")

@@ -31,21 +31,22 @@ from typing import Literal, NamedTuple
 import torch
 from omegaconf import MISSING
 
-import command_line
-import written
-from command_line import EXIT_FAILED, UsageError, UserError, make_output_folder, named, track
-from data_prep import images
-from data_prep.images import Image
+from common import command_line, ownership
+from common.command_line import EXIT_FAILED, UsageError, UserError, make_output_folder, named, track
+from data_prep.images import image_files
+from data_prep.images.image_files import Image
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
-from train import checkpoint
-from train.band_store import CERTAIN
+from model.precision import choose_precision
+from train.checkpoints import checkpoint
 from train.config import check_threshold
-from train.distributed import Ranks, start_ranks
-from train.lock import output_locked, part_for
-from train.precision import choose_precision
-from train.reader import Reader
-from train.results import BANDS, KIND, OUTPUTS, SMALL_MASK, Results, Task
-from train.run_folder import (
+from train.prediction.band_store import CERTAIN
+from train.prediction.bands import Reader
+from train.prediction.results import BANDS, KIND, OUTPUTS, SMALL_MASK, Results, Task
+from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
+from train.ranks.distributed import Ranks, start_ranks
+from train.ranks.lock import output_locked, part_for
+from train.runs.newest import named_or_newest
+from train.runs.run_folder import (
     CHOSEN_ON,
     NUCLEI_THRESHOLD,
     Run,
@@ -53,8 +54,6 @@ from train.run_folder import (
     load_model,
     read_run,
 )
-from train.runs import named_or_newest
-from train.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 
 FORMAT = 2  # of the results; with another number they are made anew
 POLL_S = 0.2  # between looks at how far writing is
@@ -258,7 +257,7 @@ class Predictor:
         tasks, num_done, changed, bad = [], 0, list[str](), {}
         out = Path(self.config.out)
         for kind in (KIND, BANDS):
-            written.begin(out, kind)
+            ownership.begin(out, kind)
         for path in paths:
             try:
                 task = self.task(path)
@@ -271,16 +270,16 @@ class Predictor:
                 changed += standing.in_the_way
                 continue
             if standing.in_the_way:
-                bad[path] = str(written.refusal(out, standing.in_the_way))
+                bad[path] = str(ownership.refusal(out, standing.in_the_way))
                 continue
-            written.begin(out, task.bands_kind)
+            ownership.begin(out, task.bands_kind)
             task.store.begin(task.settings)
             tasks.append(task)
         return Plan(tasks, num_done, changed, bad)
 
     def task(self, path: Path) -> Task:
         """An image, cut up. Raises BadInputError."""
-        height, width = images.read_size(path)
+        height, width = image_files.read_size(path)
         about = path.stat()
         settings = {
             "image": {"name": path.name, "bytes": about.st_size, "mtime_ns": about.st_mtime_ns},

@@ -10,12 +10,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-import command_line
-from command_line import EXIT_FAILED
-from train import checkpoint
-from train.metrics import score_text
-from train.run_folder import config_sha256, read_run
-from train.runs import named_or_newest
+from common import command_line
+from common.command_line import EXIT_FAILED
+from train.checkpoints import checkpoint
+from train.metrics.scores import score_text
+from train.runs.newest import named_or_newest
+from train.runs.run_folder import config_sha256, read_run
 
 
 @dataclass(frozen=True)

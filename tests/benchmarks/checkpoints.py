@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
+from model.precision import choose_precision
 from tests.benchmarks.side_by_side import compare, interleaved, is_rank, under_torchrun
-from train.checkpoint import Retention
+from train.checkpoints.checkpoint import Retention
+from train.checkpoints.saver import Saver
+from train.checkpoints.state import State, build_state
 from train.config import TrainConfig
-from train.distributed import Ranks, start_ranks
-from train.precision import choose_precision
-from train.saver import Saver
-from train.state import State, build_state
+from train.ranks.distributed import Ranks, start_ranks
 
 SAVE_EVERY_S = TrainConfig(data="", run="").save_every_s
 

@@ -18,9 +18,10 @@ import imagecodecs
 import numpy as np
 from imagecodecs import PNG
 
-from data_prep import brecahad, images, masks
-from data_prep.augment import Annotated, Variant, apply
+from data_prep.annotations import brecahad
+from data_prep.augment.variants import Annotated, Variant, apply
 from data_prep.config import PrepConfig
+from data_prep.images import image_files, masks
 from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
 
@@ -59,7 +60,7 @@ def fields_of(raw: Path) -> list[Field]:
 
 def variant_of(field: Field) -> Annotated:
     """A field, bent."""
-    image_HWC = images.read_image(field.image)
+    image_HWC = image_files.read_image(field.image)
     points = brecahad.parse_points(field.annotation.read_bytes())
     mask_HW = masks.draw_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     elastic = Variant(1, "elastic", 1, {"rms_px": 3.0, "sigma_px": 10.0})
@@ -84,10 +85,10 @@ def image_encoders() -> dict[str, Encode]:
         for subsampling in ("420", "444")
     }
     return {
-        "format=jpg": lambda image: images.encode_image(image, "jpg", 95),
+        "format=jpg": lambda image: image_files.encode_image(image, "jpg", 95),
         **qualities,
         "JPG 95, OpenCV": opencv(".jpg", cv2.IMWRITE_JPEG_QUALITY, 95),
-        "format=png": lambda image: images.encode_image(image, "png", 95),
+        "format=png": lambda image: image_files.encode_image(image, "png", 95),
         "PNG, OpenCV": opencv(".png"),
     }
 
@@ -99,7 +100,7 @@ def mask_encoders() -> dict[str, Encode]:
         return lambda mask: imagecodecs.png_encode(mask, 1, strategy=strategy, filter=chosen)
 
     return {
-        "as data_prep": images.encode_mask,
+        "as data_prep": image_files.encode_mask,
         **{
             f"level 1, {strategy.name}, filter {chosen.name}": png(strategy, chosen)
             for strategy in (PNG.STRATEGY.DEFAULT, PNG.STRATEGY.RLE)

@@ -18,20 +18,20 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-import command_line
-from data_prep.manifest import read_dataset
+from common import command_line
+from common.stop_request import StopRequest
+from data_prep.dataset.manifest import read_dataset
 from model import build_model
 from tests.benchmarks.reproducible import Silent, prepare
 from tests.benchmarks.side_by_side import compare, interleaved
-from train.batch import settle
 from train.config import PRESETS, TrainConfig
-from train.determinism import be_deterministic
-from train.distributed import Ranks, start_ranks
-from train.loader import MicrobatchLoader
-from train.lock import RunLock
-from train.preemption import StopRequest
-from train.run_folder import open_run
-from train.trainer import Trainer
+from train.crops.loader import MicrobatchLoader
+from train.loop.batch import settle
+from train.loop.determinism import be_deterministic
+from train.loop.trainer import Trainer
+from train.ranks.distributed import Ranks, start_ranks
+from train.ranks.lock import RunLock
+from train.runs.run_folder import open_run
 
 DEFAULT = "as it is"
 WAYS = {

@@ -21,15 +21,15 @@ import numpy as np
 import tifffile
 import torch
 
-from data_prep.images import Box, read_size, read_tile
-from data_prep.tiles import tile_starts
+from data_prep.images.image_files import Box, read_size, read_tile
+from data_prep.images.tiles import tile_starts
+from model.precision import choose_precision
 from tests.benchmarks.slides import arguments, write_inputs
 from train import predict
-from train.distributed import Ranks
-from train.precision import choose_precision
-from train.results import OUTPUTS
-from train.run_folder import load_model, read_run
-from train.tiles import Plane, blend_weight, cut_into_bands, stride_of, tile_probability
+from train.prediction.results import OUTPUTS
+from train.prediction.tiles import Plane, blend_weight, cut_into_bands, stride_of, tile_probability
+from train.ranks.distributed import Ranks
+from train.runs.run_folder import load_model, read_run
 
 SHRINKS = [4, 16, 32]
 PART_PX = 3000

@@ -30,15 +30,15 @@ import zarr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from zarr.codecs import BloscCodec
 
-import command_line
-from data_prep.manifest import Dataset, read_dataset
-from data_prep.pack import PACKED, DecodedSample, SamplePixels, TrainingPixels, packed_path
+from common import command_line
+from data_prep.dataset.manifest import Dataset, read_dataset
+from data_prep.dataset.pack import PACKED, DecodedSample, SamplePixels, TrainingPixels, packed_path
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import TrainConfig
-from train.data import Draw, TrainingCrops
-from train.distributed import Ranks, start_ranks
-from train.loader import MicrobatchLoader
+from train.crops.loader import MicrobatchLoader
+from train.crops.microbatches import Draw, TrainingCrops
+from train.ranks.distributed import Ranks, start_ranks
 
 WARM_UP = 4  # microbatches
 COLD = 32  # crops of a cold pack: with those to warm up and those ahead, an epoch of drawn fields

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from tests.benchmarks.side_by_side import interleaved
 from tests.benchmarks.slides import arguments, write_inputs
-from train.distributed import start_ranks
 from train.predict import PredictConfig, Predictor
-from train.run_folder import read_run
+from train.ranks.distributed import start_ranks
+from train.runs.run_folder import read_run
 
 SHRINKS = [4, 16]
 NETWORK, ALL = "network", "all of train.predict"

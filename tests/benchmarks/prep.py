@@ -37,14 +37,14 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from data_prep import images, masks
-from data_prep.brecahad import parse_points
+from common.malloc import keep_freed_memory
+from common.workers import map_tasks
+from data_prep.annotations.brecahad import parse_points
 from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
+from data_prep.images import image_files, masks
 from data_prep.plan import claim_folder, hash_inputs, make_task
 from data_prep.raw import Field, find_fields
-from data_prep.workers import map_tasks
-from memory import keep_freed_memory
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare
 
@@ -239,12 +239,12 @@ def training_config(raw: Path, out: Path) -> PrepConfig:
 
 def decode_and_encode(field: Field) -> None:
     """The least that must be done."""
-    image_HWC = images.read_image(field.image)
+    image_HWC = image_files.read_image(field.image)
     points = parse_points(field.annotation.read_bytes())
     mask_HW = masks.draw_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     for _ in range(COPIES):
-        images.encode_image(image_HWC, "jpg", QUALITY)
-        images.encode_mask(mask_HW)
+        image_files.encode_image(image_HWC, "jpg", QUALITY)
+        image_files.encode_mask(mask_HW)
 
 
 def naive_recipe(field: Field, out: Path) -> None:

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-import command_line
-from data_prep.manifest import read_dataset
+from common import command_line
+from common.stop_request import StopRequest
+from data_prep.dataset.manifest import read_dataset
 from model import build_model
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved, is_rank, under_torchrun
 from train.config import TrainConfig
-from train.distributed import Ranks, start_ranks
-from train.lock import RunLock
-from train.preemption import StopRequest
-from train.trainer import Trainer
+from train.loop.trainer import Trainer
+from train.ranks.distributed import Ranks, start_ranks
+from train.ranks.lock import RunLock
 
 MODES = ("elastic", "same_world", "off")
 

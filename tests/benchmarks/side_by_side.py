@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # without torch, a program collects its garbage sooner
-    from train.distributed import Ranks
+    from train.ranks.distributed import Ranks
 
 
 def under_torchrun(module: str, num_ranks: int, arguments: Sequence[str]) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import tifffile
 import torch
 
-import command_line
-from data_prep.images import Image, read_image
-from data_prep.manifest import Description, Labelling
+from common import command_line
+from data_prep.dataset.manifest import Description, Labelling
+from data_prep.images.image_files import Image, read_image
 from data_prep.raw import find_images
 from data_prep.synthetic import SyntheticConfig, draw_field
 from model import build_model
-from train import exported
 from train.config import PRESETS, TrainConfig
+from train.exchange import exported_model
 
 RADIUS_PX = 20
 TILE_PX = 256
@@ -100,5 +100,5 @@ def write_network(path: Path, preset: str) -> None:
     model = build_model(config.model, 1)
     labelling = Labelling({"tumor": 255}, RADIUS_PX, 65535, "(?P<case>.+)")
     state = {"step": 0, "epochs": 0, "metrics": {}}
-    about = exported.describe(config, Description(labelling, {}, "", {}), state, 0.5, model)
-    path.write_bytes(exported.encode(model, about))
+    about = exported_model.describe(config, Description(labelling, {}, "", {}), state, 0.5, model)
+    path.write_bytes(exported_model.encode(model, about))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import lease
+from common import lease
 from data_prep import __main__ as command
 from data_prep.claim import claimed
 
@@ -22,7 +22,7 @@ SETTINGS = ["copies=1", "workers=1", "split.val=0", "split.test=0"]
 # `python -m data_prep` that says when a worker has done a field, and then waits for a line
 PAUSED = f"""
 import sys
-import command_line, lease
+from common import command_line, lease
 from data_prep import __main__, prepare
 
 lease.LEASE_S, lease.BEAT_S = {LEASE_S}, {BEAT_S}
@@ -149,7 +149,7 @@ def test_shares_that_start_together_after_a_killed_join_all_go_on(
     holder = paused("")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    preamble = f"import lease; lease.LEASE_S, lease.BEAT_S = {LEASE_S}, {BEAT_S}\n"
+    preamble = f"from common import lease; lease.LEASE_S, lease.BEAT_S = {LEASE_S}, {BEAT_S}\n"
     code = preamble + "import sys, runpy; runpy.run_module('data_prep', run_name='__main__')"
     shares = [
         subprocess.Popen(

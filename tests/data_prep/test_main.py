@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import command_line
-from command_line import UserError
+from common import command_line, workers
+from common.command_line import UserError
 from data_prep import __main__ as data_prep_main
-from data_prep import fetch, prepare, synthetic, workers
+from data_prep import fetch, prepare, synthetic
 from data_prep.__main__ import main
 from data_prep.config import PrepConfig
 from data_prep.field import prepare_field

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from command_line import UsageError
+from common.command_line import UsageError
 from data_prep import plan
 from data_prep.config import PrepConfig, SplitConfig
 from data_prep.plan import Part, find_fields, make_plan, parts_of_share

@@ -25,19 +25,19 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-import lease
-from command_line import UserError
+from common import lease
+from common.command_line import UserError
+from common.ownership import file_sha256
+from common.workers import WorkerError
 from data_prep import __main__ as data_prep_main
 from data_prep import plan, records
 from data_prep import prepare as prepare_module
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
+from data_prep.dataset.manifest import FILES, read_dataset
 from data_prep.field import FieldResult, FieldTask, prepare_field
-from data_prep.manifest import FILES, read_dataset
 from data_prep.plan import FOLDERS
 from data_prep.prepare import Summary
 from data_prep.raw import BadInputFilesError
-from data_prep.workers import WorkerError
-from written import file_sha256
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
@@ -457,7 +457,7 @@ class TestAgain:
         monkeypatch.setattr(records, "version", releases.__getitem__)
         records.made_by.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 4
-        with (copied / "inverse.py").open("a") as file:
+        with (copied / "augment" / "inverse.py").open("a") as file:
             file.write("# another line\n")
         records.made_by.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 0
@@ -472,10 +472,14 @@ class TestAgain:
         listed = "import sys, data_prep.field; print(*sys.modules)"
         command = [sys.executable, "-c", listed]
         loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        names = {name.partition(".")[2] for name in loaded.stdout.split() if "data_prep." in name}
+        names = {name for name in loaded.stdout.split() if name.startswith("data_prep.")}
+        counted = {
+            ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in records.code_files()
+        }
         # _remap.c makes the bytes that OpenCV does; the case itself is in a field's key
-        of_no_byte = {"manifest", "records", "_remap", "case_names"}
-        assert names - of_no_byte == set(records.CODE)
+        of_no_byte = {"dataset.manifest", "records", "augment._remap", "cases.names"}
+        rooms = {"annotations", "augment", "cases", "dataset", "images"}
+        assert names - {f"data_prep.{name}" for name in of_no_byte | rooms} <= counted
 
     def test_a_file_made_again_is_another(self, raw: Path, out: Path, tmp_path: Path) -> None:
         """A copy of a set by hard links keeps its own bytes."""
@@ -654,7 +658,7 @@ class TestAgain:
 # What an interrupted run is: `python -m data_prep`, killed as soon as two fields are done
 KILLED_AFTER_TWO = """
 import os, signal, sys
-import command_line
+from common import command_line
 from data_prep import __main__, prepare
 
 def track(items, label, **others):
@@ -749,7 +753,7 @@ class TestInterrupted:
 # argv: the change of a file at which to be killed; a file that was to be written is begun
 KILLED_AT_A_CHANGE = """
 import os, signal, sys
-import command_line
+from common import command_line
 from data_prep import __main__
 
 at, seen = int(sys.argv.pop(1)), 0

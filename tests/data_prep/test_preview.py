@@ -10,7 +10,7 @@ import pytest
 
 from data_prep import preview
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
-from data_prep.manifest import read_dataset
+from data_prep.dataset.manifest import read_dataset
 from data_prep.prepare import prepare
 from data_prep.preview import GAP_PX, LABEL_PX, OUTLINE
 

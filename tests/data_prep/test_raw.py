@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import UsageError
+from common.command_line import UsageError
 from data_prep.config import PrepConfig
 from data_prep.raw import BadFile, Field, find_fields
 

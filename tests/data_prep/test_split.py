@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from command_line import UsageError
+from common.command_line import UsageError
 from data_prep.config import SPLITS, PrepConfig, SplitConfig
 from data_prep.raw import Field, find_fields
 from data_prep.split import split_cases

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from command_line import UserError, run
+from common.command_line import UserError, run
 from data_prep import synthetic
 from data_prep.synthetic import (
     KEYS,

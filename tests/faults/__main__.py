@@ -17,13 +17,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import seeds
-from command_line import UserError
+from common import seeds
+from common.command_line import UserError
 from tests import ranks
 from tests.faults.faults import FAULTS, Reference, Trial, can_mount, fill_disk, random_trial
 from tests.faults.rank import Instant
 from tests.faults.training import Launch, Lost, digests, passed_instants
-from train.checkpoint import published, step_of
+from train.checkpoints.checkpoint import published, step_of
 
 
 def main() -> int:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-import seeds
-from command_line import EXIT_STOPPED
+from common import seeds
+from common.command_line import EXIT_STOPPED
 from tests.faults.rank import Instant
 from tests.faults.training import NUM_STEPS, Launch, Lost, digests, resumed_at, step
-from train import checkpoint
+from train.checkpoints import checkpoint
 
 WORLD_SIZES = (1, 2, 4)
 DISK_BYTES = 16_000_000

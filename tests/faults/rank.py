@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import command_line
+from common import command_line
+from common.ownership import TEMPORARY
 from train.__main__ import main as train
-from written import TEMPORARY
 
 EVENTS = {"os.rename": "rename", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir"}
 

@@ -21,7 +21,7 @@ from train import show
 # A server that has torch imported forks the ranks: no seconds of imports for each
 CONTEXT = multiprocessing.get_context("forkserver")
 # (torch itself imports _dynamo late, at the first step)
-CONTEXT.set_forkserver_preload([rank_module.__name__, "train.start", "torch._dynamo"])
+CONTEXT.set_forkserver_preload([rank_module.__name__, "train.loop.start", "torch._dynamo"])
 
 TIMEOUT_S = 60.0  # a training that hangs is lost
 GRACE_S = 1.0  # between SIGTERM and SIGKILL for the ranks that outlive another; torchrun gives 30 s

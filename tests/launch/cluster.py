@@ -33,7 +33,7 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "slurmd starts jobs as their users: run the tests as root"
     if not all(shutil.which(name) for name in ("slurmctld", "slurmd", "munged")):
-        return "Slurm is not installed: sudo slurm/dev_cluster install"
+        return "Slurm is not installed: sudo slurm/dev_cluster.py install"
     return ""
 
 
@@ -46,8 +46,8 @@ class Cluster:
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def manage(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Call slurm/dev_cluster."""
-        script = [sys.executable, str(ROOT / "slurm" / "dev_cluster"), command, *self.place]
+        """Call slurm/dev_cluster.py."""
+        script = [sys.executable, str(ROOT / "slurm" / "dev_cluster.py"), command, *self.place]
         return subprocess.run(script, capture_output=True, text=True, timeout=60)
 
     def call(self, *command: str, code: int = 0, **variables: str) -> str:

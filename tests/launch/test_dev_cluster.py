@@ -7,14 +7,14 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "slurm" / "dev_cluster"
+SCRIPT = Path(__file__).parents[2] / "slurm" / "dev_cluster.py"
 
 
 @pytest.fixture(scope="module")
 def dev_cluster() -> ModuleType:
     """The script as a module."""
-    loader = SourceFileLoader("dev_cluster", str(SCRIPT))
-    spec = spec_from_loader("dev_cluster", loader)
+    loader = SourceFileLoader("dev_cluster.py", str(SCRIPT))
+    spec = spec_from_loader("dev_cluster.py", loader)
     assert spec
     module = module_from_spec(spec)
     loader.exec_module(module)

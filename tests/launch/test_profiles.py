@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from command_line import UsageError
+from common.command_line import UsageError
 from launch import profiles
 from launch.profiles import Profile, load_profile
 from launch.queueing import plan, script

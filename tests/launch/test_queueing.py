@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import UsageError
+from common.command_line import UsageError
 from launch import submit
 from launch.queueing import Job, too_large
 from tests.launch.fakes import answer, write

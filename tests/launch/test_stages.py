@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from command_line import UsageError
+from common.command_line import UsageError
 from data_prep.__main__ import main as data_prep
 from launch.events import write_submission
 from launch.profiles import Profile
@@ -16,9 +16,9 @@ from launch.queueing import with_kept_config
 from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
 from launch.submit import main as submit
 from tests.launch.fakes import answer
-from train.batch import settle
 from train.config import TrainConfig
-from train.runs import CONFIG
+from train.loop.batch import settle
+from train.runs.newest import CONFIG
 
 ALL = ["prepare", "train", "evaluate"]
 FETCH = "python -m data_prep.fetch downloads BreCaHAD there"

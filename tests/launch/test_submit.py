@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from command_line import EXIT_STOPPED, UsageError, UserError
+from common.command_line import EXIT_STOPPED, UsageError, UserError
 from launch import profiles, queueing, slurm_commands
 from launch import submit as submit_module
 from launch.profiles import PROFILES, Profile, load_profile

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-import lease
-from command_line import EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
+from common import lease
+from common.command_line import EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
+from common.stop_request import StopRequest
 from data_prep.claim import WHOLE, lease_of
 from launch import ended, jobs, slurm_commands
 from launch import job as in_job
@@ -24,7 +25,6 @@ from launch.events import note, own_step, read_events, write_submission
 from launch.job import come_back, is_leaving, why
 from launch.run_jobs import queued_jobs, submitting
 from tests.launch.fakes import answer, write
-from train.preemption import StopRequest
 
 
 @pytest.fixture

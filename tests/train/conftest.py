@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 import torch
 
-import command_line
-from data_prep import pack, prepare
+from common import command_line
+from common.stop_request import StopRequest
+from data_prep import prepare
 from data_prep.config import PrepConfig
-from data_prep.manifest import Dataset, read_dataset
+from data_prep.dataset import pack
+from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import TrainConfig
-from train.data import Draw, TrainingCrops
-from train.distributed import Ranks
-from train.lock import RunLock
-from train.preemption import StopRequest
-from train.run_folder import open_run
-from train.trainer import Trainer, check_size
+from train.crops.microbatches import Draw, TrainingCrops
+from train.loop.trainer import Trainer, check_size
+from train.ranks.distributed import Ranks
+from train.ranks.lock import RunLock
+from train.runs.run_folder import open_run
 
 CPU = torch.device("cpu")
 

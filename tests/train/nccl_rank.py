@@ -6,9 +6,9 @@ ranks of other hosts: real collectives, over sockets.
 
 import os
 
-import command_line
-from train import distributed
+from common import command_line
 from train.__main__ import main
+from train.ranks import distributed
 
 if __name__ == "__main__":
     os.environ |= {"NCCL_HOSTID": f"host-{os.environ['RANK']}", "NCCL_SOCKET_IFNAME": "lo"}

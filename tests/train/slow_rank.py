@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import command_line
-from train import trainer
+from common import command_line
 from train.__main__ import main
-from train.data import Draw, TrainingCrops
+from train.crops.microbatches import Draw, TrainingCrops
+from train.loop import trainer
 
 
 class SlowCrops(TrainingCrops):

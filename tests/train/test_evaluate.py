@@ -14,15 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import UsageError, UserError
-from data_prep.manifest import Dataset, Labelling
+from common.command_line import UsageError, UserError
+from data_prep.dataset.manifest import Dataset, Labelling
 from tests.points import as_points
 from tests.train.conftest import prepare_here
-from train import checkpoint, evaluate, fields
-from train.baselines import otsu_on_hematoxylin
-from train.distributed import Ranks
-from train.evaluation import EvaluateConfig
-from train.metrics import EMPTY_RULE
+from train import evaluate
+from train.checkpoints import checkpoint
+from train.evaluation import fields
+from train.evaluation.baselines import otsu_on_hematoxylin
+from train.evaluation.measurement import EvaluateConfig
+from train.metrics.scores import EMPTY_RULE
+from train.ranks.distributed import Ranks
 
 Evaluate = Callable[..., dict[str, Any]]
 

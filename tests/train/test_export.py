@@ -24,16 +24,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data_prep.images import read_image
-from data_prep.manifest import Dataset
+from data_prep.dataset.manifest import Dataset
+from data_prep.images.image_files import read_image
 from model import ModelConfig, build_model
 from tests.conftest import ROOT
 from tests.ranks import finish, start
 from tests.train.conftest import RADIUS_PX, TINY, prepare_here
 from train import __main__ as train_main
-from train import checkpoint, evaluate, export, exported, onnx_model, predict, show
+from train import evaluate, export, predict, show
+from train.checkpoints import checkpoint
 from train.config import TrainConfig
-from train.trainer import Trainer
+from train.exchange import exported_model, onnx_model
+from train.loop.trainer import Trainer
 
 Cli = Callable[..., Any]
 
@@ -245,7 +247,7 @@ def test_metadata_that_cannot_be_used_is_named(
 
 def test_a_rewritten_file_without_a_change_is_taken(model_file: Path, tmp_path: Path) -> None:
     path = rewritten(model_file, tmp_path / "same.safetensors", lambda about: None)
-    assert exported.read(path) == exported.read(model_file)
+    assert exported_model.read(path) == exported_model.read(model_file)
 
 
 SECRET, HOSTILE = "t0p-secret", "${oc.env:SECRET}"

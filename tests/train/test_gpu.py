@@ -18,24 +18,25 @@ import numpy as np
 import pytest
 import torch
 
-from command_line import EXIT_STOPPED
-from data_prep.images import read_image
-from data_prep.manifest import Dataset
-from data_prep.pack import TrainingPixels
+from common.command_line import EXIT_STOPPED
+from common.stop_request import StopRequest
+from data_prep.dataset.manifest import Dataset
+from data_prep.dataset.pack import TrainingPixels
+from data_prep.images.image_files import read_image
+from model.precision import choose_precision
 from tests import ranks as real_ranks
-from train import checkpoint, evaluate, export, predict
+from train import evaluate, export, predict
+from train.checkpoints import checkpoint
+from train.checkpoints.state import build_state
 from train.config import TrainConfig
-from train.data import MicrobatchSampler, TrainingCrops
-from train.determinism import be_deterministic, doubtful_kernels
-from train.distributed import Ranks, start_ranks
-from train.loader import MicrobatchLoader
-from train.lock import RunLock
-from train.monitor import read_curve, read_metrics
-from train.precision import choose_precision
-from train.preemption import StopRequest
-from train.run_folder import open_run
-from train.state import build_state
-from train.trainer import Trainer
+from train.crops.loader import MicrobatchLoader
+from train.crops.microbatches import MicrobatchSampler, TrainingCrops
+from train.loop.determinism import be_deterministic, doubtful_kernels
+from train.loop.trainer import Trainer
+from train.ranks.distributed import Ranks, start_ranks
+from train.ranks.lock import RunLock
+from train.runs.monitor import read_curve, read_metrics
+from train.runs.run_folder import open_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

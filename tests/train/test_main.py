@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-import command_line
-from command_line import UsageError
-from data_prep.manifest import Dataset
+from common import command_line
+from common.command_line import UsageError
+from data_prep.dataset.manifest import Dataset
 from tests.train.conftest import TINY
 from train import __main__ as train_main
-from train.batch import settle
 from train.config import PRESETS, TrainConfig
 from train.evaluate import EvaluateConfig
+from train.loop.batch import settle
 from train.predict import PredictConfig
 from train.show import ShowConfig
 

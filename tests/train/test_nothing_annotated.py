@@ -13,15 +13,16 @@ import pytest
 from launch import jobs
 from tests.train.conftest import TINY, prepare_here
 from train import __main__ as train_main
-from train import checkpoint, evaluate, export, predict, show
-from train.detection import Detections
-from train.duplicates import agreement_of
-from train.fields import FieldResult
-from train.metrics import best_threshold, bootstrap_pooled, scores
-from train.monitor import read_curve, read_metrics
-from train.overlays import Overlay, worst_and_best
-from train.run_folder import read_run
-from train.summary import summarise
+from train import evaluate, export, predict, show
+from train.checkpoints import checkpoint
+from train.evaluation.duplicates import agreement_of
+from train.evaluation.fields import FieldResult
+from train.evaluation.overlays import Overlay, worst_and_best
+from train.evaluation.summary import summarise
+from train.metrics.detection import Detections
+from train.metrics.scores import best_threshold, bootstrap_pooled, scores
+from train.runs.monitor import read_curve, read_metrics
+from train.runs.run_folder import read_run
 
 Cli = Callable[..., Any]
 SCORES = ("iou", "dice", "precision", "recall")

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import command_line
+from common import command_line
 from data_prep import __main__ as data_prep_main
 from data_prep import preview
 from data_prep.config import PrepConfig
-from data_prep.manifest import Dataset, read_dataset
+from data_prep.dataset.manifest import Dataset, read_dataset
 from data_prep.prepare import prepare
 from train import __main__ as train_main
-from train import evaluate, export, fields, predict, sensitivity
+from train import evaluate, export, predict
+from train.evaluation import fields
+from train.metrics import sensitivity
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 

@@ -18,20 +18,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from command_line import track
+from common.command_line import track
 from data_prep import __main__ as data_prep_main
-from data_prep.images import read_image
-from data_prep.manifest import read_dataset
+from data_prep.dataset.manifest import read_dataset
+from data_prep.images.image_files import read_image
+from model.precision import choose_precision
 from tests import ranks as real_ranks
 from train import predict
 from train.config import TrainConfig
-from train.distributed import Ranks
-from train.evaluation import FieldResult
-from train.precision import choose_precision
-from train.results import Results, to_mask
-from train.run_folder import load_model, read_run
-from train.tiles import predict_probability
-from train.trainer import Trainer, summarise
+from train.evaluation.measurement import FieldResult
+from train.loop.trainer import Trainer, summarise
+from train.prediction.results import Results, to_mask
+from train.prediction.tiles import predict_probability
+from train.ranks.distributed import Ranks
+from train.runs.run_folder import load_model, read_run
 
 RunPredict = Callable[..., Any]
 STATE: dict[str, Any] = {"metrics": {}}  # of a run without validation
@@ -197,9 +197,9 @@ def test_an_image_in_parts_gets_the_results_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A network that looks around itself; with a mask, nuclei and a picture over all seams."""
-    monkeypatch.setattr("train.nuclei.WINDOW_PX", 96)
-    monkeypatch.setattr("train.pyramid.TILE_PX", 64)
-    monkeypatch.setattr("train.pyramid.SMALLEST_PX", 64)
+    monkeypatch.setattr("train.prediction.nuclei.WINDOW_PX", 96)
+    monkeypatch.setattr("train.prediction.pyramid.TILE_PX", 64)
+    monkeypatch.setattr("train.prediction.pyramid.SMALLEST_PX", 64)
     given = [slide, setting, "min_tissue=0", "threshold=0.3"]
     assert run_predict(*given, out="parts").code == 0
     monkeypatch.undo()
@@ -592,7 +592,7 @@ def test_thresholds_are_the_checkpoints_unless_given(
         """What was found best, which for so small a set may be one number, and other ones."""
         return summarise(results) | {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
 
-    monkeypatch.setattr("train.trainer.summarise", apart)
+    monkeypatch.setattr("train.loop.trainer.summarise", apart)
     assert new_trainer(tiny(tmp_path / "run")).fit() == 0
     field, pixels, nuclei = raw / "Case_4-01.png", 0.45, 0.55
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from command_line import EXIT_STOPPED
+from common.command_line import EXIT_STOPPED
 from tests import ranks
-from train.monitor import read_curve
+from train.runs.monitor import read_curve
 
 SETTINGS = (
     "epochs=3",

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from train import checkpoint, show
-from train.distributed import Ranks
+from train import show
+from train.checkpoints import checkpoint
+from train.ranks.distributed import Ranks
 
 
 def shown(outcome: Any) -> dict[str, str]:

@@ -1,0 +1,470 @@
+"""key=value settings, read the same way everywhere: defaults <- preset <- file <- command line.
+
+A command declares a frozen dataclass whose fields are its keys; a string under a field is its help
+text and names its unit. This module imports no package of the project, so each may use it.
+
+Text is data, whoever typed it or wrote the file: `${...}` is kept as it stands. OmegaConf would
+resolve it, so every value passes through `as_text_only` before OmegaConf sees it.
+
+Exit codes, the same everywhere: 0 done; 1 something failed that a message explains; 2 a wrong
+command line; 75 stopped by a signal with the state saved, run the same command to go on;
+130 interrupted.
+"""
+
+import ast
+import dataclasses
+import errno
+import inspect
+import json
+import os
+import re
+import signal
+import sys
+import textwrap
+import time
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from tqdm import tqdm
+
+from common import plain_yaml
+
+Config = TypeVar("Config")
+Item = TypeVar("Item")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
+
+MAX_YAML_BYTES = 10**6
+MOST_NAMED = 10  # files, cases or classes in a message
+
+
+class UserError(Exception):
+    """Something a user can mend: printed as it stands, without a traceback."""
+
+    exit_code = EXIT_FAILED
+    is_shared = False
+    """Whether every rank raises it: then one says it."""
+
+
+class UsageError(UserError):
+    """A wrong command line: an unknown key, a wrong type, a path that is not there."""
+
+    exit_code = EXIT_USAGE
+
+
+def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> typing.NoReturn:
+    """Call `main` with the arguments and exit with its code; a UserError is one message."""
+    try:
+        code = main(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        # under torchrun a wrong command line is wrong on every rank alike
+        is_shared = isinstance(error, UsageError) or error.is_shared
+        if not is_shared or os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; to go on, run the same command again", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        code = EXIT_FAILED
+    except OSError as error:  # a full disk, a folder that may not be written: no bug of ours
+        print(f"error: {os_error_text(error)}", file=sys.stderr)
+        code = EXIT_FAILED
+    sys.exit(code)
+
+
+def os_error_text(error: OSError) -> str:
+    """What the system refused, of which file where it says so; of a full disk, what to do."""
+    text = f"{error.filename or 'I/O'}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; make room on the disk of the output, and run the same command again"
+    return text
+
+
+def make_output_folder(out: Path) -> None:
+    """Make the folder of out= where there is none. Raises UsageError where that cannot be."""
+    if out.is_file():
+        raise UsageError(f"out={out}: is a file; name a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"out={out}: cannot be made: {error.strerror}; name a folder where you may write"
+        ) from None
+
+
+def track(
+    items: Iterable[Item],
+    *,
+    total: int,
+    label: str,
+    unit: str,
+    done: int = 0,
+    count: Callable[[Item], int] = lambda item: 1,
+    every_s: float = 30.0,
+) -> Iterator[Item]:
+    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log where
+    there is any.
+
+    Each item is worth `count(item)` of the `total` units, of which `done` were there before.
+    """
+    if sys.stderr.isatty():
+        prefixed = total >= 10**6  # 340M instead of 340123456
+        with tqdm(total=total, initial=done, desc=label, unit=unit, unit_scale=prefixed) as bar:
+            for item in items:
+                yield item
+                bar.update(count(item))
+        return
+    due, told = time.monotonic() + every_s, done
+    for item in items:
+        yield item
+        done += count(item)
+        if done != told and time.monotonic() >= due:
+            told = done
+            print(f"{label}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
+            due = time.monotonic() + every_s
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """'1 field', '2 fields'; 'plural' where an s does not make it."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def named(names: Iterable[str]) -> str:
+    """'Case_1, Case_2': the first MOST_NAMED names of a list, and how many more there are."""
+    listed = [printable(name) for name in names]
+    more = len(listed) - MOST_NAMED
+    return ", ".join(listed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def printable(name: str) -> str:
+    """A name for a message: of one line, without what a terminal would act upon."""
+    return name if name.isprintable() else ascii(name)
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the arguments ask for the help text."""
+    return any(argument in ("-h", "--help", "help") for argument in argv)
+
+
+def load(
+    config_class: type[Config], argv: Sequence[str], *, preset_folder: Path | None = None
+) -> Config:
+    """Build a `config_class` from defaults, `preset=`, `config=` and the other key=value arguments.
+
+    Raises UsageError for unknown keys and wrong values, a line each, and for a missing or a refused
+    value.
+    """
+    given, wrong = split_arguments(argv)
+    merged: Any = OmegaConf.structured(config_class)
+    if preset_folder is not None:
+        merged, wrong_in_files = with_files(merged, config_class, given, preset_folder)
+        wrong += wrong_in_files
+    for key, value in given.items():
+        try:
+            merged = with_setting(merged, config_class, key, value)
+        except UsageError as error:
+            wrong.append(str(error))
+    return finished(config_class, merged, wrong)
+
+
+def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a `config_class` from what a file holds, values as text or of their type.
+
+    Raises UsageError as load() does.
+    """
+    merged, wrong = with_values(OmegaConf.structured(config_class), config_class, values)
+    return finished(config_class, merged, wrong)
+
+
+def finished(config_class: type[Config], merged: Any, wrong: Sequence[str]) -> Config:
+    """The dataclass of a merged configuration. Raises UsageError, also for what is `wrong`."""
+    if wrong:
+        raise UsageError(listed(wrong))
+    try:
+        values = OmegaConf.to_container(merged, throw_on_missing=True)
+        return build(config_class, typing.cast(dict[str, Any], values))
+    except MissingMandatoryValue:
+        missing = [f"{key}=..." for key in OmegaConf.missing_keys(merged)]
+        raise UsageError(f"needs {' and '.join(sorted(missing))}; --help lists every key") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """A dataclass, and those within it, from values that have their types."""
+    hints = typing.get_type_hints(config_class)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            built[name] = build(typing.cast(type[Any], hints[name]), value)
+        else:
+            plain = map_texts(value, lambda text: text.replace("$\0", "$").replace("?\0", "?"))
+            built[name] = tuple(plain) if typing.get_origin(hints[name]) is tuple else plain
+    return config_class(**built)
+
+
+def as_text_only(value: Any) -> Any:
+    """A value in which OmegaConf finds no expression ('${') and no missing value ('???').
+
+    `build` takes it back. OmegaConf's own escape would not do: it resolves an escaped text twice
+    where a list or a group is expected.
+    """
+    return map_texts(value, lambda text: text.replace("$", "$\0").replace("?", "?\0"))
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with every text in it changed, in lists and mappings too; keys stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_texts(entry, change) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_texts(entry, change) for entry in value]
+    return value
+
+
+def listed(wrong: Sequence[str]) -> str:
+    """What is wrong with a command line: in one line, or a line each."""
+    if len(wrong) == 1:
+        return wrong[0]
+    return f"{len(wrong)} wrong settings:" + "".join(f"\n  {line}" for line in wrong)
+
+
+def with_files(
+    merged: Any, config_class: type, given: Mapping[str, str], preset_folder: Path
+) -> tuple[Any, list[str]]:
+    """The configuration with the keys of preset= and config= set, and what is wrong there."""
+    wrong: list[str] = []
+    try:
+        if preset := given.get("preset"):
+            path = preset_path(preset_folder, preset)
+            merged, wrong = with_file(merged, config_class, path)
+        if file := given.get("config"):
+            merged, wrong_in_file = with_file(merged, config_class, Path(file))
+            wrong += wrong_in_file
+    except UsageError as error:
+        wrong.append(str(error))
+    return merged, wrong
+
+
+def with_file(merged: Any, config_class: type, path: Path) -> tuple[Any, list[str]]:
+    """The configuration with a file's keys set, and its wrong ones. Raises UsageError."""
+    merged, wrong = with_values(merged, config_class, read_yaml(path))
+    return merged, [f"{path}: {line}" for line in wrong]
+
+
+def with_values(
+    merged: Any, config_class: type, values: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """The configuration with the values of a file set, and a line for each wrong key."""
+    wrong = []
+    for key, value in values.items():
+        try:
+            typed = as_number(config_class, key, value)
+            merged = OmegaConf.merge(merged, {key: as_text_only(typed)})
+        except (OmegaConfBaseException, TypeError) as error:
+            within = (getattr(error, "full_key", None) or key).partition("[")[0]
+            wrong.append(f"{within}: {explain(config_class, within, error, key)}")
+    return merged, wrong
+
+
+def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
+    """The configuration with one key set; UsageError names the key and what it takes."""
+    setting, parsed = OmegaConf.create({}), parse_value(config_class, key, value)
+    try:
+        OmegaConf.update(setting, key, as_text_only(parsed))
+        return OmegaConf.merge(merged, setting)
+    except (OmegaConfBaseException, TypeError) as error:
+        raise UsageError(f"{key}={value}: {explain(config_class, key, error)}") from None
+
+
+def explain(config_class: type, key: str, error: Exception, given: str = "") -> str:
+    """Why omegaconf refuses a key: what it takes, or that there is none. `given`: in a file."""
+    group, dot, rest = given.partition(".")
+    if dot:
+        return f"in a file a group's keys stand below it, as in '{group}: {{{rest}: ...}}'"
+    hint = field_type(config_class, key)
+    if dataclasses.is_dataclass(hint):
+        names = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(hint))
+        return f"a group of keys: {names}"
+    if hint is not None:
+        return f"expected {in_words(hint)}"
+    unknown = one_line(error) if isinstance(error, OmegaConfBaseException) else ""
+    return unknown if unknown.startswith("no key") else f"no key '{key}'; --help lists every key."
+
+
+def in_words(hint: Any) -> str:
+    """What a key of a type takes: 'a whole number', 'one of auto, on, off'."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(in_words(part) for part in arguments)
+    if origin is tuple:
+        return f"a list of {len(arguments)}, each {in_words(arguments[0])}"
+    if origin is list:
+        return "a list like [a,b]"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, type_text(hint))
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The settings by key, of two of one key the last; and what is none, with the reason."""
+    given, wrong = {}, []
+    for argument in argv:
+        try:
+            key, value = split_argument(argument)
+            given[key] = value
+        except UsageError as error:
+            wrong.append(str(error))
+    return given, wrong
+
+
+def split_argument(argument: str) -> tuple[str, str]:
+    """'key=value' -> (key, value)."""
+    key, equals, value = argument.partition("=")
+    key = key.removeprefix("--")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise UsageError(f"'{argument}' is not key=value; --help lists every key")
+    return key, value
+
+
+def parse_value(config_class: type, key: str, value: str) -> Any:
+    """Text, or a list of texts; omegaconf turns them into the field's type."""
+    hint = field_type(config_class, key)
+    if hint in (str, None):
+        return value
+    try:
+        parsed = plain_yaml.parse(value)
+    except yaml.YAMLError:
+        raise UsageError(f"{key}={value}: expected {in_words(hint)}") from None
+    if typing.get_origin(hint) in (list, tuple):
+        if not isinstance(parsed, list):
+            raise UsageError(f"{key}={value}: takes a list, as in {key}=[{value}]")
+        if colons := [entry for entry in parsed if isinstance(entry, dict)]:
+            names = ",".join(
+                f'"{name}: {rest}"' for entry in colons for name, rest in entry.items()
+            )
+            raise UsageError(f"{key}={value}: put names that hold a colon into quotes: '[{names}]'")
+        if not all(isinstance(entry, str) for entry in parsed):
+            raise UsageError(f"{key}={value}: expected {in_words(hint)}")
+    return as_number(config_class, key, parsed)
+
+
+def as_number(config_class: type, key: str, value: Any) -> Any:
+    """A value; a whole number where a key takes one or a word, which omegaconf does not turn."""
+    arguments = typing.get_args(field_type(config_class, key))
+    is_whole = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value)
+    return int(value) if is_whole and int in arguments else value
+
+
+def field_type(config_class: type, key: str) -> Any:
+    """The annotation of a dotted key, or None where there is none (omegaconf then objects)."""
+    hint: Any = config_class
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(hint):
+            return None
+        hint = typing.get_type_hints(hint).get(part)
+    return hint
+
+
+def preset_path(folder: Path, name: str) -> Path:
+    """The file of a preset; an unknown name lists those there are."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(preset.stem for preset in folder.glob("*.yaml")))
+        raise UsageError(f"preset={name}: no such preset; there are: {known}")
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys, values as text (see `parse_value`). Raises UsageError."""
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_YAML_BYTES} bytes: no file of settings")
+        content = plain_yaml.parse(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: holds no keys; one 'key: value' a line is expected")
+    return content
+
+
+def one_line(error: OmegaConfBaseException) -> str:
+    """omegaconf's message without what describes its own objects."""
+    message = str(error.msg or error).splitlines()[0]
+    return re.sub(r"Key ('.*?') not in '\w+'\.?", r"no key \1; --help lists every key.", message)
+
+
+def as_yaml(config: Any) -> str:
+    """The whole configuration as YAML; read_yaml() gives the same texts back."""
+    return plain_yaml.dump(dataclasses.asdict(config))
+
+
+def help_text(config_class: type, usage: str) -> str:
+    """`usage`, then every key with its default, its type and its field's docstring."""
+    lines = [inspect.cleandoc(usage), "", "Keys (key=default, or what must be given):", ""]
+    for key, default, kind, text in describe_fields(config_class):
+        lines.append(f"  {key}={default}")
+        lines += textwrap.indent(textwrap.fill(f"{text} [{kind}]", 90), " " * 6).splitlines()
+    return "\n".join(lines)
+
+
+def describe_fields(config_class: type) -> Iterator[tuple[str, str, str, str]]:
+    """(dotted key, default, type, docstring) of every field, nested dataclasses flattened."""
+    defaults = OmegaConf.to_container(OmegaConf.structured(config_class))
+    pending: list[tuple[str, type, Any]] = [("", config_class, defaults)]
+    while pending:
+        prefix, owner, values = pending.pop(0)
+        docs, hints = field_docs(owner), typing.get_type_hints(owner)
+        for name, value in values.items():
+            if dataclasses.is_dataclass(hints[name]):
+                pending.append((f"{prefix}{name}.", typing.cast(type, hints[name]), value))
+            else:
+                yield prefix + name, default_text(value), type_text(hints[name]), docs[name]
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """The string that follows each field in the class's source."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
+    assert isinstance(tree, ast.ClassDef)
+    docs = {}
+    for statement, following in zip(tree.body, [*tree.body[1:], ast.Pass()], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            text = ast.literal_eval(following.value) if isinstance(following, ast.Expr) else ""
+            docs[statement.target.id] = " ".join(str(text).split())
+    return docs
+
+
+def default_text(value: Any) -> str:
+    """A default as it would be typed; ... where there is none."""
+    if value == MISSING:
+        return "..."
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(str, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return str(value)
+
+
+def type_text(hint: Any) -> str:
+    """A type as a reader of --help needs it: 'int', 'auto|on|off', 'list of str'."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "|".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_text(part) for part in arguments)
+    if origin is list:
+        return f"list of {type_text(arguments[0])}"
+    if origin is tuple:
+        return f"{len(arguments)} x {type_text(arguments[0])}"
+    return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -1,0 +1,1 @@
+"""Annotations, a format a file -> the points and areas of a field."""

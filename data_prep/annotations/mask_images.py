@@ -1,0 +1,114 @@
+"""Ready masks: an image of a value a pixel for each field, in groundTruth/ under the field's name.
+
+0 is background, 1 the first of the asked classes, 2 the next; with a single class 255 means it too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from common.command_line import UsageError
+from data_prep import raw
+from data_prep.annotations.reader import Annotation, Reader
+from data_prep.images.image_files import Box, Mask, read_size, read_stored, read_stored_boxes
+from data_prep.images.masks import BINARY_LABEL
+from data_prep.images.tiles import Pixels, Tile, pixels_in
+from data_prep.raw import BadFile, BadInputError, Field
+
+STRIP_PX = 1024  # rows of a large mask that are read at a time
+MOST_LISTED = 8
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask that can be read, and its size."""
+
+    path: Path
+    height_px: int
+    width_px: int
+
+
+class MaskImageReader(Reader[MaskFile]):
+    """Reads TIF and PNG; of a TIF no more at a time than a tile needs."""
+
+    suffixes = (".png", ".tif", ".tiff")
+    has_areas = True
+
+    def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
+        """The fields of a raw folder. Raises UsageError where images and masks are in one."""
+        if len(set(raw.raw_folders(folder))) == 1:
+            raise UsageError(
+                f"raw={folder}: annotations=masks needs two folders, images/ and groundTruth/, with"
+                " files of the same names"
+            )
+        return super().find_fields(folder, case_regex)
+
+    def parse(self, field: Field) -> MaskFile:
+        """The mask's size, from its header."""
+        return MaskFile(field.annotation, *read_size(field.annotation))
+
+    def classes_in(self, parsed: MaskFile, classes: Sequence[str]) -> set[str]:
+        """The asked classes whose value some pixel has."""
+        found: set[str] = set()
+        strips = [
+            Box(0, top, parsed.width_px, min(STRIP_PX, parsed.height_px - top))
+            for top in range(0, parsed.height_px, STRIP_PX)
+        ]
+        for stored in read_stored_boxes(parsed.path, strips):
+            label_HW = labels_of(stored, classes)
+            found |= {classes[label - 1] for label in np.unique(label_HW).tolist() if label}
+        return found
+
+    def place(self, parsed: MaskFile, tile: Tile, values: Mapping[str, int]) -> Annotation:
+        """The areas as they are; the middle of each connected component of a class in the tile."""
+        if (parsed.height_px, parsed.width_px) != (tile.height_px, tile.width_px):
+            raise BadInputError(
+                f"is {parsed.width_px} x {parsed.height_px} px, but its image"
+                f" {tile.width_px} x {tile.height_px} px"
+            )
+        label_HW = labels_of(read_stored(parsed.path, tile.box), [*values])
+        middles: Pixels = {
+            name: middles_of(label_HW == label, tile.box)
+            for label, name in enumerate(values, start=1)
+        }
+        table = np.array([0, *values.values()], np.uint8)
+        nothing = dict.fromkeys(values, np.zeros((0, 2)))
+        return Annotation(nothing, table[label_HW], pixels_in(middles, tile))
+
+
+def labels_of(stored: npt.NDArray[Any], classes: Sequence[str]) -> Mask:
+    """HW uint8: 1 for the first class and so on. Raises BadInputError for a value of none."""
+    if stored.ndim != 2:
+        raise BadInputError(f"{stored.shape[-1]} channels: a mask has one value a pixel")
+    if stored.dtype == np.bool_:
+        return stored.astype(np.uint8)
+    if not np.issubdtype(stored.dtype, np.integer):
+        raise BadInputError(f"values of type {stored.dtype}: a mask has whole numbers")
+    known = {0: "background"} | dict(enumerate(classes, start=1))
+    if len(classes) == 1:
+        known[BINARY_LABEL] = classes[0]
+    if unknown := sorted(set(np.unique(stored).tolist()) - known.keys()):
+        raise BadInputError(unknown_values(unknown, known))
+    if len(classes) == 1:
+        return (stored != 0).astype(np.uint8)
+    return stored.astype(np.uint8)
+
+
+def unknown_values(unknown: Sequence[int], known: Mapping[int, str]) -> str:
+    """The reason why a mask with such values cannot be used."""
+    listed = ", ".join(map(str, unknown[:MOST_LISTED]))
+    more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
+    meant = ", ".join(f"{value} {name}" for value, name in known.items())
+    return f"values {listed}{more} mean no class; in the order of classes=: {meant}"
+
+
+def middles_of(is_class_HW: npt.NDArray[np.bool_], box: Box) -> npt.NDArray[np.int64]:
+    """(N, 2): the pixel of the image in the middle of each connected component."""
+    _, _, _, middles = cv2.connectedComponentsWithStats(is_class_HW.astype(np.uint8))
+    pixels_N2 = np.floor(middles[1:] + 0.5).astype(np.int64)  # the first is the background
+    return pixels_N2 + np.array([box.x, box.y])

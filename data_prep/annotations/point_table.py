@@ -1,0 +1,238 @@
+"""A table of points: one CSV for all fields, in groundTruth/ or, where all is in one folder, there.
+
+    file,x,y,class
+    Case_1-01.tif,10.5,20.5,lymphocyte
+    Case_1-02.tif,,,
+
+`file` is an image's name, without a folder, with or without its ending; x and y are px from the
+image's corner. A row with the file alone says that there is nothing in it; an image without a row
+is not annotated, and bad.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from common.command_line import UsageError
+from data_prep.annotations.shapes import FARTHEST_PX, Shape, ShapeReader, Shapes, point
+from data_prep.cases.names import case_of
+from data_prep.raw import (
+    CHANGED,
+    IMAGE_SUFFIXES,
+    BadFile,
+    BadInputError,
+    Field,
+    files_by_stem,
+    find_images,
+    natural_key,
+    raw_folders,
+)
+
+COLUMNS = ("file", "x", "y", "class")
+MOST_LISTED = 100  # bad rows: what is wrong with more of them is most likely the same
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, as it stands there."""
+
+    line: int
+    file: str
+    x: str
+    y: str
+    name: str
+    problem: str = ""
+    """Why the line is no row; '' where it is one."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says no more than that its image was looked at."""
+        return not (self.x or self.y or self.name)
+
+
+class PointTableReader(ShapeReader):
+    """Reads the CSV."""
+
+    suffixes = (".csv",)
+
+    def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
+        """The fields of a raw folder; images without rows, and rows without image, are bad.
+
+        Every bad row is told, in the order of the lines. A line that is no row at all may be about
+        any field: then there are none.
+        """
+        images = find_images(folder)
+        path = the_table(folder)
+        named = str(path.relative_to(folder))
+        try:
+            rows = rows_by_stem(path)
+        except (BadInputError, OSError) as error:
+            return [], [BadFile(named, str(error))]
+        fields, bad = [], [BadFile(named, reason) for reason in problems(rows, images.keys())]
+        if any(row.problem for of_stem in rows.values() for row in of_stem):
+            return [], bad
+        for stem in sorted(images, key=natural_key):
+            if reason := image_problem(images[stem], stem in rows, path):
+                bad += [BadFile(str(image.relative_to(folder)), reason) for image in images[stem]]
+                continue
+            case = case_of(stem, case_regex)
+            fields.append(Field(stem, case, images[stem][0], path, sha256_of(rows[stem])))
+        return fields, sorted(bad, key=lambda entry: natural_key(f"{entry.file} {entry.reason}"))
+
+    def parse(self, field: Field) -> Shapes:
+        """The points of a field."""
+        rows = rows_by_stem(field.annotation).get(field.name, [])
+        if sha256_of(rows) != field.annotation_sha256:
+            raise BadInputError(CHANGED)
+        return Shapes([as_shape(row) for row in rows if not row.is_empty])
+
+
+def the_table(folder: Path) -> Path:
+    """The only CSV of a raw folder. Raises UsageError where there is none, or more."""
+    tables = raw_folders(folder)[1]
+    paths = [path for found in files_by_stem(tables, (".csv",)).values() for path in found]
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
+        raise UsageError(f"raw={folder}: expected one .csv in {tables}, found {names}")
+    return paths[0]
+
+
+def image_problem(images: list[Path], is_in_table: bool, table: Path) -> str:
+    """Why an image is no field; '' where it is."""
+    if len(images) > 1:
+        names = ", ".join(path.name for path in images)
+        return f"two fields of one name: {names}; keep one"
+    if not is_in_table:
+        return (
+            f"has no row in {table.name} (where there is nothing in it, say so:"
+            f" '{images[0].name},,,')"
+        )
+    return ""
+
+
+def rows_by_stem(path: Path) -> dict[str, list[Row]]:
+    """Image's name without ending -> its rows. Raises BadInputError, OSError."""
+    about = path.stat()
+    return cached_rows(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=1)
+def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row]]:
+    """The same; a table is read once, not once a field."""
+    rows = defaultdict(list)
+    for row in parse_table(path.read_bytes()):
+        rows[stem_of(row.file)].append(row)
+    return dict(rows)
+
+
+def stem_of(file: str) -> str:
+    """An image's name without its ending, if it has one; with a folder, which no image's has."""
+    path = Path(file)
+    named = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+    return str(named) if file else ""
+
+
+def parse_table(content: bytes) -> list[Row]:
+    """The lines of a table, those that are no rows too. Raises BadInputError where it is none."""
+    try:
+        text = content.decode("utf-8-sig")  # spreadsheets mark it
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"is not UTF-8: {error}") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = reader.fieldnames or []
+        if missing := [name for name in COLUMNS if name not in header]:
+            raise BadInputError(
+                f"line 1: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, found"
+                f" {','.join(header) or 'nothing'}"
+            )
+    except csv.Error as error:
+        raise BadInputError(f"line {reader.reader.line_num}: {error}") from None
+    return list(read_rows(reader))
+
+
+def read_rows(reader: "csv.DictReader[str]") -> Iterator[Row]:
+    """The lines below the first; where one is no CSV, reading goes on with the next."""
+    while True:
+        try:
+            cells = next(reader)
+            yield as_row(reader.line_num, cells)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            line = reader.reader.line_num
+            yield Row(line, "", "", "", "", f"line {line}: {error}")
+
+
+def as_row(line: int, cells: dict[str, str | None]) -> Row:
+    """A row; too few or too many cells are its problem."""
+    file, x, y, name = ((cells[column] or "").strip() for column in COLUMNS)
+    problem = ""
+    if not file or None in cells or None in cells.values():
+        problem = f"line {line}: expected {','.join(COLUMNS)} as the first line has them"
+    return Row(line, file, x, y, name, problem)
+
+
+def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]:
+    """What is wrong with rows, in the order of their lines; `stems` are those of the images."""
+    found = []
+    for stem, of_stem in rows.items():
+        if stem and stem not in stems:
+            row, alone = of_stem[0], " (its name alone, no folder)" if "/" in stem else ""
+            found.append((row.line, f"line {row.line}: no image '{row.file}'{alone}"))
+            continue
+        found += [(row.line, reason) for row in of_stem if (reason := problem_of(row))]
+    listed, more = sorted(found)[:MOST_LISTED], sorted(found)[MOST_LISTED:]
+    reasons = [reason for _, reason in listed]
+    return reasons + [f"line {line}: the first of {len(more)} more" for line, _ in more[:1]]
+
+
+def problem_of(row: Row) -> str:
+    """Why a row cannot be used; '' where it can."""
+    if row.problem or row.is_empty:
+        return row.problem
+    try:
+        if not is_point(row):  # asked first: to make a shape of it takes ten times as long
+            as_shape(row)
+    except BadInputError as error:
+        return str(error)
+    return ""
+
+
+def is_point(row: Row) -> bool:
+    """Whether as_shape() would make a point of a row."""
+    try:
+        return bool(row.name) and all(abs(number(at)) < FARTHEST_PX for at in (row.x, row.y))
+    except ValueError:
+        return False
+
+
+def as_shape(row: Row) -> Shape:
+    """The point of a row. Raises BadInputError with its line."""
+    where = f"line {row.line} ({row.file})"
+    try:
+        x, y = number(row.x), number(row.y)
+    except ValueError:
+        raise BadInputError(f"{where}: x={row.x}, y={row.y}: expected two numbers") from None
+    if not row.name:
+        raise BadInputError(f"{where}: has no class")
+    return point(where, row.name, x, y)
+
+
+def number(text: str) -> float:
+    """A number as tables have it. Raises ValueError, also for Python's own 1_000."""
+    if "_" in text:
+        raise ValueError
+    return float(text)
+
+
+def sha256_of(rows: Iterable[Row]) -> str:
+    """A hash of what rows say, wherever they stand."""
+    said = [(row.x, row.y, row.name) for row in rows]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

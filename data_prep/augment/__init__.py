@@ -1,0 +1,1 @@
+"""A field -> its named variants."""

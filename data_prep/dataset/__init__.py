@@ -1,0 +1,1 @@
+"""A prepared data set on disk: its description, its pixels, its nuclei."""

@@ -1,0 +1,291 @@
+"""What a prepared data set says about itself: manifest.jsonl and dataset.json.
+
+manifest.jsonl has a line a sample (`Sample`); dataset.json has counts, classes, split and
+configuration, and is written last: a folder without it is not a whole data set.
+"""
+
+import hashlib
+import json
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from common.command_line import UsageError, UserError
+from common.ownership import Item, holds, is_inside, is_plain
+from data_prep.cases.names import check_regex
+
+FORMAT = 3
+KIND = "dataset"  # private folder of the record
+MANIFEST = "manifest.jsonl"
+DATASET = "dataset.json"
+AGAIN = "; run data_prep again"  # what mends a damaged set
+ELSEWHERE = "prepare the data again with data_prep, into another out="
+NAMES = ("id", "case", "field")  # what files are called by
+FILES = ("image", "mask", "points")  # what a sample has a path, a size and a hash of
+
+
+class DatasetError(UserError):
+    """A folder that is no whole prepared data set."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prepared image with its mask."""
+
+    id: str
+    case: str
+    field: str
+    variant: int
+    """0 is the original, others are augmented."""
+    transform: str
+    parameters: dict[str, float]
+    """What was drawn for the transform, in the units that its names end in."""
+    seed: int
+    split: str
+    image: str
+    """Path of the image from the data set's folder."""
+    mask: str
+    """Path of the mask from the data set's folder."""
+    points: str
+    """Path of the points, a JSON like BreCaHAD's, from the data set's folder."""
+    height_px: int
+    width_px: int
+    foreground_px: int
+    """Number of mask pixels that are not background."""
+    nuclei: dict[str, int]
+    """Class -> how many are annotated, a point or an area each; those in the file of points."""
+    image_bytes: int
+    mask_bytes: int
+    points_bytes: int
+    image_sha256: str
+    mask_sha256: str
+    points_sha256: str
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How a data set's fields were read and its masks drawn: what raw fields need to be alike."""
+
+    labels: dict[str, int]
+    """Class -> mask value."""
+    radius_px: int
+    uint16_white: int
+    case_regex: str
+    annotations: str = "brecahad"
+    """The format of the annotations, a key of formats.READERS."""
+
+    def __post_init__(self) -> None:
+        check_regex(self.case_regex)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What dataset.json says of a data set."""
+
+    labelling: Labelling
+    cases: dict[str, list[str]]
+    """Split -> its cases."""
+    content_sha256: str
+    settings: dict[str, Any]
+    """Of data_prep, but where and how fast it was prepared."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A whole prepared data set, as it stands on disk."""
+
+    folder: Path
+    samples: list[Sample]
+    description: Description
+
+    def split(self, name: str, originals_only: bool = False) -> list[Sample]:
+        """The samples of a split, in the manifest's order."""
+        return [
+            sample
+            for sample in self.samples
+            if sample.split == name and (sample.variant == 0 or not originals_only)
+        ]
+
+
+def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, Any]) -> str:
+    """Write manifest.jsonl, then dataset.json from `about`; returns the content hash. Raises
+    UserError where another's file has one of these names."""
+    manifest = "".join(json.dumps(vars(sample)) + "\n" for sample in samples).encode()
+    content_sha256 = hashlib.sha256(manifest).hexdigest()
+    content = {
+        "format": FORMAT,
+        "counts": count_samples(samples),
+        **about,
+        "content_sha256": content_sha256,
+    }
+    files = {MANIFEST: manifest, DATASET: (json.dumps(content, indent=2) + "\n").encode()}
+    about_files = {"content_sha256": content_sha256}
+    with item_of(folder) as item:
+        is_done = item.read().about == about_files  # no kill came before its end
+        if not is_done or not all(holds(folder / name, files[name]) for name in files):
+            for name, encoded in files.items():
+                item.write(name, encoded)
+            item.publish(about_files)
+    return content_sha256
+
+
+def item_of(folder: Path) -> Item:
+    """The files that make a folder a data set."""
+    return Item(folder, KIND, "dataset")
+
+
+def unpublish(folder: Path) -> None:
+    """Take dataset.json away before the first file under it changes. Raises UserError where it is
+    another's."""
+    item_of(folder).take_away(DATASET)
+
+
+def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
+    """Cases, fields and samples of each split, and the nuclei of each class."""
+    counts = {}
+    for split in ("train", "val", "test"):
+        members = [sample for sample in samples if sample.split == split]
+        counts[split] = {
+            "cases": len({sample.case for sample in members}),
+            "fields": len({sample.field for sample in members}),
+            "samples": len(members),
+            "nuclei": count_nuclei(members),
+        }
+    return counts
+
+
+def count_nuclei(samples: Iterable[Sample]) -> dict[str, int]:
+    """Class -> how many nuclei are annotated in the original fields among these samples."""
+    counts: dict[str, int] = {}
+    for sample in samples:
+        if sample.variant == 0:
+            for name, number in sample.nuclei.items():
+                counts[name] = counts.get(name, 0) + number
+    return counts
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read a prepared data set. Raises UsageError where there is no such folder, DatasetError where
+    it is no data set, not whole, or changed."""
+    if not folder.is_dir():
+        raise UsageError(
+            f"data={folder}: no such folder; python -m data_prep out={folder} prepares one"
+        )
+    if not (folder / DATASET).is_file():
+        if (folder / "groundTruth").is_dir():
+            raise DatasetError(
+                f"data={folder}: raw fields; prepare them first, as with python -m data_prep"
+                f" raw={folder} out=prepared"
+            )
+        raise DatasetError(
+            f"data={folder}: no {DATASET}: not a prepared data set, or its preparation did not"
+            f" end; run python -m data_prep raw=... out={folder}"
+        )
+    description = read_description(folder / DATASET)
+    try:
+        manifest = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{folder / MANIFEST}: missing: {error.strerror}{AGAIN}") from None
+    samples = read_samples(folder / MANIFEST, manifest)
+    if hashlib.sha256(manifest).hexdigest() != description.content_sha256:
+        raise DatasetError(
+            f"{folder / MANIFEST}: not the one that {DATASET} was written with{AGAIN}"
+        )
+    return Dataset(folder, samples, description)
+
+
+def format_of(folder: Path) -> object:
+    """The format of a folder's dataset.json; None where none can be read."""
+    try:
+        return json.loads((folder / DATASET).read_text())["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_samples(path: Path, manifest: bytes) -> list[Sample]:
+    """The samples in the content of a manifest. Raises DatasetError, which names the line."""
+    samples = []
+    for number, line in enumerate(manifest.splitlines(), start=1):
+        try:
+            sample = Sample(**json.loads(line))
+            check_sample(sample)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DatasetError(f"{path}: line {number} is damaged: {error}{AGAIN}") from None
+        samples.append(sample)
+    return samples
+
+
+def check_sample(sample: Sample) -> None:
+    """Refuse values of another type, and names that would be paths: a manifest may come from
+    elsewhere. Raises ValueError."""
+    values: dict[str, Any] = vars(sample)
+    for name, kind, of in types_of_sample():
+        is_right = type(values[name]) is kind
+        if not is_right or (of and not all(type(one) in of for one in values[name].values())):
+            raise ValueError(f"{name} {short(values[name])} is not of type {kind.__name__}")
+    for name in NAMES:
+        if not is_plain(values[name]):
+            raise ValueError(f"{name} {short(values[name])} is not a plain file name")
+    for name in FILES:
+        if not is_inside(values[name]):
+            raise ValueError(f"{name} {short(values[name])} is not a path inside the data set")
+
+
+@cache
+def types_of_sample() -> list[tuple[str, type, tuple[type, ...]]]:
+    """Of each value of a sample: its name, its type, and for a dict those that its values may
+    have."""
+    found = []
+    for name, hint in typing.get_type_hints(Sample).items():
+        of = typing.get_args(hint)[1:]
+        found.append((name, typing.get_origin(hint) or hint, (int, *of) if of else ()))
+    return found
+
+
+def short(value: object) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def check_unchanged(dataset: Dataset) -> None:
+    """Raises DatasetError where another data set stands in its place since it was read.
+
+    A dataset.json that is missing says nothing: it is away while fields are prepared again, perhaps
+    with the same bytes, and other bytes are refused where they are read (pack.check_content).
+    """
+    try:
+        about = json.loads((dataset.folder / DATASET).read_bytes())
+        if about["content_sha256"] == dataset.description.content_sha256:
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    raise DatasetError(
+        f"data={dataset.folder}: was prepared anew while a run trained on it; the run's last"
+        " checkpoint is from before. Prepare the data as they were, and run the same command again"
+    )
+
+
+def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
+    """Read a dataset.json. Raises DatasetError where it is missing, damaged, or of another format;
+    `way_out` is what to do about that one."""
+    try:
+        about = json.loads(path.read_text())
+        if about["format"] != FORMAT:
+            raise DatasetError(
+                f"{path}: format {short(about['format'])}; this version reads {FORMAT}: {way_out}"
+            )
+        settings = about["config"]
+        labelling = Labelling(
+            about["labels"],
+            settings["radius_px"],
+            settings["uint16_white"],
+            settings["case_regex"],
+            settings.get("annotations", "brecahad"),  # before there were others
+        )
+        return Description(labelling, about["split"], about["content_sha256"], settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None

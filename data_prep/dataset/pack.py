@@ -1,0 +1,316 @@
+"""Prepared pixels, decoded: from their files, or from one file that is mapped into memory.
+
+A pack holds the training split's samples one after the other, in the manifest's order, as the
+decoder gives them: H x W x 4 bytes each, red, green, blue and the mask's label of every pixel. Its
+name is a hash over the data set's content, this layout and the decoder's release, so that it is
+never taken for another's. The processes of a machine share its pages: while those are in the page
+cache, to read a crop is to copy the bytes it covers; where there is no memory for that, it is read
+from the disk.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from common.command_line import UserError, track
+from common.ownership import Item
+from common.workers import map_tasks
+from data_prep.dataset.manifest import AGAIN, Dataset, Sample
+from data_prep.images.image_files import Image, Mask
+from data_prep.images.masks import BINARY_LABEL
+from data_prep.raw import Points
+
+KIND = "pack"  # private folder of the record
+PACKED = "packed"
+LAYOUT = "RGBL"  # of a pixel's bytes, the last being its label
+DECODER = "opencv-python-headless"  # whose releases may decode a JPG differently
+
+Labelled = npt.NDArray[np.uint8]
+"""RGB and the label of every pixel, HW4 uint8."""
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """A sample to be decoded into the pack."""
+
+    folder: Path
+    sample: Sample
+    pack: Path
+    offset: int
+
+
+def read_sample(folder: Path, sample: Sample) -> tuple[Image, Mask]:
+    """Decode a prepared image, HWC uint8 RGB, and its mask, HW uint8. Raises UserError."""
+    return read_image(folder, sample), read_mask(folder, sample)
+
+
+def read_image(folder: Path, sample: Sample) -> Image:
+    """Decode a prepared image, HWC uint8 RGB. Raises UserError."""
+    size = (sample.height_px, sample.width_px)
+    return read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size, sample.image_sha256)
+
+
+def read_mask(folder: Path, sample: Sample) -> Mask:
+    """Decode a prepared mask, HW uint8. Raises UserError."""
+    size = (sample.height_px, sample.width_px)
+    return read_pixels(folder / sample.mask, cv2.IMREAD_GRAYSCALE, size, sample.mask_sha256)
+
+
+def read_pixels(
+    path: Path, flags: int, size: tuple[int, int], sha256: str
+) -> npt.NDArray[np.uint8]:
+    """Decode a file that must have this height, width and hash. Raises UserError."""
+    try:
+        content = path.read_bytes()
+        # not cv2.imread(), which crashes where a name is not UTF-8
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}{AGAIN}") from None
+    except cv2.error:  # of an empty file
+        pixels = None
+    if pixels is None:
+        raise UserError(f"{path}: damaged, cannot be decoded{AGAIN}")
+    if pixels.shape[:2] != size:
+        found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], size))
+        raise UserError(f"{path}: {found} px, its manifest says {expected}{AGAIN}")
+    check_content(path, content, sha256)
+    return np.asarray(pixels, np.uint8)
+
+
+def check_content(path: Path, content: bytes, sha256: str) -> None:
+    """Raises UserError for a file that is not as it was written: figures would not be of the data
+    set that they name."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(
+            f"{path}: is not as data_prep wrote it; move it away and run data_prep again. A"
+            " correction belongs in the raw fields (with annotations=masks, where it is a mask)"
+        )
+
+
+def read_points(folder: Path, sample: Sample, classes: Iterable[str]) -> Points:
+    """Read a sample's points of these classes. Raises UserError."""
+    path = folder / sample.points
+    try:
+        content = path.read_bytes()
+        listed = json.loads(content)
+        shares = {name: [(point["x"], point["y"]) for point in listed[name]] for name in classes}
+        points = {name: np.array(shares[name], np.float64).reshape(-1, 2) for name in shares}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: missing or damaged: {error}{AGAIN}") from None
+    check_content(path, content, sample.points_sha256)
+    return points
+
+
+class SamplePixels(Protocol):
+    """A sample, of which parts are taken."""
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in px."""
+
+    def window(self, rows: slice, columns: slice) -> Labelled:
+        """A part of it, in memory of its own."""
+
+
+@dataclass(frozen=True)
+class DecodedSample:
+    """A sample from its files: image HWC uint8 RGB and mask HW uint8."""
+
+    image_HWC: Image
+    mask_HW: Mask
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in px."""
+        height, width = self.mask_HW.shape
+        return height, width
+
+    def window(self, rows: slice, columns: slice) -> Labelled:
+        """A part of it, labels laid beside the colours."""
+        window_HW4 = cv2.cvtColor(self.image_HWC[rows, columns], cv2.COLOR_RGB2RGBA)
+        return cv2.insertChannel(self.mask_HW[rows, columns], window_HW4, 3)
+
+
+@dataclass(frozen=True)
+class PackedSample:
+    """A sample in a pack: a view of the mapped file."""
+
+    pixels_HW4: Labelled
+    file: BinaryIO
+    """The pack."""
+    offset: int
+    """Where in the pack it begins, in bytes."""
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in px."""
+        height, width, _ = self.pixels_HW4.shape
+        return height, width
+
+    def window(self, rows: slice, columns: slice) -> Labelled:
+        """A part of it, copied: to turn what lies in a whole image, each of whose rows is a page of
+        memory, takes twice as long."""
+        self.ask_for(rows)
+        return self.pixels_HW4[rows, columns].copy()
+
+    def ask_for(self, rows: slice) -> None:
+        """Have the system load what is not in its page cache all at once: loaded as it is copied, a
+        bit at a time and with what lies around it, a window takes twice as long.
+
+        Whether it is there is told by the first byte of its middle row; to ask for all that is
+        there already would take a tenth of a crop's time.
+        """
+        height, width, depth = self.pixels_HW4.shape
+        row_bytes = width * depth
+        first, end, _ = rows.indices(height)
+        if not is_cached(self.file.fileno(), self.offset + (first + end) // 2 * row_bytes):
+            start, size = self.offset + first * row_bytes, (end - first) * row_bytes
+            os.posix_fadvise(self.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+
+
+def is_cached(file: int, offset: int) -> bool:
+    """Whether a byte of a file is in the page cache, or the system cannot say."""
+    if not hasattr(os, "RWF_NOWAIT"):  # macOS
+        return True
+    try:
+        os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that does not know the question
+        pass
+    return True
+
+
+class TrainingPixels:
+    """The pixels of the training split: sample number -> those of that sample.
+
+    From the pack where there is one, else decoded at each call; the same bytes either way.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.folder = dataset, dataset.folder
+        self.samples = dataset.split("train")
+        # labels may be interpolated like colours where 255 is the only one
+        self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
+        path = packed_path(dataset.folder, dataset.description.content_sha256)
+        self.offsets = offsets_of(self.samples)
+        self.packed = None
+        if path.is_file() and path.stat().st_size == self.offsets[-1]:
+            self.file = path.open("rb")
+            self.packed = np.memmap(self.file, np.uint8, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __reduce__(self) -> tuple[type["TrainingPixels"], tuple[Dataset]]:
+        """Sent to a loader worker that was not forked, it maps the pack anew."""
+        return TrainingPixels, (self.dataset,)
+
+    def advice_on_pack(self) -> str:
+        """What to do where there is none, or one that does not count."""
+        again = "`python -m data_prep` again with the same settings and pack=true"
+        if any((self.folder / PACKED).glob("*.u8")):
+            again += (
+                " (the pack there was made by another release of OpenCV or Eosin, or is not whole)"
+            )
+        return again
+
+    def __getitem__(self, number: int) -> SamplePixels:
+        sample = self.samples[number]
+        if self.packed is None:
+            return DecodedSample(*read_sample(self.folder, sample))
+        start, end = self.offsets[number], self.offsets[number + 1]
+        shape = sample.height_px, sample.width_px, len(LAYOUT)
+        # as a plain array: the memory map's own type costs more than a crop
+        pixels_HW4 = np.asarray(self.packed[start:end]).reshape(shape)
+        return PackedSample(pixels_HW4, self.file, start)
+
+
+def offsets_of(samples: Sequence[Sample]) -> list[int]:
+    """Where in the pack each sample begins, and where the last one ends, in bytes."""
+    sizes = [len(LAYOUT) * sample.height_px * sample.width_px for sample in samples]
+    return list(accumulate(sizes, initial=0))
+
+
+def packed_path(folder: Path, content_sha256: str) -> Path:
+    """The pack of a data set with this content, as this installation decodes it."""
+    made_of = f"{content_sha256} {LAYOUT} {DECODER} {version(DECODER)}"
+    return folder / PACKED / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.u8"
+
+
+def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
+    """Decode the training split into its pack, where it is not there yet. Raises UserError, also
+    where another's file has its name.
+
+    No unfinished pack stays to fill the disk after an error or Ctrl-C; what a kill leaves, the next
+    run removes.
+    """
+    path = packed_path(folder, content_sha256)
+    training = [sample for sample in samples if sample.split == "train"]
+    offsets = offsets_of(training)
+    if path.is_file() and path.stat().st_size == offsets[-1]:
+        return
+    name = str(path.relative_to(folder))
+    with item_of(folder) as item:
+        item.check([name])
+        path.parent.mkdir(exist_ok=True)
+        temporary = item.make(name, is_by_ends=True)
+        tasks = [
+            PackTask(folder, sample, temporary, offset)
+            for sample, offset in zip(training, offsets, strict=False)
+        ]
+        reserve(temporary, offsets[-1], path.parent)
+        packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
+        for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
+            pass
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # its size is no sign that it is whole
+        item.publish()
+
+
+def item_of(folder: Path) -> Item:
+    """The pack of a data set."""
+    return Item(folder, KIND, "pack")
+
+
+def reserve(path: Path, num_bytes: int, folder: Path) -> None:
+    """Make a file of this size, so that a full disk is told now. Raises UserError, which names the
+    pack's `folder`."""
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:  # macOS: a full disk is told when it is full
+                file.truncate(num_bytes)
+    except OSError as error:
+        room = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(
+            f"{folder}: {error.strerror}; the pack takes {num_bytes / 1e6:.1f} MB:"
+            f" {room}prepare with pack=false"
+        ) from None
+
+
+def pack_sample(task: PackTask) -> None:
+    """Decode a sample to its place in the pack."""
+    decoded = DecodedSample(*read_sample(task.folder, task.sample))
+    with task.pack.open("r+b") as file:
+        file.seek(task.offset)
+        file.write(decoded.window(slice(None), slice(None)).data)
+
+
+def remove_other_packs(folder: Path, content_sha256: str) -> None:
+    """Remove the pack of what the data set was before, or was decoded to by another release."""
+    kept, item = packed_path(folder, content_sha256), item_of(folder)
+    if str(kept.relative_to(folder)) not in item.read().files:
+        item.remove()

@@ -1,0 +1,1 @@
+"""Image files <-> RGB uint8: whole, in tiles, with masks drawn."""

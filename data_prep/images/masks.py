@@ -1,0 +1,46 @@
+"""Masks from annotated points, a filled disc at each, over areas that are there already."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from data_prep.images.image_files import Mask
+from data_prep.raw import Points
+
+BINARY_LABEL = 255
+
+
+def label_values(classes: Sequence[str], labels: Literal["binary", "per_class"]) -> dict[str, int]:
+    """The mask value of each class: all 255, or 1, 2, ... in the given order."""
+    if labels == "binary":
+        return dict.fromkeys(classes, BINARY_LABEL)
+    return {name: index for index, name in enumerate(classes, start=1)}
+
+
+def draw_mask(
+    points: Points,
+    values: Mapping[str, int],
+    radius_px: int,
+    height_px: int,
+    width_px: int,
+    areas_HW: Mask | None = None,
+) -> Mask:
+    """HW uint8: a filled disc of `radius_px` at the pixel (floor(x W), floor(y H)) of each point.
+
+    Classes are drawn in the order of `values`, later ones over earlier ones, each with its areas
+    first. A disc about a point outside the field is drawn as far as it reaches in.
+    """
+    mask = np.zeros((height_px, width_px), np.uint8)
+    for name, value in values.items():
+        if areas_HW is not None:
+            mask[areas_HW == value] = value
+        for center in np.floor(points[name] * (width_px, height_px)).astype(int).tolist():
+            cv2.circle(mask, center, radius_px, value, cv2.FILLED)
+    return mask
+
+
+def channel_values(values: Iterable[int]) -> list[int]:
+    """The distinct mask values in order: one channel of logits each."""
+    return sorted(set(values))

@@ -1,0 +1,506 @@
+"""key=value settings: layers, one-line errors that teach, help from docstrings, exit codes."""
+
+import ast
+import dataclasses
+import errno
+import itertools
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from omegaconf import MISSING
+
+from common import command_line
+from common.command_line import UsageError, UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A nested group."""
+
+    rate: float = 0.5
+    """A rate per second."""
+    size_px: int = 3
+    """A size in px."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All kinds of keys."""
+
+    run: str = MISSING
+    """The run's folder."""
+    epochs: int = 10
+    """How often, and a sentence
+    over two lines."""
+    names: list[str] = field(default_factory=lambda: ["a", "b"])
+    """Some names."""
+    amp: Literal["auto", "bf16", "off"] = "auto"
+    """A choice, one of them being a word that YAML 1.1 takes for a boolean."""
+    fast: bool = False
+    """A switch."""
+    shape: tuple[int, int] = (2, 3)
+    """A height and a width."""
+    inner: Inner = field(default_factory=Inner)
+    other: Inner = field(default_factory=lambda: Inner(rate=0.25, size_px=7))
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs={self.epochs}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Layered:
+    """Keys of a command that has presets."""
+
+    preset: str = ""
+    """Name of a preset."""
+    config: str = ""
+    """A file of keys."""
+    epochs: int = 10
+    """How often."""
+    limit: int = 10
+    """A limit."""
+    tries: int = 10
+    """How many tries."""
+    amp: Literal["auto", "off"] = "auto"
+    """A choice."""
+    inner: Inner = field(default_factory=Inner)
+
+
+def load(*arguments: str) -> Settings:
+    return command_line.load(Settings, ["run=r", *arguments])
+
+
+def test_without_arguments_every_key_has_its_default() -> None:
+    assert load() == Settings(run="r")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("epochs=7", Settings(run="r", epochs=7)),
+        ("--epochs=7", Settings(run="r", epochs=7)),
+        ("run=001", Settings(run="001")),  # a name stays as it is typed
+        ("run=a=b", Settings(run="a=b")),
+        ("names=[x,y,z]", Settings(run="r", names=["x", "y", "z"])),
+        ("names=[10,010,1_0]", Settings(run="r", names=["10", "010", "1_0"])),
+        ("names=[]", Settings(run="r", names=[])),
+        ("amp=bf16", Settings(run="r", amp="bf16")),
+        ("amp=off", Settings(run="r", amp="off")),
+        ("fast=true", Settings(run="r", fast=True)),
+        ("fast=off", Settings(run="r", fast=False)),
+        ("shape=[4,5]", Settings(run="r", shape=(4, 5))),
+        ("inner.rate=1e-4", Settings(run="r", inner=Inner(rate=0.0001))),
+        ("inner.rate=2", Settings(run="r", inner=Inner(rate=2.0))),
+        ("other.rate=2", Settings(run="r", other=Inner(rate=2.0, size_px=7))),
+    ],
+)
+def test_a_key_is_read_as_its_type(argument: str, expected: Settings) -> None:
+    assert load(argument) == expected
+
+
+def test_the_last_of_two_values_counts() -> None:
+    assert load("epochs=7", "epochs=8").epochs == 8
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("epocs=3", ["epocs=3", "Did you mean", "'epochs'"]),
+        ("xyzzy=3", ["xyzzy=3: no key 'xyzzy'; --help lists every key."]),
+        ("inner.rat=3", ["inner.rat=3", "Did you mean", "'rate'"]),
+        ("nothing.like.it=3", ["nothing.like.it=3"]),
+        ("inner.rate.x=3", ["inner.rate.x=3: no key 'inner.rate.x'; --help lists every key."]),
+        ("names.0=x", ["names.0=x: no key 'names.0'; --help lists every key."]),
+        ("epocs=[x", ["epocs=[x: no key 'epocs'", "'epochs'"]),
+        ("epochs=abc", ["epochs=abc: expected a whole number"]),
+        ("epochs=1.5", ["epochs=1.5: expected a whole number"]),
+        ("epochs=", ["epochs=: expected a whole number"]),
+        ("epochs=[1", ["epochs=[1: expected a whole number"]),
+        ("inner.rate=fast", ["inner.rate=fast: expected a number"]),
+        ("inner=3", ["inner=3: a group of keys: inner.rate, inner.size_px"]),
+        ("amp=fp8", ["amp=fp8: expected one of auto, bf16, off"]),
+        ("fast=perhaps", ["fast=perhaps: expected true or false"]),
+        ("names=x", ["names=x", "names=[x]"]),
+        ("names=[x", ["names=[x: expected a list like [a,b]"]),
+        ("names=[[x]]", ["names=[[x]]: expected a list like [a,b]"]),
+        ("names=[x: y]", ["names=[x: y]: put names that hold a colon into quotes: '[\"x: y\"]'"]),
+        ("shape=[1,2,3]", ["shape=[1,2,3]: expected a list of 2, each a whole number"]),
+        ("shape=[a,b]", ["shape=[a,b]: expected a list of 2, each a whole number"]),
+        ("names[0]=x", ["names[0]"]),
+        ("epochs", ["'epochs'", "key=value"]),
+        ("=3", ["'=3'", "key=value"]),
+        ("epochs=0", ["epochs=0", "at least 1"]),
+        ("preset=x", ["preset=x"]),  # only where a command has presets
+    ],
+)
+def test_a_refusal_is_one_line_that_names_key_and_value(argument: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(argument)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_of_several_each_has_a_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        load("epocs=3", "amp=fp8", "fast=true", "inner.rate=fast", "epochs")
+    assert str(caught.value).splitlines() == [
+        "4 wrong settings:",
+        "  'epochs' is not key=value; --help lists every key",
+        "  epocs=3: no key 'epocs'; --help lists every key. Did you mean: 'epochs'?",
+        "  amp=fp8: expected one of auto, bf16, off",
+        "  inner.rate=fast: expected a number",
+    ]
+
+
+def test_a_missing_key_is_named_as_it_must_be_typed() -> None:
+    with pytest.raises(UsageError, match=r"^needs run=\.\.\.; --help lists every key$"):
+        command_line.load(Settings, [])
+
+
+class TestLayers:
+    """defaults <- preset <- file <- command line."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "presets").mkdir()
+        (tmp_path / "presets/big.yaml").write_text(
+            "epochs: 2\nlimit: 2\ntries: 2\ninner: {rate: 2}\n"
+        )
+        (tmp_path / "presets/small.yaml").write_text("epochs: 1\n")
+        (tmp_path / "mine.yaml").write_text("epochs: 3\nlimit: 3\n")
+        return tmp_path
+
+    def load(self, folder: Path, *arguments: str) -> Layered:
+        filled = [argument.format(folder=folder) for argument in arguments]
+        return command_line.load(Layered, filled, preset_folder=folder / "presets")
+
+    def test_each_layer_goes_over_the_one_before_whatever_the_order_typed(
+        self, folder: Path
+    ) -> None:
+        loaded = self.load(folder, "epochs=4", "config={folder}/mine.yaml", "preset=big")
+        assert (loaded.epochs, loaded.limit, loaded.tries) == (4, 3, 2)
+        assert loaded.inner == Inner(rate=2.0)  # the preset says nothing of size_px
+
+    def test_a_configuration_written_as_yaml_is_read_back_the_same(self, folder: Path) -> None:
+        settings = Layered(amp="off", limit=4, inner=Inner(rate=0.125))
+        (folder / "whole.yaml").write_text(command_line.as_yaml(settings))
+        file = str(folder / "whole.yaml")
+        assert self.load(folder, f"config={file}") == dataclasses.replace(settings, config=file)
+
+    def test_a_wrong_preset_does_not_hide_a_wrong_key(self, folder: Path) -> None:
+        with pytest.raises(UsageError, match=r"^2 wrong settings:\n  preset=bgi: .*\n  epocs=3: "):
+            self.load(folder, "epocs=3", "preset=bgi")
+
+    def test_every_wrong_key_of_a_file_is_told(self, folder: Path) -> None:
+        (folder / "two.yaml").write_text("limit: x\nepocs: 3\n")
+        with pytest.raises(UsageError, match=r"^2 wrong settings:\n.*: limit: .*\n.*: epocs: "):
+            self.load(folder, "config={folder}/two.yaml")
+
+    @pytest.mark.parametrize(
+        ("argument", "words"),
+        [
+            ("config={folder}/dots.yaml", ["dots.yaml: inner.rate: in a file", "'inner: {rate"]),
+            ("preset=bgi", ["preset=bgi", "big, small"]),
+            ("config={folder}/no.yaml", ["no.yaml"]),
+            ("config={folder}/list.yaml", ["list.yaml", "key: value"]),
+            ("config={folder}/broken.yaml", ["broken.yaml"]),
+            ("config={folder}/typo.yaml", ["typo.yaml: epocs: no key 'epocs'", "Did you mean"]),
+            ("config={folder}/word.yaml", ["word.yaml: inner.rate: expected a number"]),
+            ("config={folder}/flat.yaml", ["flat.yaml: inner: a group of keys: inner.rate"]),
+        ],
+    )
+    def test_a_bad_file_is_named_in_one_line(
+        self, folder: Path, argument: str, words: list[str]
+    ) -> None:
+        (folder / "list.yaml").write_text("- 1\n")
+        (folder / "broken.yaml").write_text("a: [1\n")
+        (folder / "typo.yaml").write_text("epocs: 3\n")
+        (folder / "word.yaml").write_text("inner: {rate: fast}\n")
+        (folder / "flat.yaml").write_text("inner: 3\n")
+        (folder / "dots.yaml").write_text("inner.rate: 3\n")
+        with pytest.raises(UsageError) as caught:
+            self.load(folder, argument)
+        assert all(word in str(caught.value) for word in words), caught.value
+        assert "\n" not in str(caught.value)
+
+
+SECRET = "t0p-secret"
+HOSTILE = "a${oc.env:SECRET}b"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Every kind of place that text may stand in."""
+
+    text: str = ""
+    """A text."""
+    listed: list[str] = field(default_factory=list)
+    """Some texts."""
+    named: dict[str, str] = field(default_factory=dict)
+    """Texts by name."""
+    inner: Inner = field(default_factory=Inner)
+    epochs: int = 1
+    """A number."""
+    amp: Literal["auto", "off"] = "auto"
+    """A choice."""
+    config: str = ""
+    """A file of keys."""
+
+
+class TestTextIsData:
+    """Nothing that is typed or read is an expression, whoever wrote it."""
+
+    @pytest.fixture(autouse=True)
+    def secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SECRET", SECRET)
+
+    @pytest.mark.parametrize("text", [HOSTILE, "${", "${epochs}", r"\${epochs}", "$${a}}", "???"])
+    def test_a_typed_text_stays_as_it_is(self, text: str) -> None:
+        assert command_line.load(Settings, [f"run={text}"]).run == text
+        assert load(f"names=['{text}',b]").names == [text, "b"]
+
+    @pytest.mark.parametrize(
+        "key", ["epochs", "amp", "fast", "names", "shape", "inner", "inner.rate", "nosuch"]
+    )
+    def test_where_no_text_is_taken_it_is_refused_unresolved(self, key: str) -> None:
+        for text in ("${oc.env:SECRET}", "${run}"):
+            with pytest.raises(UsageError) as caught:
+                load(f"{key}={text}")
+            assert str(caught.value).startswith(f"{key}={text}: ")
+            assert SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("epochs", HOSTILE),
+            ("amp", HOSTILE),
+            ("text", [HOSTILE]),
+            ("listed", "${oc.env:SECRET}"),  # OmegaConf resolves its own escape of these twice
+            ("named", "${oc.env:SECRET}"),
+            ("inner", "${oc.env:SECRET}"),
+            ("inner", {"rate": HOSTILE}),
+            ("${oc.env:SECRET}", "a"),
+        ],
+    )
+    def test_a_file_with_it_in_another_place_is_refused(self, key: str, value: object) -> None:
+        with pytest.raises(UsageError) as caught:
+            command_line.from_values(Texts, {key: value})
+        assert SECRET not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_text_comes_back_the_same_through_a_configuration_and_a_file(
+        self, tmp_path: Path
+    ) -> None:
+        """Of 500 random texts out of what OmegaConf and YAML take for signs."""
+        rng, file = random.Random(0), tmp_path / "config.yaml"
+        signs = [
+            *"$${{}}\\\\?:#&*!|>%@`'\"-[], \n\t\0\x85aé中",
+            "${",
+            "}",
+            "???",
+            "oc.env:SECRET",
+            "null",
+        ]
+
+        def text() -> str:
+            return "".join(rng.choices(signs, k=rng.randrange(12)))
+
+        for _ in range(125):
+            values = {"text": text(), "listed": [text()], "named": {"A": text(), text(): text()}}
+            config = command_line.from_values(Texts, values)
+            assert {key: getattr(config, key) for key in values} == values
+            file.write_text(command_line.as_yaml(config))
+            assert command_line.from_values(Texts, command_line.read_yaml(file)) == config
+
+    def test_an_alias_is_refused_before_it_grows(self, tmp_path: Path) -> None:
+        """Each list holds the one before nine times: 9 ** 30 texts of 30 lines."""
+        lines = ["a: &a0 [x]"]
+        lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+        self.refused(tmp_path, "\n".join(lines), "*a0 is an alias")
+
+    @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
+    def test_deep_nesting_is_refused(self, tmp_path: Path, opening: str) -> None:
+        self.refused(tmp_path, f"a:\n {opening * 5000}", "nested more than 20 deep")
+        with pytest.raises(UsageError, match=r"^names=.*: expected a list like \[a,b\]$"):
+            load(f"names={'[' * 5000}")
+
+    def test_a_huge_file_is_refused(self, tmp_path: Path) -> None:
+        self.refused(tmp_path, f"text: {'x' * 10**6}", "larger than 1000000 bytes")
+
+    def refused(self, folder: Path, content: str, words: str) -> None:
+        path = folder / "hostile.yaml"
+        path.write_text(content)
+        with pytest.raises(UsageError) as caught:
+            command_line.load(Texts, [f"config={path}"], preset_folder=folder)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+class TestHelp:
+    def test_every_key_stands_with_its_default_its_type_and_its_text(self) -> None:
+        lines = command_line.help_text(Settings, "How to use it.").splitlines()
+        assert lines[0] == "How to use it."
+        keys = [line.strip() for line in lines if line.startswith("  ") and line[2] != " "]
+        assert keys == [
+            "run=...",
+            "epochs=10",
+            "names=[a,b]",
+            "amp=auto",
+            "fast=false",
+            "shape=[2,3]",
+            "inner.rate=0.5",
+            "inner.size_px=3",
+            "other.rate=0.25",  # not Inner's own default
+            "other.size_px=7",
+        ]
+        text = " ".join(" ".join(lines).split())
+        assert "How often, and a sentence over two lines. [int]" in text
+        assert "[auto|bf16|off]" in text
+        assert "Some names. [list of str]" in text
+        assert "A height and a width. [2 x int]" in text
+
+    @pytest.mark.parametrize("argument", ["-h", "--help", "help"])
+    def test_it_is_asked_for_in_three_ways(self, argument: str) -> None:
+        assert command_line.wants_help(["run=r", argument])
+        assert not command_line.wants_help(["run=help"])
+
+
+def configurations() -> Iterator[ast.ClassDef]:
+    """Every class of the product that is named ...Config."""
+    for package in ("data_prep", "model", "train", "launch"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+                    yield node
+
+
+@pytest.mark.parametrize("config", list(configurations()), ids=lambda config: config.name)
+def test_every_key_of_every_command_has_a_docstring(config: ast.ClassDef) -> None:
+    """It is the key's text in --help; a nested group has its class's docstring."""
+    assert ast.get_docstring(config)
+    fields = 0
+    for statement, following in itertools.pairwise([*config.body, ast.Pass()]):
+        if isinstance(statement, ast.AnnAssign):
+            group = ast.unparse(statement.annotation).endswith("Config")
+            text = getattr(getattr(following, "value", None), "value", "")
+            assert group or (isinstance(text, str) and text.strip()), ast.unparse(statement)
+            fields += 1
+    assert fields
+
+
+class TestRun:
+    @pytest.mark.parametrize(
+        ("raised", "code", "message"),
+        [
+            (UserError("mend this"), 1, "error: mend this\n"),
+            (UsageError("no such key"), 2, "error: no such key\n"),
+            (KeyboardInterrupt(), 130, "interrupted; to go on, run the same command again\n"),
+            (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
+            (PermissionError(errno.EACCES, "Denied", "a/b"), 1, "error: a/b: Denied\n"),
+            (
+                OSError(errno.ENOSPC, "No space left"),
+                1,
+                "error: I/O: No space left; make room on the disk of the output, and run"
+                " the same command again\n",
+            ),
+        ],
+    )
+    def test_what_a_user_can_mend_is_a_message_and_a_code(
+        self, cli: Callable, raised: BaseException, code: int, message: str
+    ) -> None:
+        def main(argv: list[str]) -> int:
+            raise raised
+
+        assert cli(main) == (code, "", message)
+
+    def test_a_mistake_of_ours_keeps_its_traceback(self) -> None:
+        def main(argv: list[str]) -> int:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            command_line.run(main, [])
+
+    @pytest.mark.parametrize("code", [0, 75])
+    def test_the_code_of_main_is_the_exit_code(self, cli: Callable, code: int) -> None:
+        assert cli(lambda argv: code) == (code, "", "")
+
+    def test_the_arguments_are_the_shells(
+        self, cli: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["program", "a=1", "b=2"])
+        seen = []
+        with pytest.raises(SystemExit):
+            command_line.run(lambda argv: seen.extend(argv) or 0)
+        assert seen == ["a=1", "b=2"]
+
+
+class TestTrack:
+    def test_items_pass_in_order_and_a_log_gets_a_line_when_one_is_due(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        due = command_line.track("abc", total=3, label="prepare", unit="field", every_s=0.0)
+        assert list(due) == ["a", "b", "c"]
+        assert capsys.readouterr().err.splitlines() == [
+            f"prepare: {done} of 3 fields" for done in (1, 2, 3)
+        ]
+
+    def test_items_count_for_what_they_are_worth_and_on_top_of_what_was_done(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = {"total": 10, "label": "load", "unit": "byte", "done": 3, "count": len}
+        assert list(command_line.track(["ab", "cde"], every_s=0.0, **given)) == ["ab", "cde"]
+        assert capsys.readouterr().err.splitlines() == [
+            "load: 5 of 10 bytes",
+            "load: 8 of 10 bytes",
+        ]
+
+    def test_a_log_gets_no_line_twice(self, capsys: pytest.CaptureFixture[str]) -> None:
+        given = {"total": 3, "label": "write", "unit": "row", "count": len}
+        assert list(command_line.track(["", "ab", "", "c"], every_s=0.0, **given))
+        assert capsys.readouterr().err.splitlines() == ["write: 2 of 3 rows", "write: 3 of 3 rows"]
+
+    def test_a_log_gets_nothing_before_that(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert list(command_line.track("abc", total=3, label="x", unit="y")) == ["a", "b", "c"]
+        assert capsys.readouterr().err == ""
+
+    def test_a_terminal_gets_a_bar(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        assert list(command_line.track("abc", total=3, label="prepare", unit="field")) == [*"abc"]
+        bar = capsys.readouterr().err
+        assert "prepare: 100%" in bar
+        assert "3/3" in bar
+
+    def test_a_bar_of_millions_begins_at_what_was_done(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        given = {"total": 4_000_000, "label": "load", "unit": "byte", "done": 1_000_000}
+        assert list(command_line.track("ab", count=lambda item: 1_500_000, **given)) == [*"ab"]
+        bar = capsys.readouterr().err
+        assert "25%" in bar
+        assert "4.00M/4.00M" in bar
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 fields"), (1, "1 field"), (2, "2 fields"), (11, "11 fields")]
+)
+def test_one_of_a_thing_is_not_many(number: int, words: str) -> None:
+    assert command_line.counted(number, "field") == words
+
+
+def test_ten_names_are_told_the_rest_counted_and_a_terminal_acts_upon_none() -> None:
+    told = command_line.named([str(number) for number in range(12)])
+    assert told == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+    assert command_line.named(["Case_1", "é"]) == "Case_1, é"
+    assert command_line.named(["\x1b[2J"]) == r"'\x1b[2J'"

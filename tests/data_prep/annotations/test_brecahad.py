@@ -1,0 +1,138 @@
+"""Reading BreCaHAD's annotations: every spelling, every mistake."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.command_line import UsageError
+from data_prep.annotations import brecahad
+from data_prep.config import PrepConfig
+from data_prep.images.tiles import whole
+from data_prep.raw import BadInputError, Points, find_fields
+from tests.points import as_lists, as_points
+
+READER = brecahad.BreCaHADReader()
+POINT = {"x": 0.25, "y": 0.75}
+
+
+def parse(content: object) -> Points:
+    return brecahad.parse_points(json.dumps(content).encode())
+
+
+class TestParsePoints:
+    def test_every_class_with_its_points(self) -> None:
+        content = {name: [] for name in brecahad.CLASSES} | {"tumor": [POINT, {"x": 0, "y": 1}]}
+        expected = {name: [] for name in brecahad.CLASSES}
+        assert as_lists(parse(content)) == expected | {"tumor": [(0.25, 0.75), (0.0, 1.0)]}
+
+    @pytest.mark.parametrize(
+        ("official", "usual"), [("tubule", "lumen"), ("non_tubule", "non_lumen")]
+    )
+    def test_both_spellings_name_one_class(self, official: str, usual: str) -> None:
+        for name in (official, usual):
+            assert as_lists(parse({name: [POINT]})) == {usual: [(0.25, 0.75)]}
+
+    def test_the_official_files(self, official_json: list[Path]) -> None:
+        for path in official_json:
+            plain = json.loads(path.read_text())
+            points = brecahad.parse_points(path.read_bytes())
+            assert set(points) == set(brecahad.CLASSES)
+            assert as_lists(points) == {
+                name: [(entry["x"], entry["y"]) for entry in entries]
+                for name, entries in plain.items()
+            }
+
+    def test_the_sample(self, real_data: Path) -> None:
+        fields, bad = find_fields(real_data, PrepConfig().case_regex, (".json",))
+        assert bad == []
+        assert len(fields) == 16
+        assert [field.case for field in fields] == ["Case_1"] + ["Case_10"] * 8 + ["Case_11"] * 7
+        tumor = {
+            field.name: len(brecahad.parse_points(field.annotation.read_bytes())["tumor"])
+            for field in fields
+        }
+        assert tumor["Case_10-07"] == 245  # the two annotations of one picture, as README.md says
+        assert tumor["Case_10-08"] == 155
+
+    def test_what_is_written_is_read_back(self) -> None:
+        points = {"tumor": [(0.25, 0.75), (1 / 3, 0.0)], "lumen": [], "mitosis": [(1e-06, 1)]}
+        written = brecahad.encode_points(as_points(points))
+        assert as_lists(brecahad.parse_points(written)) == points
+        assert written.endswith(b"}\n")
+
+    def test_points_may_lie_in_memory_in_any_order(self) -> None:
+        listed = [(0.25, 0.75), (0.5, 0.125), (0.0, 1.0)]
+        columns_first = np.asfortranarray(listed)
+        assert not columns_first.flags.c_contiguous
+        written = brecahad.encode_points({"tumor": columns_first})
+        assert as_lists(brecahad.parse_points(written)) == {"tumor": listed}
+
+    def test_any_name_can_be_written(self) -> None:
+        points = {'a "b" é': [(0.25, 1 / 3)], "c": []}
+        written = json.loads(brecahad.encode_points(as_points(points)))
+        assert written == {'a "b" é': [{"x": 0.25, "y": 1 / 3}], "c": []}
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b"", "invalid JSON"),
+            (b'{"tumor": [{"x": 0.5, "y": 0.', "invalid JSON"),
+            (b"\xff\xfe\x00", "invalid JSON"),
+            (b"[" * 100_000, "invalid JSON"),
+            (b"[]", "expected one object, found list"),
+            (b'{"tumour": []}', "unknown class 'tumour'; known: mitosis"),
+            (b'{"tumor": {"x": 0.5, "y": 0.5}}', "class 'tumor': expected a list"),
+            (b'{"tumor": null}', "class 'tumor': expected a list"),
+            (b'{"tumor": [[0.5, 0.5]]}', r"tumor\[0\]: expected \{\"x\""),
+            (b'{"tumor": [{"x": 0.5}]}', r"tumor\[0\]: expected \{\"x\""),
+            (b'{"tumor": [{"x": 0.5, "y": "0.5"}]}', r"tumor\[0\]\.y: expected a number"),
+            (b'{"tumor": [{"x": true, "y": 0.5}]}', r"tumor\[0\]\.x: expected a number"),
+            (b'{"tumor": [{"x": null, "y": 0.5}]}', r"tumor\[0\]\.x: expected a number"),
+            (
+                b'{"tumor": [{"x": 0, "y": 0}, {"x": 1.5, "y": 0}]}',
+                r"tumor\[1\]\.x = 1\.5: outside",
+            ),
+            (b'{"tumor": [{"x": 0.5, "y": -0.001}]}', r"tumor\[0\]\.y = -0\.001: outside"),
+            (b'{"tumor": [{"x": 680, "y": 512}]}', r"tumor\[0\]\.x = 680: outside \[0, 1\]"),
+            (b'{"tumor": [{"x": NaN, "y": 0.5}]}', r"tumor\[0\]\.x = nan: outside"),
+            (b'{"tumor": [{"x": 0.5, "y": Infinity}]}', r"tumor\[0\]\.y = inf: outside"),
+            (b'{"tumor": [{"x": 1e999, "y": 0.5}]}', r"tumor\[0\]\.x = inf: outside"),
+            (
+                b'{"tumor": [{"x": 1' + b"0" * 400 + b', "y": 0.5}]}',
+                r"tumor\[0\]\.x = 10+: outside",
+            ),
+            (b'{"tumor": [], "lumen": []}', "annotates nothing"),
+            (b"{}", "annotates nothing"),
+            (
+                b'{"lumen": [{"x": 0, "y": 0}], "tubule": [{"x": 1, "y": 1}]}',
+                "class 'lumen' stands twice",
+            ),
+            (
+                b'{"tumor": [{"x": 0, "y": 0}], "tumor": [{"x": 1, "y": 1}]}',
+                "'tumor' stands twice",
+            ),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_a_mistake_is_refused_with_its_place(self, content: bytes, reason: str) -> None:
+        with pytest.raises(BadInputError, match=reason):
+            brecahad.parse_points(content)
+
+
+class TestClasses:
+    def test_a_class_without_a_list_is_refused(self) -> None:
+        with pytest.raises(BadInputError, match="has no list for class 'lumen'"):
+            READER.place(parse({"tumor": [POINT]}), whole(10, 10), {"tumor": 1, "lumen": 2})
+
+    def test_asked_for_classes_take_both_spellings(self) -> None:
+        assert READER.check_classes(["tubule", "tumor"]) == ["lumen", "tumor"]
+
+    def test_an_unknown_class_is_refused_with_those_there_are(self) -> None:
+        with pytest.raises(UsageError, match="unknown 'cancer'; known: mitosis, non_mitosis"):
+            READER.check_classes(["cancer"])
+
+    def test_one_class_under_two_spellings_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"classes=\[lumen,tubule\]: a class is named twice"):
+            READER.check_classes(["lumen", "tubule"])

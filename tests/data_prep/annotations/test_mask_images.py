@@ -1,0 +1,206 @@
+"""Ready masks: what values mean, whatever they are stored as, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from common.command_line import UsageError
+from data_prep.annotations.mask_images import MaskImageReader
+from data_prep.annotations.reader import Annotation
+from data_prep.config import PrepConfig
+from data_prep.images import image_files
+from data_prep.images.image_files import Box
+from data_prep.images.tiles import Tile, whole
+from data_prep.raw import BadInputError, Field
+from tests.points import as_lists
+
+READER = MaskImageReader()
+HEIGHT, WIDTH = 40, 60
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Two areas of class 1, one touching the border, and one of class 2."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[0:5, 0:7] = 1
+    labels[10:21, 20:31] = 1
+    labels[30:33, 40:43] = 2
+    return labels
+
+
+def read(path: Path, values: dict[str, int], tile: Tile | None = None) -> Annotation:
+    parsed = READER.parse(Field("a-1", "a", path, path))
+    return READER.place(parsed, tile or whole(HEIGHT, WIDTH), values)
+
+
+def pixels(annotation: Annotation, name: str) -> list[tuple[int, int]]:
+    return [(int(x * WIDTH), int(y * HEIGHT)) for x, y in annotation.nuclei[name]]
+
+
+def palette_png(path: Path, labels: np.ndarray) -> None:
+    image = Image.fromarray(labels, "P")
+    image.putpalette([0, 0, 0, 200, 30, 30, 30, 200, 30])
+    image.save(path)
+
+
+def palette_tif(path: Path, labels: np.ndarray) -> None:
+    colours = np.zeros((3, 256), np.uint16)
+    tifffile.imwrite(path, labels, photometric="palette", colormap=colours)
+
+
+WRITERS: dict[str, Any] = {
+    "grey.png": lambda path, labels: Image.fromarray(labels).save(path),
+    "palette.png": palette_png,
+    "16_bit.png": lambda path, labels: path.write_bytes(
+        imagecodecs.png_encode(labels.astype(np.uint16))
+    ),
+    "grey.tif": tifffile.imwrite,
+    "palette.tif": palette_tif,
+    "32_bit.tiff": lambda path, labels: tifffile.imwrite(path, labels.astype(np.int32)),
+    "tiled.tif": lambda path, labels: tifffile.imwrite(
+        path, labels, tile=(16, 16), compression="deflate"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_value_k_is_the_kth_class_however_it_is_stored(
+    labels: np.ndarray, tmp_path: Path, name: str
+) -> None:
+    WRITERS[name](tmp_path / name, labels)
+    found = read(tmp_path / name, {"tumor": 1, "lumen": 2})
+    assert np.array_equal(found.areas_HW, labels)
+    binary = read(tmp_path / name, {"tumor": 255, "lumen": 255})
+    assert np.array_equal(binary.areas_HW, np.where(labels, 255, 0))
+    assert as_lists(found.points) == {"tumor": [], "lumen": []}, "no discs are drawn"
+
+
+def test_every_connected_part_is_a_nucleus_at_its_middle(
+    labels: np.ndarray, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    found = read(tmp_path / "a.tif", {"tumor": 1, "lumen": 2})
+    assert pixels(found, "tumor") == [(3, 2), (25, 15)]
+    assert pixels(found, "lumen") == [(41, 31)]
+
+
+@pytest.mark.parametrize("stored", [np.uint8(1), np.uint8(255), np.bool_(True)])
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+def test_a_single_class_may_be_1_or_255(
+    labels: np.ndarray, tmp_path: Path, stored: np.generic, name: str
+) -> None:
+    WRITERS[name](tmp_path / name, np.where(labels, stored, stored.dtype.type(0)))
+    found = read(tmp_path / name, {"tumor": 255})
+    assert np.array_equal(found.areas_HW, np.where(labels, 255, 0))
+
+
+def test_a_tile_is_a_part_of_the_whole(labels: np.ndarray, tmp_path: Path) -> None:
+    """A nucleus that the tile's border cuts is one in each tile."""
+    for name in ("a.png", "a.tif"):
+        WRITERS["grey." + name[2:]](tmp_path / name, labels)
+        found = read(tmp_path / name, {"tumor": 1, "lumen": 2}, Tile(Box(25, 5, 30, 35), 40, 60))
+        assert np.array_equal(found.areas_HW, labels[5:, 25:55])
+        (x, y), (u, v) = found.nuclei["tumor"][0], found.nuclei["lumen"][0]
+        # columns 25 to 30 and rows 10 to 20 of it: 2.5 in, the pixel 3, and 10 - 5 + 5
+        assert (x * 30, y * 35) == pytest.approx((3.5, 10.5))
+        assert (u * 30, v * 35) == pytest.approx((16.5, 26.5))
+
+
+@pytest.mark.parametrize(
+    ("edit", "classes", "reason"),
+    [
+        (lambda labels: labels * 3, ["a", "b"], "values 3, 6 mean no class; .*: 0 background, 1 a"),
+        (lambda labels: labels * 255, ["a", "b"], "values 254, 255 mean no class"),
+        (lambda labels: labels, ["a"], "values 2 mean no class; .*: 0 background, 1 a, 255 a$"),
+        (
+            lambda labels: np.arange(2400).reshape(40, 60).astype(np.uint16),
+            ["a"],
+            "9 and 2389 more",
+        ),
+        (lambda labels: labels.astype(np.float32), ["a"], "values of type float32"),
+        (lambda labels: np.stack([labels] * 3, -1), ["a", "b"], "3 channels: a mask has one value"),
+        (lambda labels: labels[:, :50], ["a", "b"], "is 50 x 40 px, but its image 60 x 40 px"),
+    ],
+)
+def test_what_means_nothing_is_refused(
+    labels: np.ndarray, tmp_path: Path, edit: Any, classes: list[str], reason: str
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", edit(labels))
+    with pytest.raises(BadInputError, match=reason):
+        read(tmp_path / "a.tif", dict(zip(classes, (1, 2), strict=False)))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("part", [0, 5, 60])
+def test_a_file_cut_short_is_refused(
+    labels: np.ndarray, tmp_path: Path, name: str, part: int
+) -> None:
+    WRITERS["grey." + name[2:]](tmp_path / name, np.random.default_rng(0).permutation(labels))
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) * part // 100])
+    with pytest.raises(BadInputError, match="cut short"):
+        read(tmp_path / name, {"a": 1, "b": 2})
+
+
+@pytest.fixture
+def num_decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many PNG were decoded so far."""
+    decoded, decode = [], image_files.decode_stored
+
+    def noting(path: Path) -> np.ndarray:
+        decoded.append(path)
+        return decode(path)
+
+    monkeypatch.setattr(image_files, "decode_stored", noting)
+    monkeypatch.setattr(image_files, "latest_stored", image_files.Latest(noting))
+    return lambda: len(decoded)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_the_classes_of_a_large_mask_are_found_by_strips(
+    tmp_path: Path, num_decoded: Callable[[], int], name: str
+) -> None:
+    labels = np.zeros((2500, 30), np.uint8)
+    labels[2400, 3] = 2
+    WRITERS["grey." + name[2:]](tmp_path / name, labels)
+    parsed = READER.parse(Field("a-1", "a", tmp_path / name, tmp_path / name))
+    assert READER.classes_in(parsed, ["tumor", "lumen"]) == {"lumen"}
+    assert num_decoded() == (name == "a.png"), "a PNG once, not once a strip"
+    assert image_files.latest_stored.pixels is None, "whoever looks for classes makes no tiles"
+
+
+def test_of_a_png_that_is_not_cut_nothing_is_kept(
+    labels: np.ndarray, tmp_path: Path, num_decoded: Callable[[], int]
+) -> None:
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    read(tmp_path / "a.png", {"tumor": 1, "lumen": 2})
+    assert num_decoded() == 1
+    assert image_files.latest_stored.pixels is None
+
+
+def test_a_png_is_decoded_once_for_all_tiles(
+    labels: np.ndarray, tmp_path: Path, num_decoded: Callable[[], int]
+) -> None:
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    for x in range(0, 60, 20):
+        tile = Tile(Box(x, 0, 20, 40), 40, 60)
+        found = read(tmp_path / "a.png", {"tumor": 1, "lumen": 2}, tile)
+        assert np.array_equal(found.areas_HW, labels[:, x : x + 20])
+    assert num_decoded() == 1
+
+
+def test_masks_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a-1.tif").write_bytes(b"")
+    with pytest.raises(UsageError, match="needs two folders, images/ and groundTruth/"):
+        READER.find_fields(tmp_path, PrepConfig().case_regex)
+    for name in ("images/a-1.tif", "groundTruth/a-1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    (field,), bad = READER.find_fields(tmp_path, PrepConfig().case_regex)
+    assert (field.annotation, bad) == (tmp_path / "groundTruth/a-1.png", [])

@@ -1,0 +1,159 @@
+"""Polygons: filled as matplotlib's paths have it, their middles, their tiles."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.path import Path as Outline
+
+from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, fill, middle, point, polygon
+from data_prep.images.image_files import Box
+from data_prep.images.tiles import Tile, whole
+from data_prep.raw import BadInputError
+from tests.points import as_lists
+
+HEIGHT, WIDTH = 90, 120
+Ring = list[tuple[float, float]]
+
+
+class Given(ShapeReader):
+    """A reader whose shapes are given."""
+
+    def parse(self, field: object) -> Shapes:
+        raise NotImplementedError
+
+
+def place(shapes: list[Shape], tile: Tile, values: dict[str, int]) -> np.ndarray:
+    areas_HW = Given().place(Shapes(shapes), tile, values).areas_HW
+    return np.zeros((tile.box.height, tile.box.width)) if areas_HW is None else areas_HW
+
+
+def blob(rng: np.random.Generator, x: float, y: float, radius: float) -> Ring:
+    """A wavy outline, not convex, with corners anywhere between pixels."""
+    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    reach = radius * (1 + 0.3 * rng.uniform(-1, 1, 24))
+    return list(zip(x + reach * np.cos(angle), y + reach * np.sin(angle), strict=True))
+
+
+def is_in(ring: Ring, height: int = HEIGHT, width: int = WIDTH, fine: int = 1) -> np.ndarray:
+    """By matplotlib: the pixels (or parts of 1 / fine px) whose middle is within an outline."""
+    y, x = (np.mgrid[: height * fine, : width * fine] + 0.5) / fine
+    middles = np.column_stack([x.ravel(), y.ravel()])
+    return Outline(np.array([*ring, ring[0]])).contains_points(middles).reshape(x.shape)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_polygon_is_the_pixels_whose_middle_it_holds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ring = blob(rng, rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT), 25)  # also across the border
+    mask_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
+    fill(mask_HW, [np.array(ring)], 7)
+    assert np.array_equal(mask_HW, np.where(is_in(ring), 7, 0))
+
+
+def test_pixels_on_whole_coordinates_are_counted_once() -> None:
+    """A QuPath rectangle from (10, 20) to (14, 22) is 4 x 2 pixels; its neighbour's begin there."""
+    mask_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
+    fill(mask_HW, [np.array([[10, 20], [14, 20], [14, 22], [10, 22], [10, 20]], float)], 1)
+    expected = np.zeros_like(mask_HW)
+    expected[20:22, 10:14] = 1
+    assert np.array_equal(mask_HW, expected)
+
+
+def test_holes_are_left_out_and_an_island_in_one_is_not() -> None:
+    rng = np.random.default_rng(1)
+    outer, hole, island = (blob(rng, 60, 45, radius) for radius in (35, 18, 6))
+    shapes = [polygon("a", "tumor", [outer, hole]), polygon("b", "tumor", [island])]
+    expected = (is_in(outer) & ~is_in(hole)) | is_in(island)
+    assert np.array_equal(place(shapes, whole(HEIGHT, WIDTH), {"tumor": 255}) > 0, expected)
+
+
+@pytest.mark.parametrize("order", [["tumor", "lumen"], ["lumen", "tumor"]])
+def test_later_classes_lie_on_top_whatever_their_order_in_the_file(order: list[str]) -> None:
+    rng = np.random.default_rng(2)
+    rings = {name: blob(rng, x, 45, 25) for name, x in (("tumor", 50.0), ("lumen", 70.0))}
+    shapes = [polygon(name, name, [ring]) for name, ring in rings.items()]
+    shapes.append(polygon("x", "not asked for", [blob(rng, 60, 45, 30)]))
+    below, above = (is_in(rings[name]) for name in order)
+    found = place(shapes, whole(HEIGHT, WIDTH), dict(zip(order, (1, 2), strict=True)))
+    assert (below & above).any()
+    assert np.array_equal(found, np.where(above, 2, np.where(below, 1, 0)))
+
+
+def test_a_tile_is_a_part_of_the_whole() -> None:
+    rng = np.random.default_rng(3)
+    shapes = [polygon(str(n), "tumor", [blob(rng, *rng.uniform(20, 70, 2), 12)]) for n in range(6)]
+    shapes.append(polygon("all around", "tumor", [[(0, 0), (120, 0), (120, 90), (0, 90)], BORDER]))
+    all_HW = place(shapes, whole(HEIGHT, WIDTH), {"tumor": 1})
+    assert 0 < all_HW.mean() < 1
+    for box in (Box(0, 0, 50, 40), Box(31, 17, 64, 33), Box(100, 80, 20, 10)):
+        part = place(shapes, Tile(box, HEIGHT, WIDTH), {"tumor": 1})
+        expected = all_HW[box.y : box.y + box.height, box.x : box.x + box.width]
+        assert np.array_equal(part, expected)
+
+
+BORDER = [(10.5, 5.0), (110.0, 10.0), (105.0, 80.0), (15.0, 85.0)]
+
+
+def test_middles_are_centres_of_gravity() -> None:
+    rng = np.random.default_rng(4)
+    outer, hole = blob(rng, 60, 45, 35), blob(rng, 70, 40, 12)
+    inside = is_in(outer, fine=8) & ~is_in(hole, fine=8)
+    y, x = np.nonzero(inside)
+    expected = (x.mean() + 0.5) / 8, (y.mean() + 0.5) / 8
+    for rings in ([outer, hole], [outer[::-1], hole], [[*outer, outer[0]], hole[::-1]]):
+        assert middle(polygon("a", "tumor", rings)) == pytest.approx(expected, abs=0.02)
+    assert middle(point("a", "tumor", 3.25, 4.5)).tolist() == [3.25, 4.5]
+
+
+def test_the_middle_of_an_outline_that_crosses_itself_is_within_its_bounds() -> None:
+    """The lobes of this figure of eight nearly cancel: its centre of gravity is at x = 690."""
+    eight = [(10.0, 10.0), (30.0, 30.2), (30.0, 10.0), (10.0, 30.0)]
+    assert middle(polygon("a", "tumor", [eight])) == pytest.approx((20, 20.1))
+
+
+def test_an_area_is_a_nucleus_at_its_middle_in_one_tile() -> None:
+    shape = polygon("a", "tumor", [[(48, 10), (56, 10), (56, 20), (48, 20)]])  # middle (52, 15)
+    left, right = (Tile(Box(x, 0, 50, 90), HEIGHT, WIDTH) for x in (0, 50))
+    found = [Given().place(Shapes([shape]), tile, {"tumor": 1}) for tile in (left, right)]
+    assert [(each.areas_HW == 1).sum() for each in found] == [20, 60]
+    assert as_lists(found[0].nuclei) == {"tumor": []}
+    assert as_lists(found[1].nuclei) == {"tumor": [(2.5 / 50, 15.5 / 90)]}
+    assert as_lists(found[1].points) == {"tumor": []}, "no disc is drawn on an area"
+
+
+def test_a_point_is_the_pixel_that_it_is_in() -> None:
+    """29 / 100 * 100 is less than 29 in floats; the far edge belongs to the last pixel."""
+    places = [(29.0, 58.0), (29.99, 0.0), (100.0, 90.0)]
+    shapes = [point("a", "tumor", *place) for place in places]
+    found = Given().place(Shapes(shapes), whole(90, 100), {"tumor": 1}).points["tumor"]
+    assert [(int(x * 100), int(y * 90)) for x, y in found] == [(29, 58), (29, 0), (99, 89)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        (
+            point("line 3", "a", 120.5, 10),
+            r"line 3: x = 120.5 is outside .* \(0 to 120 px\)",
+        ),
+        (point("line 3", "a", 10, -1), r"line 3: y = -1 is outside the image \(0 to 90 px\)"),
+        (polygon("b", "a", [[(1, 1), (9, 1), (9, 95)]]), r"b: y = 95 is outside .* \(0 to 90 px\)"),
+    ],
+)
+def test_what_is_outside_the_image_is_refused_with_the_range(shape: Shape, reason: str) -> None:
+    good = point("line 2", "a", 120, 90)
+    with pytest.raises(BadInputError, match=reason):
+        place([good, shape], whole(HEIGHT, WIDTH), {"a": 1})
+
+
+@pytest.mark.parametrize("ring", [None, "text", [1, 2, 3], [[1, 2], [3]], [[1, "b"]], [[1, None]]])
+def test_what_is_no_outline_is_refused(ring: Any) -> None:
+    with pytest.raises(BadInputError, match="here: "):
+        polygon("here", "a", [ring])
+
+
+@pytest.mark.parametrize("ring", [[], [(1, 1)], [(1, 1), (5, 5)], [(1, 1), (5, 5), (9, 9), (1, 1)]])
+def test_what_encloses_nothing_is_refused(ring: Ring) -> None:
+    with pytest.raises(BadInputError, match="here: encloses no area"):
+        polygon("here", "a", [ring])

@@ -1,0 +1,68 @@
+"""What a name tells of its case, and expressions that never end."""
+
+import threading
+import time
+
+import pytest
+
+from common.command_line import UsageError
+from data_prep.cases.names import DEFAULT_REGEX, case_of, check_regex, shortened, unmatched_text
+
+ENDLESS = r"(?P<case>(a+)+)-\d+"  # tries each of 2 ** 40 ways to cut 40 letters
+
+
+@pytest.mark.parametrize(
+    ("name", "regex", "case"),
+    [
+        ("Case_1-01", DEFAULT_REGEX, "Case_1"),
+        ("Case_10-7", DEFAULT_REGEX, "Case_10"),
+        ("TCGA-AA-0001-12", DEFAULT_REGEX, "TCGA-AA-0001"),
+        ("slide", DEFAULT_REGEX, "slide"),  # tells no case: one of its own
+        ("Case_1-01b", DEFAULT_REGEX, "Case_1-01b"),
+        ("P007_s3", r"P(?P<case>\d+)_s\d", "007"),
+        ("slide", r"(?:P(?P<case>\d+)_)?.*", "slide"),  # matches, but without a case
+        ("Case_1-01", "each", "Case_1-01"),
+    ],
+)
+def test_the_case_of_a_field(name: str, regex: str, case: str) -> None:
+    assert case_of(name, regex) == case
+
+
+@pytest.mark.parametrize("regex", ["(", ".*", "(?P<case>a{99999999999999999999})", "Each"])
+def test_what_is_no_expression_with_a_case_is_refused(regex: str) -> None:
+    with pytest.raises(ValueError, match=r"^case_regex="):
+        check_regex(regex)
+
+
+def test_an_expression_that_never_ends_is_refused_and_leaves_no_clock_running() -> None:
+    began = time.process_time()
+    with pytest.raises(UsageError, match=r"^case_regex=.* takes more than 2 s to match aaa"):
+        case_of("a" * 40, ENDLESS)
+    assert time.process_time() - began < 10
+    while time.process_time() - began < 5:  # a clock would end the process
+        pass
+    assert case_of("aa-1", ENDLESS) == "aa"
+
+
+def test_a_name_is_matched_in_a_thread_too() -> None:
+    """Signals do not reach it, nor can it ask for one."""
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(case_of("Case_1-01", DEFAULT_REGEX)))
+    thread.start()
+    thread.join()
+    assert found == ["Case_1"]
+
+
+def test_names_that_do_not_match_are_counted_and_the_first_told() -> None:
+    names = ["Case_1-01", "a", "b", "Case_2-01", "c"]
+    told = "3 of 5 names do not match case_regex (a, b, ...)"
+    assert unmatched_text(names, DEFAULT_REGEX) == told
+    assert unmatched_text(names[:2], DEFAULT_REGEX).startswith("1 of 2 names do not match")
+    assert unmatched_text(["Case_1-01"], DEFAULT_REGEX) == ""
+    assert unmatched_text(names, "each") == ""
+
+
+def test_a_long_list_of_cases_is_cut() -> None:
+    cases = [f"c{number}" for number in range(21)]
+    assert shortened(cases[:20]) == ", ".join(cases[:20])
+    assert shortened(cases) == "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 and 11 more"

@@ -1,0 +1,304 @@
+"""The report in a real browser: what it shows, in every light, with no other file."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.browser import CHROMIUM, Browser, start_browser
+from train import evaluate, show
+from train.evaluation.charts import Chart, Line
+from train.evaluation.overlays import make_overlay
+from train.evaluation.report import detection_chart, in_words, report_page, story
+from train.runs.monitor import read_curve
+from train.runs.run_folder import Run, read_run
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install)")
+
+TISSUE = (200, 120, 160)
+SCORES = {"accuracy": 0.9125, "iou": 0.5, "dice": 0.66667, "precision": 0.75, "recall": 0.6}
+
+
+def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
+    """A summary of three fields."""
+    source = {
+        "all_pixels": SCORES,
+        "mean_over_fields": {
+            name: {"mean": value, "num_fields": 3, "interval": interval}
+            for name, value in SCORES.items()
+        },
+    }
+    fields = [f"Case_4-{number:02d}" for number in (1, 2, 3)]
+    return {
+        "run": "first",
+        "checkpoint": "step_00000008",
+        "step": 8,
+        "epoch": 2,
+        "data": {"split": "test"},
+        "threshold": {"value": 0.5, "chosen_on": "default"},
+        "num_fields": len(fields),
+        "cases": ["Case_4"],
+        **source,
+        "bootstrap": {"over": "cases", "resamples": 2000, "confidence": 0.95},
+        "per_class": {"tumor": SCORES},
+        "per_field": [{"field": name, "case": "Case_4", **SCORES} for name in fields],
+        "baselines": {"otsu_hematoxylin": source, "all_foreground": source},
+        "empty_rule": "empty is 1",
+        "warnings": [],
+        **more,
+    }
+
+
+WHOLE = summary_of(
+    [0.61, 0.72],
+    threshold={"value": 0.45, "chosen_on": "val"},
+    warnings=["trained on: <b>Case_4</b> & others"],
+    per_class={"tumor": SCORES, "mitosis+apoptosis": SCORES},
+    sensitivity=[{"radius_px": radius, "dice": 0.5} for radius in (10, 15, 20, 25, 30)],
+    agreement=[{"fields": ["Case_4-01", "Case_4-02"], "dice": 0.5939}],
+    near_duplicates={"max_bits": 10, "num_training_fields": 4, "found": []},
+    model_sha256="ab" * 32,
+    detection={
+        "radius_px": 20,
+        "threshold": 0.45,
+        "precision": 0.8,
+        "recall": 0.7,
+        "f1": 0.7467,
+        "average_precision": 0.71,
+        "interval": {"f1": [0.7, 0.79]},
+        "curve": {
+            "threshold": [0.9, 0.45, 0.1],
+            "precision": [1, 0.8, 0.4],
+            "recall": [0.2, 0.7, 1],
+        },
+    },
+)
+
+
+@pytest.fixture
+def run(own_run: Path) -> Run:
+    """A run that was requeued and went on."""
+    restart = {"step": 4, "time_s": 1764042000, "notes": ["resumed from step_00000004 (step 4)"]}
+    (own_run / "restarts.jsonl").write_text(json.dumps(restart) + "\n")
+    (own_run / "launch").mkdir()
+    events = [
+        {"time_s": 1764041000.5, "event": "queued", "stage": "chain", "jobs": {"train": "3"}},
+        {"time_s": 1764041900.0, "event": "requeued", "stage": "train", "step": 4}
+        | {"reason": "preempted", "job": "3", "nodes": "n[1-2]"},
+    ]
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (own_run / "launch" / "events.jsonl").write_text(lines + '{"time_s": 17640')
+    return read_run(own_run)
+
+
+@pytest.fixture
+def page(run: Run, tmp_path: Path) -> Path:
+    """A report with everything in it."""
+    image_HWC = np.full((300, 400, 3), TISSUE, np.uint8)
+    truth_HW = np.zeros((300, 400), bool)
+    truth_HW[20:280, 20:60] = True
+    predicted_HW = np.zeros((300, 400), bool)
+    predicted_HW[20:280, 200:300] = True
+    masks = truth_HW, predicted_HW
+    overlays = [
+        make_overlay(number, f"Case_4-{number:02d}", "Case_4", 0.5, image_HWC, *masks)
+        for number in (1, 2)
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(report_page(WHOLE, overlays, [run]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with start_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def text_of(html: str) -> str:
+    """What a reader sees of a page, with single spaces."""
+    body = re.sub(r"(?s)<style>.*?</style>|<[^>]+>", " ", html)
+    return " ".join(body.split())
+
+
+def test_the_page_says_what_the_summary_and_the_run_say(page: Path, run: Run) -> None:
+    text = text_of(page.read_text())
+    for words in (
+        "Evaluation of first",
+        "threshold 0.45, chosen on val",
+        "0.667 0.610 to 0.720",
+        "mitosis+apoptosis 0.667",
+        "All foreground 0.667",
+        "Model 0.747 0.700 to 0.790 0.800",
+        "30 0.500",
+        "Case_4-01, Case_4-02 0.594",
+        "2025-11-25 03:38:20 train requeued 4 preempted; job 3, nodes n[1-2]",
+        "2025-11-25 03:40:00 training went on 4 resumed from step_00000004 (step 4)",
+        "jobs (train 3)",
+        "1 restart of the training",
+        "step_00000008: step 8, epoch 2",
+        "ab" * 32,
+        run.data.content_sha256,
+        "batch_size 4",
+        "none among 4 training fields",
+    ):
+        assert words in text, words
+
+
+def test_warnings_come_first_and_names_are_no_markup(page: Path) -> None:
+    html = page.read_text()
+    assert "&lt;b&gt;Case_4&lt;/b&gt; &amp; others" in html
+    assert html.index('id="warnings"') < html.index('class="figures"')
+
+
+def test_sections_without_anything_to_say_are_left_out(run: Run) -> None:
+    for name in ("restarts.jsonl", "metrics.jsonl", "launch/events.jsonl"):
+        (run.folder / name).unlink()
+    html = report_page(summary_of(None), [], [run])
+    text = text_of(html)
+    for words in ("Warnings", "Nuclei found", "Worst", "annotated twice", "What happened"):
+        assert words not in text
+    # trained without a validation split, it still has a training loss
+    assert re.findall('aria-label="((?:Training|Validation).*?)[":]', html) == ["Training loss"]
+    assert "No restarts of the training" in text
+    assert "0.667 one case" in text
+
+
+def test_the_training_loss_is_drawn_as_tensorboard_has_it(page: Path, run: Run) -> None:
+    """A dot a step, the highest at 1 / 1.05 of the height."""
+    losses = read_curve(run.folder, "train/loss")
+    assert len(losses) == 8
+    html = page.read_text()
+    start = html.index('aria-label="Training loss')
+    drawn = html[start : html.index("</svg>", start)]
+    dots = [(float(x), float(y)) for x, y in re.findall(r'circle .*?cx="(.*?)" cy="(.*?)"', drawn)]
+    assert [x for x, _ in dots] == sorted(x for x, _ in dots)
+    heights = np.array([Chart.bottom - y for _, y in dots]) / (Chart.bottom - Chart.top)
+    expected = np.array([loss for _, loss in losses]) / (1.05 * max(loss for _, loss in losses))
+    np.testing.assert_allclose(heights, expected, atol=1e-3)
+
+
+def test_the_page_is_the_same_each_time(run: Run) -> None:
+    assert report_page(WHOLE, [], [run]) == report_page(WHOLE, [], [run])
+
+
+def test_evaluation_writes_it_with_the_digest_that_show_prints(
+    own_run: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    out = tmp_path / "results"
+    assert cli(evaluate.main, f"run={own_run}", f"out={out}", "amp=off", "figures=1").code == 0
+    html = (out / "report.html").read_text()
+    shown = cli(show.main, f"run={own_run}", "checkpoint=best").out
+    (digest,) = re.findall(r"model sha256  ([0-9a-f]{64})", shown)
+    assert digest in html
+    per_field = json.loads((out / "summary.json").read_text())["per_field"]
+    ordered = sorted(per_field, key=lambda entry: entry["dice"])
+    shown_fields = re.findall(r"<strong>(Case_\S+)</strong> Dice ([\d.]+)", html)
+    # one of the worst and one of the best
+    assert shown_fields == [
+        (entry["field"], f"{entry['dice']:.3f}") for entry in (ordered[0], ordered[-1])
+    ]
+
+
+def test_charts_place_values_on_their_axes() -> None:
+    line = Line("a", [(0, 0), (50, 1), (100, 0.5)])
+    chart = Chart("t", "x", "y", [line], (0, 100), (0, 1), left=10, right=110, top=0, bottom=50)
+    assert chart.path(line) == "M10 50L60 0L110 25"
+    assert chart.x_ticks() == [0, 20, 40, 60, 80, 100]
+    assert chart.y_ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+
+
+def test_thresholds_that_find_nothing_are_not_drawn() -> None:
+    """Above them precision is 0 / 0, which the curve would show as a fall to the corner."""
+    curve = {"threshold": [0.1, 0.5, 0.9], "precision": [0.4, 0.8, 0], "recall": [1, 0.7, 0]}
+    chart = detection_chart({"threshold": 0.5, "precision": 0.8, "recall": 0.7, "curve": curve})
+    assert chart is not None
+    assert chart.lines[0].points == [(1, 0.4), (0.7, 0.8)]
+    assert [point for _, point in chart.dots] == [(0.7, 0.8)]
+
+
+def test_the_story_is_told_in_order_of_time() -> None:
+    restarts = [{"step": 4, "time_s": 20, "notes": ["a", "b"]}]
+    events = [{"time_s": 10.5, "event": "failed", "stage": "train", "step": 4, "reason": "why"}]
+    told = [(row["time"], row["what"], row["details"]) for row in story(restarts, events)]
+    assert told == [
+        ("1970-01-01 00:00:10", "train failed", "why"),
+        ("1970-01-01 00:00:20", "training went on", "a; b"),
+    ]
+    assert in_words({"jobs": {"train": 3}, "code": 0}) == "jobs (train 3), code 0"
+
+
+@needs_browser
+@pytest.mark.parametrize("width_px", [1280, 800])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_shown_whole_without_a_complaint_or_a_request(
+    width_px: int, scheme: str, page: Path, browser: Browser
+) -> None:
+    browser.look(width_px, scheme)
+    browser.open(page)
+    assert browser.complaints() == []
+    assert browser.requests() == [page.resolve().as_uri()]
+    assert browser.value("document.documentElement.scrollWidth") <= width_px
+    cut_off = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert browser.value(f"{cut_off}.length") == 0
+
+
+@needs_browser
+def test_it_is_dark_where_the_reader_wants_it_dark(page: Path, browser: Browser) -> None:
+    papers, contrasts = {}, {}
+    for scheme in ("light", "dark"):
+        browser.look(1280, scheme)
+        browser.open(page)
+        shot_HW = browser.screenshot().mean(axis=-1)
+        left, top, right, bottom = browser.box("h1")
+        papers[scheme] = shot_HW[0, 0]
+        contrasts[scheme] = np.abs(shot_HW[top:bottom, left:right] - papers[scheme]).max()
+    assert papers["light"] > 240
+    assert papers["dark"] < 40
+    assert min(contrasts.values()) > 150
+
+
+@needs_browser
+def test_outlines_are_switched_on_and_off(page: Path, browser: Browser) -> None:
+    """Seen in the pixels where the truth's and the prediction's outlines run."""
+    browser.look(1280)
+    browser.open(page)
+
+    def are_seen() -> list[bool]:
+        """Whether there is more than tissue where truth's outline runs, and prediction's."""
+        left, top, _, _ = browser.box(".overlay svg")
+        row = browser.screenshot()[top + 150].astype(int)
+        sides = [row[left + x - 3 : left + x + 4] for x in (20, 200)]
+        return [bool(np.abs(side - TISSUE).max() > 40) for side in sides]
+
+    def click(name: str) -> None:
+        browser.value(f"document.querySelector('{name}').click()")
+
+    assert are_seen() == [True, True]
+    click("#show-truth")
+    assert are_seen() == [False, True]
+    click("#show-prediction")
+    assert are_seen() == [False, False]
+    click("#show-truth")
+    assert are_seen() == [True, False]
+
+
+@needs_browser
+def test_it_prints_on_paper_whatever_the_screen_is(page: Path, browser: Browser) -> None:
+    browser.look(680, "dark", media="print")
+    browser.open(page)
+    assert browser.style("body", "backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.value("document.documentElement.scrollWidth") <= 680
+    assert (
+        browser.value("getComputedStyle(document.querySelector('#show-truth')).display") == "none"
+    )
+    assert browser.style("table", "breakInside") == "avoid"
+    assert browser.style(".overlay svg", "maxHeight") == f"{112 / 25.4 * 96:.3f}px"
+    pdf = browser.pdf()
+    assert pdf.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
+    browser.look(1280, media="")

@@ -1,0 +1,81 @@
+"""Ranks and GPUs: pretended ones, on ranks that are forked and meet through gloo."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from common.command_line import UsageError
+from train.ranks.distributed import start_ranks
+
+FORK = multiprocessing.get_context("fork")
+TIMEOUT_S = 60
+
+
+def run_on_gpus(rank: int, port: int, visible: Sequence[Sequence[str]], said: Any) -> None:
+    """Start as a rank that sees GPUs of these UUIDs; say what device it has, or is told."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(visible))}
+    os.environ.update(where | world)
+    torch.cuda.device_count = lambda: len(visible[rank])
+    torch.cuda.set_device = lambda device: None
+    torch.cuda.get_device_properties = lambda device: SimpleNamespace(
+        uuid=visible[rank][device.index]
+    )
+    original = dist.init_process_group
+    # there is no NCCL here, and it is not to be needed
+    dist.init_process_group = lambda backend, **named: original("gloo", **named)
+    try:
+        with start_ranks("auto", TIMEOUT_S) as ranks:
+            said.put((rank, str(ranks.device)))
+    except UsageError as error:
+        said.put((rank, str(error)))
+
+
+def told(*visible: Sequence[str]) -> list[str]:
+    """What each of as many ranks says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said: Any = FORK.Queue()
+    ranks = [
+        FORK.Process(target=run_on_gpus, args=(rank, port, visible, said), daemon=True)
+        for rank in range(len(visible))
+    ]
+    for process in ranks:
+        process.start()
+    words = dict(said.get(timeout=TIMEOUT_S) for _ in ranks)
+    for process in ranks:
+        process.join(TIMEOUT_S)
+    return [words[rank] for rank in range(len(visible))]
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [
+        ((["a", "b"], ["a", "b"]), ["cuda:0", "cuda:1"]),
+        ((["a"], ["b"]), ["cuda:0", "cuda:0"]),  # as srun --gpus-per-task=1 shows them
+        (([], []), ["cpu", "cpu"]),
+    ],
+)
+def test_ranks_with_a_gpu_each_or_none_start(
+    visible: Sequence[Sequence[str]], devices: list[str]
+) -> None:
+    assert told(*visible) == devices
+
+
+@pytest.mark.parametrize(("gpus", "num_ranks"), [(["a"], 2), (["a", "b"], 3)])
+def test_ranks_that_share_a_gpu_are_refused_on_every_rank(gpus: list[str], num_ranks: int) -> None:
+    """Before NCCL meets them, whose message names neither the number of ranks nor a way out."""
+    words = told(*[gpus] * num_ranks)
+    expected = (
+        f"2 ranks share one GPU ({socket.gethostname()}, GPU-a), and NCCL takes one rank a GPU:"
+        f" start {len(gpus)} on {socket.gethostname()} (--nproc-per-node), or say device=cpu"
+    )
+    assert words == [expected] * num_ranks

@@ -1,0 +1,129 @@
+"""Training crops for a rank, in an order that does not depend on the number of ranks.
+
+The global batch of a step is cut into microbatches; each rank computes a run of them. A crop is
+named (epoch, index), and everything random about it is drawn from a seed over
+(seed, epoch, index): which ranks, workers or restarts there are makes no difference.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from common import seeds
+from data_prep.dataset.pack import TrainingPixels
+from train.config import TrainConfig
+from train.crops import device_crops
+from train.crops.random_crop import NUM_DRAWS, Plan, cut_crop, plan_crop
+from train.ranks.distributed import Ranks
+
+Draw = tuple[int, int]
+"""(epoch, index of the crop within the epoch)."""
+
+
+class TrainingCrops:
+    """Image crops (H, W, 3) uint8 and their masks (H, W) uint8, one for each (epoch, index).
+
+    With crop.on=device what device_crops.finish() makes these of.
+    """
+
+    def __init__(self, pixels: TrainingPixels, config: TrainConfig) -> None:
+        self.pixels, self.config = pixels, config
+
+    def __len__(self) -> int:
+        return len(self.pixels) * self.config.crop.per_sample
+
+    def fill(self, draws: Sequence[Draw], into: Sequence[npt.NDArray[Any]]) -> None:
+        """Write crops into memory for as many of each of their parts."""
+        # planned together: Python is three times as fast while pixels do not take its cache
+        plans = [self.plan(draw) for draw in draws]
+        crop = self.config.crop
+        for number, ((_, index), plan) in enumerate(zip(draws, plans, strict=True)):
+            sample, place = self.pixels[self.sample_of(index)], [part[number] for part in into]
+            if crop.on == "device":
+                device_crops.cut_window(sample, crop, plan, place)
+            else:
+                cut_crop(sample, self.pixels.is_binary, crop, plan, place)
+
+    def plan(self, draw: Draw) -> Plan:
+        """What is drawn of a crop."""
+        epoch, index = draw
+        sample = self.pixels.samples[self.sample_of(index)]
+        numbers = seeds.uniforms(NUM_DRAWS, self.config.seed, "crop", epoch, index)
+        return plan_crop((sample.height_px, sample.width_px), self.config.crop, numbers)
+
+    def sample_of(self, index: int) -> int:
+        """The number of the sample that a crop of an epoch is of."""
+        return index // self.config.crop.per_sample
+
+    @property
+    def parts(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of each array that a crop consists of."""
+        if self.config.crop.on == "device":
+            return device_crops.parts(self.config.crop)
+        size = self.config.crop.size_px
+        return [((size, size, 3), torch.uint8), ((size, size), torch.uint8)]
+
+    @property
+    def crop_bytes(self) -> int:
+        """What a crop takes in memory."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts)
+
+    def finish(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Images BHWC and masks BHW, uint8, of crops whose parts are on the rank's device."""
+        if self.config.crop.on == "device":
+            window_BHW4, to_window_B23, density_map_B34 = parts
+            size_px, is_binary = self.config.crop.size_px, self.pixels.is_binary
+            return device_crops.finish(
+                window_BHW4, to_window_B23, density_map_B34, size_px, is_binary
+            )
+        image_BHWC, mask_BHW = parts
+        return image_BHWC, mask_BHW
+
+
+class MicrobatchSampler(Sampler[list[Draw]]):
+    """This rank's microbatches from a step on to the end of the run, each a list of crops."""
+
+    def __init__(self, num_crops: int, config: TrainConfig, ranks: Ranks, first_step: int) -> None:
+        self.num_crops, self.config, self.first_step = num_crops, config, first_step
+        self.steps_per_epoch = num_crops // config.batch.size
+        num_microbatches = config.batch.num_microbatches
+        self.mine = microbatches_of(ranks.rank, ranks.world_size, num_microbatches)
+
+    def __len__(self) -> int:
+        steps = self.steps_per_epoch * self.config.epochs - self.first_step
+        return steps * len(self.mine)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        size = self.config.batch.size // self.config.batch.num_microbatches
+        order, order_of = np.empty(0, int), -1
+        for step in range(self.first_step, self.steps_per_epoch * self.config.epochs):
+            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+            if epoch != order_of:
+                order = epoch_order(self.num_crops, self.config.seed, epoch)
+                order_of = epoch
+            for microbatch in self.mine:
+                start = step_in_epoch * self.config.batch.size + microbatch * size
+                yield [(epoch, int(index)) for index in order[start : start + size]]
+
+
+def epoch_order(num_crops: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch's crops. Those that fill no batch at its end are left out; they are
+    others in each epoch."""
+    return seeds.generator(seed, "order", epoch).permutation(num_crops)
+
+
+def microbatches_of(rank: int, world_size: int, num_microbatches: int) -> range:
+    """The consecutive microbatches that a rank computes; they differ by one at most."""
+    first = rank * num_microbatches // world_size
+    return range(first, (rank + 1) * num_microbatches // world_size)
+
+
+def mask_to_target(mask_BHW: Tensor, label_values: Sequence[int]) -> Tensor:
+    """uint8 labels -> float (B, C, H, W): 1 where the mask has the value of the channel's class."""
+    return torch.stack([mask_BHW == value for value in label_values], dim=1).float()

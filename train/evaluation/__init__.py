@@ -1,0 +1,1 @@
+"""A run measured on whole fields, and the report of it."""

@@ -1,0 +1,178 @@
+"""Pictures that are there twice: trained on under another name, or annotated twice.
+
+A picture is known by 64 bits: which of its 8 x 8 lowest frequencies are above their median (pHash:
+Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"). Compression,
+noise and another size change a few bits. A picture that was flipped or turned by 90 degrees is
+found by the hashes of all eight; one that was cut or turned by other angles is not.
+
+Of BreCaHAD's sample, the picture that is there twice differs from itself by 2 bits, any two others
+(whole fields, or quarters) by 18 or more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from common.command_line import UserError
+from data_prep.dataset.manifest import Dataset, Sample, read_dataset
+from data_prep.dataset.pack import read_image
+from data_prep.images.image_files import Image, Mask
+from train.crops.microbatches import mask_to_target
+from train.evaluation.fields import WholeField
+from train.metrics.scores import Score, count_pixels, score
+from train.ranks.distributed import Ranks
+from train.runs.run_folder import Run
+
+NEAR_BITS = 10
+SIDE_PX, FREQUENCIES = 32, slice(1, 9)
+SAME_LEVELS = 5  # mean difference: 2.1 in the sample; a field beside itself by 10 px, 7.6 and more
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a field's picture is known by."""
+
+    index: int
+    """Place of the field among its like."""
+    field: str
+    case: str
+    hashes: tuple[int, ...]
+    """64 bits of the picture as it is, then of its other flips and turns."""
+
+
+def fingerprint(index: int, field: str, case: str, image_HWC: Image) -> Fingerprint:
+    """The fingerprint of a picture, uint8 RGB."""
+    grey = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+    turned = [np.rot90(side, turns) for side in (small, small.T) for turns in range(4)]
+    return Fingerprint(index, field, case, tuple(map(hash_of, turned)))
+
+
+def hash_of(small_HW: npt.NDArray[np.float32]) -> int:
+    """The 64 bits of a small grey picture."""
+    low = cv2.dct(np.ascontiguousarray(small_HW))[FREQUENCIES, FREQUENCIES]
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
+
+
+def near_duplicates(
+    evaluated: Sequence[Fingerprint], trained: Sequence[Fingerprint]
+) -> list[dict[str, Any]]:
+    """Evaluated fields that look like a training field of another case, the most alike first."""
+    trained_hashes = np.array([entry.hashes[0] for entry in trained], np.uint64)
+    found = []
+    for entry in evaluated:
+        differing = np.array(entry.hashes, np.uint64)[:, None] ^ trained_hashes
+        bits = np.bitwise_count(differing).min(axis=0)
+        found += [
+            {
+                "field": entry.field,
+                "trained_field": trained[number].field,
+                "trained_case": trained[number].case,
+                "bits": int(bits[number]),
+            }
+            for number in np.flatnonzero(bits <= NEAR_BITS).tolist()
+            if trained[number].case != entry.case
+        ]
+    return sorted(found, key=lambda pair: (pair["bits"], pair["field"], pair["trained_field"]))
+
+
+def compare_with_training(
+    evaluated: Sequence[Fingerprint], run: Run, data: str, ranks: Ranks
+) -> dict[str, Any]:
+    """Near-duplicates among the fields that the run was trained on; collective.
+
+    `data`: the folder of the prepared data set, '' for where the run found it. Where it is gone or
+    another one, the reason why nothing was compared.
+    """
+    about: dict[str, Any] = {"max_bits": NEAR_BITS}
+    try:
+        dataset = ranks.first_does(lambda: trained_on(run, data or run.config.data))
+        samples = list(enumerate(dataset.split("train", originals_only=True)))
+        mine = ranks.share(samples)
+        parts = ranks.all_do(lambda: [of_sample(dataset.folder, *entry) for entry in mine])
+    except UserError as error:
+        return about | {"not_checked": str(error)}
+    trained = sorted((entry for part in parts for entry in part), key=lambda entry: entry.index)
+    found = near_duplicates(evaluated, trained)
+    return about | {"num_training_fields": len(trained), "found": found}
+
+
+def trained_on(run: Run, data: str) -> Dataset:
+    """The prepared data set, if it is the one. Raises UserError where not."""
+    if not data:
+        raise UserError("an exported model does not know where its data set is; give data=")
+    dataset = read_dataset(Path(data))
+    if dataset.description.content_sha256 != run.data.content_sha256:
+        raise UserError(f"data={data}: not the content that the run was trained on")
+    return dataset
+
+
+def of_sample(folder: Path, index: int, sample: Sample) -> Fingerprint:
+    """The fingerprint of a prepared sample."""
+    image_HWC = read_image(folder, sample)
+    return fingerprint(index, sample.field, sample.case, image_HWC)
+
+
+def agreement(
+    fields: Sequence[WholeField], evaluated: Sequence[Fingerprint], label_values: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The Dice between two annotations of one picture, for each picture that is there twice.
+
+    `evaluated` are the fingerprints of `fields`, in their order.
+    """
+    hashes = np.array([entry.hashes[0] for entry in evaluated], np.uint64)
+    found = []
+    for number, entry in enumerate(evaluated):
+        later = evaluated[number + 1 :]
+        is_near = np.bitwise_count(hashes[number + 1 :] ^ hashes[number]) <= NEAR_BITS
+        for other in (later[place] for place in np.flatnonzero(is_near).tolist()):
+            pair = fields[entry.index], fields[other.index]
+            (image_HWC, mask_HW, _), (other_HWC, other_HW, _) = (field.read() for field in pair)
+            if is_same_picture(image_HWC, other_HWC):
+                dice = agreement_of(mask_HW, other_HW, label_values)
+                found.append({"fields": [field.name for field in pair], "dice": dice})
+    return found
+
+
+def is_same_picture(image_HWC: Image, other_HWC: Image) -> bool:
+    """Whether two images of near hashes are one picture, pixel by pixel."""
+    if image_HWC.shape != other_HWC.shape:
+        return False
+    return float(cv2.absdiff(image_HWC, other_HWC).mean()) <= SAME_LEVELS
+
+
+def agreement_of(mask_HW: Mask, other_HW: Mask, label_values: Sequence[int]) -> Score:
+    """The Dice of two masks over all classes; None where both are empty."""
+    # neither is the truth: one that is empty is taken for the prediction
+    masks = sorted((mask_HW, other_HW), key=np.count_nonzero)
+    truth_BCHW = mask_to_target(torch.from_numpy(np.stack(masks)), label_values).bool()
+    return score(count_pixels(truth_BCHW[:1], truth_BCHW[1:]).numpy())["dice"]
+
+
+def duplicate_warnings(compared: dict[str, Any]) -> list[str]:
+    """What `compare_with_training` found, in a line."""
+    if reason := compared.get("not_checked"):
+        return [f"not checked whether these pictures were trained on under other names: {reason}"]
+    if not compared["found"]:
+        return []
+    pairs = ", ".join(
+        f"{pair['field']} like {pair['trained_field']} ({pair['bits']} of 64 bits differ)"
+        for pair in compared["found"]
+    )
+    return [f"pictures that look like ones trained on, of other cases: {pairs}"]
+
+
+def split_warnings(cases: dict[str, list[str]]) -> list[str]:
+    """Cases that are in two splits, in a line; `cases` are those of each split."""
+    warnings = []
+    for (name, members), (other, others) in combinations(cases.items(), 2):
+        if both := sorted(set(members) & set(others)):
+            warnings.append(f"in two splits, {name} and {other}: {', '.join(both)}")
+    return warnings

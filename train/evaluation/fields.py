@@ -1,0 +1,231 @@
+"""Whole fields of view: read them, predict them over the ranks, count their pixels and nuclei."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from common.command_line import UsageError, UserError
+from common.stop_request import StopRequest
+from data_prep.annotations.formats import READERS, check_occurring
+from data_prep.dataset.manifest import Dataset, Labelling, Sample
+from data_prep.dataset.pack import read_points, read_sample
+from data_prep.images import image_files, masks
+from data_prep.images.tiles import whole
+from data_prep.raw import BadInputError, Field, Points
+from model.precision import Precision
+from train.config import TileConfig
+from train.crops.microbatches import mask_to_target
+from train.metrics.detection import Detections, Places, detect
+from train.metrics.scores import Counts, count_pixels, histogram
+from train.prediction.tiles import predict_probability
+from train.ranks.distributed import Ranks
+
+Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class WholeField:
+    """A field of view with its truth, read when needed."""
+
+    name: str
+    case: str
+    read: Callable[[], tuple[Array, Array, list[Places]]]
+    """-> image HWC uint8 RGB, mask HW uint8, annotated points of each channel of the logits."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A field, its truth and what a network makes of it."""
+
+    index: int
+    """Place of the field among all that are predicted."""
+    field: WholeField
+    image_HWC: Array
+    truth_CHW: npt.NDArray[np.bool_]
+    annotated: list[Places]
+    """The annotated points of each channel."""
+    probability_CHW: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What counts as predicted, and as found."""
+
+    threshold: float
+    """Probability above which a pixel counts as predicted."""
+    nuclei_threshold: float
+    """Score above which a nucleus counts as found, see train.metrics.detection."""
+    radius_px: float
+    """Of a nucleus."""
+    match_radius_px: float
+    """How far from its annotated point a nucleus may be found."""
+
+
+@dataclass(frozen=True)
+class FieldResult:
+    """The counts of a predicted field, see train.metrics.scores."""
+
+    index: int
+    name: str
+    case: str
+    counts: Counts
+    """(C, 4) int64, of pixels."""
+    nuclei_counts: Counts
+    """(C, 4) int64, of nuclei."""
+    histogram: npt.NDArray[np.int64]
+    """(2, 100), of the pixels' probability, all classes together."""
+    detections: list[Detections]
+    """Of each channel."""
+    cross_entropy: float
+    """Mean over pixels and classes of the binary cross-entropy, in nats."""
+
+
+def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
+    """The original fields of a split (augmented copies never count in a metric)."""
+    return [
+        WholeField(sample.field, sample.case, partial(read_prepared, dataset, sample))
+        for sample in dataset.split(split, originals_only=True)
+    ]
+
+
+def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[Places]]:
+    """Image, mask and points of a sample. Raises UserError where a file is bad."""
+    image, mask = read_sample(dataset.folder, sample)
+    labelling = dataset.description.labelling
+    points = read_points(dataset.folder, sample, labelling.labels)
+    return image, mask, channel_places(points, labelling, *mask.shape)
+
+
+def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[WholeField]:
+    """The fields of a raw folder, read and with masks drawn as the training data's were.
+
+    `described_in` is the file that the labelling is from, for messages. Raises UserError where a
+    file there has no partner, UsageError where a class is in none.
+    """
+    reader = READERS[labelling.annotations]
+    expected = expected_format(labelling, described_in)
+    try:
+        fields, bad = reader.find_fields(raw, labelling.case_regex)
+    except UsageError as error:
+        raise UsageError(f"{error}; {expected}") from None
+    if bad:
+        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
+        raise UserError(
+            f"raw={raw}: {len(bad)} bad file(s); {expected}:\n{listed}\n"
+            "Mend them, or give a folder that is annotated in that format"
+        )
+    check_occurring(reader, fields, [*labelling.labels], raw)
+    return [
+        WholeField(field.name, field.case, partial(read_raw, field, labelling, expected))
+        for field in fields
+    ]
+
+
+def expected_format(labelling: Labelling, described_in: Path) -> str:
+    """The format that raw fields must have, and where it is from, as messages say it."""
+    endings = " or ".join(READERS[labelling.annotations].suffixes)
+    return (
+        f"expected annotations={labelling.annotations} ({endings}), the format of the training"
+        f" data in {described_in}"
+    )
+
+
+def read_raw(
+    field: Field, labelling: Labelling, expected: str
+) -> tuple[Array, Array, list[Places]]:
+    """Image, mask and points of a raw field. Raises UserError where a file is bad."""
+    reader, values = READERS[labelling.annotations], labelling.labels
+    try:
+        image = image_files.read_image(field.image, labelling.uint16_white)
+    except BadInputError as error:
+        raise UserError(f"{field.image}: {error}") from None
+    height_px, width_px = image.shape[:2]
+    try:
+        annotation = reader.place(reader.parse(field), whole(height_px, width_px), values)
+    except (BadInputError, OSError) as error:
+        raise UserError(f"{field.annotation}: {error}; {expected}") from None
+    points, areas_HW = annotation.points, annotation.areas_HW
+    mask = masks.draw_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
+    return image, mask, channel_places(annotation.nuclei, labelling, height_px, width_px)
+
+
+def channel_places(
+    points: Points, labelling: Labelling, height_px: int, width_px: int
+) -> list[Places]:
+    """The points of each channel: those of all classes of its mask value, where discs are drawn."""
+    places = []
+    for value in masks.channel_values(labelling.labels.values()):
+        names = [name for name in labelling.labels if labelling.labels[name] == value]
+        shares_N2 = np.concatenate([points[name] for name in names])
+        places.append(np.floor(shares_N2 * (width_px, height_px)))
+    return places
+
+
+def predict_fields(
+    model: nn.Module,
+    fields: Sequence[WholeField],
+    label_values: Sequence[int],
+    tile: TileConfig,
+    precision: Precision,
+    ranks: Ranks,
+    stop: StopRequest,
+) -> Iterator[Prediction]:
+    """This rank's share of the fields, predicted; each field on one rank only. Collective.
+
+    Ends early, on all ranks after the same round, where any was asked to stop.
+    """
+    model.eval()
+    for first in range(0, len(fields), ranks.world_size):
+        if any(ranks.max([stop.signum])):
+            return
+        index = first + ranks.rank
+        if index < len(fields):
+            image_HWC, mask_HW, annotated = fields[index].read()
+            truth_BCHW = mask_to_target(torch.from_numpy(mask_HW)[None], label_values)
+            yield Prediction(
+                index,
+                fields[index],
+                image_HWC,
+                truth_BCHW[0].bool().numpy(),
+                annotated,
+                predict_probability(model, image_HWC, tile, precision),
+            )
+
+
+def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:
+    """Count the pixels and the nuclei of a prediction."""
+    probability_CHW, truth_CHW = prediction.probability_CHW, prediction.truth_CHW
+    predicted = torch.from_numpy(probability_CHW > criteria.threshold)[None]
+    counts = count_pixels(predicted, torch.from_numpy(truth_CHW)[None]).numpy()
+    right = np.where(truth_CHW, probability_CHW, 1 - probability_CHW)
+    cross_entropy = float(-np.log(np.maximum(right, 1e-7)).mean(dtype=np.float64))
+    detections = [
+        detect(probability_HW, annotated, criteria.radius_px, criteria.match_radius_px)
+        for probability_HW, annotated in zip(probability_CHW, prediction.annotated, strict=True)
+    ]
+    nuclei = [each.counts([criteria.nuclei_threshold])[0] for each in detections]
+    return FieldResult(
+        prediction.index,
+        prediction.field.name,
+        prediction.field.case,
+        counts,
+        np.stack(nuclei),
+        histogram(probability_CHW, truth_CHW),
+        detections,
+        cross_entropy,
+    )
+
+
+def gather_results(results: list[FieldResult], ranks: Ranks) -> list[FieldResult]:
+    """All ranks' results in the order of the fields, on every rank. Collective.
+
+    In one order, so that sums of floats come out the same on any number of ranks.
+    """
+    gathered = [result for part in ranks.gather(results) for result in part]
+    return sorted(gathered, key=lambda result: result.index)

@@ -1,0 +1,286 @@
+"""A run measured on whole fields: the figures of the network and of the baselines, what the truth
+and the data are worth, and pictures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.command_line import track
+from common.ownership import Item
+from common.stop_request import StopRequest
+from data_prep.annotations.formats import READERS
+from data_prep.dataset.manifest import Labelling
+from model.precision import choose_precision
+from train.checkpoints import checkpoint
+from train.config import EvaluateConfig
+from train.evaluation.baselines import BASELINES, Baseline
+from train.evaluation.duplicates import (
+    Fingerprint,
+    agreement,
+    compare_with_training,
+    duplicate_warnings,
+    fingerprint,
+    split_warnings,
+)
+from train.evaluation.fields import (
+    Criteria,
+    FieldResult,
+    Prediction,
+    WholeField,
+    gather_results,
+    measure,
+    predict_fields,
+)
+from train.evaluation.figures import save_outcome, save_panels
+from train.evaluation.overlays import Overlay, make_overlay, worst_and_best
+from train.evaluation.summary import summarise, summarise_nuclei, summarise_pixels
+from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score, score_text
+from train.metrics.sensitivity import counts_by_radius, dice_by_radius, radii_around
+from train.ranks.distributed import Ranks
+from train.runs.run_folder import (
+    NUCLEI_THRESHOLD,
+    PIXEL_THRESHOLD,
+    Run,
+    choose_threshold,
+    load_model,
+    stored_threshold,
+)
+
+NUM_OVERLAYS = 4  # of the worst fields, and as many of the best
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The fields that a run is measured on."""
+
+    fields: Sequence[WholeField]
+    notes: Sequence[str]
+    """What is to be said of where they are from."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out for a run."""
+
+    summary: dict[str, Any]
+    measured: "Measured"
+
+
+@dataclass(frozen=True)
+class FieldCheck:
+    """What a field says about the truth and the data, rather than about the network."""
+
+    fingerprint: Fingerprint
+    counts_by_radius: Counts
+    """(R, C, 4) int64, of pixels, with discs of each radius for truth; R = 0 where it is areas."""
+
+
+@dataclass
+class Measured:
+    """What one rank, or all, has measured."""
+
+    results: list[FieldResult] = field(default_factory=list)
+    of_baselines: dict[str, list[FieldResult]] = field(
+        default_factory=lambda: {name: [] for name in BASELINES}
+    )
+    checks: list[FieldCheck] = field(default_factory=list)
+    overlays: list[Overlay] = field(default_factory=list)
+    """Of fields among which are the worst and the best."""
+
+
+def evaluate_run(
+    config: EvaluateConfig, run: Run, chosen: Chosen, item: Item, ranks: Ranks
+) -> Evaluation:
+    """Evaluate a run on some fields, with this rank's figures added to `item`. Collective."""
+    fields = chosen.fields
+    model, path, state = load_model(run, config.checkpoint, ranks)
+    threshold, chosen_on = choose_threshold(config.threshold, state)
+    nuclei_threshold, nuclei_chosen_on = stored_threshold(state, NUCLEI_THRESHOLD)
+    radius_px = run.data.labelling.radius_px
+    match_radius_px = config.match_radius_px or radius_px
+    criteria = Criteria(threshold, nuclei_threshold, radius_px, match_radius_px)
+
+    precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
+    predictions = predict_fields(
+        model, fields, run.label_values, run.config.tile, precision, ranks, StopRequest()
+    )
+    total = len(ranks.share(fields))
+    predictions = track(predictions, total=total, label="evaluate", unit="field")
+    radii_px = disc_radii(run.data.labelling)
+    measured = gather(measure_all(predictions, criteria, radii_px, config.figures, item), ranks)
+
+    figures = figures_of(measured, run)
+    of_nuclei = {
+        "radius_px": match_radius_px,
+        "threshold": nuclei_threshold,
+        "threshold_chosen_on": nuclei_chosen_on,
+    }
+    prints = [check.fingerprint for check in measured.checks]
+    near_duplicates = compare_with_training(prints, run, config.data, ranks)
+    summary = {
+        "run": run.folder.name,
+        "checkpoint": path.name,
+        "step": state["step"],
+        "epoch": state["epochs"],
+        "data": {"raw": Path(config.raw).name} if config.raw else {"split": config.split},
+        "threshold": {"value": threshold, "chosen_on": chosen_on},
+        **figures,
+        "detection": of_nuclei | figures["detection"],
+        "agreement": ranks.first_does(lambda: agreement(fields, prints, run.label_values)),
+        "near_duplicates": near_duplicates,
+        "model_sha256": checkpoint.digest({"model": model.state_dict()}),
+        "empty_rule": EMPTY_RULE,
+        "warnings": [
+            *chosen.notes,
+            *warnings_about(fields, run, state),
+            *duplicate_warnings(near_duplicates),
+        ],
+    }
+    return Evaluation(summary, measured)
+
+
+def measure_all(
+    predictions: Iterable[Prediction],
+    criteria: Criteria,
+    radii_px: Sequence[int],
+    num_figures: int,
+    item: Item,
+) -> Measured:
+    """Measure predicted fields, and add figures of the first `num_figures` to `item`.
+
+    `radii_px`: of the discs that they are measured against beside their truth.
+    """
+    measured = Measured()
+    for prediction in predictions:
+        result = measure(prediction, criteria)
+        measured.results.append(result)
+        for name, baseline in BASELINES.items():
+            measured.of_baselines[name].append(measure_baseline(prediction, baseline, criteria))
+        measured.checks.append(check_field(prediction, criteria.threshold, radii_px))
+        measured.overlays.append(overlay_of(prediction, result, criteria.threshold))
+        measured.overlays = shown(measured, num_figures)
+        if prediction.index < num_figures:
+            draw(prediction, result, criteria.threshold, item)
+    return measured
+
+
+def shown(measured: Measured, num_figures: int) -> list[Overlay]:
+    """The overlays for a report, worst first."""
+    return worst_and_best(measured.overlays, min(NUM_OVERLAYS, num_figures))
+
+
+def gather(mine: Measured, ranks: Ranks) -> Measured:
+    """What all ranks measured of a run, in the order of the fields. Collective."""
+    checks = [check for part in ranks.gather(mine.checks) for check in part]
+    return Measured(
+        gather_results(mine.results, ranks),
+        {name: gather_results(results, ranks) for name, results in mine.of_baselines.items()},
+        sorted(checks, key=lambda check: check.fingerprint.index),
+        [overlay for part in ranks.gather(mine.overlays) for overlay in part],
+    )
+
+
+def pool(parts: Sequence[Measured]) -> Measured:
+    """What was measured of several runs, one after the other."""
+    pooled = Measured()
+    for part in parts:
+        pooled.results += part.results
+        for name, results in part.of_baselines.items():
+            pooled.of_baselines[name] += results
+        pooled.checks += part.checks
+        pooled.overlays += part.overlays
+    return pooled
+
+
+def disc_radii(labelling: Labelling) -> list[int]:
+    """The radii of discs to try for truth; none where it is areas, which are no discs."""
+    return [] if READERS[labelling.annotations].has_areas else radii_around(labelling.radius_px)
+
+
+def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int]) -> FieldCheck:
+    """The fingerprint of a field, and its counts with discs of other radii for truth."""
+    field = prediction.field
+    return FieldCheck(
+        fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
+        counts_by_radius(prediction.probability_CHW > threshold, prediction.annotated, radii_px),
+    )
+
+
+def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
+    """The figures of the network and the baselines, and what they owe to the discs' radius."""
+    seed = run.config.seed
+    counts = [check.counts_by_radius for check in measured.checks]
+    by_radius = dice_by_radius(counts, disc_radii(run.data.labelling))
+    return {
+        **summarise(measured.results, class_names(run), seed),
+        "baselines": {
+            name: {
+                **summarise_pixels(results, seed),
+                "detection": summarise_nuclei(results, seed),
+            }
+            for name, results in measured.of_baselines.items()
+        },
+        **({"sensitivity": by_radius} if by_radius else {}),
+    }
+
+
+def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Criteria) -> FieldResult:
+    """The same field as a baseline sees it; every class alike."""
+    foreground_HW = baseline(prediction.image_HWC)
+    probability = np.broadcast_to(foreground_HW, prediction.truth_CHW.shape).astype(np.float32)
+    default = replace(criteria, nuclei_threshold=DEFAULT_THRESHOLD)
+    return measure(replace(prediction, probability_CHW=probability), default)
+
+
+def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) -> Overlay:
+    """The picture of a field in the report; classes as one."""
+    return make_overlay(
+        result.index,
+        result.name,
+        result.case,
+        score(result.counts)["dice"],
+        prediction.image_HWC,
+        np.asarray(prediction.truth_CHW.any(axis=0)),
+        np.asarray((prediction.probability_CHW > threshold).any(axis=0)),
+    )
+
+
+def figure_names(field: str) -> tuple[str, str]:
+    """The files of a field's figures: panels, and outcome."""
+    return f"{field}_panels.png", f"{field}_outcome.png"
+
+
+def draw(prediction: Prediction, result: FieldResult, threshold: float, item: Item) -> None:
+    """The figures of a field: three panels, and hits, misses and false alarms; classes as one."""
+    truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
+    predicted_HW = np.asarray((prediction.probability_CHW > threshold).any(axis=0))
+    pictures = (prediction.image_HWC, truth_HW, predicted_HW)
+    title = f"{result.name}   Dice {score_text(score(result.counts)['dice'], 3)}"
+    panels, outcome = map(item.make, figure_names(result.name))
+    save_panels(panels, title, *pictures)
+    save_outcome(outcome, title, *pictures)
+
+
+def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:
+    """What makes the figures of the checkpoint of this state look better than they are."""
+    warnings = split_warnings(run.data.cases)
+    if seen := {field.case for field in fields} & set(run.data.cases["train"]):
+        listed = ", ".join(sorted(seen))
+        warnings.append(f"trained on: {listed}; these figures do not show new patients")
+    thresholds = [state["metrics"].get(name) for name in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD)]
+    chosen = {field.case for field in fields} & set(run.data.cases["val"])
+    if chosen and thresholds != [None, None]:
+        listed = ", ".join(sorted(chosen))
+        warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
+    return warnings
+
+
+def class_names(run: Run) -> list[str]:
+    """Of each channel of the logits: its class, or its classes where they share a mask value."""
+    labels = run.data.labelling.labels
+    return [
+        "+".join(name for name in labels if labels[name] == value) for value in run.label_values
+    ]

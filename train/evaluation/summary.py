@@ -1,0 +1,124 @@
+"""What summary.json says: figures of pixels and of nuclei, with intervals over cases."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from train.evaluation.fields import FieldResult
+from train.metrics.detection import average_precision
+from train.metrics.scores import (
+    METRICS,
+    THRESHOLDS,
+    Counts,
+    Floats,
+    Score,
+    bootstrap_over_cases,
+    bootstrap_pooled,
+    known,
+    score,
+    scores,
+)
+
+NUM_RESAMPLES = 2000
+BOOTSTRAP = {"over": "cases", "resamples": NUM_RESAMPLES, "confidence": 0.95}
+
+
+def summarise(
+    results: Sequence[FieldResult], class_names: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Figures of all fields together, of each class, and of each field.
+
+    `class_names` are those of the channels of the logits.
+    """
+    counts_FC4 = np.stack([result.counts for result in results])
+    return {
+        "num_fields": len(results),
+        "cases": sorted({result.case for result in results}),
+        **summarise_pixels(results, seed),
+        "bootstrap": BOOTSTRAP,
+        "per_class": {name: score(counts_FC4[:, i]) for i, name in enumerate(class_names)},
+        "per_field": [
+            {"field": result.name, "case": result.case, **score(result.counts)}
+            for result in results
+        ],
+        "detection": {
+            **summarise_nuclei(results, seed),
+            "curve": precision_recall_curve(results),
+            "per_class": {
+                name: nuclei_figures(results, [channel]) for channel, name in enumerate(class_names)
+            },
+            "per_field": [
+                {"field": result.name, "case": result.case, **nuclei_figures([result])}
+                for result in results
+            ],
+        },
+    }
+
+
+def summarise_pixels(results: Sequence[FieldResult], seed: int) -> dict[str, Any]:
+    """Metrics over all pixels, and their mean over fields, with bootstrap intervals over cases."""
+    counts = np.stack([result.counts.sum(axis=0) for result in results])
+    cases = [result.case for result in results]
+    per_field = scores(counts)
+    return {
+        "all_pixels": score(counts),
+        "all_pixels_interval": bootstrap_pooled(counts, cases, scores, NUM_RESAMPLES, seed),
+        "mean_over_fields": {name: mean_of(per_field[name], cases, seed) for name in METRICS},
+    }
+
+
+def mean_of(values: Floats, cases: Sequence[str], seed: int) -> dict[str, Any]:
+    """The mean of a metric over the fields with something annotated, and how many these are."""
+    places = np.flatnonzero(~np.isnan(values)).tolist()
+    if not places:
+        return {"mean": None, "num_fields": 0, "interval": None}
+    kept = values[places]
+    interval = bootstrap_over_cases(kept, [cases[place] for place in places], NUM_RESAMPLES, seed)
+    return {"mean": float(np.mean(kept)), "num_fields": len(places), "interval": interval}
+
+
+def summarise_nuclei(results: Sequence[FieldResult], seed: int) -> dict[str, Any]:
+    """Figures of the nuclei of all fields, with bootstrap intervals over cases."""
+    counts = np.stack([result.nuclei_counts.sum(axis=0) for result in results])
+    cases = [result.case for result in results]
+    interval = bootstrap_pooled(counts, cases, detection_scores, NUM_RESAMPLES, seed)
+    return {**nuclei_figures(results), "interval": interval}
+
+
+def nuclei_figures(
+    results: Sequence[FieldResult], channels: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """How many nuclei are annotated and found, and how well, in some fields and channels or all."""
+    kept = range(len(results[0].detections)) if channels is None else channels
+    counts = np.sum([result.nuclei_counts[kept].sum(axis=0) for result in results], axis=0)
+    hit, false_alarm, miss, _ = counts.tolist()
+    detections = [result.detections[channel] for result in results for channel in kept]
+    return {
+        "annotated": hit + miss,
+        "found": hit + false_alarm,
+        **{name: known(value) for name, value in detection_scores(counts).items()},
+        "average_precision": average_precision(detections),
+    }
+
+
+def detection_scores(counts: Counts) -> dict[str, Floats]:
+    """Precision, recall and F1 (which is the Dice of counts) of each of counts (..., 4)."""
+    of_counts = scores(counts)
+    return {
+        "precision": of_counts["precision"],
+        "recall": of_counts["recall"],
+        "f1": of_counts["dice"],
+    }
+
+
+def precision_recall_curve(results: Sequence[FieldResult]) -> dict[str, list[Score]]:
+    """Precision and recall of the nuclei of all fields and classes above each threshold."""
+    detections = [each for result in results for each in result.detections]
+    counts = np.sum([each.counts(THRESHOLDS) for each in detections], axis=0)
+    at_threshold = detection_scores(counts)
+    return {
+        "threshold": [number / 100 for number in range(1, 100)],
+        "precision": [known(value) for value in at_threshold["precision"]],
+        "recall": [known(value) for value in at_threshold["recall"]],
+    }

@@ -1,0 +1,1 @@
+"""Models to hand on: safetensors and ONNX."""

@@ -1,0 +1,185 @@
+"""A model to hand on, in one file without pickle: reading one from elsewhere runs no code.
+
+MODEL.safetensors    the network's tensors by the names of its state, float32, and under "eosin" in
+                     the metadata all that it takes to use them, as JSON (`describe`)
+MODEL.onnx           the same JSON under "eosin" in metadata_props (train.exchange.onnx_model)
+"""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from common import command_line
+from common.command_line import UsageError, UserError
+from data_prep.dataset.manifest import Description, Labelling
+from data_prep.images.masks import channel_values
+from train.checkpoints import checkpoint
+from train.config import TrainConfig
+
+FORMAT = 2
+SUFFIX = ".safetensors"
+KEY = "eosin"
+LIBRARIES = ("eosin", "torch", "safetensors")
+
+
+class ExportedModelError(UserError):
+    """A file that is no exported model which can be used."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What an exported model says of itself."""
+
+    config: TrainConfig
+    """What it was trained with, without the paths of where that was."""
+    data: Description
+    """What it was trained on."""
+    state: dict[str, Any]
+    """Of its checkpoint: step, epochs, metrics."""
+    model_sha256: str
+    """Digest of the weights, as `train.show` prints it."""
+
+
+def model_digest(model: nn.Module) -> str:
+    """Digest of a network's state, as `train.show` prints it of a checkpoint."""
+    return checkpoint.digest({"model": model.state_dict()})
+
+
+def describe(
+    config: TrainConfig,
+    data: Description,
+    state: Mapping[str, Any],
+    threshold: float,
+    model: nn.Module,
+) -> dict[str, Any]:
+    """All that it takes to use a checkpoint's model, as JSON; the inverse of `parse`."""
+    training = dataclasses.asdict(dataclasses.replace(config, data="", run="", config=""))
+    network, tile = training.pop("model"), training.pop("tile")
+    labelling = data.labelling
+    about = {
+        "format": FORMAT,
+        "model": network,
+        "preprocessing": {"channels": "RGB", "dtype": "uint8", "divide_by": 255},
+        "uint16_white": labelling.uint16_white,
+        "tile": tile,
+        "threshold": threshold,
+        "classes": labelling.labels,
+        "mask_values": channel_values(labelling.labels.values()),
+        "radius_px": labelling.radius_px,
+        "data": {
+            "content_sha256": data.content_sha256,
+            "cases": data.cases,
+            "case_regex": labelling.case_regex,
+            "annotations": labelling.annotations,
+            "settings": data.settings,
+        },
+        "checkpoint": {
+            "step": state["step"],
+            "epochs": state["epochs"],
+            "metrics": state["metrics"],
+            "model_sha256": model_digest(model),
+        },
+        "training": training,
+        "versions": {
+            "python": platform.python_version(),
+            **{library: version(library) for library in LIBRARIES},
+        },
+    }
+    return {**about, "sha256": checkpoint.hash_json(about)}
+
+
+def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
+    """What the JSON under KEY says. Raises ExportedModelError where it cannot be used."""
+    if not metadata or KEY not in metadata:
+        raise ExportedModelError(
+            f"run={path}: not written by train.export (no '{KEY}' in its metadata)"
+        )
+    try:
+        about = json.loads(metadata[KEY])
+        if about["format"] != FORMAT:
+            raise unusable(path, f"is of format {about['format']}; this version reads {FORMAT}")
+        if about.pop("sha256") != checkpoint.hash_json(about):
+            raise damaged(path, "sha256 of its metadata differs")
+        settings = {**about["training"], "model": about["model"], "tile": about["tile"]}
+        config = command_line.from_values(TrainConfig, settings)
+        source = about["data"]
+        labelling = Labelling(
+            about["classes"],
+            about["radius_px"],
+            about["uint16_white"],
+            source["case_regex"],
+            source["annotations"],
+        )
+        state = dict(about["checkpoint"])
+        sha256 = state.pop("model_sha256")
+        data = Description(labelling, source["cases"], source["content_sha256"], source["settings"])
+        return About(config, data, state, sha256)
+    except UsageError as error:
+        raise unusable(path, str(error)) from None
+    except KeyError as error:
+        raise unusable(path, f"has no {error}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise unusable(path, str(error)) from None
+
+
+def damaged(path: Path, problem: str) -> ExportedModelError:
+    """The error of a file that is not what was written."""
+    return ExportedModelError(f"run={path}: damaged ({problem}); export or copy it again")
+
+
+def unusable(path: Path, reason: str) -> ExportedModelError:
+    """The error of a file whose metadata another release, or somebody else, wrote."""
+    return ExportedModelError(
+        f"run={path}: its metadata cannot be used ({reason}); export it again, or use the release"
+        " that wrote it"
+    )
+
+
+def encode(model: nn.Module, about: Mapping[str, Any]) -> bytes:
+    """The content of a file with a network and what `describe` says of it."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # one key: the library writes several in an order that changes from run to run
+    return bytes(safetensors.torch.save(tensors, {KEY: json.dumps(about)}))
+
+
+def read(path: Path) -> About:
+    """What a file says of itself. Raises UserError where it is no model of ours, or damaged."""
+    with open_file(path) as file:
+        return parse(path, file.metadata())
+
+
+def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Fill a network, return its checkpoint's state. Raises ExportedModelError where the weights
+    are not those that were written."""
+    with open_file(path) as file:
+        about = parse(path, file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if checkpoint.digest({"model": tensors}) != about.model_sha256:
+        raise damaged(path, "sha256 of its weights differs")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        raise damaged(path, "its weights do not fit its model.* settings") from None
+    return about.state
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Any]:
+    """A safetensors file, its failures as errors of ours."""
+    if path.suffix != SUFFIX or not path.is_file():
+        raise UsageError(f"run={path}: neither a run nor a {SUFFIX} file of train.export")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise damaged(path, str(error)) from None

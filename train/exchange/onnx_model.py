@@ -1,0 +1,114 @@
+"""A network as ONNX: made, given its metadata, and compared with the network.
+
+    image         (batch, 3, height, width) float32, RGB from 0 to 1; any batch, height and width
+    probability   (batch, classes, height, width) float32, from 0 to 1
+
+Needs the packages of the extra `onnx`, which are imported where they are used.
+"""
+
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import seeds
+from common.command_line import UserError
+from train.exchange.exported_model import KEY
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest difference in probability to the network."""
+IMAGE, PROBABILITY = "image", "probability"
+# Below a multiple of the levels, above it, and a batch; the odd ones are padded inside
+RANDOM_SIZES_BHW = ((1, 128, 192), (2, 97, 130), (1, 7, 300))
+
+
+class Probability(nn.Module):
+    """A network followed by a sigmoid."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """(B, 3, H, W) float -> (B, C, H, W) probability."""
+        return torch.sigmoid(self.model(image_BCHW))
+
+
+def check_packages() -> None:
+    """Raises UserError that says what to install, where a package is missing."""
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"out=*.onnx needs {', '.join(PACKAGES)} ({error}); install them: pip install"
+                " --editable '.[onnx]' in the project's folder"
+            ) from None
+
+
+def convert(model: nn.Module, about: Mapping[str, Any]) -> bytes:
+    """A network in evaluation mode, on the CPU, as the bytes of an ONNX file."""
+    example_BCHW = torch.zeros(2, 3, 97, 130)  # of sizes that need padding
+    dynamic = {0: "batch", 2: "height", 3: "width"}
+    # of packages that are not there, and of how its own insides are called
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Probability(model),
+            (example_BCHW,),
+            dynamo=True,
+            input_names=[IMAGE],
+            output_names=[PROBABILITY],
+            dynamic_shapes=(dynamic,),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # the exporting machine's paths and stack traces
+    for axis, name in dynamic.items():
+        # torch writes a formula, for it does not see that the padding is cut off again
+        proto.graph.output[0].type.tensor_type.shape.dim[axis].dim_param = name
+    proto.metadata_props.add(key=KEY, value=json.dumps(about))
+    return proto.SerializeToString()
+
+
+def check(content: bytes, model: nn.Module, images: Iterable[tuple[str, Tensor]]) -> float:
+    """The largest difference in probability between an ONNX file and its network over named images
+    (B, 3, H, W). Raises UserError where it is above TOLERANCE."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for name, image_BCHW in images:
+        with torch.no_grad():
+            expected_BCHW = torch.sigmoid(model(image_BCHW)).numpy()
+        (probability_BCHW,) = session.run([PROBABILITY], {IMAGE: image_BCHW.numpy()})
+        difference = float(np.abs(probability_BCHW - expected_BCHW).max())
+        if not difference <= TOLERANCE:  # so that NaN counts
+            raise UserError(
+                f"the ONNX file differs from the model by {difference:.2g} in probability on"
+                f" {name}; {TOLERANCE:g} is allowed; not written"
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def random_images() -> Iterable[tuple[str, Tensor]]:
+    """Noise of several sizes."""
+    for batch, height, width in RANDOM_SIZES_BHW:
+        rng = seeds.generator(0, "onnx", height, width)
+        image_BCHW = rng.random((batch, 3, height, width), np.float32)
+        yield f"{batch} random image(s) of {width} x {height} px", torch.from_numpy(image_BCHW)

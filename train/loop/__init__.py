@@ -1,0 +1,1 @@
+"""Training itself, from its start to its last step."""

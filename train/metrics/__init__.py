@@ -1,0 +1,1 @@
+"""Counts of pixels and nuclei -> scores."""

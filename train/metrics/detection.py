@@ -1,0 +1,150 @@
+"""Nuclei as points: found as peaks of a probability map, matched one to one with annotated points.
+
+The annotation is a point a nucleus. A network that was trained on discs of radius R shows a nucleus
+as a plateau of that size; smoothed by a Gaussian of R / 2 it has one peak, near its middle.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+from train.metrics.scores import THRESHOLDS, Counts, Score
+
+MOST_CANDIDATES = 0.005
+"""Share of a map's pixels that are looked at one by one; for more, dilating all is faster."""
+
+Places = npt.NDArray[np.float64]
+"""(N, 2): x and y in px, (0, 0) being the centre of the first pixel."""
+Plane = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Found nuclei, the surest first."""
+
+    places: Places
+    scores: Plane
+    """(N,) float32: the smoothed probability at each, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found of one class in a field, the surest first."""
+
+    scores: Plane
+    """(N,) float32, as those of Nuclei."""
+    is_hit: npt.NDArray[np.bool_]
+    """(N,): whether each has an annotated point of its own, see `hits`."""
+    num_annotated: int
+
+    def counts(self, thresholds: npt.ArrayLike) -> Counts:
+        """Counts (T, 4) of those whose score is above each threshold (T,); true negatives are 0."""
+        is_found = self.scores > np.asarray(thresholds, np.float32)[:, None]
+        hit = (is_found & self.is_hit).sum(axis=1)
+        false_alarm = (is_found & ~self.is_hit).sum(axis=1)
+        return np.stack([hit, false_alarm, self.num_annotated - hit, np.zeros_like(hit)], axis=-1)
+
+
+def detect(
+    probability_HW: Plane, annotated: Places, radius_px: float, match_radius_px: float
+) -> Detections:
+    """Nuclei of `radius_px` in a class's probability map, held against its annotated points."""
+    nuclei = find_nuclei(probability_HW, radius_px, float(THRESHOLDS[0]))
+    is_hit = hits(nuclei.places, annotated, match_radius_px)
+    return Detections(nuclei.scores, is_hit, len(annotated))
+
+
+def find_nuclei(probability_HW: Plane, radius_px: float, least_score: float) -> Nuclei:
+    """Peaks of a class's probability map, float32 from 0 to 1, that are `radius_px` apart.
+
+    Of a plateau its middle counts.
+    """
+    smooth_HW = cv2.GaussianBlur(
+        probability_HW, (0, 0), radius_px / 2, borderType=cv2.BORDER_REFLECT_101
+    )
+    is_peak_HW = find_peaks(smooth_HW, max(1, round(radius_px)), least_score)
+    _, _, _, middles = cv2.connectedComponentsWithStats(is_peak_HW.astype(np.uint8))
+    places = middles[1:]  # the first is the background
+    x, y = np.round(places).astype(int).T
+    scores = smooth_HW[y, x]
+    order = np.lexsort((places[:, 0], places[:, 1], -scores))
+    kept = order[far_from_earlier(places[order], radius_px)]
+    return Nuclei(places[kept], scores[kept])
+
+
+def find_peaks(smooth_HW: Plane, reach: int, least: float) -> npt.NDArray[np.bool_]:
+    """(H, W): which pixels are above `least`, and no pixel of the disc about them is above them."""
+    side = 2 * reach + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    # OpenCV dilates by a square in 2 x side steps, by a disc in side x side: so first the square
+    # within the disc, which leaves few candidates
+    half = next(half for half in range(reach, -1, -1) if disc[reach - half, reach - half])
+    square = np.ones((2 * half + 1, 2 * half + 1), np.uint8)
+    is_peak_HW = (smooth_HW >= cv2.dilate(smooth_HW, square)) & (smooth_HW > least)
+    y, x = np.nonzero(is_peak_HW)
+    if len(y) > MOST_CANDIDATES * smooth_HW.size:  # a plateau
+        return is_peak_HW & (smooth_HW >= cv2.dilate(smooth_HW, disc))
+    border = (reach,) * 4
+    padded_HW = cv2.copyMakeBorder(smooth_HW, *border, cv2.BORDER_CONSTANT, value=-np.inf)
+    value, is_peak = smooth_HW[y, x], np.ones(len(y), bool)
+    for row, width in enumerate(disc.sum(axis=1).tolist()):
+        windows = np.lib.stride_tricks.sliding_window_view(padded_HW, width, axis=1)
+        is_peak &= windows[y + row, x + (side - width) // 2].max(axis=1) <= value
+    is_peak_HW[y, x] = is_peak
+    return is_peak_HW
+
+
+def far_from_earlier(places: Places, least_px: float) -> npt.NDArray[np.intp]:
+    """Numbers of the places that are farther than `least_px` from every one kept before them."""
+    is_kept = np.ones(len(places), bool)
+    # a little more, for the tree rounds in its own way
+    pairs = cKDTree(places).query_pairs(1.001 * least_px, output_type="ndarray")
+    distance2 = np.square(places[pairs[:, 0]] - places[pairs[:, 1]]).sum(axis=1)
+    near = pairs[distance2 <= least_px**2]
+    for earlier, later in near[np.argsort(near[:, 0])].tolist():  # earlier < later
+        if is_kept[earlier]:
+            is_kept[later] = False
+    return np.flatnonzero(is_kept)
+
+
+def hits(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.bool_]:
+    """(N,): which of the found, the surest first, have an annotated point of their own.
+
+    Above whatever score, as many are hits as a matching of those above it can have pairs. For the
+    sets that can be matched are a matroid (Edmonds & Fulkerson 1965), where the choice of greatest
+    weight, the surer weighing more, takes each that can be matched beside all surer ones taken.
+    """
+    is_hit = np.zeros(len(found), bool)
+    if len(found) and len(annotated):
+        is_near = cdist(found, annotated) <= radius_px
+        weight = np.arange(len(found), 0, -1)[:, None]
+        pairs = np.stack(linear_sum_assignment(is_near * weight, maximize=True), axis=1)
+        is_hit[[i for i, j in pairs if is_near[i, j]]] = True
+    return is_hit
+
+
+def average_precision(detections: Sequence[Detections]) -> Score:
+    """Area under the precision-recall curve of several fields and classes together.
+
+    The sum over all scores, from the highest, of the precision there times what the recall gains:
+    scikit-learn's average_precision_score, without interpolation, but that the recall is of all
+    annotated points, found or not. None where nothing is annotated.
+    """
+    scores = np.concatenate([each.scores for each in detections])
+    num_annotated = sum(each.num_annotated for each in detections)
+    if not num_annotated:
+        return None
+    if not len(scores):
+        return 0.0
+    order = np.argsort(-scores, kind="stable")
+    num_hits = np.cumsum(np.concatenate([each.is_hit for each in detections])[order])
+    is_step = np.append(np.diff(scores[order]) != 0, True)  # equal scores are one step
+    precision = (num_hits / np.arange(1, len(scores) + 1))[is_step]
+    gain = np.diff(num_hits[is_step] / num_annotated, prepend=0)
+    return float(np.sum(gain * precision))

@@ -1,0 +1,1 @@
+"""A network over images of any size -> masks, probabilities and nuclei."""

@@ -1,0 +1,141 @@
+"""Bands of an image and which of their tiles hold tissue; of a pyramid, glass is not even read.
+
+A tile is glass where less than `min_tissue` of it is tissue (data_prep.images.tiles). In a pyramid
+that is judged before anything is read, by the smallest level that has OVERVIEW_PX px along a tile.
+Other images are read, and every fourth px of every fourth row is looked at.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.images import image_files
+from data_prep.images.image_files import TIF_SUFFIXES, Box, Image
+from data_prep.images.tiles import tissue_share
+from train.prediction.results import Task
+from train.prediction.tiles import Band, Corner
+
+OVERVIEW_PX = 16
+"""What a tile's shorter side must at least have in the level that tissue is found in."""
+MOST_PX = 2**26
+"""The largest level that tissue is looked for in: it has to fit into memory."""
+LEAST_PX = 256
+"""Parts of an image are read in pieces no smaller than that."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image file, and what is known of it before its bands are read."""
+
+    task: Task
+    overview_HWC: Image | None
+    """A level of a pyramid in which tissue is found."""
+    image_HWC: Image | None
+    """The image, where it had to be read whole."""
+
+
+class Reader:
+    """Reads images band by band, all of one before the next."""
+
+    def __init__(self, uint16_white: int, min_tissue: float) -> None:
+        self.uint16_white, self.min_tissue = uint16_white, min_tissue
+        self.source: Source | None = None
+
+    def read(self, task: Task, band: Band) -> tuple[Image, list[Corner]]:
+        """A band's pixels, and its tiles with tissue. Raises BadInputError."""
+        if self.source is None or self.source.task.path != task.path:
+            self.source = None  # lets go of the one before
+            self.source = self.open(task)
+        if self.source.overview_HWC is not None:
+            return self.read_tissue(self.source.overview_HWC, task, band)
+        image_HWC = self.source.image_HWC
+        if image_HWC is None:
+            box = Box(0, band.top, *reversed(band.shape))
+            image_HWC = image_files.read_tile(task.path, box, self.uint16_white)
+        else:
+            image_HWC = image_HWC[band.top : band.bottom]
+        height, width = band.size
+        shares = (
+            tissue_share(image_HWC[top : top + height, left : left + width], step=4)
+            for top, left in band.corners
+        )
+        return image_HWC, self.with_tissue(band.corners, shares)
+
+    def open(self, task: Task) -> Source:
+        """What is to be known of an image first."""
+        is_tif = task.path.suffix.lower() in TIF_SUFFIXES
+        if is_tif and self.min_tissue:
+            most_shrink = min(task.bands[0].size) / OVERVIEW_PX
+            overview_HWC = image_files.read_overview(
+                task.path, most_shrink, MOST_PX, self.uint16_white
+            )
+            if overview_HWC is not None:
+                return Source(task, overview_HWC, None)
+        if is_tif and len(task.bands) > 1:
+            return Source(task, None, None)
+        return Source(task, None, image_files.read_image(task.path, self.uint16_white))
+
+    def with_tissue(self, corners: Sequence[Corner], shares: Iterable[float]) -> list[Corner]:
+        """The tiles whose share of tissue is large enough."""
+        pairs = zip(corners, shares, strict=True)
+        return [corner for corner, share in pairs if share >= self.min_tissue]
+
+    def read_tissue(
+        self, overview_HWC: Image, task: Task, band: Band
+    ) -> tuple[Image, list[Corner]]:
+        """A band of which only tiles with tissue are read; the rest is the overview, enlarged."""
+        boxes = [Box(left, band.top + top, *reversed(band.size)) for top, left in band.corners]
+        shares = (tissue_share(seen_in(overview_HWC, task, box), step=1) for box in boxes)
+        tissue = self.with_tissue(band.corners, shares)
+        whole = Box(0, band.top, *reversed(band.shape))
+        size = whole.width, whole.height
+        image_HWC = cv2.resize(
+            seen_in(overview_HWC, task, whole), size, interpolation=cv2.INTER_NEAREST
+        )
+        segment = image_files.read_segment_size(task.path)
+        parts = parts_with(band, tissue, segment)
+        pixels = image_files.read_boxes(task.path, parts, self.uint16_white) if parts else []
+        for box, part_HWC in zip(parts, pixels, strict=True):
+            top = box.y - band.top
+            image_HWC[top : top + box.height, box.x : box.x + box.width] = part_HWC
+        return image_HWC, tissue
+
+
+def seen_in(overview_HWC: Image, task: Task, box: Box) -> Image:
+    """The pixels of an overview that show some of a part of the image."""
+    (top, bottom), (left, right) = (
+        (start * seen // length, -(-(start + size) * seen // length))
+        for start, size, seen, length in (
+            (box.y, box.height, overview_HWC.shape[0], task.height),
+            (box.x, box.width, overview_HWC.shape[1], task.width),
+        )
+    )
+    return overview_HWC[top:bottom, left:right]
+
+
+def parts_with(band: Band, corners: Sequence[Corner], segment: tuple[int, int]) -> list[Box]:
+    """Parts of a band that cover some of its tiles, made of whole segments of its file, so that
+    none of these is decoded twice."""
+    height, width = (-(-LEAST_PX // length) * length for length in segment)
+    first_row = band.top // height
+    is_needed = np.zeros((-(-band.bottom // height) - first_row, -(-band.shape[1] // width)), bool)
+    for top, left in corners:
+        start, end = band.top + top, band.top + top + band.size[0]
+        rows = slice(start // height - first_row, -(-end // height) - first_row)
+        is_needed[rows, left // width : -(-(left + band.size[1]) // width)] = True
+    parts = []
+    for row, is_needed_W in enumerate(is_needed, start=first_row):
+        top, bottom = max(row * height, band.top), min((row + 1) * height, band.bottom)
+        for start, end in runs(is_needed_W):
+            right = min(end * width, band.shape[1])
+            parts.append(Box(start * width, top, right - start * width, bottom - top))
+    return parts
+
+
+def runs(is_there: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where runs of true begin and end."""
+    steps = np.flatnonzero(np.diff(is_there, prepend=False, append=False))
+    return list(zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True))

@@ -1,0 +1,97 @@
+"""The nuclei of a predicted image of any size, as GeoJSON for QuPath and as BreCaHAD's JSON."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+
+from data_prep.annotations.brecahad import CLASSES, encode_points
+from data_prep.images.image_files import Box
+from train.metrics.detection import Nuclei, Plane, find_nuclei
+
+WINDOW_PX = 2048
+# How far beyond its window a nucleus depends on pixels, in radii: 2 that the Gaussian reaches, 1 to
+# the next peak, 1 to a nucleus that takes its place; and 1 to spare
+HALO_RADII = 5
+
+VERMILION, SKY, YELLOW, PURPLE = (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167)
+GREEN, BLUE, ORANGE = (0, 158, 115), (0, 114, 178), (230, 159, 0)  # Okabe & Ito's palette
+PALETTE = (VERMILION, SKY, YELLOW, PURPLE, GREEN, BLUE, ORANGE)
+
+
+def find_in_windows(
+    probability: Callable[[Box], Plane],
+    height: int,
+    width: int,
+    radius_px: float,
+    least_score: float,
+    count_rows: Callable[[int], None] = lambda number: None,
+) -> Nuclei:
+    """The nuclei of an image as `find_nuclei` finds them in the whole, row by row of windows.
+
+    Each is taken from the window that it lies in, which is seen with a halo around it. `count_rows`
+    is told the height of each row of windows once it is done.
+    """
+    halo_px = int(np.ceil(HALO_RADII * radius_px))
+    places, scores = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
+    for y in range(0, height, WINDOW_PX):
+        for x in range(0, width, WINDOW_PX):
+            left, top = max(0, x - halo_px), max(0, y - halo_px)
+            right, bottom = (
+                min(start + WINDOW_PX + halo_px, end) for start, end in ((x, width), (y, height))
+            )
+            seen = probability(Box(left, top, right - left, bottom - top))
+            if seen.max() <= least_score:  # glass, mostly: a mean cannot be above
+                continue
+            found = find_nuclei(seen, radius_px, least_score)
+            at = found.places + np.array([left, top])
+            from_window = at + 0.5 - np.array([x, y])  # from its corner, not a pixel's middle
+            own = ((from_window >= 0) & (from_window < WINDOW_PX)).all(axis=1)
+            places.append(at[own])
+            scores.append(found.scores[own])
+        count_rows(min(WINDOW_PX, height - y))
+    return Nuclei(np.concatenate(places), np.concatenate(scores))
+
+
+def colours_of(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """A colour for each class: BreCaHAD's have their own, others get them in turn."""
+    known = CLASSES if set(names) <= set(CLASSES) else names
+    return dict(zip(known, cycle(PALETTE), strict=False))
+
+
+def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
+    """Class -> nuclei, as a FeatureCollection of detections as QuPath reads it, line by line.
+
+    Coordinates are in px from the image's corner: the middle of the first pixel is (0.5, 0.5).
+    data_prep.annotations.qupath reads it back.
+    """
+    colours = colours_of([*nuclei])
+    yield b'{"type": "FeatureCollection", "features": ['
+    before = b"\n"
+    for name, found in nuclei.items():
+        for (x, y), score in zip(found.places.tolist(), found.scores.tolist(), strict=True):
+            feature = {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Point",
+                    "coordinates": [round(x + 0.5, 2), round(y + 0.5, 2)],
+                },
+                "properties": {
+                    "objectType": "detection",
+                    "classification": {"name": name, "color": colours[name]},
+                    "measurements": {"Probability": round(score, 4)},
+                },
+            }
+            yield before + json.dumps(feature).encode()
+            before = b",\n"
+    yield b"\n]}\n"
+
+
+def as_brecahad(nuclei: Mapping[str, Nuclei], height: int, width: int) -> bytes:
+    """Class -> nuclei in the form of BreCaHAD's JSON: every class has a list, and where they are
+    BreCaHAD's classes so have the others."""
+    names = CLASSES if set(nuclei) <= set(CLASSES) else [*nuclei]
+    points = dict.fromkeys(names, np.zeros((0, 2)))
+    points |= {name: (found.places + 0.5) / (width, height) for name, found in nuclei.items()}
+    return encode_points(points)

@@ -1,0 +1,178 @@
+"""The ranks of a run: who we are, and the few collectives that training needs.
+
+Rank, world size and rendezvous come from the environment that torchrun sets (RANK, WORLD_SIZE,
+LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them there is one rank and no process group.
+"""
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from common.command_line import UsageError, UserError
+from common.malloc import keep_freed_memory
+from train.ranks.liveness import Liveness
+
+Object = TypeVar("Object")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    Tensors on a GPU are summed (`sum`, DDP, `train.ranks.gradients`) through NCCL. All else is on
+    the CPU and goes through gloo, also beside NCCL: `max`, `gather`, `first_does`, `all_do`, and
+    whatever goes through a group of `beside`.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    group: dist.ProcessGroup | None = None
+    """The process group that collectives go through; None for the default one."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the one that writes and prints."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Sum a tensor over the ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, group=self.group)
+
+    def max(self, values: Sequence[int]) -> list[int]:
+        """The largest of each value over the ranks; the same list on every rank."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values)  # on the CPU, through gloo: no GPU need be waited for
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
+        return [int(value) for value in tensor]
+
+    def gather(self, value: Object) -> list[Object]:
+        """Every rank's value, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Object | None] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.group)
+        return values  # type: ignore[return-value]
+
+    def first_does(self, action: Callable[[], Object]) -> Object:
+        """What rank 0's `action` gives, on every rank; an error of it is raised on every rank."""
+        outcome = attempt(action) if self.is_first else None
+        if self.world_size > 1:
+            outcomes = [outcome]
+            device = torch.device("cpu")
+            dist.broadcast_object_list(outcomes, src=0, group=self.group, device=device)
+            (outcome,) = outcomes
+        assert outcome is not None
+        return outcome.result()
+
+    def all_do(self, action: Callable[[], Object]) -> list[Object]:
+        """Every rank's result of its own `action`, or the first error of any, on every rank."""
+        return [outcome.result() for outcome in self.gather(attempt(action))]
+
+    def beside(self, timeout_s: float) -> "Ranks":
+        """The same ranks with a process group of their own, for another thread. Collective."""
+        if self.world_size == 1:
+            return self
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        assert isinstance(group, dist.ProcessGroup)  # this rank is one of them
+        return replace(self, group=group)
+
+    def share(self, items: Sequence[Object]) -> Sequence[Object]:
+        """This rank's part of some items: every world_size-th, none twice."""
+        return items[self.rank :: self.world_size]
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Object]):
+    """What an action came to, to be told to other ranks."""
+
+    value: Object | None
+    error: UserError | OSError | None
+
+    def result(self) -> Object:
+        """The value, or the error raised."""
+        if isinstance(self.error, UserError):
+            self.error.is_shared = True
+        if self.error:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+def attempt(action: Callable[[], Object]) -> Outcome[Object]:
+    """The outcome of an action; what no user can mend (a bug) is raised here and now."""
+    try:
+        return Outcome(action(), None)
+    except (UserError, OSError) as error:
+        return Outcome(None, error)
+
+
+@contextmanager
+def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
+    """Join the ranks of this run, and leave them at the end. `device` is auto, cpu or cuda.
+
+    A rank that does not come to a collective within `timeout_s` is given up: a UserError names it.
+    Raises UsageError on every rank where two have one GPU.
+    """
+    keep_freed_memory()
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    chosen = choose_device(device, local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world_size == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    timeout = timedelta(seconds=timeout_s)
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    liveness = Liveness(store, rank, world_size)
+    # gloo also beside NCCL: flags and small objects need not touch the GPU
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    named = {"store": store, "rank": rank, "world_size": world_size}
+    with liveness.watch():
+        dist.init_process_group(backend, timeout=timeout, **named)
+        ranks = Ranks(rank, world_size, chosen)
+        check_gpus(ranks)
+        yield ranks
+        # not after an error: NCCL would wait here for a rank that is gone
+        dist.destroy_process_group()
+
+
+def choose_device(device: str, local_rank: int) -> torch.device:
+    """The device of a rank. Where a launcher leaves each rank one visible GPU, that is cuda:0."""
+    num_gpus = torch.cuda.device_count()
+    if device == "cuda" and num_gpus == 0:
+        raise UsageError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
+    if device == "cpu" or num_gpus == 0:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % num_gpus)
+
+
+def check_gpus(ranks: Ranks) -> None:
+    """Refuse ranks that share a GPU, which NCCL cannot serve. Raises UsageError. Collective."""
+    gpus = [gpu for gpu in ranks.gather(gpu_of(ranks.device)) if gpu]
+    for (host, uuid), num_ranks in Counter(gpus).items():
+        if num_ranks > 1:
+            num_gpus = len({gpu for gpu in gpus if gpu[0] == host})
+            raise UsageError(
+                f"{num_ranks} ranks share one GPU ({host}, GPU-{uuid}), and NCCL takes one rank a"
+                f" GPU: start {num_gpus} on {host} (--nproc-per-node), or say device=cpu"
+            )
+
+
+def gpu_of(device: torch.device) -> tuple[str, str] | None:
+    """(host, UUID) of a GPU; None for the CPU. Its number would not do: where a launcher leaves
+    each rank one visible GPU, all ranks have cuda:0."""
+    if device.type != "cuda":
+        return None
+    return socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)

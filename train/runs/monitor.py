@@ -1,0 +1,209 @@
+"""What a run tells: TensorBoard, metrics.jsonl, a progress bar or log lines. Rank 0 only."""
+
+import json
+import resource
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from common.json_lines import read_lines
+from common.ownership import write_atomically
+from train.metrics.scores import EMPTY, Score, score_text
+from train.runs.newest import PROGRESS
+
+METRICS, RESTARTS = "metrics.jsonl", "restarts.jsonl"
+TRAINING_LOSS = "train/loss"
+MOST_POINTS = 500  # of a curve that is read
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run has behind it when it starts or goes on."""
+
+    step: int
+    epochs: int
+    is_validated: bool
+    """Not where the validation at `step` is still to come."""
+
+
+class Monitor:
+    """Writes the run's curves and says how far it is; on other ranks it does nothing."""
+
+    def __init__(
+        self, run: Path, done: Done, total_steps: int, every_s: float, enabled: bool
+    ) -> None:
+        self.enabled, self.run, self.every_s = enabled, run, every_s
+        if not enabled:
+            return
+        drop_lines_after(run / METRICS, done.epochs)
+        # After a resume, TensorBoard forgets what was written past the checkpoint
+        purge_step = done.step + (1 if done.is_validated else 0)
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
+        threading.excepthook = without_writers
+        self.bar = tqdm(
+            total=total_steps,
+            initial=done.step,
+            desc="train",
+            unit="step",
+            disable=not sys.stderr.isatty(),
+        )
+        self.last_line = self.start_s = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """A line for the user, whatever progress bar there is."""
+        if self.enabled:
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+
+    def text(self, name: str, content: str) -> None:
+        """A block of text in TensorBoard."""
+        if self.enabled:
+            self.writer.add_text(name, f"```\n{content}\n```")
+
+    def resumed(self, step: int, notes: Sequence[str]) -> None:
+        """The run goes on after a restart: said, noted in restarts.jsonl, marked in TensorBoard."""
+        for note in notes:
+            self.say(note)
+        if self.enabled and step:
+            restart = {"step": step, "time_s": round(time.time()), "notes": list(notes)}
+            with (self.run / RESTARTS).open("a") as file:
+                file.write(json.dumps(restart) + "\n")
+            number = len((self.run / RESTARTS).read_text().splitlines())
+            self.writer.add_scalar("run/restarts", number, step)
+            self.writer.add_text("restarts", f"restart {number} at step {step}", step)
+
+    def finished(self, summary: str, stalled_s: float) -> None:
+        """The run is at its end: how far, how good, and what checkpoints cost since this start."""
+        if self.enabled:
+            share = stalled_s / (time.monotonic() - self.start_s)
+            self.say(
+                f"finished: {summary}; checkpoints held it up for {stalled_s:.2f} s"
+                f" ({share:.1%} of the time)"
+            )
+
+    def step(self) -> None:
+        """One more step is done."""
+        if self.enabled:
+            self.bar.update()
+
+    def sign_of_life(self, step: int, epoch: int) -> None:
+        """progress.json: how far the run is, for whoever watches from outside."""
+        if not self.enabled:
+            return
+        now = {"step": step, "total_steps": self.bar.total, "epoch": epoch, "time_s": time.time()}
+        write_atomically(self.run / PROGRESS, json.dumps(now).encode())
+
+    def curves(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:
+        """Points of the training curves, and now and then a line in the log."""
+        if not self.enabled:
+            return
+        known = {name: value for name, value in values.items() if value is not None}
+        self.points(step, known | memory_mb())
+        self.sign_of_life(step, epoch)
+        brief = {name.rpartition("/")[2]: f"{value:.4g}" for name, value in known.items()}
+        self.bar.set_postfix(brief)
+        if self.bar.disable and time.monotonic() - self.last_line >= self.every_s:
+            self.last_line = time.monotonic()
+            listed = " ".join(f"{name} {value}" for name, value in brief.items())
+            self.say(f"step {step} of {self.bar.total} (epoch {epoch + 1}) {listed}")
+
+    def evaluation(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:
+        """The metrics of an epoch: curves, a line in metrics.jsonl, a line for the user."""
+        if not self.enabled:
+            return
+        known = {name: value for name, value in values.items() if value is not None}
+        self.points(step, known)
+        self.writer.flush()
+        self.sign_of_life(step, epoch)
+        line = json.dumps({"step": step, "epoch": epoch, **values}, allow_nan=False)
+        with (self.run / METRICS).open("a") as file:
+            file.write(line + "\n")
+        listed = " ".join(f"{name} {score_text(value)}" for name, value in known.items())
+        if unknown := [name for name in values if name not in known]:
+            listed += f"; {EMPTY} for {', '.join(unknown)}"
+        self.say(f"epoch {epoch} (step {step}): {listed}")
+
+    def points(self, step: int, values: Mapping[str, float]) -> None:
+        """A point of each curve in TensorBoard."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def panels(self, step: int, panels: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> None:
+        """Pictures (name, HWC uint8) in TensorBoard."""
+        if self.enabled:
+            for name, image_HWC in panels:
+                self.writer.add_image(name, image_HWC, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        if self.enabled:
+            self.bar.close()
+            try:
+                self.writer.close()
+            except OSError as error:  # what ended the run, if anything, says more
+                self.say(f"TensorBoard's last points are not written: {error.strerror or error}")
+
+
+def without_writers(failed: threading.ExceptHookArgs) -> None:
+    """Python's report of an error in a thread, but for TensorBoard's: those come again on flush."""
+    if not type(failed.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(failed)
+
+
+def memory_mb() -> dict[str, float]:
+    """Peak memory of this process, and of its GPU where there is one, in MB."""
+    peak = {"memory/process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    if torch.cuda.is_available():
+        peak["memory/gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return peak
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where there was no evaluation yet."""
+    return read_lines(run / METRICS)
+
+
+def read_restarts(run: Path) -> list[dict[str, Any]]:
+    """The lines of restarts.jsonl: step, time_s and notes of each; none where it never stopped."""
+    return read_lines(run / RESTARTS)
+
+
+def read_curve(run: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a curve in TensorBoard's files, thinned out where it has many points.
+
+    What a restart repeated comes once. Empty where there are no such files.
+    """
+    if not (run / "tensorboard").is_dir():
+        return []
+    few = {"scalars": MOST_POINTS, "images": 1, "tensors": 1}
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance=few).Reload()
+    if name not in events.Tags()["scalars"]:
+        return []
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def drop_lines_after(path: Path, epochs: int) -> None:
+    """Forget evaluations past the checkpoint that the run goes on from; they will come again."""
+    if path.is_file():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if is_up_to(line, epochs)]
+        write_atomically(path, "".join(kept).encode())
+
+
+def is_up_to(line: str, epochs: int) -> bool:
+    """Whether a line of metrics.jsonl is whole, and of one of the first `epochs` epochs."""
+    try:
+        return bool(json.loads(line)["epoch"] <= epochs)
+    except ValueError:
+        return False  # cut short by a kill
