@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from common import seeds
 from common.command_line import UserError
-from tests import ranks
 from tests.faults.faults import FAULTS, Reference, Trial, can_mount, fill_disk, random_trial
 from tests.faults.rank import Instant
-from tests.faults.training import Launch, Lost, digests, passed_instants
+from tests.faults.training import Launch, digests, passed_instants
+from tests.forked_ranks import ForkedRanks, Lost
 from train.checkpoints.checkpoint import published, step_of
 
 
@@ -147,12 +147,13 @@ def table(kinds: Sequence[str], tried: Counter[str], repeated: dict[str, list[in
 
 def make_reference(folder: Path, amp: str) -> Reference:
     """Draw and prepare a small data set, and train on it undisturbed."""
+    folder.mkdir(parents=True, exist_ok=True)
     raw, data = folder / "raw", folder / "prepared"
     size = ["fields=2", "cases=3", "width_px=192", "height_px=192"]
-    # in processes of their own: the server that ours are forked from is for ranks
-    ranks.run("data_prep.synthetic", f"out={raw}", *size)
+    ForkedRanks("data_prep.synthetic", [f"out={raw}", *size], 1, folder / "log").finish()
     split = ["split.val_cases=[3]", "split.test=0", "copies=4", "workers=1"]
-    ranks.run("data_prep", f"raw={raw}", f"out={data}", *split)
+    arguments = [f"raw={raw}", f"out={data}", *split]
+    ForkedRanks("data_prep.__main__", arguments, 1, folder / "log").finish()
     launch = Launch(folder / "run", data, folder, world_size=2, amp=f"amp={amp}")
     launch.finish()
     instants = {rank == 0: passed_instants(launch, rank) for rank in range(2)}

@@ -20,7 +20,8 @@ import numpy as np
 from common import seeds
 from common.command_line import EXIT_STOPPED
 from tests.faults.rank import Instant
-from tests.faults.training import NUM_STEPS, Launch, Lost, digests, resumed_at, step
+from tests.faults.training import NUM_STEPS, Launch, digests, resumed_at, step
+from tests.forked_ranks import Lost
 from train.checkpoints import checkpoint
 
 WORLD_SIZES = (1, 2, 4)
@@ -76,13 +77,13 @@ class Trial:
         others = [size for size in WORLD_SIZES if size != self.world_size]
         self.world_size = int(self.rng.choice(others))
         last = self.start()
-        last.finish()
+        output = last.finish()
         found = digests(self.run)
         if found != self.reference.digests:
-            raise Lost(f"ended with {found}, not {self.reference.digests}:\n{last.output}")
-        repeated = 0 if "is finished" in last.output else max(0, before - resumed_at(last.output))
+            raise Lost(f"ended with {found}, not {self.reference.digests}:\n{output}")
+        repeated = 0 if "is finished" in output else max(0, before - resumed_at(output))
         if repeated and self.must_repeat_nothing:
-            raise Lost(f"{repeated} steps were repeated after a signal:\n{last.output}")
+            raise Lost(f"{repeated} steps were repeated after a signal:\n{output}")
         return repeated
 
 
@@ -125,7 +126,7 @@ def kill_all(trial: Trial) -> None:
 def kill_loader_worker(trial: Trial) -> None:
     """SIGKILL of a process that reads images: said, with the likely cause."""
     launch, rank = trial.start_and_wait(), trial.any_rank()
-    killed = [child for child in children(launch.pid(rank)) if kill(child)]
+    killed = [child for child in children(launch.pids[rank]) if kill(child)]
     codes = launch.end(patience_s=20)
     if killed:
         expect(launch, codes, "DataLoader worker", "ended by an error of its own")
@@ -168,9 +169,12 @@ def stop_rank(trial: Trial) -> None:
     trial.world_size = int(trial.rng.choice([2, 4]))
     launch, rank = trial.start_and_wait(), trial.any_rank()
     launch.send(rank, signal.SIGSTOP)
-    others = [process for index, process in enumerate(launch.processes) if index != rank]
-    launch.wait_for(lambda: not any(process.is_alive() for process in others))
-    codes = [process.exitcode or 0 for process in others]
+
+    def others() -> list[int | None]:
+        return [code for index, code in enumerate(launch.codes) if index != rank]
+
+    launch.wait_for(lambda: None not in others())
+    codes = [code or 0 for code in others()]
     expect(launch, codes, f"no sign of life from rank {rank}")
     launch.send(rank, signal.SIGKILL)
     launch.end()

@@ -5,6 +5,7 @@ writing, renamed, removed or synced, before a folder is made or removed, and, as
 when only half of it has reached the disk ("tear").
 """
 
+import importlib
 import multiprocessing
 import os
 import re
@@ -18,7 +19,6 @@ from typing import Any
 
 from common import command_line
 from common.ownership import TEMPORARY
-from train.__main__ import main as train
 
 EVENTS = {"os.rename": "rename", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir"}
 
@@ -84,26 +84,31 @@ def plain(path: str) -> str:
 
 
 def run(
+    command: str,
     arguments: Sequence[str],
     environment: dict[str, str],
-    folder: Path,
-    log: Path,
-    fatal: Instant | None,
-    passed: Path | None,
+    log: str,
+    folder: str = "",
+    fatal: tuple[str, int] | None = None,
+    passed: str = "",
 ) -> None:
-    """Be a rank: `python -m train` with these arguments. Writes the instants it has come by."""
+    """Be a rank: `python -m COMMAND` with these arguments, killed at the `fatal` instant.
+
+    With a `folder` to watch it writes the instants it has come by into the file `passed`.
+    """
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # as it is where nobody has set it
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    instants = Instants(folder, fatal)
-    instants.watch()
+    instants = Instants(Path(folder), Instant(*fatal) if fatal else None)
+    if folder:
+        instants.watch()
     try:
-        command_line.run(train, arguments)
+        command_line.run(importlib.import_module(command).main, arguments)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         if passed:
             lines = [f"{name}\t{count}\n" for name, count in instants.passed.items()]
-            passed.write_text("".join(lines))
+            Path(passed).write_text("".join(lines))

@@ -1,12 +1,11 @@
-"""`python -m train` for torchrun, with a loader on rank 1 that is slower than training."""
+"""`python -m train` with a loader on rank 1 that is slower than training."""
 
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from common import command_line
-from train.__main__ import main
+from train.__main__ import main as train
 from train.crops.microbatches import Draw, TrainingCrops
 from train.loop import trainer
 
@@ -19,7 +18,8 @@ class SlowCrops(TrainingCrops):
         super().fill(draws, into)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
+    """Train, with slow crops on rank 1."""
     if os.environ["RANK"] == "1":
         trainer.TrainingCrops = SlowCrops
-    command_line.run(main)
+    return train(argv)

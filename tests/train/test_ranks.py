@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common.command_line import EXIT_STOPPED
 from tests import ranks
+from tests.faults.training import digests
+from tests.forked_ranks import ForkedRanks
 from train.runs.monitor import read_curve
 
 SETTINGS = (
@@ -24,32 +27,43 @@ SETTINGS = (
     "tile.overlap_px=16",
     "amp=off",
 )
+TRAIN = "train.__main__"
 STEPS_PER_EPOCH = 4  # 4 training fields with 4 variants each, by 4
 
 
+Start = Callable[..., ForkedRanks]
+
+
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """start("train.__main__", "epochs=3", ranks=2) starts ranks without torchrun, in a moment."""
+
+    def start_ranks(command: str, *arguments: str, ranks: int = 1) -> ForkedRanks:
+        log = tmp_path_factory.mktemp("logs") / "ranks.log"
+        return ForkedRanks(command, arguments, ranks, log)
+
+    return start_ranks
+
+
+@pytest.fixture(scope="module")
+def prepared(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cases 1 and 2 for training, 3 and 4 for validation; two fields each."""
     folder = tmp_path_factory.mktemp("data")
     drawn = ["fields=2", "cases=4", "width_px=200", "height_px=192"]
-    ranks.run("data_prep.synthetic", f"out={folder / 'raw'}", *drawn)
+    start("data_prep.synthetic", f"out={folder / 'raw'}", *drawn).finish()
     split = ["split.val_cases=[3,4]", "split.test=0", "copies=4", "workers=1"]
-    ranks.run("data_prep", f"raw={folder / 'raw'}", f"out={folder / 'prepared'}", *split)
+    start(
+        "data_prep.__main__", f"raw={folder / 'raw'}", f"out={folder / 'prepared'}", *split
+    ).finish()
     return folder / "prepared"
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(start: Start, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on two ranks that nothing happened to."""
     folder = tmp_path_factory.mktemp("runs") / "straight"
-    ranks.run("train", f"data={prepared}", f"run={folder}", *SETTINGS, ranks=2)
+    start(TRAIN, f"data={prepared}", f"run={folder}", *SETTINGS, ranks=2).finish()
     return folder
-
-
-def digests(run: Path) -> list[str]:
-    """Step and digests as train.show prints them."""
-    shown = ranks.run("train.show", f"run={run}").splitlines()
-    return [line for line in shown if line.startswith(("step", "epoch", "model", "state"))]
 
 
 def latest_step(run: Path) -> int:
@@ -63,7 +77,9 @@ def is_in_mid_epoch(run: Path) -> bool:
     return latest_step(run) % STEPS_PER_EPOCH in (1, 2)
 
 
-def test_a_killed_rank_costs_no_bit(prepared: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_under_torchrun_costs_no_bit(
+    prepared: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
     """Promises 3 and 4: kill -9 in mid-epoch, the same command again, the same final weights."""
     run = tmp_path / "killed"
     command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
@@ -78,37 +94,42 @@ def test_a_killed_rank_costs_no_bit(prepared: Path, uninterrupted: Path, tmp_pat
     output = ranks.run(*command, ranks=2)
     assert f"resumed from step_{killed_at:08d}" in output
     assert digests(run) == digests(uninterrupted)
-    assert "is finished: 3 epochs, 12 steps" in ranks.run(*command, ranks=2)
+
+
+def test_a_finished_run_says_so(start: Start, prepared: Path, uninterrupted: Path) -> None:
+    output = start(TRAIN, f"data={prepared}", f"run={uninterrupted}", *SETTINGS, ranks=2).finish()
+    assert "is finished: 3 epochs, 12 steps" in output
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_to_one_rank_stops_all_at_one_step(
-    signum: int, prepared: Path, uninterrupted: Path, tmp_path: Path
+    signum: int, start: Start, prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Promise 3: every rank finishes its step, all save, and nothing is lost.
 
     The signal goes to rank 1 alone: rank 0, which writes, must learn of it from the ranks.
     """
     run = tmp_path / "stopped"
-    command = ("train", f"data={prepared}", f"run={run}", *SETTINGS, "save_every_s=600")
-    process = ranks.start(*command, ranks=2)
-    ranks.wait_for(lambda: latest_step(run) >= STEPS_PER_EPOCH, process)
-    os.kill(ranks.rank_pid(process, 1), signum)
-    _, output = ranks.finish(process)
-    assert f"stopped by {signal.Signals(signum).name} at step {latest_step(run)}, saved" in output
-    ranks.run(*command, ranks=2)
+    command = (TRAIN, f"data={prepared}", f"run={run}", *SETTINGS, "save_every_s=600")
+    launch = start(*command, ranks=2)
+    launch.wait_for(lambda: latest_step(run) >= STEPS_PER_EPOCH)
+    launch.send(1, signum)
+    assert launch.end(patience_s=20) == [EXIT_STOPPED] * 2
+    told = f"stopped by {signal.Signals(signum).name} at step {latest_step(run)}, saved"
+    assert told in launch.output
+    start(*command, ranks=2).finish()
     assert digests(run) == digests(uninterrupted)
 
 
 def test_metrics_do_not_depend_on_the_number_of_ranks(
-    prepared: Path, uninterrupted: Path, tmp_path: Path
+    start: Start, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Promise 6: 3 ranks equal 1, to the byte, though 3 do not divide the 4 fields."""
     summaries, reports = [], []
     for number in (1, 3):
         out = tmp_path / str(number)
         settings = [f"run={uninterrupted}", "split=val", f"out={out}", "amp=off", "figures=1"]
-        ranks.run("train.evaluate", *settings, ranks=number)
+        start("train.evaluate", *settings, ranks=number).finish()
         summaries.append((out / "summary.json").read_bytes())
         reports.append((out / "report.html").read_bytes())
     assert summaries[0] == summaries[1]
@@ -120,7 +141,7 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(
 
 
 def test_the_bits_do_not_depend_on_the_number_of_ranks(
-    prepared: Path, uninterrupted: Path, tmp_path: Path
+    start: Start, prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Promise 4: killed on 4 ranks, stopped on 1, ended on 2, as if nothing had happened.
 
@@ -128,29 +149,25 @@ def test_the_bits_do_not_depend_on_the_number_of_ranks(
     """
     run = tmp_path / "elastic"
     settings = [setting for setting in SETTINGS if setting != "microbatches=4"]
-    command = ("train", f"data={prepared}", f"run={run}", *settings)
-    process = ranks.start(*command, ranks=4)
-    ranks.wait_for(lambda: is_in_mid_epoch(run), process)
-    os.kill(ranks.rank_pid(process, 3), signal.SIGKILL)
-    ranks.finish(process)
+    command = (TRAIN, f"data={prepared}", f"run={run}", *settings)
+    launch = start(*command, ranks=4)
+    launch.wait_for(lambda: is_in_mid_epoch(run))
+    launch.send(3, signal.SIGKILL)
+    launch.end()
 
     killed_at = latest_step(run)
-    process = ranks.start(*command)
-    ranks.wait_for(lambda: latest_step(run) > killed_at, process)
-    process.send_signal(signal.SIGTERM)
-    code, output = ranks.finish(process)
-    assert code == EXIT_STOPPED, output
+    launch = start(*command)
+    launch.wait_for(lambda: latest_step(run) > killed_at)
+    launch.send(0, signal.SIGTERM)
+    assert launch.end(patience_s=20) == [EXIT_STOPPED], launch.output
     assert latest_step(run) < 3 * STEPS_PER_EPOCH
 
-    ranks.run(*command, ranks=2)
+    start(*command, ranks=2).finish()
     assert digests(run) == digests(uninterrupted)
 
 
-def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
-    prepared: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    """3 ranks are no subtrees of 4 microbatches: refused under elastic, else the same updates."""
-    reference = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
+def test_three_ranks_are_refused_before_the_run_begins(prepared: Path, tmp_path: Path) -> None:
+    """3 ranks are no subtrees of 4 microbatches: refused under elastic, under torchrun as told."""
     run = tmp_path / "three"
     command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
     code, output = ranks.finish(ranks.start(*command, ranks=3))
@@ -158,49 +175,55 @@ def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
     assert "3 ranks, but reproducible=elastic takes a power of two: 1, 2, 4, 8, ..." in output
     assert f"torchrun --nproc-per-node 2 -m train data={prepared} run={run}" in output
     assert not run.exists()
-    for mode in ("same_world", "off"):
-        run = tmp_path / mode
-        settings = (f"data={prepared}", f"run={run}", *SETTINGS, f"reproducible={mode}")
-        ranks.run("train", *settings, ranks=3)
-        metrics = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-        assert [line["step"] for line in metrics] == [4, 8, 12]
-        for line, expected in zip(metrics, reference, strict=True):
-            # Adam turns roundings of small gradients into steps, and later steps rest on those
-            near = 1e-3 if line["step"] == STEPS_PER_EPOCH else 5e-3
-            assert line["val/loss"] == pytest.approx(expected["val/loss"], rel=near)
+
+
+@pytest.mark.parametrize("mode", ["same_world", "off"])
+def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
+    mode: str, start: Start, prepared: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    reference = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
+    run = tmp_path / mode
+    settings = (f"data={prepared}", f"run={run}", *SETTINGS, f"reproducible={mode}")
+    start(TRAIN, *settings, ranks=3).finish()
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [line["step"] for line in metrics] == [4, 8, 12]
+    for line, expected in zip(metrics, reference, strict=True):
+        # Adam turns roundings of small gradients into steps, and later steps rest on those
+        near = 1e-3 if line["step"] == STEPS_PER_EPOCH else 5e-3
+        assert line["val/loss"] == pytest.approx(expected["val/loss"], rel=near)
 
 
 def test_a_run_says_that_it_waits_for_data_whichever_rank_does(
-    prepared: Path, tmp_path: Path
+    start: Start, prepared: Path, tmp_path: Path
 ) -> None:
     """Rank 0, which says so, has its crops in time: it stands still in the sum of the gradients."""
     run = tmp_path / "run"
     command = ("tests.train.slow_rank", f"data={prepared}", f"run={run}", *SETTINGS)
-    output = ranks.run(*command, "epochs=1", "log_every_steps=1", ranks=2)
+    output = start(*command, "epochs=1", "log_every_steps=1", ranks=2).finish()
     assert "waits for data" in output
     _, *shares = [share for _, share in read_curve(run, "speed/data_wait_share")]
     assert len(shares) == STEPS_PER_EPOCH - 1
     assert all(0.5 < share <= 1 for share in shares)
 
 
-def test_too_many_ranks_are_refused(prepared: Path, tmp_path: Path) -> None:
+def test_too_many_ranks_are_refused(start: Start, prepared: Path, tmp_path: Path) -> None:
     """A rank without a microbatch would wait for nothing; the message has commands that work."""
-    command = ("train", f"data={prepared}", f"run={tmp_path / 'run'}", *SETTINGS, "microbatches=2")
-    code, output = ranks.finish(ranks.start(*command, ranks=3))
-    assert code != 0
-    assert "3 ranks, but microbatches=2" in output
-    assert f"  torchrun --nproc-per-node 2 -m train data={prepared}" in output
+    command = (TRAIN, f"data={prepared}", f"run={tmp_path / 'run'}", *SETTINGS, "microbatches=2")
+    launch = start(*command, ranks=3)
+    assert any(launch.end(patience_s=20))
+    assert "3 ranks, but microbatches=2" in launch.output
+    assert f"  torchrun --nproc-per-node 2 -m train data={prepared}" in launch.output
 
 
-def test_as_many_ranks_as_are_asked_for(prepared: Path, tmp_path: Path) -> None:
+def test_as_many_ranks_as_are_asked_for(start: Start, prepared: Path, tmp_path: Path) -> None:
     """8 ranks without a word on the batch: 8 crops, one per rank, and how each gets more."""
     run = tmp_path / "run"
     settings = [s for s in SETTINGS if not s.startswith(("batch_size", "microbatches", "epochs"))]
-    command = ("train", f"data={prepared}", f"run={run}", *settings, "epochs=1")
-    output = ranks.run(*command, ranks=8)
+    command = (TRAIN, f"data={prepared}", f"run={run}", *settings, "epochs=1")
+    output = start(*command, ranks=8).finish()
     assert "8 crops a step in 8 microbatches, 1 per rank" in output
     assert "batch_per_rank=8 lr_scale=sqrt gives each rank 8" in output
     config = (run / "config.yaml").read_text()
     assert "\nbatch_size: 8\n" in config
     assert "\nmicrobatches: 8\n" in config
-    assert "is finished" in ranks.run(*command)
+    assert "is finished" in start(*command).finish()
