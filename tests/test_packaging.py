@@ -4,30 +4,47 @@ import ast
 import re
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from launch.queueing import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
-def test_conda_installs_pyprojects_list_and_nothing_else() -> None:
-    """One list of dependencies: conda brings the interpreter, pip the project with its list."""
-    *conda, pip = ENVIRONMENT["dependencies"]
-    assert [entry.split("=")[0] for entry in conda] == ["python", "pip"]
-    assert pip == {"pip": ["--editable .[dev]"]}
-    assert "dev" in PROJECT["optional-dependencies"]
-
-
-def test_conda_brings_a_python_that_the_project_takes() -> None:
-    """environment.yml names a version that requires-python admits."""
-    (version,) = re.findall(r"python=(\d+\.\d+)", str(ENVIRONMENT["dependencies"]))
+@pytest.mark.parametrize(
+    ("file", "project"), [("environment.yml", "."), ("environment-dev.yml", ".[dev]")]
+)
+def test_conda_brings_python_and_pip_the_rest(file: str, project: str) -> None:
+    """One list of dependencies, pyproject.toml's, and one of tested releases."""
+    *conda, pip = yaml.safe_load((ROOT / file).read_text())["dependencies"]
+    python, with_pip = conda
+    assert with_pip == "pip"
+    assert pip == {"pip": ["--constraint constraints.txt", f"--editable {project}"]}
     least = PROJECT["requires-python"].removeprefix(">=")
-    assert [*map(int, version.split("."))] >= [*map(int, least.split("."))]
+    assert numbers(python.removeprefix("python=")) >= numbers(least)
+
+
+def numbers(version: str) -> list[int]:
+    """3.12 -> [3, 12]."""
+    return [*map(int, version.split("."))]
+
+
+def test_the_tested_releases_are_ones_that_the_project_takes() -> None:
+    entries = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
+    asked = {entry.name: entry.specifier for entry in map(Requirement, entries)}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    tested = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert {"torch", "torchvision"} <= {entry.name for entry in tested}
+    for entry in tested:
+        (release,) = entry.specifier
+        assert asked.get(entry.name, SpecifierSet()).contains(release.version), entry
 
 
 def test_every_import_is_a_declared_dependency() -> None:

@@ -70,11 +70,6 @@ def on_the_cpu() -> Iterator[None]:
         yield
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a GPU come last: a process that has used one cannot be forked to use torch."""
-    items.sort(key=lambda item: item.path.name == "test_gpu.py")
-
-
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dark discs on a pale ground, annotated as tumor: a task that is learned in a few steps."""
