@@ -17,7 +17,8 @@ from launch.events import LAUNCH, SUBMISSION, read_submission
 from launch.job import STAGES
 from launch.profiles import Profile
 from launch.run_jobs import queued_jobs
-from train.config import PRESETS, EvaluateConfig, TrainConfig
+from train.config import PRESETS, TrainConfig
+from train.evaluation.config import EvaluateConfig
 from train.loop.batch import RanksError, accepted, settle, ways_out
 from train.runs.newest import CONFIG, read_config
 from train.runs.same_data import as_typed, changed, in_lines

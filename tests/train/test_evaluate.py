@@ -20,9 +20,9 @@ from tests.points import as_points
 from tests.train.conftest import prepare_here
 from train import evaluate
 from train.checkpoints import checkpoint
-from train.evaluation import fields
+from train.evaluation import fields, run_evaluation
 from train.evaluation.baselines import otsu_on_hematoxylin
-from train.evaluation.measurement import EvaluateConfig
+from train.evaluation.config import EvaluateConfig
 from train.metrics.scores import EMPTY_RULE
 from train.ranks.distributed import Ranks
 
@@ -353,7 +353,7 @@ def test_what_every_rank_would_find_wrong_is_found_by_one(
             path.write_bytes(b"")
     config = EvaluateConfig(**{name: str(value) for name, value in given.items()})
     with pytest.raises(UserError) as caught:
-        evaluate.evaluate(config, ranks())
+        run_evaluation.evaluate(config, ranks())
     assert not isinstance(caught.value, UsageError)
     assert caught.value.is_shared
 
@@ -435,7 +435,7 @@ def test_a_file_of_the_users_stops_it_before_the_work_begins(
     out = tmp_path / "notes"
     out.mkdir()
     (out / name).write_text("mine")
-    monkeypatch.setattr(evaluate, "evaluate_run", None)
+    monkeypatch.setattr(run_evaluation, "evaluate_run", None)
     outcome = cli(evaluate.main, f"run={own_run}", "cases=[4]", f"out={out}")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == (

@@ -13,7 +13,7 @@ from data_prep.dataset.manifest import Dataset
 from tests.train.conftest import TINY
 from train import __main__ as train_main
 from train.config import PRESETS, TrainConfig
-from train.evaluate import EvaluateConfig
+from train.evaluation.config import EvaluateConfig
 from train.loop.batch import settle
 from train.predict import PredictConfig
 from train.show import ShowConfig

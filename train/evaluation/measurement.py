@@ -15,8 +15,8 @@ from data_prep.annotations.formats import READERS
 from data_prep.dataset.manifest import Labelling
 from model.precision import choose_precision
 from train.checkpoints import checkpoint
-from train.config import EvaluateConfig
 from train.evaluation.baselines import BASELINES, Baseline
+from train.evaluation.config import EvaluateConfig
 from train.evaluation.duplicates import (
     Fingerprint,
     agreement,

@@ -17,6 +17,7 @@ from common import lease
 from common.command_line import UserError
 from train import evaluate, predict
 from train.config import TrainConfig
+from train.evaluation import run_evaluation
 from train.loop.trainer import Trainer
 from train.ranks.lock import RunLock, part_for
 
@@ -172,7 +173,7 @@ def test_results_are_not_written_by_a_process_whose_folder_another_took_over(
 
         return call
 
-    monkeypatch.setattr(evaluate, "evaluate_run", taken(evaluate.evaluate_run))
+    monkeypatch.setattr(run_evaluation, "evaluate_run", taken(run_evaluation.evaluate_run))
     monkeypatch.setattr(predict.Predictor, "plan", taken(predict.Predictor.plan))
     outcome = command()
     assert outcome.code == 1

@@ -1,0 +1,56 @@
+"""The fields that a run is evaluated on, as the settings choose them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.command_line import UsageError
+from data_prep.cases.names import unmatched_text
+from data_prep.config import SPLITS
+from data_prep.dataset.manifest import read_dataset
+from train.evaluation.config import EvaluateConfig
+from train.evaluation.fields import WholeField, prepared_fields, raw_fields
+from train.evaluation.measurement import Chosen
+from train.runs.run_folder import Run
+from train.runs.same_data import check_same_data
+
+
+def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
+    """The fields to evaluate. Raises UserError where there are none, or where they are labelled in
+    another way than those that the run was trained on."""
+    notes: list[str] = []
+    if config.raw:
+        fields = raw_fields(Path(config.raw), run.data.labelling, run.description)
+        notes = notes_on_names(fields, run.data.labelling.case_regex)
+    else:
+        if not (data := config.data or run.config.data):
+            raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")
+        dataset = read_dataset(Path(data))
+        notes = check_same_data(run.data, dataset, run.folder, is_named=bool(config.data))
+        fields = prepared_fields(dataset, config.split)
+        if not fields:
+            others = ", ".join(name for name in SPLITS if dataset.split(name))
+            raise UsageError(f"split={config.split}: the data set has no such fields, but {others}")
+    if not config.cases:
+        return Chosen(fields, notes)
+    there = {field.case for field in fields}
+    wanted = {name if name in there else f"Case_{name}" for name in config.cases}
+    if unknown := sorted(wanted - there):
+        raise UsageError(f"cases: no {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
+    return Chosen([field for field in fields if field.case in wanted], notes)
+
+
+def notes_on_names(fields: Sequence[WholeField], case_regex: str) -> list[str]:
+    """What is to be said of names that tell no case."""
+    told = unmatched_text([field.name for field in fields], case_regex)
+    if not told:
+        return []
+    return [
+        f"{told} of the training data: intervals over cases take each such field for a case of its"
+        " own, whoever's it is"
+    ]
+
+
+def subject(config: EvaluateConfig) -> str:
+    """The name of the results' folder."""
+    parts = [Path(config.raw).resolve().name if config.raw else config.split, *config.cases]
+    return "-".join(parts)

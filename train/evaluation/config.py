@@ -1,0 +1,57 @@
+"""What `python -m train.evaluate` can be told: every key, its unit and its default."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data_prep.config import SPLITS
+from train.config import check_threshold
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Everything `python -m train.evaluate` can be told."""
+
+    run: str = ""
+    """Folder of the run, or a model.safetensors that train.export wrote; the newest in runs/ where
+    empty."""
+    runs: list[str] = field(default_factory=list)
+    """Folders of several runs instead, each tested on other cases (the folds of data_prep): every
+    fold's figures, and those of all fields together. Needs out=."""
+    split: str = "test"
+    """Split of the run's prepared data set: train, val or test; only original fields count."""
+    raw: str = ""
+    """Folder of raw fields (images/ and groundTruth/) to evaluate instead of a split; annotated in
+    the format of the training data (annotations= of data_prep)."""
+    cases: list[str] = field(default_factory=list)
+    """Only fields of these cases, as in [10]; empty for all."""
+    data: str = ""
+    """Folder of the prepared data set, where it is no longer where the run found it; or of another
+    one, with the classes, radius_px, uint16_white and annotations of the one trained on."""
+    checkpoint: str = "best"
+    """best, latest, or the step of a checkpoint."""
+    threshold: str = "auto"
+    """Probability above which a pixel counts as predicted, 0 to 1; auto: the best on the validation
+    split, which the checkpoint knows, or 0.5 where there was none."""
+    match_radius_px: float = 0.0
+    """How far from an annotated point a nucleus may be found, in px; 0 for the radius of the data
+    set's discs."""
+    out: str = ""
+    """Folder of the results; RUN/evaluation/<split or name of raw> where empty, and
+    MODEL_evaluation/... for an exported model."""
+    figures: int = 16
+    """Number of fields of a run that figures are drawn of; 0 for none, in the report either."""
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    """Mixed precision; auto asks the hardware, as in training."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split}: must be one of {', '.join(SPLITS)}")
+        check_threshold(self.threshold)
+        if not self.match_radius_px >= 0:
+            raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
+        if self.run and self.runs:
+            raise ValueError("run=... and runs=[...] exclude each other; give one")
+        if self.runs and not self.out:
+            raise ValueError("runs=[...] needs out=..., the folder of the pooled results")
