@@ -25,7 +25,7 @@ from data_prep.images.image_files import Box, read_size, read_tile
 from data_prep.images.tiles import tile_starts
 from model.precision import choose_precision
 from tests.benchmarks.slides import arguments, write_inputs
-from train import predict
+from train.prediction.predictor import BAND_PX
 from train.prediction.results import OUTPUTS
 from train.prediction.tiles import Plane, blend_weight, cut_into_bands, stride_of, tile_probability
 from train.ranks.distributed import Ranks
@@ -85,7 +85,7 @@ def print_seams(run_folder: Path, image: Path, probability: Path) -> None:
     precision = choose_precision(CPU, "auto", run.config.memory_format)
     tile, side = run.config.tile, read_size(image)[0]
     stride = stride_of(model)
-    first, *_ = cut_into_bands(side, side, tile, stride, predict.BAND_PX)
+    first, *_ = cut_into_bands(side, side, tile, stride, BAND_PX)
     top = max(0, min(side, first.bottom + PART_PX // 2) - PART_PX) // stride * stride
     part = Box(0, top, PART_PX, PART_PX)
 

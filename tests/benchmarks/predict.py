@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from tests.benchmarks.side_by_side import interleaved
 from tests.benchmarks.slides import arguments, write_inputs
-from train.predict import PredictConfig, Predictor
+from train.prediction.config import PredictConfig
+from train.prediction.predictor import Predictor
 from train.ranks.distributed import start_ranks
 from train.runs.run_folder import read_run
 

@@ -35,7 +35,9 @@ from train import evaluate, export, predict, show
 from train.checkpoints import checkpoint
 from train.config import TrainConfig
 from train.exchange import exported_model, onnx_model
+from train.exchange.config import ExportConfig
 from train.loop.trainer import Trainer
+from train.runs.export_run import export_run
 
 Cli = Callable[..., Any]
 
@@ -44,7 +46,7 @@ Cli = Callable[..., Any]
 def model_file(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished run's best model as safetensors."""
     path = tmp_path_factory.mktemp("exported") / "model.safetensors"
-    export.export(export.ExportConfig(run=str(trained), out=str(path)))
+    export_run(ExportConfig(run=str(trained), out=str(path)))
     return path
 
 
@@ -348,7 +350,7 @@ def whole_field_run(
 def onnx_file(whole_field_run: Path, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     check = str(raw / "Case_4-01.png")
-    export.export(export.ExportConfig(run=str(whole_field_run), out=str(path), check=check))
+    export_run(ExportConfig(run=str(whole_field_run), out=str(path), check=check))
     return path
 
 

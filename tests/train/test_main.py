@@ -14,14 +14,16 @@ from tests.train.conftest import TINY
 from train import __main__ as train_main
 from train.config import PRESETS, TrainConfig
 from train.evaluation.config import EvaluateConfig
+from train.exchange.config import ExportConfig
 from train.loop.batch import settle
-from train.predict import PredictConfig
-from train.show import ShowConfig
+from train.prediction.config import PredictConfig
+from train.runs.config import ShowConfig
 
 COMMANDS = {
     "train.__main__": TrainConfig,
     "train.evaluate": EvaluateConfig,
     "train.predict": PredictConfig,
+    "train.export": ExportConfig,
     "train.show": ShowConfig,
 }
 
@@ -43,6 +45,7 @@ def test_help_lists_every_key_with_a_text(module: str, cli: Callable[..., Any]) 
         "train.__main__": "data=data/prepared: no such folder; python -m data_prep out=data/prep",
         "train.evaluate": "no run in runs/; name one with run=..., or train one: python -m train",
         "train.predict": "needs input=... and out=...",
+        "train.export": "needs out=...",
         "train.show": "no run in runs/; name one with run=..., or train one: python -m train",
     }.items(),
 )

@@ -28,6 +28,8 @@ from train import predict
 from train.config import TrainConfig
 from train.evaluation.measurement import FieldResult
 from train.loop.trainer import Trainer, summarise
+from train.prediction import predict_images, predictor
+from train.prediction.config import PredictConfig
 from train.prediction.results import Results, to_mask
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
@@ -95,7 +97,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 
     def use(fails_at: int | None = None) -> LackOfRed:
         made = LackOfRed(fails_at)
-        monkeypatch.setattr(predict, "load_model", lambda *given: (made, Path("step_1"), STATE))
+        monkeypatch.setattr(predictor, "load_model", lambda *given: (made, Path("step_1"), STATE))
         return made
 
     return use
@@ -104,7 +106,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 @pytest.fixture
 def bands_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image is a large one: a band is one row of tiles."""
-    monkeypatch.setattr(predict, "BAND_PX", 1)
+    monkeypatch.setattr(predictor, "BAND_PX", 1)
 
 
 @pytest.fixture
@@ -376,7 +378,7 @@ def test_a_log_tells_of_tiles_and_of_rows_to_the_last(
 ) -> None:
     """Tiles of 48 px that overlap by 8: 4 of a.png, 4 of b.tif, 1 of c.jpg; and four times as many
     rows as the images have."""
-    monkeypatch.setattr(predict, "track", partial(track, every_s=0.0))
+    monkeypatch.setattr(predict_images, "track", partial(track, every_s=0.0))
     lines = run_predict(pictures, "min_tissue=0").err.splitlines()
     assert [line for line in lines if line.startswith("predict")] == [
         f"predict: {done} of 9 tiles" for done in range(1, 10)
@@ -390,7 +392,7 @@ def test_of_a_bad_image_no_row_is_waited_for(
 ) -> None:
     content = (pictures / "b.tif").read_bytes()
     (pictures / "b.tif").write_bytes(content[: len(content) // 2])
-    monkeypatch.setattr(predict, "track", partial(track, every_s=0.0))
+    monkeypatch.setattr(predict_images, "track", partial(track, every_s=0.0))
     lines = run_predict(pictures).err.splitlines()
     num_rows = 4 * (50 + 131 + 1)
     assert f"write: {num_rows} of {num_rows} rows" in lines
@@ -425,7 +427,7 @@ def test_rows_are_told_while_the_last_image_is_written(
                 was_told.set()
 
     monkeypatch.setattr(Results, "write_nuclei", wait_and_write)
-    monkeypatch.setattr(predict, "track", tell)
+    monkeypatch.setattr(predict_images, "track", tell)
     assert run_predict(slide).code == 0
 
 
@@ -480,12 +482,12 @@ def test_ranks_share_out_every_band_once(
 ) -> None:
     network()
     (tmp_path / "out").mkdir()
-    config = predict.PredictConfig(str(trained), str(pictures), str(tmp_path / "out"))
+    config = PredictConfig(str(trained), str(pictures), str(tmp_path / "out"))
     run, shares = read_run(trained), []
     for rank in range(3):
-        predictor = predict.Predictor(config, run, ranks(rank, 3))
-        tasks = predictor.plan([slide, *sorted(pictures.iterdir())]).tasks
-        own = predictor.missing_bands(tasks)
+        of_rank = predictor.Predictor(config, run, ranks(rank, 3))
+        tasks = of_rank.plan([slide, *sorted(pictures.iterdir())]).tasks
+        own = of_rank.missing_bands(tasks)
         shares.append([(task.path.name, number) for task, number, _ in own])
     bands = [("slide.tif", n) for n in range(5)] + [("a.png", 0), ("a.png", 1)]
     bands += [("b.tif", n) for n in range(4)] + [("c.jpg", 0)]
@@ -519,7 +521,8 @@ def test_two_ranks_write_what_one_writes(trained: Path, tmp_path: Path) -> None:
 MEASURED = """
 import pathlib, sys
 from train import predict
-predict.BAND_PX = 2**20
+from train.prediction import predictor
+predictor.BAND_PX = 2**20
 assert predict.main(sys.argv[1:]) == 0
 # not ru_maxrss, which begins with what the parent process held
 print(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

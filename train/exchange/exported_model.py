@@ -25,9 +25,9 @@ from data_prep.dataset.manifest import Description, Labelling
 from data_prep.images.masks import channel_values
 from train.checkpoints import checkpoint
 from train.config import TrainConfig
+from train.exchange.config import SAFETENSORS
 
 FORMAT = 2
-SUFFIX = ".safetensors"
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors")
 
@@ -176,8 +176,8 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
 @contextmanager
 def open_file(path: Path) -> Iterator[Any]:
     """A safetensors file, its failures as errors of ours."""
-    if path.suffix != SUFFIX or not path.is_file():
-        raise UsageError(f"run={path}: neither a run nor a {SUFFIX} file of train.export")
+    if path.suffix != SAFETENSORS or not path.is_file():
+        raise UsageError(f"run={path}: neither a run nor a {SAFETENSORS} file of train.export")
     try:
         with safetensors.safe_open(path, "pt") as file:
             yield file

@@ -27,6 +27,7 @@ from model.precision import choose_precision
 from train.checkpoints import checkpoint
 from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.exchange import exported_model
+from train.exchange.config import SAFETENSORS
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY
 from train.ranks.distributed import Ranks
 from train.ranks.lock import LOCK
@@ -198,7 +199,7 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder or an exported model. Raises UserError where it is neither."""
-    if folder.is_file() or (folder.suffix == exported_model.SUFFIX and not folder.is_dir()):
+    if folder.is_file() or (folder.suffix == SAFETENSORS and not folder.is_dir()):
         about = exported_model.read(folder)
         return Run(folder, about.config, about.data)
     if not (folder / CONFIG).is_file():

@@ -19,6 +19,7 @@ from train import evaluate, predict
 from train.config import TrainConfig
 from train.evaluation import run_evaluation
 from train.loop.trainer import Trainer
+from train.prediction.predictor import Predictor
 from train.ranks.lock import RunLock, part_for
 
 
@@ -174,7 +175,7 @@ def test_results_are_not_written_by_a_process_whose_folder_another_took_over(
         return call
 
     monkeypatch.setattr(run_evaluation, "evaluate_run", taken(run_evaluation.evaluate_run))
-    monkeypatch.setattr(predict.Predictor, "plan", taken(predict.Predictor.plan))
+    monkeypatch.setattr(Predictor, "plan", taken(Predictor.plan))
     outcome = command()
     assert outcome.code == 1
     assert "another has taken it over" in outcome.err

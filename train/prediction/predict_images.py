@@ -1,0 +1,69 @@
+"""Predict every image of input= into out=, and say what came of it."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from common.command_line import EXIT_FAILED, UsageError, make_output_folder, named, track
+from train.prediction.config import PredictConfig
+from train.prediction.input_images import find_images
+from train.prediction.predictor import Plan, Predictor, Progress
+from train.prediction.results import KIND, Task
+from train.ranks.distributed import start_ranks
+from train.ranks.lock import output_locked, part_for
+from train.runs.newest import named_or_newest
+from train.runs.run_folder import CHOSEN_ON, read_run
+
+
+def predict_images(config: PredictConfig) -> int:
+    """Predict every image; a bad one is named and the rest goes on. Returns the exit code."""
+    paths = find_images(Path(config.input))
+    out = Path(config.out)
+    if out.resolve() == Path(config.input).resolve():
+        raise UsageError(f"out={out}: is the input; name a folder for what is predicted")
+    with start_ranks(config.device) as ranks:
+        run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
+        make_output_folder(out)
+        # an array's tasks may predict other images into the same folder
+        part = part_for(Path(config.input))
+        with output_locked(out, KIND, "writing results into it", ranks, part) as check_ours:
+            predictor = Predictor(config, run, ranks, check_ours)
+            plan = ranks.first_does(lambda: predictor.plan(paths))
+            predictor.bad |= plan.bad
+            for _ in tracked(predictor, plan.tasks):
+                pass
+    if ranks.is_first:
+        report(predictor, plan, len(paths))
+    return EXIT_FAILED if predictor.bad else 0
+
+
+def report(predictor: Predictor, plan: Plan, num_images: int) -> None:
+    """What was predicted, what was left out, and what was there."""
+    for path, reason in sorted(predictor.bad.items()):
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    if plan.changed:
+        they_were = "it was" if len(plan.changed) == 1 else "they were"
+        print(f"kept as {they_were} changed: {named(plan.changed)}", file=sys.stderr)
+    there = f" ({plan.num_done} were there)" if plan.num_done else ""
+    print(
+        f"predicted {num_images - len(predictor.bad)} of {num_images} images into"
+        f" {predictor.config.out}{there}, threshold {predictor.threshold:g}"
+        f" ({CHOSEN_ON[predictor.chosen_on]}), of nuclei {predictor.nuclei_threshold:g}"
+        f" ({CHOSEN_ON[predictor.nuclei_chosen_on]})"
+    )
+
+
+def tracked(predictor: Predictor, tasks: Sequence[Task]) -> Iterator[Progress]:
+    """Predict and write images, showing both: files are still written when all is predicted."""
+    missing = predictor.missing_bands(tasks)
+    num_tiles = sum(len(band.corners) for _, _, band in missing)
+    progress = track(
+        predictor.predict(tasks),
+        total=predictor.num_rows(tasks),
+        label="write",
+        unit="row",
+        count=lambda done: done.rows,
+    )
+    return track(
+        progress, total=num_tiles, label="predict", unit="tile", count=lambda done: done.tiles
+    )
