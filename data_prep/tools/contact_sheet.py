@@ -1,61 +1,24 @@
-"""A contact sheet of a prepared field: its variants with the masks' outlines and the points.
+"""A contact sheet of a prepared field: its variants with the masks' outlines and the points."""
 
-    python -m data_prep.preview out=sheet.jpg [data=DIR field=Case_1-01 columns=4]
-
-To be looked at before training: outlines must lie on the nuclei, in every variant.
-"""
-
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from omegaconf import MISSING
 
-from common import command_line
-from common.command_line import UsageError
+from common.command_line import UsageError, counted
 from common.ownership import Item
-from data_prep.config import PREPARED
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.pack import read_points, read_sample
 from data_prep.images.image_files import Image, Mask
+from data_prep.tools.config import PreviewConfig
 
 OUTLINE, POINT, INK = (0, 158, 115), (230, 159, 0), (40, 40, 40)
 LABEL_PX, GAP_PX = 24, 6
-SUFFIXES = (".jpg", ".png")
 
 
-@dataclass(frozen=True)
-class PreviewConfig:
-    """Everything `python -m data_prep.preview` can be told."""
-
-    data: str = PREPARED
-    """Folder of the prepared data set."""
-    out: str = MISSING
-    """The picture to write, .jpg or .png; in place of an earlier one, not of another file."""
-    field: str = ""
-    """Name of the field; the first training field where empty."""
-    columns: int = 4
-    """Variants side by side."""
-    width_px: int = 480
-    """Width of one variant in the picture, in px."""
-
-    def __post_init__(self) -> None:
-        if Path(self.out).suffix not in SUFFIXES:
-            raise ValueError(f"out={self.out}: name a {' or '.join(SUFFIXES)} file")
-        if self.columns < 1 or self.width_px < 16:
-            raise ValueError(
-                f"columns={self.columns} must be at least 1, width_px={self.width_px} at least 16"
-            )
-
-
-def main(argv: list[str]) -> int:
-    """Write the sheet."""
-    if command_line.wants_help(argv):
-        print(command_line.help_text(PreviewConfig, __doc__ or ""))
-        return 0
-    config = command_line.load(PreviewConfig, argv)
+def write_contact_sheet(config: PreviewConfig) -> None:
+    """Write the sheet, and say of which field. Raises UserError."""
     path = Path(config.out)
     item = Item(path.parent, "preview", path.name)
     item.check([path.name])
@@ -69,8 +32,7 @@ def main(argv: list[str]) -> int:
     with item:
         item.write(path.name, content.tobytes())
         item.publish()
-    print(f"{command_line.counted(len(samples), 'variant')} of {samples[0].field}: {path}")
-    return 0
+    print(f"{counted(len(samples), 'variant')} of {samples[0].field}: {path}")
 
 
 def samples_of(dataset: Dataset, field: str) -> list[Sample]:
@@ -122,7 +84,3 @@ def labelled(sample: Sample, image_HWC: Image) -> Image:
     cv2.putText(bar, text, (4, LABEL_PX - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
     cell = np.vstack([bar, image_HWC])
     return np.pad(cell, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255)
-
-
-if __name__ == "__main__":
-    command_line.run(main)

@@ -1,30 +1,16 @@
-"""Draw a BreCaHAD-shaped data set of made-up H&E fields, to try the whole pipeline without data.
-
-    python -m data_prep.synthetic out=DIR [cases=6 fields=4 width_px=1360 height_px=1024 seed=0]
-
-Writes DIR/images/Case_<case>-<field>.tif and DIR/groundTruth/Case_<case>-<field>.json. A pixel's
-colour follows Beer and Lambert: 255 * exp(-(h * H + e * E)), where h and e are the local densities
-of hematoxylin and eosin. Staining, blur and tissue habits are drawn once per case, so that cases
-differ as those of a clinic do; where the cells lie is drawn per field.
+"""Draw made-up H&E fields: an image and its annotated points.
 
 Axes in names: H height, W width, C red-green-blue, S the two stains (hematoxylin, eosin), P the
 side of a patch around one object; N3 is one round object a row: x, y and radius, in pixels.
 """
 
-import io
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
-from omegaconf import MISSING
 
-from common.command_line import UserError, counted, help_text, load, run, track, wants_help
-from common.ownership import PRIVATE, Item, clear_temporaries
+from data_prep.tools.config import SyntheticConfig
 
 Random = np.random.Generator
 Plane = NDArray[np.float32]
@@ -34,34 +20,7 @@ Points = dict[str, list[tuple[int, int]]]
 KEYS = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
 STAINS_SC = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])  # Ruifrok & Johnston 2001
 FULL_AREA_PX = 1360 * 1024  # counts of objects are per BreCaHAD field and scale with the area
-MARK = "data_prep.synthetic"  # in the head of every image, to tell it from BreCaHAD's
-KIND = "synthetic"  # private folder of the records
 CASE, LAYOUT, PIXELS = range(3)  # random streams: a change to one leaves the others as they were
-
-
-@dataclass(frozen=True)
-class SyntheticConfig:
-    """What to draw and where to write it."""
-
-    out: str = MISSING
-    """Folder of the new data set: new, empty, or written by this command before."""
-    cases: int = 6
-    """Number of cases (patients); they differ in staining, blur and tissue."""
-    fields: int = 4
-    """Number of fields of view per case, 1 to 99."""
-    width_px: int = 1360
-    """Width of a field in pixels."""
-    height_px: int = 1024
-    """Height of a field in pixels."""
-    seed: int = 0
-    """Seed of every random draw; the same seed gives the same bytes."""
-
-    def __post_init__(self) -> None:
-        sides = {"width_px": (192, 8192), "height_px": (192, 8192)}
-        ranges = {"cases": (1, 9999), "fields": (1, 99), **sides, "seed": (0, 2**32 - 1)}
-        for key, (low, high) in ranges.items():
-            if not low <= getattr(self, key) <= high:
-                raise ValueError(f"{key}={getattr(self, key)}: takes {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -352,91 +311,3 @@ def draw_field(config: SyntheticConfig, case: int, field: int) -> tuple[NDArray[
         if kind.key:
             points[kind.key] += [(int(x), int(y)) for x, y, _ in layout.spots[name]]
     return develop(rng, style, canvas_HWS), points
-
-
-def annotation_bytes(points: Points, width_px: int, height_px: int) -> bytes:
-    """The JSON of a field; half a pixel is added, so that int(x * width_px) gives x back."""
-    shares = {
-        key: [{"x": (x + 0.5) / width_px, "y": (y + 0.5) / height_px} for x, y in pixels]
-        for key, pixels in points.items()
-    }
-    return json.dumps(shares, indent=2).encode()
-
-
-def image_bytes(image_HWC: NDArray[np.uint8]) -> bytes:
-    """An uncompressed RGB TIFF, as BreCaHAD's are, with this generator's mark."""
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, image_HWC, photometric="rgb", metadata=None, software=MARK)
-    return buffer.getvalue()
-
-
-def field_paths(config: SyntheticConfig) -> Iterator[tuple[int, int, Path, Path]]:
-    """(case, field, image file, annotation file) of the whole data set, both counted from 1."""
-    out = Path(config.out)
-    for case in range(1, config.cases + 1):
-        for field in range(1, config.fields + 1):
-            name = f"Case_{case}-{field:02d}"
-            yield case, field, out / "images" / f"{name}.tif", out / "groundTruth" / f"{name}.json"
-
-
-def item_of(config: SyntheticConfig, image: Path) -> Item:
-    """The files of a field."""
-    return Item(Path(config.out), KIND, image.stem)
-
-
-def refuse_foreign_files(config: SyntheticConfig) -> None:
-    """UserError if the folder holds anything that this data set would not replace by its like."""
-    out = Path(config.out)
-    known = {out / folder for folder in (PRIVATE, "images", "groundTruth")}
-    for _, _, image, annotation in field_paths(config):
-        item = item_of(config, image)
-        conflicts = item.conflicts(str(path.relative_to(out)) for path in (image, annotation))
-        known |= {image, annotation} - {out / name for name in conflicts}
-    found = (path for path in out.rglob("*") if out / PRIVATE not in path.parents)
-    foreign = min((path for path in found if path not in known), default=None)
-    if foreign:
-        raise UserError(
-            f"{out} holds {foreign.relative_to(out)}, which this data set would not replace; "
-            "give a new or an empty folder as out="
-        )
-
-
-def write_dataset(config: SyntheticConfig) -> int:
-    """Draw and write every field; the number of fields. UserError if the folder is not ours."""
-    refuse_foreign_files(config)
-    clear_temporaries(Path(config.out), KIND)
-    for folder in ("images", "groundTruth"):
-        Path(config.out, folder).mkdir(parents=True, exist_ok=True)
-    tasks = list(field_paths(config))
-    for case, field, image_path, annotation_path in track(
-        tasks, total=len(tasks), label="draw", unit="field"
-    ):
-        image_HWC, points = draw_field(config, case, field)
-        contents = {
-            image_path: image_bytes(image_HWC),
-            annotation_path: annotation_bytes(points, config.width_px, config.height_px),
-        }
-        with item_of(config, image_path) as item:
-            for path, content in contents.items():
-                item.write(str(path.relative_to(config.out)), content)
-            item.publish()
-    return len(tasks)
-
-
-def main(argv: list[str]) -> int:
-    """Command line entry."""
-    if wants_help(argv):
-        print(help_text(SyntheticConfig, str(__doc__)))
-        return 0
-    config = load(SyntheticConfig, argv)
-    try:
-        num_fields = write_dataset(config)
-    except OSError as error:
-        raise UserError(f"out={config.out}: {error}") from None
-    drawn = f"{counted(num_fields, 'field')} of {counted(config.cases, 'case')}"
-    print(f"{config.out} holds {drawn}")
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)

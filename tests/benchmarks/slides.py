@@ -13,7 +13,8 @@ from common import command_line
 from data_prep.dataset.manifest import Description, Labelling
 from data_prep.images.image_files import Image, read_image
 from data_prep.raw import find_images
-from data_prep.synthetic import SyntheticConfig, draw_field
+from data_prep.tools.config import SyntheticConfig
+from data_prep.tools.synthetic_fields import draw_field
 from model import build_model
 from train.config import PRESETS, TrainConfig
 from train.exchange import exported_model

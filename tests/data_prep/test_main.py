@@ -23,7 +23,7 @@ from data_prep import fetch, prepare, synthetic
 from data_prep.__main__ import main
 from data_prep.config import PrepConfig
 from data_prep.field import prepare_field
-from data_prep.synthetic import SyntheticConfig
+from data_prep.tools.config import SyntheticConfig
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 

@@ -12,7 +12,7 @@ from data_prep import preview
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.dataset.manifest import read_dataset
 from data_prep.prepare import prepare
-from data_prep.preview import GAP_PX, LABEL_PX, OUTLINE
+from data_prep.tools.contact_sheet import GAP_PX, LABEL_PX, OUTLINE
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 WIDTH_PX, HEIGHT_PX = 160, 120  # of raw_folder's fields, which are shown as they are

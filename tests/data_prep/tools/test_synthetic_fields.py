@@ -13,19 +13,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from common.command_line import UserError, run
-from data_prep import synthetic
-from data_prep.synthetic import (
-    KEYS,
-    STAINS_SC,
-    Points,
-    SyntheticConfig,
-    draw_field,
-    main,
-    write_dataset,
-)
+from data_prep.synthetic import main
+from data_prep.tools import synthetic_files
+from data_prep.tools.config import SyntheticConfig
+from data_prep.tools.synthetic_fields import KEYS, STAINS_SC, Points, draw_field
+from data_prep.tools.synthetic_files import write_dataset
 
 SMALL = {"width_px": 340, "height_px": 256}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def settings(out: Path, **others: int) -> list[str]:
@@ -84,7 +79,7 @@ def test_progress_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             yield item
             shown.append((number, how, len(contents(tmp_path))))
 
-    monkeypatch.setattr(synthetic, "track", track)
+    monkeypatch.setattr(synthetic_files, "track", track)
     main(settings(tmp_path, cases=1, fields=2))
     how = {"total": 2, "label": "draw", "unit": "field"}
     assert shown == [(0, how, 2), (1, how, 4)]

@@ -1,0 +1,25 @@
+"""A contact sheet of a prepared field: its variants with the masks' outlines and the points.
+
+    python -m data_prep.preview out=sheet.jpg [data=DIR field=Case_1-01 columns=4]
+
+To be looked at before training: outlines must lie on the nuclei, in every variant.
+"""
+
+from common import command_line
+from data_prep.tools.config import PreviewConfig
+
+
+def main(argv: list[str]) -> int:
+    """Write the sheet."""
+    if command_line.wants_help(argv):
+        print(command_line.help_text(PreviewConfig, __doc__ or ""))
+        return 0
+    config = command_line.load(PreviewConfig, argv)
+    from data_prep.tools.contact_sheet import write_contact_sheet  # here: it loads numpy and OpenCV
+
+    write_contact_sheet(config)
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
