@@ -22,7 +22,6 @@ import requests
 from common import command_line
 from common.command_line import UsageError, UserError
 from common.lease import Lease
-from data_prep.annotations.formats import READERS
 from data_prep.config import BRECAHAD, PrepConfig
 from data_prep.download import (
     RefusedError,
@@ -185,6 +184,8 @@ def check_target(path: Path) -> None:
 
 def find_raw(out: Path) -> tuple[Path, int]:
     """The folder to prepare, and how many fields it has. Raises UserError where there is none."""
+    from data_prep.annotations.formats import READERS  # here: it loads numpy and OpenCV
+
     likely = out / Path(BRECAHAD).name
     folders = [likely, out, *sorted(path for path in out.rglob("*") if path.is_dir())]
     for folder in folders:
