@@ -38,6 +38,15 @@ COMMANDS = {
     "train.show": "train.runs.config",
 }
 
+# What is not there, and is said without loading anything
+MISSING = {
+    "train.__main__": ["data=nowhere"],
+    "train.evaluate": ["run=nowhere"],
+    "train.export": ["out=a.onnx", "run=nowhere"],
+    "train.predict": ["out=a", "input=nowhere"],
+    "train.show": ["run=nowhere"],
+}
+
 # Libraries that take long to load, of which the settings of a command need nothing
 LARGE = {"cv2", "imagecodecs", "matplotlib", "numpy", "scipy", "tifffile", "torch", "zarr"}
 
@@ -147,12 +156,13 @@ import sys
 from common.command_line import UsageError
 from {command} import main
 assert main(["--help"]) == 0
-try:
-    main(["sede=1"])
-except UsageError as error:
-    assert "sede" in str(error)
-else:
-    sys.exit("sede=1 was taken")
+for wrong in {[["sede=1"], MISSING.get(command, ["sede=1"])]}:
+    try:
+        main(wrong)
+    except UsageError as error:
+        assert wrong[-1] in str(error)
+    else:
+        sys.exit(f"{{wrong}} was taken")
 print("LOADED", *sys.modules)
 """
     loaded = loaded_in(script)

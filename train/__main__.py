@@ -9,9 +9,11 @@ Exit codes: 0 finished; 1 failed, with the reason; 2 a wrong command line; 75 st
 with the state saved: run the same command to go on. (torchrun has its own: 1 for all but 0.)
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import command_line
+from data_prep.dataset.manifest import read_dataset
 from train.config import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
         print(command_line.help_text(TrainConfig, __doc__ or ""))
         return 0
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
-    from train.loop.start import start  # here: wrong settings need not wait seconds for torch
+    if not Path(config.data).is_dir():
+        read_dataset(Path(config.data))  # says so, without waiting for torch
+    from train.loop.start import start  # here: it takes seconds
 
     return start(config, argv, stop)
 

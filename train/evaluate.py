@@ -14,6 +14,7 @@ figures come out the same.
 
 from common import command_line
 from train.evaluation.config import EvaluateConfig
+from train.runs.newest import check_run
 
 
 def main(argv: list[str]) -> int:
@@ -22,6 +23,8 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(EvaluateConfig, __doc__ or ""))
         return 0
     config = command_line.load(EvaluateConfig, argv)
+    for run in config.runs or [config.run]:
+        check_run(run)
     from train.evaluation.run_evaluation import evaluate_and_report  # here: it takes seconds
 
     return evaluate_and_report(config)

@@ -13,6 +13,7 @@ model through onnxruntime before it is written.
 
 from common import command_line
 from train.exchange.config import ExportConfig
+from train.runs.newest import check_run
 
 
 def main(argv: list[str]) -> int:
@@ -21,6 +22,7 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(ExportConfig, __doc__ or ""))
         return 0
     config = command_line.load(ExportConfig, argv)
+    check_run(config.run)
     from train.runs.export_run import export_run  # here: it takes seconds
 
     export_run(config)

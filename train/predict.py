@@ -20,8 +20,12 @@ of a result that is another's, or that somebody has changed since. Of an image t
 same settings, a changed result is named and kept.
 """
 
+from pathlib import Path
+
 from common import command_line
+from common.command_line import UsageError
 from train.prediction.config import PredictConfig
+from train.runs.newest import check_run
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +34,9 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(PredictConfig, __doc__ or ""))
         return 0
     config = command_line.load(PredictConfig, argv)
+    if not Path(config.input).exists():
+        raise UsageError(f"input={config.input}: no such file or folder")
+    check_run(config.run)
     from train.prediction.predict_images import predict_images  # here: it takes seconds
 
     return predict_images(config)

@@ -8,6 +8,7 @@ trained or saved, and two checkpoints with one digest are the same to the bit.
 
 from common import command_line
 from train.runs.config import ShowConfig
+from train.runs.newest import check_run
 
 
 def main(argv: list[str]) -> int:
@@ -16,6 +17,7 @@ def main(argv: list[str]) -> int:
         print(command_line.help_text(ShowConfig, __doc__ or ""))
         return 0
     config = command_line.load(ShowConfig, argv)
+    check_run(config.run)
     from train.runs.show_checkpoint import show_checkpoint  # here: it takes seconds
 
     return show_checkpoint(config)

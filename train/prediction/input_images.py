@@ -13,8 +13,6 @@ def find_images(source: Path) -> list[Path]:
     """The image, or the images of the folder. Raises UsageError where there is none."""
     if source.is_file():
         return [source]
-    if not source.is_dir():
-        raise UsageError(f"input={source}: no such file or folder")
     paths = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         nested = source / "images"

@@ -7,6 +7,7 @@ from pathlib import Path
 from common import command_line
 from common.command_line import UsageError, UserError
 from train.config import TrainConfig
+from train.exchange.config import SAFETENSORS
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"  # what makes a folder a run
@@ -68,6 +69,18 @@ def named_or_newest(run: str) -> Path:
     newest = newest_run()
     print(f"run={newest}, the newest{how_far(newest)}")
     return newest
+
+
+def check_run(run: str) -> None:
+    """Refuse a run that is not there, or none where no run is. Raises UsageError.
+
+    For commands to call before they load torch.
+    """
+    folder = Path(run) if run else newest_run()
+    if folder.is_file() or (folder.suffix == SAFETENSORS and not folder.is_dir()):
+        return  # an exported model, which train.exchange reads
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
 
 
 def how_far(run: Path) -> str:

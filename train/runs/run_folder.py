@@ -31,7 +31,7 @@ from train.exchange.config import SAFETENSORS
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY
 from train.ranks.distributed import Ranks
 from train.ranks.lock import LOCK
-from train.runs.newest import CONFIG, read_config
+from train.runs.newest import CONFIG, check_run, read_config
 from train.runs.same_data import differences, flat
 
 CHECKPOINTS = "checkpoints"
@@ -202,8 +202,7 @@ def read_run(folder: Path) -> Run:
     if folder.is_file() or (folder.suffix == SAFETENSORS and not folder.is_dir()):
         about = exported_model.read(folder)
         return Run(folder, about.config, about.data)
-    if not (folder / CONFIG).is_file():
-        raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
+    check_run(str(folder))
     return Run(folder, read_config(folder), read_description(folder / DATASET, OTHER_VERSION))
 
 
