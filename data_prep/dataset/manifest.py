@@ -284,7 +284,7 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
             settings["radius_px"],
             settings["uint16_white"],
             settings["case_regex"],
-            settings.get("annotations", "brecahad"),  # before there were others
+            settings["annotations"],
         )
         return Description(labelling, about["split"], about["content_sha256"], settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
