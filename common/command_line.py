@@ -165,9 +165,8 @@ def load(
     """
     given, wrong = split_arguments(argv)
     merged: Any = OmegaConf.structured(config_class)
-    if preset_folder is not None:
-        merged, wrong_in_files = with_files(merged, config_class, given, preset_folder)
-        wrong += wrong_in_files
+    merged, wrong_in_files = with_files(merged, config_class, given, preset_folder)
+    wrong += wrong_in_files
     for key, value in given.items():
         try:
             merged = with_setting(merged, config_class, key, value)
@@ -240,15 +239,21 @@ def listed(wrong: Sequence[str]) -> str:
 
 
 def with_files(
-    merged: Any, config_class: type, given: Mapping[str, str], preset_folder: Path
+    merged: Any, config_class: type, given: Mapping[str, str], preset_folder: Path | None
 ) -> tuple[Any, list[str]]:
-    """The configuration with the keys of preset= and config= set, and what is wrong there."""
+    """The configuration with the keys of preset= and config= set, and what is wrong there.
+
+    A preset that the file of config= names counts where none is typed.
+    """
     wrong: list[str] = []
+    file = given.get("config") if field_type(config_class, "config") else None
     try:
-        if preset := given.get("preset"):
+        in_file = read_yaml(Path(file)) if file else {}
+        preset = given.get("preset", in_file.get("preset"))
+        if preset_folder and preset:
             path = preset_path(preset_folder, preset)
             merged, wrong = with_file(merged, config_class, path)
-        if file := given.get("config"):
+        if file:
             merged, wrong_in_file = with_file(merged, config_class, Path(file))
             wrong += wrong_in_file
     except UsageError as error:

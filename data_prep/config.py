@@ -179,6 +179,8 @@ class PrepConfig:
     out: str = PREPARED
     """Folder of the prepared data set; made if it is not there. It holds one set: what an earlier
     preparation left there, and this one has not, is removed."""
+    config: str = ""
+    """A YAML file of keys, which come before those given here."""
     workers: int = 2
     """Number of worker processes, one core each; does not change the result."""
     pack: bool = False

@@ -29,7 +29,8 @@ LIBRARIES = (
 # that OpenCV does
 CODE = ("annotations/[!_]*", "augment/[!_]*", "images/[!_]*", "config", "field", "raw")
 
-WHERE_AND_HOW = ("raw", "out", "workers", "share", "pack")  # settings that change no prepared byte
+# Settings that change no prepared byte
+WHERE_AND_HOW = ("raw", "out", "config", "workers", "share", "pack")
 OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these that of one field
 OF_CUTTING = ("tile_px", "tile_overlap_px")  # they say where a tile is, which the key has
 OF_VARIANTS = ("augment", "mask_mode", "seed")  # nor these that of an original

@@ -119,8 +119,9 @@ def absolute(key: str, value: str) -> str:
 
 
 def stage_keys(stage: str) -> set[str]:
-    """Every key of a stage."""
-    return {key for key, *_ in command_line.describe_fields(CONFIGS[stage])}
+    """Every key of a stage that a submission may give: config= is that of training."""
+    keys = {key for key, *_ in command_line.describe_fields(CONFIGS[stage])}
+    return keys - {"config"} if stage == "prepare" else keys
 
 
 def load_training(settings: Sequence[str]) -> TrainConfig:

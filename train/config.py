@@ -110,9 +110,10 @@ class TrainConfig:
     """Folder of the run: checkpoints, metrics, TensorBoard. A run that is there goes on. Empty: a
     new folder of runs/, named by date and time."""
     preset: str = ""
-    """Name of a file in train/presets whose keys come before those given here."""
+    """Name of a preset, whose keys come before those given here; listed below."""
     config: str = ""
-    """A YAML file of keys, which come after the preset's and before those given here."""
+    """A YAML file of keys, which come after the preset's and before those given here; it may name
+    the preset."""
     seed: int = 0
     """Seed of the weights, the order of samples and every random draw."""
     epochs: int = 10

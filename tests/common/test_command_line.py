@@ -190,6 +190,16 @@ class TestLayers:
         assert (loaded.epochs, loaded.limit, loaded.tries) == (4, 3, 2)
         assert loaded.inner == Inner(rate=2.0)  # the preset says nothing of size_px
 
+    def test_a_preset_that_a_file_names_counts_unless_another_is_typed(self, folder: Path) -> None:
+        (folder / "with.yaml").write_text("preset: big\nlimit: 3\n")
+        named = self.load(folder, "config={folder}/with.yaml")
+        assert (named.preset, named.epochs, named.limit, named.tries) == ("big", 2, 3, 2)
+        typed = self.load(folder, "config={folder}/with.yaml", "preset=small")
+        assert (typed.preset, typed.epochs, typed.limit) == ("small", 1, 3)
+        (folder / "with.yaml").write_text("preset: bgi\n")
+        with pytest.raises(UsageError, match=r"^preset=bgi: no such preset; there are: big, small"):
+            self.load(folder, "config={folder}/with.yaml")
+
     def test_a_configuration_written_as_yaml_is_read_back_the_same(self, folder: Path) -> None:
         settings = Layered(amp="off", limit=4, inner=Inner(rate=0.125))
         (folder / "whole.yaml").write_text(command_line.as_yaml(settings))

@@ -332,9 +332,12 @@ class TestRuns:
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
     ) -> None:
         raw, out = raw_folder(), tmp_path / "out"
-        settings = ["copies=1", "classes=[tumor,tubule]", "labels=per_class", "format=png"]
-        assert cli(main, f"raw={raw}", f"out={out}", *SPLIT, *settings).code == 0
+        file = tmp_path / "own.yaml"
+        file.write_text("classes: [tumor, tubule]\nlabels: per_class\nformat: jpg\ncopies: 1\n")
+        given = [f"raw={raw}", f"out={out}", *SPLIT, f"config={file}", "format=png"]
+        assert cli(main, *given).code == 0
         about = json.loads((out / "dataset.json").read_text())
+        assert "config" not in about["config"]
         assert about["labels"] == {"tumor": 1, "lumen": 2}
         assert about["split"] == {"train": ["Case_1"], "val": ["Case_2"], "test": ["Case_3"]}
         assert {path.suffix for path in (out / "images").iterdir()} == {".png"}
