@@ -42,6 +42,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
+FIRST_SAYS_S = 5.0  # how long other ranks leave rank 0 to say what is wrong
 MAX_YAML_BYTES = 10**6
 MOST_NAMED = 10  # files, cases or classes in a message
 
@@ -69,6 +70,8 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         is_shared = isinstance(error, UsageError) or error.is_shared
         if not is_shared or os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
+        else:
+            time.sleep(FIRST_SAYS_S)  # torchrun ends rank 0, unheard, once another has ended
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted; to go on, run the same command again", file=sys.stderr)
