@@ -63,18 +63,20 @@ class UsageError(UserError):
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> typing.NoReturn:
     """Call `main` with the arguments and exit with its code; a UserError is one message."""
+    is_first = os.environ.get("RANK", "0") == "0"
     try:
         code = main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         # under torchrun a wrong command line is wrong on every rank alike
         is_shared = isinstance(error, UsageError) or error.is_shared
-        if not is_shared or os.environ.get("RANK", "0") == "0":
+        if is_first or not is_shared:
             print(f"error: {error}", file=sys.stderr)
         else:
             time.sleep(FIRST_SAYS_S)  # torchrun ends rank 0, unheard, once another has ended
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; to go on, run the same command again", file=sys.stderr)
+        if is_first:
+            print("interrupted; to go on, run the same command again", file=sys.stderr)
         code = 128 + signal.SIGINT
     except BrokenPipeError:
         code = EXIT_FAILED

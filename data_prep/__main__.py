@@ -2,8 +2,8 @@
 
     python -m data_prep [raw=data/BreCaHAD out=data/prepared workers=N copies=16 radius_px=20 ...]
 
-Run again, it redoes only what changed; interrupted, it goes on. `python -m data_prep.synthetic`
-draws a raw data set to try it on.
+Run it again, and it redoes only what changed; after an interruption it goes on.
+`python -m data_prep.synthetic` draws a raw data set to try it on.
 """
 
 import sys
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
 
 def report(config: PrepConfig, summary: "Summary") -> None:
-    """Counts a split, what was reused, and what was left out."""
+    """Print counts per split, what was kept, and what was left out."""
     for entry in summary.bad:
         print(f"left out {entry.file}: {entry.reason}", file=sys.stderr)
     if told := unmatched_text(summary.names, config.case_regex):

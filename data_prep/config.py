@@ -1,7 +1,6 @@
-"""What `python -m data_prep` can be told: every key, its unit and its default.
+"""The settings of `python -m data_prep`: every key, its unit and its default.
 
-It imports nothing that takes long, so that help comes at once, and what is wrong with a setting by
-itself.
+This module imports nothing that takes long: help, and what is wrong with a setting, come at once.
 """
 
 import re
@@ -168,21 +167,21 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """Everything `python -m data_prep` can be told."""
+    """Every setting of `python -m data_prep`."""
 
     raw: str = BRECAHAD
     """Folder of raw fields: images/ and groundTruth/ as BreCaHAD has them, or all in one folder."""
     annotations: Literal["brecahad", "geojson", "csv", "masks"] = "brecahad"
-    """What the fields are annotated with: 'brecahad', a JSON of points a field; 'geojson', points
-    and polygons as QuPath exports them; 'csv', one table of points (file,x,y,class) for all fields;
-    'masks', an image a field with 0 for background, 1 for the first of `classes`, and so on."""
+    """Format of the annotations: 'brecahad', one JSON of points per field; 'geojson', points and
+    polygons as QuPath exports them; 'csv', one table of points (file,x,y,class) for all fields;
+    'masks', one image per field with 0 for background, 1 for the first of `classes`, and so on."""
     out: str = PREPARED
-    """Folder of the prepared data set; made if it is not there. It holds one set: what an earlier
-    preparation left there, and this one has not, is removed."""
+    """Folder of the prepared data set; made if it is not there. It holds one data set: fields of an
+    earlier preparation that are not in this one are removed."""
     config: str = ""
     """A YAML file of keys, which come before those given here."""
     workers: int = 2
-    """Number of worker processes, one core each; does not change the result."""
+    """Number of worker processes, each on one core; does not change the result."""
     pack: bool = False
     """Also write the training images and masks decoded, into one file that training maps into
     memory: nothing is decoded then. It takes 5.6 MB of the disk for each 1360 x 1024 sample; as

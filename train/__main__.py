@@ -1,12 +1,14 @@
-"""Train a network on a prepared data set; a run that is there goes on where it was.
+"""Train a network on a prepared data set; a run that was begun goes on where it stopped.
 
     python -m train [data=DIR run=DIR preset=unet epochs=10 seed=0 ...]
     torchrun --nproc-per-node 2 -m train [...]                        the same on two ranks
 
-Without run=, each training gets a folder of its own in runs/; a run that is named goes on.
+Without run=, each training gets a folder of its own in runs/. With run= of a run that was begun, it
+goes on.
 
 Exit codes: 0 finished; 1 failed, with the reason; 2 a wrong command line; 75 stopped by a signal
-with the state saved: run the same command to go on. (torchrun has its own: 1 for all but 0.)
+with the state saved: run the same command to go on. torchrun itself ends with 1 in place of 1, 2
+and 75.
 """
 
 from pathlib import Path
@@ -24,6 +26,7 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
     """Train on this rank. A launcher that already watches for signals hands over its `stop`."""
     if command_line.wants_help(argv):
         print(command_line.help_text(TrainConfig, __doc__ or ""))
+        print(presets_text())
         return 0
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
     if not Path(config.data).is_dir():
@@ -31,6 +34,15 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
     from train.loop.start import start  # here: it takes seconds
 
     return start(config, argv, stop)
+
+
+def presets_text() -> str:
+    """List the presets, each with the comment that its file begins with."""
+    lines = ["", "Presets (preset=NAME):", ""]
+    for path in sorted(PRESETS.glob("*.yaml")):
+        about = path.read_text().partition("\n")[0].removeprefix("# ")
+        lines.append(f"  {path.stem:14} {about}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `python -m train` can be told: every key, its unit and its default."""
+"""The settings of `python -m train`: every key, its unit and its default."""
 
 import math
 from dataclasses import dataclass, field
@@ -102,13 +102,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything `python -m train` can be told."""
+    """Every setting of `python -m train`."""
 
     data: str = PREPARED
     """Folder of the prepared data set (the out= of data_prep)."""
     run: str = ""
-    """Folder of the run: checkpoints, metrics, TensorBoard. A run that is there goes on. Empty: a
-    new folder of runs/, named by date and time."""
+    """Folder of the run: checkpoints, metrics, TensorBoard. A run that was begun there goes on.
+    Empty: a new folder in runs/, named by date and time."""
     preset: str = ""
     """Name of a preset, whose keys come before those given here; listed below."""
     config: str = ""
@@ -117,18 +117,18 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights, the order of samples and every random draw."""
     epochs: int = 10
-    """Passes over the training images. Crops too few for a batch at a pass's end are left out,
-    others each time."""
+    """Passes over the training images. Where the crops of a pass are no multiple of batch_size, the
+    last ones are left out, each time others."""
     batch_size: int | Literal["auto"] = "auto"
     """Crops per step over all ranks together. auto: 8 on up to 8 ranks, beyond that one crop per
     rank (rounded up to a multiple of microbatches), or as batch_per_rank says. A run keeps the
     number that it began with, on any number of ranks."""
     batch_per_rank: int = 0
-    """Crops per step for each rank that the run begins on, in place of batch_size; 0 for none."""
+    """Crops per step and rank, in place of batch_size, counted when the run begins; 0 for none."""
     microbatches: int | Literal["auto"] = "auto"
-    """Equal parts that a batch is computed in, shared out over the ranks (at most one rank each).
-    auto: as many as the run begins with ranks. A run keeps the number that it began with: it may go
-    on with fewer ranks, not with more."""
+    """Number of equal parts in which a batch is computed; each rank computes at least one. auto:
+    one per rank when the run begins. A run keeps the number that it began with: it may go on with
+    fewer ranks, not with more."""
     reproducible: Literal["elastic", "same_world", "off"] = "elastic"
     """elastic: the same bits on 1, 2, 4, ... ranks, as many as divide microbatches; same_world: the
     same bits at the same number of ranks, whatever it is; off: DDP's own all-reduce."""
@@ -154,25 +154,26 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     threads: int = 1
-    """CPU threads that a rank computes with; the bits depend on it. On a CPU, more ranks are faster
-    than more threads."""
+    """CPU threads per rank; the bits depend on it. On a CPU, more ranks are faster than more
+    threads."""
     loader_workers: int = 1
-    """Processes a rank that read and crop images; 0 reads in the training process."""
+    """Processes per rank that read and crop images; 0 reads in the training process."""
     resume: Literal["same", "override"] = "same"
-    """A run that is there and was begun with other settings: same refuses them, override takes
-    them from here on, where its state fits them."""
+    """What to do where the run was begun with other settings. same: refuse; override: go on with
+    the new settings, where the saved state fits them."""
     checkpoint: Literal["async", "blocking"] = "async"
-    """async: training goes on while a copy of the state is written; takes as much memory as the
-    state, shared out over the ranks."""
+    """async: training goes on while a copy of the state is written. The copy takes as much memory
+    as the state, spread over the ranks."""
     save_every_s: float = 600.0
-    """Seconds between checkpoints within an epoch, inf for none; each epoch's end is saved as
-    well."""
+    """Seconds between checkpoints within an epoch, inf for none. The end of each epoch is saved,
+    too."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept; the best by validation Dice is kept besides."""
     keep_every: int = 0
-    """Every so many epochs the checkpoint of the epoch's end is kept for good; 0 for never."""
+    """Keep the checkpoint at the end of every so many epochs for good; 0 for never."""
     rank_timeout_s: float = 600.0
-    """Seconds after which a rank that others wait for is given up, and named; a week at most."""
+    """Seconds that the other ranks wait for one rank. Then training ends with an error that names
+    it. At most a week."""
     log_every_steps: int = 10
     """Steps between points of the training curves."""
     log_every_s: float = 30.0

@@ -7,9 +7,8 @@
 Without run= or runs= it is the newest run in runs/.
 
 Writes report.html (a page that needs no other file), summary.json and figures into
-RUN/evaluation/<split or folder>, in place of those of an earlier evaluation, and of nothing else
-that lies there. Under torchrun the fields are shared out over the ranks; the
-figures come out the same.
+RUN/evaluation/<split or folder>. They replace those of an earlier evaluation, and no other file.
+Under torchrun the ranks share the fields; the figures are the same.
 """
 
 from common import command_line

@@ -5,10 +5,10 @@
 
 Without run= it is the newest run in runs/.
 
-train.predict and train.evaluate take run=model.safetensors in place of a run. Both files hold,
-beside the weights, configuration, preprocessing, tiles, classes, threshold, hash of the data set,
-digest of the checkpoint and versions; neither holds a pickle. An ONNX file is compared with the
-model through onnxruntime before it is written.
+train.predict and train.evaluate take run=model.safetensors in place of a run. Beside the weights,
+both files hold the configuration, preprocessing, tiles, classes, threshold, hash of the data set,
+digest of the checkpoint and versions. Neither holds a pickle. Before an ONNX file is written, its
+output is compared with the model's through onnxruntime.
 """
 
 from common import command_line
@@ -17,7 +17,7 @@ from train.runs.newest import check_run
 
 
 def main(argv: list[str]) -> int:
-    """Export, and say what."""
+    """Write the file, and print its name and digest."""
     if command_line.wants_help(argv):
         print(command_line.help_text(ExportConfig, __doc__ or ""))
         return 0

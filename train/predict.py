@@ -7,17 +7,18 @@ Without run= it is the newest run in runs/.
 Writes for each image
 
   NAME_mask.tif          the data set's mask values; the same as NAME_mask.png up to 4000 px a side
-  NAME_probability.tif   0 to 255 for probabilities of 0 to 1, one plane a class
+  NAME_probability.tif   0 to 255 for probabilities of 0 to 1, one plane per class
   NAME_overlay.png       outlines on the image, shrunk to 4000 px a side
-  NAME_nuclei.geojson    a point a nucleus with class and probability, for QuPath
+  NAME_nuclei.geojson    one point per nucleus with class and probability, for QuPath
   NAME.json              the same points in BreCaHAD's form; either, corrected, goes to data_prep
   NAME_settings.json     what they were made with
 
-The TIFs are tiled pyramids. A TIF that is read may be larger than memory. On several ranks
-(torchrun) all work on each image. Interrupted, the same command goes on where it was. It replaces
-only what it wrote itself: an image is left out, and named, where out= holds a file under the name
-of a result that is another's, or that somebody has changed since. Of an image that is done with the
-same settings, a changed result is named and kept.
+The TIFs are tiled pyramids. An input TIF may be larger than memory. Several ranks (torchrun) share
+the work on each image. After an interruption, the same command goes on where it stopped.
+
+The command replaces only files that it wrote itself. Where a result would replace another file, or
+one that was changed since, its image is left out and named. Where an image is done with the same
+settings and a result was changed, the result is named and kept.
 """
 
 from pathlib import Path

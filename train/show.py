@@ -2,8 +2,8 @@
 
     python -m train.show run=DIR [checkpoint=latest]
 
-The digests are sha256 over the values alone: they do not depend on the number of ranks that
-trained or saved, and two checkpoints with one digest are the same to the bit.
+The digests are sha256 over the values alone, so the number of ranks that trained or saved does not
+matter. Two checkpoints with the same digest are the same to the bit.
 """
 
 from common import command_line

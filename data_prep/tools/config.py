@@ -1,4 +1,4 @@
-"""What data_prep.preview and data_prep.synthetic can be told: every key, its unit and default."""
+"""The settings of data_prep.preview and data_prep.synthetic: every key, its unit and default."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ SUFFIXES = (".jpg", ".png")  # of contact sheets
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """Everything `python -m data_prep.preview` can be told."""
+    """Every setting of `python -m data_prep.preview`."""
 
     data: str = PREPARED
     """Folder of the prepared data set."""

@@ -188,8 +188,11 @@ def test_never_is_an_interval(key: str) -> None:
     assert getattr(config, key) == float("inf")
 
 
-def test_there_are_presets() -> None:
-    assert {path.stem for path in PRESETS.glob("*.yaml")} == {"brecahad-cpu", "demo", "unet"}
+def test_help_lists_the_presets_with_what_each_is_for(cli: Callable[..., Any]) -> None:
+    listed = cli(train_main.main, "--help").out.partition("Presets (preset=NAME):\n\n")[2]
+    names = {line.split()[0]: line.split(maxsplit=1)[1] for line in listed.splitlines()}
+    assert names.keys() == {"brecahad-cpu", "demo", "unet"}
+    assert names["demo"] == "For `make demo`: a small network on small crops."
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))

@@ -123,7 +123,7 @@ def test_no_score_of_the_evaluation_is_a_number(run: Path, cli: Cli) -> None:
     assert "null" in summary["empty_rule"]
 
     rows = {line[:20].strip(): line[20:].split("  ") for line in outcome.out.splitlines()}
-    for name in ("pixels dice", "pixels recall", "a field's mean dice", "nuclei f1", "nuclei AP"):
+    for name in ("pixels dice", "pixels recall", "mean dice of fields", "nuclei f1", "nuclei AP"):
         assert [cell.strip() for cell in rows[name] if cell] == ["nothing annotated"] * 2, name
     assert "threshold 0.5 (default, nothing annotated in val)" in outcome.out
     html = (run / "evaluation/test/report.html").read_text()

@@ -605,10 +605,10 @@ def test_thresholds_are_the_checkpoints_unless_given(
 
     outcome = run_predict(out="auto")
     assert outcome.code == 0
-    chosen = "chosen on val"
-    assert f"threshold {pixels:g} ({chosen}), of nuclei {nuclei:g} ({chosen})" in outcome.out
+    told = f"threshold of pixels {pixels:g}, of nuclei {nuclei:g} (both chosen on val)"
+    assert told in outcome.out
     outcome = run_predict(f"threshold={pixels}", out="pixels")
-    assert f"threshold {pixels:g} (given), of nuclei {pixels:g} (given)" in outcome.out
+    assert f"threshold of pixels {pixels:g}, of nuclei {pixels:g} (both given)" in outcome.out
     assert run_predict(f"threshold={nuclei}", out="nuclei").code == 0
     masks = [outputs(tmp_path / out, "Case_4-01")[0] for out in ("auto", "pixels", "nuclei")]
     assert np.array_equal(masks[0], masks[1])

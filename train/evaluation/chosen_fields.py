@@ -15,8 +15,8 @@ from train.runs.same_data import check_same_data
 
 
 def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
-    """The fields to evaluate. Raises UserError where there are none, or where they are labelled in
-    another way than those that the run was trained on."""
+    """Return the fields to evaluate. Raises UserError where there are none, or where they are
+    labelled in another way than those that the run was trained on."""
     notes: list[str] = []
     if config.raw:
         fields = raw_fields(Path(config.raw), run.data.labelling, run.description)
@@ -40,17 +40,17 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
 
 
 def notes_on_names(fields: Sequence[WholeField], case_regex: str) -> list[str]:
-    """What is to be said of names that tell no case."""
+    """Return a warning about names that do not match case_regex; none where all match."""
     told = unmatched_text([field.name for field in fields], case_regex)
     if not told:
         return []
     return [
-        f"{told} of the training data: intervals over cases take each such field for a case of its"
-        " own, whoever's it is"
+        f"{told} of the training data: intervals over cases count each such field as a case of its"
+        " own, also where several are of one patient"
     ]
 
 
 def subject(config: EvaluateConfig) -> str:
-    """The name of the results' folder."""
+    """Return the name of the folder of results."""
     parts = [Path(config.raw).resolve().name if config.raw else config.split, *config.cases]
     return "-".join(parts)

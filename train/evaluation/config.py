@@ -1,4 +1,4 @@
-"""What `python -m train.evaluate` can be told: every key, its unit and its default."""
+"""The settings of `python -m train.evaluate`: every key, its unit and its default."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,37 +9,37 @@ from train.config import check_threshold
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Everything `python -m train.evaluate` can be told."""
+    """Every setting of `python -m train.evaluate`."""
 
     run: str = ""
     """Folder of the run, or a model.safetensors that train.export wrote; the newest in runs/ where
     empty."""
     runs: list[str] = field(default_factory=list)
-    """Folders of several runs instead, each tested on other cases (the folds of data_prep): every
-    fold's figures, and those of all fields together. Needs out=."""
+    """Folders of several runs in place of run=, each tested on other cases (the folds of
+    data_prep): gives the figures of every fold, and those of all fields together. Needs out=."""
     split: str = "test"
     """Split of the run's prepared data set: train, val or test; only original fields count."""
     raw: str = ""
-    """Folder of raw fields (images/ and groundTruth/) to evaluate instead of a split; annotated in
-    the format of the training data (annotations= of data_prep)."""
+    """Folder of raw fields (images/ and groundTruth/) to evaluate in place of a split. They must be
+    annotated in the format of the training data (annotations= of data_prep)."""
     cases: list[str] = field(default_factory=list)
     """Only fields of these cases, as in [10]; empty for all."""
     data: str = ""
-    """Folder of the prepared data set, where it is no longer where the run found it; or of another
-    one, with the classes, radius_px, uint16_white and annotations of the one trained on."""
+    """Folder of the prepared data set, where it was moved after training; or of another data set
+    with the same classes, radius_px, uint16_white and annotations as the one trained on."""
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
-    """Probability above which a pixel counts as predicted, 0 to 1; auto: the best on the validation
-    split, which the checkpoint knows, or 0.5 where there was none."""
+    """Probability above which a pixel counts as predicted, 0 to 1. auto: the best on the validation
+    split, which the checkpoint holds, or 0.5 where there was none."""
     match_radius_px: float = 0.0
-    """How far from an annotated point a nucleus may be found, in px; 0 for the radius of the data
-    set's discs."""
+    """Largest distance between an annotated point and a nucleus that counts as found, in px; 0 for
+    the radius of the data set's discs."""
     out: str = ""
     """Folder of the results; RUN/evaluation/<split or name of raw> where empty, and
     MODEL_evaluation/... for an exported model."""
     figures: int = 16
-    """Number of fields of a run that figures are drawn of; 0 for none, in the report either."""
+    """Number of fields per run for which figures are drawn; 0 for none, also in the report."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

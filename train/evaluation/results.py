@@ -27,9 +27,9 @@ CURVES, SUMMARY = "learning_curves.png", "summary.json"
 def results_in(
     out: Path, chosen: Sequence[Chosen], config: EvaluateConfig, ranks: Ranks
 ) -> Iterator["Results"]:
-    """Hold the folder of the results until they are there. Collective.
+    """Lock the folder of the results until they are written. Collective.
 
-    Raises UserError where another process writes into it, or files are in the way of those to come.
+    Raises UserError where another process writes into it, or files of others would be replaced.
     """
     item = Item(out, KIND, KIND)
     with output_locked(out, KIND, "writing results into it", ranks) as check_ours:
@@ -41,8 +41,7 @@ def results_in(
 def check_results(
     item: Item, fields: Sequence[Sequence[WholeField]], config: EvaluateConfig
 ) -> None:
-    """Look at the folder of the results. Raises UserError where files are in the way of those to
-    come."""
+    """Refuse a folder where files of others would be replaced. Raises UserError."""
     ownership.clear_temporaries(item.out, item.kind)
     drawn = [whole.name for mine in fields for whole in mine[: config.figures]]
     figures = [name for field in drawn for name in figure_names(field)]

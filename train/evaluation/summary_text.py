@@ -1,4 +1,4 @@
-"""What a user reads of an evaluation: a short table on the terminal."""
+"""Print what a user reads of an evaluation: a short table."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from common.command_line import counted
 from train.evaluation.report import REPORT
 from train.metrics.scores import EMPTY, METRICS, Interval, Score, score_text
-from train.runs.run_folder import CHOSEN_ON
+from train.runs.run_folder import thresholds_text
 
 
 def report(out: Path, summary: dict[str, Any]) -> None:
-    """A short table for the user."""
+    """Print figures, warnings and where the report is."""
     columns = [(fold["run"], fold) for fold in summary.get("folds", [])]
     columns.append(("all folds" if columns else "model", summary))
     columns.append(("Otsu on hematoxylin", summary["baselines"]["otsu_hematoxylin"]))
     print(f"{counted(summary['num_fields'], 'field')} of {', '.join(summary['cases'])}")
     for fold in summary.get("folds", [summary]):
-        print(f"{fold['run']}, {checkpoint_text(fold)}: {thresholds_text(fold)}")
+        print(f"{fold['run']}, {checkpoint_text(fold)}: {criteria_text(fold)}")
     print(" " * 20 + "".join(f"  {name:>24}" for name, _ in columns))
     tables = [table(figures) for _, figures in columns]
     for row in tables[0]:
@@ -35,30 +35,29 @@ def report(out: Path, summary: dict[str, Any]) -> None:
 
 
 def checkpoint_text(summary: dict[str, Any]) -> str:
-    """The checkpoint of a run; of an exported model, whose file is its checkpoint too, the step."""
+    """Name the checkpoint of a run; of an exported model, which has no other, the step."""
     is_exported = summary["checkpoint"] == summary["run"]
     return f"step {summary['step']}" if is_exported else str(summary["checkpoint"])
 
 
-def thresholds_text(summary: dict[str, Any]) -> str:
-    """The thresholds of a run and what they were chosen on."""
+def criteria_text(summary: dict[str, Any]) -> str:
+    """Say the thresholds of a run, and when a nucleus counts as found."""
     pixels, nuclei = summary["threshold"], summary["detection"]
-    return (
-        f"threshold {pixels['value']:g} ({CHOSEN_ON[pixels['chosen_on']]}); of nuclei"
-        f" {nuclei['threshold']:g} ({CHOSEN_ON[nuclei['threshold_chosen_on']]}), found within"
-        f" {nuclei['radius_px']:g} px"
+    thresholds = thresholds_text(
+        pixels["value"], pixels["chosen_on"], nuclei["threshold"], nuclei["threshold_chosen_on"]
     )
+    return f"{thresholds}; a nucleus counts as found within {nuclei['radius_px']:g} px"
 
 
 def table(figures: dict[str, Any]) -> dict[str, str]:
-    """Row -> what stands there: a figure and its 95% interval over cases."""
+    """Return the rows of a column: name -> a figure with its 95% interval over cases."""
     pixels, nuclei = figures["all_pixels"], figures["detection"]
     mean = figures["mean_over_fields"]["dice"]
     rows = {
         f"pixels {name}": cell(pixels[name], figures["all_pixels_interval"][name])
         for name in METRICS
     }
-    rows["a field's mean dice"] = cell(mean["mean"], mean["interval"])
+    rows["mean dice of fields"] = cell(mean["mean"], mean["interval"])
     for name in ("precision", "recall", "f1"):
         rows[f"nuclei {name}"] = cell(nuclei[name], nuclei["interval"][name])
     rows["nuclei AP"] = cell(nuclei["average_precision"], None)
@@ -66,7 +65,7 @@ def table(figures: dict[str, Any]) -> dict[str, str]:
 
 
 def class_table(summary: dict[str, Any]) -> list[str]:
-    """The model's figures of each class, a line each; none where there is one class."""
+    """Return one line per class with the model's figures; none where there is one class."""
     pixels, nuclei = summary["per_class"], summary["detection"]["per_class"]
     if len(pixels) == 1:
         return []
@@ -82,5 +81,5 @@ def class_table(summary: dict[str, Any]) -> list[str]:
 
 
 def cell(value: Score, interval: Interval) -> str:
-    """A figure and its interval, where there is one."""
+    """Write a figure and its interval, where there is one."""
     return score_text(value) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

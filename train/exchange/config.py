@@ -1,4 +1,4 @@
-"""What `python -m train.export` can be told: every key, its unit and its default."""
+"""The settings of `python -m train.export`: every key, its unit and its default."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +10,18 @@ SAFETENSORS, ONNX = ".safetensors", ".onnx"  # endings of exported files
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Everything `python -m train.export` can be told."""
+    """Every setting of `python -m train.export`."""
 
     run: str = ""
-    """Folder of the run, or a model.safetensors of before; the newest in runs/ where empty."""
+    """Folder of the run, or an exported model.safetensors; the newest in runs/ where empty."""
     out: str = MISSING
-    """File to write, .safetensors or .onnx, in place of an earlier export, not of another file; its
-    folder is made if it is not there."""
+    """File to write, .safetensors or .onnx. It may replace an earlier export, but no other file.
+    Its folder is made if it is not there."""
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     check: str = ""
-    """With .onnx: an image on which it must agree with the model as well, to 1e-4 in probability;
-    random ones always."""
+    """With .onnx: an image on which the file must agree with the model to 1e-4 in probability;
+    random images are always tried."""
 
     def __post_init__(self) -> None:
         kinds = (SAFETENSORS, ONNX)

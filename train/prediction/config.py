@@ -1,4 +1,4 @@
-"""What `python -m train.predict` can be told: every key, its unit and its default."""
+"""The settings of `python -m train.predict`: every key, its unit and its default."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from train.config import check_threshold
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Everything `python -m train.predict` can be told."""
+    """Every setting of `python -m train.predict`."""
 
     run: str = ""
     """Folder of the run, or a model.safetensors that train.export wrote; the newest in runs/ where
@@ -22,18 +22,18 @@ class PredictConfig:
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
-    """Probability above which a pixel counts as predicted, and a nucleus as found, 0 to 1;
-    auto: the best of each on the validation split, as the checkpoint has them; 0.5 where there was
+    """Probability above which a pixel counts as predicted, and a nucleus as found, 0 to 1. auto:
+    the best of each on the validation split, which the checkpoint holds; 0.5 where there was
     none."""
     tta: bool = False
     """Average over the eight flips and quarter turns of each tile: eight times the work."""
     tiles_at_once: int = 0
-    """Tiles that go through the network at once, as many as fit into memory; 0: the run's
+    """Tiles that go through the network at once; they must fit into memory. 0: the run's
     tile.batch."""
     min_tissue: float = 0.01
-    """Share of a tile that must be tissue: one with less is glass, gets a probability of 0 and is
-    not computed. A pyramid is judged by a smaller level, and its glass not even read. 0 computes
-    all."""
+    """Fraction of a tile that must be tissue. A tile with less is glass: its probability is 0, and
+    it is not computed. In a pyramid a smaller level decides, and glass is not even read. 0 computes
+    every tile."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

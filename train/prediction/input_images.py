@@ -1,4 +1,4 @@
-"""The images that are to be predicted, as input= names them."""
+"""Find the images to predict, as input= names them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from train.prediction.results import OUTPUTS, SMALL_MASK
 
 
 def find_images(source: Path) -> list[Path]:
-    """The image, or the images of the folder. Raises UsageError where there is none."""
+    """Return the image, or the images of the folder. Raises UsageError where there is none."""
     if source.is_file():
         return [source]
     paths = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)

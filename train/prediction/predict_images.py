@@ -12,7 +12,7 @@ from train.prediction.results import KIND, Task
 from train.ranks.distributed import start_ranks
 from train.ranks.lock import output_locked, part_for
 from train.runs.newest import named_or_newest
-from train.runs.run_folder import CHOSEN_ON, read_run
+from train.runs.run_folder import read_run, thresholds_text
 
 
 def predict_images(config: PredictConfig) -> int:
@@ -38,23 +38,27 @@ def predict_images(config: PredictConfig) -> int:
 
 
 def report(predictor: Predictor, plan: Plan, num_images: int) -> None:
-    """What was predicted, what was left out, and what was there."""
+    """Print what was predicted, what was left out, and what was done before."""
     for path, reason in sorted(predictor.bad.items()):
         print(f"left out {path}: {reason}", file=sys.stderr)
     if plan.changed:
         they_were = "it was" if len(plan.changed) == 1 else "they were"
         print(f"kept as {they_were} changed: {named(plan.changed)}", file=sys.stderr)
-    there = f" ({plan.num_done} were there)" if plan.num_done else ""
+    thresholds = thresholds_text(
+        predictor.threshold,
+        predictor.chosen_on,
+        predictor.nuclei_threshold,
+        predictor.nuclei_chosen_on,
+    )
+    there = f" ({plan.num_done} done before)" if plan.num_done else ""
     print(
         f"predicted {num_images - len(predictor.bad)} of {num_images} images into"
-        f" {predictor.config.out}{there}, threshold {predictor.threshold:g}"
-        f" ({CHOSEN_ON[predictor.chosen_on]}), of nuclei {predictor.nuclei_threshold:g}"
-        f" ({CHOSEN_ON[predictor.nuclei_chosen_on]})"
+        f" {predictor.config.out}{there}, {thresholds}"
     )
 
 
 def tracked(predictor: Predictor, tasks: Sequence[Task]) -> Iterator[Progress]:
-    """Predict and write images, showing both: files are still written when all is predicted."""
+    """Predict and write images. Shows both: files are still written when all is predicted."""
     missing = predictor.missing_bands(tasks)
     num_tiles = sum(len(band.corners) for _, _, band in missing)
     progress = track(

@@ -165,8 +165,8 @@ def check_gpus(ranks: Ranks) -> None:
         if num_ranks > 1:
             num_gpus = len({gpu for gpu in gpus if gpu[0] == host})
             raise UsageError(
-                f"{num_ranks} ranks share one GPU ({host}, GPU-{uuid}), and NCCL takes one rank a"
-                f" GPU: start {num_gpus} on {host} (--nproc-per-node), or say device=cpu"
+                f"{num_ranks} ranks share one GPU ({host}, GPU-{uuid}), and NCCL takes one rank"
+                f" per GPU: start {num_gpus} on {host} (--nproc-per-node), or give device=cpu"
             )
 
 

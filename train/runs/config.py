@@ -1,11 +1,11 @@
-"""What `python -m train.show` can be told: every key and its default."""
+"""The settings of `python -m train.show`: every key and its default."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Everything `python -m train.show` can be told."""
+    """Every setting of `python -m train.show`."""
 
     run: str = ""
     """Folder of the run; the newest in runs/ where empty."""

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def export_run(config: ExportConfig) -> None:
-    """Write the file that is asked for."""
+    """Write the model of a run as safetensors or ONNX, and print its digest. Raises UserError."""
     out = Path(config.out)
     if out.suffix == ONNX:
         onnx_model.check_packages()
@@ -47,7 +47,7 @@ def export_run(config: ExportConfig) -> None:
 
 
 def field_tiles(check: str, run: Run) -> Iterator[tuple[str, Tensor]]:
-    """An image as the network gets it, in tiles; nothing for ''."""
+    """Yield the tiles of an image with their names, each (1, 3, H, W) float32; none for ''."""
     if not check:
         return
     try:

@@ -246,6 +246,17 @@ def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
     return DEFAULT_THRESHOLD, "empty_val" if name in metrics else "default"
 
 
+def thresholds_text(pixels: float, chosen_on: str, nuclei: float, nuclei_chosen_on: str) -> str:
+    """Say two thresholds, and what each was chosen on (a key of CHOSEN_ON)."""
+    if chosen_on == nuclei_chosen_on:
+        both = CHOSEN_ON[chosen_on]
+        return f"threshold of pixels {pixels:g}, of nuclei {nuclei:g} (both {both})"
+    return (
+        f"threshold of pixels {pixels:g} ({CHOSEN_ON[chosen_on]}), of nuclei {nuclei:g}"
+        f" ({CHOSEN_ON[nuclei_chosen_on]})"
+    )
+
+
 def load_exported(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:
     """The model of an exported file, that file and its checkpoint's state."""
     if name != "best":

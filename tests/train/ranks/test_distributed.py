@@ -75,7 +75,7 @@ def test_ranks_that_share_a_gpu_are_refused_on_every_rank(gpus: list[str], num_r
     """Before NCCL meets them, whose message names neither the number of ranks nor a way out."""
     words = told(*[gpus] * num_ranks)
     expected = (
-        f"2 ranks share one GPU ({socket.gethostname()}, GPU-a), and NCCL takes one rank a GPU:"
-        f" start {len(gpus)} on {socket.gethostname()} (--nproc-per-node), or say device=cpu"
+        f"2 ranks share one GPU ({socket.gethostname()}, GPU-a), and NCCL takes one rank per GPU:"
+        f" start {len(gpus)} on {socket.gethostname()} (--nproc-per-node), or give device=cpu"
     )
     assert words == [expected] * num_ranks
