@@ -1,37 +1,46 @@
-"""A file of a web server onto the disk: resumed where it broke off, tried again, and checked.
+"""Load files of a web server, whole and checked, and unpack zip files.
 
-What has arrived of FILE is .eosin/fetch/FILE.part beside it, and goes on from there by an HTTP
-Range, in this process or in a later one; FILE itself is whole and has its md5. Proxies are those of
+pooch tries again, compares the md5 and names a file only when it is whole. Proxies are those of
 the environment (HTTPS_PROXY, NO_PROXY).
 """
 
-import hashlib
+import json
 import os
 import re
+import shutil
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import pooch
 import requests
-from requests.exceptions import RequestException
-from urllib3.exceptions import InvalidHeader
-from urllib3.util import Retry
+from requests.exceptions import HTTPError, RequestException
 
 from common.command_line import UserError, track
-from common.ownership import PRIVATE, begin, leave
+from common.ownership import PRIVATE, begin, clear, is_inside, leave
 
-Result = TypeVar("Result")
-
-KIND = "fetch"  # private folder
+KIND = "fetch"  # private folder of what is not whole yet
+POOCHS_TEMPORARY = re.compile(r"tmp\w{8}")
+JUNK = {"__MACOSX", ".DS_Store"}  # what macOS puts into its zip files
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = (10.0, 60.0)  # to connect; between two packets
-TRIES = 6  # without a byte more than before
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 120.0
-PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
+RETRIES = 4  # pooch waits 1, 2, 3, 4 s
+# Of a busy server, or of a link to figshare's storage, which honours it for ten seconds only
+PASSING_STATUSES = {403, 408, 429, 500, 502, 503, 504}
+MAX_JSON_BYTES = 10**7
+
+pooch.get_logger().setLevel("WARNING")
+
+
+class RefusedError(UserError):
+    """A server does not give what it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,186 +52,198 @@ class RemoteFile:
     num_bytes: int
     md5: str
     urls: tuple[str, ...]
-    """Where it can be had; the next is asked where one refuses."""
+    """Its addresses; the next is asked where one refuses."""
 
 
-class PassingError(Exception):
-    """A try failed, and the next may not."""
+def download(file: RemoteFile, out: Path) -> None:
+    """Load a file to OUT/NAME, where nothing is.
 
-    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-        """How long the server asks to be left alone, in s."""
-
-
-class RefusedError(UserError):
-    """A server does not give what it was asked for, and will not a moment later."""
-
-
-def new_session() -> requests.Session:
-    """A session for `get`: bytes as they are stored, so that a Range counts the file's own."""
-    session = requests.Session()
-    session.headers.update({"User-Agent": "eosin", "Accept-Encoding": "identity"})
-    return session
-
-
-def get_json(session: requests.Session, url: str, **parameters: int) -> Any:
-    """What a URL answers, as JSON. Raises RefusedError."""
-
-    def attempt() -> Any:
-        with get(session, url, params=parameters) as response:
-            try:
-                return response.json()
-            except requests.exceptions.JSONDecodeError:
-                raise RefusedError(f"{url}: does not answer with JSON") from None
-            except RequestException as error:
-                raise PassingError(f"{url}: {innermost(error)}") from None
-
-    return keep_trying(attempt)
-
-
-def download(session: requests.Session, file: RemoteFile, path: Path) -> None:
-    """Load a file to `path`, where nothing is, going on from what is in its .part.
-
-    Raises RefusedError where no URL gives it, UserError where what came is not the file.
+    Raises RefusedError where no address gives it, UserError where what came is another file.
     """
-    begin(path.parent, KIND)
-    part = part_of(path)
-    if num_bytes(part) > file.num_bytes:
-        part.unlink()
-    refusals = []
-    for url in file.urls:
+    path = out / file.name
+    begin(out, KIND)
+    try:
+        remove_temporaries(out)
+        receive_it = partial(receive, max_bytes=file.num_bytes, label=path.name)
+        loaded = load(file.urls, out / PRIVATE / KIND, path.name, f"md5:{file.md5}", receive_it)
+        if os.path.lexists(path):
+            raise UserError(f"{path}: has appeared meanwhile; move it away, and run again")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        loaded.rename(path)
+    finally:
+        leave(out, KIND)
+
+
+def remove_temporaries(out: Path) -> None:
+    """Remove what a killed download has left."""
+    clear(out / PRIVATE / KIND, lambda name: bool(POOCHS_TEMPORARY.fullmatch(name)))
+
+
+def read_json(url: str) -> Any:
+    """Load what a URL answers, as JSON. Raises RefusedError."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load(
+            [url], Path(folder), "answer", None, partial(receive, max_bytes=MAX_JSON_BYTES)
+        )
         try:
-            keep_trying(partial(receive, session, url, file, part), partial(num_bytes, part))
-            break
+            return json.loads(loaded.read_bytes())
+        except ValueError:
+            raise RefusedError(f"{url}: does not answer with JSON") from None
+
+
+def load(
+    urls: Iterable[str],
+    folder: Path,
+    name: str,
+    known_hash: str | None,
+    downloader: Callable[[str, str, Any], None],
+) -> Path:
+    """Load a file to FOLDER/NAME from the first URL that gives it, as pooch does. Raises
+    RefusedError where none does, UserError where its hash differs."""
+    refusals = []
+    for url in urls:
+        registry, addresses = {name: known_hash}, {name: url}
+        source = pooch.create(
+            folder, base_url="", registry=registry, urls=addresses, retry_if_failed=RETRIES
+        )
+        try:
+            return Path(source.fetch(name, downloader=downloader))
+        except RequestException as error:
+            refusals.append(f"{url}: {reason(error)}, {1 + RETRIES} times in a row")
         except RefusedError as error:
             refusals.append(str(error))
-    else:
-        raise RefusedError("; ".join(refusals))
-    if problem := difference(part, file):
-        part.unlink()
-        leave(path.parent, KIND)
-        raise UserError(f"{path}: {problem}; what came was removed, run again to load it anew")
-    if os.path.lexists(path):
-        raise UserError(f"{path}: something has come there meanwhile; move it away, and run again")
-    part.rename(path)
-    leave(path.parent, KIND)
+        except ValueError as error:  # pooch's: the hash differs
+            raise UserError(f"{url}: {error}") from None
+    raise RefusedError("; ".join(refusals))
 
 
-def receive(session: requests.Session, url: str, file: RemoteFile, part: Path) -> None:
-    """Load what `part` lacks of a file, in one try. Raises PassingError or RefusedError."""
-    have = num_bytes(part)
-    if have == file.num_bytes > 0:
-        return
-    with get(session, url, first_byte=have) as response:
-        start, total = announced(response)
-        if start not in (0, have):
-            part.unlink(missing_ok=True)
-            raise PassingError(f"{url}: answers with bytes that were not asked for")
-        if total not in (None, file.num_bytes):
-            raise RefusedError(f"{url}: is {total} bytes long, and not {file.num_bytes}")
-        label = Path(file.name).name
-        try:
-            # unbuffered: what was received when this process is killed is in the file
-            with part.open("ab" if start else "wb", buffering=0) as out:
-                chunks = response.iter_content(CHUNK_BYTES)
-                for chunk in track(
-                    chunks, done=start, total=file.num_bytes, label=label, unit="byte", count=len
-                ):
-                    if out.tell() + len(chunk) > file.num_bytes:
-                        raise RefusedError(f"{url}: sends more than {file.num_bytes} bytes")
-                    out.write(chunk)
-        except RequestException as error:
-            raise PassingError(f"{url}: broke off ({innermost(error)})") from None
-    if num_bytes(part) < file.num_bytes:
-        raise PassingError(f"{url}: broke off")
+def receive(url: str, path: str, source: Any, *, max_bytes: int, label: str = "") -> None:
+    """Write what a URL answers to a file: a downloader of pooch's.
 
-
-def get(
-    session: requests.Session,
-    url: str,
-    *,
-    first_byte: int = 0,
-    params: dict[str, int] | None = None,
-) -> requests.Response:
-    """Ask for a URL, from a byte on; the body is still to be read.
-
-    Raises PassingError where another try may do better, RefusedError where it will not.
+    Raises RefusedError for an answer that will be no other a moment later, or is too long;
+    RequestException where another try may do better.
     """
-    headers = {"Range": f"bytes={first_byte}-"} if first_byte else {}
     try:
-        response = session.get(url, headers=headers, params=params, stream=True, timeout=TIMEOUT_S)
+        with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, open(path, "wb") as out:
+            check_status(response)
+            chunks = response.iter_content(CHUNK_BYTES)
+            for chunk in track(chunks, total=max_bytes, label=label, unit="byte", count=len):
+                if out.tell() + len(chunk) > max_bytes:
+                    raise RefusedError(f"{url}: sends more than {max_bytes} bytes")
+                out.write(chunk)
     except RequestException as error:
-        raise PassingError(f"{url}: cannot be reached ({innermost(error)})") from None
-    if response.status_code in (200, 206, 416):
-        return response
-    said = f"{url}: answered {response.status_code} {response.reason}"
-    response.close()
-    # figshare sends on to links that its storage honours for ten seconds
-    has_expired = response.status_code == 403 and response.history
-    if response.status_code in PASSING_STATUSES or has_expired:
-        raise PassingError(said, asked_wait_s(response))
+        print(f"{url}: {reason(error)}", file=sys.stderr)
+        raise
+
+
+def check_status(response: requests.Response) -> None:
+    """Raises HTTPError or RefusedError for an answer without content, see `receive`."""
+    if response.status_code == 200:
+        return
+    answered = f"answered {response.status_code} {response.reason}"
+    if response.status_code in PASSING_STATUSES:
+        raise HTTPError(answered)
     if "x-amzn-waf-action" in response.headers:
-        said += ", a test that only browsers pass"
-    raise RefusedError(said)
+        answered += ", a test that only browsers pass"
+    raise RefusedError(f"{response.url}: {answered}")
 
 
-def announced(response: requests.Response) -> tuple[int, int | None]:
-    """The first byte of an answer, -1 where it cannot be told, and the size of the whole file."""
-    if response.status_code == 416:
-        return -1, None
-    if response.status_code == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        return (int(found[1]), int(found[2])) if found else (-1, None)
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else None
-
-
-def keep_trying(attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
-    """Call `attempt` until it passes. Raises RefusedError after TRIES without progress."""
-    tries, most = 0, progress()
-    while True:
-        try:
-            return attempt()
-        except PassingError as error:
-            tries = 1 if progress() > most else tries + 1
-            most = max(most, progress())
-            if tries == TRIES:
-                raise RefusedError(f"{error}, {TRIES} times in a row") from None
-            wait_s = max(error.wait_s, FIRST_WAIT_S * 2 ** (tries - 1))
-            print(f"{error}; trying again in {wait_s:.0f} s", file=sys.stderr)
-            time.sleep(wait_s)
-
-
-def asked_wait_s(response: requests.Response) -> float:
-    """How long an answer asks us to wait (Retry-After), in s; 0 where it does not."""
-    try:
-        return Retry(retry_after_max=int(LONGEST_WAIT_S)).get_retry_after(response.raw) or 0.0
-    except InvalidHeader:
-        return 0.0
+def reason(error: BaseException) -> str:
+    """What is behind an error of requests: 'Name or service not known'."""
+    while error.__context__:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error)
 
 
 def difference(path: Path, file: RemoteFile) -> str:
     """How what is at `path` differs from the file; '' where it does not."""
-    if num_bytes(path) != file.num_bytes:
-        return f"is {num_bytes(path)} bytes long, and not {file.num_bytes}"
-    with path.open("rb") as content:
-        md5 = hashlib.file_digest(content, "md5").hexdigest()
+    if path.stat().st_size != file.num_bytes:
+        return f"is {path.stat().st_size} bytes long, and not {file.num_bytes}"
+    md5 = pooch.file_hash(str(path), alg="md5")
     return "" if md5 == file.md5 else f"has the md5 {md5}, and not {file.md5}"
 
 
-def part_of(path: Path) -> Path:
-    """Where a file is kept until it is whole."""
-    return path.parent / PRIVATE / KIND / f"{path.name}.part"
+def unpack(archive: Path) -> None:
+    """Unpack BreCaHAD.zip into BreCaHAD/ beside it, which gets its name only when whole.
+
+    A single folder of that name at the top of the archive is that folder. A zip from the web is
+    not trusted: nothing is written outside. Raises UserError for an archive that cannot be
+    unpacked or would not fit, and for a folder that holds something else.
+    """
+    folder, making = folder_of(archive), archive.parent / PRIVATE / KIND / archive.stem
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            infos = files_in(opened)
+            if folder.exists():
+                check_unpacked(folder, infos, archive)
+                return
+            begin(archive.parent, KIND)
+            remove_unfinished(making, infos)
+            num_bytes = sum(info.file_size for info in infos)
+            check_space(archive.parent, num_bytes, f"unpacking {archive.name}")
+            label = f"unpack {archive.name}"
+            for info in track(infos, total=len(infos), label=label, unit="file"):
+                opened.extract(info, making)
+    except (zipfile.BadZipFile, ValueError, RuntimeError, zlib.error) as error:
+        raise UserError(f"{archive}: {error}; look at it, and unpack it by hand") from None
+    (making / top_of(infos, archive)).rename(folder)
+    with suppress(OSError):  # not there, where it was renamed itself
+        making.rmdir()
+    leave(archive.parent, KIND)
 
 
-def num_bytes(path: Path) -> int:
-    """The size of a file; 0 where there is none."""
-    return path.stat().st_size if path.exists() else 0
+def folder_of(archive: Path) -> Path:
+    """The folder that an archive is unpacked to."""
+    return archive.with_suffix("")
 
 
-def innermost(error: BaseException) -> str:
-    """What was behind an error of requests: 'Name or service not known'."""
-    while error.__context__:
-        error = error.__context__
-    return getattr(error, "strerror", None) or str(error)
+def files_in(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files of an archive. Raises ValueError where one would lie outside of its folder."""
+    infos = [
+        info
+        for info in opened.infolist()
+        if not info.is_dir() and not JUNK & set(info.filename.split("/"))
+    ]
+    for info in infos:
+        if not is_inside(info.filename):
+            raise ValueError(f"holds a file outside of its folder, {info.filename!r}")
+    return infos
+
+
+def top_of(infos: Iterable[zipfile.ZipInfo], archive: Path) -> str:
+    """The folder of the archive's name, where every file of it is in that; else ''."""
+    is_in_one = all(info.filename.startswith(f"{archive.stem}/") for info in infos)
+    return archive.stem if is_in_one else ""
+
+
+def remove_unfinished(making: Path, infos: Iterable[zipfile.ZipInfo]) -> None:
+    """Remove what an unpacking that was killed has left, and nothing else. Raises UserError where
+    there is something else."""
+    clear(making, {info.filename for info in infos}.__contains__)
+    with suppress(FileNotFoundError):
+        if os.listdir(making):
+            raise UserError(
+                f"{making}: holds what is not in the archive; move it away, and run again"
+            )
+
+
+def check_unpacked(folder: Path, infos: Iterable[zipfile.ZipInfo], archive: Path) -> None:
+    """Raises UserError where a folder does not hold what the archive does."""
+    top = top_of(infos, archive)
+    for info in infos:
+        file = folder / Path(info.filename).relative_to(top)
+        if not file.is_file() or file.stat().st_size != info.file_size:
+            raise UserError(
+                f"{folder}: {file.relative_to(folder)} is not as in {archive.name}; move the folder"
+                " away, and run again"
+            )
+
+
+def check_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Raises UserError where a disk has no room for so many bytes more."""
+    free_bytes = shutil.disk_usage(folder).free
+    if num_bytes > free_bytes:
+        raise UserError(
+            f"{folder}: {what} takes {num_bytes / 1e9:.2f} GB, and the disk has"
+            f" {free_bytes / 1e9:.2f} GB left; make room, or name another out="
+        )

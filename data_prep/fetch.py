@@ -2,7 +2,7 @@
 
     python -m data_prep.fetch [out=data]
 
-Broken off, run it again: it goes on where it was, and does not load again what is there and
+Broken off, run it again: it does not load again what is there and
 whole. Afterwards it prints the command that prepares the data. BreCaHAD is Aksac, Demetrick, Ozyer,
 Alhajj, "BreCaHAD: a dataset for breast cancer histopathological annotation and diagnosis", BMC
 Research Notes 12:82 (2019), doi 10.1186/s13104-019-4121-7, under CC BY 4.0: cite it where you use
@@ -17,24 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from common import command_line
 from common.command_line import UsageError, UserError
 from common.lease import Lease
+from common.ownership import is_inside
 from data_prep.config import BRECAHAD, PrepConfig
 from data_prep.download import (
     RefusedError,
     RemoteFile,
+    check_space,
     difference,
     download,
-    get_json,
-    new_session,
-    num_bytes,
-    part_of,
+    folder_of,
+    read_json,
+    unpack,
 )
-from data_prep.unpack import check_space, folder_of, safe_path, unpack
 
+API = "https://api.figshare.com/v2"
 PAGE_SIZE = 100  # figshare gives at most 1000 files at a time
 
 
@@ -46,12 +45,6 @@ class FetchConfig:
     """Folder to load the files into, and to unpack them in; made if it is not there."""
     article: int = 7379186
     """Number of the article at figshare, as at the end of its address; BreCaHAD by default."""
-    api: str = "https://api.figshare.com/v2"
-    """Address of figshare's API, or of a server that answers as it does."""
-
-    def __post_init__(self) -> None:
-        if not self.api.startswith(("https://", "http://")):
-            raise ValueError(f"api={self.api}: must begin with https:// or http://")
 
 
 @dataclass(frozen=True)
@@ -63,14 +56,14 @@ class Article:
     files: list[RemoteFile]
 
 
-def main(argv: list[str]) -> int:
-    """Command line entry."""
+def main(argv: list[str], api: str = API) -> int:
+    """Command line entry. `api`: the address of a server that answers as figshare's API does."""
     if command_line.wants_help(argv):
         print(command_line.help_text(FetchConfig, __doc__ or ""))
         return 0
     config = command_line.load(FetchConfig, argv)
     out = Path(config.out)
-    article = fetch(config)
+    article = fetch(config, api)
     raw, num_fields = find_raw(out)
     print(f"licence: {article.licence}; cite: {article.citation}")
     print(f"{raw} holds {command_line.counted(num_fields, 'field')}; next:")
@@ -83,47 +76,44 @@ def where_it_is(raw: Path) -> str:
     return "" if raw == Path(BRECAHAD) else f" raw={shlex.quote(str(raw))}"
 
 
-def fetch(config: FetchConfig) -> Article:
+def fetch(config: FetchConfig, api: str) -> Article:
     """Load every file of an article, and unpack zip files.
 
     Raises UserError for what cannot be had, or is not what it should be, and where another process
-    is at it: the two would write one .part.
+    is at it.
     """
     out = Path(config.out)
     try:
-        with new_session() as session:
-            article = describe(session, config)
-            with Lease(out, "out", name=".lock", doing="downloading into it"):
-                load(session, article.files, out)
-                for file in article.files:
-                    if is_zip(out / file.name):
-                        unpack(out / file.name)
+        article = describe(config, api)
+        with Lease(out, "out", name=".lock", doing="downloading into it"):
+            load_missing(article.files, out)
+            for file in article.files:
+                if is_zip(out / file.name):
+                    unpack(out / file.name)
     except RefusedError as error:
-        raise UserError(f"{error}; run again to go on, or {by_hand(config)}") from None
+        raise UserError(f"{error}; run again, or {by_hand(config)}") from None
     return article
 
 
-def load(session: requests.Session, files: list[RemoteFile], out: Path) -> None:
+def load_missing(files: list[RemoteFile], out: Path) -> None:
     """Load those files of an article that are not there. Raises UserError."""
     missing = [file for file in files if not is_there(out / file.name, file)]
     for file in missing:
         check_target(out / file.name)
-    to_load = [file.num_bytes - num_bytes(part_of(out / file.name)) for file in missing]
-    check_space(out, sum(to_load), "the download")
+    check_space(out, sum(file.num_bytes for file in missing), "the download")
     for file in missing:
-        (out / file.name).parent.mkdir(parents=True, exist_ok=True)
-        download(session, file, out / file.name)
+        download(file, out)
 
 
-def describe(session: requests.Session, config: FetchConfig) -> Article:
+def describe(config: FetchConfig, api: str) -> Article:
     """Ask the API for an article and its files. Raises RefusedError."""
-    url = f"{config.api.rstrip('/')}/articles/{config.article}"
+    url = f"{api}/articles/{config.article}"
     try:
-        found = get_json(session, url)
+        found = read_json(url)
         folders = found.get("folder_structure") or {}  # file id -> folder, where there are any
         files = [
-            remote_file(config, entry, folders.get(str(entry["id"]), ""))
-            for entry in list_files(session, url)
+            remote_file(api, entry, folders.get(str(entry["id"]), ""))
+            for entry in list_files(url)
             if not entry["is_link_only"]  # figshare does not have those
         ]
         if not files:
@@ -133,25 +123,27 @@ def describe(session: requests.Session, config: FetchConfig) -> Article:
         raise RefusedError(f"{url}: does not answer as figshare's API does ({error!r})") from None
 
 
-def list_files(session: requests.Session, url: str) -> Iterator[dict[str, Any]]:
+def list_files(url: str) -> Iterator[dict[str, Any]]:
     """What the API says of each file; the article itself names only the first ten."""
     page = 1
-    while entries := get_json(session, f"{url}/files", page=page, page_size=PAGE_SIZE):
+    while entries := read_json(f"{url}/files?page={page}&page_size={PAGE_SIZE}"):
         yield from entries
         if len(entries) < PAGE_SIZE:
             return
         page += 1
 
 
-def remote_file(config: FetchConfig, entry: dict[str, Any], folder: str) -> RemoteFile:
+def remote_file(api: str, entry: dict[str, Any], folder: str) -> RemoteFile:
     """A file as the API describes it. Raises KeyError, TypeError or ValueError."""
-    name = safe_path(f"{folder}/{entry['name']}" if folder else entry["name"])
+    name = f"{folder}/{entry['name']}" if folder else entry["name"]
+    if not is_inside(name):
+        raise ValueError(f"{name!r} would lie outside of the folder")
     md5 = entry["computed_md5"] or entry["supplied_md5"]
     if not md5:
         raise ValueError(f"{name} has no md5")
     # figshare's download servers have turned programs away at times, when its API did not
-    urls = (entry["download_url"], f"{config.api.rstrip('/')}/file/download/{entry['id']}")
-    return RemoteFile(str(name), int(entry["size"]), md5, urls)
+    urls = (entry["download_url"], f"{api}/file/download/{entry['id']}")
+    return RemoteFile(name, int(entry["size"]), md5, urls)
 
 
 def is_there(path: Path, file: RemoteFile) -> bool:

@@ -35,8 +35,8 @@ class Figshare:
     """The same for the next answers of the API: a status, or 'html'."""
     has_browser_test: bool = False
     """Whether download_url turns programs away, as figshare's did in 2026."""
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    """(path, Range) of every request."""
+    asked: list[str] = field(default_factory=list)
+    """The path of every request."""
     go_on: threading.Event = field(default_factory=threading.Event)
     """Lets the fault 'pause' send the second half."""
 
@@ -54,9 +54,9 @@ class Figshare:
     def api(self) -> str:
         return f"{self.url}/v2"
 
-    def ranges(self) -> list[str]:
-        """The Range of every request that reached the storage."""
-        return [wanted for path, wanted in self.asked if path.startswith("/storage/")]
+    def num_loaded(self) -> int:
+        """How many requests reached the storage."""
+        return sum(path.startswith("/storage/") for path in self.asked)
 
     def close(self) -> None:
         self.go_on.set()
@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.figshare: Figshare = self.server.figshare
         url = urlsplit(self.path)
-        self.figshare.asked.append((url.path, self.headers.get("Range", "")))
+        self.figshare.asked.append(url.path)
         if url.path == f"/v2/articles/{ARTICLE}":
             self.answer_api(self.article())
         elif url.path == f"/v2/articles/{ARTICLE}/files":
@@ -141,28 +141,18 @@ class Handler(BaseHTTPRequestHandler):
     def store(self, content: bytes) -> None:
         fault = self.figshare.faults.pop(0) if self.figshare.faults else ""
         if fault.isdecimal():
-            self.say(int(fault), **({"Retry_After": "2"} if fault == "429" else {}))
+            self.say(int(fault))
             return
-        start = int((re.findall(r"bytes=(\d+)-", self.headers.get("Range", "")) or ["0"])[0])
-        if fault == "no range":
-            start = 0
-        shift = 1 if fault == "wrong range" else 0
-        rest = content[start + shift :]
-        self.send_response(206 if start else 200)
-        if start:
-            total, last = len(content), len(content) - 1
-            self.send_header("Content-Range", f"bytes {start + shift}-{last}/{total}")
+        self.send_response(200)
         if fault == "without end":
-            rest += bytes(1_000_000)
+            content += bytes(1_000_000)
         else:
-            self.send_header("Content-Length", str(len(rest) + (7 if fault == "other size" else 0)))
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        half = len(rest) // 2
-        if fault == "cut at once":
-            return
-        self.wfile.write(rest[:half])
+        half = len(content) // 2
+        self.wfile.write(content[:half])
         self.wfile.flush()
         if fault in ("pause", "stall"):
             self.figshare.go_on.wait(30)
         if fault not in ("cut", "stall"):
-            self.wfile.write(rest[half:])
+            self.wfile.write(content[half:])
