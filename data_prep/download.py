@@ -24,7 +24,8 @@ import requests
 from requests.exceptions import HTTPError, RequestException
 
 from common.command_line import UserError, track
-from common.ownership import PRIVATE, begin, clear, is_inside, leave
+from common.files import clear, is_inside
+from common.ownership import PRIVATE, begin, leave
 
 KIND = "fetch"  # private folder of what is not whole yet
 POOCHS_TEMPORARY = re.compile(r"tmp\w{8}")

@@ -19,8 +19,8 @@ from typing import Any
 
 from common import command_line
 from common.command_line import UsageError, UserError
+from common.files import is_inside
 from common.lease import Lease
-from common.ownership import is_inside
 from data_prep.config import BRECAHAD, PrepConfig
 from data_prep.download import (
     RefusedError,

@@ -10,7 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from common.command_line import UsageError, UserError, make_output_folder, track
-from common.ownership import PRIVATE, begin, file_sha256, is_plain
+from common.files import file_sha256, is_plain
+from common.ownership import PRIVATE, begin
 from data_prep import records, split
 from data_prep.annotations.formats import READERS, check_occurring
 from data_prep.cases.suggestions import check_cases

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.json_lines import read_lines
+from common.files import read_lines
 from common.ownership import Item
 
 LAUNCH, SUBMISSION, EVENTS, JOBS = "launch", "submission.json", "events.jsonl", "jobs"

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from common import command_line
 from common.command_line import UsageError, UserError
-from common.json_lines import read_lines
+from common.files import read_lines
 from launch import slurm_commands
 from launch.events import (
     JOBS,

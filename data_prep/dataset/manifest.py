@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import UsageError, UserError
-from common.ownership import Item, holds, is_inside, is_plain
+from common.files import holds, is_inside, is_plain
+from common.ownership import Item
 from data_prep.cases.names import check_regex
 
 FORMAT = 3

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.command_line import UserError, track
+from common.files import sync
 from common.ownership import Item
 from common.workers import map_tasks
 from data_prep.dataset.manifest import AGAIN, Dataset, Sample
@@ -274,8 +275,7 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
         packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
         for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
             pass
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # its size is no sign that it is whole
+        sync(temporary)  # its size is no sign that it is whole
         item.publish()
 
 

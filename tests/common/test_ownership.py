@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common import ownership
+from common import files, ownership
 from common.command_line import UserError
 from common.ownership import Item, Record
 
@@ -119,7 +119,7 @@ def test_a_file_that_another_process_takes_away_meanwhile_is_no_conflict(
 def test_a_huge_file_that_was_copied_is_known_by_its_size_and_its_ends(
     item: Callable[..., Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "END_BYTES", 3)
+    monkeypatch.setattr(files, "END_BYTES", 3)
     with item() as own:
         own.make("huge", is_by_ends=True).write_text("abc much def")
         own.make("small", is_by_ends=True).write_text("ab")
@@ -200,7 +200,7 @@ def test_a_record_from_elsewhere_claims_nothing_outside(
     victim = tmp_path / "victim"
     victim.write_text("mine")
     own = publish(a="ours")
-    version = [4, ownership.file_sha256(victim)]
+    version = [4, files.file_sha256(victim)]
     for name in ("../victim", str(victim), "a/../../victim", ""):
         own.file.write_text(json.dumps({"files": {name: [version]}, "about": {}}))
         assert own.read().files == {}
@@ -235,19 +235,6 @@ def test_a_refusal_names_ten_files_and_counts_them_all(tmp_path: Path) -> None:
     told = str(ownership.refusal(tmp_path, [f"{number}.png" for number in range(12)]))
     assert "12 files in the way" in told
     assert "8.png, 9.png and 2 more; move away" in told
-
-
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "/a", "a\0", "a\nb", "\x1b[2J", "\x9b", 1, None]
-)
-def test_what_is_no_plain_name(name: object) -> None:
-    assert not ownership.is_plain(name)
-
-
-def test_plain_names_and_paths() -> None:
-    assert all(map(ownership.is_plain, ["a", "a b.tif", ".a", "é", "..a", "a\\b"]))
-    assert all(map(ownership.is_inside, ["a", "a/b.c"]))
-    assert not any(map(ownership.is_inside, ["/a", "a//b", "a/../b", "a/", "../a", 3]))
 
 
 def publish_new(own: Item, durably: bool, is_by_ends: bool) -> None:
@@ -347,22 +334,3 @@ def test_what_a_power_loss_must_not_empty_is_on_the_disk_before_it_has_its_name(
         ("names", durably),
         ("one.json", True),
     ]
-
-
-def test_a_file_is_replaced_whole_or_not_at_all_and_a_failure_leaves_no_temporary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a"
-    ownership.write_atomically(path, b"old")
-
-    def fail(self: Path, target: Path) -> None:
-        assert self.read_bytes() == b"new"  # whole before it gets the name
-        raise OSError("no power")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", fail)
-        with pytest.raises(OSError, match="no power"):
-            ownership.write_atomically(path, b"new")
-    assert visible(tmp_path) == {"a": "old"}
-    ownership.write_atomically(path, b"new")
-    assert visible(tmp_path) == {"a": "new"}

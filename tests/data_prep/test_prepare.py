@@ -27,7 +27,7 @@ from PIL import Image as Pillow
 
 from common import lease
 from common.command_line import UserError
-from common.ownership import file_sha256
+from common.files import file_sha256
 from common.workers import WorkerError
 from data_prep import __main__ as data_prep_main
 from data_prep import plan, records

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import command_line
-from common.ownership import TEMPORARY
+from common.files import TEMPORARY
 
 EVENTS = {"os.rename": "rename", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir"}
 

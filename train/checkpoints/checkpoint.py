@@ -38,7 +38,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from common.command_line import UsageError, UserError
-from common.ownership import Version, clear, file_sha256, is_plain, sync, write_atomically
+from common.files import clear, file_sha256, is_plain, sync, write_atomically
+from common.ownership import Version
 from common.slurm_job import job_id
 from train.ranks.distributed import Ranks
 
@@ -395,10 +396,8 @@ def pointed(folder: Path, pointer: str) -> Path | None:
 
 def write_durably(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON and wait until it is on the disk."""
-    with path.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(json.dumps(content, indent=1))
+    sync(path)
 
 
 def describe_files(paths: Iterator[Path]) -> dict[str, dict[str, Any]]:

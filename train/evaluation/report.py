@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from common.command_line import counted
-from common.json_lines import read_lines
+from common.files import read_lines
 from train.evaluation.charts import Chart, Line, Mark, Point
 from train.evaluation.overlays import Overlay
 from train.metrics.scores import EMPTY, METRICS, worst_first

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from common.ownership import TEMPORARY, clear, holds, named_when_whole, write_atomically
+from common.files import TEMPORARY, clear, holds, named_when_whole, write_atomically
 from data_prep.images.image_files import Box, Image
 from train.prediction.tiles import Band, Plane
 

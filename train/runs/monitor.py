@@ -17,8 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from common.json_lines import read_lines
-from common.ownership import write_atomically
+from common.files import read_lines, write_atomically
 from train.metrics.scores import EMPTY, Score, score_text
 from train.runs.newest import PROGRESS
 

@@ -19,7 +19,8 @@ from torch import nn
 
 from common import command_line
 from common.command_line import UsageError, UserError
-from common.ownership import PRIVATE, Item, holds
+from common.files import holds
+from common.ownership import PRIVATE, Item
 from data_prep.dataset.manifest import DATASET, Dataset, Description, read_description
 from data_prep.images.masks import channel_values
 from model import build_model

@@ -1,0 +1,127 @@
+"""Write files so that a kill leaves no half of one, read them back, hash and remove them.
+
+This module imports nothing of the project.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""The name of a file that is being made."""
+END_BYTES = 2**20  # of either end of a file that is too large to be read again
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # control characters
+
+
+def new_temporary(folder: Path) -> Path:
+    """Return a path in a folder that nothing has."""
+    return folder / f".{secrets.token_hex(8)}.tmp"
+
+
+@contextmanager
+def named_when_whole(
+    path: Path, mtime_ns: int | None = None, *, is_synced: bool = False
+) -> Iterator[BinaryIO]:
+    """Open a file to write, which gets its name at the end; a failure leaves nothing.
+
+    `mtime_ns`: the time of change that it is to have. `is_synced`: wait until it is on the disk
+    before it gets the name, which then stands for the whole of it after a power loss too.
+    """
+    temporary = new_temporary(path.parent)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
+        if mtime_ns is not None:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns))
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(
+    path: Path, content: bytes, mtime_ns: int | None = None, *, is_synced: bool = False
+) -> None:
+    """Write a file as `named_when_whole` does: its name never stands for half of it."""
+    with named_when_whole(path, mtime_ns, is_synced=is_synced) as file:
+        file.write(content)
+
+
+def holds(path: Path, content: bytes) -> bool:
+    """Return whether a file is there and has this content."""
+    return path.is_file() and path.read_bytes() == content
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ends_sha256(path: Path) -> str:
+    """Hash the first and the last END_BYTES of a file."""
+    with path.open("rb") as file:
+        ends = hashlib.sha256(file.read(END_BYTES))
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        ends.update(file.read(END_BYTES))
+    return ends.hexdigest()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the whole lines of a file of JSON lines, to which others may be writing; [] where there
+    is none."""
+    entries = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue  # being written, or cut short by a kill
+    return entries
+
+
+def is_plain(name: object) -> bool:
+    """Whether something from a file is the plain name of a file: no path, nothing unprintable."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and "/" not in name
+        and not UNPRINTABLE.search(name)
+    )
+
+
+def is_inside(path: object) -> bool:
+    """Whether something from a file is a path that stays inside the folder it is meant for."""
+    return isinstance(path, str) and all(map(is_plain, path.split("/")))
+
+
+def clear(folder: Path, is_known: Callable[[str], bool]) -> None:
+    """Remove the files below a folder whose paths from there are known, and folders that are then
+    empty; but never `folder` itself, a link, or what lies behind one."""
+    if folder.is_symlink():
+        return
+    for parent, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            path = Path(parent, name)
+            if is_known(str(path.relative_to(folder))) and not path.is_symlink():
+                path.unlink(missing_ok=True)
+        for name in folders:
+            with suppress(OSError):  # not empty, or a link
+                os.rmdir(Path(parent, name))

@@ -1,0 +1,50 @@
+"""Files that are whole or not there, JSON lines that are read while they are written, names."""
+
+from pathlib import Path
+
+import pytest
+
+from common import files
+from common.files import read_lines, write_atomically
+
+
+def test_only_whole_lines_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n{"b": \n{"c": [2]}\n{"d": 3')
+    assert read_lines(path) == [{"a": 1}, {"c": [2]}]
+
+
+def test_no_file_has_no_lines(tmp_path: Path) -> None:
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/a", "a\0", "a\nb", "\x1b[2J", "\x9b", 1, None]
+)
+def test_what_is_no_plain_name(name: object) -> None:
+    assert not files.is_plain(name)
+
+
+def test_plain_names_and_paths() -> None:
+    assert all(map(files.is_plain, ["a", "a b.tif", ".a", "é", "..a", "a\\b"]))
+    assert all(map(files.is_inside, ["a", "a/b.c"]))
+    assert not any(map(files.is_inside, ["/a", "a//b", "a/../b", "a/", "../a", 3]))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all_and_a_failure_leaves_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    write_atomically(path, b"old")
+
+    def fail(self: Path, target: Path) -> None:
+        assert self.read_bytes() == b"new"  # whole before it gets the name
+        raise OSError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="no power"):
+            write_atomically(path, b"new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
+    write_atomically(path, b"new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "new")]
