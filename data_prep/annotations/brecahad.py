@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from common.command_line import UsageError
 from data_prep.annotations.reader import Annotation, Reader
@@ -121,16 +120,10 @@ def check_listed(points: Points, classes: Iterable[str]) -> None:
 
 
 def encode_points(points: Points) -> bytes:
-    """The inverse of `parse_points`."""
-    listed = {name: orjson.Fragment(encode_class(points_N2)) for name, points_N2 in points.items()}
-    return orjson.dumps(listed, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def encode_class(points_N2: npt.NDArray[np.float64]) -> bytes:
-    """The points of one class: [[x,y],[x,y]] with names put in, which takes half as long as to make
-    a dictionary of each point."""
-    if not len(points_N2):
-        return b"[]"
-    pairs = orjson.dumps(np.ascontiguousarray(points_N2), option=orjson.OPT_SERIALIZE_NUMPY)
-    inner = pairs[2:-2].replace(b"],[", b";").replace(b",", b',"y":').replace(b";", b'},{"x":')
-    return b'[{"x":' + inner + b"}]"
+    """Write points as `parse_points` reads them."""
+    listed = {
+        name: [{"x": x, "y": y} for x, y in points_N2.tolist()]
+        for name, points_N2 in points.items()
+    }
+    text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
+    return f"{text}\n".encode()

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from common.command_line import UsageError
@@ -61,13 +60,6 @@ class TestParsePoints:
         written = brecahad.encode_points(as_points(points))
         assert as_lists(brecahad.parse_points(written)) == points
         assert written.endswith(b"}\n")
-
-    def test_points_may_lie_in_memory_in_any_order(self) -> None:
-        listed = [(0.25, 0.75), (0.5, 0.125), (0.0, 1.0)]
-        columns_first = np.asfortranarray(listed)
-        assert not columns_first.flags.c_contiguous
-        written = brecahad.encode_points({"tumor": columns_first})
-        assert as_lists(brecahad.parse_points(written)) == {"tumor": listed}
 
     def test_any_name_can_be_written(self) -> None:
         points = {'a "b" é': [(0.25, 1 / 3)], "c": []}
