@@ -17,9 +17,6 @@ from torch._C._distributed_c10d import Store
 
 from common.command_line import UserError
 
-BEAT_S = 0.5
-SILENT_S = 3.0  # several beats missed
-ANSWER_S = 5.0  # for the store
 MEETING_POINT = "the process that the ranks met at (rank 0, or torchrun)"
 # What gloo and NCCL say when a peer is gone or does not answer in time
 FAILURES = ("gloo", "Connection closed by peer", "Timed out", "NCCL", "Connection reset by peer")
@@ -28,10 +25,22 @@ FAILURES = ("gloo", "Connection closed by peer", "Timed out", "NCCL", "Connectio
 class Liveness:
     """This rank's heartbeat, and a look at the others'."""
 
-    def __init__(self, store: Store, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        world_size: int,
+        *,
+        beat_s: float = 0.5,
+        silent_s: float = 3.0,
+        answer_s: float = 5.0,
+    ) -> None:
+        """`silent_s`: how long a rank does not beat that is missing, several of `beat_s`;
+        `answer_s`: how long the store may take to answer."""
         # a connection of our own, so that the thread waits for nobody else's answer
         self.store = store.clone()
         self.rank, self.world_size = rank, world_size
+        self.beat_s, self.silent_s, self.answer_s = beat_s, silent_s, answer_s
         self.ended = threading.Event()
         self.in_order = False  # whether it ended so that nobody need miss this rank
         self.store.set(f"who/{rank}", f"{socket.gethostname()}, process {os.getpid()}")
@@ -51,12 +60,12 @@ class Liveness:
             raise UserError(f"{self.who_is_silent()} ({first_words(error)})") from None
         finally:
             self.ended.set()
-            thread.join(ANSWER_S)
+            thread.join(self.answer_s)
 
     def beat(self) -> None:
         """Count up until the end, or until the store is gone (who holds it may leave first)."""
         with suppress(dist.DistError):
-            while not self.ended.wait(BEAT_S):
+            while not self.ended.wait(self.beat_s):
                 self.store.add(f"beat/{self.rank}", 1)
             if self.in_order:
                 self.store.set(f"left/{self.rank}", "")
@@ -67,7 +76,7 @@ class Liveness:
         # in a thread, which may wait for ever: the store of a process that is stopped never answers
         asking = threading.Thread(target=lambda: found.append(self.lost_and_left()), daemon=True)
         asking.start()
-        asking.join(SILENT_S + ANSWER_S)
+        asking.join(self.silent_s + self.answer_s)
         lost, left = found[0] if found else ([MEETING_POINT], [])
         if lost:
             ended = ", ".join(lost)
@@ -83,7 +92,7 @@ class Liveness:
         left: list[str] = []
         try:
             before = self.beats()
-            time.sleep(SILENT_S)
+            time.sleep(self.silent_s)
             for rank, (count, then) in enumerate(zip(self.beats(), before, strict=True)):
                 if count == then and rank != self.rank:
                     has_left = self.store.check([f"left/{rank}"])

@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch.distributed as dist
 
 from common.command_line import UserError
-from train.ranks import liveness
 from train.ranks.liveness import Liveness
 
 # As torch 2.13 and NCCL 2.28 word it
@@ -24,11 +24,7 @@ Exception raised from checkForNCCLErrors"""
 LOST = "[/gloo/pair.cc:5] Connection closed by peer [127.0.0.1]:1. This is typically caused by"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "BEAT_S", 0.02)
-    monkeypatch.setattr(liveness, "SILENT_S", 0.5)
-    monkeypatch.setattr(liveness, "ANSWER_S", 0.5)
+quick = partial(Liveness, beat_s=0.02, silent_s=0.5, answer_s=0.5)
 
 
 @pytest.fixture
@@ -38,7 +34,7 @@ def store() -> dist.TCPStore:
 
 def test_the_silent_are_named_and_the_living_are_not(store: dist.TCPStore) -> None:
     """Of five: this one, one that beats, one that does not, and two that never came."""
-    mine, living, silent = (Liveness(store, rank, 5) for rank in range(3))
+    mine, living, silent = (quick(store, rank, 5) for rank in range(3))
     assert silent.rank == 2
     with living.watch(), pytest.raises(UserError) as caught, mine.watch():
         raise RuntimeError(LOST)
@@ -50,7 +46,7 @@ def test_the_silent_are_named_and_the_living_are_not(store: dist.TCPStore) -> No
 
 def test_who_left_in_order_is_not_missed(store: dist.TCPStore) -> None:
     """Of three: one that ended well, and one that had lost another and said so."""
-    mine, well, lost = (Liveness(store, rank, 4) for rank in range(3))
+    mine, well, lost = (quick(store, rank, 4) for rank in range(3))
     with well.watch():
         pass
     with pytest.raises(UserError, match=r"no sign of life from rank 0 .*, rank 3"), lost.watch():
@@ -61,7 +57,7 @@ def test_who_left_in_order_is_not_missed(store: dist.TCPStore) -> None:
 
 
 def test_where_all_others_left_nobody_is_called_lost(store: dist.TCPStore) -> None:
-    mine, other = Liveness(store, 0, 2), Liveness(store, 1, 2)
+    mine, other = quick(store, 0, 2), quick(store, 1, 2)
     with other.watch():
         pass
     with pytest.raises(UserError) as caught, mine.watch():
@@ -70,14 +66,14 @@ def test_where_all_others_left_nobody_is_called_lost(store: dist.TCPStore) -> No
 
 
 def test_where_all_live_nobody_is_blamed(store: dist.TCPStore) -> None:
-    mine, other = Liveness(store, 0, 2), Liveness(store, 1, 2)
+    mine, other = quick(store, 0, 2), quick(store, 1, 2)
     with other.watch(), pytest.raises(UserError, match="though all are alive"), mine.watch():
         raise RuntimeError("Timed out waiting 4000ms for recv operation to complete")
 
 
 def test_what_nccl_says_last_is_kept(store: dist.TCPStore) -> None:
     """Its first words are the same whatever happened."""
-    with pytest.raises(UserError) as caught, Liveness(store, 0, 2).watch():
+    with pytest.raises(UserError) as caught, quick(store, 0, 2).watch():
         raise dist.DistBackendError(NCCL_LOST)
     assert str(caught.value).endswith(
         "(NCCL error in: /torch/NCCLUtils.cpp:93, remote process exited, NCCL version 2.28.9:"
@@ -86,7 +82,7 @@ def test_what_nccl_says_last_is_kept(store: dist.TCPStore) -> None:
 
 
 def test_an_error_of_ones_own_is_no_lost_rank(store: dist.TCPStore) -> None:
-    with pytest.raises(RuntimeError, match="shape mismatch"), Liveness(store, 0, 2).watch():
+    with pytest.raises(RuntimeError, match="shape mismatch"), quick(store, 0, 2).watch():
         raise RuntimeError("shape mismatch")
 
 
@@ -100,7 +96,7 @@ def test_a_store_that_never_answers_is_not_waited_for() -> None:
     host = subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
     try:
-        mine = Liveness(dist.TCPStore("127.0.0.1", int(host.stdout.readline())), 1, 2)
+        mine = quick(dist.TCPStore("127.0.0.1", int(host.stdout.readline())), 1, 2)
         start = time.monotonic()
         host.send_signal(signal.SIGSTOP)
         with pytest.raises(UserError, match="the process that the ranks met at"), mine.watch():
