@@ -9,7 +9,8 @@ import pytest
 
 from common import files, ownership
 from common.command_line import UserError
-from common.ownership import Item, Record
+from common.ownership import Item
+from common.recorded import Record, is_whole
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_file_that_a_power_loss_emptied_is_ours_and_is_not_whole(
     (tmp_path / "c").unlink()
     (tmp_path / "c").symlink_to(tmp_path / "mine")
     assert own.conflicts(["a", "b", "c", "mine"]) == ["c", "mine"]
-    assert not ownership.is_whole(own.read(), tmp_path, "a")
+    assert not is_whole(own.read(), tmp_path, "a")
     (tmp_path / "c").unlink()
     publish(a="new")
     assert visible(tmp_path) == {"a": "new", "mine": ""}

@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 
 from common.command_line import UsageError, UserError
 from common.files import clear, file_sha256, is_plain, sync, write_atomically
-from common.ownership import Version
+from common.recorded import Version
 from common.slurm_job import job_id
 from train.ranks.distributed import Ranks
 
