@@ -1,41 +1,42 @@
 """key=value settings, read the same way everywhere: defaults <- preset <- file <- command line.
 
-A command declares a frozen dataclass whose fields are its keys; a string under a field is its help
-text and names its unit. This module imports no package of the project, so each may use it.
-
-Text is data, whoever typed it or wrote the file: `${...}` is kept as it stands. OmegaConf would
-resolve it, so every value passes through `as_text_only` before OmegaConf sees it.
+A command declares a frozen dataclass whose fields are its keys, see common.settings and
+common.help_text.
 
 Exit codes, the same everywhere: 0 done; 1 something failed that a message explains; 2 a wrong
 command line; 75 stopped by a signal with the state saved, run the same command to go on;
 130 interrupted.
 """
 
-import ast
 import dataclasses
 import errno
-import inspect
-import json
 import os
 import re
 import signal
 import sys
-import textwrap
 import time
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
 from common import plain_yaml
+from common.settings import (
+    Config,
+    as_number,
+    as_text_only,
+    build,
+    explain,
+    field_type,
+    in_words,
+    with_values,
+)
 
-Config = TypeVar("Config")
 Item = TypeVar("Item")
 
 EXIT_FAILED = 1
@@ -203,39 +204,6 @@ def finished(config_class: type[Config], merged: Any, wrong: Sequence[str]) -> C
         raise UsageError(str(error)) from None
 
 
-def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
-    """A dataclass, and those within it, from values that have their types."""
-    hints = typing.get_type_hints(config_class)
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            built[name] = build(typing.cast(type[Any], hints[name]), value)
-        else:
-            plain = map_texts(value, lambda text: text.replace("$\0", "$").replace("?\0", "?"))
-            built[name] = tuple(plain) if typing.get_origin(hints[name]) is tuple else plain
-    return config_class(**built)
-
-
-def as_text_only(value: Any) -> Any:
-    """A value in which OmegaConf finds no expression ('${') and no missing value ('???').
-
-    `build` takes it back. OmegaConf's own escape would not do: it resolves an escaped text twice
-    where a list or a group is expected.
-    """
-    return map_texts(value, lambda text: text.replace("$", "$\0").replace("?", "?\0"))
-
-
-def map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A value with every text in it changed, in lists and mappings too; keys stay."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: map_texts(entry, change) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [map_texts(entry, change) for entry in value]
-    return value
-
-
 def listed(wrong: Sequence[str]) -> str:
     """What is wrong with a command line: in one line, or a line each."""
     if len(wrong) == 1:
@@ -272,21 +240,6 @@ def with_file(merged: Any, config_class: type, path: Path) -> tuple[Any, list[st
     return merged, [f"{path}: {line}" for line in wrong]
 
 
-def with_values(
-    merged: Any, config_class: type, values: Mapping[str, Any]
-) -> tuple[Any, list[str]]:
-    """The configuration with the values of a file set, and a line for each wrong key."""
-    wrong = []
-    for key, value in values.items():
-        try:
-            typed = as_number(config_class, key, value)
-            merged = OmegaConf.merge(merged, {key: as_text_only(typed)})
-        except (OmegaConfBaseException, TypeError) as error:
-            within = (getattr(error, "full_key", None) or key).partition("[")[0]
-            wrong.append(f"{within}: {explain(config_class, within, error, key)}")
-    return merged, wrong
-
-
 def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
     """The configuration with one key set; UsageError names the key and what it takes."""
     setting, parsed = OmegaConf.create({}), parse_value(config_class, key, value)
@@ -295,36 +248,6 @@ def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
         return OmegaConf.merge(merged, setting)
     except (OmegaConfBaseException, TypeError) as error:
         raise UsageError(f"{key}={value}: {explain(config_class, key, error)}") from None
-
-
-def explain(config_class: type, key: str, error: Exception, given: str = "") -> str:
-    """Why omegaconf refuses a key: what it takes, or that there is none. `given`: in a file."""
-    group, dot, rest = given.partition(".")
-    if dot:
-        return f"in a file a group's keys stand below it, as in '{group}: {{{rest}: ...}}'"
-    hint = field_type(config_class, key)
-    if dataclasses.is_dataclass(hint):
-        names = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(hint))
-        return f"a group of keys: {names}"
-    if hint is not None:
-        return f"expected {in_words(hint)}"
-    unknown = one_line(error) if isinstance(error, OmegaConfBaseException) else ""
-    return unknown if unknown.startswith("no key") else f"no key '{key}'; --help lists every key."
-
-
-def in_words(hint: Any) -> str:
-    """What a key of a type takes: 'a whole number', 'one of auto, on, off'."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(in_words(part) for part in arguments)
-    if origin is tuple:
-        return f"a list of {len(arguments)}, each {in_words(arguments[0])}"
-    if origin is list:
-        return "a list like [a,b]"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return words.get(hint, type_text(hint))
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -370,23 +293,6 @@ def parse_value(config_class: type, key: str, value: str) -> Any:
     return as_number(config_class, key, parsed)
 
 
-def as_number(config_class: type, key: str, value: Any) -> Any:
-    """A value; a whole number where a key takes one or a word, which omegaconf does not turn."""
-    arguments = typing.get_args(field_type(config_class, key))
-    is_whole = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value)
-    return int(value) if is_whole and int in arguments else value
-
-
-def field_type(config_class: type, key: str) -> Any:
-    """The annotation of a dotted key, or None where there is none (omegaconf then objects)."""
-    hint: Any = config_class
-    for part in key.split("."):
-        if not dataclasses.is_dataclass(hint):
-            return None
-        hint = typing.get_type_hints(hint).get(part)
-    return hint
-
-
 def preset_path(folder: Path, name: str) -> Path:
     """The file of a preset; an unknown name lists those there are."""
     path = folder / f"{name}.yaml"
@@ -409,72 +315,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def one_line(error: OmegaConfBaseException) -> str:
-    """omegaconf's message without what describes its own objects."""
-    message = str(error.msg or error).splitlines()[0]
-    return re.sub(r"Key ('.*?') not in '\w+'\.?", r"no key \1; --help lists every key.", message)
-
-
 def as_yaml(config: Any) -> str:
     """The whole configuration as YAML; read_yaml() gives the same texts back."""
     return plain_yaml.dump(dataclasses.asdict(config))
-
-
-def help_text(config_class: type, usage: str) -> str:
-    """`usage`, then every key with its default, its type and its field's docstring."""
-    lines = [inspect.cleandoc(usage), "", "Keys (key=default, or what must be given):", ""]
-    for key, default, kind, text in describe_fields(config_class):
-        lines.append(f"  {key}={default}")
-        lines += textwrap.indent(textwrap.fill(f"{text} [{kind}]", 90), " " * 6).splitlines()
-    return "\n".join(lines)
-
-
-def describe_fields(config_class: type) -> Iterator[tuple[str, str, str, str]]:
-    """(dotted key, default, type, docstring) of every field, nested dataclasses flattened."""
-    defaults = OmegaConf.to_container(OmegaConf.structured(config_class))
-    pending: list[tuple[str, type, Any]] = [("", config_class, defaults)]
-    while pending:
-        prefix, owner, values = pending.pop(0)
-        docs, hints = field_docs(owner), typing.get_type_hints(owner)
-        for name, value in values.items():
-            if dataclasses.is_dataclass(hints[name]):
-                pending.append((f"{prefix}{name}.", typing.cast(type, hints[name]), value))
-            else:
-                yield prefix + name, default_text(value), type_text(hints[name]), docs[name]
-
-
-def field_docs(config_class: type) -> dict[str, str]:
-    """The string that follows each field in the class's source."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
-    assert isinstance(tree, ast.ClassDef)
-    docs = {}
-    for statement, following in zip(tree.body, [*tree.body[1:], ast.Pass()], strict=True):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            text = ast.literal_eval(following.value) if isinstance(following, ast.Expr) else ""
-            docs[statement.target.id] = " ".join(str(text).split())
-    return docs
-
-
-def default_text(value: Any) -> str:
-    """A default as it would be typed; ... where there is none."""
-    if value == MISSING:
-        return "..."
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(str, value)) + "]"
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    return str(value)
-
-
-def type_text(hint: Any) -> str:
-    """A type as a reader of --help needs it: 'int', 'auto|on|off', 'list of str'."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return "|".join(map(str, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_text(part) for part in arguments)
-    if origin is list:
-        return f"list of {type_text(arguments[0])}"
-    if origin is tuple:
-        return f"{len(arguments)} x {type_text(arguments[0])}"
-    return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))

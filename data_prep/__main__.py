@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import command_line
+from common.help_text import help_text
 from common.workers import get_ready
 from data_prep.cases.names import shortened, unmatched_text
 from data_prep.config import PrepConfig
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Prepare a data set and say what came of it."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(PrepConfig, __doc__ or ""))
+        print(help_text(PrepConfig, __doc__ or ""))
         return 0
     config = command_line.load(PrepConfig, argv)
     if Path(config.raw).is_dir() and not Path(config.out).exists():  # there will be much to do

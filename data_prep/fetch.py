@@ -20,6 +20,7 @@ from typing import Any
 from common import command_line
 from common.command_line import UsageError, UserError
 from common.files import is_inside
+from common.help_text import help_text
 from common.lease import Lease
 from data_prep.config import BRECAHAD, PrepConfig
 from data_prep.download import (
@@ -59,7 +60,7 @@ class Article:
 def main(argv: list[str], api: str = API) -> int:
     """Command line entry. `api`: the address of a server that answers as figshare's API does."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(FetchConfig, __doc__ or ""))
+        print(help_text(FetchConfig, __doc__ or ""))
         return 0
     config = command_line.load(FetchConfig, argv)
     out = Path(config.out)

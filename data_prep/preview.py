@@ -6,13 +6,14 @@ To be looked at before training: outlines must lie on the nuclei, in every varia
 """
 
 from common import command_line
+from common.help_text import help_text
 from data_prep.tools.config import PreviewConfig
 
 
 def main(argv: list[str]) -> int:
     """Write the sheet."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(PreviewConfig, __doc__ or ""))
+        print(help_text(PreviewConfig, __doc__ or ""))
         return 0
     config = command_line.load(PreviewConfig, argv)
     from data_prep.tools.contact_sheet import write_contact_sheet  # here: it loads numpy and OpenCV

@@ -10,13 +10,14 @@ differ as those of a clinic do; where the cells lie is drawn per field.
 
 from common import command_line
 from common.command_line import UserError
+from common.help_text import help_text
 from data_prep.tools.config import SyntheticConfig
 
 
 def main(argv: list[str]) -> int:
     """Draw and write the data set, and say how large it is."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(SyntheticConfig, __doc__ or ""))
+        print(help_text(SyntheticConfig, __doc__ or ""))
         return 0
     config = command_line.load(SyntheticConfig, argv)
     from data_prep.tools.synthetic_files import write_dataset  # here: it loads numpy and OpenCV

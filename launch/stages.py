@@ -10,6 +10,7 @@ from typing import Any
 
 from common import command_line
 from common.command_line import UsageError, UserError
+from common.help_text import describe_fields
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
 from data_prep.dataset.manifest import DATASET, DatasetError, read_description
 from launch import slurm_commands
@@ -120,7 +121,7 @@ def absolute(key: str, value: str) -> str:
 
 def stage_keys(stage: str) -> set[str]:
     """Every key of a stage that a submission may give: config= is that of training."""
-    keys = {key for key, *_ in command_line.describe_fields(CONFIGS[stage])}
+    keys = {key for key, *_ in describe_fields(CONFIGS[stage])}
     return keys - {"config"} if stage == "prepare" else keys
 
 

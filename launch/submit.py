@@ -33,6 +33,7 @@ if __name__ == "__main__":
 
 from common import command_line
 from common.command_line import UsageError
+from common.help_text import field_docs
 from common.stop_request import StopRequest
 from launch import slurm_commands
 from launch.events import LAUNCH, note
@@ -113,7 +114,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="print the sbatch scripts, or with --cluster local the commands, and run nothing",
     )
-    docs = command_line.field_docs(Profile)
+    docs = field_docs(Profile)
     for key in FLAGS:
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="X", help=docs[key])
     parser.add_argument("settings", nargs="*", metavar="key=value")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import command_line
+from common.help_text import help_text
 from data_prep.dataset.manifest import read_dataset
 from train.config import PRESETS, TrainConfig
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
     """Train on this rank. A launcher that already watches for signals hands over its `stop`."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(TrainConfig, __doc__ or ""))
+        print(help_text(TrainConfig, __doc__ or ""))
         print(presets_text())
         return 0
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)

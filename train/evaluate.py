@@ -12,6 +12,7 @@ Under torchrun the ranks share the fields; the figures are the same.
 """
 
 from common import command_line
+from common.help_text import help_text
 from train.evaluation.config import EvaluateConfig
 from train.runs.newest import check_run
 
@@ -19,7 +20,7 @@ from train.runs.newest import check_run
 def main(argv: list[str]) -> int:
     """Evaluate, and print the figures that matter."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(EvaluateConfig, __doc__ or ""))
+        print(help_text(EvaluateConfig, __doc__ or ""))
         return 0
     config = command_line.load(EvaluateConfig, argv)
     for run in config.runs or [config.run]:

@@ -12,6 +12,7 @@ output is compared with the model's through onnxruntime.
 """
 
 from common import command_line
+from common.help_text import help_text
 from train.exchange.config import ExportConfig
 from train.runs.newest import check_run
 
@@ -19,7 +20,7 @@ from train.runs.newest import check_run
 def main(argv: list[str]) -> int:
     """Write the file, and print its name and digest."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(ExportConfig, __doc__ or ""))
+        print(help_text(ExportConfig, __doc__ or ""))
         return 0
     config = command_line.load(ExportConfig, argv)
     check_run(config.run)

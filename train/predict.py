@@ -25,6 +25,7 @@ from pathlib import Path
 
 from common import command_line
 from common.command_line import UsageError
+from common.help_text import help_text
 from train.prediction.config import PredictConfig
 from train.runs.newest import check_run
 
@@ -32,7 +33,7 @@ from train.runs.newest import check_run
 def main(argv: list[str]) -> int:
     """Predict every image; a bad one is named and the rest goes on."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(PredictConfig, __doc__ or ""))
+        print(help_text(PredictConfig, __doc__ or ""))
         return 0
     config = command_line.load(PredictConfig, argv)
     if not Path(config.input).exists():

@@ -7,6 +7,7 @@ matter. Two checkpoints with the same digest are the same to the bit.
 """
 
 from common import command_line
+from common.help_text import help_text
 from train.runs.config import ShowConfig
 from train.runs.newest import check_run
 
@@ -14,7 +15,7 @@ from train.runs.newest import check_run
 def main(argv: list[str]) -> int:
     """Print what a checkpoint holds; exit code 1 where it is not intact."""
     if command_line.wants_help(argv):
-        print(command_line.help_text(ShowConfig, __doc__ or ""))
+        print(help_text(ShowConfig, __doc__ or ""))
         return 0
     config = command_line.load(ShowConfig, argv)
     check_run(config.run)

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import command_line, workers
+from common import workers
 from common.command_line import UserError
+from common.help_text import describe_fields
 from data_prep import __main__ as data_prep_main
 from data_prep import fetch, prepare, synthetic
 from data_prep.__main__ import main
@@ -100,7 +101,7 @@ class TestHelp:
     def test_every_key_has_a_text_and_a_type(
         self, cli: Callable, command: Callable, config: type
     ) -> None:
-        documented = list(command_line.describe_fields(config))
+        documented = list(describe_fields(config))
         assert [key for key, *_ in documented] == [key for key, _ in leaves(config())]
         shown = " ".join(cli(command, "help").out.split())
         for key, _, kind, text in documented:
@@ -112,7 +113,7 @@ class TestHelp:
         self, cli: Callable, command: Callable, config: type
     ) -> None:
         units = {"_px": "px|pixels", "_deg": "degrees"}
-        for key, _, _, text in command_line.describe_fields(config):
+        for key, _, _, text in describe_fields(config):
             unit = next((units[end] for end in units if key.endswith(end)), "")
             assert re.search(unit, text), f"{key} does not say its unit"
 

@@ -9,6 +9,7 @@ import pytest
 
 from common import command_line
 from common.command_line import UsageError
+from common.help_text import describe_fields
 from data_prep.dataset.manifest import Dataset
 from tests.train.conftest import TINY
 from train import __main__ as train_main
@@ -34,7 +35,7 @@ def test_help_lists_every_key_with_a_text(module: str, cli: Callable[..., Any]) 
     assert outcome.code == 0
     usage = f"python -m {module.removesuffix('.__main__')} "
     assert usage in outcome.out
-    for key, default, _, text in command_line.describe_fields(COMMANDS[module]):
+    for key, default, _, text in describe_fields(COMMANDS[module]):
         assert text, f"{key} has no docstring"
         assert f"\n  {key}={default}\n" in outcome.out
 

@@ -1,0 +1,121 @@
+"""Put values of files and command lines into a dataclass of settings, by OmegaConf.
+
+A frozen dataclass declares the keys: its fields, and for a group of keys a dataclass within it.
+Text is data, whoever typed it or wrote the file: `${...}` is kept as it stands. OmegaConf would
+resolve it, so every value passes through `as_text_only` before OmegaConf sees it.
+"""
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.help_text import type_text
+
+Config = TypeVar("Config")
+
+
+def with_values(
+    merged: Any, config_class: type, values: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """The configuration with the values of a file set, and a line for each wrong key."""
+    wrong = []
+    for key, value in values.items():
+        try:
+            typed = as_number(config_class, key, value)
+            merged = OmegaConf.merge(merged, {key: as_text_only(typed)})
+        except (OmegaConfBaseException, TypeError) as error:
+            within = (getattr(error, "full_key", None) or key).partition("[")[0]
+            wrong.append(f"{within}: {explain(config_class, within, error, key)}")
+    return merged, wrong
+
+
+def explain(config_class: type, key: str, error: Exception, given: str = "") -> str:
+    """Why omegaconf refuses a key: what it takes, or that there is none. `given`: in a file."""
+    group, dot, rest = given.partition(".")
+    if dot:
+        return f"in a file a group's keys stand below it, as in '{group}: {{{rest}: ...}}'"
+    hint = field_type(config_class, key)
+    if dataclasses.is_dataclass(hint):
+        names = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(hint))
+        return f"a group of keys: {names}"
+    if hint is not None:
+        return f"expected {in_words(hint)}"
+    unknown = one_line(error) if isinstance(error, OmegaConfBaseException) else ""
+    return unknown if unknown.startswith("no key") else f"no key '{key}'; --help lists every key."
+
+
+def one_line(error: OmegaConfBaseException) -> str:
+    """omegaconf's message without what describes its own objects."""
+    message = str(error.msg or error).splitlines()[0]
+    return re.sub(r"Key ('.*?') not in '\w+'\.?", r"no key \1; --help lists every key.", message)
+
+
+def in_words(hint: Any) -> str:
+    """What a key of a type takes: 'a whole number', 'one of auto, on, off'."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(in_words(part) for part in arguments)
+    if origin is tuple:
+        return f"a list of {len(arguments)}, each {in_words(arguments[0])}"
+    if origin is list:
+        return "a list like [a,b]"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, type_text(hint))
+
+
+def as_number(config_class: type, key: str, value: Any) -> Any:
+    """A value; a whole number where a key takes one or a word, which omegaconf does not turn."""
+    arguments = typing.get_args(field_type(config_class, key))
+    is_whole = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value)
+    return int(value) if is_whole and int in arguments else value
+
+
+def field_type(config_class: type, key: str) -> Any:
+    """The annotation of a dotted key, or None where there is none (omegaconf then objects)."""
+    hint: Any = config_class
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(hint):
+            return None
+        hint = typing.get_type_hints(hint).get(part)
+    return hint
+
+
+def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """A dataclass, and those within it, from values that have their types."""
+    hints = typing.get_type_hints(config_class)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            built[name] = build(typing.cast(type[Any], hints[name]), value)
+        else:
+            plain = map_texts(value, lambda text: text.replace("$\0", "$").replace("?\0", "?"))
+            built[name] = tuple(plain) if typing.get_origin(hints[name]) is tuple else plain
+    return config_class(**built)
+
+
+def as_text_only(value: Any) -> Any:
+    """A value in which OmegaConf finds no expression ('${') and no missing value ('???').
+
+    `build` takes it back. OmegaConf's own escape would not do: it resolves an escaped text twice
+    where a list or a group is expected.
+    """
+    return map_texts(value, lambda text: text.replace("$", "$\0").replace("?", "?\0"))
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with every text in it changed, in lists and mappings too; keys stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_texts(entry, change) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_texts(entry, change) for entry in value]
+    return value
