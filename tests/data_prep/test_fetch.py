@@ -3,9 +3,9 @@
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pooch
 import pytest
 
+from common import lease
 from data_prep import __main__ as data_prep_main
 from data_prep import download, synthetic
 from data_prep.fetch import main
@@ -80,21 +81,6 @@ ZIP = zipped(
         "__MACOSX/BreCaHAD/images/._Case_1-01.tif": b"x",
     }
 )
-
-
-def start_process(server: Figshare, out: Path) -> subprocess.Popen[str]:
-    code = (
-        "import sys; from data_prep import fetch; from common import command_line\n"
-        "command_line.run(lambda argv: fetch.main(argv, api=sys.argv[2]), sys.argv[1:2])"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, f"out={out}", server.api],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell starts what runs in its background with SIGINT ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
 
 
 class TestWhole:
@@ -189,11 +175,7 @@ class TestWhole:
 
 class TestFaults:
     def test_a_server_that_fails_at_times_is_asked_again(
-        self,
-        fetch: Callable,
-        figshare: Callable,
-        out: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, fetch: Callable, figshare: Callable, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """403: a link to the storage that ran out."""
         monkeypatch.setattr(download, "TIMEOUT_S", (10.0, 0.3))
@@ -232,40 +214,30 @@ class TestFaults:
         assert f"/files/0: sends more than {len(ZIP)} bytes" in errors
         assert [*out.iterdir()] == []
 
-    @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
     def test_after_a_kill_the_next_run_begins_anew(
-        self, signum: int, figshare: Callable, tmp_path: Path
-    ) -> None:
-        server = figshare(Stored("BreCaHAD.zip", ZIP), faults=["pause"])
-        private = tmp_path / ".eosin/fetch"
-        process = start_process(server, tmp_path)
-        while not any(path.stat().st_size for path in private.glob("*")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signum)
-        errors = process.communicate()[1]
-        assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 130)
-        assert private.exists() == (signum == signal.SIGKILL)
-        interrupted = "interrupted; to go on, run the same command again\n"
-        assert errors == ("" if signum == signal.SIGKILL else interrupted)
-        again = start_process(server, tmp_path)
-        assert (again.communicate()[1], again.returncode) == ("", 0)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["BreCaHAD", "BreCaHAD.zip"]
-        assert (tmp_path / "BreCaHAD.zip").read_bytes() == ZIP
-
-    def test_a_second_process_on_the_folder_is_refused(
         self, fetch: Callable, figshare: Callable, out: Path
     ) -> None:
         server = figshare(Stored("BreCaHAD.zip", ZIP), faults=["pause"])
-        first = start_process(server, out)
-        while not server.num_loaded():
-            assert first.poll() is None
+        code = "import sys; from data_prep.fetch import main; main(sys.argv[1:2], sys.argv[2])"
+        command = [sys.executable, "-c", code, f"out={out}", server.api]
+        process = subprocess.Popen(command, cwd=ROOT)
+        while not any(path.stat().st_size for path in (out / ".eosin/fetch").glob("*")):
+            assert process.poll() is None
             time.sleep(0.02)
-        code, _, errors = fetch(server)
+        process.kill()
+        process.wait()
+        assert fetch(server).code == 0
+        assert sorted(path.name for path in out.iterdir()) == ["BreCaHAD", "BreCaHAD.zip"]
+        assert (out / "BreCaHAD.zip").read_bytes() == ZIP
+
+    def test_a_second_process_on_the_folder_is_refused(
+        self, fetch: Callable, figshare: Callable, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lease, "BEAT_S", 0.1)
+        with lease.Lease(out, "out", name=".lock", doing="downloading into it"):
+            code, _, errors = fetch(figshare(Stored("BreCaHAD.zip", ZIP)))
         assert code == 1
-        assert f"process {first.pid} on {socket.gethostname()} is downloading into it" in errors
-        server.go_on.set()
-        assert (first.communicate()[1], first.returncode) == ("", 0)
+        assert f"process {os.getpid()} on {socket.gethostname()} is downloading into" in errors
 
 
 class TestApi:
@@ -325,17 +297,13 @@ def deflated_badly() -> bytes:
     return content[:start] + b"\xff" * 4 + content[start + 4 :]
 
 
+def archive(folder: Path, content: bytes) -> Path:
+    (folder / "zips").mkdir()
+    (folder / "zips/BreCaHAD.zip").write_bytes(content)
+    return folder / "zips/BreCaHAD.zip"
+
+
 class TestUnpack:
-    @pytest.fixture
-    def archive(self, tmp_path: Path) -> Callable[[bytes], Path]:
-        def write(content: bytes) -> Path:
-            (tmp_path / "zips").mkdir()
-            path = tmp_path / "zips" / "BreCaHAD.zip"
-            path.write_bytes(content)
-            return path
-
-        return write
-
     @pytest.mark.parametrize(
         ("content", "said"),
         [
@@ -348,24 +316,24 @@ class TestUnpack:
         ],
     )
     def test_what_cannot_be_trusted_is_refused(
-        self, content: bytes, said: str, archive: Callable, tmp_path: Path
+        self, content: bytes, said: str, tmp_path: Path
     ) -> None:
-        path = archive(content)
+        path = archive(tmp_path, content)
         with pytest.raises(download.UserError, match="unpack it by hand") as caught:
             download.unpack(path)
         assert said in str(caught.value)
         assert not (path.parent / "BreCaHAD").exists()
         assert [*tmp_path.iterdir()] == [path.parent]
 
-    def test_files_without_a_folder_of_that_name_get_one(self, archive: Callable) -> None:
-        path = archive(zipped({"images/a.tif": b"II", "groundTruth/a.json": b""}))
+    def test_files_without_a_folder_of_that_name_get_one(self, tmp_path: Path) -> None:
+        path = archive(tmp_path, zipped({"images/a.tif": b"II", "groundTruth/a.json": b""}))
         download.unpack(path)
         assert (path.parent / "BreCaHAD/images/a.tif").read_bytes() == b"II"
         assert sorted(entry.name for entry in path.parent.iterdir()) == ["BreCaHAD", path.name]
 
-    def test_what_was_left_half_unpacked_is_begun_anew(self, archive: Callable) -> None:
+    def test_what_was_left_half_unpacked_is_begun_anew(self, tmp_path: Path) -> None:
         """And only what the archive holds is removed."""
-        path = archive(ZIP)
+        path = archive(tmp_path, ZIP)
         half = path.parent / ".eosin/fetch/BreCaHAD/BreCaHAD/images"
         half.mkdir(parents=True)
         (half / "Case_1-01.tif").write_bytes(b"half of it")
@@ -379,17 +347,17 @@ class TestUnpack:
         assert (path.parent / "BreCaHAD/images/Case_1-01.tif").read_bytes() == CONTENT
         assert sorted(entry.name for entry in path.parent.iterdir()) == ["BreCaHAD", path.name]
 
-    def test_a_folder_that_lost_a_file_is_not_taken_for_whole(self, archive: Callable) -> None:
-        path = archive(ZIP)
+    def test_a_folder_that_lost_a_file_is_not_taken_for_whole(self, tmp_path: Path) -> None:
+        path = archive(tmp_path, ZIP)
         download.unpack(path)
         (path.parent / "BreCaHAD/images/Case_1-01.tif").unlink()
         with pytest.raises(download.UserError, match=r"images/Case_1-01.tif is not as in BreCaHAD"):
             download.unpack(path)
 
     def test_a_disk_without_room_is_told_before(
-        self, archive: Callable, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path = archive(zipped({"a": bytes(10**8)}, compression=zipfile.ZIP_DEFLATED))
+        path = archive(tmp_path, zipped({"a": bytes(10**8)}, compression=zipfile.ZIP_DEFLATED))
         left = shutil.disk_usage("/")._replace(free=9 * 10**7)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: left)
         with pytest.raises(download.UserError, match=r"takes 0.10 GB, and the disk has 0.09 GB"):
