@@ -1,27 +1,29 @@
-"""RUN/launch/: what was submitted, and what happened to it since.
+"""RUN/launch/: what was submitted, and what has happened to it since.
 
-submission.json   command line, code revision, profile, stages with their job ids; those of earlier
-                  submissions too
-events.jsonl      a line an event: started, stopped, requeued, failed, gave up, finished
-code/             the code as it was when submitted: what runs, also after a requeue
-jobs/<id>/        sbatch script and a log a rank
+submission.json   command line, code revision, profile and job ids, of earlier submissions too
+events.jsonl      one line per event: started, stopped, requeued, failed, gave up, finished
+code-<time>/      the code as it was submitted, which the jobs run
+jobs/<id>/        the sbatch script, and one log per rank
 """
 
 import contextlib
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from common.files import read_lines
 from common.ownership import Item
+from common.slurm_job import job_id
 
+STAGES = ("prepare", "train", "evaluate")
 LAUNCH, SUBMISSION, EVENTS, JOBS = "launch", "submission.json", "events.jsonl", "jobs"
 
 
 def note(run: Path, event: str, stage: str, **facts: Any) -> None:
-    """Append an event, in one write of one line, for several jobs may write at once."""
+    """Append an event, in one write of one line: several jobs may write at once."""
     entry = {"time_s": round(time.time(), 1), "event": event, "stage": stage, **facts}
     descriptor = os.open(run / LAUNCH / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
@@ -30,22 +32,32 @@ def note(run: Path, event: str, stage: str, **facts: Any) -> None:
         os.close(descriptor)
 
 
+def note_in_job(run: Path, event: str, stage: str, **facts: Any) -> None:
+    """Append an event of this job, with its number, how often it was restarted, and its nodes."""
+    about = {
+        "job": job_id(),
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "nodes": os.environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
+    }
+    note(run, event, stage, **facts, **about)
+
+
 def read_events(run: Path) -> list[dict[str, Any]]:
-    """All events so far, in order."""
+    """Return all events so far, in order."""
     return read_lines(run / LAUNCH / EVENTS)
 
 
 def read_submission(run: Path) -> dict[str, Any] | None:
-    """What was submitted; None where the run was not started by submit.py."""
+    """Return what was submitted; None where launch/submit.py did not start the run."""
     try:
         content = json.loads((run / LAUNCH / SUBMISSION).read_text())
-    except (OSError, ValueError):  # none, or somebody else's file
+    except (OSError, ValueError):  # not there, or somebody else's file
         return None
     return content if isinstance(content, dict) and "jobs" in content else None
 
 
 def write_submission(run: Path, about: dict[str, Any]) -> None:
-    """Put a submission before the earlier ones, which stay; the file is never half written."""
+    """Put a submission before the earlier ones, which stay. The file is never half written."""
     earlier = read_submission(run)
     before = [earlier, *earlier.pop("earlier", [])] if earlier else []
     with submission_of(run) as item:
@@ -55,18 +67,18 @@ def write_submission(run: Path, about: dict[str, Any]) -> None:
 
 
 def submission_of(run: Path) -> Item:
-    """submission.json, as the record of what was written there has it."""
+    """Return submission.json as the record of what we wrote there has it."""
     return Item(run / LAUNCH, "submit", "submission")
 
 
 def last_step(run: Path) -> int:
-    """The step of the newest published checkpoint, 0 where there is none."""
+    """Return the step of the newest published checkpoint, 0 where there is none."""
     pointer = run / "checkpoints" / "latest"
     return int(pointer.read_text().removeprefix("step_")) if pointer.is_file() else 0
 
 
 def own_step(run: Path, job: str) -> int:
-    """The step of the newest checkpoint that a job saved itself, 0 where there is none."""
+    """Return the step of the newest checkpoint that a job saved itself, 0 where there is none."""
     for path in sorted((run / "checkpoints").glob("step_*/COMPLETE"), reverse=True):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # removed, or damaged
             if json.loads(path.read_text()).get("job") == job:

@@ -1,26 +1,25 @@
-"""What runs inside a job: one stage, in every task, and what to do when it must stop.
+"""What runs in each task of a job: one stage, and what to do when Slurm stops it.
 
     srun python -m launch.job STAGE RUN key=value ...     as slurm/train.sbatch does by hand
 
 Slurm stops a job with SIGTERM (preemption, scancel, a lost node) or, some time before the time
-limit, SIGUSR2. Training then saves and returns; if Slurm still calls the job RUNNING (preempted,
-or out of time), rank 0 has it requeued. Otherwise it is being cancelled, or Slurm requeues it
-itself: a job that is COMPLETING is left alone. Without the requeue a preempted job that saved and
-left in good time would count as done, and be lost.
+limit, with SIGUSR2. Training then saves and returns, and rank 0 has the job requeued where
+launch/requeue.py decides so. Preparation and evaluation have nothing to save: they are interrupted
+where they are, and keep the fields that are done.
+
+submitit only writes the sbatch script and carries the stage to the node. Its own `checkpoint()` is
+not used: it runs on rank 0 alone, inside the signal handler, so a save that all ranks take part in
+would hang there; and it ignores SIGTERM, which may be the only signal of a preemption.
 """
 
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from submitit.helpers import TorchDistributedEnvironment
 
 from common import command_line
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, UserError
@@ -28,86 +27,105 @@ from common.lease import TakenError
 from common.slurm_job import job_id
 from common.stop_request import SIGNALS, StopRequest
 from launch import slurm_commands
-from launch.events import last_step, note
+from launch.events import STAGES, last_step, note_in_job
+from launch.requeue import Action, decide, request_requeue
 
-STAGES = ("prepare", "train", "evaluate")
-WAIT_S = 120.0  # for Slurm to end us after a requeue
-TURN_S = 10.0  # between looks whether another preparation of the same data set has ended
+WAIT_S = 120.0  # how long Slurm may take to end this process after a requeue
+TURN_S = 10.0  # between two looks whether another preparation of the same data set has ended
 
 
 class StageStopped(Exception):  # noqa: N818  (not an error)
-    """A signal in a stage that has nothing to save: what it has done so far stays done."""
+    """A signal interrupts a stage that has nothing to save."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage with its arguments; submitit pickles it and calls it in every task."""
+    """A stage with its arguments. submitit pickles it and calls it in every task."""
 
     name: str
     run: str
     arguments: list[str]
 
     def __call__(self) -> None:
-        """Run the stage; leaves the process with its exit code where that is not 0."""
+        """Run the stage. Ends the process with the stage's exit code where that is not 0."""
         with StopRequest() as stop:  # first of all: from here on no signal is lost
-            code = self.guarded(stop)
-            if code == EXIT_STOPPED:
-                code = come_back(Path(self.run), self.name, stop)
+            code, error = self.attempt(stop)
+            if error and stop.signum and self.is_leaving(code, stop):
+                # a rank that is gone, or a worker that the signal reached: no failure
+                code, error = EXIT_STOPPED, ""
+            if error:
+                self.note_error(error)
+            elif code == EXIT_STOPPED:
+                self.stop(stop)
         if code:
             sys.exit(code)
 
-    def guarded(self, stop: StopRequest) -> int:
-        """The stage's exit code; an error is noted with the rank it came from.
-
-        An error while the job is being stopped (a rank that is gone, a worker that the signal
-        reached) is no failure.
-        """
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    def attempt(self, stop: StopRequest) -> tuple[int, str]:
+        """Run the stage; returns its exit code and its error, '' for none."""
         try:
             if is_first():
-                note(Path(self.run), "started", self.name, **where())
-            return run_stage(self.name, self.arguments, stop)
+                note_in_job(Path(self.run), "started", self.name)
+            return run_stage(self.name, self.arguments, stop), ""
         except StageStopped:
-            return EXIT_STOPPED
+            return EXIT_STOPPED, ""
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            message, code = str(error), error.exit_code
+            return error.exit_code, str(error)
         except Exception as error:
             traceback.print_exc()
-            message, code = f"{type(error).__name__}: {error}", EXIT_FAILED
-        if stop.signum and is_leaving(slurm_commands.show_job(job_id()), stop):
-            return EXIT_STOPPED
-        self.note_error(message)
-        return code
+            return EXIT_FAILED, f"{type(error).__name__}: {error}"
+
+    def is_leaving(self, code: int, stop: StopRequest) -> bool:
+        """Return whether the signal came because the job leaves its nodes."""
+        return decide(slurm_commands.show_job(job_id()), code, signum=stop.signum).is_stop
 
     def note_error(self, message: str) -> None:
-        """Keep the reason where `status` finds it."""
+        """Note the reason of a failure, for launch/on_exit.py and `jobs.py status`."""
         rank = int(os.environ.get("SLURM_PROCID", 0))
         reason = message.strip().splitlines()[-1][:300]
-        note(Path(self.run), "error", self.name, rank=rank, reason=reason, **where())
+        note_in_job(Path(self.run), "error", self.name, rank=rank, reason=reason)
+
+    def stop(self, stop: StopRequest) -> None:
+        """After a signal: have the job requeued if it is to go on, and wait to be ended."""
+        if is_first():
+            run, is_ctrl_c = Path(self.run), stop.signum == signal.SIGINT
+            job = {} if is_ctrl_c else slurm_commands.show_job(job_id())
+            decision = decide(job, EXIT_STOPPED, signum=stop.signum)
+            facts = {"step": last_step(run), "reason": decision.reason}
+            if decision.action is Action.END:
+                note_in_job(run, "stopped", self.name, **facts)
+                return
+            if not request_requeue(run, self.name):
+                return
+            note_in_job(run, "requeued", self.name, **facts)
+        if stop.signum != signal.SIGINT:
+            wait_for_the_end(stop)
 
 
 def run_stage(name: str, arguments: list[str], stop: StopRequest) -> int:
-    """Import the stage, late, and call its main."""
+    """Import the stage, late, and return the exit code of its main."""
     if name == "train":
+        from submitit.helpers import TorchDistributedEnvironment
+
         # As torchrun would: rank, world size, rendezvous. Which GPUs are ours Slurm has said.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         from train.__main__ import main as train
 
         return train(arguments, stop)
 
-    def cut_off(signum: int, frame: FrameType | None) -> None:
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        # At any instruction, which is safe: both stages can be run again
         stop.note(signum, frame)
         if stop.num_signals == 1:
             raise StageStopped
 
     for signum in SIGNALS:
-        signal.signal(signum, cut_off)
+        signal.signal(signum, interrupt)
     return prepare_in_turn(arguments) if name == "prepare" else evaluate(arguments)
 
 
 def prepare_in_turn(arguments: list[str]) -> int:
-    """Prepare the data set, after another job that is preparing the same one for its run."""
+    """Prepare the data set; waits while another job prepares the same one for its run."""
     from data_prep.__main__ import main
 
     is_told = False
@@ -122,74 +140,21 @@ def prepare_in_turn(arguments: list[str]) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Evaluate the run."""
+    """Evaluate the run; returns the exit code."""
     from train.evaluate import main
 
     return main(arguments)
 
 
 def is_first() -> bool:
-    """Whether this is the first task of the job."""
+    """Return whether this is the first task of the job."""
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
-def where() -> dict[str, Any]:
-    """Job, restart and nodes, for an event."""
-    return {
-        "job": job_id(),
-        "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-        "nodes": os.environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
-    }
-
-
-def come_back(run: Path, stage: str, stop: StopRequest) -> int:
-    """After a stop: have the job requeued if Slurm means it to go on; returns the exit code."""
-    if stop.signum == signal.SIGINT:  # Ctrl-C: somebody wants it to end
-        if is_first():
-            note(run, "stopped", stage, step=last_step(run), reason="SIGINT", **where())
-        return EXIT_STOPPED
-    if is_first():
-        job = slurm_commands.show_job(job_id())
-        state, step = job.get("JobState", "unknown"), last_step(run)
-        # unknown: better brought back once too often than lost
-        if state not in ("RUNNING", "unknown"):
-            note(run, "stopped", stage, step=step, reason=f"job is {state}", **where())
-            return EXIT_STOPPED
-        refusal = slurm_commands.requeue(job_id())
-        if refusal:
-            note(run, "requeue refused", stage, step=step, reason=refusal, **where())
-            print(f"error: Slurm refuses to requeue: {refusal}", file=sys.stderr)
-            return EXIT_STOPPED
-        note(run, "requeued", stage, step=step, reason=why(job, stop), **where())
-    wait_for_the_end(stop)
-    return EXIT_STOPPED
-
-
-def is_leaving(job: dict[str, str], stop: StopRequest) -> bool:
-    """Whether the signal came because the job is to leave its nodes.
-
-    srun sends SIGTERM too, to end the other ranks when one has crashed; that is a failure.
-    """
-    return job.get("JobState") != "RUNNING" or why(job, stop) != "SIGTERM"
-
-
-def why(job: dict[str, str], stop: StopRequest) -> str:
-    """What the signal means to a job that is still RUNNING."""
-    if stop.signum == signal.SIGUSR2:
-        return "time limit"
-    return "preempted" if was_preempted(job) else "SIGTERM"
-
-
-def was_preempted(job: dict[str, str]) -> bool:
-    """Whether Slurm has preempted this start of a job (PreemptTime may be of an earlier one)."""
-    preempted_at = job.get("PreemptTime", "None")
-    return preempted_at != "None" and preempted_at >= job.get("StartTime", "")
-
-
 def wait_for_the_end(stop: StopRequest) -> None:
-    """Stay until Slurm ends the job: a task that left now could count as the job's success.
+    """Wait until Slurm ends the job: a task that left now could count as the job's success.
 
-    The requeue sends SIGTERM; after the signal that stopped us that is the second.
+    The requeue sends SIGTERM. That is the second signal, after the one that stopped the stage.
     """
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline and stop.num_signals < 2:

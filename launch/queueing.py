@@ -86,7 +86,7 @@ def parameters(
             *profile.srun_args,
         ],
         "teardown": [
-            f"{python} -m launch.ended {shlex.quote(str(run))} {stage} $? {profile.retries}"
+            f"{python} -m launch.on_exit {shlex.quote(str(run))} {stage} $? {profile.retries}"
         ],
         "additional_parameters": more | {"requeue": True, "kill-on-invalid-dep": "yes"},
     }

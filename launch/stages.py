@@ -14,8 +14,7 @@ from common.help_text import describe_fields
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
 from data_prep.dataset.manifest import DATASET, DatasetError, read_description
 from launch import slurm_commands
-from launch.events import LAUNCH, SUBMISSION, read_submission
-from launch.job import STAGES
+from launch.events import LAUNCH, STAGES, SUBMISSION, read_submission
 from launch.profiles import Profile
 from launch.run_jobs import queued_jobs
 from train.config import PRESETS, TrainConfig

@@ -36,8 +36,7 @@ from common.command_line import UsageError
 from common.help_text import field_docs
 from common.stop_request import StopRequest
 from launch import slurm_commands
-from launch.events import LAUNCH, note
-from launch.job import STAGES
+from launch.events import LAUNCH, STAGES, note
 from launch.profiles import Profile, has_control_characters, load_profile
 from launch.queueing import plan, queue, record, script, take_snapshot, with_kept_config
 from launch.run_jobs import submitting

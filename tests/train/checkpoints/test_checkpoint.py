@@ -156,7 +156,7 @@ def test_it_says_which_job_saved_it(
     save: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By which launch.ended tells a job's own progress; the state is the same whoever saved it."""
+    """launch.on_exit reads it, to tell a job's own progress; the state is the same either way."""
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -1,12 +1,10 @@
-"""jobs.py, doctor.py and the decisions after a failure, without a cluster.
+"""jobs.py and doctor.py, and the jobs of a run, without a cluster.
 
 What Slurm answers comes from executables on PATH that answer as the real ones were seen to; the
 real ones are asked in test_cluster.py.
 """
 
 import json
-import shutil
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +13,12 @@ from pathlib import Path
 import pytest
 
 from common import lease
-from common.command_line import EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
-from common.stop_request import StopRequest
+from common.command_line import UsageError, UserError
 from data_prep.claim import WHOLE, lease_of
-from launch import ended, jobs, slurm_commands
 from launch import job as in_job
+from launch import jobs
 from launch.doctor import main as doctor
-from launch.events import note, own_step, read_events, write_submission
-from launch.job import come_back, is_leaving, why
+from launch.events import note, write_submission
 from launch.run_jobs import queued_jobs, submitting
 from tests.launch.fakes import answer, write
 
@@ -43,20 +39,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     return folder
-
-
-def save(run: Path, step: int, job: str) -> None:
-    """As much of a checkpoint as launch/ reads."""
-    folder = run / "checkpoints" / f"step_{step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "COMPLETE").write_text(json.dumps({"job": job}))
-    (folder.parent / "latest").write_text(f"{folder.name}\n")
-
-
-def stopped_by(signum: int) -> StopRequest:
-    stop = StopRequest()
-    stop.note(signum, None)
-    return stop
 
 
 def test_a_preparation_waits_for_another_run_that_prepares_the_same_data(
@@ -80,136 +62,6 @@ def test_a_preparation_waits_for_another_run_that_prepares_the_same_data(
     assert told.err.count("is preparing it; ") == 1
     assert "this job waits for it" in told.err
     assert "kept as they were: 1 field" in told.out
-
-
-RUNNING = {"JobState": "RUNNING", "PreemptTime": "None", "StartTime": "2026-01-02T10:00:00"}
-
-
-class TestWhy:
-    """What a signal means, from what Slurm says of the job."""
-
-    @pytest.mark.parametrize(
-        ("job", "signum", "reason", "leaves"),
-        [
-            ({}, signal.SIGUSR2, "time limit", True),
-            ({"PreemptTime": "2026-01-02T10:05:00"}, signal.SIGTERM, "preempted", True),
-            ({"PreemptTime": "2026-01-02T09:00:00"}, signal.SIGTERM, "SIGTERM", False),
-            ({}, signal.SIGTERM, "SIGTERM", False),
-            ({"JobState": "COMPLETING"}, signal.SIGTERM, "SIGTERM", True),
-        ],
-    )
-    def test_reason(self, job: dict[str, str], signum: int, reason: str, leaves: bool) -> None:
-        stop = stopped_by(signum)
-        assert why(RUNNING | job, stop) == reason
-        assert is_leaving(RUNNING | job, stop) is leaves
-
-
-class TestEnded:
-    """The last line of a job's script."""
-
-    def end(self, run: Path, code: int, retries: int = 2) -> int:
-        return ended.main([str(run), "train", str(code), str(retries)])
-
-    def last(self, run: Path) -> str:
-        return str(read_events(run)[-1]["event"])
-
-    def test_success_is_noted(self, run: Path, slurm: Path) -> None:
-        assert self.end(run, 0) == 0
-        assert self.last(run) == "finished"
-
-    def test_a_failure_is_brought_back_until_there_was_no_progress(
-        self, run: Path, slurm: Path
-    ) -> None:
-        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
-        seen = []
-        for step in (4, 4, 9, 9, 9):  # a newer checkpoint before the third starts the count anew
-            save(run, step, job="7")
-            assert self.end(run, 137) == 137
-            seen.append(self.last(run))
-        assert seen == ["failed", "failed", "failed", "failed", "gave up"]
-        assert read_events(run)[-1]["reason"] == "killed by SIGKILL"
-        assert (slurm / "called").read_text().splitlines().count("requeue 7") == 4
-
-    def test_what_another_job_saves_is_no_progress_of_this_one(
-        self, run: Path, slurm: Path
-    ) -> None:
-        """Also where the other's checkpoints push out those of this job."""
-        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
-        save(run, 4, job="7")
-        seen = []
-        for step in (6, 8, 10):
-            save(run, step, job="5")
-            self.end(run, 1)
-            shutil.rmtree(run / "checkpoints" / "step_00000004", ignore_errors=True)
-            seen.append(self.last(run))
-        assert seen == ["failed", "failed", "gave up"]
-        assert read_events(run)[-1]["step"] == 10
-
-    def test_a_damaged_checkpoint_is_nobodys(self, run: Path) -> None:
-        for step, text in ((7, '{"job": '), (8, "[]"), (9, "{}")):
-            save(run, step, job="7")
-            (run / "checkpoints" / f"step_{step:08d}" / "COMPLETE").write_text(text)
-        save(run, 3, job="7")
-        assert own_step(run, "7") == 3
-        assert own_step(run, "8") == 0
-
-    def test_a_wrong_command_line_is_not_tried_again(self, run: Path, slurm: Path) -> None:
-        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
-        self.end(run, EXIT_USAGE)
-        assert self.last(run) == "gave up"
-
-    @pytest.mark.parametrize("code", [255, 161, 127])
-    def test_a_code_that_is_no_signal_is_brought_back_too(
-        self, code: int, run: Path, slurm: Path
-    ) -> None:
-        """A container runtime's, or sys.exit(-1)."""
-        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
-        assert self.end(run, code) == code
-        assert self.last(run) == "failed"
-        assert read_events(run)[-1]["reason"] == f"exit code {code}"
-
-    def test_a_job_that_is_leaving_is_left_alone(self, run: Path, slurm: Path) -> None:
-        answer(slurm, "scontrol", "JobId=7 JobState=COMPLETING")
-        assert self.end(run, 75) == 75
-        assert read_events(run) == []
-        assert "requeue" not in (slurm / "called").read_text()
-
-    def test_a_refused_requeue_is_tried_again_and_then_reported(
-        self, run: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(slurm_commands, "WAIT_S", 0.0)
-        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
-        script = (slurm / "scontrol").read_text()
-        refuse = 'if [ "$1" = requeue ]; then echo "Requested operation disabled" >&2; exit 1; fi\n'
-        (slurm / "scontrol").write_text(script.replace("printf", refuse + "printf"))
-        self.end(run, 1)
-        assert (slurm / "called").read_text().splitlines().count("requeue 7") == 5
-        assert self.last(run) == "requeue refused"
-        assert "disabled" in read_events(run)[-1]["reason"]
-
-    def test_a_preemption_before_python_could_hear_it_is_not_counted(
-        self, run: Path, slurm: Path
-    ) -> None:
-        preempted = "JobId=7 JobState=RUNNING StartTime=2026-01-02T10 PreemptTime=2026-01-02T11"
-        answer(slurm, "scontrol", preempted)
-        for _ in range(5):
-            self.end(run, 143, retries=1)
-        assert {event["event"] for event in read_events(run)} == {"requeued"}
-
-    def test_ctrl_c_stays_stopped(self, run: Path, slurm: Path) -> None:
-        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
-        note(run, "started", "train", job="7")
-        assert come_back(run, "train", stopped_by(signal.SIGINT)) == EXIT_STOPPED
-        assert self.end(run, EXIT_STOPPED) == EXIT_STOPPED
-        assert self.last(run) == "stopped"
-        assert not (slurm / "called").exists() or "requeue" not in (slurm / "called").read_text()
-
-    def test_the_error_of_a_rank_is_the_reason(self, run: Path, slurm: Path) -> None:
-        answer(slurm, "scontrol", "JobId=7 JobState=RUNNING")
-        note(run, "started", "train", job="7")
-        note(run, "error", "train", job="7", rank=3, reason="no space left")
-        self.end(run, 1)
-        assert read_events(run)[-1]["reason"] == "rank 3: no space left"
 
 
 class TestJobs:
