@@ -1,10 +1,10 @@
 """The stages of a chain: which of them there are to do, and what each is told."""
 
 import shlex
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,10 @@ def absolute(key: str, value: str) -> str:
     return str(Path(value).resolve()) if is_path and value else value
 
 
-def stage_keys(stage: str) -> set[str]:
-    """Every key of a stage that a submission may give: config= is that of training."""
-    keys = {key for key, *_ in describe_fields(CONFIGS[stage])}
+@cache
+def stage_keys(stage: str) -> frozenset[str]:
+    """Return every key of a stage that a submission may give: config= is that of training."""
+    keys = frozenset(key for key, *_ in describe_fields(CONFIGS[stage]))
     return keys - {"config"} if stage == "prepare" else keys
 
 
@@ -131,16 +132,26 @@ def load_training(settings: Sequence[str]) -> TrainConfig:
 
 def check(arguments: dict[str, list[str]], request: Request) -> None:
     """Refuse what a stage would refuse, before anything is queued. Raises UsageError."""
-    for stage, given in arguments.items():
-        presets = PRESETS if stage == "train" else None
-        try:
-            config: Any = command_line.load(CONFIGS[stage], given, preset_folder=presets)
-            if stage == "prepare":
-                check_preparation(config, request)
-            elif stage == "train" and "prepare" not in arguments:
-                check_data(Path(config.data))
-        except UsageError as error:
-            raise UsageError(f"{stage}: {error}") from None
+    configs: dict[str, Any] = {}
+    for stage, given in arguments.items():  # all settings before any data, which take longer
+        with naming(stage):
+            presets = PRESETS if stage == "train" else None
+            configs[stage] = command_line.load(CONFIGS[stage], given, preset_folder=presets)
+    if "prepare" in configs:
+        with naming("prepare"):
+            check_preparation(configs["prepare"], request)
+    elif "train" in configs:
+        with naming("train"):
+            check_data(Path(configs["train"].data))
+
+
+@contextmanager
+def naming(stage: str) -> Iterator[None]:
+    """While this context lasts, put the stage's name before a UsageError."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{stage}: {error}") from None
 
 
 def check_preparation(config: PrepConfig, request: Request) -> None:

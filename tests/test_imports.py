@@ -170,20 +170,30 @@ print("LOADED", *sys.modules)
     assert not loaded & LARGE
 
 
-def test_wrong_settings_of_a_submission_wait_for_no_large_library() -> None:
-    script = """
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [
+        ("submit", ["--help"]),
+        ("submit", ["--dry-run", "sede=1"]),
+        ("submit", ["--dry-run", "epochs=many"]),
+        ("submit", ["--dry-run", "--nodes", "0"]),
+        ("jobs", ["--help"]),
+        ("doctor", ["--help"]),
+    ],
+)
+def test_launching_answers_at_once(command: str, argv: list[str]) -> None:
+    script = f"""
 import sys
 from common.command_line import UsageError
-from launch.submit import main
+from launch.{command} import main
 try:
-    main(["--dry-run", "sede=1"])
-except UsageError as error:
-    assert "sede" in str(error)
-print("LOADED", *sys.modules)
+    main({argv!r})
+except (UsageError, SystemExit):
+    print("LOADED", *sys.modules)
 """
     loaded = loaded_in(script)
-    assert "launch.stages" in loaded
-    assert not loaded & LARGE
+    assert f"launch.{command}" in loaded
+    assert not loaded & {*LARGE, "submitit"}
 
 
 def loaded_in(script: str) -> set[str]:
