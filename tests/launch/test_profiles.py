@@ -39,6 +39,37 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return load
 
 
+@pytest.mark.parametrize(
+    ("name", "train", "evaluate"),
+    [
+        ("cpu", {"cpus-per-task": "2", "ntasks-per-node": "2"}, {"cpus-per-task": "2"}),
+        (
+            "dev",
+            {"cpus-per-task": "1", "ntasks-per-node": "2", "gpus-per-node": "2"}
+            | {"partition": "low", "signal": "USR2@30", "time": "60"},
+            {"cpus-per-task": "1", "partition": "low", "signal": "USR2@30", "time": "60"},
+        ),
+        (
+            "preemptible",
+            {"cpus-per-task": "8", "ntasks-per-node": "2", "gpus-per-node": "2"}
+            | {"partition": "preemptible", "signal": "USR2@180", "time": "1440"},
+            {"cpus-per-task": "8", "partition": "preemptible", "signal": "USR2@180"}
+            | {"time": "1440"},
+        ),
+    ],
+)
+def test_a_shipped_profile_asks_for_this_where_the_default_does_not(
+    name: str, train: dict[str, str], evaluate: dict[str, str]
+) -> None:
+    """What the default asks for is in default.sbatch."""
+    default, asked = scripts(load_profile("default", {})), scripts(load_profile(name, {}))
+    for label, expected in (("train", train), ("evaluate", evaluate)):
+        added = [argument.removeprefix("--") for argument in asked[label]]
+        new = dict(pair.split("=", 1) for pair in added if f"--{pair}" not in default[label])
+        assert new == expected
+        assert any("gpu" in pair for pair in added) is (name != "cpu")
+
+
 class TestGPUs:
     """A number, or a type and a number."""
 
