@@ -7,10 +7,10 @@
     slurm/dev_cluster.py status
     sudo slurm/dev_cluster.py down                ends what `up` started, and nothing else
 
-Two partitions share the nodes n1, n2, ...: `low` is preempted by `high` (SIGTERM, ten seconds of
-grace, requeue). Each node claims 4 CPUs and 2 GPUs, whatever the machine has. All files are in
---folder, of which `up` replaces only its own; beside it only /etc/hosts is touched, for the names
-of the nodes to resolve.
+Two partitions share the nodes n1, n2, ...: `high` preempts `low` (SIGTERM, ten seconds of grace,
+requeue). Each node claims 4 CPUs and 2 GPUs, whatever the machine has, and its name is a feature
+(--constraint n1). All files are in --folder, where `up` replaces only its own. Outside of it only
+/etc/hosts changes, so that the names of the nodes resolve.
 """
 
 import argparse
@@ -60,12 +60,13 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 \
-RealMemory=4000 Gres=gpu:pretend:2
+NodeName=DEFAULT CPUs=4 RealMemory=4000 Gres=gpu:pretend:2
+{node_lines}
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE \
 GraceTime=10
 PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} Feature={name}"
 GRES_CONF = "NodeName=n[1-{nodes}] Name=gpu Type=pretend File=/dev/tty[1-2]\n"
 
 
@@ -110,13 +111,17 @@ def up(folder: Path, nodes: int, port: int) -> None:
     down(folder)
     remove(folder)
     (folder / "state").mkdir(parents=True)
-    names = {"host": socket.gethostname(), "folder": folder, "nodes": nodes, "port": port}
-    ports = {"first": port + 1, "last": port + nodes}
-    (folder / "slurm.conf").write_text(marked(SLURM_CONF.format(**names, **ports)))
-    (folder / "gres.conf").write_text(GRES_CONF.format(**names))
+    names = [f"n{number}" for number in range(1, nodes + 1)]
+    host = socket.gethostname()
+    lines = [NODE.format(name=name, host=host, port=port + i) for i, name in enumerate(names, 1)]
+    configuration = SLURM_CONF.format(
+        host=host, folder=folder, port=port, node_lines="\n".join(lines)
+    )
+    (folder / "slurm.conf").write_text(marked(configuration))
+    (folder / "gres.conf").write_text(GRES_CONF.format(nodes=nodes))
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
-    add_hosts(folder, [f"n{number}" for number in range(1, nodes + 1)])
+    add_hosts(folder, names)
 
     # --force: the folder may be under one that others may write to (/tmp)
     kinds = ("socket", "key-file", "pid-file", "log-file", "seed-file")
@@ -124,8 +129,8 @@ def up(folder: Path, nodes: int, port: int) -> None:
     files = [f"--{kind}={folder / name}" for kind, name in zip(kinds, names_of, strict=True)]
     start("munged", "--force", *files)
     start("slurmctld", "-f", str(folder / "slurm.conf"), "-c")
-    for number in range(1, nodes + 1):
-        start("slurmd", "-f", str(folder / "slurm.conf"), "-N", f"n{number}")
+    for name in names:
+        start("slurmd", "-f", str(folder / "slurm.conf"), "-N", name)
     wait_until_idle(folder, nodes)
     print(f'{nodes} nodes are up. To use them: eval "$({sys.argv[0]} env --folder {folder})"')
 

@@ -193,8 +193,8 @@ def test_a_submission_that_is_another_programs_is_left_alone(raw: Path, tmp_path
 
 
 def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path: Path) -> None:
-    """--cluster local: prepare, train, evaluate, without Slurm. On two ranks at first, where SIGUSR2
-    would end torchrun before a save, and then on one."""
+    """--cluster local. On two ranks at first, where SIGUSR2 would end torchrun before a save, and
+    then on one."""
     raw, run = tmp_path / "raw", tmp_path / "run"
     synthetic([f"out={raw}", "fields=2", "cases=4", "width_px=200", "height_px=192"])
     chain = [
