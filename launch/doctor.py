@@ -1,9 +1,9 @@
-"""Can this machine, or this cluster, run it?
+"""Check whether Eosin can run on this machine, or on this cluster.
 
     python launch/doctor.py [--profile NAME] [--shared FOLDER] [--save-s 60]
 
-A line a question: fine, doubtful with the reason, or fatal with what to change. Exit code 1 where
-anything is fatal. Without Slurm it tells the facts of this machine.
+It prints one line per question: fine, doubtful with the reason, or fatal with what to change. The
+exit code is 1 where anything is fatal. Without Slurm it describes this machine.
 """
 
 import argparse
@@ -38,16 +38,19 @@ class Finding:
 
 
 def main(argv: list[str]) -> int:
-    """Print every finding; 1 where one is fatal."""
+    """Print every finding; returns 1 where one is fatal."""
     parser = argparse.ArgumentParser(
         prog="python launch/doctor.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--profile", default="default", help="slurm/NAME.yaml (default)")
-    parser.add_argument("--shared", type=Path, default=Path("."), help="where runs will be (.)")
+    parser.add_argument("--profile", default="default", help="cluster's settings: slurm/NAME.yaml")
+    parser.add_argument("--shared", type=Path, default=Path("."), help="folder for runs (.)")
     parser.add_argument(
-        "--save-s", type=float, default=10.0, help="seconds that a step and a save take (10)"
+        "--save-s",
+        type=float,
+        default=10.0,
+        help="seconds that a step and a save take (10)",
     )
     options = parser.parse_args(argv)
     profile = load_profile(options.profile, {})
@@ -59,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def about_machine(profile: Profile) -> Iterator[Finding]:
-    """Processor, memory, shared memory, GPUs of the machine that this runs on."""
+    """Look at processor, memory, shared memory and GPUs of this machine."""
     cores = len(os.sched_getaffinity(0))
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield Finding(FINE, "this machine", f"{cores} cores, {memory_gb:.0f} GB of memory")
@@ -67,13 +70,13 @@ def about_machine(profile: Profile) -> Iterator[Finding]:
     if free_gb >= SHM_NEEDED_GB:
         yield Finding(FINE, "/dev/shm", f"{free_gb:.1f} GB free")
     else:
-        advice = "loader workers pass images through it; use loader_workers=0, or have it enlarged"
+        advice = "loader workers need it to pass images on; enlarge it, or use loader_workers=0"
         yield Finding(DOUBTFUL, "/dev/shm", f"{free_gb:.1f} GB free: {advice}")
     yield about_gpus(profile)
 
 
 def about_gpus(profile: Profile) -> Finding:
-    """CUDA and NCCL."""
+    """Look for CUDA and NCCL."""
     import torch
 
     if torch.cuda.is_available():
@@ -81,38 +84,40 @@ def about_gpus(profile: Profile) -> Finding:
             torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
         )
         nccl = torch.distributed.is_nccl_available()
-        answer = f"{names}; torch {torch.__version__}, NCCL {'there' if nccl else 'missing'}"
+        answer = f"{names}; torch {torch.__version__}, {'with' if nccl else 'without'} NCCL"
         return Finding(FINE if nccl else FATAL, "GPUs", answer)
     if profile.gpus and torch.version.cuda is None:
-        answer = f"torch {torch.__version__} is a build without CUDA: ranks will compute on CPUs"
+        answer = f"torch {torch.__version__} was built without CUDA: ranks will compute on CPUs"
         return Finding(DOUBTFUL, "GPUs", answer)
     return Finding(FINE, "GPUs", "none on this machine")
 
 
 def about_folder(folder: Path) -> Iterator[Finding]:
-    """Whether runs can be written where they are to be."""
+    """Check that runs can be written into a folder."""
     question = f"folder {folder.resolve()}"
     if not folder.is_dir():
-        yield Finding(FATAL, question, "is not there; name one with --shared")
+        yield Finding(FATAL, question, "does not exist; name one with --shared")
     elif not os.access(folder, os.W_OK):
-        yield Finding(FATAL, question, "may not be written; name another with --shared")
+        yield Finding(FATAL, question, "is not writable; name another with --shared")
     else:
         free_gb = shutil.disk_usage(folder).free / 1e9
         verdict = FINE if free_gb > 5 else DOUBTFUL
-        yield Finding(verdict, question, f"can be written, {free_gb:.0f} GB free")
+        yield Finding(verdict, question, f"is writable, {free_gb:.0f} GB free")
 
 
 def about_slurm(profile: Profile, save_s: float, shared: Path) -> Iterator[Finding]:
-    """Everything that decides whether a preempted run comes back."""
+    """Check what decides whether a preempted run comes back."""
     missing = [name for name in ("sbatch", "srun", "scontrol", "squeue") if not shutil.which(name)]
     if missing:
-        answer = f"no {', '.join(missing)} here: use torchrun, or submit.py --cluster local"
+        answer = f"{', '.join(missing)} not found: use torchrun, or submit.py --cluster local"
         yield Finding(DOUBTFUL, "Slurm", answer)
         return
     settings = slurm_commands.show_config()
     if not settings:
         yield Finding(
-            FATAL, "Slurm", "its commands are here but no controller answers: scontrol ping"
+            FATAL,
+            "Slurm",
+            "installed, but no controller answers: try scontrol ping",
         )
         return
     yield Finding(FINE, "Slurm", f"{settings.get('SLURM_VERSION', '?')} answers")
@@ -122,26 +127,26 @@ def about_slurm(profile: Profile, save_s: float, shared: Path) -> Iterator[Findi
 
 
 def about_requeue(settings: dict[str, str]) -> Finding:
-    """JobRequeue."""
+    """Look at JobRequeue."""
     if settings.get("JobRequeue", "1").strip() == "1":
-        return Finding(FINE, "JobRequeue", "1: jobs may be brought back")
-    answer = "0: only jobs with --requeue come back; submit.py asks for that"
+        return Finding(FINE, "JobRequeue", "1: Slurm may requeue jobs")
+    answer = "0: Slurm requeues only jobs with --requeue, which submit.py asks for"
     return Finding(DOUBTFUL, "JobRequeue", answer)
 
 
 def about_partition(profile: Profile, settings: dict[str, str], save_s: float) -> Iterator[Finding]:
-    """The partition, what preemption does there, and whether its grace is long enough."""
+    """Check the partition, what preemption does there, and whether the grace is long enough."""
     name = profile.partition or default_partition()
     partition = slurm_commands.show_partition(name) if name else {}
     if not partition:
         known = ", ".join(partition_names())
-        answer = f"not on this cluster; there are: {known}: set partition in slurm/*.yaml"
+        answer = f"not on this cluster, which has {known}: set partition in slurm/*.yaml"
         yield Finding(FATAL, f"partition {name or '(default)'}", answer)
         return
     yield Finding(FINE, f"partition {name}", f"{partition.get('Nodes', '?')}")
     mode = partition.get("PreemptMode", settings.get("PreemptMode", "OFF").strip())
     if mode == "CANCEL":
-        answer = "CANCEL: a preempted job is not brought back by Slurm; rank 0 asks for it in time"
+        answer = "CANCEL: Slurm does not requeue a preempted job; rank 0 asks for it in time"
         yield Finding(DOUBTFUL, "PreemptMode", answer)
     else:
         yield Finding(FINE, "PreemptMode", mode)
@@ -149,19 +154,19 @@ def about_partition(profile: Profile, settings: dict[str, str], save_s: float) -
     user_signal = "send_user_signal" in settings.get("PreemptParameters", "")
     signals = "SIGTERM" + (" and the user signal" if user_signal else "")
     if mode == "OFF" or grace_s >= save_s:
-        answer = f"{grace_s} s after {signals}, for a step and a save of {save_s:g} s"
+        answer = f"{grace_s} s after {signals}; one step and one save take {save_s:g} s"
         yield Finding(FINE, "GraceTime", answer)
     else:
         answer = (
-            f"{grace_s} s after {signals}, less than a step and a save take ({save_s:g} s): a"
-            " preemption costs the steps since the last checkpoint; lower save_every_s"
+            f"{grace_s} s after {signals}, but one step and one save take {save_s:g} s: preemption"
+            " costs the steps since the last checkpoint; lower save_every_s"
         )
         yield Finding(DOUBTFUL, "GraceTime", answer)
     yield about_lead(profile, save_s)
 
 
 def about_lead(profile: Profile, save_s: float) -> Finding:
-    """The time limit's warning."""
+    """Check how long before the time limit the signal comes."""
     answer = f"{profile.signal_lead_s} s before the limit (Slurm may be a minute early)"
     if profile.signal_lead_s >= 2 * save_s:
         return Finding(FINE, "signal_lead_s", answer)
@@ -169,20 +174,20 @@ def about_lead(profile: Profile, save_s: float) -> Finding:
 
 
 def default_partition() -> str:
-    """The partition of jobs that name none."""
+    """Return the partition of jobs that name none; '' where Slurm has no default."""
     code, text = slurm_commands.ask("sinfo", "--noheader", "--format=%P")
     marked = [name.rstrip("*") for name in text.split() if name.endswith("*")]
     return marked[0] if code == 0 and marked else ""
 
 
 def partition_names() -> list[str]:
-    """All partitions of the cluster."""
+    """Return all partitions of the cluster."""
     code, text = slurm_commands.ask("sinfo", "--noheader", "--format=%R")
     return sorted(set(text.split())) if code == 0 else []
 
 
 def about_node(profile: Profile, shared: Path) -> Iterator[Finding]:
-    """What a node has and sees: a job of a second, if one starts at once."""
+    """Run a job of one second, if it can start at once, to look at a node."""
     where = [f"--partition={profile.partition}"] if profile.partition else []
     where += ["--immediate=15", "--nodes=1", "--ntasks=1"]
     looks = (
@@ -194,7 +199,7 @@ def about_node(profile: Profile, shared: Path) -> Iterator[Finding]:
     code, text = slurm_commands.ask("srun", *where, cpus, "sh", "-c", looks)
     if code:
         reason = text.splitlines()[-1] if text else "no answer"
-        yield Finding(DOUBTFUL, "a node", f"not tried, no job could start at once: {reason}")
+        yield Finding(DOUBTFUL, "a node", f"not tried, no job can start at once: {reason}")
         return
     for name, folder in (("project", ROOT), ("shared", shared.resolve())):
         if name in text.split():
@@ -209,7 +214,9 @@ def about_node(profile: Profile, shared: Path) -> Iterator[Finding]:
     cores = int(facts.get("cpus", 0))
     verdict = FINE if cores >= profile.cpus_per_task else DOUBTFUL
     yield Finding(
-        verdict, "cpus per task", f"{profile.cpus_per_task} asked for, a task may use {cores}"
+        verdict,
+        "cpus per task",
+        f"the profile asks for {profile.cpus_per_task}, and a task may use {cores}",
     )
 
 

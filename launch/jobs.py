@@ -1,11 +1,11 @@
-"""Watch and end runs on a cluster.
+"""Watch and cancel runs on a cluster.
 
-python launch/jobs.py status [RUN]            jobs, restarts, how far, how good
+python launch/jobs.py status [RUN]            jobs, restarts, progress, best validation
 python launch/jobs.py logs [RUN] [-f] [--stage train] [--rank 0]
 python launch/jobs.py cancel RUN              every job of the run; what is saved stays
 python launch/jobs.py list [FOLDER]           the runs in a folder (runs)
 
-Without RUN it is the newest in runs/.
+Without RUN they take the newest run in runs/.
 """
 
 import argparse
@@ -43,7 +43,7 @@ STORY = ("requeued", "stopped", "failed", "requeue refused", "gave up", "cancell
 
 
 def main(argv: list[str]) -> int:
-    """Do what the command line says."""
+    """Run a subcommand; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python launch/jobs.py",
         description=__doc__,
@@ -52,11 +52,11 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("status", "logs", "cancel"):
         command = commands.add_parser(name)
-        command.add_argument(
-            "run", nargs="?", help="a run's folder; the newest in runs/ if left out"
-        )
+        command.add_argument("run", nargs="?", help="folder of a run (the newest in runs/)")
         if name == "logs":
-            command.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
+            command.add_argument(
+                "-f", "--follow", action="store_true", help="go on as the log grows"
+            )
             command.add_argument("--stage", default="", help="prepare, join, train or evaluate")
             command.add_argument("--rank", type=int, default=0, help="rank, or array task (0)")
     commands.add_parser("list").add_argument("folder", type=Path, nargs="?", default=Path("runs"))
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     command, given = options.command, options.run
     options.run = find_run(given) if given else newest_submitted(command)
     if read_submission(options.run) is None and not known_jobs(options.run):
-        raise UsageError(f"{options.run}: no job of launch/submit.py or slurm/train.sbatch")
+        raise UsageError(f"{options.run}: holds no job of launch/submit.py or slurm/train.sbatch")
     if options.command == "status":
         print("\n".join(status(options.run)))
         return 0
@@ -76,20 +76,21 @@ def main(argv: list[str]) -> int:
 
 
 def find_run(given: str) -> Path:
-    """Return the folder of a run that is given by its path, with or without run=, or by its name
-    in runs/."""
+    """Return the folder of a run, given as its path, as run=PATH, or as its name in runs/."""
     path = Path(given.removeprefix("run="))
     return RUNS / path if (RUNS / path / LAUNCH).is_dir() else path
 
 
 def newest_submitted(command: str) -> Path:
-    """Return the run in runs/ that was submitted last. Raises UsageError where there is none, or
-    where its jobs would be ended without being named."""
+    """Return the run in runs/ that was submitted last.
+
+    Raises UsageError where there is none, and for `cancel`, which asks for the name.
+    """
     try:
         run = newest_run(mark=f"{LAUNCH}/{SUBMISSION}")
     except UsageError:
         raise UsageError(
-            f"no run in {RUNS}/ that launch/submit.py started; name its folder"
+            f"{RUNS}/ holds no run that launch/submit.py started; name the folder of one"
         ) from None
     if command == "cancel":
         raise UsageError(f"cancel: name the run; the newest is python launch/jobs.py cancel {run}")
@@ -97,7 +98,7 @@ def newest_submitted(command: str) -> Path:
 
 
 def status(run: Path) -> list[str]:
-    """Lines that say where a run is, with the newest jobs and all that are in the queue."""
+    """Return the lines of `status`: the newest jobs, all jobs in the queue, progress and events."""
     submission = read_submission(run)
     newest = submission["jobs"].values() if submission else [job.job for job in known_jobs(run)]
     lines = [f"run       {run} ({origin(submission)})"]
@@ -113,7 +114,7 @@ def status(run: Path) -> list[str]:
         if job.job in newest or in_queue(tasks):
             lines += [row(job, state) for state in job_states(job, tasks, events)]
     if silence:
-        lines.append(f"{silence}; states are what the jobs noted, an earlier one may be missing")
+        lines.append(f"{silence}; the states are the jobs' own notes, some jobs may be missing")
     lines += progress(run)
     for event in events:
         if event["event"] in STORY:
@@ -122,7 +123,7 @@ def status(run: Path) -> list[str]:
 
 
 def origin(submission: dict[str, Any] | None) -> str:
-    """When and of which code a run was submitted."""
+    """Return when a run was submitted, and the revision of its code."""
     if submission is None:
         return "submitted by hand, or its submission was cut off"
     submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(submission["time_s"]))
@@ -130,7 +131,7 @@ def origin(submission: dict[str, Any] | None) -> str:
 
 
 def row(job: RunJob, state: dict[str, str]) -> str:
-    """A job, or a task of an array, as a line of the table."""
+    """Format a job, or a task of an array, as a line of the table."""
     line = f"{job.label:9} {job.job:>8}  {state['state']:12} {state['nodes']:14}"
     return f"{line} {state['restarts']:>8}  {state['reason']}".rstrip()
 
@@ -138,10 +139,10 @@ def row(job: RunJob, state: dict[str, str]) -> str:
 def job_states(
     job: RunJob, tasks: list[dict[str, str]], events: list[dict[str, Any]]
 ) -> list[dict[str, str]]:
-    """State, nodes, restarts and reason of a job, or of each task of an array.
+    """Return state, nodes, restarts and reason of a job, or of each task of an array.
 
-    From the queue while Slurm knows the job; then from its accounts, where it keeps any; then from
-    what the job itself noted.
+    They come from the queue while Slurm knows the job, then from its accounts where it keeps any,
+    else from the events that the job noted.
     """
     if tasks:
         return [
@@ -169,7 +170,7 @@ def job_states(
 
 
 def progress(run: Path) -> list[str]:
-    """How far training is, how good, and how long ago it last said so."""
+    """Return lines about the training: step, age of the last report, best validation, restarts."""
     path = run / "progress.json"
     if not path.is_file():
         return ["training  has not begun"]
@@ -193,7 +194,7 @@ def progress(run: Path) -> list[str]:
 
 
 def age(seconds: float) -> str:
-    """A duration for a reader."""
+    """Format a duration."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -201,7 +202,7 @@ def age(seconds: float) -> str:
 
 
 def story(event: dict[str, Any]) -> str:
-    """An event as a line."""
+    """Format an event as a line."""
     when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time_s"]))
     step = f" at step {event['step']}" if "step" in event and event["stage"] == "train" else ""
     reason = f": {event['reason']}" if event.get("reason") else ""
@@ -209,7 +210,7 @@ def story(event: dict[str, Any]) -> str:
 
 
 def cancel(run: Path) -> int:
-    """Cancel every job of a run in the queue, the last first, so that none starts in between."""
+    """Cancel every job of a run, the last one first, so that none starts meanwhile."""
     queued = list(queued_jobs(run))
     if not queued:
         print(f"no job of {run} is in the queue")
@@ -223,12 +224,12 @@ def cancel(run: Path) -> int:
     if refused:
         print("\n".join(f"error: {line}" for line in refused), file=sys.stderr)
         return 1
-    print(f"cancelled {', '.join(job.job for job in queued)}; what was saved is in {run}")
+    print(f"cancelled {', '.join(job.job for job in queued)}; the checkpoints stay in {run}")
     return 0
 
 
 def logs(run: Path, stage: str, rank: int, follow: bool) -> int:
-    """Print (or follow) a log."""
+    """Print or follow a log."""
     path = find_log(run, stage, rank)
     if follow:
         os.execvp("tail", ["tail", "-n", "+1", "-F", str(path)])
@@ -237,11 +238,11 @@ def logs(run: Path, stage: str, rank: int, follow: bool) -> int:
 
 
 def find_log(run: Path, stage: str, rank: int) -> Path:
-    """The log of a rank of the newest job that has one, of a stage or of any."""
+    """Return the log of a rank, of the newest job that has one. Raises UsageError."""
     jobs = known_jobs(run)
     labels = dict.fromkeys(job.label for job in jobs)
     if stage and stage not in labels:
-        raise UsageError(f"--stage {stage}: there are: {', '.join(labels)}")
+        raise UsageError(f"--stage {stage}: the run has: {', '.join(labels)}")
     for job in reversed([job for job in jobs if stage in ("", job.label)]):
         # an array's tasks have a folder each, with a log of rank 0
         for pattern in (f"{job.job}/*_{rank}_log.out", f"{job.job}_{rank}/*_0_log.out"):
@@ -252,12 +253,12 @@ def find_log(run: Path, stage: str, rank: int) -> Path:
         for path in (run / LAUNCH / JOBS).glob("*/*_log.out")
         if (match := re.search(r"_(\d+)_log\.out$", path.name))
     }
-    there = ", ".join(map(str, sorted(ranks))) or "none"
-    raise UsageError(f"no log of rank {rank}; there are ranks: {there}")
+    known = ", ".join(map(str, sorted(ranks))) or "none"
+    raise UsageError(f"no log of rank {rank}; ranks with a log: {known}")
 
 
 def list_runs(folder: Path) -> int:
-    """A line a run."""
+    """Print one line per run in a folder."""
     runs = sorted(path.parents[1] for path in folder.glob("*/launch/submission.json"))
     if not runs:
         raise UsageError(f"{folder}: no runs that launch/submit.py started")

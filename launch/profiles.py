@@ -1,4 +1,4 @@
-"""The settings of a cluster: slurm/<name>.yaml, overridden by flags."""
+"""The settings of a cluster: a profile slurm/<name>.yaml, which flags override."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from common.command_line import UsageError
 from launch import sbatch_args
 
 PROFILES = Path(__file__).parents[1] / "slurm"
-SIGNAL_EARLY_S = 60  # how much sooner than asked Slurm may send --signal (sbatch's manual)
+SIGNAL_EARLY_S = 60  # by how much Slurm may send --signal early (manual of sbatch)
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class Profile:
     nodes: int = 1
     """Nodes for training."""
     gpus_per_node: int | str = 1
-    """GPUs a node for training, a rank each: a number, or type and number as in a100:2. 0 trains
-    on CPUs."""
+    """GPUs per node for training, one rank each: a number, or type and number as in a100:2. With 0
+    training uses CPUs."""
     ranks_per_node: int = 0
-    """Ranks a node where there are no GPUs; 0 for a rank a GPU, or one."""
+    """Ranks per node where training uses CPUs; 0 for one rank per GPU, or one rank."""
     cpus_per_task: int = 4
-    """CPU cores a rank, and a preparation task."""
+    """CPU cores per rank, and per task of preparation."""
     mem_gb: float = 0.0
-    """Memory a node, in GB; 0 for the partition's default."""
+    """Memory per node in GB; 0 for the partition's default."""
     time_min: int = 720
-    """Time limit of a job in minutes; a run that needs longer is brought back."""
+    """Time limit of a job in minutes. A longer run is requeued at the limit and goes on."""
     signal_lead_s: int = 120
-    """Seconds before the time limit at which training saves and asks to be brought back."""
+    """Seconds before the time limit at which training saves and has its job requeued."""
     prep_jobs: int = 4
-    """Array tasks that preparation is shared over."""
+    """Array tasks among which preparation is divided."""
     retries: int = 3
-    """How often a job that fails is brought back without having got any further."""
+    """How often a job that fails is tried again without a newer checkpoint in between."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the program, such as: module load cuda."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Profile:
     srun_args: list[str] = field(default_factory=list)
     """More arguments of srun."""
     sbatch_args: list[str] = field(default_factory=list)
-    """More arguments of sbatch, as in --exclude=n3; those about GPUs only for jobs with GPUs."""
+    """More arguments of sbatch, as in --exclude=n3. Those about GPUs only go to jobs with GPUs."""
 
     def __post_init__(self) -> None:
         if str(self.gpus_per_node).lstrip("-").isdecimal():
@@ -76,31 +76,31 @@ class Profile:
             raise ValueError(
                 f"signal_lead_s={self.signal_lead_s}, time_min={self.time_min}: Slurm sends the"
                 f" signal up to {SIGNAL_EARLY_S} s early, so a job could be stopped as it starts;"
-                " give it more time_min, or less signal_lead_s"
+                " raise time_min, or lower signal_lead_s"
             )
         if self.ranks_per_node and self.gpus and self.ranks_per_node != self.gpus:
             raise ValueError(
-                f"ranks_per_node={self.ranks_per_node}: with gpus_per_node={self.gpus_per_node}"
-                " there is a rank a GPU; leave it out"
+                f"ranks_per_node={self.ranks_per_node}: gpus_per_node={self.gpus_per_node} gives"
+                " one rank per GPU; leave ranks_per_node out, or train on CPUs with gpus_per_node=0"
             )
         self.check_sbatch_args()
 
     def check_texts(self) -> None:
-        """Refuse what would become a line of the script by itself."""
+        """Refuse texts that would add a line to the script. Raises ValueError."""
         for key, text in self.texts():
             if has_control_characters(text):
                 raise ValueError(f"{key}={text!r}: holds a line break or a control character")
         for name in self.environment:
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-                raise ValueError(f"environment={name!r}: is no name of an environment variable")
+                raise ValueError(f"environment={name!r}: not a name of an environment variable")
         for line in "\n".join(self.setup).splitlines():
             if has_control_characters(line.replace("\t", " ")):
                 raise ValueError(f"setup={line!r}: holds a control character")
             if line.lstrip().startswith("#SBATCH"):
-                raise ValueError(f"setup={line}: put arguments of sbatch into sbatch_args:")
+                raise ValueError(f"setup={line}: arguments of sbatch belong into sbatch_args:")
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Key and text of each value, but for `setup`, whose texts may have several lines."""
+        """Yield key and text of each value, except `setup`, whose texts may have several lines."""
         for key, value in dataclasses.asdict(self).items():
             if isinstance(value, dict):
                 yield from ((key, text) for pair in value.items() for text in pair)
@@ -110,52 +110,52 @@ class Profile:
                 )
 
     def check_sbatch_args(self) -> None:
-        """Refuse arguments of sbatch that Eosin sets, or that contradict other keys."""
+        """Refuse arguments of sbatch that contradict other keys. Raises ValueError."""
         arguments = self.sbatch_arguments
         gres, num_gpus = arguments.get("gres", ""), sbatch_args.gres_gpus(arguments)
         if num_gpus and self.gpus_per_node != num_gpus:
             raise ValueError(
-                f"sbatch_args: --gres={gres}: gives {num_gpus} GPUs a node, gpus_per_node is"
+                f"sbatch_args: --gres={gres}: gives {num_gpus} GPUs per node, but gpus_per_node is"
                 f" {self.gpus_per_node}; set gpus_per_node: {num_gpus}, or leave --gres out and set"
                 " gpus_per_node: TYPE:NUMBER"
             )
         for name in ("mem-per-cpu", "mem-per-gpu"):
             if self.mem_gb and name in arguments:
-                raise ValueError(f"sbatch_args: --{name}: not with mem_gb: too; give one of them")
+                raise ValueError(f"sbatch_args: --{name}: contradicts mem_gb:; give one of them")
 
     @property
     def gpus(self) -> int:
-        """How many GPUs a node has for training."""
+        """Number of GPUs per node for training."""
         return int(str(self.gpus_per_node).rpartition(":")[2])
 
     @property
     def gpu_type(self) -> str:
-        """The type of the GPUs; '' where any will do."""
+        """Type of the GPUs; '' where any type will do."""
         return str(self.gpus_per_node).rpartition(":")[0]
 
     @property
     def sbatch_arguments(self) -> dict[str, str]:
-        """Name -> value of the arguments in `sbatch_args`."""
+        """The arguments in `sbatch_args`, name -> value ('' for none)."""
         return sbatch_args.parse(self.sbatch_args)
 
     @property
     def tasks_per_node(self) -> int:
-        """Ranks a node."""
+        """Ranks per node."""
         return self.ranks_per_node or self.gpus or 1
 
 
 def has_control_characters(text: str) -> bool:
-    """Whether a text has line breaks, other control characters, or bytes that are no text."""
+    """Return whether a text holds line breaks, other control characters or invalid bytes."""
     return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def load_profile(name: str, flags: dict[str, Any]) -> Profile:
-    """A profile by name, with the flags that were given. UsageError lists the names there are."""
+    """Load a profile by name, and set the flags that were given. Raises UsageError."""
     if not (PROFILES / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
         raise UsageError(
-            f"--profile {name}: no slurm/{name}.yaml; there are: {known}; copy slurm/template.yaml"
-            " for one of your own"
+            f"--profile {name}: slurm/{name}.yaml does not exist; profiles are {known}; copy"
+            " slurm/template.yaml to make your own"
         )
     arguments = [f"preset={name}"] + [f"{key}={value}" for key, value in flags.items()]
     try:
@@ -168,7 +168,7 @@ def load_profile(name: str, flags: dict[str, Any]) -> Profile:
 
 @dataclass(frozen=True)
 class NamedProfile(Profile):
-    """A profile with the keys by which command_line finds its file."""
+    """A profile with the key that names its file."""
 
     preset: str = ""
     """Name of the profile."""

@@ -1,4 +1,4 @@
-"""The jobs of a chain: what Slurm is asked for, the code they run, and how they are queued."""
+"""The jobs of a chain: what they ask Slurm for, the code they run, and how they are queued."""
 
 import dataclasses
 import functools
@@ -31,11 +31,11 @@ class Job:
     label: str
     arguments: list[list[str]]
     parameters: dict[str, Any]
-    """What submitit is told of it."""
+    """Parameters of submitit's executor."""
 
 
 def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profile) -> list[Job]:
-    """The jobs of the chain, in order, running the snapshot in `code`."""
+    """Return the jobs of the chain, in order; they run the snapshot in `code`."""
     jobs = []
     common = functools.partial(parameters, run, code, profile)
     for stage, given in arguments.items():
@@ -58,7 +58,7 @@ def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profil
 def parameters(
     run: Path, code: Path, profile: Profile, stage: str, nodes: int, tasks: int, gpus: int
 ) -> dict[str, Any]:
-    """What submitit is told of a job."""
+    """Return the parameters of submitit's executor for a job."""
     python = shlex.quote(sys.executable)
     given = profile.sbatch_arguments
     added = given if gpus else sbatch_args.without_gpus(given)
@@ -78,8 +78,8 @@ def parameters(
             f"export PYTHONPATH={shlex.quote(str(code))}",
             f"cd {shlex.quote(str(code))}",
         ],
-        # srun has not taken --cpus-per-task over from sbatch since Slurm 22.05; -K: when a rank
-        # dies the others have nobody to talk to
+        # Since Slurm 22.05 srun ignores the --cpus-per-task of sbatch. When a rank dies the others
+        # would wait for it
         "srun_args": [
             f"--cpus-per-task={profile.cpus_per_task}",
             "--kill-on-bad-exit=1",
@@ -99,12 +99,12 @@ def parameters(
 
 
 def after(job: str) -> dict[str, str]:
-    """What makes a job wait for another's success."""
+    """Return the parameters that make a job wait for another's success."""
     return {"dependency": f"afterok:{job}"} if job else {}
 
 
 def script(run: Path, job: Job, before: str) -> str:
-    """The sbatch script of a job, as submitit writes it; needs no Slurm."""
+    """Return the sbatch script of a job as submitit writes it; needs no Slurm."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = run / LAUNCH / JOBS / "%j"
@@ -120,7 +120,10 @@ def script(run: Path, job: Job, before: str) -> str:
 
 
 def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
-    """Queue the jobs, each after the one before; label -> job id."""
+    """Queue the jobs, each after the one before; returns label -> job id.
+
+    Raises UserError where Slurm refuses one, after cancelling those before it.
+    """
     from submitit.core.utils import FailedJobError
 
     ids: dict[str, str] = {}
@@ -141,7 +144,7 @@ def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def too_large(job: Job, reason: str) -> str:
-    """What a job asks of a node, where no node has as much."""
+    """Return what a job asks of a node where no node has as much, else ''."""
     if "node configuration is not available" not in reason:
         return ""
     tasks, cpus = job.parameters["ntasks_per_node"], job.parameters["cpus_per_task"]
@@ -160,7 +163,7 @@ def too_large(job: Job, reason: str) -> str:
 
 
 def queue_one(run: Path, job: Job, before: str) -> str:
-    """Queue one job after another, and note it; returns its id."""
+    """Queue a job behind the job `before`, and note it; returns its id."""
     from submitit import SlurmExecutor
 
     executor = SlurmExecutor(folder=run / LAUNCH / JOBS / "%j")
@@ -173,12 +176,12 @@ def queue_one(run: Path, job: Job, before: str) -> str:
             tasks = [executor.submit(call) for call in calls]
         queued = tasks[0]
     job_id = str(queued.job_id).split("_")[0]
-    note(run, "queued", "chain", jobs={job.label: job_id})  # at once: we may be killed
+    note(run, "queued", "chain", jobs={job.label: job_id})  # at once: this process may be killed
     return job_id
 
 
 def with_kept_config(arguments: dict[str, list[str]], code: Path) -> dict[str, list[str]]:
-    """The arguments with config= naming the snapshot's copy of the file."""
+    """Return the arguments, with config= naming the snapshot's copy of the file."""
     return {
         stage: [
             f"config={code / KEPT_CONFIG}" if setting.startswith("config=") else setting
@@ -189,7 +192,7 @@ def with_kept_config(arguments: dict[str, list[str]], code: Path) -> dict[str, l
 
 
 def take_snapshot(code: Path, config: str | None) -> None:
-    """Copy the code into the run folder: what was submitted is what runs, days later too."""
+    """Copy the code into the run folder, so that days later a job runs what was submitted."""
     code.mkdir(parents=True)
     if config:
         shutil.copy(config, code / KEPT_CONFIG)
@@ -205,7 +208,7 @@ def take_snapshot(code: Path, config: str | None) -> None:
 def record(
     run: Path, argv: Sequence[str], profile: Profile, ids: dict[str, str], prepare: Sequence[str]
 ) -> None:
-    """Write down what was submitted, and what `prepare` is told; earlier submissions stay."""
+    """Write submission.json, with the arguments of `prepare`; earlier submissions stay."""
     about = {
         "command": shlex.join(["python", "launch/submit.py", *argv]),
         "folder": str(Path.cwd()),
@@ -219,7 +222,7 @@ def record(
 
 
 def git_revision() -> str:
-    """The commit of the code, marked where files differ from it; '' outside git."""
+    """Return the commit of the code, marked -dirty where files differ from it; '' outside git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

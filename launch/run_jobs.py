@@ -1,4 +1,4 @@
-"""The jobs of a run, whoever submitted them and when: which there are, which are in the queue."""
+"""The jobs of a run, whoever submitted them and when, and which of them are in the queue."""
 
 import shlex
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ class RunJob:
     """Whether launch/submit.py did not queue it."""
 
     def tasks(self, run: Path) -> list[dict[str, str]]:
-        """What Slurm says of it, or of each task of the array; none where it has forgotten it.
+        """Return what Slurm says of the job, or of each task of the array; [] once forgotten.
 
         Raises UserError where Slurm does not answer.
         """
         return [task for task in slurm_commands.show_tasks(self.job) if self.is_this(run, task)]
 
     def is_this(self, run: Path, task: dict[str, str]) -> bool:
-        """Whether what Slurm tells is of this job, not of a later one that was given its number.
+        """Return whether Slurm speaks of this job, and not of a later one with the same number.
 
-        A cluster that was set up anew counts from 1 again. A script of submit.py lies in its run.
+        A new cluster counts from 1 again. A script of submit.py is in the folder of its run.
         """
         folder = Path(task.get("Command", "")).parent
         if folder.parts[-2:] == (LAUNCH, JOBS):
@@ -41,7 +41,7 @@ class RunJob:
 
 
 def known_jobs(run: Path) -> list[RunJob]:
-    """Every job that was submitted for a run, or that began in it; the oldest first."""
+    """Return every job that was submitted for a run, or that began in it; the oldest first."""
     newest = read_submission(run) or {"jobs": {}}
     queued = [about["jobs"] for about in [newest, *newest.get("earlier", [])]]
     events = read_events(run)
@@ -55,19 +55,19 @@ def known_jobs(run: Path) -> list[RunJob]:
 
 
 def in_queue(tasks: list[dict[str, str]]) -> bool:
-    """Whether a job, or a task of an array, has not ended for good."""
+    """Return whether a job, or a task of an array, has not ended for good."""
     return any(task.get("JobState") not in slurm_commands.ENDED for task in tasks)
 
 
 def queued_jobs(run: Path) -> dict[RunJob, str]:
-    """The jobs of a run that are in the queue, with their states; the oldest first.
+    """Return the jobs of a run that are in the queue, with their states; the oldest first.
 
     Raises UserError where Slurm does not answer.
     """
-    told = {job: job.tasks(run) for job in known_jobs(run)}
+    tasks_of = {job: job.tasks(run) for job in known_jobs(run)}
     return {
         job: ", ".join(dict.fromkeys(task.get("JobState", "state unknown") for task in tasks))
-        for job, tasks in told.items()
+        for job, tasks in tasks_of.items()
         if in_queue(tasks)
     }
 
@@ -76,9 +76,8 @@ def queued_jobs(run: Path) -> dict[RunJob, str]:
 def submitting(run: Path) -> Iterator[None]:
     """Hold a run while its jobs are queued, so that nobody else queues a second chain beside it.
 
-    Raises UsageError while jobs of the run are in the queue, UserError where somebody else is
-    submitting it, where Slurm does not say whether there are jobs, or where submission.json is not
-    ours.
+    Raises UsageError while jobs of the run are in the queue. Raises UserError where somebody else
+    is submitting it, where Slurm does not answer, or where another program wrote submission.json.
     """
     (run / LAUNCH).mkdir(parents=True, exist_ok=True)
     with Lease(run, "run", name=f"{LAUNCH}/submit.lock", doing="submitting it"):

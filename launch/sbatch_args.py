@@ -1,4 +1,4 @@
-"""Arguments of sbatch that a profile adds: which are refused, and which a job without GPUs has."""
+"""Arguments of sbatch that a profile adds: which are refused, and which are about GPUs."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ GPUS = "gpus_per_node:, as in 2 or a100:2"
 RANKS = "gpus_per_node:, or ranks_per_node: without GPUs"
 LOGS = "run=; the logs are in RUN/launch/jobs"
 CHAIN = "--stages; each job waits for the one before"
-COME_BACK = "retries:; jobs that are preempted or out of time always come back"
+COME_BACK = "retries:; after preemption or the time limit a job always comes back"
 STATUS = "python launch/jobs.py status RUN"
 # Argument of sbatch -> what to use instead
 REFUSED = {
@@ -37,9 +37,9 @@ REFUSED = {
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
-    """Name -> value ('' for none) of each argument. Raises ValueError for what cannot be used.
+    """Return name -> value ('' for none) of each argument. Raises ValueError for a refused one.
 
-    sbatch takes a name that is cut short too: --part=high would change the partition.
+    sbatch accepts a shortened name too: --part=high would change the partition.
     """
     parsed = {}
     for argument in arguments:
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def without_gpus(arguments: dict[str, str]) -> dict[str, str]:
-    """The arguments of a job that asks for no GPUs."""
+    """Return the arguments for a job that asks for no GPUs."""
     left = {name: value for name, value in arguments.items() if "gpu" not in name}
     if "gres" in left:
         parts = [part for part in left.pop("gres").split(",") if not is_gpu(part)]
@@ -67,12 +67,12 @@ def without_gpus(arguments: dict[str, str]) -> dict[str, str]:
 
 
 def gres_gpus(arguments: dict[str, str]) -> int:
-    """How many GPUs a node --gres asks for."""
+    """Return how many GPUs per node --gres asks for."""
     parts = [part for part in arguments.get("gres", "").split(",") if is_gpu(part)]
     counts = [re.search(r":(\d+)(?:\(.*\))?$", part) for part in parts]
     return sum(int(count[1]) if count else 1 for count in counts)
 
 
 def is_gpu(part: str) -> bool:
-    """Whether an entry of --gres asks for GPUs, as gpu:a100:2 does."""
+    """Return whether an entry of --gres asks for GPUs, as gpu:a100:2 does."""
     return part.split(":")[0].removeprefix("gres/") == "gpu"

@@ -1,4 +1,4 @@
-"""Ask Slurm, through its own commands."""
+"""Questions to Slurm, through its own commands."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from common.command_line import UserError
 
-# Variables of a shell that override what a script or a command says; jobs would inherit them too
+# Variables of a shell that override a script or a command; jobs would inherit them too
 OVERRIDING, KEPT = ("SBATCH_", "SRUN_", "SLURM_"), "SLURM_CONF"
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
@@ -22,12 +22,12 @@ COMMAND_TIMEOUT_S = 60
 
 
 def is_here() -> bool:
-    """Whether this machine can submit to a Slurm."""
+    """Return whether this machine can submit to a Slurm."""
     return shutil.which("sbatch") is not None
 
 
 def ask(*command: str) -> tuple[int, str]:
-    """Exit code and output (or error) of a command of Slurm's."""
+    """Run a command of Slurm's; returns its exit code, and its output or error."""
     environment = {key: value for key, value in os.environ.items() if not is_overriding(key)}
     try:
         done = subprocess.run(
@@ -39,28 +39,28 @@ def ask(*command: str) -> tuple[int, str]:
 
 
 def is_overriding(variable: str) -> bool:
-    """Whether a variable of the environment changes what Slurm's commands do."""
+    """Return whether an environment variable changes what Slurm's commands do."""
     return variable.startswith(OVERRIDING) and variable != KEPT
 
 
-def tell_unused() -> None:
-    """Say which variables of this shell are not used, and where to put what they should do."""
+def warn_of_unused_variables() -> None:
+    """Print which variables of this shell are ignored, and where their values belong."""
     names = sorted(filter(is_overriding, os.environ))
-    if job := os.environ.get("SLURM_JOB_ID"):  # dozens, which nobody has set
+    if job := os.environ.get("SLURM_JOB_ID"):  # dozens, which Slurm has set
         names = [name for name in names if not name.startswith("SLURM_")]
         names.append(f"SLURM_* (of job {job})")
     if names:
         are, them = ("is", "it") if len(names) == 1 else ("are", "them")
         print(
-            f"{', '.join(names)} of your shell {are} not used: put {them} into the profile, as in"
-            " partition: or sbatch_args:",
+            f"{', '.join(names)} of your shell {are} ignored; put {them} into the profile, for"
+            " example under partition: or sbatch_args:",
             file=sys.stderr,
         )
 
 
 @contextlib.contextmanager
 def overriding_nothing() -> Iterator[None]:
-    """While this context lasts, the environment has nothing that overrides a script."""
+    """While this context lasts, keep variables that override a script out of the environment."""
     aside = {key: os.environ.pop(key) for key in list(os.environ) if is_overriding(key)}
     try:
         yield
@@ -69,34 +69,34 @@ def overriding_nothing() -> Iterator[None]:
 
 
 def show_job(job: str) -> dict[str, str]:
-    """What `scontrol show job` says of a job or array task, asked again where it says nothing.
+    """Return the fields of `scontrol show job` for a job or array task; asks again on no answer.
 
-    Empty where Slurm does not answer at all: then nobody knows whether the job is to go on.
+    Returns {} where Slurm never answers: then nobody knows whether the job is to go on.
     """
     code, text = ask_again("scontrol", "show", "job", "--oneliner", job)
     return dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0])) if code == 0 and text else {}
 
 
 def show_config() -> dict[str, str]:
-    """Slurm's own settings; empty where no controller answers."""
+    """Return Slurm's own settings; {} where no controller answers."""
     code, text = ask("scontrol", "show", "config")
     return dict(re.findall(r"^(\w+)\s*= (.*)$", text, re.MULTILINE)) if code == 0 else {}
 
 
 def show_partition(name: str) -> dict[str, str]:
-    """The settings of a partition; empty where there is none of that name."""
+    """Return the settings of a partition; {} where none has that name."""
     code, text = ask("scontrol", "show", "partition", "--oneliner", name)
     return dict(re.findall(r"(\w+)=(\S*)", text)) if code == 0 else {}
 
 
 def requeue(job: str) -> str:
-    """Ask for a job to be brought back, again where Slurm refuses; '' or its last refusal."""
+    """Ask Slurm to requeue a job, again where it refuses; returns its last refusal, '' for none."""
     code, refusal = ask_again("scontrol", "requeue", job)
     return refusal if code else ""
 
 
 def ask_again(*command: str) -> tuple[int, str]:
-    """The same as `ask`, several times until it succeeds."""
+    """Call `ask` until it succeeds, several times at most."""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(WAIT_S)
@@ -107,18 +107,18 @@ def ask_again(*command: str) -> tuple[int, str]:
 
 
 def show_tasks(job: str) -> list[dict[str, str]]:
-    """What `scontrol` says of a job, or of each task of an array; none where it has ended long ago.
+    """Return what `scontrol` says of a job, or of each task of an array; [] once forgotten.
 
     Raises UserError where Slurm does not answer: then nobody knows.
     """
     code, text = ask("scontrol", "show", "job", "--oneliner", job)
     if code and "Invalid job id" not in text:
-        raise UserError(f"Slurm does not say how job {job} stands: {last_line(text)}")
+        raise UserError(f"Slurm does not tell the state of job {job}: {last_line(text)}")
     return [fields(line) for line in text.splitlines()] if code == 0 else []
 
 
 def fields(line: str) -> dict[str, str]:
-    """The values in a line of scontrol's; the script's path may hold spaces."""
+    """Parse a line of scontrol's output; the script's path may hold spaces."""
     values = dict(re.findall(r"(\w+)=(\S*)", line))
     if command := re.search(r" Command=(.*?) WorkDir=", line):
         values["Command"] = command[1]
@@ -126,12 +126,12 @@ def fields(line: str) -> dict[str, str]:
 
 
 def last_line(text: str) -> str:
-    """The last line of a message of Slurm's, which names the reason."""
+    """Return the last line of a message of Slurm's, which names the reason."""
     return text.strip().splitlines()[-1] if text.strip() else "no answer"
 
 
 def accounted_states(jobs: Sequence[str]) -> dict[str, str]:
-    """Job id -> final state, where the cluster keeps accounts (sacct); else empty."""
+    """Return job id -> final state where the cluster keeps accounts (sacct), else {}."""
     if not jobs:
         return {}
     code, text = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(jobs))

@@ -1,4 +1,4 @@
-"""The stages of a chain: which of them there are to do, and what each is told."""
+"""The stages of a chain: which of them to run, their arguments, and what is refused early."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -29,21 +29,21 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
 }
 SUBMITTED = f"{LAUNCH}/{SUBMISSION}"
-PLACES = ("raw", "data", "run")  # what stages find of each other
-OF_EVALUATION = {"raw", "data", "out"}  # keys that mean something else there
+PATHS = ("raw", "data", "run")  # how stages find each other's files
+OF_EVALUATION = {"raw", "data", "out"}  # keys that evaluation uses for something else
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: settings by key, and where the run is, or is to be."""
+    """What a user asks for: settings by key, and the folder of the run."""
 
     settings: dict[str, str]
     run: Path
-    """Absolute, as all paths that jobs are told: they run in another folder."""
+    """Absolute, as all paths of jobs: they run in another folder."""
 
     @cached_property
     def begun(self) -> TrainConfig | None:
-        """The configuration of a run that is there; None where it is new."""
+        """The configuration of a run that has begun; None for a new one."""
         return read_config(self.run) if (self.run / CONFIG).is_file() else None
 
     @property
@@ -53,8 +53,8 @@ class Request:
 
     @property
     def data(self) -> Path:
-        """The prepared data set: the one that is named, or the run's, or, of raw fields that are
-        named, one of the run's own; else the one that all runs share."""
+        """The prepared data set: that of data=, else the one the run began with, else one inside
+        the run where raw= is given, else data/prepared."""
         if named := self.settings.get("data"):
             return Path(named).resolve()
         if self.begun:
@@ -65,16 +65,16 @@ class Request:
 
     @property
     def is_to_prepare(self) -> bool:
-        """Whether to prepare the data set: it is said how, or none is named and none is there."""
+        """Whether to prepare: settings say how, or data= is not given and nothing is prepared."""
         own_keys = stage_keys("prepare") - stage_keys("train") - stage_keys("evaluate")
-        said = {key for key in self.settings if key in own_keys or key.startswith("prepare.")}
-        if said | ({"raw"} & self.settings.keys()):
+        given = {key for key in self.settings if key in own_keys or key.startswith("prepare.")}
+        if given | ({"raw"} & self.settings.keys()):
             return True
         return "data" not in self.settings and not (self.data / DATASET).is_file()
 
 
 def choose_stages(named: str, request: Request) -> list[str]:
-    """Return the stages to run, in their order; without names all, or all but preparation."""
+    """Return the stages to run, in order; by default all, without `prepare` if nothing is to do."""
     if not named:
         return [stage for stage in STAGES if stage != "prepare" or request.is_to_prepare]
     names = named.split(",")
@@ -86,7 +86,7 @@ def choose_stages(named: str, request: Request) -> list[str]:
 def stage_arguments(
     stages: Sequence[str], request: Request, profile: Profile
 ) -> dict[str, list[str]]:
-    """Stage -> its key=value arguments. Raises UsageError for a key that no stage takes."""
+    """Return stage -> its key=value arguments. Raises UsageError for a key that no stage knows."""
     data, run = str(request.data), str(request.run)
     fixed = {
         "prepare": {"out": data, "workers": str(profile.cpus_per_task), "raw": str(request.raw)},
@@ -95,7 +95,7 @@ def stage_arguments(
     }
     known = {stage: stage_keys(stage) for stage in STAGES}
     for key, value in request.settings.items():
-        if key in PLACES:
+        if key in PATHS:
             continue
         stage, _, rest = key.partition(".")
         takers = [name for name in STAGES if key in known[name] - OF_EVALUATION]
@@ -113,7 +113,7 @@ def stage_arguments(
 
 
 def absolute(key: str, value: str) -> str:
-    """A value; where it is a path, from the root."""
+    """Return a value, as an absolute path where it is a path."""
     is_path = key in (*OF_EVALUATION, "config")
     return str(Path(value).resolve()) if is_path and value else value
 
@@ -126,7 +126,7 @@ def stage_keys(stage: str) -> frozenset[str]:
 
 
 def load_training(settings: Sequence[str]) -> TrainConfig:
-    """The configuration of training. Raises UsageError."""
+    """Load the configuration of training. Raises UsageError."""
     return command_line.load(TrainConfig, settings, preset_folder=PRESETS)
 
 
@@ -155,8 +155,8 @@ def naming(stage: str) -> Iterator[None]:
 
 
 def check_preparation(config: PrepConfig, request: Request) -> None:
-    """Refuse raw fields that are not there, or whose names or number make no splits, and a data set
-    that other runs may need as it is. Raises UserError."""
+    """Refuse raw fields that are missing or cannot be split, and a change of a data set that other
+    runs may need as it is. Raises UserError."""
     from data_prep.plan import check_raw
     from data_prep.records import settings_of_set
 
@@ -173,11 +173,12 @@ def check_preparation(config: PrepConfig, request: Request) -> None:
 
 
 def prepared_before(out: Path, request: Request) -> list[tuple[dict[str, Any], str]]:
-    """Return how a data set was prepared, and how jobs in the queue will prepare it, in words."""
+    """Return the settings by which a data set was prepared, or will be by jobs in the queue, each
+    with words for a message."""
     from data_prep.records import settings_of_set
 
     found = []
-    with suppress(DatasetError):  # none is there, or none that could be lost
+    with suppress(DatasetError):  # no data set, or an unusable one
         found.append((read_description(out / DATASET).settings, "was prepared"))
     if not slurm_commands.is_here():
         return found
@@ -193,7 +194,7 @@ def prepared_before(out: Path, request: Request) -> list[tuple[dict[str, Any], s
 
 
 def free_name(folder: Path) -> Path:
-    """Return a folder beside another that is not there yet."""
+    """Return a name beside a folder that is still free."""
     number = 2
     while (free := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
@@ -201,12 +202,11 @@ def free_name(folder: Path) -> Path:
 
 
 def check_data(data: Path) -> None:
-    """Refuse to train where there is no prepared data set, or none that can be used. Raises
-    UsageError."""
+    """Refuse to train without a usable prepared data set. Raises UsageError."""
     if not (data / DATASET).is_file():
         raise UsageError(
-            f"data={data}: no prepared data set; leave data= out, or give raw= too, and it is"
-            " prepared there"
+            f"data={data}: no prepared data set; leave data= out, or give raw= too to have it"
+            " prepared in that folder"
         )
     try:
         read_description(data / DATASET)
@@ -215,9 +215,9 @@ def check_data(data: Path) -> None:
 
 
 def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None:
-    """Refuse a number of ranks that cannot share the batch. Raises UsageError with whole commands
-    that are accepted."""
-    # of layouts with as many ranks, the last: it has the most ranks per node
+    """Refuse a number of ranks that does not divide the batch. Raises UsageError, which shows whole
+    commands that are accepted."""
+    # the last layout for a number of ranks is kept: it has the most ranks per node
     layouts = {nodes * tasks: (nodes, tasks) for nodes, tasks in smaller_layouts(profile)}
     num_ranks = profile.nodes * profile.tasks_per_node
 
@@ -239,7 +239,7 @@ def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None
 
 
 def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:
-    """Return (nodes, ranks per node) up to those of the profile, by their ranks per node."""
+    """Return each (nodes, ranks per node) up to the profile's, fewest ranks per node first."""
     every = [
         (nodes, tasks)
         for nodes in range(1, profile.nodes + 1)
@@ -249,7 +249,7 @@ def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:
 
 
 def with_layout(argv: Sequence[str], profile: Profile, nodes: int, tasks: int) -> list[str]:
-    """The flags of a command line, without its settings, for so many nodes and ranks a node."""
+    """Return the flags of a command line changed to these nodes and ranks per node."""
     flags = flags_of(argv)
     if nodes != profile.nodes:
         flags |= {"--nodes": str(nodes)}
@@ -261,7 +261,7 @@ def with_layout(argv: Sequence[str], profile: Profile, nodes: int, tasks: int) -
 
 
 def flags_of(argv: Sequence[str]) -> dict[str, str]:
-    """Flag -> its value, '' where it takes none."""
+    """Return flag -> its value, '' where it takes none."""
     flags: dict[str, str] = {}
     flag = ""
     for word in argv:

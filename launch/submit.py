@@ -4,13 +4,14 @@
     python launch/submit.py --dry-run ...          print the sbatch scripts, queue nothing
     python launch/submit.py --cluster local ...    the same stages on this machine, without Slurm
 
-With nothing else it prepares data/BreCaHAD (python -m data_prep.fetch gets it) into data/prepared,
-or takes what is prepared there, and trains and evaluates in a new folder of runs/. Other raw fields
-(raw=DIR) are prepared into RUN/prepared, or where data= says.
-key=value settings go to every stage that knows the key (`python -m data_prep --help`, `python -m
-train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one. The settings of the cluster are a
-profile in slurm/, overridden by flags; SBATCH_*, SRUN_* and SLURM_* of your shell are not used. A
-run of which a job is still in the queue is not submitted again.
+Without settings it prepares data/BreCaHAD (python -m data_prep.fetch downloads it) into
+data/prepared, or uses the data set that is prepared there. It trains and evaluates in a new folder
+of runs/. Other raw fields (raw=DIR) are prepared into RUN/prepared, or into the folder of data=.
+
+A key=value setting goes to every stage that knows the key (`python -m data_prep --help`, `python -m
+train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one stage. The settings of the cluster
+come from a profile in slurm/, then from flags. SBATCH_*, SRUN_* and SLURM_* of your shell are
+ignored. A run is refused while one of its jobs is in the queue.
 """
 
 import argparse
@@ -49,7 +50,7 @@ FLAGS = tuple(
     for field in dataclasses.fields(Profile)
     if field.name not in ("setup", "environment", "srun_args", "sbatch_args")
 )
-# By itself torchrun dies of SIGUSR2, leaving its ranks behind, and kills them 30 s after another
+# By default SIGUSR2 ends torchrun but not its ranks; after another signal it kills them in 30 s
 TORCHRUN_WAITS = (
     "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
     "--shutdown-timeout=3600",  # in s
@@ -57,7 +58,7 @@ TORCHRUN_WAITS = (
 
 
 def main(argv: list[str]) -> int:
-    """Check everything, then queue (or print, or run) the chain."""
+    """Check everything, then queue, print or run the chain; returns the exit code."""
     options = parse(argv)
     settings = dict(command_line.split_argument(setting) for setting in options.settings)
     if options.cluster == "slurm" and not options.dry_run and not slurm_commands.is_here():
@@ -82,10 +83,10 @@ def main(argv: list[str]) -> int:
             print("\n".join(shlex.join(command) for command in commands.values()))
             return 0
         return run_here(request.run, argv, commands, profile)
-    # A snapshot each submission: jobs of an earlier one may still be running on theirs
+    # One snapshot per submission: jobs of an earlier one run their own
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     jobs = plan(run, code, with_kept_config(arguments, code), profile)
-    slurm_commands.tell_unused()
+    slurm_commands.warn_of_unused_variables()
     if options.dry_run:
         for job, before in zip(jobs, [None, *jobs], strict=False):
             print(script(run, job, f"<id of {before.label}>" if before else ""))
@@ -99,14 +100,14 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The flags, and the key=value settings after them."""
+    """Parse the flags, and the key=value settings after them."""
     parser = argparse.ArgumentParser(
         prog="python launch/submit.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--profile", default="default", help="slurm/NAME.yaml (default)")
-    parser.add_argument("--stages", default="", help=f"of {','.join(STAGES)}; all that apply")
+    parser.add_argument("--profile", default="default", help="cluster's settings: slurm/NAME.yaml")
+    parser.add_argument("--stages", default="", help=f"some of {','.join(STAGES)}; all needed")
     parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm")
     parser.add_argument(
         "--dry-run",
@@ -121,7 +122,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def refuse_control_characters(given: dict[str, str]) -> None:
-    """Refuse what would become a line of a script by itself, or a pattern of Slurm's in a path."""
+    """Refuse texts that would add a line to a script, and patterns of Slurm's in a path."""
     for key, value in given.items():
         if has_control_characters(value):
             raise UsageError(f"{key}={value!r}: holds a line break or a control character")
@@ -130,10 +131,10 @@ def refuse_control_characters(given: dict[str, str]) -> None:
 
 
 def report(request: Request, stages: Sequence[str], ids: dict[str, str]) -> None:
-    """Job ids, the run folder, and what a user wants next."""
+    """Print the job ids, the folder of the run, and the commands that a user wants next."""
     run = request.run
     print("queued " + ", ".join(f"{label} {job}" for label, job in ids.items()))
-    print(f"data   {request.data}" + ("" if "prepare" in stages else " (as it is there)"))
+    print(f"data   {request.data}" + ("" if "prepare" in stages else " (prepared before)"))
     print(f"run    {run}")
     print(f"next   python launch/jobs.py status {run}")
     print(f"       python launch/jobs.py logs -f {run}")
@@ -144,7 +145,7 @@ def report(request: Request, stages: Sequence[str], ids: dict[str, str]) -> None
 
 
 def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[str, list[str]]:
-    """Stage -> its command on this machine, ranks under torchrun."""
+    """Return stage -> its command on this machine; several ranks run under torchrun."""
     ranks = profile.nodes * profile.tasks_per_node
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     torchrun += [*TORCHRUN_WAITS, "-m"]
@@ -162,7 +163,7 @@ def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[st
 def run_here(
     run: Path, argv: Sequence[str], commands: dict[str, list[str]], profile: Profile
 ) -> int:
-    """The same chain on this machine: stages one after the other, up to a signal to stop."""
+    """Run the stages on this machine one after the other, until a signal stops them."""
     with submitting(run):
         record(run, argv, profile, {}, [])
     relay = Relay()
@@ -184,23 +185,23 @@ def run_here(
 
 
 def goes_on(run: Path) -> str:
-    """How to go on after a stop."""
+    """Return how to go on after a stop."""
     return f"the same command with run={run} goes on"
 
 
 class Relay(StopRequest):
-    """While this context lasts, a signal that stops a run goes to the program that runs here."""
+    """While this context lasts, pass signals that stop a run on to the program that runs here."""
 
     def __init__(self) -> None:
         super().__init__()
         self.process: subprocess.Popen[bytes] | None = None
         self.waiting: deque[int] = deque()
-        """Signals that are not passed on yet."""
+        """Signals that are still to be passed on."""
 
     def run(self, command: list[str]) -> int:
-        """Run a program to its end, however long it takes to save after a signal; its exit code.
+        """Run a program, and wait while it saves after a signal; returns its exit code.
 
-        In a session of its own, so that Ctrl-C reaches it once, through us.
+        It has a session of its own, so that Ctrl-C reaches it once, from here.
         """
         self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
         self.pass_on()  # what came while the program was started
@@ -209,14 +210,14 @@ class Relay(StopRequest):
         return code
 
     def note(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle a signal."""
         self.adopt(signum)
         self.waiting.append(signum)
         self.pass_on()
 
     def pass_on(self) -> None:
-        """Send each signal once: the handler may come in between."""
-        with contextlib.suppress(IndexError):  # none is left
+        """Send each signal once, although the handler may interrupt this."""
+        with contextlib.suppress(IndexError):  # no signal is left
             while self.process:
                 self.process.send_signal(self.waiting.popleft())
 

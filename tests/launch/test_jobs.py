@@ -101,7 +101,7 @@ class TestJobs:
         (folder / "7_1_log.out").write_text("of rank one\n")
         assert jobs.main(["logs", str(run), "--rank", "1"]) == 0
         assert capfd.readouterr().out == "of rank one\n"
-        with pytest.raises(UsageError, match="no log of rank 4; there are ranks: 1"):
+        with pytest.raises(UsageError, match="no log of rank 4; ranks with a log: 1"):
             jobs.main(["logs", str(run), "--rank", "4"])
 
     def test_a_submission_that_was_cut_off_is_known_by_its_jobs(
@@ -124,7 +124,7 @@ class TestJobs:
         (run / "launch").mkdir(parents=True)
         for given in ("runs/first", "run=runs/first", "first"):
             assert jobs.find_run(given) == run
-        with pytest.raises(UsageError, match=r"no run in runs/ that launch/submit\.py started"):
+        with pytest.raises(UsageError, match=r"runs/ holds no run that launch/submit\.py started"):
             jobs.main(["status"])
 
     def test_a_folder_that_was_not_submitted_is_refused(self, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ class TestEverySubmission:
 
     def test_cancel_that_gets_no_answer_fails(self, run: Path, slurm: Path) -> None:
         answer(slurm, "scontrol", "Unable to contact slurm controller", 1)
-        with pytest.raises(UserError, match="Slurm does not say how job 3 stands"):
+        with pytest.raises(UserError, match="Slurm does not tell the state of job 3"):
             jobs.main(["cancel", str(run)])
 
     def test_a_number_that_now_is_anothers_is_left_alone(self, run: Path, slurm: Path) -> None:
@@ -223,7 +223,7 @@ class TestEverySubmission:
         with submitting(run):
             pass
         answer(slurm, "scontrol", "Unable to contact slurm controller", 1)
-        with pytest.raises(UserError, match="does not say how job 3 stands"), submitting(run):
+        with pytest.raises(UserError, match="does not tell the state of job 3"), submitting(run):
             pass
 
     def test_two_at_the_same_instant_do_not_both_pass(self, run: Path, slurm: Path) -> None:

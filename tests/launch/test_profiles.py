@@ -107,7 +107,7 @@ class TestGPUs:
     def test_gres_that_gives_another_number_is_refused(
         self, gres: str, gpus: str, given: int, write: Any
     ) -> None:
-        with pytest.raises(UsageError, match=rf"--gres={gres}: gives {given} GPUs a node"):
+        with pytest.raises(UsageError, match=rf"--gres={gres}: gives {given} GPUs per node"):
             write(f"gpus_per_node: {gpus}\nsbatch_args: ['--gres={gres}']")
 
 
@@ -156,7 +156,7 @@ class TestSbatchArguments:
             Profile(sbatch_args=[wrong])
 
     def test_two_ways_to_give_the_memory_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="--mem-per-gpu: not with mem_gb"):
+        with pytest.raises(ValueError, match="--mem-per-gpu: contradicts mem_gb"):
             Profile(sbatch_args=["--mem-per-gpu=2G"], mem_gb=4)
 
 

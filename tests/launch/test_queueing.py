@@ -52,7 +52,7 @@ def test_the_script_is_the_printed_one_and_the_shell_stays_outside(
     told = capsys.readouterr().err
     assert told == (
         "SBATCH_EXPORT, SBATCH_NO_REQUEUE, SBATCH_PARTITION, SLURM_MEM_PER_CPU, SRUN_CPUS_PER_TASK"
-        " of your shell are not used: put them into the profile, as in partition: or"
+        " of your shell are ignored; put them into the profile, for example under partition: or"
         " sbatch_args:\n"
     )
     environment = (slurm / "environment").read_text()

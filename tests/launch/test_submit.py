@@ -92,7 +92,7 @@ class TestRefusals:
             (["prepare.copies=x"], "prepare: copies=x"),
             (
                 ["--profile", "nosuch"],
-                "--profile nosuch: no slurm/nosuch.yaml; there are: cpu, default, dev",
+                "--profile nosuch: slurm/nosuch.yaml does not exist; profiles are cpu, default",
             ),
             (["--nodes", "0"], "nodes=0: must be at least 1"),
             (["--stages", "train,paint"], "unknown paint; prepare, train, evaluate"),
@@ -155,7 +155,7 @@ class TestProfiles:
         assert keys == set(Profile.__dataclass_fields__)
 
     def test_ranks_and_gpus_that_contradict_are_refused(self) -> None:
-        with pytest.raises(UsageError, match="there is a rank a GPU"):
+        with pytest.raises(UsageError, match="gives one rank per GPU; leave ranks_per_node out"):
             load_profile("default", {"gpus_per_node": "2", "ranks_per_node": "3"})
 
 
