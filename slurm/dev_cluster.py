@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A real Slurm on this one machine, for trials and tests: pretend nodes, pretend GPUs.
+"""Run a real Slurm on this machine, with pretended nodes and GPUs, for trials and tests.
 
     sudo slurm/dev_cluster.py install             Debian's packages
-    sudo slurm/dev_cluster.py up [--nodes 4]      munge, slurmctld and a slurmd a node
-    eval "$(slurm/dev_cluster.py env)"            so that sbatch, squeue ... find it
+    sudo slurm/dev_cluster.py up [--nodes 4]      munge, slurmctld and one slurmd per node
+    eval "$(slurm/dev_cluster.py env)"            lets sbatch, squeue ... find it
     slurm/dev_cluster.py status
-    sudo slurm/dev_cluster.py down                ends what `up` started, and nothing else
+    sudo slurm/dev_cluster.py down                ends only what `up` started
 
 Two partitions share the nodes n1, n2, ...: `high` preempts `low` (SIGTERM, ten seconds of grace,
 requeue). Each node claims 4 CPUs and 2 GPUs, whatever the machine has, and its name is a feature
@@ -71,13 +71,15 @@ GRES_CONF = "NodeName=n[1-{nodes}] Name=gpu Type=pretend File=/dev/tty[1-2]\n"
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run a subcommand."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=("install", "up", "down", "status", "env"))
-    parser.add_argument("--nodes", type=int, default=4, help="pretend nodes (4)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"its files ({FOLDER})")
+    parser.add_argument("--nodes", type=int, default=4, help="number of nodes (4)")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help=f"where its files are ({FOLDER})"
+    )
     parser.add_argument("--port", type=int, default=17000, help="first of nodes + 1 ports (17000)")
     arguments = parser.parse_args()
     arguments.folder = arguments.folder.resolve()
@@ -94,19 +96,19 @@ def install(folder: Path) -> None:
 
 
 def up(folder: Path, nodes: int, port: int) -> None:
-    """Start the cluster and wait until every node is idle; nothing to do where it is."""
+    """Start the cluster, if it is not up, and wait until every node is idle."""
     missing = [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name)]
     if missing:
-        sys.exit(f"error: no {', '.join(missing)} here: slurm/dev_cluster.py install")
+        sys.exit(f"error: {', '.join(missing)} not found: run slurm/dev_cluster.py install")
     if os.geteuid() != 0:
         sys.exit("error: slurmd starts jobs as their users, so `up` and `down` need root")
     if is_up(folder):
-        print(f"is up already: {folder}")
+        print(f"already up: {folder}")
         return
     if folder.exists() and any(folder.iterdir()) and not is_ours(folder):
         sys.exit(
-            f"error: --folder {folder} holds something else, or a slurm.conf that was changed;"
-            " name another, or move away what is yours"
+            f"error: --folder {folder} holds other files, or a slurm.conf that somebody changed;"
+            " name another folder, or move your files away"
         )
     down(folder)
     remove(folder)
@@ -136,12 +138,12 @@ def up(folder: Path, nodes: int, port: int) -> None:
 
 
 def marked(content: str) -> str:
-    """A configuration under a line that says whose it is, and with which hash."""
+    """Return a configuration under a line with our mark and its hash."""
     return f"{MARK} {hashlib.sha256(content.encode()).hexdigest()}\n{content}"
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether `up` made a folder: its slurm.conf is as it was written."""
+    """Return whether `up` made a folder: its slurm.conf is as `up` wrote it."""
     try:
         text = (folder / "slurm.conf").read_text()
     except (OSError, ValueError):
@@ -150,7 +152,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove what `up` and the daemons wrote there, and nothing else; no link is followed."""
+    """Remove only what `up` and the daemons wrote into the folder; follows no link."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if not OURS.fullmatch(path.name):
             continue
@@ -161,7 +163,7 @@ def remove(folder: Path) -> None:
 
 
 def start(*command: str) -> None:
-    """Start a daemon, which goes to the background by itself."""
+    """Start a daemon, which moves itself to the background."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {' '.join(command)}: {done.stderr.strip()}")
@@ -180,7 +182,7 @@ def wait_until_idle(folder: Path, nodes: int) -> None:
 
 
 def node_states(folder: Path) -> list[str]:
-    """The state of every node; none where slurmctld does not answer."""
+    """Return the state of every node; [] where slurmctld does not answer."""
     done = subprocess.run(
         ["sinfo", "--noheader", "--Node", "--partition=low", "--format=%T"],
         env=os.environ | {"SLURM_CONF": str(folder / "slurm.conf")},
@@ -191,16 +193,16 @@ def node_states(folder: Path) -> list[str]:
 
 
 def is_up(folder: Path) -> bool:
-    """Whether the daemons that `up` started are all running."""
+    """Return whether all daemons that `up` started are running."""
     pids = daemon_pids(folder)
     return len(pids) >= 3 and all(pids.values())
 
 
 def daemon_pids(folder: Path) -> dict[str, int]:
-    """Name of each daemon -> its process, 0 where it has ended.
+    """Return name of each daemon -> its process, 0 where it has ended.
 
-    A process counts only if its command line names this folder: a number in an old pid file may
-    belong to somebody else by now.
+    A process counts only if its command line names this folder: the number in an old pid file may
+    belong to another program by now.
     """
     found = {}
     for path in sorted(folder.glob("*.pid")):
@@ -214,13 +216,13 @@ def daemon_pids(folder: Path) -> dict[str, int]:
 
 
 def down(folder: Path) -> None:
-    """End the jobs and the daemons of this cluster, and take the names out of /etc/hosts."""
+    """End the jobs and daemons of this cluster, and remove its names from /etc/hosts."""
     pids = daemon_pids(folder)
     if pids.get("slurmctld"):
         environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
         subprocess.run(["scancel", "--full", "--user=root"], env=environment)
         kill_job_steps(folder)
-    munged = pids.pop("munged", 0)  # last: without it the others cannot speak
+    munged = pids.pop("munged", 0)  # last: the others need it to speak
     for running in ([pid for pid in pids.values() if pid], [munged] if munged else []):
         for pid in running:
             os.kill(pid, signal.SIGTERM)
@@ -230,7 +232,7 @@ def down(folder: Path) -> None:
 
 
 def kill_job_steps(folder: Path) -> None:
-    """End what slurmd started for jobs: their step daemons carry the folder's configuration."""
+    """End the step daemons of jobs, which have the folder's configuration in their environment."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and job_steps(folder):
         time.sleep(0.2)
@@ -239,7 +241,7 @@ def kill_job_steps(folder: Path) -> None:
 
 
 def job_steps(folder: Path) -> list[int]:
-    """Processes that slurmd started to watch over this cluster's jobs."""
+    """Return the step daemons, which watch over the jobs of this cluster."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -252,7 +254,7 @@ def job_steps(folder: Path) -> list[int]:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait for a process to end; kill it where it does not."""
+    """Wait 10 s for a process to end, then kill it."""
     for _ in range(100):
         if not Path(f"/proc/{pid}").exists():
             return
@@ -261,13 +263,13 @@ def wait_for_end(pid: int) -> None:
 
 
 def add_hosts(folder: Path, names: list[str]) -> None:
-    """Let the nodes' names resolve: ranks meet at the first node's name."""
+    """Make the nodes' names resolve: ranks meet at the name of the first node."""
     with HOSTS.open("a") as file:
         file.write(f"127.0.0.1 {' '.join(names)} {MARK} {folder}\n")
 
 
 def remove_hosts(folder: Path) -> None:
-    """Take our line out. Written in place: in a container /etc/hosts cannot be replaced."""
+    """Remove our line. In place, because a container's /etc/hosts cannot be replaced."""
     lines = HOSTS.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.endswith(f" {MARK} {folder}\n")]
     if kept != lines:
@@ -275,16 +277,16 @@ def remove_hosts(folder: Path) -> None:
 
 
 def status(folder: Path) -> None:
-    """Say which daemons run and what the nodes are at; exit code 1 where it is down."""
+    """Print daemons and the states of nodes; exit code 1 where the cluster is down."""
     for name, pid in daemon_pids(folder).items():
         print(f"{name:12} {f'process {pid}' if pid else 'ended'}")
-    print(f"nodes        {' '.join(node_states(folder)) or 'none answer'}")
+    print(f"nodes        {' '.join(node_states(folder)) or 'no answer'}")
     if not is_up(folder):
         sys.exit(f"down ({folder})")
 
 
 def env(folder: Path) -> None:
-    """Shell code that points Slurm's commands here."""
+    """Print shell code that makes Slurm's commands use this cluster."""
     print(f"export SLURM_CONF={folder / 'slurm.conf'}")
 
 

@@ -1,7 +1,6 @@
 """What a trial cluster replaces in its folder; needs no Slurm."""
 
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +12,11 @@ SCRIPT = Path(__file__).parents[2] / "slurm" / "dev_cluster.py"
 @pytest.fixture(scope="module")
 def dev_cluster() -> ModuleType:
     """The script as a module."""
-    loader = SourceFileLoader("dev_cluster.py", str(SCRIPT))
-    spec = spec_from_loader("dev_cluster.py", loader)
+    spec = spec_from_file_location("dev_cluster", SCRIPT)
     assert spec
+    assert spec.loader
     module = module_from_spec(spec)
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 
