@@ -15,17 +15,13 @@ ignored. A run is refused while one of its jobs is in the queue.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import shlex
-import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
@@ -35,9 +31,9 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
-from common.stop_request import StopRequest
 from launch import slurm_commands
-from launch.events import LAUNCH, STAGES, note
+from launch.events import LAUNCH, STAGES
+from launch.local import local_commands, run_here
 from launch.profiles import Profile, has_control_characters, load_profile
 from launch.queueing import plan, queue, record, script, take_snapshot, with_kept_config
 from launch.run_jobs import submitting
@@ -49,11 +45,6 @@ FLAGS = tuple(
     field.name
     for field in dataclasses.fields(Profile)
     if field.name not in ("setup", "environment", "srun_args", "sbatch_args")
-)
-# By default SIGUSR2 ends torchrun but not its ranks; after another signal it kills them in 30 s
-TORCHRUN_WAITS = (
-    "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
-    "--shutdown-timeout=3600",  # in s
 )
 
 
@@ -83,19 +74,32 @@ def main(argv: list[str]) -> int:
             print("\n".join(shlex.join(command) for command in commands.values()))
             return 0
         return run_here(request.run, argv, commands, profile)
+    return submit(request, arguments, argv, profile, dry_run=options.dry_run)
+
+
+def submit(
+    request: Request,
+    arguments: dict[str, list[str]],
+    argv: Sequence[str],
+    profile: Profile,
+    *,
+    dry_run: bool,
+) -> int:
+    """Queue the stages, or print their scripts; returns the exit code."""
     # One snapshot per submission: jobs of an earlier one run their own
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     jobs = plan(run, code, with_kept_config(arguments, code), profile)
     slurm_commands.warn_of_unused_variables()
-    if options.dry_run:
+    if dry_run:
         for job, before in zip(jobs, [None, *jobs], strict=False):
             print(script(run, job, f"<id of {before.label}>" if before else ""))
         return 0
+    settings = request.settings
     with submitting(run):
         take_snapshot(code, settings.get("config") or settings.get("train.config"))
         ids = queue(run, jobs)
         record(run, argv, profile, ids, arguments.get("prepare", []))
-    report(request, stages, ids)
+    report(request, list(arguments), ids)
     return 0
 
 
@@ -139,87 +143,6 @@ def report(request: Request, stages: Sequence[str], ids: dict[str, str]) -> None
     print(f"next   python launch/jobs.py status {run}")
     print(f"       python launch/jobs.py logs -f {run}")
     print(f"       tensorboard --logdir {run}")
-
-
-# Without Slurm
-
-
-def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[str, list[str]]:
-    """Return stage -> its command on this machine; several ranks run under torchrun."""
-    ranks = profile.nodes * profile.tasks_per_node
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    torchrun += [*TORCHRUN_WAITS, "-m"]
-    programs = {
-        "prepare": ["data_prep"],
-        "train": [*(torchrun if ranks > 1 else []), "train"],
-        "evaluate": ["train.evaluate"],
-    }
-    return {
-        stage: [sys.executable, "-m", *programs[stage], *given]
-        for stage, given in arguments.items()
-    }
-
-
-def run_here(
-    run: Path, argv: Sequence[str], commands: dict[str, list[str]], profile: Profile
-) -> int:
-    """Run the stages on this machine one after the other, until a signal stops them."""
-    with submitting(run):
-        record(run, argv, profile, {}, [])
-    relay = Relay()
-    with relay:
-        for stage, command in commands.items():
-            if relay.signum:
-                print(f"stopped before {stage}; {goes_on(run)}", file=sys.stderr)
-                return command_line.EXIT_STOPPED
-            print(f"{stage}: {shlex.join(command)}", flush=True)
-            note(run, "started", stage, job="local")
-            code = relay.run(command)
-            note(run, "finished" if code == 0 else "gave up", stage, job="local", code=code)
-            if code:
-                print(f"error: {stage} ended with code {code}; {goes_on(run)}", file=sys.stderr)
-                return code
-    print(f"run    {run}")
-    print(f"next   tensorboard --logdir {run}")
-    return 0
-
-
-def goes_on(run: Path) -> str:
-    """Return how to go on after a stop."""
-    return f"the same command with run={run} goes on"
-
-
-class Relay(StopRequest):
-    """While this context lasts, pass signals that stop a run on to the program that runs here."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.waiting: deque[int] = deque()
-        """Signals that are still to be passed on."""
-
-    def run(self, command: list[str]) -> int:
-        """Run a program, and wait while it saves after a signal; returns its exit code.
-
-        It has a session of its own, so that Ctrl-C reaches it once, from here.
-        """
-        self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-        self.pass_on()  # what came while the program was started
-        code = self.process.wait()
-        self.process = None
-        return code
-
-    def note(self, signum: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
-        self.adopt(signum)
-        self.waiting.append(signum)
-        self.pass_on()
-
-    def pass_on(self) -> None:
-        """Send each signal once, although the handler may interrupt this."""
-        with contextlib.suppress(IndexError):  # no signal is left
-            while self.process:
-                self.process.send_signal(self.waiting.popleft())
 
 
 if __name__ == "__main__":
