@@ -1,8 +1,8 @@
-"""A contact sheet of a prepared field: its variants with the masks' outlines and the points.
+"""Draw a contact sheet of a prepared field: its variants, the masks' outlines and the points.
 
     python -m data_prep.preview out=sheet.jpg [data=DIR field=Case_1-01 columns=4]
 
-To be looked at before training: outlines must lie on the nuclei, in every variant.
+Look at it before training: outlines must lie on the nuclei, in every variant.
 """
 
 from common import command_line

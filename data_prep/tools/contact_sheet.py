@@ -11,9 +11,10 @@ from common.ownership import Item
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.pack import read_points, read_sample
 from data_prep.images.image_files import Image, Mask
+from data_prep.images.outlines import draw_outlines
 from data_prep.tools.config import PreviewConfig
 
-OUTLINE, POINT, INK = (0, 158, 115), (230, 159, 0), (40, 40, 40)
+ORANGE, INK = (230, 159, 0), (40, 40, 40)
 LABEL_PX, GAP_PX = 24, 6
 
 
@@ -36,7 +37,7 @@ def write_contact_sheet(config: PreviewConfig) -> None:
 
 
 def samples_of(dataset: Dataset, field: str) -> list[Sample]:
-    """The variants of a field. Raises UsageError where it is not there."""
+    """Return the variants of a field, '' for the first. Raises UsageError for an unknown one."""
     field = field or (dataset.split("train") or dataset.samples)[0].field
     samples = [sample for sample in dataset.samples if sample.field == field]
     if not samples:
@@ -46,14 +47,14 @@ def samples_of(dataset: Dataset, field: str) -> list[Sample]:
 
 
 def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_px: int) -> Image:
-    """HWC uint8: the samples row by row, each under its name, numbers and outlines."""
+    """Lay samples out row by row, HWC uint8, each with its outlines under a line that names it."""
     labels = dataset.description.labelling.labels
     cells = []
     for sample in samples:
         image_HWC, mask_HW = read_sample(dataset.folder, sample)
         points = read_points(dataset.folder, sample, labels)
-        shares_N2 = np.concatenate(list(points.values()))
-        cells.append(labelled(sample, outlined(image_HWC, mask_HW, shares_N2, width_px)))
+        fractions_N2 = np.concatenate(list(points.values()))
+        cells.append(labelled(sample, outlined(image_HWC, mask_HW, fractions_N2, width_px)))
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
@@ -61,25 +62,23 @@ def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_p
 
 
 def outlined(
-    image_HWC: Image, mask_HW: Mask, shares_N2: npt.NDArray[np.float64], width_px: int
+    image_HWC: Image, mask_HW: Mask, fractions_N2: npt.NDArray[np.float64], width_px: int
 ) -> Image:
-    """The image at a width, with each label's outlines and the points, shares of its sides."""
+    """Shrink an image; draw each label's outlines and the points (fractions of its sides)."""
     height_px = max(1, round(image_HWC.shape[0] * width_px / image_HWC.shape[1]))
     small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
-    large_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
-    for value in np.unique(large_mask[large_mask > 0]):
-        region = (large_mask == value).astype(np.uint8)
-        contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(small, contours, -1, OUTLINE, 1, cv2.LINE_AA)
-    for x, y in shares_N2:
-        cv2.circle(small, (int(x * width_px), int(y * height_px)), 1, POINT, cv2.FILLED)
+    small_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
+    for value in np.unique(small_mask[small_mask > 0]):
+        draw_outlines(small, small_mask == value)
+    for x, y in fractions_N2:
+        cv2.circle(small, (int(x * width_px), int(y * height_px)), 1, ORANGE, cv2.FILLED)
     return small
 
 
 def labelled(sample: Sample, image_HWC: Image) -> Image:
-    """The image under a line with its variant's number, transform and parameters."""
-    drawn = " ".join(f"{name} {value:.3g}" for name, value in sample.parameters.items())
-    text = f"{sample.variant} {sample.transform} {drawn}"
+    """Put a line with the variant's number, transform and parameters above the image."""
+    values = " ".join(f"{name} {value:.3g}" for name, value in sample.parameters.items())
+    text = f"{sample.variant} {sample.transform} {values}"
     bar = np.full((LABEL_PX, image_HWC.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, text, (4, LABEL_PX - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
     cell = np.vstack([bar, image_HWC])

@@ -10,11 +10,15 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from data_prep.images.pictures import FALSE_ALARM, HIT, MISS, Array, Bools, outcome_picture
+from data_prep.images.image_files import Image
+from data_prep.images.outlines import GREEN, Bools
+
+# With GREEN of Okabe & Ito's palette: told apart with any kind of colour vision
+HIT, MISS, FALSE_ALARM = GREEN, (230, 159, 0), (204, 33, 167)
 
 
 def save_panels(
-    path: Path, title: str, image_HWC: Array, truth_HW: Bools, predicted_HW: Bools
+    path: Path, title: str, image_HWC: Image, truth_HW: Bools, predicted_HW: Bools
 ) -> None:
     """A figure of three panels: input, truth, prediction."""
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
@@ -29,7 +33,7 @@ def save_panels(
 
 
 def save_outcome(
-    path: Path, title: str, image_HWC: Array, truth_HW: Bools, predicted_HW: Bools
+    path: Path, title: str, image_HWC: Image, truth_HW: Bools, predicted_HW: Bools
 ) -> None:
     """A figure of hits, misses and false alarms over the image, with a legend."""
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
@@ -41,6 +45,18 @@ def save_outcome(
     axis.set_title(title)
     axis.axis("off")
     save_figure(figure, path)
+
+
+def outcome_picture(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools) -> Image:
+    """Lay hits, misses and false alarms over the image at half strength, HWC uint8."""
+    picture = image_HWC.astype(np.float32)
+    for region, colour in (
+        (truth_HW & predicted_HW, HIT),
+        (truth_HW & ~predicted_HW, MISS),
+        (~truth_HW & predicted_HW, FALSE_ALARM),
+    ):
+        picture[region] = 0.5 * picture[region] + 0.5 * np.array(colour, np.float32)
+    return picture.round().astype(np.uint8)
 
 
 def save_learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:

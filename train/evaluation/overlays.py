@@ -1,4 +1,4 @@
-"""Fields to be looked at: the image, with the outlines of truth and prediction as paths over it."""
+"""Pictures of fields in the report: an image, with the outlines of truth and prediction over it."""
 
 import base64
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.images.image_files import Image
+from data_prep.images.outlines import outline_path
 from train.metrics.scores import Score, worst_first
 
 WIDTH_PX = 900
@@ -17,7 +18,7 @@ JPG_QUALITY = 85
 
 @dataclass(frozen=True)
 class Overlay:
-    """A field's image and the outlines on it, small enough to be kept."""
+    """A field's image and its outlines, small enough to keep one for each field of a report."""
 
     index: int
     field: str
@@ -29,7 +30,7 @@ class Overlay:
     truth: str
     """Outlines as the `d` of an SVG path, in px of the image."""
     prediction: str
-    """The same of the prediction."""
+    """Outlines of the prediction in the same form."""
 
 
 def make_overlay(
@@ -41,7 +42,7 @@ def make_overlay(
     truth_HW: npt.NDArray[np.bool_],
     predicted_HW: npt.NDArray[np.bool_],
 ) -> Overlay:
-    """A field of any size at a width of WIDTH_PX, or at its own where it is smaller."""
+    """Make the overlay of a field; one that is wider than WIDTH_PX is shrunk to it."""
     scale = min(1.0, WIDTH_PX / image_HWC.shape[1])
     size = round(image_HWC.shape[1] * scale), round(image_HWC.shape[0] * scale)
     small_HWC = cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA)
@@ -52,24 +53,14 @@ def make_overlay(
     return Overlay(index, field, case, dice, *size, encoded, *outlines)
 
 
-def outline_path(mask_HW: npt.NDArray[np.bool_], scale: float) -> str:
-    """The outlines of a mask as the `d` of an SVG path, in px of the scaled image."""
-    contours, _ = cv2.findContours(mask_HW.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    parts = []
-    for contour in contours:
-        corners = cv2.approxPolyDP(contour, 0.7, closed=True)[:, 0]
-        scaled = ((corners + 0.5) * scale).round(1).tolist()  # through the middles of pixels
-        parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in scaled) + "Z")
-    return "".join(parts)
-
-
 def by_dice(overlays: Sequence[Overlay]) -> list[Overlay]:
-    """Worst first; those with nothing annotated last, in their own order."""
+    """Sort by Dice, the worst first; fields with nothing annotated come last, in their order."""
     return sorted(overlays, key=lambda overlay: (*worst_first(overlay.dice), overlay.index))
 
 
 def worst_and_best(overlays: Sequence[Overlay], num_each: int) -> list[Overlay]:
-    """The `num_each` worst and as many best, worst first; all where there are no more.
+    """Return the `num_each` worst and as many best fields, the worst first; or all, where there are
+    no more.
 
     Fields with nothing annotated are neither: they come last, where there is room.
     """

@@ -20,7 +20,6 @@ from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, check_unchanged
 from data_prep.dataset.pack import TrainingPixels
 from data_prep.images.masks import channel_values
-from data_prep.images.pictures import panel_strip
 from model.layers import update_running_statistics
 from model.precision import choose_precision
 from train.checkpoints.checkpoint import Retention
@@ -54,7 +53,7 @@ from train.metrics.scores import (
 from train.ranks.distributed import Ranks
 from train.ranks.gradients import TreeGradients, tree_sum, tree_sum_over_ranks
 from train.ranks.lock import RunLock
-from train.runs.monitor import TRAINING_LOSS, Done, Monitor
+from train.runs.monitor import TRAINING_LOSS, Done, Monitor, panel_strip
 from train.runs.run_folder import CHECKPOINTS, config_sha256
 
 PANEL_HEIGHT_PX = 256

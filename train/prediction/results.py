@@ -17,7 +17,7 @@ from data_prep.dataset.manifest import Labelling
 from data_prep.images import image_files
 from data_prep.images.image_files import Box
 from data_prep.images.masks import channel_values
-from data_prep.images.pictures import outline_picture
+from data_prep.images.outlines import draw_outlines
 from train.prediction.band_store import BandStore
 from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows
 from train.prediction.pyramid import halve_labels, halve_values, write_pyramid
@@ -26,6 +26,7 @@ from train.prediction.tiles import Band, Plane
 KIND, BANDS = "predict", "bands"  # private folders
 PICTURE_PX = 4000
 """The longest side of a picture; a larger image is shrunk."""
+OUTLINE_PX = 3
 STRIP_PX = 512
 SETTINGS = "_settings.json"
 NUCLEI = f"{PREDICTED}.geojson"
@@ -137,8 +138,9 @@ class Results:
             mask_HW = self.small_mask()
             if store.shrink == 1:
                 item.write(name(SMALL_MASK), image_files.encode_mask(mask_HW))
-            overlay = outline_picture(store.picture(), mask_HW > 0)
-            item.write(name("_overlay.png"), image_files.encode_image(overlay, "png", 0))
+            overlay_HWC = store.picture().copy()
+            draw_outlines(overlay_HWC, mask_HW > 0, OUTLINE_PX)
+            item.write(name("_overlay.png"), image_files.encode_image(overlay_HWC, "png", 0))
             self.write_nuclei(item.make(name(NUCLEI)), item.make(name(".json")))
             item.write(name(SETTINGS), encode_settings(self.task.settings))
             item.publish(self.task.about)

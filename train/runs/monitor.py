@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,8 +19,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.files import read_lines, write_atomically
+from data_prep.images.image_files import Image
 from train.metrics.scores import EMPTY, Score, score_text
 from train.runs.newest import PROGRESS
+
+Bools = npt.NDArray[np.bool_]
 
 METRICS, RESTARTS = "metrics.jsonl", "restarts.jsonl"
 TRAINING_LOSS = "train/loss"
@@ -158,6 +162,20 @@ def without_writers(failed: threading.ExceptHookArgs) -> None:
     """Python's report of an error in a thread, but for TensorBoard's: those come again on flush."""
     if not type(failed.thread).__module__.startswith("tensorboard"):
         threading.__excepthook__(failed)
+
+
+def panel_strip(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools, height_px: int) -> Image:
+    """Lay input, truth and prediction side by side, HWC uint8, for TensorBoard."""
+    grey = [
+        cv2.cvtColor(mask.astype(np.uint8) * 255, cv2.COLOR_GRAY2RGB)
+        for mask in (truth_HW, predicted_HW)
+    ]
+    width_px = round(image_HWC.shape[1] * height_px / image_HWC.shape[0])
+    panels = [
+        cv2.resize(panel, (width_px, height_px), interpolation=cv2.INTER_AREA)
+        for panel in (image_HWC, *grey)
+    ]
+    return np.hstack(panels)
 
 
 def memory_mb() -> dict[str, float]:

@@ -11,8 +11,9 @@ import pytest
 from data_prep import preview
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.dataset.manifest import read_dataset
+from data_prep.images.outlines import GREEN
 from data_prep.prepare import prepare
-from data_prep.tools.contact_sheet import GAP_PX, LABEL_PX, OUTLINE
+from data_prep.tools.contact_sheet import GAP_PX, LABEL_PX
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 WIDTH_PX, HEIGHT_PX = 160, 120  # of raw_folder's fields, which are shown as they are
@@ -61,7 +62,7 @@ def test_every_variant_is_shown_with_its_outlines(
         edge = gradient[1:-1, 1:-1] > 0
         image = cv2.imread(str(data / sample.image), cv2.IMREAD_COLOR_RGB)
         is_drawn = (shown != image).any(axis=-1)
-        green = is_drawn & (np.abs(shown.astype(int) - OUTLINE) < 30).all(axis=-1)
+        green = is_drawn & (np.abs(shown.astype(int) - GREEN) < 30).all(axis=-1)
         near = cv2.dilate(edge.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         assert green.sum() > 0.5 * edge.sum() / 2  # the outline is one of the edge's two pixels
         assert near[green].mean() > 0.98

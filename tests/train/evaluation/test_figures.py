@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.evaluation.figures import save_learning_curves, save_outcome, save_panels
+from train.evaluation.figures import (
+    FALSE_ALARM,
+    HIT,
+    MISS,
+    outcome_picture,
+    save_learning_curves,
+    save_outcome,
+    save_panels,
+)
 
 FIELD = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 SOME = FIELD[..., 0] > 128
@@ -53,3 +61,20 @@ def test_a_mask_of_nothing_is_black_and_one_of_all_is_white(
     with Image.open(tmp_path / "a.png") as picture:
         middle = np.asarray(picture.convert("RGB"))[200:300, 650:850]
     assert (middle == grey).all()
+
+
+IMAGE = np.full((1, 4, 3), (100, 200, 50), np.uint8)
+TRUTH = np.array([[True, True, False, False]])
+PREDICTED = np.array([[True, False, True, False]])
+
+
+def test_hit_miss_and_false_alarm_are_half_their_colour_half_the_image() -> None:
+    """(100, 200, 50) with green (0, 158, 115), orange (230, 159, 0), purple (204, 33, 167)."""
+    assert (HIT, MISS, FALSE_ALARM) == ((0, 158, 115), (230, 159, 0), (204, 33, 167))
+    picture = outcome_picture(IMAGE, TRUTH, PREDICTED)[0].tolist()
+    hit, miss, false_alarm, neither = picture
+    assert np.abs(np.subtract(hit, (50, 179, 82.5))).max() <= 0.5
+    assert np.abs(np.subtract(miss, (165, 179.5, 25))).max() <= 0.5
+    assert np.abs(np.subtract(false_alarm, (152, 116.5, 108.5))).max() <= 0.5
+    assert neither == [100, 200, 50]
+    assert IMAGE[0, 0].tolist() == [100, 200, 50]  # the image itself is left alone

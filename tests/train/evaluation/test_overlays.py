@@ -7,28 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from train.evaluation.overlays import Overlay, make_overlay, outline_path, worst_and_best
-
-
-def filled(path: str, height_px: int, width_px: int) -> np.ndarray:
-    """The region inside an outline."""
-    mask_HW = np.zeros((height_px, width_px), np.uint8)
-    for part in path.split("M")[1:]:
-        numbers = [float(number) for number in re.findall(r"-?[\d.]+", part)]
-        corners = np.array(numbers).reshape(-1, 2) - 0.5
-        cv2.fillPoly(mask_HW, [np.round(corners).astype(np.int32)], 1)
-    return mask_HW.astype(bool)
-
-
-def test_outlines_lie_on_the_masks_border() -> None:
-    mask_HW = np.zeros((200, 300), np.uint8)
-    cv2.circle(mask_HW, (80, 90), 30, 1, cv2.FILLED)
-    cv2.rectangle(mask_HW, (200, 20), (299, 70), 1, cv2.FILLED)
-    path = outline_path(mask_HW > 0, 1.0)
-    assert path.count("M") == path.count("Z") == 2
-    differing = filled(path, 200, 300) != (mask_HW > 0)
-    assert differing.mean() < 0.002
-    assert outline_path(np.zeros((9, 9), bool), 1.0) == ""
+from train.evaluation.overlays import Overlay, make_overlay, worst_and_best
 
 
 def test_a_large_field_is_shown_smaller_with_its_outlines() -> None:

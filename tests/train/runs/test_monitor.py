@@ -14,6 +14,7 @@ from train.runs.monitor import (
     Done,
     Monitor,
     drop_lines_after,
+    panel_strip,
     read_curve,
     read_metrics,
 )
@@ -206,3 +207,16 @@ def test_lines_of_a_log_are_seen_as_they_are_written(
     monitor.say("resumed")
     monitor.close()
     assert flushed
+
+
+def test_a_strip_has_input_truth_and_prediction_side_by_side() -> None:
+    image_HWC = np.full((80, 120, 3), (10, 20, 30), np.uint8)
+    truth_HW, predicted_HW = np.zeros((2, 80, 120), bool)
+    truth_HW[:, :60], predicted_HW[:40] = True, True
+    strip = panel_strip(image_HWC, truth_HW, predicted_HW, height_px=40)
+    assert (strip.shape, strip.dtype) == ((40, 3 * 60, 3), np.uint8)
+    assert (strip[:, :60] == (10, 20, 30)).all()
+    assert (strip[:, 60:90] == 255).all()
+    assert (strip[:, 90:120] == 0).all()
+    assert (strip[:20, 120:] == 255).all()
+    assert (strip[20:, 120:] == 0).all()
