@@ -719,7 +719,7 @@ def test_folds_are_pooled(
     assert "all folds" in outcome.out
     html = (out / "report.html").read_text()
     assert "<h1>Evaluation of other, own</h1>" in html
-    assert html.count("Validation loss: ") == 2
+    assert html.count("Curves: training loss, validation loss") == 2
     for fold in pooled["folds"]:
         assert f"{fold['all_pixels']['dice']:.3f}" in html
         assert fold["model_sha256"] in html

@@ -25,6 +25,7 @@ from data_prep.dataset.pack import TrainingPixels
 from data_prep.images.image_files import read_image
 from model.precision import choose_precision
 from tests import ranks as real_ranks
+from tests.train.curves import read_curve
 from train import evaluate, export, predict
 from train.checkpoints import checkpoint
 from train.checkpoints.state import build_state
@@ -35,7 +36,7 @@ from train.loop.determinism import be_deterministic, doubtful_kernels
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock
-from train.runs.monitor import read_curve, read_metrics
+from train.runs.monitor import read_metrics
 from train.runs.run_folder import open_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

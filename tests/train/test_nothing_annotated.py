@@ -12,6 +12,7 @@ import pytest
 
 from launch import jobs
 from tests.train.conftest import TINY, prepare_here
+from tests.train.curves import read_curve
 from train import __main__ as train_main
 from train import evaluate, export, predict, show
 from train.checkpoints import checkpoint
@@ -21,7 +22,7 @@ from train.evaluation.overlays import Overlay, worst_and_best
 from train.evaluation.summary import summarise
 from train.metrics.detection import Detections
 from train.metrics.scores import best_threshold, bootstrap_pooled, scores
-from train.runs.monitor import read_curve, read_metrics
+from train.runs.monitor import read_metrics
 from train.runs.run_folder import read_run
 
 Cli = Callable[..., Any]

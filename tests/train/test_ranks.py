@@ -12,7 +12,7 @@ from common.command_line import EXIT_STOPPED
 from tests import ranks
 from tests.faults.training import digests
 from tests.forked_ranks import ForkedRanks
-from train.runs.monitor import read_curve
+from tests.train.curves import read_curve
 
 SETTINGS = (
     "epochs=3",

@@ -1,14 +1,14 @@
-"""Figures of predictions and of learning curves, as files."""
+"""Figures of predictions and curves of training and detection, as PNG files and as SVG."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from data_prep.images.image_files import Image
 from data_prep.images.outlines import GREEN, Bools
@@ -16,35 +16,66 @@ from data_prep.images.outlines import GREEN, Bools
 # With GREEN of Okabe & Ito's palette: told apart with any kind of colour vision
 HIT, MISS, FALSE_ALARM = GREEN, (230, 159, 0), (204, 33, 167)
 
+# Title, upper end of the axis (None: as it comes), and name in the lines -> label
+PANELS: tuple[tuple[str, float | None, dict[str, str]], ...] = (
+    ("training loss", None, {"train/loss": "as minimised"}),
+    ("validation loss", None, {"val/loss": "cross-entropy (nats)"}),
+    ("validation scores", 1, {"val/dice": "Dice", "val/iou": "IoU", "val/accuracy": "accuracy"}),
+)
+MOST_MARKED = 40
+"""Points of a curve that get a marker each; where there are more only the line is drawn."""
+STYLE = {
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.4,
+}
+BLUE, VERMILION, BLUISH_GREEN, PURPLE, GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#7a4fb5",
+    "#707070",
+)
+DASHES = ("-", "--", ":")
+SVG = {
+    "svg.hashsalt": "eosin",  # or ids are random
+    "svg.fonttype": "none",  # text as text: as outlines it is four times as large
+}
+
+Points = Sequence[tuple[float, float]]
+
 
 def save_panels(
     path: Path, title: str, image_HWC: Image, truth_HW: Bools, predicted_HW: Bools
 ) -> None:
-    """A figure of three panels: input, truth, prediction."""
+    """Save a figure of three panels: input, truth, prediction."""
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.9 * ratio + 0.7), layout="constrained")
+    figure = Figure(figsize=(15, 4.9 * ratio + 0.7), layout="constrained")
     panels = {"input": image_HWC, "truth": truth_HW, "prediction": predicted_HW}
-    for axis, (name, panel) in zip(axes, panels.items(), strict=True):
-        axis.imshow(panel, cmap="gray", vmin=0, interpolation="antialiased")
-        axis.set_title(name)
-        axis.axis("off")
+    for axes, (name, panel) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        axes.imshow(panel, cmap="gray", vmin=0, interpolation="antialiased")
+        axes.set_title(name)
+        axes.axis("off")
     figure.suptitle(title)
-    save_figure(figure, path)
+    save_png(figure, path)
 
 
 def save_outcome(
     path: Path, title: str, image_HWC: Image, truth_HW: Bools, predicted_HW: Bools
 ) -> None:
-    """A figure of hits, misses and false alarms over the image, with a legend."""
+    """Save a figure of hits, misses and false alarms over the image, with a legend."""
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
-    figure, axis = plt.subplots(figsize=(9, 9 * ratio + 0.9), layout="constrained")
-    axis.imshow(outcome_picture(image_HWC, truth_HW, predicted_HW))
+    figure = Figure(figsize=(9, 9 * ratio + 0.9), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(outcome_picture(image_HWC, truth_HW, predicted_HW))
     for name, colour in (("hit", HIT), ("miss", MISS), ("false alarm", FALSE_ALARM)):
-        axis.plot([], [], "s", color=np.array(colour) / 255, label=name)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
-    axis.set_title(title)
-    axis.axis("off")
-    save_figure(figure, path)
+        axes.plot([], [], "s", color=np.array(colour) / 255, label=name)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
+    axes.set_title(title)
+    axes.axis("off")
+    save_png(figure, path)
 
 
 def outcome_picture(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools) -> Image:
@@ -60,21 +91,84 @@ def outcome_picture(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools) -> I
 
 
 def save_learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Validation loss, Dice, IoU and accuracy against the epoch."""
-    epochs = [line["epoch"] for line in metrics]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(epochs, [line["val/loss"] for line in metrics], marker=".")
-    left.set(xlabel="epoch", ylabel="binary cross-entropy (nats)", title="validation loss")
-    for name in ("dice", "iou", "accuracy"):
-        points = [(line["epoch"], line[f"val/{name}"]) for line in metrics]
-        if known := [point for point in points if point[1] is not None]:  # else nothing annotated
-            right.plot(*zip(*known, strict=True), marker=".", label=name)
-    right.set(xlabel="epoch", ylim=(0, 1), title="validation, all pixels")
-    right.legend()
-    save_figure(figure, path)
+    """Save the curves of the validation, of which `metrics` are the lines of metrics.jsonl."""
+    save_png(learning_curves(metrics), path)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write and close a figure; no date or version in the file, so that it is repeatable."""
+@mpl.rc_context(STYLE)
+def learning_curves(
+    lines: Sequence[Mapping[str, Any]],
+    restart_steps: Sequence[int] = (),
+    evaluated_step: int | None = None,
+) -> Figure:
+    """Plot losses and scores by the step: a panel for each of PANELS that the lines hold.
+
+    `lines` are those of metrics.jsonl and training.jsonl. Vertical lines mark the restarts and the
+    step of the evaluated checkpoint.
+    """
+    panels = [(title, top, curves_of(lines, labels)) for title, top, labels in PANELS]
+    panels = [panel for panel in panels if panel[2]]
+    last = max((line["step"] for line in lines), default=0)
+    marks = [(step, "restart", GREY, "--") for step in restart_steps]
+    if evaluated_step is not None:
+        marks.append((evaluated_step, "evaluated checkpoint", PURPLE, "-"))
+    figure = Figure(figsize=(4.2 * (len(panels) or 1), 3.6), layout="constrained")
+    for number, (title, top, curves) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), number, title=title, xlabel="step")
+        for (label, points), colour, dash in zip(
+            curves.items(), (BLUE, VERMILION, BLUISH_GREEN), DASHES, strict=False
+        ):
+            marker = "." if len(points) <= MOST_MARKED else ""
+            axes.plot(*zip(*points, strict=True), dash, marker=marker, color=colour, label=label)
+        for step, meaning, colour, dash in marks:
+            if step <= last:
+                axes.axvline(step, color=colour, linestyle=dash, linewidth=1.2, label=meaning)
+        highest = max(value for points in curves.values() for _, value in points)
+        axes.set(xlim=(0, last), ylim=(0, top or 1.05 * highest or 1))
+        once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        axes.legend(once.values(), once.keys(), frameon=False, fontsize="small")
+    return figure
+
+
+def curves_of(lines: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, Points]:
+    """Collect (step, value) of each name by its label, without names that have no value."""
+    curves = {
+        label: [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        for name, label in labels.items()
+    }
+    return {label: points for label, points in curves.items() if points}
+
+
+@mpl.rc_context(STYLE)
+def precision_recall(detection: Mapping[str, Any]) -> Figure:
+    """Plot precision against recall of found nuclei, with a dot at the chosen threshold."""
+    curve = detection["curve"]
+    pairs = zip(curve["recall"], curve["precision"], strict=True)
+    # above thresholds that find nothing right, precision says nothing
+    points = [(recall, precision) for recall, precision in pairs if recall > 0]
+    # several runs have a threshold each
+    chosen = f"threshold {detection['threshold']:.3g}" if "threshold" in detection else "as chosen"
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_title("precision and recall of found nuclei")
+    axes.plot(*zip(*points, strict=True), color=BLUE)
+    axes.plot(detection["recall"], detection["precision"], "o", color=VERMILION, label=chosen)
+    axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Save a figure; the same figure gives the same bytes, without a date or a version."""
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
-    plt.close(figure)
+
+
+@mpl.rc_context(SVG)
+def svg_uri(figure: Figure) -> str:
+    """Return a figure as the address of an SVG that is held in the address itself.
+
+    The same figure gives the same address.
+    """
+    file = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"

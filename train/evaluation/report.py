@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from matplotlib.figure import Figure
 
 from common.command_line import counted
 from common.files import read_lines
-from train.evaluation.charts import Chart, Line, Mark, Point
+from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
 from train.metrics.scores import EMPTY, METRICS, worst_first
-from train.runs.monitor import TRAINING_LOSS, read_curve, read_metrics, read_restarts
+from train.runs.monitor import read_metrics, read_restarts, read_training
 from train.runs.run_folder import CHOSEN_ON, Run, flat_settings
 
 REPORT = "report.html"
@@ -53,7 +54,8 @@ def report_page(
         chosen_on=CHOSEN_ON,
         nothing=EMPTY,
         fields=sorted(summary["per_field"], key=lambda row: worst_first(row["dice"])),
-        detection_chart=detection_chart(summary.get("detection")),
+        precision_recall=nuclei_curve(summary.get("detection")),
+        svg_uri=svg_uri,
         trainings=[about_training(part, run) for part, run in zip(parts, runs, strict=True)],
     )
 
@@ -68,11 +70,12 @@ def measured_fields(summary: Mapping[str, Any]) -> str:
 
 def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """What the page says of a run: its curves, what happened to it, its data and its settings."""
-    restarts, metrics = read_restarts(run.folder), read_metrics(run.folder)
-    losses = read_curve(run.folder, TRAINING_LOSS)
+    restarts = read_restarts(run.folder)
+    lines = read_training(run.folder) + read_metrics(run.folder)
+    restart_steps = [restart["step"] for restart in restarts]
     return {
         "summary": summary,
-        "curves": training_charts(metrics, losses, restarts, summary["step"]),
+        "curves": learning_curves(lines, restart_steps, summary["step"]),
         "story": story(restarts, read_lines(run.folder / EVENTS)),
         "num_restarts": len(restarts),
         "data": run.data,
@@ -86,69 +89,11 @@ def predictors(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {PREDICTORS.get(key, key): source for key, source in sources.items()}
 
 
-def training_charts(
-    metrics: Sequence[Mapping[str, Any]],
-    training_losses: Sequence[Point],
-    restarts: Sequence[Mapping[str, Any]],
-    step: int,
-) -> list[Chart]:
-    """Loss on training, and where there was validation its loss, Dice, IoU and accuracy, by the
-    step."""
-    steps = [line["step"] for line in metrics]
-    last = max([*steps, *(at for at, _ in training_losses)], default=0)
-    x_range = (0.0, float(last))
-    marks = [("restart", "restart", float(restart["step"])) for restart in restarts]
-    marks.append(("checkpoint", "evaluated checkpoint", float(step)))
-    marks = [mark for mark in marks if mark[2] <= last]
-    charts = []
-    if training_losses:
-        charts.append(
-            loss_chart("Training loss", "as it was minimised", training_losses, x_range, marks)
-        )
-    if metrics:
-        losses = points_of(metrics, "val/loss")
-        scores = [
-            Line(name, points)
-            for key, name in (("dice", "Dice"), ("iou", "IoU"), ("accuracy", "accuracy"))
-            if (points := points_of(metrics, f"val/{key}"))
-        ]
-        unit = (0.0, 1.0)
-        charts += [
-            loss_chart("Validation loss", "cross-entropy (nats)", losses, x_range, marks),
-            Chart("Validation scores", "step", "over all pixels", scores, x_range, unit, marks),
-        ]
-    return charts
-
-
-def points_of(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
-    """(step, value) of a validation metric, where something was annotated."""
-    return [(line["step"], line[name]) for line in metrics if line[name] is not None]
-
-
-def loss_chart(
-    title: str, unit: str, losses: Sequence[Point], x_range: Point, marks: Sequence[Mark]
-) -> Chart:
-    """A loss against the step, from 0."""
-    top = max((loss for _, loss in losses), default=0.0) * 1.05 or 1.0
-    return Chart(title, "step", unit, [Line(title, losses)], x_range, (0.0, top), marks)
-
-
-def detection_chart(detection: Mapping[str, Any] | None) -> Chart | None:
-    """Precision against recall of found nuclei, with the chosen threshold marked; None where no
-    nucleus is annotated."""
+def nuclei_curve(detection: Mapping[str, Any] | None) -> Figure | None:
+    """Plot precision and recall of found nuclei; None where no nucleus is annotated."""
     if detection is None or detection["recall"] is None:
         return None
-    curve = detection["curve"]
-    pairs = zip(curve["recall"], curve["precision"], strict=True)
-    # of thresholds above which nothing is right, precision says nothing
-    points = [(recall, precision) for recall, precision in pairs if recall > 0]
-    # several runs have a threshold each
-    chosen = f"threshold {detection['threshold']:.3g}" if "threshold" in detection else "as chosen"
-    dot = (detection["recall"], detection["precision"])
-    unit = (0.0, 1.0)
-    title = "Precision and recall of found nuclei"
-    line = Line("thresholds", points)
-    return Chart(title, "recall", "precision", [line], unit, unit, dots=[(chosen, dot)])
+    return precision_recall(detection)
 
 
 def story(

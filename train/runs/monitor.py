@@ -1,4 +1,9 @@
-"""What a run tells: TensorBoard, metrics.jsonl, a progress bar or log lines. Rank 0 only."""
+"""What a run reports: TensorBoard, JSON lines, a progress bar or log lines. Rank 0 only.
+
+metrics.jsonl   a line an epoch: the metrics of the validation
+training.jsonl  a line each `log_every_steps`: training loss, learning rate, speed, memory
+restarts.jsonl  a line a restart
+"""
 
 import json
 import resource
@@ -14,7 +19,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -25,9 +29,8 @@ from train.runs.newest import PROGRESS
 
 Bools = npt.NDArray[np.bool_]
 
-METRICS, RESTARTS = "metrics.jsonl", "restarts.jsonl"
+METRICS, TRAINING, RESTARTS = "metrics.jsonl", "training.jsonl", "restarts.jsonl"
 TRAINING_LOSS = "train/loss"
-MOST_POINTS = 500  # of a curve that is read
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Monitor:
         self.enabled, self.run, self.every_s = enabled, run, every_s
         if not enabled:
             return
-        drop_lines_after(run / METRICS, done.epochs)
+        drop_lines_after(run / METRICS, "epoch", done.epochs)
+        drop_lines_after(run / TRAINING, "step", done.step)
         # After a resume, TensorBoard forgets what was written past the checkpoint
         purge_step = done.step + (1 if done.is_validated else 0)
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
@@ -80,8 +84,7 @@ class Monitor:
             self.say(note)
         if self.enabled and step:
             restart = {"step": step, "time_s": round(time.time()), "notes": list(notes)}
-            with (self.run / RESTARTS).open("a") as file:
-                file.write(json.dumps(restart) + "\n")
+            append_line(self.run / RESTARTS, restart)
             number = len((self.run / RESTARTS).read_text().splitlines())
             self.writer.add_scalar("run/restarts", number, step)
             self.writer.add_text("restarts", f"restart {number} at step {step}", step)
@@ -112,7 +115,9 @@ class Monitor:
         if not self.enabled:
             return
         known = {name: value for name, value in values.items() if value is not None}
-        self.points(step, known | memory_mb())
+        point = known | memory_mb()
+        self.points(step, point)
+        append_line(self.run / TRAINING, {"step": step, **point})
         self.sign_of_life(step, epoch)
         brief = {name.rpartition("/")[2]: f"{value:.4g}" for name, value in known.items()}
         self.bar.set_postfix(brief)
@@ -129,9 +134,7 @@ class Monitor:
         self.points(step, known)
         self.writer.flush()
         self.sign_of_life(step, epoch)
-        line = json.dumps({"step": step, "epoch": epoch, **values}, allow_nan=False)
-        with (self.run / METRICS).open("a") as file:
-            file.write(line + "\n")
+        append_line(self.run / METRICS, {"step": step, "epoch": epoch, **values})
         listed = " ".join(f"{name} {score_text(value)}" for name, value in known.items())
         if unknown := [name for name in values if name not in known]:
             listed += f"; {EMPTY} for {', '.join(unknown)}"
@@ -191,36 +194,27 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return read_lines(run / METRICS)
 
 
+def read_training(run: Path) -> list[dict[str, Any]]:
+    """The lines of training.jsonl; none before the first point of the curves."""
+    return read_lines(run / TRAINING)
+
+
 def read_restarts(run: Path) -> list[dict[str, Any]]:
     """The lines of restarts.jsonl: step, time_s and notes of each; none where it never stopped."""
     return read_lines(run / RESTARTS)
 
 
-def read_curve(run: Path, name: str) -> list[tuple[int, float]]:
-    """(step, value) of a curve in TensorBoard's files, thinned out where it has many points.
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Add a JSON line to a file. Raises ValueError for NaN and infinity, which JSON cannot hold."""
+    with path.open("a") as file:
+        file.write(json.dumps(values, allow_nan=False) + "\n")
 
-    What a restart repeated comes once. Empty where there are no such files.
+
+def drop_lines_after(path: Path, key: str, last: int) -> None:
+    """Drop the lines past the checkpoint that the run goes on from: they will come again.
+
+    A line is past it where its `key` is above `last`, or where a kill has cut it short.
     """
-    if not (run / "tensorboard").is_dir():
-        return []
-    few = {"scalars": MOST_POINTS, "images": 1, "tensors": 1}
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance=few).Reload()
-    if name not in events.Tags()["scalars"]:
-        return []
-    return [(event.step, event.value) for event in events.Scalars(name)]
-
-
-def drop_lines_after(path: Path, epochs: int) -> None:
-    """Forget evaluations past the checkpoint that the run goes on from; they will come again."""
     if path.is_file():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if is_up_to(line, epochs)]
-        write_atomically(path, "".join(kept).encode())
-
-
-def is_up_to(line: str, epochs: int) -> bool:
-    """Whether a line of metrics.jsonl is whole, and of one of the first `epochs` epochs."""
-    try:
-        return bool(json.loads(line)["epoch"] <= epochs)
-    except ValueError:
-        return False  # cut short by a kill
+        kept = [line for line in read_lines(path) if line[key] <= last]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

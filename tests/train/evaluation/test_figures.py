@@ -1,28 +1,35 @@
 """Figures that are files one can open."""
 
+import base64
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from train.evaluation.figures import (
     FALSE_ALARM,
     HIT,
     MISS,
+    learning_curves,
     outcome_picture,
+    precision_recall,
     save_learning_curves,
     save_outcome,
     save_panels,
+    svg_uri,
 )
 
 FIELD = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 SOME = FIELD[..., 0] > 128
 METRICS = [
-    {"epoch": epoch, "val/loss": 1 / epoch, "val/dice": 0.5, "val/iou": 0.4, "val/accuracy": 0.9}
-    for epoch in (1, 2, 3)
+    {"step": step, "val/loss": 4 / step, "val/dice": None, "val/iou": 0.4, "val/accuracy": 0.9}
+    for step in (4, 8, 12)
 ]
+TRAINING = [{"step": step, "train/loss": 1 / step} for step in range(1, 13)]
 
 
 def panels(path: Path, truth_HW: np.ndarray = SOME) -> None:
@@ -78,3 +85,47 @@ def test_hit_miss_and_false_alarm_are_half_their_colour_half_the_image() -> None
     assert np.abs(np.subtract(false_alarm, (152, 116.5, 108.5))).max() <= 0.5
     assert neither == [100, 200, 50]
     assert IMAGE[0, 0].tolist() == [100, 200, 50]  # the image itself is left alone
+
+
+def drawn(figure: Figure) -> dict[str, dict[str, list[list[float]]]]:
+    """Title of each panel -> label of each line -> its points."""
+    return {
+        axes.get_title(): {str(line.get_label()): line.get_xydata().tolist() for line in axes.lines}
+        for axes in figure.axes
+    }
+
+
+def test_learning_curves_show_what_the_lines_hold_and_the_marks_within_them() -> None:
+    """Dice, of which nothing is known, is left out, and so is a restart that is yet to come."""
+    figure = learning_curves([*TRAINING, *METRICS], restart_steps=[4, 13], evaluated_step=8)
+    marks = {"restart": [[4, 0], [4, 1]], "evaluated checkpoint": [[8, 0], [8, 1]]}
+    assert drawn(figure) == {
+        "training loss": {"as minimised": [[n, 1 / n] for n in range(1, 13)], **marks},
+        "validation loss": {"cross-entropy (nats)": [[4, 1], [8, 0.5], [12, 4 / 12]], **marks},
+        "validation scores": {
+            "IoU": [[4, 0.4], [8, 0.4], [12, 0.4]],
+            "accuracy": [[4, 0.9], [8, 0.9], [12, 0.9]],
+            **marks,
+        },
+    }
+    assert drawn(learning_curves(TRAINING)).keys() == {"training loss"}
+    assert drawn(learning_curves([])) == {}
+
+
+def test_thresholds_that_find_nothing_are_not_drawn() -> None:
+    """Above them precision is 0 / 0, which the curve would show as a fall to the corner."""
+    curve = {"threshold": [0.1, 0.5, 0.9], "precision": [0.4, 0.8, 0], "recall": [1, 0.7, 0]}
+    figure = precision_recall({"threshold": 0.5, "precision": 0.8, "recall": 0.7, "curve": curve})
+    (line, dot) = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[1, 0.4], [0.7, 0.8]]
+    assert dot.get_xydata().tolist() == [[0.7, 0.8]]
+    assert dot.get_label() == "threshold 0.5"
+
+
+def test_a_figure_in_a_page_is_the_same_each_time_and_asks_for_nothing() -> None:
+    kind, _, content = svg_uri(learning_curves(METRICS)).partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert svg_uri(learning_curves(METRICS)).endswith(content)
+    svg = base64.b64decode(content).decode()
+    assert ">validation loss</text>" in svg
+    assert set(re.findall(r'href="(.)', svg)) == {"#"}

@@ -11,10 +11,8 @@ import pytest
 
 from tests.browser import CHROMIUM, Browser, start_browser
 from train import evaluate, show
-from train.evaluation.charts import Chart, Line
 from train.evaluation.overlays import make_overlay
-from train.evaluation.report import detection_chart, in_words, report_page, story
-from train.runs.monitor import read_curve
+from train.evaluation.report import in_words, report_page, story
 from train.runs.run_folder import Run, read_run
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install)")
@@ -163,23 +161,16 @@ def test_sections_without_anything_to_say_are_left_out(run: Run) -> None:
     for words in ("Warnings", "Nuclei found", "Worst", "annotated twice", "What happened"):
         assert words not in text
     # trained without a validation split, it still has a training loss
-    assert re.findall('aria-label="((?:Training|Validation).*?)[":]', html) == ["Training loss"]
+    assert re.findall('alt="(Curves.*?)"', html) == ["Curves: training loss"]
     assert "No restarts of the training" in text
     assert "0.667 one case" in text
 
 
-def test_the_training_loss_is_drawn_as_tensorboard_has_it(page: Path, run: Run) -> None:
-    """A dot a step, the highest at 1 / 1.05 of the height."""
-    losses = read_curve(run.folder, "train/loss")
-    assert len(losses) == 8
-    html = page.read_text()
-    start = html.index('aria-label="Training loss')
-    drawn = html[start : html.index("</svg>", start)]
-    dots = [(float(x), float(y)) for x, y in re.findall(r'circle .*?cx="(.*?)" cy="(.*?)"', drawn)]
-    assert [x for x, _ in dots] == sorted(x for x, _ in dots)
-    heights = np.array([Chart.bottom - y for _, y in dots]) / (Chart.bottom - Chart.top)
-    expected = np.array([loss for _, loss in losses]) / (1.05 * max(loss for _, loss in losses))
-    np.testing.assert_allclose(heights, expected, atol=1e-3)
+def test_the_curves_are_those_of_the_run_and_of_detection(page: Path) -> None:
+    assert re.findall('alt="(Curves.*?)"', page.read_text()) == [
+        "Curves: precision and recall of found nuclei",
+        "Curves: training loss, validation loss, validation scores",
+    ]
 
 
 def test_the_page_is_the_same_each_time(run: Run) -> None:
@@ -202,23 +193,6 @@ def test_evaluation_writes_it_with_the_digest_that_show_prints(
     assert shown_fields == [
         (entry["field"], f"{entry['dice']:.3f}") for entry in (ordered[0], ordered[-1])
     ]
-
-
-def test_charts_place_values_on_their_axes() -> None:
-    line = Line("a", [(0, 0), (50, 1), (100, 0.5)])
-    chart = Chart("t", "x", "y", [line], (0, 100), (0, 1), left=10, right=110, top=0, bottom=50)
-    assert chart.path(line) == "M10 50L60 0L110 25"
-    assert chart.x_ticks() == [0, 20, 40, 60, 80, 100]
-    assert chart.y_ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
-
-
-def test_thresholds_that_find_nothing_are_not_drawn() -> None:
-    """Above them precision is 0 / 0, which the curve would show as a fall to the corner."""
-    curve = {"threshold": [0.1, 0.5, 0.9], "precision": [0.4, 0.8, 0], "recall": [1, 0.7, 0]}
-    chart = detection_chart({"threshold": 0.5, "precision": 0.8, "recall": 0.7, "curve": curve})
-    assert chart is not None
-    assert chart.lines[0].points == [(1, 0.4), (0.7, 0.8)]
-    assert [point for _, point in chart.dots] == [(0.7, 0.8)]
 
 
 def test_the_story_is_told_in_order_of_time() -> None:

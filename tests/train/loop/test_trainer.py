@@ -26,6 +26,7 @@ from data_prep.dataset.manifest import Dataset, read_dataset
 from data_prep.dataset.pack import PACKED, TrainingPixels, read_sample
 from model.precision import choose_precision
 from tests.matching import num_pairs
+from tests.train.curves import read_curve
 from train import __main__ as train_main
 from train import evaluate
 from train.checkpoints import checkpoint
@@ -37,7 +38,7 @@ from train.metrics.detection import find_nuclei
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
-from train.runs.monitor import read_curve, read_metrics
+from train.runs.monitor import read_metrics
 from train.runs.run_folder import load_model, read_run
 
 Tiny = Callable[..., TrainConfig]

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.train.curves import read_curve
 from train.runs.monitor import (
-    MOST_POINTS,
     Done,
     Monitor,
     drop_lines_after,
     panel_strip,
-    read_curve,
     read_metrics,
+    read_training,
 )
 
 
@@ -33,13 +33,6 @@ def open_monitor(
     for number, file in enumerate(sorted(events)):
         file.rename(file.with_name(f"events.out.tfevents.{number:010d}.earlier"))
     return Monitor(run, Done(first_step, epochs, is_validated), 12, every_s, enabled)
-
-
-def scalars(run: Path, name: str) -> list[tuple[int, float]]:
-    """(step, value) as TensorBoard shows them."""
-    events = EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
 
 
 def train(monitor: Monitor, first_step: int, last_step: int, mark: float) -> None:
@@ -66,8 +59,8 @@ def resumed(tmp_path: Path) -> Path:
 
 def test_curves_show_each_step_once_after_a_resume(resumed: Path) -> None:
     expected = [(step, step + 0.5 * (step > 6)) for step in range(1, 13)]
-    assert scalars(resumed, "train/loss") == expected
-    assert scalars(resumed, "val/dice") == [(4, 4.0), (8, 8.5), (12, 12.5)]
+    assert read_curve(resumed, "train/loss") == expected
+    assert read_curve(resumed, "val/dice") == [(4, 4.0), (8, 8.5), (12, 12.5)]
 
 
 def test_panels_show_each_step_once_after_a_resume(resumed: Path) -> None:
@@ -99,7 +92,7 @@ def test_an_evaluation_that_was_not_saved_has_one_line(told_again: Path) -> None
 
 
 def test_an_evaluation_that_was_not_saved_has_one_point(told_again: Path) -> None:
-    assert [step for step, _ in scalars(told_again, "val/dice")] == [4]
+    assert [step for step, _ in read_curve(told_again, "val/dice")] == [4]
 
 
 def test_a_restart_is_said_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,43 +101,40 @@ def test_a_restart_is_said_and_counted(tmp_path: Path, capsys: pytest.CaptureFix
         monitor.resumed(step, [note] if note else [])
         monitor.close()
     assert capsys.readouterr().out == "resumed from step 4\nresumed from step 6\n"
-    assert scalars(tmp_path, "run/restarts") == [(4, 1), (6, 2)]
+    assert read_curve(tmp_path, "run/restarts") == [(4, 1), (6, 2)]
 
 
 LINES = [json.dumps({"step": step, "epoch": step // 4}) + "\n" for step in (4, 8)]
 
 
-@pytest.mark.parametrize("cut", range(1, len(LINES[1])))
-def test_a_line_cut_short_by_a_kill_is_dropped(cut: int, tmp_path: Path) -> None:
+def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(LINES[0] + LINES[1][:-cut])
-    drop_lines_after(path, 1)
-    assert path.read_text() == LINES[0]
+    for cut in range(2, len(LINES[1])):
+        path.write_text(LINES[0] + LINES[1][:-cut])
+        drop_lines_after(path, "epoch", 2)
+        assert path.read_text() == LINES[0], cut
 
 
 def test_before_the_first_evaluation_there_is_nothing_to_read_or_drop(tmp_path: Path) -> None:
-    drop_lines_after(tmp_path / "metrics.jsonl", 1)
+    drop_lines_after(tmp_path / "metrics.jsonl", "epoch", 1)
     assert read_metrics(tmp_path) == []
 
 
 def test_memory_is_among_the_curves(resumed: Path) -> None:
-    steps, values = zip(*scalars(resumed, "memory/process_mb"), strict=True)
+    steps, values = zip(*read_curve(resumed, "memory/process_mb"), strict=True)
     assert steps == tuple(range(1, 13))
     assert all(50 < value < 1e6 for value in values)
 
 
-def test_a_curve_is_read_with_each_step_once_and_thinned_out(resumed: Path, tmp_path: Path) -> None:
-    assert read_curve(resumed, "train/loss") == scalars(resumed, "train/loss")
-    assert read_curve(resumed, "train/none") == []
-    assert read_curve(tmp_path / "cleaned", "train/loss") == []
-    monitor = open_monitor(tmp_path / "long", 0)
-    for step in range(1, 3 * MOST_POINTS):
-        monitor.curves(step, 0, {"train/loss": step})
-    monitor.close()
-    points = read_curve(tmp_path / "long", "train/loss")
-    assert len(points) == MOST_POINTS
-    assert points == sorted(points)
-    assert points[-1] == (3 * MOST_POINTS - 1, 3 * MOST_POINTS - 1)
+def test_the_training_curves_have_a_line_a_point_after_a_resume(
+    resumed: Path, tmp_path: Path
+) -> None:
+    lines = read_training(resumed)
+    assert [(line["step"], line["train/loss"]) for line in lines] == read_curve(
+        resumed, "train/loss"
+    )
+    assert [line["memory/process_mb"] > 50 for line in lines] == [True] * 12
+    assert read_training(tmp_path / "none") == []
 
 
 def test_the_configuration_is_in_tensorboard(tmp_path: Path) -> None:
