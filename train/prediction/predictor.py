@@ -15,9 +15,9 @@ from data_prep.images.image_files import Image
 from data_prep.raw import BadInputError
 from model.precision import choose_precision
 from train.checkpoints import checkpoint
-from train.prediction.band_store import CERTAIN
-from train.prediction.bands import Reader
+from train.prediction.band_reader import BandReader
 from train.prediction.config import PredictConfig
+from train.prediction.predicted_bands import CERTAIN
 from train.prediction.results import BANDS, KIND, Results, Task
 from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 from train.ranks.distributed import Ranks
@@ -75,7 +75,7 @@ class Predictor:
         self.model.eval()
         self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
-        self.reader = Reader(run.data.labelling.uint16_white, config.min_tissue)
+        self.reader = BandReader(run.data.labelling.uint16_white, config.min_tissue)
         self.bad: dict[Path, str] = {}
         self.num_written, self.num_told = 0, 0  # rows, by the thread that writes; and told by ours
         self.settings = {

@@ -18,8 +18,8 @@ from data_prep.images import image_files
 from data_prep.images.image_files import Box
 from data_prep.images.masks import channel_values
 from data_prep.images.outlines import draw_outlines
-from train.prediction.band_store import BandStore
 from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows
+from train.prediction.predicted_bands import PredictedBands
 from train.prediction.pyramid import halve_labels, halve_values, write_pyramid
 from train.prediction.tiles import Band, Plane
 
@@ -47,10 +47,10 @@ class Task:
     """All that decides its results."""
 
     @property
-    def store(self) -> BandStore:
+    def store(self) -> PredictedBands:
         """Where its bands are until its results are whole."""
         shrink = -(-max(self.height, self.width) // PICTURE_PX)
-        return BandStore(self.out / PRIVATE / self.bands_kind, self.bands, shrink)
+        return PredictedBands(self.out / PRIVATE / self.bands_kind, self.bands, shrink)
 
     @property
     def bands_kind(self) -> str:

@@ -13,7 +13,7 @@ from data_prep.images import image_files
 from data_prep.raw import BadInputError
 from train import predict
 from train.config import TileConfig
-from train.prediction.bands import Reader, parts_with
+from train.prediction.band_reader import BandReader, parts_with
 from train.prediction.results import Task
 from train.prediction.tiles import cut_into_bands
 
@@ -65,7 +65,7 @@ def task_of(path: Path, most_px: int) -> Task:
     return Task(path, path.parent, HEIGHT, WIDTH, bands, {})
 
 
-def tissue_tiles(reader: Reader, task: Task) -> set[tuple[int, int]]:
+def tissue_tiles(reader: BandReader, task: Task) -> set[tuple[int, int]]:
     """Top and left in the image of all tiles that are not glass."""
     return {
         (band.top + top, left) for band in task.bands for top, left in reader.read(task, band)[1]
@@ -75,7 +75,7 @@ def tissue_tiles(reader: Reader, task: Task) -> set[tuple[int, int]]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part may be as small as a segment."""
-    monkeypatch.setattr("train.prediction.bands.LEAST_PX", 1)
+    monkeypatch.setattr("train.prediction.band_reader.LEAST_PX", 1)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -89,7 +89,7 @@ def test_of_a_pyramid_the_tiles_of_glass_are_not_read(most_px: int, tmp_path: Pa
     assert num > 15
     with pytest.raises(BadInputError):
         image_files.read_image(path)
-    task, reader = task_of(path, most_px), Reader(65535, 0.01)
+    task, reader = task_of(path, most_px), BandReader(65535, 0.01)
     for band in task.bands:
         band_HWC, tissue = reader.read(task, band)
         assert band_HWC.shape == (*band.shape, 3)
@@ -107,7 +107,7 @@ def test_tissue_is_the_same_in_the_smaller_level_and_in_the_image(tmp_path: Path
     write_pyramid(tmp_path / "pyramid.tif", drawn(), (2,))
     tifffile.imwrite(tmp_path / "flat.tif", drawn(), photometric="rgb", tile=(64, 64))
     tiles = {
-        name: tissue_tiles(Reader(65535, 0.01), task_of(tmp_path / f"{name}.tif", 1))
+        name: tissue_tiles(BandReader(65535, 0.01), task_of(tmp_path / f"{name}.tif", 1))
         for name in ("pyramid", "flat")
     }
     expected = {
@@ -138,10 +138,10 @@ def test_where_there_is_no_level_to_judge_by_all_is_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("train.prediction.bands.MOST_PX", most_px)
+    monkeypatch.setattr("train.prediction.band_reader.MOST_PX", most_px)
     write_pyramid(tmp_path / "slide.tif", drawn(), shrinks)
     spoil(tmp_path / "slide.tif", lambda y, x: (y, x) == (0, 0))
-    task, reader = task_of(tmp_path / "slide.tif", 1), Reader(65535, min_tissue)
+    task, reader = task_of(tmp_path / "slide.tif", 1), BandReader(65535, min_tissue)
     if reads_all:
         with pytest.raises(BadInputError):
             reader.read(task, task.bands[0])
@@ -159,7 +159,7 @@ def test_a_damaged_overview_is_an_error_and_no_glass(tmp_path: Path) -> None:
     (tmp_path / "slide.tif").write_bytes(spoilt)
     task = task_of(tmp_path / "slide.tif", 1)
     with pytest.raises(BadInputError):
-        Reader(65535, 0.01).read(task, task.bands[0])
+        BandReader(65535, 0.01).read(task, task.bands[0])
 
 
 @pytest.mark.parametrize("segment", [(64, 64), (1, WIDTH), (256, 512), (40, 24)])
@@ -168,7 +168,7 @@ def test_parts_cover_the_tiles_and_no_segment_twice(
     least_px: int, segment: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random tiles of random bands."""
-    monkeypatch.setattr("train.prediction.bands.LEAST_PX", least_px)
+    monkeypatch.setattr("train.prediction.band_reader.LEAST_PX", least_px)
     rng = np.random.default_rng(0)
     for band in cut_into_bands(HEIGHT, WIDTH, TILE, 1, 130 * WIDTH):
         corners = [corner for corner in band.corners if rng.random() < 0.2]

@@ -28,7 +28,7 @@ CERTAIN = 65535
 
 
 @dataclass(frozen=True)
-class BandStore:
+class PredictedBands:
     """Where the bands of an image are kept."""
 
     folder: Path

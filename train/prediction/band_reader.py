@@ -37,7 +37,7 @@ class Source:
     """The image, where it had to be read whole."""
 
 
-class Reader:
+class BandReader:
     """Reads images band by band, all of one before the next."""
 
     def __init__(self, uint16_white: int, min_tissue: float) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data_prep.images.image_files import Box
 from model.precision import Precision, choose_precision
 from train.config import TileConfig
-from train.prediction.band_store import CERTAIN, BandStore, shrink
+from train.prediction.predicted_bands import CERTAIN, PredictedBands, shrink
 from train.prediction.tiles import Blend, cut_into_bands, predict_probability, predict_tiles
 
 
@@ -34,12 +34,12 @@ def image() -> np.ndarray:
 
 
 @pytest.fixture
-def filled(tmp_path: Path, plain: Precision, image: np.ndarray) -> Callable[..., BandStore]:
+def filled(tmp_path: Path, plain: Precision, image: np.ndarray) -> Callable[..., PredictedBands]:
     """A store with the bands of the image, each computed by itself."""
 
-    def fill(tile: TileConfig, most_px: int, shrink: int = 1) -> BandStore:
+    def fill(tile: TileConfig, most_px: int, shrink: int = 1) -> PredictedBands:
         bands = cut_into_bands(*image.shape[:2], tile, 1, most_px)
-        store = BandStore(tmp_path / "store", bands, shrink)
+        store = PredictedBands(tmp_path / "store", bands, shrink)
         store.begin({})
         for number, band in enumerate(bands):
             part_HWC, blend = image[band.top : band.bottom], Blend(band, 2, plain.device)
@@ -57,7 +57,7 @@ def filled(tmp_path: Path, plain: Precision, image: np.ndarray) -> Callable[...,
 def test_bands_blend_to_the_probability_of_the_whole(
     rows: int,
     tile: TileConfig,
-    filled: Callable[..., BandStore],
+    filled: Callable[..., PredictedBands],
     plain: Precision,
     image: np.ndarray,
 ) -> None:
@@ -74,7 +74,7 @@ def test_bands_blend_to_the_probability_of_the_whole(
 @pytest.mark.parametrize("factor", [1, 3, 4])
 @pytest.mark.parametrize("overlap_px", [0, 10])
 def test_the_picture_is_the_whole_image_shrunk(
-    overlap_px: int, factor: int, filled: Callable[..., BandStore], image: np.ndarray
+    overlap_px: int, factor: int, filled: Callable[..., PredictedBands], image: np.ndarray
 ) -> None:
     """But for the rows where a band without overlap ends inside a pixel of the picture."""
     store = filled(TileConfig(32, overlap_px), most_px=1, shrink=factor)
@@ -91,7 +91,7 @@ def test_shrinking_takes_the_mean() -> None:
     assert shrink(image_HWC[:3, :3], 2).shape == (2, 2, 3)
 
 
-def test_only_bands_of_the_same_settings_are_kept(filled: Callable[..., BandStore]) -> None:
+def test_only_bands_of_the_same_settings_are_kept(filled: Callable[..., PredictedBands]) -> None:
     store = filled(TileConfig(32, 10), most_px=1)
     store.begin({})
     assert all(store.has(number) for number in range(len(store.bands)))
@@ -100,7 +100,7 @@ def test_only_bands_of_the_same_settings_are_kept(filled: Callable[..., BandStor
 
 
 def test_only_what_is_kept_here_is_cleared_away(
-    filled: Callable[..., BandStore], tmp_path: Path
+    filled: Callable[..., PredictedBands], tmp_path: Path
 ) -> None:
     store = filled(TileConfig(32, 10), most_px=1)
     (store.folder / "notes.npy").write_text("mine")
@@ -113,7 +113,7 @@ def test_only_what_is_kept_here_is_cleared_away(
     assert (store.folder / "mine" / "0000.npy").exists()
 
 
-def test_bands_without_settings_are_not_trusted(filled: Callable[..., BandStore]) -> None:
+def test_bands_without_settings_are_not_trusted(filled: Callable[..., PredictedBands]) -> None:
     """As where the clearing of other settings' bands was interrupted."""
     store = filled(TileConfig(32, 10), most_px=1)
     (store.folder / "settings.json").unlink()
@@ -122,7 +122,7 @@ def test_bands_without_settings_are_not_trusted(filled: Callable[..., BandStore]
 
 
 def test_a_band_that_was_killed_while_it_was_written_is_not_there(
-    filled: Callable[..., BandStore], kills: Callable[..., object], tmp_path: Path
+    filled: Callable[..., PredictedBands], kills: Callable[..., object], tmp_path: Path
 ) -> None:
     """At whatever instant: what counts as there can be read, and is the same."""
     store = filled(TileConfig(200, 10), most_px=1)
@@ -131,13 +131,13 @@ def test_a_band_that_was_killed_while_it_was_written_is_not_there(
     empty.mkdir()
 
     def save(folder: Path) -> None:
-        again = BandStore(folder / "again", store.bands, 1)
+        again = PredictedBands(folder / "again", store.bands, 1)
         again.begin({})
         again.save(0, expected, np.zeros((170, 75, 3), np.uint8))
 
     there = []
     for folder in kills(empty, save):  # type: ignore[attr-defined]
-        killed = BandStore(folder / "again", store.bands, 1)
+        killed = PredictedBands(folder / "again", store.bands, 1)
         there.append(killed.has(0))
         if killed.has(0):
             assert np.array_equal(np.load(killed.file(0)), expected)
