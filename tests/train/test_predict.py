@@ -376,14 +376,14 @@ def test_a_link_under_a_results_name_is_not_followed(
 def test_a_log_tells_of_tiles_and_of_rows_to_the_last(
     pictures: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tiles of 48 px that overlap by 8: 4 of a.png, 4 of b.tif, 1 of c.jpg; and four times as many
+    """Tiles of 48 px that overlap by 8: 4 of a.png, 4 of b.tif, 1 of c.jpg; and three times as many
     rows as the images have."""
     monkeypatch.setattr(predict_images, "track", partial(track, every_s=0.0))
     lines = run_predict(pictures, "min_tissue=0").err.splitlines()
     assert [line for line in lines if line.startswith("predict")] == [
         f"predict: {done} of 9 tiles" for done in range(1, 10)
     ]
-    num_rows = 4 * (50 + 131 + 1)
+    num_rows = 3 * (50 + 131 + 1)
     assert lines[-1] == f"write: {num_rows} of {num_rows} rows"
 
 
@@ -394,7 +394,7 @@ def test_of_a_bad_image_no_row_is_waited_for(
     (pictures / "b.tif").write_bytes(content[: len(content) // 2])
     monkeypatch.setattr(predict_images, "track", partial(track, every_s=0.0))
     lines = run_predict(pictures).err.splitlines()
-    num_rows = 4 * (50 + 131 + 1)
+    num_rows = 3 * (50 + 131 + 1)
     assert f"write: {num_rows} of {num_rows} rows" in lines
 
 
@@ -423,7 +423,7 @@ def test_rows_are_told_while_the_last_image_is_written(
         for item in items:
             yield item
             done += count(item)
-            if (label, done) == ("write", 3 * 200):
+            if (label, done) == ("write", 2 * 200):
                 was_told.set()
 
     monkeypatch.setattr(Results, "write_nuclei", wait_and_write)

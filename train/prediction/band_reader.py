@@ -1,8 +1,8 @@
-"""Bands of an image and which of their tiles hold tissue; of a pyramid, glass is not even read.
+"""Read bands of an image, and find their tiles with tissue; a pyramid's glass is not even read.
 
 A tile is glass where less than `min_tissue` of it is tissue (data_prep.images.tiles). In a pyramid
-that is judged before anything is read, by the smallest level that has OVERVIEW_PX px along a tile.
-Other images are read, and every fourth px of every fourth row is looked at.
+the smallest level with OVERVIEW_PX px along a tile decides that before the tile is read. Of other
+images every tile is read, and every fourth px of every fourth row decides.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,35 +19,35 @@ from train.prediction.results import Task
 from train.prediction.tiles import Band, Corner
 
 OVERVIEW_PX = 16
-"""What a tile's shorter side must at least have in the level that tissue is found in."""
+"""Least px along a tile's shorter side in the level that tissue is found in."""
 MOST_PX = 2**26
-"""The largest level that tissue is looked for in: it has to fit into memory."""
+"""Most px of a level that tissue is found in: it has to fit into memory."""
 LEAST_PX = 256
-"""Parts of an image are read in pieces no smaller than that."""
+"""Least side of the boxes that are read."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image file, and what is known of it before its bands are read."""
+    """An open image file."""
 
     task: Task
     overview_HWC: Image | None
-    """A level of a pyramid in which tissue is found."""
+    """The level of a pyramid that tissue is found in; None where there is no such level."""
     image_HWC: Image | None
-    """The image, where it had to be read whole."""
+    """The image, where it cannot be read by bands."""
 
 
 class BandReader:
-    """Reads images band by band, all of one before the next."""
+    """Reads images band by band; all bands of one image before the next image."""
 
     def __init__(self, uint16_white: int, min_tissue: float) -> None:
         self.uint16_white, self.min_tissue = uint16_white, min_tissue
         self.source: Source | None = None
 
     def read(self, task: Task, band: Band) -> tuple[Image, list[Corner]]:
-        """A band's pixels, and its tiles with tissue. Raises BadInputError."""
+        """Return a band's pixels, HWC uint8, and its tiles with tissue. Raises BadInputError."""
         if self.source is None or self.source.task.path != task.path:
-            self.source = None  # lets go of the one before
+            self.source = None  # frees the memory of the one before
             self.source = self.open(task)
         if self.source.overview_HWC is not None:
             return self.read_tissue(self.source.overview_HWC, task, band)
@@ -58,14 +58,14 @@ class BandReader:
         else:
             image_HWC = image_HWC[band.top : band.bottom]
         height, width = band.size
-        shares = (
+        fractions = (
             tissue_share(image_HWC[top : top + height, left : left + width], step=4)
             for top, left in band.corners
         )
-        return image_HWC, self.with_tissue(band.corners, shares)
+        return image_HWC, self.with_tissue(band.corners, fractions)
 
     def open(self, task: Task) -> Source:
-        """What is to be known of an image first."""
+        """Open an image: find its overview, or read it whole. Raises BadInputError."""
         is_tif = task.path.suffix.lower() in TIF_SUFFIXES
         if is_tif and self.min_tissue:
             most_shrink = min(task.bands[0].size) / OVERVIEW_PX
@@ -78,34 +78,34 @@ class BandReader:
             return Source(task, None, None)
         return Source(task, None, image_files.read_image(task.path, self.uint16_white))
 
-    def with_tissue(self, corners: Sequence[Corner], shares: Iterable[float]) -> list[Corner]:
-        """The tiles whose share of tissue is large enough."""
-        pairs = zip(corners, shares, strict=True)
-        return [corner for corner, share in pairs if share >= self.min_tissue]
+    def with_tissue(self, corners: Sequence[Corner], fractions: Iterable[float]) -> list[Corner]:
+        """Keep the tiles whose fraction of tissue is large enough."""
+        pairs = zip(corners, fractions, strict=True)
+        return [corner for corner, fraction in pairs if fraction >= self.min_tissue]
 
     def read_tissue(
         self, overview_HWC: Image, task: Task, band: Band
     ) -> tuple[Image, list[Corner]]:
-        """A band of which only tiles with tissue are read; the rest is the overview, enlarged."""
+        """Read only the tiles of a band with tissue; its other px are the overview, enlarged."""
         boxes = [Box(left, band.top + top, *reversed(band.size)) for top, left in band.corners]
-        shares = (tissue_share(seen_in(overview_HWC, task, box), step=1) for box in boxes)
-        tissue = self.with_tissue(band.corners, shares)
+        fractions = (tissue_share(seen_in(overview_HWC, task, box), step=1) for box in boxes)
+        tissue = self.with_tissue(band.corners, fractions)
         whole = Box(0, band.top, *reversed(band.shape))
         size = whole.width, whole.height
         image_HWC = cv2.resize(
             seen_in(overview_HWC, task, whole), size, interpolation=cv2.INTER_NEAREST
         )
         segment = image_files.read_segment_size(task.path)
-        parts = parts_with(band, tissue, segment)
-        pixels = image_files.read_boxes(task.path, parts, self.uint16_white) if parts else []
-        for box, part_HWC in zip(parts, pixels, strict=True):
+        needed = boxes_with(band, tissue, segment)
+        pixels = image_files.read_boxes(task.path, needed, self.uint16_white) if needed else []
+        for box, box_HWC in zip(needed, pixels, strict=True):
             top = box.y - band.top
-            image_HWC[top : top + box.height, box.x : box.x + box.width] = part_HWC
+            image_HWC[top : top + box.height, box.x : box.x + box.width] = box_HWC
         return image_HWC, tissue
 
 
 def seen_in(overview_HWC: Image, task: Task, box: Box) -> Image:
-    """The pixels of an overview that show some of a part of the image."""
+    """Cut out of an overview the pixels that show some of a box of the image."""
     (top, bottom), (left, right) = (
         (start * seen // length, -(-(start + size) * seen // length))
         for start, size, seen, length in (
@@ -116,9 +116,11 @@ def seen_in(overview_HWC: Image, task: Task, box: Box) -> Image:
     return overview_HWC[top:bottom, left:right]
 
 
-def parts_with(band: Band, corners: Sequence[Corner], segment: tuple[int, int]) -> list[Box]:
-    """Parts of a band that cover some of its tiles, made of whole segments of its file, so that
-    none of these is decoded twice."""
+def boxes_with(band: Band, corners: Sequence[Corner], segment: tuple[int, int]) -> list[Box]:
+    """Return boxes of a band that cover the given tiles.
+
+    They are made of whole segments (height, width) of the file, so that none is decoded twice.
+    """
     height, width = (-(-LEAST_PX // length) * length for length in segment)
     first_row = band.top // height
     is_needed = np.zeros((-(-band.bottom // height) - first_row, -(-band.shape[1] // width)), bool)
@@ -126,16 +128,16 @@ def parts_with(band: Band, corners: Sequence[Corner], segment: tuple[int, int]) 
         start, end = band.top + top, band.top + top + band.size[0]
         rows = slice(start // height - first_row, -(-end // height) - first_row)
         is_needed[rows, left // width : -(-(left + band.size[1]) // width)] = True
-    parts = []
+    boxes = []
     for row, is_needed_W in enumerate(is_needed, start=first_row):
         top, bottom = max(row * height, band.top), min((row + 1) * height, band.bottom)
         for start, end in runs(is_needed_W):
             right = min(end * width, band.shape[1])
-            parts.append(Box(start * width, top, right - start * width, bottom - top))
-    return parts
+            boxes.append(Box(start * width, top, right - start * width, bottom - top))
+    return boxes
 
 
-def runs(is_there: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Where runs of true begin and end."""
-    steps = np.flatnonzero(np.diff(is_there, prepend=False, append=False))
+def runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return where runs of true begin and end."""
+    steps = np.flatnonzero(np.diff(flags, prepend=False, append=False))
     return list(zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True))

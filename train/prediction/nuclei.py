@@ -1,4 +1,4 @@
-"""The nuclei of a predicted image of any size, as GeoJSON for QuPath and as BreCaHAD's JSON."""
+"""Find the nuclei of an image of any size; write them as QuPath's GeoJSON and BreCaHAD's JSON."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from train.metrics.detection import Nuclei, Plane, find_nuclei
 
 WINDOW_PX = 2048
 # How far beyond its window a nucleus depends on pixels, in radii: 2 that the Gaussian reaches, 1 to
-# the next peak, 1 to a nucleus that takes its place; and 1 to spare
+# the next peak, 1 to a nucleus that suppresses it, and 1 to spare
 HALO_RADII = 5
 
 VERMILION, SKY, YELLOW, PURPLE = (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167)
@@ -28,10 +28,10 @@ def find_in_windows(
     least_score: float,
     count_rows: Callable[[int], None] = lambda number: None,
 ) -> Nuclei:
-    """The nuclei of an image as `find_nuclei` finds them in the whole, row by row of windows.
+    """Find the nuclei that `find_nuclei` finds in the whole image, window by window.
 
-    Each is taken from the window that it lies in, which is seen with a halo around it. `count_rows`
-    is told the height of each row of windows once it is done.
+    A window is read with a halo around it, and gives the nuclei that lie in itself. `count_rows` is
+    called with the height of each row of windows once it is done.
     """
     halo_px = int(np.ceil(HALO_RADII * radius_px))
     places, scores = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
@@ -47,24 +47,24 @@ def find_in_windows(
             found = find_nuclei(seen, radius_px, least_score)
             at = found.places + np.array([left, top])
             from_window = at + 0.5 - np.array([x, y])  # from its corner, not a pixel's middle
-            own = ((from_window >= 0) & (from_window < WINDOW_PX)).all(axis=1)
-            places.append(at[own])
-            scores.append(found.scores[own])
+            is_own = ((from_window >= 0) & (from_window < WINDOW_PX)).all(axis=1)
+            places.append(at[is_own])
+            scores.append(found.scores[is_own])
         count_rows(min(WINDOW_PX, height - y))
     return Nuclei(np.concatenate(places), np.concatenate(scores))
 
 
 def colours_of(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """A colour for each class: BreCaHAD's have their own, others get them in turn."""
+    """Choose a colour for each class: fixed ones for BreCaHAD's classes, in turn for others."""
     known = CLASSES if set(names) <= set(CLASSES) else names
     return dict(zip(known, cycle(PALETTE), strict=False))
 
 
 def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
-    """Class -> nuclei, as a FeatureCollection of detections as QuPath reads it, line by line.
+    """Encode class -> nuclei as QuPath's FeatureCollection of detections, line by line.
 
     Coordinates are in px from the image's corner: the middle of the first pixel is (0.5, 0.5).
-    data_prep.annotations.qupath reads it back.
+    data_prep.annotations.qupath reads the file back.
     """
     colours = colours_of([*nuclei])
     yield b'{"type": "FeatureCollection", "features": ['
@@ -89,8 +89,10 @@ def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
 
 
 def as_brecahad(nuclei: Mapping[str, Nuclei], height: int, width: int) -> bytes:
-    """Class -> nuclei in the form of BreCaHAD's JSON: every class has a list, and where they are
-    BreCaHAD's classes so have the others."""
+    """Encode class -> nuclei as BreCaHAD's JSON, a list for each class.
+
+    Where all are BreCaHAD's classes, those without a nucleus have an empty list.
+    """
     names = CLASSES if set(nuclei) <= set(CLASSES) else [*nuclei]
     points = dict.fromkeys(names, np.zeros((0, 2)))
     points |= {name: (found.places + 0.5) / (width, height) for name, found in nuclei.items()}

@@ -1,8 +1,10 @@
-"""The predicted bands of an image on disk, until the whole image is written.
+"""The predicted bands of an image: files that are kept until all results of the image are there.
 
-FOLDER/settings.json     what the bands were computed with; bands of anything else are cleared away
-FOLDER/0007.npy          a band's probability, (C, H, W) uint16 from 0 to 65535; there once whole
-FOLDER/0007_picture.npy  the image's pixels that are its own, shrunk, HWC uint8
+FOLDER/settings.json     what the bands were computed with; bands of other settings are removed
+FOLDER/0007.npy          a band's probability, (C, H, W) uint16 from 0 to 65535
+FOLDER/0007_picture.npy  the rows of the image that only this band covers, shrunk, HWC uint8
+
+A file gets its name when it is whole, so a killed prediction goes on with the bands that it has.
 """
 
 import json
@@ -19,25 +21,25 @@ import numpy.typing as npt
 
 from common.files import TEMPORARY, clear, holds, named_when_whole, write_atomically
 from data_prep.images.image_files import Box, Image
-from train.prediction.tiles import Band, Plane
+from train.prediction.tiles import Band, Plane, summed_ramps
 
 SETTINGS = "settings.json"
 OURS = re.compile(rf"{re.escape(SETTINGS)}|\d{{4,}}(_picture)?\.npy|{TEMPORARY.pattern}")
 CERTAIN = 65535
-"""What probability 1 is stored as."""
+"""The number that stands for a probability of 1."""
 
 
 @dataclass(frozen=True)
 class PredictedBands:
-    """Where the bands of an image are kept."""
+    """The files of the bands of one image."""
 
     folder: Path
     bands: Sequence[Band]
     shrink: int
-    """How many px of the image are one of the picture, along each axis."""
+    """Side of the square of image px that becomes one px of the picture."""
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder, or keep what is there where it was computed with the same settings."""
+        """Make the folder. Bands in it are kept if they were computed with the same settings."""
         content, file = json.dumps(settings, indent=2).encode(), self.folder / SETTINGS
         if holds(file, content):
             clear(self.folder, lambda name: bool(TEMPORARY.fullmatch(name)))  # a killed process's
@@ -47,69 +49,67 @@ class PredictedBands:
         write_atomically(file, content)
 
     def remove(self) -> None:
-        """Clear away all that is kept here, and nothing else."""
+        """Remove the files that this class writes, and the folder if nothing else is in it."""
         clear(self.folder, lambda name: bool(OURS.fullmatch(name)))
         with suppress(OSError):  # not there, or not empty
             self.folder.rmdir()
 
     def has(self, number: int) -> bool:
-        """Whether a band is there."""
+        """Tell whether a band has been predicted."""
         return self.file(number).is_file()
 
     def save(self, number: int, stored_CHW: npt.NDArray[np.uint16], image_HWC: Image) -> None:
-        """Keep a band: its probability, and its own part of the picture of the image."""
+        """Write a band: its probability, and its rows of the picture."""
         picture = shrink(self.own_rows(number, image_HWC), self.shrink)
         save_array(self.picture_file(number), picture)
         save_array(self.file(number), stored_CHW)
 
     def own_rows(self, number: int, image_HWC: Image) -> Image:
-        """The rows of a band that are no later band's, from one multiple of `shrink` to another."""
+        """Cut out the rows above the next band, from one multiple of `shrink` to another."""
         top, last = self.bands[number].top, number + 1 == len(self.bands)
         end = self.bands[number].bottom if last else self.bands[number + 1].top
         start, stop = (-(-row // self.shrink) * self.shrink - top for row in (top, end))
         return image_HWC[start:stop]
 
     def probability(self, channel: int, box: Box) -> Plane:
-        """The blended probability of a class in a part of the image, (H, W) float32."""
+        """Return the blended probability of a class within a box, (H, W) float32 from 0 to 1."""
         total_HW = np.zeros((box.height, box.width), np.float32)
-        weight_H = np.zeros((box.height, 1), np.float32)
-        parts = []
+        tops = [top for band in self.bands for top in band.tops]
+        weight_H = summed_ramps(tops, self.bands[0].size[0], self.bands[0].overlap_px)
         for number, band in enumerate(self.bands):
             top, bottom = max(box.y, band.top), min(box.y + box.height, band.bottom)
-            if top < bottom:
-                own = slice(top - band.top, bottom - band.top)
-                rows, weight = slice(top - box.y, bottom - box.y), band.row_weight()[own, None]
-                weight_H[rows] += weight
-                parts.append((number, own, rows, weight))
-        for number, own, rows, weight in parts:
-            band_CHW = np.load(self.file(number), mmap_mode="r")
-            share = weight / (weight_H[rows] * CERTAIN)
-            total_HW[rows] += band_CHW[channel, own, box.x : box.x + box.width] * share
+            if top >= bottom:
+                continue
+            stored_CHW = np.load(self.file(number), mmap_mode="r")
+            own = slice(top - band.top, bottom - band.top)
+            fraction_H = band.row_weight()[own] / (weight_H[top:bottom] * CERTAIN)
+            stored_HW = stored_CHW[channel, own, box.x : box.x + box.width]
+            total_HW[top - box.y : bottom - box.y] += stored_HW * fraction_H[:, None]
         return total_HW
 
     def picture(self) -> Image:
-        """The whole image, shrunk; not to be written to."""
+        """Return the whole image, shrunk, HWC uint8; it may be read-only."""
         numbers = range(len(self.bands))
-        parts = [np.load(self.picture_file(number), mmap_mode="r") for number in numbers]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        rows = [np.load(self.picture_file(number), mmap_mode="r") for number in numbers]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def file(self, number: int) -> Path:
-        """The file of a band's probability."""
+        """Name the file of a band's probability."""
         return self.folder / f"{number:04d}.npy"
 
     def picture_file(self, number: int) -> Path:
-        """The file of a band's part of the picture."""
+        """Name the file of a band's rows of the picture."""
         return self.folder / f"{number:04d}_picture.npy"
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write a .npy file so that its name never stands for half of it."""
+    """Write a .npy file; it gets its name when it is whole."""
     with named_when_whole(path) as file:
         np.save(file, array)
 
 
 def shrink(image_HWC: Image, factor: int) -> Image:
-    """Every `factor` x `factor` px as one, their mean; what is missing at the end is repeated."""
+    """Average squares of `factor` px; the last row and column are repeated to fill them."""
     height, width = image_HWC.shape[:2]
     if factor == 1 or not height:
         return image_HWC[::factor, ::factor]

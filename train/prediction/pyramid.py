@@ -1,7 +1,7 @@
-"""Large planes as tiled, compressed OME-TIFs with smaller levels, as QuPath and tifffile read them.
+"""Write large planes as tiled, compressed OME-TIFs with smaller levels, which QuPath reads.
 
-Written strip by strip: the next level's rows are made from the strips of the one before as they
-pass, and wait in a file, so that memory holds a few strips whatever the image's height.
+A level is written strip by strip. The rows of the next level are made from the strips as they pass,
+and wait in a file, so that memory holds a few strips whatever the image's height.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ CLASSIC_BYTES = 2**31  # classic TIFs end at 4 GiB; leave room for data that gro
 
 Array = npt.NDArray[np.uint8]
 Rows = Callable[[int, int, int], Array]
-"""(plane, top, bottom) -> those rows, (H, W) uint8."""
+"""(plane, top, bottom) -> these rows of a plane, (H, W) uint8."""
 
 
 def write_pyramid(
@@ -33,9 +33,14 @@ def write_pyramid(
     halve: Callable[[Array], Array],
     names: Sequence[str],
 ) -> None:
-    """Write C planes, one a name. `halve` makes an even number of rows half as many, and half as
-    wide; of an odd number the last stands alone."""
+    """Write C planes with these names. Asks for the rows of each plane once, from its top.
+
+    `halve` halves a strip along both axes; an odd last row or column stands for itself.
+    """
     shapes = level_shapes(shape_CHW)
+    axes = "CYX" if len(names) > 1 else "YX"
+    metadata = {"axes": axes, "Channel": {"Name": list(names)}}
+    top: dict[str, Any] = {"subifds": len(shapes) - 1, "metadata": metadata}
     with ExitStack() as stack:
         is_big = int(np.prod(shape_CHW)) > CLASSIC_BYTES
         tif = stack.enter_context(tifffile.TiffWriter(path, bigtiff=is_big, ome=True))
@@ -50,20 +55,14 @@ def write_pyramid(
                 compression="adobe_deflate",
                 compressionargs={"level": 1},  # by default 6: half as fast again, and 2% smaller
                 buffersize=2**24,  # of tiles that wait for a thread; 256 MB by default
-                **(first_level(names, len(shapes) - 1) if level == 0 else {"subfiletype": 1}),
+                **(top if level == 0 else {"subfiletype": 1}),
             )
             if level + 1 < len(shapes):
                 rows = partial(read_rows, below, shapes[level + 1])
 
 
-def first_level(names: Sequence[str], num_below: int) -> dict[str, object]:
-    """What only the full resolution is written with."""
-    axes = "CYX" if len(names) > 1 else "YX"
-    return {"subifds": num_below, "metadata": {"axes": axes, "Channel": {"Name": list(names)}}}
-
-
 def level_shapes(shape_CHW: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """The full resolution and its halves, down to SMALLEST_PX."""
+    """Halve the full resolution until no side is longer than SMALLEST_PX; all shapes, CHW."""
     shapes = [shape_CHW]
     while max(shapes[-1][1:]) > SMALLEST_PX:
         planes, height, width = shapes[-1]
@@ -74,7 +73,7 @@ def level_shapes(shape_CHW: tuple[int, int, int]) -> list[tuple[int, int, int]]:
 def tiles(
     shape_CHW: tuple[int, int, int], rows: Rows, halve: Callable[[Array], Array], below: IO[bytes]
 ) -> Iterator[Array]:
-    """The tiles of a level in the order of a TIF; the level below goes to a file meanwhile."""
+    """Yield the tiles of a level in the order of a TIF, and write the next level to a file."""
     planes, height, width = shape_CHW
     for plane in range(planes):
         for top in range(0, height, TILE_PX):
@@ -87,7 +86,7 @@ def tiles(
 def read_rows(
     file: IO[bytes], shape_CHW: tuple[int, int, int], plane: int, top: int, bottom: int
 ) -> Array:
-    """Rows of a plane from a file of nothing but pixels."""
+    """Read rows of a plane from a file that holds nothing but pixels, (H, W) uint8."""
     _, height, width = shape_CHW
     file.seek((plane * height + top) * width)
     content = file.read((bottom - top) * width)
@@ -95,12 +94,12 @@ def read_rows(
 
 
 def halve_labels(labels_HW: Array) -> Array:
-    """Every second pixel: a label is no number to be averaged."""
+    """Take every second pixel: labels cannot be averaged."""
     return labels_HW[::2, ::2]
 
 
 def halve_values(values_HW: Array) -> Array:
-    """The mean of two by two pixels."""
+    """Average squares of two by two pixels."""
     height, width = values_HW.shape
     even = cv2.copyMakeBorder(values_HW, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     size = even.shape[1] // 2, even.shape[0] // 2

@@ -1,4 +1,4 @@
-"""The files of a predicted image, written from its bands without ever holding the whole of it."""
+"""The result files of a predicted image, written strip by strip from its predicted bands."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -25,9 +25,8 @@ from train.prediction.tiles import Band, Plane
 
 KIND, BANDS = "predict", "bands"  # private folders
 PICTURE_PX = 4000
-"""The longest side of a picture; a larger image is shrunk."""
+"""Longest side of an overlay and of a mask as PNG; the overlay of a larger image is shrunk."""
 OUTLINE_PX = 3
-STRIP_PX = 512
 SETTINGS = "_settings.json"
 NUCLEI = f"{PREDICTED}.geojson"
 SMALL_MASK = "_mask.png"
@@ -36,7 +35,7 @@ OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", NUCLEI, ".json", SET
 
 @dataclass(frozen=True)
 class Task:
-    """An image that is to be predicted."""
+    """An image to predict, and where its results go."""
 
     path: Path
     out: Path
@@ -44,32 +43,32 @@ class Task:
     width: int
     bands: list[Band]
     settings: dict[str, Any]
-    """All that decides its results."""
+    """Everything that its results depend on."""
 
     @property
     def store(self) -> PredictedBands:
-        """Where its bands are until its results are whole."""
+        """The files of its predicted bands."""
         shrink = -(-max(self.height, self.width) // PICTURE_PX)
         return PredictedBands(self.out / PRIVATE / self.bands_kind, self.bands, shrink)
 
     @property
     def bands_kind(self) -> str:
-        """The private folder of its bands; with an ending, or images could be called '.', '..'."""
+        """The private folder of its bands. The ending is for images with the name '.' or '..'."""
         return f"{BANDS}/{self.path.stem}.bands"
 
     @property
     def item(self) -> Item:
-        """Its results, as the output folder's records have them."""
+        """Its results in the records of the output folder."""
         return Item(self.out, KIND, self.path.stem, making=self.store.folder)
 
     @property
     def outputs(self) -> list[str]:
-        """The names of its results."""
+        """The names of its result files."""
         endings = [SMALL_MASK, *OUTPUTS] if self.store.shrink == 1 else OUTPUTS
         return [self.name(ending) for ending in endings]
 
     def look(self) -> "Standing":
-        """Compare its files with what is recorded of them."""
+        """Compare its result files with the record of what was written."""
         record = self.item.read()
         others = [name for name in self.outputs if not is_whole(record, self.out, name)]
         in_the_way = self.item.conflicts(others, record)
@@ -79,63 +78,63 @@ class Task:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What its record says once all its results are there, as it is read from there."""
+        """What its record says once all its results are written, in the form that is read back."""
         return {"settings": json.loads(encode_settings(self.settings))}
 
     def name(self, ending: str) -> str:
-        """The name of one of its results."""
+        """Name one of its result files."""
         return self.path.stem + ending
 
 
 class Standing(NamedTuple):
-    """What stands of the results of an image."""
+    """How far the results of an image are."""
 
     is_done: bool
-    """Whether all were made with these settings and are there, whoever changed them since."""
+    """Whether all were written with these settings and exist, even if somebody changed them."""
     in_the_way: list[str]
-    """What is not ours, or was changed, under their names."""
+    """Files under their names that we did not write, or that were changed since."""
 
 
 def encode_settings(settings: dict[str, Any]) -> bytes:
-    """The content of NAME_settings.json."""
+    """Encode settings as the content of NAME_settings.json."""
     return (json.dumps(settings, indent=2) + "\n").encode()
 
 
 @dataclass(frozen=True)
 class Results:
-    """Makes the results of an image whose bands are all there."""
+    """Writes the results of an image whose bands are all predicted."""
 
     task: Task
     labelling: Labelling
     threshold: float
-    """Of pixels."""
+    """Probability above which a pixel counts."""
     nuclei_threshold: float
     count_rows: Callable[[int], None] = lambda number: None
-    """Told of each number of rows that were worked on; `num_rows` in the end."""
+    """Called with each number of rows that were worked on: `num_rows` in total."""
 
     @property
     def num_rows(self) -> int:
-        """Of every plane: for the mask, the probability, the picture, and to look for nuclei."""
-        return 4 * len(self.values) * self.task.height
+        """Count the rows to work on: those of each plane for mask, probability and nuclei."""
+        return 3 * len(self.values) * self.task.height
 
     @property
     def values(self) -> list[int]:
-        """The mask value of each plane."""
+        """The mask value of each class plane."""
         return channel_values(self.labelling.labels.values())
 
     @property
     def classes(self) -> list[str]:
-        """The class of each plane: the first of those that were drawn as one."""
+        """The class name of each plane: the first of those that share its mask value."""
         names = {value: name for name, value in reversed(self.labelling.labels.items())}
         return [names[value] for value in self.values]
 
     def write(self) -> None:
-        """Write them beside the bands, and give them their names; the settings, which say that all
-        are there, last. Raises UserError where something is in the way that is not ours."""
+        """Write the results beside the bands, then give them their names, the settings last: those
+        say that all is written. Raises UserError where a file that is not ours is in the way."""
         store, name = self.task.store, self.task.name
         with self.task.item as item:
-            self.write_tifs(item.make(name("_mask.tif")), item.make(name("_probability.tif")))
-            mask_HW = self.small_mask()
+            mask_HW = self.write_mask(item.make(name("_mask.tif")))
+            self.write_probability(item.make(name("_probability.tif")))
             if store.shrink == 1:
                 item.write(name(SMALL_MASK), image_files.encode_mask(mask_HW))
             overlay_HWC = store.picture().copy()
@@ -146,43 +145,42 @@ class Results:
             item.publish(self.task.about)
         store.remove()
 
-    def write_tifs(self, mask: Path, probability: Path) -> None:
-        """The two pyramids."""
-        size = self.task.height, self.task.width
-        write_pyramid(mask, (1, *size), self.mask_rows, halve_labels, ["mask"])
-        num = len(self.values)
-        write_pyramid(probability, (num, *size), self.byte_rows, halve_values, self.classes)
+    def write_mask(self, path: Path) -> image_files.Mask:
+        """Write the mask's pyramid; return the mask shrunk, of `shrink` x `shrink` px the first."""
+        shrink, strips = self.task.store.shrink, []
+
+        def rows(_: int, top: int, bottom: int) -> image_files.Mask:
+            mask_HW = self.mask_rows(top, bottom)
+            # copied, for a view would keep all of its strip in memory
+            strips.append(mask_HW[-top % shrink :: shrink, ::shrink].copy())
+            return mask_HW
+
+        write_pyramid(path, (1, self.task.height, self.task.width), rows, halve_labels, ["mask"])
+        return np.concatenate(strips)
+
+    def write_probability(self, path: Path) -> None:
+        """Write the pyramid of the probabilities, 0 to 255, a plane a class."""
+        shape = len(self.values), self.task.height, self.task.width
+        write_pyramid(path, shape, self.byte_rows, halve_values, self.classes)
 
     def rows(self, plane: int, top: int, bottom: int) -> Plane:
-        """The probability of a class in some rows, (H, W) float32."""
+        """Return the probability of a class in some rows, (H, W) float32."""
         box = Box(0, top, self.task.width, bottom - top)
         probability_HW = self.task.store.probability(plane, box)
         self.count_rows(bottom - top)
         return probability_HW
 
     def byte_rows(self, plane: int, top: int, bottom: int) -> npt.NDArray[np.uint8]:
-        """The same as 0 to 255."""
+        """Return the same rows as 0 to 255, (H, W) uint8."""
         return np.rint(self.rows(plane, top, bottom) * np.float32(255)).astype(np.uint8)
 
-    def mask_rows(self, plane: int, top: int, bottom: int) -> image_files.Mask:
-        """Some rows of the mask."""
+    def mask_rows(self, top: int, bottom: int) -> image_files.Mask:
+        """Return some rows of the mask, HW uint8."""
         planes = [self.rows(number, top, bottom) for number in range(len(self.values))]
         return to_mask(np.stack(planes), self.values, self.threshold)
 
-    def small_mask(self) -> image_files.Mask:
-        """The mask, of every `shrink` px the first."""
-        shrink, height = self.task.store.shrink, self.task.height
-        step = max(1, STRIP_PX // shrink) * shrink
-        return np.concatenate(
-            [
-                # copied, for a view would keep all of its strip
-                self.mask_rows(0, top, min(top + step, height))[::shrink, ::shrink].copy()
-                for top in range(0, height, step)
-            ]
-        )
-
     def write_nuclei(self, geojson: Path, annotation: Path) -> None:
-        """The nuclei of every class."""
+        """Find the nuclei of every class, and write them in both formats."""
         size = self.task.height, self.task.width
         nuclei = {
             name: find_in_windows(
@@ -202,7 +200,8 @@ class Results:
 def to_mask(
     probability_CHW: npt.NDArray[np.float32], label_values: Sequence[int], threshold: float
 ) -> image_files.Mask:
-    """HW uint8: the value of the most probable class, where it is above the threshold; else 0."""
+    """Return the mask value of each px's most probable class, HW uint8; 0 where that class is not
+    above the threshold."""
     best_HW = probability_CHW[0]
     mask_HW = np.where(best_HW > threshold, np.uint8(label_values[0]), np.uint8(0))
     for probability_HW, value in zip(probability_CHW[1:], label_values[1:], strict=True):

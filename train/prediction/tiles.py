@@ -1,11 +1,11 @@
-"""A network over an image of any size, in overlapping tiles blended smoothly.
+"""Apply a network to an image of any size, in overlapping tiles that are blended smoothly.
 
 The tiles lie on a grid, and a tile's weight is the product of a ramp over its height and one over
-its width. So rows of tiles can be blended by themselves (a `Band`), and bands with one another.
+its width. So rows of tiles can be blended by themselves (a `Band`), and then the bands.
 
-A network that halves its input sees an image on a grid of its own: moved by a px it answers
-differently, moved by its stride it does not. So tiles start at multiples of that, and agree (where
-the network has no norm over the whole of a tile).
+A network that halves its input gives another answer for an image that is moved by a px, and the
+same for one that is moved by its stride. So tiles start at multiples of the stride, and agree where
+they overlap (unless the network normalises over the whole of a tile).
 """
 
 import itertools
@@ -29,10 +29,10 @@ Corner = tuple[int, int]
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of tiles, over the whole width of an image: what goes through the network as one."""
+    """Rows of tiles over the whole width of an image, which are blended together."""
 
     tops: tuple[int, ...]
-    """Where its rows begin, in px from the image's top."""
+    """First px of each of its rows of tiles, from the image's top."""
     lefts: tuple[int, ...]
     size: tuple[int, int]
     """Height and width of a tile, in px."""
@@ -40,12 +40,12 @@ class Band:
 
     @property
     def top(self) -> int:
-        """The first of the image's rows that it covers."""
+        """The first px row of the image that it covers."""
         return self.tops[0]
 
     @property
     def bottom(self) -> int:
-        """The row behind its last."""
+        """The px row after its last."""
         return self.tops[-1] + self.size[0]
 
     @property
@@ -55,20 +55,20 @@ class Band:
 
     @property
     def corners(self) -> list[Corner]:
-        """Its tiles, from its own top."""
+        """Top and left of its tiles, counted from its own top."""
         return [(top - self.top, left) for top in self.tops for left in self.lefts]
 
     def row_weight(self) -> Plane:
-        """What its tiles weigh together in each of its rows."""
+        """Sum the weights of its tiles in each of its px rows."""
         return summed_ramps(self.tops, self.size[0], self.overlap_px)
 
     def column_weight(self) -> Plane:
-        """What its tiles weigh together in each column."""
+        """Sum the weights of its tiles in each px column."""
         return summed_ramps(self.lefts, self.size[1], self.overlap_px)
 
 
 def stride_of(model: nn.Module) -> int:
-    """How far an image may be moved for the network to answer alike, in px."""
+    """Return by how many px an image may be moved without another answer of the network."""
     stride: int = getattr(model, "stride", 1)
     return stride
 
@@ -76,7 +76,7 @@ def stride_of(model: nn.Module) -> int:
 def cut_into_bands(
     height: int, width: int, tile: TileConfig, stride_px: int, most_px: int
 ) -> list[Band]:
-    """Bands that cover an image: as many rows of tiles each as fit into `most_px`, one at least."""
+    """Cut an image into bands of as many rows of tiles as fit into `most_px`, one at least."""
     size = min(tile.size_px, height), min(tile.size_px, width)
     tops, lefts = (
         tile_starts(length, tile.size_px, tile.overlap_px, stride_px) for length in (height, width)
@@ -93,10 +93,10 @@ def cut_into_bands(
 def predict_probability(
     model: nn.Module, image_HWC: Array, tile: TileConfig, precision: Precision
 ) -> Plane:
-    """uint8 RGB field -> probability of each class, (C, H, W) float32.
+    """Return the probability of each class, (C, H, W) float32, of an image, HWC uint8 RGB.
 
-    Tiles overlap by at least `tile.overlap_px` and end at the field's border; where they overlap,
-    a tile's weight falls off linearly to its edge, so that no seam shows.
+    Tiles overlap by at least `tile.overlap_px` and end at the image's border. Where they overlap, a
+    tile's weight falls linearly to its edge, so that no seam shows.
     """
     height, width = image_HWC.shape[:2]
     (band,) = cut_into_bands(height, width, tile, stride_of(model), most_px=height * width)
@@ -117,10 +117,10 @@ def predict_tiles(
     precision: Precision,
     tta: bool = False,
 ) -> Iterator[tuple[Corner, Tensor]]:
-    """Each tile's probability of each class, (C, h, w) float32 on the model's device.
+    """Yield each tile's probability of each class, (C, h, w) float32 on the model's device.
 
     `at_once` tiles go through the network together. With `tta` the result is the mean over the
-    tile's eight flips and quarter turns.
+    eight flips and quarter turns of the tile.
     """
     image = torch.from_numpy(np.require(image_HWC, requirements="W"))  # or torch warns
     image = image.to(precision.device, non_blocking=True)
@@ -133,14 +133,14 @@ def predict_tiles(
 
 
 def tile_probability(model: nn.Module, input_BCHW: Tensor, precision: Precision) -> Tensor:
-    """The probability that the network gives for its input, (B, C, H, W) float32."""
+    """Apply the network to its input; return the probability, (B, C, H, W) float32."""
     with precision.autocast():
         logits = model(input_BCHW)
     return torch.sigmoid(logits.float())
 
 
 def mean_of_turns(model: nn.Module, input_BCHW: Tensor, precision: Precision) -> Tensor:
-    """The mean over the input's eight flips and quarter turns, each result turned back."""
+    """Average over the eight flips and quarter turns of the input, each result turned back."""
     seen = []
     for turns, flipped in itertools.product(range(4), (False, True)):
         turned = torch.rot90(input_BCHW, turns, (-2, -1))
@@ -153,7 +153,7 @@ def mean_of_turns(model: nn.Module, input_BCHW: Tensor, precision: Precision) ->
 
 
 class Blend:
-    """The weighted mean of a band's tiles; a tile that is never added counts as 0."""
+    """Computes the weighted mean of a band's tiles; a tile that is never added counts as 0."""
 
     def __init__(self, band: Band, num_classes: int, device: torch.device) -> None:
         self.band = band
@@ -161,31 +161,31 @@ class Blend:
         self.total_CHW = torch.zeros((num_classes, *band.shape), device=device)
 
     def add(self, corner: Corner, probability_CHW: Tensor) -> None:
-        """Add a tile."""
+        """Add a tile, (C, h, w) float32."""
         (top, left), (height, width) = corner, self.band.size
-        part = self.total_CHW[:, top : top + height, left : left + width]
-        part.addcmul_(probability_CHW, self.weight_HW)
+        covered = self.total_CHW[:, top : top + height, left : left + width]
+        covered.addcmul_(probability_CHW, self.weight_HW)
 
     def result(self) -> Tensor:
-        """(C, H, W) float32, on the device. Call it once."""
+        """Return the mean, (C, H, W) float32 on the device. Call it once."""
         for weight in (self.band.row_weight()[:, None], self.band.column_weight()):
             self.total_CHW /= torch.from_numpy(weight).to(self.total_CHW.device)
         return self.total_CHW
 
 
 def blend_weight(size: tuple[int, int], overlap_px: int) -> Plane:
-    """(H, W) float32: 1 inside, falling linearly over the overlap towards the tile's edges."""
+    """Return a tile's weight, (H, W) float32: 1 inside, falling linearly to its edges."""
     return np.outer(*(ramp(length, overlap_px) for length in size)).astype(np.float32)
 
 
 def ramp(length: int, overlap_px: int) -> Plane:
-    """1 inside, falling linearly over the overlap towards both ends."""
+    """Return (length,) float32: 1 inside, falling linearly over the overlap to both ends."""
     to_edge = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
     return np.minimum(1, to_edge / (overlap_px + 1)).astype(np.float32)
 
 
 def summed_ramps(starts: Sequence[int], length: int, overlap_px: int) -> Plane:
-    """The sum of the ramps that begin at `starts`, counted from the first."""
+    """Sum ramps that begin at `starts`, from the first start to the last end, float32."""
     total = np.zeros(starts[-1] - starts[0] + length, np.float32)
     for start in starts:
         total[start - starts[0] : start - starts[0] + length] += ramp(length, overlap_px)

@@ -13,7 +13,7 @@ from data_prep.images import image_files
 from data_prep.raw import BadInputError
 from train import predict
 from train.config import TileConfig
-from train.prediction.band_reader import BandReader, parts_with
+from train.prediction.band_reader import BandReader, boxes_with
 from train.prediction.results import Task
 from train.prediction.tiles import cut_into_bands
 
@@ -174,7 +174,7 @@ def test_parts_cover_the_tiles_and_no_segment_twice(
         corners = [corner for corner in band.corners if rng.random() < 0.2]
         seen_HW = np.zeros((HEIGHT, WIDTH), int)
         decoded: list[tuple[int, int]] = []
-        for box in parts_with(band, corners, segment):
+        for box in boxes_with(band, corners, segment):
             assert band.top <= box.y < box.y + box.height <= band.bottom
             seen_HW[box.y : box.y + box.height, box.x : box.x + box.width] += 1
             decoded += [
@@ -186,7 +186,7 @@ def test_parts_cover_the_tiles_and_no_segment_twice(
         assert len(set(decoded)) == len(decoded)
         for top, left in corners:
             assert seen_HW[band.top + top :, left:][:48, :48].all()
-        assert not parts_with(band, [], segment)
+        assert not boxes_with(band, [], segment)
 
 
 @pytest.mark.usefixtures("small_parts")
