@@ -1,4 +1,4 @@
-"""report.html: an evaluation on one page that needs no other file and no network.
+"""Write report.html: an evaluation on one page that needs no other file and no network.
 
 The page holds what summary.json holds, pictures of the worst and the best fields, the curves of
 the training, what happened to the run, and its settings.
@@ -16,26 +16,26 @@ from common.command_line import counted
 from common.files import read_lines
 from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
-from train.metrics.scores import EMPTY, METRICS, worst_first
+from train.metrics.scores import EMPTY, worst_first
 from train.runs.monitor import read_metrics, read_restarts, read_training
 from train.runs.run_folder import CHOSEN_ON, Run, flat_settings
 
 REPORT = "report.html"
 EVENTS = Path("launch") / "events.jsonl"
-MODEL = "model"
-PREDICTORS = {
-    MODEL: "Model",
-    "otsu_hematoxylin": "Otsu on hematoxylin",
-    "all_foreground": "All foreground",
-}
-# Facts of an event that stand in columns of their own
-TOLD_APART = {"time_s", "event", "stage", "step", "reason"}
+MODEL = "Model"
+BASELINE_NAMES = {"otsu_hematoxylin": "Otsu on hematoxylin", "all_foreground": "All foreground"}
+
+ScoreRow = tuple[str, Mapping[str, Any], Mapping[str, Any]]
+"""Name, score by metric, interval by metric."""
+
+# Facts of an event that have columns of their own
+IN_COLUMNS = {"time_s", "event", "stage", "step", "reason"}
 
 
 def report_page(
     summary: Mapping[str, Any], overlays: Sequence[Overlay], runs: Sequence[Run]
 ) -> str:
-    """The page, from a summary, pictures (worst first) and the runs' own files."""
+    """Write the page from a summary, pictures (worst first) and the files of the runs."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -43,25 +43,48 @@ def report_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    parts = summary.get("folds", [summary])
+    folds = summary.get("folds", [summary])
     return environment.get_template("report.html.j2").render(
-        title=", ".join(part["run"] for part in parts),
+        title=", ".join(fold["run"] for fold in folds),
         summary=summary,
-        predictors=predictors(summary),
-        metrics=METRICS,
+        model=MODEL,
+        rows=score_rows(summary),
         overlays=overlays,
         measured=measured_fields(summary),
         chosen_on=CHOSEN_ON,
         nothing=EMPTY,
         fields=sorted(summary["per_field"], key=lambda row: worst_first(row["dice"])),
-        precision_recall=nuclei_curve(summary.get("detection")),
+        precision_recall=nuclei_curve(summary["detection"]),
         svg_uri=svg_uri,
-        trainings=[about_training(part, run) for part, run in zip(parts, runs, strict=True)],
+        trainings=[about_training(fold, run) for fold, run in zip(folds, runs, strict=True)],
     )
 
 
+def score_rows(summary: Mapping[str, Any]) -> dict[str, list[ScoreRow]]:
+    """Collect the rows of the tables of scores, by what the table is about."""
+    sources = {MODEL: summary} | {
+        BASELINE_NAMES[key]: source for key, source in summary["baselines"].items()
+    }
+    means = {name: source["mean_over_fields"] for name, source in sources.items()}
+    return {
+        "pixels": [
+            (name, s["all_pixels"], s["all_pixels_interval"]) for name, s in sources.items()
+        ],
+        "means": [(name, inner(of, "mean"), inner(of, "interval")) for name, of in means.items()],
+        "nuclei": [
+            (name, s["detection"], s["detection"]["interval"]) for name, s in sources.items()
+        ],
+        "classes": [(name, scores, {}) for name, scores in summary["per_class"].items()],
+    }
+
+
+def inner(entries: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Take the value of one key out of each entry."""
+    return {name: entry[key] for name, entry in entries.items()}
+
+
 def measured_fields(summary: Mapping[str, Any]) -> str:
-    """Which fields a mean is over, in words."""
+    """Say in words which fields a mean is over."""
     num_fields = summary["mean_over_fields"]["dice"]["num_fields"]
     if num_fields == summary["num_fields"]:
         return "fields"
@@ -69,7 +92,7 @@ def measured_fields(summary: Mapping[str, Any]) -> str:
 
 
 def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """What the page says of a run: its curves, what happened to it, its data and its settings."""
+    """Collect what the page says of a run: curves, what happened to it, data and settings."""
     restarts = read_restarts(run.folder)
     lines = read_training(run.folder) + read_metrics(run.folder)
     restart_steps = [restart["step"] for restart in restarts]
@@ -83,29 +106,21 @@ def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
     }
 
 
-def predictors(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The model and the baselines, by the name that they go under: all_pixels, mean_over_fields."""
-    sources = {MODEL: summary, **summary["baselines"]}
-    return {PREDICTORS.get(key, key): source for key, source in sources.items()}
-
-
-def nuclei_curve(detection: Mapping[str, Any] | None) -> Figure | None:
+def nuclei_curve(detection: Mapping[str, Any]) -> Figure | None:
     """Plot precision and recall of found nuclei; None where no nucleus is annotated."""
-    if detection is None or detection["recall"] is None:
-        return None
-    return precision_recall(detection)
+    return None if detection["recall"] is None else precision_recall(detection)
 
 
 def story(
     restarts: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, str]]:
-    """What happened to the run, in order of time: its restarts, and what the launcher noted."""
+    """List what happened to the run in order of time: restarts, and events of the launcher."""
     rows = [
         (restart["time_s"], "training went on", restart["step"], "; ".join(restart["notes"]))
         for restart in restarts
     ]
     for event in events:
-        facts = {key: value for key, value in event.items() if key not in TOLD_APART}
+        facts = {key: value for key, value in event.items() if key not in IN_COLUMNS}
         details = "; ".join(filter(None, [event.get("reason", ""), in_words(facts)]))
         what = f"{event['stage']} {event['event']}"
         rows.append((event["time_s"], what, event.get("step", ""), details))
@@ -116,7 +131,7 @@ def story(
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
-    """Names and values in a line."""
+    """Write names and values in a line."""
     return ", ".join(
         f"{key} ({in_words(value)})" if isinstance(value, dict) else f"{key} {value}"
         for key, value in facts.items()
@@ -124,5 +139,5 @@ def in_words(facts: Mapping[str, Any]) -> str:
 
 
 def utc(time_s: float) -> str:
-    """A time as people write it."""
+    """Write a time of seconds since 1970 as UTC."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -23,8 +23,11 @@ SCORES = {"accuracy": 0.9125, "iou": 0.5, "dice": 0.66667, "precision": 0.75, "r
 
 def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
     """A summary of three fields."""
+    nuclei = {"precision": None, "recall": None, "f1": None, "average_precision": None}
     source = {
         "all_pixels": SCORES,
+        "all_pixels_interval": dict.fromkeys(SCORES, interval),
+        "detection": {**nuclei, "radius_px": 20, "threshold": 0.45, "interval": {"f1": None}},
         "mean_over_fields": {
             name: {"mean": value, "num_fields": 3, "interval": interval}
             for name, value in SCORES.items()
@@ -47,6 +50,8 @@ def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
         "baselines": {"otsu_hematoxylin": source, "all_foreground": source},
         "empty_rule": "empty is 1",
         "warnings": [],
+        "near_duplicates": {"not_checked": "moved"},
+        "model_sha256": "ab" * 32,
         **more,
     }
 
@@ -59,7 +64,6 @@ WHOLE = summary_of(
     sensitivity=[{"radius_px": radius, "dice": 0.5} for radius in (10, 15, 20, 25, 30)],
     agreement=[{"fields": ["Case_4-01", "Case_4-02"], "dice": 0.5939}],
     near_duplicates={"max_bits": 10, "num_training_fields": 4, "found": []},
-    model_sha256="ab" * 32,
     detection={
         "radius_px": 20,
         "threshold": 0.45,
@@ -158,10 +162,11 @@ def test_sections_without_anything_to_say_are_left_out(run: Run) -> None:
         (run.folder / name).unlink()
     html = report_page(summary_of(None), [], [run])
     text = text_of(html)
-    for words in ("Warnings", "Nuclei found", "Worst", "annotated twice", "What happened"):
+    for words in ("Warnings", "Worst", "annotated twice", "What happened"):
         assert words not in text
     # trained without a validation split, it still has a training loss
     assert re.findall('alt="(Curves.*?)"', html) == ["Curves: training loss"]
+    assert "Near-duplicates not looked for" in text
     assert "No restarts of the training" in text
     assert "0.667 one case" in text
 
