@@ -112,7 +112,7 @@ def test_of_areas_nothing_is_said_about_discs(
 ) -> None:
     """And no disc is drawn for it."""
     drawn: list[object] = []
-    monkeypatch.setattr(sensitivity, "draw_discs", lambda *given: drawn.append(given))
+    monkeypatch.setattr(sensitivity, "paint_discs", lambda *given: drawn.append(given))
     assert "sensitivity" not in evaluated()
     assert not drawn
 

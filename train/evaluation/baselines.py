@@ -1,4 +1,4 @@
-"""What needs no network: the figures that a model must beat."""
+"""Baselines: segmentations without a network, which a model must beat."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,9 @@ BRIGHTEST = 99.9  # percentile that ends the histogram, so that a speck of ink d
 
 
 def otsu_on_hematoxylin(image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """HW bool: where the amount of hematoxylin, smoothed, is above Otsu's threshold of the field.
+    """Mark pixels whose smoothed amount of hematoxylin is above Otsu's threshold, HW bool.
+
+    The threshold is the field's own.
 
     Otsu 1979, doi:10.1109/TSMC.1979.4310076.
     """
@@ -32,7 +34,7 @@ def otsu_on_hematoxylin(image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool
 
 
 def all_foreground(image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """HW bool: every pixel, what a score is without looking."""
+    """Mark every pixel, HW bool: the score of not looking at all."""
     return np.ones(image_HWC.shape[:2], bool)
 
 

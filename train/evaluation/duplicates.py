@@ -1,12 +1,12 @@
-"""Pictures that are there twice: trained on under another name, or annotated twice.
+"""Find pictures that occur twice: trained on under another name, or annotated twice.
 
-A picture is known by 64 bits: which of its 8 x 8 lowest frequencies are above their median (pHash:
-Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"). Compression,
-noise and another size change a few bits. A picture that was flipped or turned by 90 degrees is
-found by the hashes of all eight; one that was cut or turned by other angles is not.
+The hash of a picture has 64 bits: which of its 8 x 8 lowest frequencies are above their median
+(pHash: Zauner 2010, "Implementation and benchmarking of perceptual image hash functions").
+Compression, noise and another size change a few bits. Hashes of all eight flips and quarter turns
+find a picture that was flipped or turned; one that was cut or turned by other angles is not found.
 
-Of BreCaHAD's sample, the picture that is there twice differs from itself by 2 bits, any two others
-(whole fields, or quarters) by 18 or more.
+In BreCaHAD's sample the two copies of one picture differ by 2 bits, any two other pictures (whole
+fields, or quarters) by 18 or more.
 """
 
 from collections.abc import Sequence
@@ -37,18 +37,18 @@ SAME_LEVELS = 5  # mean difference: 2.1 in the sample; a field beside itself by 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a field's picture is known by."""
+    """The hashes of a field's picture."""
 
     index: int
-    """Place of the field among its like."""
+    """Number of the field in its list."""
     field: str
     case: str
     hashes: tuple[int, ...]
-    """64 bits of the picture as it is, then of its other flips and turns."""
+    """The hash of the picture as it is, then of its other flips and turns."""
 
 
 def fingerprint(index: int, field: str, case: str, image_HWC: Image) -> Fingerprint:
-    """The fingerprint of a picture, uint8 RGB."""
+    """Compute the fingerprint of a picture, HWC uint8 RGB."""
     grey = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     turned = [np.rot90(side, turns) for side in (small, small.T) for turns in range(4)]
@@ -56,7 +56,7 @@ def fingerprint(index: int, field: str, case: str, image_HWC: Image) -> Fingerpr
 
 
 def hash_of(small_HW: npt.NDArray[np.float32]) -> int:
-    """The 64 bits of a small grey picture."""
+    """Compute the 64-bit hash of a grey picture of SIDE_PX."""
     low = cv2.dct(np.ascontiguousarray(small_HW))[FREQUENCIES, FREQUENCIES]
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 
@@ -64,7 +64,7 @@ def hash_of(small_HW: npt.NDArray[np.float32]) -> int:
 def near_duplicates(
     evaluated: Sequence[Fingerprint], trained: Sequence[Fingerprint]
 ) -> list[dict[str, Any]]:
-    """Evaluated fields that look like a training field of another case, the most alike first."""
+    """Find evaluated fields that look like a training field of another case; the closest first."""
     trained_hashes = np.array([entry.hashes[0] for entry in trained], np.uint64)
     found = []
     for entry in evaluated:
@@ -86,26 +86,28 @@ def near_duplicates(
 def compare_with_training(
     evaluated: Sequence[Fingerprint], run: Run, data: str, ranks: Ranks
 ) -> dict[str, Any]:
-    """Near-duplicates among the fields that the run was trained on; collective.
+    """Look for near-duplicates among the fields that the run was trained on. Collective.
 
-    `data`: the folder of the prepared data set, '' for where the run found it. Where it is gone or
-    another one, the reason why nothing was compared.
+    `data` is the folder of the prepared data set, '' for the run's own. If it is missing or another
+    one, the result holds the reason as `not_checked`.
     """
     about: dict[str, Any] = {"max_bits": NEAR_BITS}
     try:
         dataset = ranks.first_does(lambda: trained_on(run, data or run.config.data))
         samples = list(enumerate(dataset.split("train", originals_only=True)))
         mine = ranks.share(samples)
-        parts = ranks.all_do(lambda: [of_sample(dataset.folder, *entry) for entry in mine])
+        prints = ranks.all_do(lambda: [of_sample(dataset.folder, *entry) for entry in mine])
     except UserError as error:
         return about | {"not_checked": str(error)}
-    trained = sorted((entry for part in parts for entry in part), key=lambda entry: entry.index)
+    trained = sorted(
+        (entry for of_rank in prints for entry in of_rank), key=lambda entry: entry.index
+    )
     found = near_duplicates(evaluated, trained)
     return about | {"num_training_fields": len(trained), "found": found}
 
 
 def trained_on(run: Run, data: str) -> Dataset:
-    """The prepared data set, if it is the one. Raises UserError where not."""
+    """Read the prepared data set. Raises UserError where the run was trained on another one."""
     if not data:
         raise UserError("an exported model does not know where its data set is; give data=")
     dataset = read_dataset(Path(data))
@@ -115,7 +117,7 @@ def trained_on(run: Run, data: str) -> Dataset:
 
 
 def of_sample(folder: Path, index: int, sample: Sample) -> Fingerprint:
-    """The fingerprint of a prepared sample."""
+    """Compute the fingerprint of a prepared sample."""
     image_HWC = read_image(folder, sample)
     return fingerprint(index, sample.field, sample.case, image_HWC)
 
@@ -123,7 +125,7 @@ def of_sample(folder: Path, index: int, sample: Sample) -> Fingerprint:
 def agreement(
     fields: Sequence[WholeField], evaluated: Sequence[Fingerprint], label_values: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The Dice between two annotations of one picture, for each picture that is there twice.
+    """Compute the Dice between the two annotations of each picture that occurs twice.
 
     `evaluated` are the fingerprints of `fields`, in their order.
     """
@@ -132,7 +134,7 @@ def agreement(
     for number, entry in enumerate(evaluated):
         later = evaluated[number + 1 :]
         is_near = np.bitwise_count(hashes[number + 1 :] ^ hashes[number]) <= NEAR_BITS
-        for other in (later[place] for place in np.flatnonzero(is_near).tolist()):
+        for other in (later[index] for index in np.flatnonzero(is_near).tolist()):
             pair = fields[entry.index], fields[other.index]
             (image_HWC, mask_HW, _), (other_HWC, other_HW, _) = (field.read() for field in pair)
             if is_same_picture(image_HWC, other_HWC):
@@ -157,7 +159,7 @@ def agreement_of(mask_HW: Mask, other_HW: Mask, label_values: Sequence[int]) -> 
 
 
 def duplicate_warnings(compared: dict[str, Any]) -> list[str]:
-    """What `compare_with_training` found, in a line."""
+    """Say in a line what `compare_with_training` found; nothing where it found nothing."""
     if reason := compared.get("not_checked"):
         return [f"not checked whether these pictures were trained on under other names: {reason}"]
     if not compared["found"]:
@@ -170,7 +172,7 @@ def duplicate_warnings(compared: dict[str, Any]) -> list[str]:
 
 
 def split_warnings(cases: dict[str, list[str]]) -> list[str]:
-    """Cases that are in two splits, in a line; `cases` are those of each split."""
+    """Name cases that are in two splits, a line for two splits; `cases`: split -> its cases."""
     warnings = []
     for (name, members), (other, others) in combinations(cases.items(), 2):
         if both := sorted(set(members) & set(others)):

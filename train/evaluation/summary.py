@@ -1,4 +1,4 @@
-"""What summary.json says: figures of pixels and of nuclei, with intervals over cases."""
+"""Compute what summary.json holds: scores of pixels and nuclei, with intervals over cases."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +27,9 @@ BOOTSTRAP = {"over": "cases", "resamples": NUM_RESAMPLES, "confidence": 0.95}
 def summarise(
     results: Sequence[FieldResult], class_names: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """Figures of all fields together, of each class, and of each field.
+    """Summarise fields: all together, each class, and each field.
 
-    `class_names` are those of the channels of the logits.
+    `class_names` names the channels of the logits.
     """
     counts_FC4 = np.stack([result.counts for result in results])
     return {
@@ -57,7 +57,7 @@ def summarise(
 
 
 def summarise_pixels(results: Sequence[FieldResult], seed: int) -> dict[str, Any]:
-    """Metrics over all pixels, and their mean over fields, with bootstrap intervals over cases."""
+    """Compute metrics over all pixels and their mean over fields, with intervals over cases."""
     counts = np.stack([result.counts.sum(axis=0) for result in results])
     cases = [result.case for result in results]
     per_field = scores(counts)
@@ -69,17 +69,17 @@ def summarise_pixels(results: Sequence[FieldResult], seed: int) -> dict[str, Any
 
 
 def mean_of(values: Floats, cases: Sequence[str], seed: int) -> dict[str, Any]:
-    """The mean of a metric over the fields with something annotated, and how many these are."""
-    places = np.flatnonzero(~np.isnan(values)).tolist()
-    if not places:
+    """Average a metric (F,) over the fields where it is known; NaN means nothing annotated."""
+    indices = np.flatnonzero(~np.isnan(values)).tolist()
+    if not indices:
         return {"mean": None, "num_fields": 0, "interval": None}
-    kept = values[places]
-    interval = bootstrap_over_cases(kept, [cases[place] for place in places], NUM_RESAMPLES, seed)
-    return {"mean": float(np.mean(kept)), "num_fields": len(places), "interval": interval}
+    kept = values[indices]
+    interval = bootstrap_over_cases(kept, [cases[index] for index in indices], NUM_RESAMPLES, seed)
+    return {"mean": float(np.mean(kept)), "num_fields": len(indices), "interval": interval}
 
 
 def summarise_nuclei(results: Sequence[FieldResult], seed: int) -> dict[str, Any]:
-    """Figures of the nuclei of all fields, with bootstrap intervals over cases."""
+    """Score the nuclei of all fields, with bootstrap intervals over cases."""
     counts = np.stack([result.nuclei_counts.sum(axis=0) for result in results])
     cases = [result.case for result in results]
     interval = bootstrap_pooled(counts, cases, detection_scores, NUM_RESAMPLES, seed)
@@ -89,7 +89,7 @@ def summarise_nuclei(results: Sequence[FieldResult], seed: int) -> dict[str, Any
 def nuclei_figures(
     results: Sequence[FieldResult], channels: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """How many nuclei are annotated and found, and how well, in some fields and channels or all."""
+    """Count and score the nuclei of fields, in some channels or in all."""
     kept = range(len(results[0].detections)) if channels is None else channels
     counts = np.sum([result.nuclei_counts[kept].sum(axis=0) for result in results], axis=0)
     hit, false_alarm, miss, _ = counts.tolist()
@@ -103,7 +103,7 @@ def nuclei_figures(
 
 
 def detection_scores(counts: Counts) -> dict[str, Floats]:
-    """Precision, recall and F1 (which is the Dice of counts) of each of counts (..., 4)."""
+    """Compute precision, recall and F1 of nuclei from counts (..., 4); their F1 is their Dice."""
     of_counts = scores(counts)
     return {
         "precision": of_counts["precision"],
@@ -113,7 +113,7 @@ def detection_scores(counts: Counts) -> dict[str, Floats]:
 
 
 def precision_recall_curve(results: Sequence[FieldResult]) -> dict[str, list[Score]]:
-    """Precision and recall of the nuclei of all fields and classes above each threshold."""
+    """Compute precision and recall of all nuclei at each threshold of 0.01 to 0.99."""
     detections = [each for result in results for each in result.detections]
     counts = np.sum([each.counts(THRESHOLDS) for each in detections], axis=0)
     at_threshold = detection_scores(counts)

@@ -1,7 +1,7 @@
-"""How much a score owes to the radius that the truth's discs were drawn with.
+"""Measure how much a score depends on the radius of the discs that are its truth.
 
-The annotation is a point a nucleus; the radius of its disc is a choice. The same predictions are
-scored against discs of several radii: a model that found the nuclei keeps most of its Dice.
+The annotation is a point for each nucleus; the radius of its disc is a choice. The same predictions
+are scored against discs of several radii: a model that finds the nuclei keeps most of its Dice.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 def radii_around(radius_px: float) -> list[int]:
-    """The radii to try, in whole px, smallest first; `radius_px` is one of them."""
+    """Return the radii to try, in whole px, the smallest first; `radius_px` is one of them."""
     return sorted({max(1, round(factor * radius_px)) for factor in FACTORS})
 
 
-def draw_discs(
+def paint_discs(
     points_px: Sequence[Places], radius_px: int, height_px: int, width_px: int
 ) -> npt.NDArray[np.bool_]:
-    """CHW bool: the discs of each channel's points, later channels over earlier ones.
+    """Paint the discs of each channel's points, CHW bool, later channels over earlier ones.
 
-    As data_prep.images.masks draws them: centred on the pixel that a point is in.
+    As data_prep.images.masks does: a disc is centred on the pixel that its point lies in.
     """
     label_HW = np.zeros((height_px, width_px), np.uint8)
     for label, points in enumerate(points_px, start=1):
@@ -40,18 +40,18 @@ def draw_discs(
 def counts_by_radius(
     predicted_CHW: npt.NDArray[np.bool_], points_px: Sequence[Places], radii_px: Sequence[int]
 ) -> Counts:
-    """(R, C, 4) int64: the counts of a prediction against discs of each radius.
+    """Count a prediction's pixels against discs of each radius, (R, C, 4) int64.
 
     `points_px` holds the annotated points of each channel.
     """
     predicted_BCHW = torch.from_numpy(predicted_CHW)[None]
-    truths = [draw_discs(points_px, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
+    truths = [paint_discs(points_px, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
     counts = [count_pixels(predicted_BCHW, torch.from_numpy(truth)[None]) for truth in truths]
     return np.array(counts, np.int64).reshape(len(radii_px), len(points_px), 4)
 
 
 def dice_by_radius(counts: Sequence[Counts], radii_px: Sequence[int]) -> list[dict[str, Any]]:
-    """Dice over all pixels of all fields, given the counts (R, C, 4) of each field."""
+    """Compute Dice over all pixels of all fields from the counts (R, C, 4) of each field."""
     total = np.sum(counts, axis=0)
     return [
         {"radius_px": radius_px, "dice": score(of_radius)["dice"]}

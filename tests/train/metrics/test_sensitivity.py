@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.images.masks import draw_mask
-from train.metrics.sensitivity import counts_by_radius, dice_by_radius, draw_discs, radii_around
+from train.metrics.sensitivity import counts_by_radius, dice_by_radius, paint_discs, radii_around
 
 NOWHERE = np.zeros((0, 2))
 
@@ -24,7 +24,7 @@ def test_discs_are_those_of_the_prepared_masks() -> None:
     points = {"tumor": rng.uniform(0, 1, (6, 2)), "mitosis": rng.uniform(0, 1, (6, 2))}
     mask_HW = draw_mask(points, {"tumor": 1, "mitosis": 2}, 9, 60, 90)
     places = [(xy * (90, 60) - 0.5) for xy in points.values()]
-    discs_CHW = draw_discs(places, 9, 60, 90)
+    discs_CHW = paint_discs(places, 9, 60, 90)
     assert np.array_equal(discs_CHW[0], mask_HW == 1)
     assert np.array_equal(discs_CHW[1], mask_HW == 2)
 
@@ -32,7 +32,7 @@ def test_discs_are_those_of_the_prepared_masks() -> None:
 def test_discs_found_at_their_size_lose_dice_by_the_ratio_of_areas() -> None:
     """Of two discs about one centre, r within R: Dice = 2 r^2 / (r^2 + R^2)."""
     places = [np.array([[60.0, 50.0], [150.0, 120.0]])]
-    predicted_CHW = draw_discs(places, 20, 200, 220)
+    predicted_CHW = paint_discs(places, 20, 200, 220)
     radii = radii_around(20)
     counts = counts_by_radius(predicted_CHW, places, radii)
     assert counts.shape == (5, 1, 4)
@@ -47,7 +47,7 @@ def test_discs_found_at_their_size_lose_dice_by_the_ratio_of_areas() -> None:
 def test_fields_are_pooled_before_anything_is_divided() -> None:
     """One disc found, two missed in another field: Dice 2 / (2 + 2) of the pixels, not the mean."""
     one, two = np.array([[30.0, 30.0]]), np.array([[30.0, 30.0], [80.0, 80.0]])
-    found = counts_by_radius(draw_discs([one], 8, 120, 120), [one], [8])
+    found = counts_by_radius(paint_discs([one], 8, 120, 120), [one], [8])
     missed = counts_by_radius(np.zeros((1, 120, 120), bool), [two], [8])
     (row,) = dice_by_radius([found, missed], [8])
     assert math.isclose(row["dice"], 0.5)
