@@ -36,9 +36,6 @@ class CropConfig:
     """Largest shift of each stain's optical density, also where there is no stain; 0 for none."""
     brightness: float = 0.1
     """Largest relative change of brightness; 0 for none."""
-    on: Literal["loader", "device"] = "loader"
-    """Where crops are turned, scaled and stained: 'loader' by the loader's workers, 'device' on the
-    rank's GPU, for when its workers cannot keep up; pixels differ by rounding."""
 
     def __post_init__(self) -> None:
         if self.size_px < 16 or self.per_sample < 1:

@@ -43,7 +43,6 @@ WAYS = {
     "microbatches=4": ["microbatches=4"],
     "loader_workers=0": ["loader_workers=0"],
     "loader_workers=4": ["loader_workers=4"],
-    "crop.on=device": ["crop.on=device"],
 }
 
 

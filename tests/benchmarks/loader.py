@@ -10,8 +10,8 @@ pack, cold                 none of it is in the page cache, and no sample is tak
 zarr      the pack's pixels as a zarr 3 array in chunks of 256 px, compressed (blosc) or not
 albumentations, files    its Affine and ColorJitter on decoded files, as scripts do
 
-Then what is only copied where the device makes the crops (crop.on=device), and which share of its
-time a consumer waits that asks for so many crops a second, as a GPU may.
+Then what the DataLoader leaves of what a process makes by itself, and which share of its time a
+consumer waits that asks for so many crops a second, as a GPU may.
 """
 
 import argparse
@@ -84,14 +84,12 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
     unpacked.packed = None
     plain = ZarrPixels(TrainingPixels(dataset), folder / "plain", None)
     blosc = ZarrPixels(TrainingPixels(dataset), folder / "blosc", BloscCodec())
-    on_device = dataclasses.replace(config, crop=dataclasses.replace(config.crop, on="device"))
     kinds = {
         "files": TrainingCrops(unpacked, config),
         "pack": TrainingCrops(pixels, config),
         "zarr, not compressed": TrainingCrops(plain, config),
         "zarr, blosc": TrainingCrops(blosc, config),
         "albumentations, files": AlbumentationsCrops(unpacked, config),
-        "crop.on=device": CopiedCrops(pixels, on_device),
     }
     with start_ranks("cpu") as ranks:
         ways: dict[str, Callable[[], float | None]] = {}
@@ -99,20 +97,12 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
             num = 64 if "files" in name or "zarr" in name else 640  # crops: a second or so
             ways[name] = lambda crops=crops, num=num: seconds_a_crop(crops, num, ranks)
         ways["pack, cold"] = lambda: cold_seconds_a_crop(dataset, config, ranks)
-        for name in ("pack", "crop.on=device"):
-            ways[f"{name}, alone"] = lambda crops=kinds[name]: alone_seconds_a_crop(crops)
+        ways["pack, no DataLoader"] = lambda: alone_seconds_a_crop(kinds["pack"])
         seconds = interleaved(ways, rounds)
-    rate = {name: 1 / statistics.median(taken) for name, taken in seconds.items()}
-    for name in ("crop.on=device", "crop.on=device, alone", "pack, alone"):
-        del seconds[name]
     print("| way | crops a second, one worker | times files |")
     print("| --- " * 3 + "|")
     for name, median_s, ratio in compare(seconds, "files"):
         print(f"| {name} | {1 / median_s:.0f} | {1 / ratio:.1f} |", flush=True)
-    print("\n| from the pack | a second, one worker | a second, in the process itself |")
-    print("| --- " * 3 + "|")
-    for name, way in (("crops", "pack"), ("windows for crop.on=device", "crop.on=device")):
-        print(f"| {name} | {rate[way]:.0f} | {rate[f'{way}, alone']:.0f} |", flush=True)
 
 
 def settings_for(data: Path) -> TrainConfig:
@@ -189,14 +179,6 @@ def share_waited(crops: TrainingCrops, rate: float, ranks: Ranks) -> float:
     share = waited_s / (asked_s - start_s)
     batches.close()
     return share
-
-
-class CopiedCrops(TrainingCrops):
-    """Windows that no device makes crops of: there is none here."""
-
-    def finish(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        window_BHW4, to_window_B23, _ = parts
-        return window_BHW4, to_window_B23
 
 
 class ZarrPixels(TrainingPixels):

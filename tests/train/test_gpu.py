@@ -86,11 +86,10 @@ def whole_state(trainer: Trainer) -> tuple[str, object]:
 
 
 @pytest.mark.parametrize("amp", AMPS)
-@pytest.mark.parametrize("on", ["loader", "device"])
 def test_what_can_be_learned_is_learned(
-    on: str, amp: str, tiny: Tiny, on_gpu: NewTrainer, tmp_path: Path
+    amp: str, tiny: Tiny, on_gpu: NewTrainer, tmp_path: Path
 ) -> None:
-    settings = ("epochs=6", "lr=0.03", "loss.dice_weight=1", "loader_workers=1", f"crop.on={on}")
+    settings = ("epochs=6", "lr=0.03", "loss.dice_weight=1", "loader_workers=1")
     trainer = on_gpu(tiny(tmp_path, *settings, f"amp={amp}"))
     assert {parameter.device.type for parameter in trainer.state.model.parameters()} == {"cuda"}
     assert trainer.fit() == 0
@@ -148,18 +147,16 @@ def test_a_gradient_too_large_for_fp16_is_not_applied_and_halves_the_scale(
     assert state["scaler"]["scale"] == seen[-1][0]
 
 
-@pytest.mark.parametrize("on", ["loader", "device"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_crops_come_to_the_gpu_whole_however_late_it_gets_to_them(
     workers: int,
-    on: str,
     with_pack: Dataset,
     tiny: Tiny,
     gpu: Ranks,
     cut: Callable[..., list[torch.Tensor]],
 ) -> None:
     """Both streams are kept busy before each is copied and read, while workers fill places anew."""
-    config = tiny(Path(), f"loader_workers={workers}", f"crop.on={on}", "epochs=16")
+    config = tiny(Path(), f"loader_workers={workers}", "epochs=16")
     crops = TrainingCrops(TrainingPixels(with_pack), config)
     read = []
     with closing(MicrobatchLoader(crops, config, gpu, 0)) as loader:
@@ -174,7 +171,7 @@ def test_crops_come_to_the_gpu_whole_however_late_it_gets_to_them(
     drawn = list(MicrobatchSampler(len(crops), config, gpu, 0))
     assert len(read) == len(drawn) == 16 * 16
     for draws, microbatch in zip(drawn, read, strict=True):
-        expected = crops.finish([part.cuda() for part in cut(crops, draws)])
+        expected = [part.cuda() for part in cut(crops, draws)]
         assert all(map(torch.equal, microbatch, expected))
 
 
@@ -229,19 +226,6 @@ def test_the_gradient_is_that_of_a_cpu(norm: str, tiny: Tiny, tmp_path: Path) ->
             torch.nn.functional.softplus(logits).mean().backward()
         gradients.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters()]))
     assert torch.norm(gradients[1] - gradients[0]) < 1e-3 * torch.norm(gradients[0])
-
-
-def test_crops_are_finished_as_on_a_cpu(
-    prepared: Dataset, tiny: Tiny, cut: Callable[..., list[torch.Tensor]]
-) -> None:
-    crops = TrainingCrops(TrainingPixels(prepared), tiny(Path(), "crop.on=device"))
-    windows = cut(crops, [(0, index) for index in range(len(crops))])
-    images, masks = (
-        [part.cpu().int() for part in crops.finish([part.to(device) for part in windows])]
-        for device in ("cpu", "cuda")
-    )
-    assert (images[0] - masks[0]).abs().max() <= 1
-    assert (images[1] != masks[1]).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

@@ -33,7 +33,7 @@ DEAD_WORKER = "DataLoader worker (pid"  # as torch begins to say so
 
 ADVICE = (
     "Most likely memory, or shared memory (/dev/shm), ran out: try loader_workers=0, a smaller"
-    " batch_size or crop.size_px, or with crop.on=device a smaller crop.scale"
+    " batch_size or crop.size_px"
 )
 
 
@@ -72,7 +72,7 @@ class MicrobatchLoader:
                 self.close()
                 raise
             on_device = self.upload.parts
-        self.microbatches = one_by_one(self.filled, on_device, crops, size)
+        self.microbatches = one_by_one(self.filled, on_device, size)
 
     def __iter__(self) -> "MicrobatchLoader":
         return self
@@ -115,12 +115,11 @@ def by_place(microbatches: Iterable[list[Draw]], most: int) -> Iterator[list[lis
 def one_by_one(
     filled: Iterable[tuple[int, int]],
     on_device: Callable[[int, int], list[Tensor]],
-    crops: TrainingCrops,
     size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The microbatches of `size` crops in one filled place after the other."""
     for place, num in filled:
-        image_BHWC, mask_BHW = crops.finish(on_device(place, num))
+        image_BHWC, mask_BHW = on_device(place, num)
         yield from zip(torch.split(image_BHWC, size), torch.split(mask_BHW, size), strict=True)
 
 

@@ -18,7 +18,6 @@ from torch.utils.data import Sampler
 from common import seeds
 from data_prep.dataset.pack import TrainingPixels
 from train.config import TrainConfig
-from train.crops import device_crops
 from train.crops.random_crop import NUM_DRAWS, Plan, cut_crop, plan_crop
 from train.ranks.distributed import Ranks
 
@@ -27,10 +26,7 @@ Draw = tuple[int, int]
 
 
 class TrainingCrops:
-    """Image crops (H, W, 3) uint8 and their masks (H, W) uint8, one for each (epoch, index).
-
-    With crop.on=device what device_crops.finish() makes these of.
-    """
+    """Image crops (H, W, 3) uint8 and their masks (H, W) uint8, one for each (epoch, index)."""
 
     def __init__(self, pixels: TrainingPixels, config: TrainConfig) -> None:
         self.pixels, self.config = pixels, config
@@ -45,10 +41,7 @@ class TrainingCrops:
         crop = self.config.crop
         for number, ((_, index), plan) in enumerate(zip(draws, plans, strict=True)):
             sample, place = self.pixels[self.sample_of(index)], [part[number] for part in into]
-            if crop.on == "device":
-                device_crops.cut_window(sample, crop, plan, place)
-            else:
-                cut_crop(sample, self.pixels.is_binary, crop, plan, place)
+            cut_crop(sample, self.pixels.is_binary, crop, plan, place)
 
     def plan(self, draw: Draw) -> Plan:
         """What is drawn of a crop."""
@@ -64,8 +57,6 @@ class TrainingCrops:
     @property
     def parts(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each array that a crop consists of."""
-        if self.config.crop.on == "device":
-            return device_crops.parts(self.config.crop)
         size = self.config.crop.size_px
         return [((size, size, 3), torch.uint8), ((size, size), torch.uint8)]
 
@@ -73,17 +64,6 @@ class TrainingCrops:
     def crop_bytes(self) -> int:
         """What a crop takes in memory."""
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts)
-
-    def finish(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Images BHWC and masks BHW, uint8, of crops whose parts are on the rank's device."""
-        if self.config.crop.on == "device":
-            window_BHW4, to_window_B23, density_map_B34 = parts
-            size_px, is_binary = self.config.crop.size_px, self.pixels.is_binary
-            return device_crops.finish(
-                window_BHW4, to_window_B23, density_map_B34, size_px, is_binary
-            )
-        image_BHWC, mask_BHW = parts
-        return image_BHWC, mask_BHW
 
 
 class MicrobatchSampler(Sampler[list[Draw]]):

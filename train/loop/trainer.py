@@ -385,8 +385,6 @@ class Trainer:
         advice = [f"loader_workers={self.config.loader_workers + 1}"]
         if self.crops.pixels.packed is None:
             advice.insert(0, self.crops.pixels.advice_on_pack())
-        elif self.ranks.device.type == "cuda" and self.config.crop.on == "loader":
-            advice.append("crop.on=device")
         return f"waits for data {share:.0%} of the time; try " + ", or ".join(advice)
 
     def check_loss(self) -> None:

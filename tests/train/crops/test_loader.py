@@ -9,7 +9,6 @@ from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -25,21 +24,19 @@ from train.ranks.distributed import Ranks
 Tiny = Callable[..., TrainConfig]
 
 
-@pytest.mark.parametrize("on", ["loader", "device"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("most", [1, 3])  # microbatches a place; 3 divides no epoch
 def test_a_microbatch_holds_until_the_call_after_the_next(
     most: int,
     workers: int,
-    on: str,
     monkeypatch: pytest.MonkeyPatch,
     with_pack: Dataset,
     tiny: Tiny,
     ranks: Callable[..., Ranks],
-    cut: Callable[..., Any],
+    cut: Callable[..., list[torch.Tensor]],
 ) -> None:
     """Looked at late, when workers have long filled what they may."""
-    settings = (f"loader_workers={workers}", f"crop.on={on}", "microbatches=2", "epochs=16")
+    settings = (f"loader_workers={workers}", "microbatches=2", "epochs=16")
     config = tiny(Path(), *settings)
     monkeypatch.setattr("train.crops.loader.PLACE_CROPS", 2 * most)
     crops = TrainingCrops(TrainingPixels(with_pack), config)
@@ -53,7 +50,7 @@ def test_a_microbatch_holds_until_the_call_after_the_next(
             if number < 2 * num_places * most:
                 time.sleep(0.01)
             for draws, microbatch in (before, now):
-                for part, expected in zip(microbatch, crops.finish(cut(crops, draws)), strict=True):
+                for part, expected in zip(microbatch, cut(crops, draws), strict=True):
                     assert torch.equal(part, expected)
 
 
@@ -176,10 +173,9 @@ def test_a_place_from_a_pack_has_room_for_what_makes_it_worth_handing_over(
     assert num_in_place(TrainingCrops(TrainingPixels(prepared), config), size) == 1
 
 
-@pytest.mark.parametrize("on", ["loader", "device"])
-def test_crops_fill_the_whole_of_their_parts(on: Any, prepared: Dataset, tiny: Tiny) -> None:
+def test_crops_fill_the_whole_of_their_parts(prepared: Dataset, tiny: Tiny) -> None:
     """OpenCV would leave a destination of another size as it was, without a word."""
-    crops = TrainingCrops(TrainingPixels(prepared), tiny(Path(), f"crop.on={on}"))
+    crops = TrainingCrops(TrainingPixels(prepared), tiny(Path()))
     filled = []
     for value in (1, 77):
         parts = [torch.full((3, *shape), value, dtype=dtype) for shape, dtype in crops.parts]
@@ -196,6 +192,6 @@ def test_memory_that_cannot_be_had_is_an_error_that_says_what_to_try(
     config = tiny(Path(), "microbatches=1")
     config = dataclasses.replace(config, crop=dataclasses.replace(config.crop, size_px=2**24))
     crops = TrainingCrops(TrainingPixels(prepared), config)
-    advice = "try loader_workers=0, a smaller batch_size or crop.size_px, or with crop.on=device a"
-    with pytest.raises(UserError, match=f"^no 9,007,199,255 MB for crops: .*{advice} .*scale$"):
+    advice = "try loader_workers=0, a smaller batch_size or crop.size_px"
+    with pytest.raises(UserError, match=f"^no 9,007,199,255 MB for crops: .*{advice}$"):
         MicrobatchLoader(crops, config, ranks(), 0)

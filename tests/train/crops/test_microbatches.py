@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterable
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -147,18 +146,6 @@ def test_workers_ranks_and_a_pack_change_no_crop(
     assert global_batches(request.getfixturevalue(data), config, everyone) == reference
 
 
-def test_nor_where_the_device_finishes_them(
-    prepared: Dataset, tiny: Callable[..., TrainConfig], ranks: Callable[..., Ranks]
-) -> None:
-    everyone = [ranks(0, 2), ranks(1, 2)]
-    alone, shared = (
-        global_batches(prepared, tiny(Path(), "crop.on=device", f"loader_workers={workers}"), who)
-        for workers, who in ((0, [ranks()]), (1, everyone))
-    )
-    assert len(set(alone)) == 8
-    assert shared == alone
-
-
 def test_a_resume_changes_no_crop(
     reference: list[bytes],
     prepared: Dataset,
@@ -233,21 +220,19 @@ def of_two_classes(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Datas
     return prepare_here(fields, folder / "prepared", *classes)
 
 
-@pytest.mark.parametrize("on", ["loader", "device"])
 def test_crops_of_several_classes_keep_their_labels(
-    on: Any,
     of_two_classes: Dataset,
     tiny: Callable[..., TrainConfig],
     cut: Callable[..., list[torch.Tensor]],
 ) -> None:
-    """On the way to the device, too. They are not bright, as the one label of a binary mask is."""
-    crop = CropConfig(64, 1, False, 0, 1, 0, 0, 0, on)
+    """They are not bright, as the one label of a binary mask is."""
+    crop = CropConfig(64, 1, False, 0, 1, 0, 0, 0)
     config = dataclasses.replace(tiny(Path()), crop=crop)
     crops = TrainingCrops(TrainingPixels(of_two_classes), config)
     seen: set[int] = set()
     for index, sample in enumerate(of_two_classes.split("train")[:4]):
         image_HWC, mask_HW = read_sample(of_two_classes.folder, sample)
-        image, mask = (part[0].numpy() for part in crops.finish(cut(crops, [(0, index)])))
+        image, mask = (part[0].numpy() for part in cut(crops, [(0, index)]))
         assert np.array_equal(mask_HW[:, place_of(image, image_HWC)], mask)
         seen |= set(np.unique(mask).tolist())
     assert seen == {0, 1, 2}

@@ -389,23 +389,6 @@ class SlowCrops(TrainingCrops):
         image_BHWC[:], mask_BHW[:] = 128, 0
 
 
-def test_finishing_crops_on_the_device_counts_as_waiting_for_data(
-    new_trainer: NewTrainer, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With crop.on=device that is where they are cropped."""
-    original = TrainingCrops.finish
-
-    def slow(*given: Any) -> Any:
-        time.sleep(0.1)
-        return original(*given)
-
-    monkeypatch.setattr(TrainingCrops, "finish", slow)
-    new_trainer(tiny(tmp_path, "epochs=1", "panels=0")).fit()
-    shares = [share for _, share in read_curve(tmp_path, "speed/data_wait_share")]
-    assert len(shares) == 4
-    assert all(0.5 < share <= 1 for share in shares)
-
-
 @pytest.mark.parametrize("loader_workers", [0, 1])
 def test_a_missing_image_is_named_in_a_line(
     loader_workers: int, prepared: Dataset, tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
