@@ -25,7 +25,7 @@ from model import build_model
 from tests.benchmarks.reproducible import Silent, prepare
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import PRESETS, TrainConfig
-from train.crops.loader import MicrobatchLoader
+from train.crops.loader import load_microbatches
 from train.loop.batch import settle
 from train.loop.determinism import be_deterministic
 from train.loop.trainer import Trainer
@@ -96,7 +96,7 @@ def trainer(folder: Path, name: str, settings: Sequence[str], ranks: Ranks) -> T
     config, _ = open_run(settle(config, ranks.world_size, None), dataset, ranks.device)
     made = Trainer(config, dataset, ranks, StopRequest(), RunLock(run))
     made.monitor = Silent()  # type: ignore[assignment]
-    made.microbatches = MicrobatchLoader(made.crops, config, ranks, 0)
+    made.microbatches = load_microbatches(made.crops, config, ranks, 0)
     return made
 
 

@@ -25,7 +25,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 import zarr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from zarr.codecs import BloscCodec
@@ -36,7 +35,7 @@ from data_prep.dataset.pack import PACKED, DecodedSample, SamplePixels, Training
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import TrainConfig
-from train.crops.loader import MicrobatchLoader
+from train.crops.loader import load_microbatches
 from train.crops.microbatches import Draw, TrainingCrops
 from train.ranks.distributed import Ranks, start_ranks
 
@@ -113,7 +112,7 @@ def settings_for(data: Path) -> TrainConfig:
 
 def seconds_a_crop(crops: TrainingCrops, num_crops: int, ranks: Ranks) -> float:
     """Through the DataLoader with one worker, once it is warm."""
-    batches = MicrobatchLoader(crops, crops.config, ranks, 0)
+    batches = load_microbatches(crops, crops.config, ranks, 0)
     for _ in islice(batches, WARM_UP):
         pass
     start_s, count = time.perf_counter(), 0
@@ -138,12 +137,10 @@ def cold_seconds_a_crop(dataset: Dataset, config: TrainConfig, ranks: Ranks) -> 
 def alone_seconds_a_crop(crops: TrainingCrops) -> float:
     """The same without any DataLoader: what a core can do."""
     size = crops.config.batch.size // crops.config.batch.num_microbatches
-    into = [torch.empty(size, *shape, dtype=dtype).numpy() for shape, dtype in crops.parts]
     num_microbatches = 400
     start_s = time.perf_counter()
-    for number in range(num_microbatches):
-        first = number * size
-        crops.fill([(0, (first + place) % len(crops)) for place in range(size)], into)
+    for first in range(0, num_microbatches * size, size):
+        crops.cut([(0, (first + number) % len(crops)) for number in range(size)])
     return (time.perf_counter() - start_s) / (num_microbatches * size)
 
 
@@ -167,7 +164,7 @@ def asked(data: Path) -> None:
 def share_waited(crops: TrainingCrops, rate: float, ranks: Ranks) -> float:
     """The share of its time that waits, of a consumer that takes as long for each microbatch as one
     that gets `rate` crops a second without waiting."""
-    batches = MicrobatchLoader(crops, crops.config, ranks, 0)
+    batches = load_microbatches(crops, crops.config, ranks, 0)
     size = crops.config.batch.size // crops.config.batch.num_microbatches
     for _ in islice(batches, WARM_UP):
         pass
@@ -234,12 +231,14 @@ class AlbumentationsCrops(TrainingCrops):
             seed=0,
         )
 
-    def fill(self, draws: Sequence[Draw], into: Sequence[np.ndarray]) -> None:
-        for number, (_, index) in enumerate(draws):
+    def cut(self, draws: Sequence[Draw]) -> list[tuple[np.ndarray, np.ndarray]]:
+        crops = []
+        for _, index in draws:
             sample = self.pixels[self.sample_of(index)]
             assert isinstance(sample, DecodedSample)
             moved = self.transform(image=sample.image_HWC, mask=sample.mask_HW)
-            into[0][number], into[1][number] = moved["image"], moved["mask"]
+            crops.append((moved["image"], moved["mask"]))
+        return crops
 
 
 def waiting(data: Path, run: Path) -> None:

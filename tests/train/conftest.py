@@ -160,14 +160,12 @@ def trained(
 
 @pytest.fixture(scope="session")
 def cut() -> Callable[[TrainingCrops, Sequence[Draw]], list[torch.Tensor]]:
-    """cut(crops, draws) are their images and masks, or what else a crop consists of, stacked."""
+    """cut(crops, draws) are their images and masks, stacked."""
 
-    def fill(crops: TrainingCrops, draws: Sequence[Draw]) -> list[torch.Tensor]:
-        into = [torch.empty(len(draws), *shape, dtype=dtype) for shape, dtype in crops.parts]
-        crops.fill(draws, [part.numpy() for part in into])
-        return into
+    def stack(crops: TrainingCrops, draws: Sequence[Draw]) -> list[torch.Tensor]:
+        return [torch.from_numpy(np.stack(part)) for part in zip(*crops.cut(draws), strict=True)]
 
-    return fill
+    return stack
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
+from data_prep.images.image_files import Image, Mask
 from train.__main__ import main as train
 from train.crops.microbatches import Draw, TrainingCrops
 from train.loop import trainer
@@ -13,9 +13,9 @@ from train.loop import trainer
 class SlowCrops(TrainingCrops):
     """Crops of which a microbatch takes 200 ms."""
 
-    def fill(self, draws: Sequence[Draw], into: Sequence[Any]) -> None:
+    def cut(self, draws: Sequence[Draw]) -> list[tuple[Image, Mask]]:
         time.sleep(0.2)
-        super().fill(draws, into)
+        return super().cut(draws)
 
 
 def main(argv: list[str]) -> int:

@@ -1,24 +1,22 @@
-"""Worker processes that crop ahead of training and hand over microbatches in shared memory.
+"""Worker processes that crop ahead of training: torch's DataLoader, several microbatches an item.
 
-The memory is a ring of places that are used again and again. torch's own way is new memory for each
-microbatch, with which a crop takes a quarter more time. From a pack a place holds several
-microbatches, where they are small: DataLoader takes half a millisecond or more to hand one over,
-whatever is in it, and that is the time of a crop.
+To hand an item over takes the DataLoader half a millisecond or more, whatever is in it, and that is
+the time of a crop. So an item from a pack holds several microbatches, where they are small.
 """
 
 import math
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from itertools import chain, cycle, islice, repeat
+import traceback
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 
 import cv2
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from common.command_line import UserError
 from common.stop_request import SIGNALS
@@ -26,9 +24,9 @@ from train.config import TrainConfig
 from train.crops.microbatches import Draw, MicrobatchSampler, TrainingCrops
 from train.ranks.distributed import Ranks
 
-PLACE_CROPS, PLACE_BYTES = 16, 1 << 22  # whichever is less, a place from a pack holds at least
-PREFETCH = 2  # places that a worker is ahead
-HELD = 2  # places that training may look at: of the microbatch in work and of the one before
+ITEM_CROPS, ITEM_BYTES = 16, 1 << 22  # an item from a pack holds at least the smaller of the two
+PREFETCH = 2  # items that a worker is ahead
+NO_MEMORY = re.compile("allocate|file </torch_")  # in errors; the second is shared memory's
 DEAD_WORKER = "DataLoader worker (pid"  # as torch begins to say so
 
 ADVICE = (
@@ -36,180 +34,93 @@ ADVICE = (
     " batch_size or crop.size_px"
 )
 
+Microbatch = tuple[Tensor, Tensor]
+"""Images (B, H, W, 3) and masks (B, H, W), uint8."""
 
-class MicrobatchLoader:
-    """This rank's microbatches, from a step on to the run's end: images BHWC and masks BHW, uint8,
-    on its device.
 
-    What next() gives holds until the call after the next, which may fill its place anew.
+def load_microbatches(
+    crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
+) -> Generator[Microbatch, None, None]:
+    """Yield this rank's microbatches on its device, from a step on to the run's end.
+
+    Close the generator to end the workers. Raises UserError for an image that cannot be read, and
+    where there is no memory for crops.
+    """
+    cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, which it has not got
+    size = config.batch.size // config.batch.num_microbatches
+    microbatches = MicrobatchSampler(len(crops), config, ranks, first_step)
+    loader = DataLoader(
+        Items(crops),
+        batch_size=None,
+        sampler=groups(microbatches, num_in_item(crops, size)),
+        num_workers=config.loader_workers,
+        worker_init_fn=start_worker,
+        prefetch_factor=PREFETCH if config.loader_workers else None,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    try:
+        for item in loader:
+            if isinstance(item, UserError):
+                raise item
+            image_BHWC, mask_BHW = (part.to(ranks.device, non_blocking=True) for part in item)
+            yield from zip(image_BHWC.split(size), mask_BHW.split(size), strict=True)
+    except BaseException as error:
+        forget_iterator(error)
+        raise
+
+
+class Items(Dataset[list[Tensor] | UserError]):
+    """Several crops at once: images (B, H, W, 3) and masks (B, H, W), uint8, in a worker in shared
+    memory.
+
+    A UserError is returned: raised, torch would make its text a worker's traceback.
     """
 
-    def __init__(
-        self, crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
-    ) -> None:
-        cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, not there in it
-        size = config.batch.size // config.batch.num_microbatches
-        most = num_in_place(crops, size) if config.loader_workers else 1
-        num_places = config.loader_workers * PREFETCH + HELD
-        self.ring = new_ring(crops, (num_places, most, size), config.loader_workers > 0)
-        microbatches = MicrobatchSampler(len(crops), config, ranks, first_step)
-        self.filled = iter(
-            DataLoader(
-                Filling(crops, self.ring),
-                batch_size=None,
-                sampler=zip(cycle(range(num_places)), by_place(microbatches, most), strict=False),
-                num_workers=config.loader_workers,
-                worker_init_fn=start_worker,
-                prefetch_factor=PREFETCH if config.loader_workers else None,
-            )
-        )
-        self.upload: Upload | None = None
-        on_device: Callable[[int, int], list[Tensor]] = partial(parts_of, self.ring)
-        if ranks.device.type == "cuda":
-            try:
-                self.upload = Upload(self.ring, ranks.device)
-            except BaseException:
-                self.close()
-                raise
-            on_device = self.upload.parts
-        self.microbatches = one_by_one(self.filled, on_device, size)
+    def __init__(self, crops: TrainingCrops) -> None:
+        self.crops = crops
 
-    def __iter__(self) -> "MicrobatchLoader":
-        return self
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        return next(self.microbatches)
-
-    def close(self) -> None:
-        """End the workers by hand, and unpin their memory: after an error its traceback may keep
-        the iterator alive.
-
-        At its exit Python would wait for ever for workers that ignore the SIGTERM it sends.
-        """
-        if shut_down := getattr(self.filled, "_shutdown_workers", None):
-            shut_down()
-        if self.upload:
-            self.upload.close()
+    def __getitem__(self, draws: list[Draw]) -> list[Tensor] | UserError:
+        try:
+            item: list[Tensor] = default_collate(self.crops.cut(draws))
+        except UserError as error:
+            return error
+        except (MemoryError, RuntimeError, cv2.error) as error:  # of numpy, torch and OpenCV
+            if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+                return UserError(f"no memory for crops: {error}. {ADVICE}")
+            raise
+        return item
 
 
-def num_in_place(crops: TrainingCrops, size: int) -> int:
-    """How many microbatches of this size a place has room for."""
-    if crops.pixels.packed is None:  # decoding takes far longer than handing over
+def num_in_item(crops: TrainingCrops, size: int) -> int:
+    """How many microbatches of `size` crops an item holds."""
+    # a file takes far longer to decode than an item to hand over; and no worker, no handing over
+    if crops.pixels.packed is None or not crops.config.loader_workers:
         return 1
-    return math.ceil(min(PLACE_CROPS, PLACE_BYTES / crops.crop_bytes) / size)
+    return math.ceil(min(ITEM_CROPS, ITEM_BYTES / crops.crop_bytes) / size)
 
 
-def by_place(microbatches: Iterable[list[Draw]], most: int) -> Iterator[list[list[Draw]]]:
-    """Lists of 1, 2, 3, ... and then of `most` microbatches, with what is left in the last.
-
-    The first is there soon, and several workers come to take turns: if they began with as many
-    each, they would all be done at once, and training would have a lot and then nothing.
-    """
+def groups(microbatches: Iterable[list[Draw]], num: int) -> Iterator[list[Draw]]:
+    """Yield the crops of `num` microbatches at a time, and of those that are left at the end."""
     left = iter(microbatches)
-    for num in chain(range(1, most), repeat(most)):
-        if not (place := list(islice(left, num))):
-            return
-        yield place
+    while group := list(islice(left, num)):
+        yield [draw for microbatch in group for draw in microbatch]
 
 
-def one_by_one(
-    filled: Iterable[tuple[int, int]],
-    on_device: Callable[[int, int], list[Tensor]],
-    size: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The microbatches of `size` crops in one filled place after the other."""
-    for place, num in filled:
-        image_BHWC, mask_BHW = on_device(place, num)
-        yield from zip(torch.split(image_BHWC, size), torch.split(mask_BHW, size), strict=True)
+def forget_iterator(error: BaseException) -> None:
+    """Clear the frames that an error came through, but not their lines in its traceback.
 
-
-def parts_of(ring: Sequence[Tensor], place: int, num: int) -> list[Tensor]:
-    """What the crops of a place's first `num` microbatches consist of, (crops, ...) each."""
-    return [part[place, :num].flatten(0, 1) for part in ring]
-
-
-class Upload:
-    """Copies places to a GPU while that computes.
-
-    The ring's memory is pinned where it is, so that nothing is copied on the way, and has a stream
-    of its own, so that no copy queues behind training's kernels. Raises UserError where it cannot
-    be pinned.
+    Those of torch hold the DataLoader's iterator, which ends its workers when it is dropped. Else
+    they would be there as Python exits, and it waits for ever for processes that ignore the SIGTERM
+    it sends them.
     """
-
-    def __init__(self, ring: Sequence[Tensor], device: torch.device) -> None:
-        self.ring, self.device = ring, device
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        with ExitStack() as pinned:
-            for part in ring:
-                pin(part)
-                pinned.callback(unpin, part)
-            self.pinned = pinned.pop_all()
-
-    def parts(self, place: int, num: int) -> list[Tensor]:
-        """Those of a place; it may be filled anew after the call after this one."""
-        self.copied.synchronize()  # or workers might fill the place before while it is copied
-        with torch.cuda.stream(self.stream):
-            parts = [
-                part.to(self.device, non_blocking=True) for part in parts_of(self.ring, place, num)
-            ]
-            self.copied.record()
-        training = torch.cuda.current_stream(self.device)
-        training.wait_event(self.copied)
-        for part in parts:  # or its memory would be used again while training still reads it
-            part.record_stream(training)
-        return parts
-
-    def close(self) -> None:
-        """Unpin the memory, before it is unmapped."""
-        with suppress(RuntimeError):  # of a GPU that has failed, which is being told already
-            self.copied.synchronize()
-        self.pinned.close()
-
-
-def pin(memory: Tensor) -> None:
-    """Pin memory where it is. Raises UserError."""
-    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    try:
-        torch.cuda.check_error(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
-    except RuntimeError as error:
-        size_mb = memory.nbytes / 1e6
-        raise UserError(f"cannot pin {size_mb:,.0f} MB for crops: {error}. {ADVICE}") from None
-
-
-def unpin(memory: Tensor) -> None:
-    """Undo `pin`."""
-    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())  # type: ignore[no-untyped-call]
-
-
-def new_ring(crops: TrainingCrops, lengths: tuple[int, int, int], is_shared: bool) -> list[Tensor]:
-    """Memory (places, microbatches, crops, ...) for each part of a crop. Raises UserError."""
-    try:
-        ring = [torch.empty(*lengths, *shape, dtype=dtype) for shape, dtype in crops.parts]
-        if is_shared:
-            for part in ring:
-                part.share_memory_()  # type: ignore[no-untyped-call]
-        return ring
-    except RuntimeError as error:
-        ring_mb = math.prod(lengths) * crops.crop_bytes / 1e6
-        raise UserError(f"no {ring_mb:,.0f} MB for crops: {error} {ADVICE}") from None
-
-
-class Filling(Dataset[tuple[int, int]]):
-    """(place, microbatches) -> (place, their number), the place filled with their crops."""
-
-    def __init__(self, crops: TrainingCrops, ring: list[Tensor]) -> None:
-        self.crops, self.ring = crops, ring
-
-    def __getitem__(self, filling: tuple[int, list[list[Draw]]]) -> tuple[int, int]:
-        place, microbatches = filling
-        draws = [draw for microbatch in microbatches for draw in microbatch]
-        self.crops.fill(draws, [part[place].flatten(0, 1).numpy() for part in self.ring])
-        return place, len(microbatches)
+    cause: BaseException | None = error
+    while cause:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
 
 
 def start_worker(worker: int) -> None:
-    """A loader worker outlives the signals that stop training, so that the last step gets its
+    """Have a loader worker outlive the signals that stop training, so that the last step gets its
     crops; it ends with its parent."""
     sys.excepthook = without_lost_parents
     for signum in SIGNALS:
@@ -220,14 +131,14 @@ def start_worker(worker: int) -> None:
 def without_lost_parents(
     kind: type[BaseException], error: BaseException, at: TracebackType | None
 ) -> None:
-    """Python's report of an error, but for that of a worker whose training process was killed."""
+    """Report an error as Python does, but for that of a worker whose parent was killed."""
     if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, at)
 
 
 @contextmanager
 def lost_worker_explained() -> Iterator[None]:
-    """The error of a killed loader worker, which torch raises wherever training just is.
+    """Explain the error of a killed loader worker, which torch raises wherever training just is.
 
     A worker's own error is a bug, and keeps its traceback.
     """

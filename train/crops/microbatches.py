@@ -5,9 +5,7 @@ named (epoch, index), and everything random about it is drawn from a seed over
 (seed, epoch, index): which ranks, workers or restarts there are makes no difference.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +15,7 @@ from torch.utils.data import Sampler
 
 from common import seeds
 from data_prep.dataset.pack import TrainingPixels
+from data_prep.images.image_files import Image, Mask
 from train.config import TrainConfig
 from train.crops.random_crop import NUM_DRAWS, Plan, cut_crop, plan_crop
 from train.ranks.distributed import Ranks
@@ -34,14 +33,16 @@ class TrainingCrops:
     def __len__(self) -> int:
         return len(self.pixels) * self.config.crop.per_sample
 
-    def fill(self, draws: Sequence[Draw], into: Sequence[npt.NDArray[Any]]) -> None:
-        """Write crops into memory for as many of each of their parts."""
+    def cut(self, draws: Sequence[Draw]) -> list[tuple[Image, Mask]]:
+        """Return the image and the mask of each crop. Raises UserError for one that is damaged."""
         # planned together: Python is three times as fast while pixels do not take its cache
         plans = [self.plan(draw) for draw in draws]
-        crop = self.config.crop
-        for number, ((_, index), plan) in enumerate(zip(draws, plans, strict=True)):
-            sample, place = self.pixels[self.sample_of(index)], [part[number] for part in into]
-            cut_crop(sample, self.pixels.is_binary, crop, plan, place)
+        return [
+            cut_crop(
+                self.pixels[self.sample_of(index)], self.pixels.is_binary, self.config.crop, plan
+            )
+            for (_, index), plan in zip(draws, plans, strict=True)
+        ]
 
     def plan(self, draw: Draw) -> Plan:
         """What is drawn of a crop."""
@@ -55,15 +56,9 @@ class TrainingCrops:
         return index // self.config.crop.per_sample
 
     @property
-    def parts(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and type of each array that a crop consists of."""
-        size = self.config.crop.size_px
-        return [((size, size, 3), torch.uint8), ((size, size), torch.uint8)]
-
-    @property
     def crop_bytes(self) -> int:
-        """What a crop takes in memory."""
-        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts)
+        """What a crop takes in memory: three bytes of colour and a label a pixel."""
+        return 4 * self.config.crop.size_px**2
 
 
 class MicrobatchSampler(Sampler[list[Draw]]):

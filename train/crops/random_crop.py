@@ -49,26 +49,26 @@ def plan_crop(shape_HW: tuple[int, int], config: CropConfig, draws: Sequence[flo
 
 
 def cut_crop(
-    sample: SamplePixels, is_binary: bool, config: CropConfig, plan: Plan, into: Sequence[Array]
-) -> None:
-    """Write a crop into memory for its image and its mask, uint8, `config.size_px` a side.
+    sample: SamplePixels, is_binary: bool, config: CropConfig, plan: Plan
+) -> tuple[Array, Array]:
+    """Return a crop's image (H, W, 3) and its mask (H, W), uint8, `config.size_px` a side.
 
     Outside, the image is mirrored. Binary labels are interpolated with the colours and cut at one
     half, which saves a sixth of a crop's time; others are those of the nearest pixels.
     """
-    image, mask = into
     part, to_window = window_of(plan.to_image, config.size_px, sample.shape_hw)
     window_HW4 = sample.window(*part)
     moved_HW4 = warp(window_HW4, to_window, config.size_px)
-    cv2.cvtColor(moved_HW4, cv2.COLOR_RGBA2RGB, image)
+    image_HWC = cv2.cvtColor(moved_HW4, cv2.COLOR_RGBA2RGB)
     if is_binary:
         labels = cv2.extractChannel(moved_HW4, 3)
-        cv2.threshold(labels, BINARY_LABEL // 2, BINARY_LABEL, cv2.THRESH_BINARY, mask)
+        _, mask_HW = cv2.threshold(labels, BINARY_LABEL // 2, BINARY_LABEL, cv2.THRESH_BINARY)
     else:
         labels = cv2.extractChannel(window_HW4, 3)
-        warp(labels, to_window, config.size_px, cv2.INTER_NEAREST, mask)
+        mask_HW = warp(labels, to_window, config.size_px, cv2.INTER_NEAREST)
     if config.stain or config.stain_shift or config.brightness:
-        apply_density_map(image, plan.density_map, image)
+        image_HWC = apply_density_map(image_HWC, plan.density_map)
+    return image_HWC, mask_HW
 
 
 def draw_affine(
@@ -124,14 +124,12 @@ def warp(
     to_window: npt.NDArray[np.float64],
     size_px: int,
     interpolation: int = cv2.INTER_LINEAR,
-    into: Array | None = None,
 ) -> Array:
     """A crop of a window, HW or HWC uint8."""
     return cv2.warpAffine(
         window,
         to_window,
         (size_px, size_px),
-        into,
         flags=interpolation | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
@@ -152,9 +150,7 @@ def draw_density_map(config: CropConfig, draws: Iterable[float]) -> npt.NDArray[
     return density_map
 
 
-def apply_density_map(
-    image_HWC: Array, density_map: npt.NDArray[np.float32], into: Array | None = None
-) -> Array:
+def apply_density_map(image_HWC: Array, density_map: npt.NDArray[np.float32]) -> Array:
     """Map the optical density of every pixel; uint8 in and out."""
     to_log_light = -density_map
     to_log_light[:, 3] += LOG_WHITE
@@ -162,4 +158,4 @@ def apply_density_map(
     # The +1 of DENSITY taken off, rounded and clipped. A light below 1 comes out as 1 at most, not
     # as 0 (its absolute value is taken): the price of the one call of OpenCV that does this in a
     # third of the time.
-    return cv2.convertScaleAbs(light, into, alpha=1, beta=-1)
+    return cv2.convertScaleAbs(light, alpha=1, beta=-1)

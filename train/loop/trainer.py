@@ -26,7 +26,7 @@ from train.checkpoints.checkpoint import Retention
 from train.checkpoints.saver import Saver
 from train.checkpoints.state import build_state
 from train.config import REFERENCE_BATCH, TrainConfig
-from train.crops.loader import MicrobatchLoader, lost_worker_explained
+from train.crops.loader import load_microbatches, lost_worker_explained
 from train.crops.microbatches import TrainingCrops, mask_to_target, microbatches_of
 from train.evaluation.fields import (
     Criteria,
@@ -160,7 +160,7 @@ class Trainer:
         self.monitor.say(self.beginning())
         self.monitor.text("config", command_line.as_yaml(config))
         try:
-            self.microbatches = MicrobatchLoader(self.crops, config, self.ranks, progress.step)
+            self.microbatches = load_microbatches(self.crops, config, self.ranks, progress.step)
             with closing(self.microbatches), lost_worker_explained():
                 return self.loop()
         finally:
@@ -330,12 +330,7 @@ class Trainer:
     def next_microbatch(self) -> tuple[Tensor, Tensor]:
         """(image BHWC uint8, mask BHW uint8) on the device, with the time that took noted."""
         start = time.monotonic()
-        try:
-            microbatch = next(self.microbatches)
-        except UserError as error:
-            # a worker's error comes with its traceback; the last line is the message
-            message = str(error).strip().splitlines()[-1]
-            raise UserError(message.removeprefix("command_line.UserError: ")) from None
+        microbatch = next(self.microbatches)
         self.interval.waited_s += time.monotonic() - start
         return microbatch
 

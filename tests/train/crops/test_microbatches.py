@@ -15,7 +15,7 @@ from data_prep.dataset.manifest import Dataset
 from data_prep.dataset.pack import TrainingPixels, read_sample
 from tests.train.conftest import prepare_here
 from train.config import CropConfig, TrainConfig
-from train.crops.loader import MicrobatchLoader
+from train.crops.loader import load_microbatches
 from train.crops.microbatches import (
     Draw,
     MicrobatchSampler,
@@ -99,13 +99,7 @@ def global_batches(
 ) -> list[bytes]:
     """The bytes of the images and masks of each step's global batch."""
     crops = TrainingCrops(TrainingPixels(dataset), config)
-    loaded = [
-        [
-            [part.clone() for part in batch]
-            for batch in MicrobatchLoader(crops, config, rank, first_step)
-        ]
-        for rank in everyone
-    ]
+    loaded = [list(load_microbatches(crops, config, rank, first_step)) for rank in everyone]
     num_steps = sum(map(len, loaded)) // config.batch.num_microbatches
     batches = []
     for step in range(num_steps):

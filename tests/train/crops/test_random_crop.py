@@ -34,9 +34,7 @@ def crop(image: np.ndarray, mask: np.ndarray, seed: int, **settings: object) -> 
     config = CropConfig(**settings)
     sample, is_binary = DecodedSample(image, mask), set(np.unique(mask)) <= {0, 255}
     plan = plan_crop(sample.shape_hw, config, draws(seed))
-    into = [np.empty((config.size_px, config.size_px, *more), np.uint8) for more in ((3,), ())]
-    cut_crop(sample, is_binary, config, plan, into)
-    return tuple(into)
+    return cut_crop(sample, is_binary, config, plan)
 
 
 def draws(seed: int) -> list[float]:

@@ -26,7 +26,6 @@ from data_prep.dataset.manifest import Dataset, read_dataset
 from data_prep.dataset.pack import PACKED, TrainingPixels, read_sample
 from model.precision import choose_precision
 from tests.matching import num_pairs
-from tests.train.curves import read_curve
 from train import __main__ as train_main
 from train import evaluate
 from train.checkpoints import checkpoint
@@ -383,10 +382,11 @@ def test_a_run_that_waits_for_data_says_what_to_do_once(
 class SlowCrops(TrainingCrops):
     """Grey crops that take 50 ms each."""
 
-    def fill(self, draws: Sequence[Draw], into: Sequence[Any]) -> None:
+    def cut(self, draws: Sequence[Draw]) -> list[tuple[np.ndarray, np.ndarray]]:
         time.sleep(0.05 * len(draws))
-        image_BHWC, mask_BHW = into
-        image_BHWC[:], mask_BHW[:] = 128, 0
+        size = self.config.crop.size_px
+        crop = np.full((size, size, 3), 128, np.uint8), np.zeros((size, size), np.uint8)
+        return [crop] * len(draws)
 
 
 @pytest.mark.parametrize("loader_workers", [0, 1])
@@ -436,6 +436,7 @@ def test_loader_workers_end_with_an_error(
     trainer = new_trainer(tiny(tmp_path, "loader_workers=1"))
 
     def fails() -> None:
+        trainer.next_microbatch()
         assert multiprocessing.active_children()
         raise ZeroDivisionError
 
