@@ -126,9 +126,9 @@ class TrainConfig:
     """Number of equal parts in which a batch is computed; each rank computes at least one. auto:
     one per rank when the run begins. A run keeps the number that it began with: it may go on with
     fewer ranks, not with more."""
-    reproducible: Literal["elastic", "same_world", "off"] = "elastic"
-    """elastic: the same bits on 1, 2, 4, ... ranks, as many as divide microbatches; same_world: the
-    same bits at the same number of ranks, whatever it is; off: DDP's own all-reduce."""
+    reproducible: Literal["elastic", "off"] = "elastic"
+    """elastic: the same bits on any ranks that each compute 1, 2, 4, 8, ... of the microbatches, or
+    on one rank; off: DDP's own all-reduce, on any number of ranks."""
     lr: float = 1e-3
     """Learning rate of Adam (no unit)."""
     lr_scale: Literal["none", "sqrt", "linear"] = "none"

@@ -26,7 +26,7 @@ from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock
 
-MODES = ("elastic", "same_world", "off")
+MODES = ("elastic", "off")
 
 
 def main() -> None:
@@ -44,8 +44,8 @@ def main() -> None:
     if is_rank():
         measure(options)
         return
-    print("| ranks | plain DDP, s a step | elastic | same_world | off |", flush=True)
-    print("| --- " * 5 + "|", flush=True)
+    print("| ranks | plain DDP, s a step | elastic | off |", flush=True)
+    print("| --- " * 4 + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         given = ["--size-px", str(options.size_px), "--rounds", str(options.rounds)]

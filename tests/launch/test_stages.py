@@ -182,35 +182,35 @@ def test_stages_that_are_named_run_in_their_order() -> None:
 class TestRanks:
     """As many as are asked for, or whole commands that are accepted."""
 
-    @pytest.mark.parametrize(("nodes", "gpus"), [(1, 1), (2, 1), (2, 4), (4, 8), (16, 8)])
-    def test_powers_of_two_are_accepted(self, nodes: int, gpus: int, here: Path) -> None:
+    @pytest.mark.parametrize(("nodes", "gpus"), [(1, 1), (3, 1), (3, 4), (16, 8)])
+    def test_any_number_is_accepted(self, nodes: int, gpus: int, here: Path) -> None:
         check_ranks(Request({}, here / "a"), Profile(nodes=nodes, gpus_per_node=gpus), [])
 
     @pytest.mark.parametrize(
         ("argv", "profile", "commands"),
         [
             (
-                ["--nodes", "3", "epochs=2"],
+                ["--nodes", "3", "microbatches=8", "epochs=2"],
                 Profile(nodes=3),
-                ["--nodes 3 epochs=2 reproducible=same_world", "--nodes 2 epochs=2"],
+                ["--nodes 3 epochs=2", "--nodes 2 microbatches=8 epochs=2"],
             ),
             (
-                ["--nodes=3", "--gpus-per-node", "4", "--dry-run"],
+                ["--nodes=3", "--gpus-per-node", "4", "--dry-run", "microbatches=16"],
                 Profile(nodes=3, gpus_per_node=4),
                 [
-                    "--nodes 3 --gpus-per-node 4 --dry-run reproducible=same_world",
-                    "--nodes 2 --gpus-per-node 4 --dry-run",
+                    "--nodes 3 --gpus-per-node 4 --dry-run",
+                    "--nodes 2 --gpus-per-node 4 --dry-run microbatches=16",
                 ],
             ),
             (
-                ["--gpus-per-node", "3"],
+                ["--gpus-per-node", "3", "microbatches=8"],
                 Profile(gpus_per_node=3),
-                ["--gpus-per-node 3 reproducible=same_world", "--gpus-per-node 2"],
+                ["--gpus-per-node 3", "--gpus-per-node 2 microbatches=8"],
             ),
             (
-                ["--gpus-per-node", "a100:3"],
+                ["--gpus-per-node", "a100:3", "microbatches=8"],
                 Profile(gpus_per_node="a100:3"),
-                ["--gpus-per-node a100:3 reproducible=same_world", "--gpus-per-node a100:2"],
+                ["--gpus-per-node a100:3", "--gpus-per-node a100:2 microbatches=8"],
             ),
             (
                 ["batch_size=8", "--nodes", "16"],
@@ -237,7 +237,7 @@ class TestRanks:
         self, brecahad: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(UsageError) as refused:
-            submit(["--dry-run", "--nodes", "3", "--gpus-per-node", "2", "batch_size=6"])
+            submit(["--dry-run", "--nodes", "3", "--gpus-per-node", "2", "batch_size=8"])
         shown = [line.strip() for line in str(refused.value).splitlines()[1:]]
         assert len(shown) == 2
         for command in shown:
@@ -258,7 +258,7 @@ class TestRanks:
         assert str(refused.value).splitlines()[1:] == [
             "  python launch/submit.py --nodes 4 run=run"
         ]
-        # reproducible=same_world would be another setting than the run began with
+        # without microbatches=4 it would not be the run that began
         with pytest.raises(UsageError, match="3 ranks") as refused:
             check_ranks(request, Profile(nodes=3), ["--nodes", "3", "run=run"])
         assert str(refused.value).splitlines()[1:] == [

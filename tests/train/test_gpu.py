@@ -291,15 +291,12 @@ def test_two_ranks_over_nccl_come_to_the_bits_of_one(
     assert final_state(tmp_path / "1") == final_state(tmp_path / "2")
 
 
-@pytest.mark.parametrize("mode", ["same_world", "off"])
-def test_the_other_ways_to_add_gradients_come_near(
-    mode: str, prepared: Dataset, tmp_path: Path
-) -> None:
+def test_ddps_own_way_to_add_gradients_comes_near(prepared: Dataset, tmp_path: Path) -> None:
     losses = []
     for num_ranks in (1, 2):
         run = tmp_path / str(num_ranks)
         code, output = train_on(
-            run, prepared.folder, num_ranks, "amp=off", f"reproducible={mode}", "log_every_steps=1"
+            run, prepared.folder, num_ranks, "amp=off", "reproducible=off", "log_every_steps=1"
         )
         assert code == 0, output
         losses.append([loss for _, loss in read_curve(run, "train/loss")])

@@ -78,14 +78,20 @@ def why_not(config: TrainConfig, num_ranks: int) -> str:
     num = config.batch.num_microbatches
     if num_ranks > num:
         return f"{num_ranks} ranks, but microbatches={num}: a rank would have nothing to do"
-    if config.reproducible != "elastic":
+    if config.reproducible == "off" or are_subtrees(num, num_ranks):
         return ""
-    # each rank's share must be a whole subtree of train.ranks.gradients' tree
-    if num_ranks & (num_ranks - 1):
-        return f"{num_ranks} ranks, but reproducible=elastic takes a power of two: 1, 2, 4, 8, ..."
-    if num % num_ranks:
-        return f"{num_ranks} ranks do not divide microbatches={num}, as reproducible=elastic needs"
-    return ""
+    fitting = ", ".join(str(n) for n in range(1, num + 1) if are_subtrees(num, n))
+    return (
+        f"{num_ranks} ranks cannot compute microbatches={num} to the same bits"
+        f" (reproducible=elastic); {fitting} can"
+    )
+
+
+def are_subtrees(num_microbatches: int, num_ranks: int) -> bool:
+    """Whether each rank's microbatches are a whole subtree of train.ranks.gradients' tree: on every
+    rank as many, and a power of two of them."""
+    each, rest = divmod(num_microbatches, num_ranks)
+    return num_ranks == 1 or (rest == 0 and each & (each - 1) == 0)
 
 
 Accepted = tuple[int, list[str]]
@@ -119,8 +125,7 @@ def accepted(
 
 
 def relaxed(settings: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the settings without one of the batch's keys or all, which keeps the same bits on other
-    numbers of ranks, and then for any number of ranks, which does not."""
+    """Yield the settings without one of the batch's keys, and without all of them."""
     key_of = {
         setting: setting.partition("=")[0].removeprefix("--").removeprefix("train.")
         for setting in settings
@@ -129,12 +134,9 @@ def relaxed(settings: Sequence[str]) -> Iterator[list[str]]:
     def without(*keys: str) -> list[str]:
         return [setting for setting in settings if key_of[setting] not in keys]
 
-    any_number = "reproducible=same_world"
     yield without("batch_size")
     yield without("microbatches")
     yield without(*BATCH_KEYS)
-    yield [*without("reproducible"), any_number]
-    yield [*without(*BATCH_KEYS, "reproducible"), any_number]
 
 
 def ways_out(commands: Sequence[str]) -> str:

@@ -4,8 +4,8 @@ Float addition is not associative: an all-reduce adds the ranks' gradients in an
 on their number and on where a value lies in a bucket. Here values of the microbatches are added
 along one fixed binary tree over all of them, ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). A rank
 that computes 4 of 8 microbatches adds up a subtree by itself, and the levels above cross the ranks
-in the same association, so any number of ranks whose shares are whole subtrees (powers of two) gets
-the same bits.
+in the same association, so any number of ranks that each compute a whole subtree (1, 2, 4, ...
+microbatches, on every rank as many) gets the same bits.
 
 Across ranks a bucket is cut into a part a rank: all-to-all, each rank adds up its part, all-gather.
 That moves as much as an all-reduce does.

@@ -34,11 +34,3 @@ def test_another_order_would_show() -> None:
     for value in VALUES[1:]:
         in_a_row = in_a_row + value
     assert not torch.equal(in_a_row, by_hand(8))
-
-
-@pytest.mark.parametrize("num_ranks", [2, 4])
-def test_subtrees_on_ranks_give_the_sum_over_all(num_ranks: int) -> None:
-    scales = 10.0 ** torch.arange(8)[:, None]
-    values = scales * torch.randn(8, 50, generator=torch.Generator().manual_seed(1))
-    parts = torch.stack([tree_sum(part) for part in values.chunk(num_ranks)])
-    assert torch.equal(tree_sum(parts), tree_sum(values))
