@@ -21,6 +21,7 @@ from data_prep.augment.variants import Annotated, Variant, apply, plan_variants
 from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
 from data_prep.images import image_files, masks
+from data_prep.images.arrays import Image, Mask
 from data_prep.images.tiles import Tile, tissue_share, whole
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field, Points
 
@@ -114,7 +115,7 @@ def parse_annotation(annotations: str, field: Field) -> Any:
     return READERS[annotations].parse(field)
 
 
-def read_image(task: FieldTask) -> image_files.Image:
+def read_image(task: FieldTask) -> Image:
     """The field's pixels. Raises BadInputError."""
     path, white = task.field.image, task.config.uint16_white
     if task.tile:
@@ -129,7 +130,7 @@ def read_image(task: FieldTask) -> image_files.Image:
     return image_HWC
 
 
-def is_glass(image_HWC: image_files.Image, annotation: Annotation, min_tissue: float) -> bool:
+def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:
     """Whether a tile has neither tissue nor a point nor a part of an area."""
     if any(map(len, inside_only(annotation.nuclei).values())) or annotation.has_areas:
         return False
@@ -137,7 +138,7 @@ def is_glass(image_HWC: image_files.Image, annotation: Annotation, min_tissue: f
 
 
 def write_variants(
-    task: FieldTask, image_HWC: image_files.Image, annotation: Annotation, item: Item
+    task: FieldTask, image_HWC: Image, annotation: Annotation, item: Item
 ) -> list[dict[str, Any]]:
     """Write every variant's files, which get their names later; returns the samples' records."""
     config, field = task.config, as_field(task, image_HWC, annotation)
@@ -151,7 +152,7 @@ def write_variants(
     ]
 
 
-def as_field(task: FieldTask, image_HWC: image_files.Image, annotation: Annotation) -> Annotated:
+def as_field(task: FieldTask, image_HWC: Image, annotation: Annotation) -> Annotated:
     """The picture and what is annotated in it. The part of a disc that reaches into a tile from
     outside is an area: variants move it, and show its middle nowhere."""
     areas_HW, outside = annotation.areas_HW, outside_only(annotation.points)
@@ -160,9 +161,7 @@ def as_field(task: FieldTask, image_HWC: image_files.Image, annotation: Annotati
     return Annotated(image_HWC, inside_only(annotation.points), areas_HW, annotation.middles)
 
 
-def draw(
-    task: FieldTask, points: Points, areas_HW: image_files.Mask | None, image_HWC: image_files.Image
-) -> image_files.Mask:
+def draw(task: FieldTask, points: Points, areas_HW: Mask | None, image_HWC: Image) -> Mask:
     """A mask of the image's size with discs at the points, over the areas."""
     height_px, width_px = image_HWC.shape[:2]
     radius_px = task.config.radius_px

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from common.command_line import UsageError
 from data_prep import raw
 from data_prep.annotations.reader import Annotation, Reader
-from data_prep.images.image_files import Box, Mask, read_size, read_stored, read_stored_boxes
+from data_prep.images.arrays import Mask
+from data_prep.images.image_files import Box, read_size, read_stored, read_stored_boxes
 from data_prep.images.masks import BINARY_LABEL
 from data_prep.images.tiles import Pixels, Tile, pixels_in
 from data_prep.raw import BadFile, BadInputError, Field

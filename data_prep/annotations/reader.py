@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep import raw
-from data_prep.images.image_files import Mask
+from data_prep.images.arrays import Mask
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, Field, Points
 

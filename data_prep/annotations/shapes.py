@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.annotations.reader import Annotation, Reader, inside_only
-from data_prep.images.image_files import Box, Mask
+from data_prep.images.arrays import Mask
+from data_prep.images.image_files import Box
 from data_prep.images.tiles import Tile, pixels_in
 from data_prep.raw import BadInputError
 

@@ -33,7 +33,7 @@ from data_prep.config import (
     DisplacementConfig,
     LensConfig,
 )
-from data_prep.images.image_files import Image, Mask
+from data_prep.images.arrays import Image, Mask
 from data_prep.raw import BadInputError, Points
 
 ORIGINAL = "original"

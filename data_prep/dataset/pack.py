@@ -28,7 +28,7 @@ from common.files import sync
 from common.ownership import Item
 from common.workers import map_tasks
 from data_prep.dataset.manifest import AGAIN, Dataset, Sample
-from data_prep.images.image_files import Image, Mask
+from data_prep.images.arrays import Image, Mask
 from data_prep.images.masks import BINARY_LABEL
 from data_prep.raw import Points
 

@@ -22,17 +22,13 @@ import tifffile
 from imagecodecs import PNG
 from PIL import Image as PillowImage
 
+from data_prep.images.arrays import Image, Mask
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
 
 TIF_SUFFIXES = (".tif", ".tiff")
 PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack
 FAST_PNG = {"level": 1, "strategy": PNG.STRATEGY.RLE}
 PHOTOMETRICS = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR")
-
-Image = npt.NDArray[np.uint8]
-"""RGB image, HWC uint8."""
-Mask = npt.NDArray[np.uint8]
-"""Label of every pixel, HW uint8; 0 is background."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data_prep.images.image_files import Mask
+from data_prep.images.arrays import Mask
 from data_prep.raw import Points
 
 BINARY_LABEL = 255

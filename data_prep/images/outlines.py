@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.images.image_files import Image
+from data_prep.images.arrays import Image
 
 Bools = npt.NDArray[np.bool_]
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.config import MARGIN_PX
-from data_prep.images.image_files import Box, Image
+from data_prep.images.arrays import Image
+from data_prep.images.image_files import Box
 from data_prep.raw import Points
 
 TISSUE_DENSITY = 0.15  # decadic optical density

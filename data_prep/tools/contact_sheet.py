@@ -10,7 +10,7 @@ from common.command_line import UsageError, counted
 from common.ownership import Item
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.pack import read_points, read_sample
-from data_prep.images.image_files import Image, Mask
+from data_prep.images.arrays import Image, Mask
 from data_prep.images.outlines import draw_outlines
 from data_prep.tools.config import PreviewConfig
 

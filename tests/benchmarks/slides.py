@@ -11,7 +11,8 @@ import torch
 
 from common import command_line
 from data_prep.dataset.manifest import Description, Labelling
-from data_prep.images.image_files import Image, read_image
+from data_prep.images.arrays import Image
+from data_prep.images.image_files import read_image
 from data_prep.raw import find_images
 from data_prep.tools.config import SyntheticConfig
 from data_prep.tools.synthetic_fields import draw_field

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from data_prep.images.image_files import Image, Mask
+from data_prep.images.arrays import Image, Mask
 from train.__main__ import main as train
 from train.crops.microbatches import Draw, TrainingCrops
 from train.loop import trainer

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from common import seeds
 from data_prep.dataset.pack import TrainingPixels
-from data_prep.images.image_files import Image, Mask
+from data_prep.images.arrays import Image, Mask
 from train.config import TrainConfig
 from train.crops.random_crop import NUM_DRAWS, Plan, cut_crop, plan_crop
 from train.ranks.distributed import Ranks

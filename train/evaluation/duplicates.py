@@ -23,7 +23,7 @@ import torch
 from common.command_line import UserError
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.pack import read_image
-from data_prep.images.image_files import Image, Mask
+from data_prep.images.arrays import Image, Mask
 from train.crops.microbatches import mask_to_target
 from train.evaluation.fields import WholeField
 from train.metrics.scores import Score, count_pixels, score

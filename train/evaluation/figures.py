@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from data_prep.images.image_files import Image
+from data_prep.images.arrays import Image
 from data_prep.images.outlines import GREEN, Bools
 
 # With GREEN of Okabe & Ito's palette: told apart with any kind of colour vision

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.images.image_files import Image
+from data_prep.images.arrays import Image
 from data_prep.images.outlines import outline_path
 from train.metrics.scores import Score, worst_first
 

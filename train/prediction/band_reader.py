@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.images import image_files
-from data_prep.images.image_files import TIF_SUFFIXES, Box, Image
+from data_prep.images.arrays import Image
+from data_prep.images.image_files import TIF_SUFFIXES, Box
 from data_prep.images.tiles import tissue_share
 from train.prediction.results import Task
 from train.prediction.tiles import Band, Corner

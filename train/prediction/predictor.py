@@ -11,7 +11,7 @@ import torch
 from common import ownership
 from common.command_line import UserError
 from data_prep.images import image_files
-from data_prep.images.image_files import Image
+from data_prep.images.arrays import Image
 from data_prep.raw import BadInputError
 from model.precision import choose_precision
 from train.checkpoints import checkpoint

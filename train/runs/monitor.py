@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.files import read_lines, write_atomically
-from data_prep.images.image_files import Image
+from data_prep.images.arrays import Image
 from train.metrics.scores import EMPTY, Score, score_text
 from train.runs.newest import PROGRESS
 

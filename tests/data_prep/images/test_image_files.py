@@ -20,6 +20,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from data_prep.images import image_files
+from data_prep.images.arrays import Image
 from data_prep.images.image_files import (
     Box,
     Latest,
@@ -346,7 +347,7 @@ class TestParts:
         """The endings of the files that were decoded."""
         found = []
 
-        def noting(content: bytes, suffix: str, white: int) -> image_files.Image:
+        def noting(content: bytes, suffix: str, white: int) -> Image:
             found.append(suffix)
             return decode_image(content, suffix, white)
 

@@ -1,0 +1,17 @@
+"""The arrays that go from file to file: images, masks, and points in px."""
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+"""RGB image, HWC uint8."""
+Mask = npt.NDArray[np.uint8]
+"""Label of every pixel, HW uint8; 0 is background."""
+PointsN2 = npt.NDArray[np.float64]
+"""Points, (N, 2) float64: x and y in px; the centre of the first pixel is (0, 0).
+
+Annotated points are at the centre of the pixel that they lie in: whole numbers. Points that a
+variant moved, or that a network found, may lie between.
+"""
+PointsPx = dict[str, PointsN2]
+"""Class name -> its points."""
