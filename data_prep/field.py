@@ -16,14 +16,14 @@ from common.ownership import Item
 from data_prep import records
 from data_prep.annotations import brecahad
 from data_prep.annotations.formats import READERS
-from data_prep.annotations.reader import Annotation, inside_only, outside_only, with_middles
+from data_prep.annotations.reader import Annotation, with_middles
 from data_prep.augment.variants import Annotated, Variant, apply, plan_variants
 from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
 from data_prep.images import image_files, masks
-from data_prep.images.arrays import Image, Mask
-from data_prep.images.tiles import Tile, tissue_share, whole
-from data_prep.raw import CHANGED, BadFile, BadInputError, Field, Points
+from data_prep.images.arrays import Image, Mask, PointsPx
+from data_prep.images.tiles import Tile, inside_only, outside_only, tissue_share, whole
+from data_prep.raw import CHANGED, BadFile, BadInputError, Field
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FieldTask:
 
 
 @dataclass(frozen=True)
-class FieldResult:
+class PreparedField:
     """The records of a field's samples (all of Sample but the split), or why there are none."""
 
     samples: list[dict[str, Any]]
@@ -65,7 +65,7 @@ class FieldResult:
         return not self.samples and not self.bad
 
 
-def prepare_field(task: FieldTask) -> FieldResult:
+def prepare_field(task: FieldTask) -> PreparedField:
     """Prepare one field, whatever stands there. A tile of glass has no samples."""
     field, raw = task.field, Path(task.config.raw)
     bad: list[BadFile] = []
@@ -74,24 +74,24 @@ def prepare_field(task: FieldTask) -> FieldResult:
     with noted(field.image, raw, bad):
         image_HWC = read_image(task)
     if bad:
-        return FieldResult([], bad)
+        return PreparedField([], bad)
     with noted(field.annotation, raw, bad):
         tile = task.tile or whole(*image_HWC.shape[:2])
-        annotation = READERS[task.config.annotations].place(parsed, tile, task.values)
+        annotation = READERS[task.config.annotations].annotation_in(parsed, tile, task.values)
     for path, stamp in task.stamps:
         with noted(path, raw, bad):
             check_stamp(path, stamp)
     if bad:
-        return FieldResult([], bad)
+        return PreparedField([], bad)
     is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
     with records.item_of(task.out, task.name) as item:
         try:
             samples = write_variants(task, image_HWC, annotation, item) if is_kept else []
         except BadInputError as error:  # and no OSError, which is of what is written
-            return FieldResult([], [BadFile(str(field.image.relative_to(raw)), str(error))])
+            return PreparedField([], [BadFile(str(field.image.relative_to(raw)), str(error))])
         unpublish(task.out)
         item.publish({"key": task.key, "samples": samples})
-    return FieldResult(samples, [])
+    return PreparedField(samples, [])
 
 
 @contextmanager
@@ -132,7 +132,8 @@ def read_image(task: FieldTask) -> Image:
 
 def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:
     """Whether a tile has neither tissue nor a point nor a part of an area."""
-    if any(map(len, inside_only(annotation.nuclei).values())) or annotation.has_areas:
+    nuclei = inside_only(annotation.nuclei, *image_HWC.shape[:2])
+    if any(map(len, nuclei.values())) or annotation.has_areas:
         return False
     return tissue_share(image_HWC) < min_tissue
 
@@ -153,15 +154,20 @@ def write_variants(
 
 
 def as_field(task: FieldTask, image_HWC: Image, annotation: Annotation) -> Annotated:
-    """The picture and what is annotated in it. The part of a disc that reaches into a tile from
-    outside is an area: variants move it, and show its middle nowhere."""
-    areas_HW, outside = annotation.areas_HW, outside_only(annotation.points)
+    """The picture and what is annotated in it.
+
+    The part of a disc that reaches into a tile from outside counts as an area: variants move it,
+    and its middle is nowhere among their points.
+    """
+    size, areas_HW = image_HWC.shape[:2], annotation.areas_HW
+    outside = outside_only(annotation.points, *size)
     if any(map(len, outside.values())):
         areas_HW = draw(task, outside, areas_HW, image_HWC)
-    return Annotated(image_HWC, inside_only(annotation.points), areas_HW, annotation.middles)
+    points = inside_only(annotation.points, *size)
+    return Annotated(image_HWC, points, areas_HW, annotation.middles)
 
 
-def draw(task: FieldTask, points: Points, areas_HW: Mask | None, image_HWC: Image) -> Mask:
+def draw(task: FieldTask, points: PointsPx, areas_HW: Mask | None, image_HWC: Image) -> Mask:
     """A mask of the image's size with discs at the points, over the areas."""
     height_px, width_px = image_HWC.shape[:2]
     radius_px = task.config.radius_px
@@ -176,12 +182,13 @@ def write_variant(
     mask_HW = moved.mask_HW
     if mask_HW is None or config.mask_mode == "redraw":
         mask_HW = draw(task, moved.points, mask_HW, moved.image_HWC)
-    nuclei = inside_only(with_middles(moved.points, moved.middles))
+    height_px, width_px = mask_HW.shape
+    nuclei = inside_only(with_middles(moved.points, moved.middles), height_px, width_px)
     sample_id = id_of(task, variant)
     contents = {
         "image": image_files.encode_image(moved.image_HWC, config.format, config.jpg_quality),
         "mask": image_files.encode_mask(mask_HW),
-        "points": brecahad.encode_points(nuclei),
+        "points": brecahad.encode_points(nuclei, height_px, width_px),
     }
     said: dict[str, Any] = {}
     for kind, path in paths_of(sample_id, config.format).items():
@@ -191,7 +198,6 @@ def write_variant(
             f"{kind}_bytes": len(content),
             f"{kind}_sha256": item.write(path, content),
         }
-    height_px, width_px = mask_HW.shape
     return {
         "id": sample_id,
         "case": task.field.case,

@@ -23,7 +23,7 @@ from data_prep.config import SPLITS, PrepConfig
 from data_prep.dataset import manifest, pack
 from data_prep.dataset.manifest import Sample, count_samples, unpublish, write_dataset
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
-from data_prep.field import FieldResult, FieldTask, files_of, prepare_field
+from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
 from data_prep.images import masks
 from data_prep.plan import FOLDERS, Plan, find_fields, make_plan, with_checked_classes
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
@@ -149,14 +149,14 @@ def check_files(tasks: Sequence[FieldTask], found: Mapping[str, Found], out: Pat
 
 def run_tasks(
     tasks: Sequence[FieldTask], found: Mapping[str, Found], workers: int, lease: Lease
-) -> tuple[list[FieldResult], int]:
+) -> tuple[list[PreparedField], int]:
     """Prepare the fields that do not stand as they should, on worker processes.
 
     Returns the results in the order of the tasks, and how many stood. Raises UserError once
     another run has taken the folder over.
     """
     done = {
-        index: FieldResult(samples, [])
+        index: PreparedField(samples, [])
         for index, task in enumerate(tasks)
         if (samples := found[task.name].samples) is not None and found[task.name].key == task.key
     }
@@ -172,10 +172,10 @@ def run_tasks(
 
 
 def check_splits(
-    plan: Plan, results: Sequence[FieldResult], bad: Sequence[BadFile], min_tissue: float
+    plan: Plan, results: Sequence[PreparedField], bad: Sequence[BadFile], min_tissue: float
 ) -> None:
     """A split that lost all its fields, to bad files or as glass, is an error, not an empty one."""
-    of_split: dict[str, list[FieldResult]] = {name: [] for name in sorted(plan.splits.values())}
+    of_split: dict[str, list[PreparedField]] = {name: [] for name in sorted(plan.splits.values())}
     for task, result in zip(plan.tasks, results, strict=True):
         of_split[plan.splits[task.field.case]].append(result)
     listed = "".join(f"\n  {entry.file}: {entry.reason}" for entry in bad)

@@ -9,9 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from common.command_line import UsageError, UserError
 from data_prep.cases.names import case_of
 from data_prep.config import BRECAHAD
@@ -19,9 +16,6 @@ from data_prep.config import BRECAHAD
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 CHANGED = "was changed meanwhile; run again"  # of a file that a run reads twice
-
-Points = dict[str, npt.NDArray[np.float64]]
-"""Class name -> points, (N, 2): x over the width and y over the height, each from 0 to 1."""
 
 
 class BadInputError(ValueError):

@@ -1,7 +1,7 @@
-"""BreCaHAD's annotations: a JSON of points a field.
+"""BreCaHAD's annotations: a JSON of points a field, and the points of every prepared sample.
 
 The JSON is one flat object: a list of {"x", "y"} a class, x over the width and y over the height,
-both from 0 to 1.
+both from 0 to 1. Only this module knows these fractions; all others have px (images/arrays.py).
 """
 
 import json
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from common.command_line import UsageError
-from data_prep.annotations.reader import Annotation, Reader
-from data_prep.images.tiles import Tile, points_in
-from data_prep.raw import BadInputError, Field, Points
+from data_prep.annotations.reader import Annotation, AnnotationReader
+from data_prep.images.arrays import PointsPx
+from data_prep.images.tiles import Tile, pixels_of, points_in, whole
+from data_prep.raw import BadInputError, Field
 
 CLASSES = (
     "mitosis",
@@ -25,16 +26,22 @@ CLASSES = (
     "non_lumen",
 )
 SPELLINGS = {"tubule": "lumen", "non_tubule": "non_lumen"}  # BreCaHAD's own README uses these
+# Added to written points, or a point on the edge of two pixels, divided and multiplied by the width
+# again, might come back in the pixel before
+EDGE_PX = 1e-6
+
+Fractions = dict[str, npt.NDArray[np.float64]]
+"""Class name -> points, (N, 2): x over the width and y over the height, from 0 to 1."""
 
 
-class BreCaHADReader(Reader[Points]):
-    """Reads the JSON; every class is one of CLASSES, and every asked one has a list."""
+class BreCaHADReader(AnnotationReader[Fractions]):
+    """Reads the JSON; every class is one of CLASSES, and every class asked for has a list."""
 
     suffixes = (".json",)
     lists_classes = True
 
     def check_classes(self, classes: Sequence[str]) -> list[str]:
-        """The classes under their usual spelling. Raises UsageError for one that does not exist."""
+        """Return the classes in their usual spelling. Raises UsageError for an unknown class."""
         names = [SPELLINGS.get(name, name) for name in classes]
         for name in names:
             if name not in CLASSES:
@@ -43,24 +50,41 @@ class BreCaHADReader(Reader[Points]):
             raise UsageError(f"classes=[{','.join(classes)}]: a class is named twice")
         return names
 
-    def parse(self, field: Field) -> Points:
-        """The points of every class."""
-        return parse_points(field.annotation.read_bytes())
+    def parse(self, field: Field) -> Fractions:
+        """Read the points of every class."""
+        return parse(field.annotation.read_bytes())
 
-    def classes_in(self, parsed: Points, classes: Sequence[str]) -> list[str]:
-        """The classes that have a list."""
+    def classes_in(self, parsed: Fractions, classes: Sequence[str]) -> list[str]:
+        """Return the classes that have a list."""
         return list(parsed)
 
-    def place(self, parsed: Points, tile: Tile, values: Mapping[str, int]) -> Annotation:
-        """The points as they are, or those of a tile. Raises BadInputError for a missing list."""
+    def annotation_in(self, parsed: Fractions, tile: Tile, values: Mapping[str, int]) -> Annotation:
+        """Points become the pixels that they lie in. Raises BadInputError for a missing list."""
         check_listed(parsed, values)
-        return Annotation(parsed if tile.is_whole else points_in(parsed, tile))
+        return Annotation(points_in(to_px(parsed, tile), tile))
 
 
-def parse_points(content: bytes) -> Points:
-    """Points of every class in an annotation file. Raises BadInputError with the reason."""
+def parse(content: bytes) -> Fractions:
+    """Read BreCaHAD's own file: known classes, some point. Raises BadInputError with the reason."""
+    listed = parse_lists(content)
+    fractions: Fractions = {}
+    for key, points_N2 in listed.items():
+        name = SPELLINGS.get(key, key)
+        if name not in CLASSES:
+            known = ", ".join([*CLASSES, *SPELLINGS])
+            raise BadInputError(f"unknown class '{key}'; known: {known}")
+        if name in fractions:
+            raise BadInputError(f"class '{name}' stands twice (as '{key}' too)")
+        fractions[name] = points_N2
+    if not any(map(len, fractions.values())):
+        raise BadInputError("annotates nothing: every class list is empty")
+    return fractions
+
+
+def parse_lists(content: bytes) -> Fractions:
+    """Read a file with any classes, empty or not. Raises BadInputError with the reason."""
     try:
-        # json accepts NaN and Infinity; they are refused below with the point's name
+        # json accepts NaN and Infinity; parse_point refuses them with the point's name
         raw = json.loads(content, object_pairs_hook=refuse_repeated)
     except BadInputError:
         raise
@@ -68,22 +92,11 @@ def parse_points(content: bytes) -> Points:
         raise BadInputError(f"invalid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise BadInputError(f"invalid JSON: expected one object, found {type(raw).__name__}")
-    points: Points = {}
-    for key, entries in raw.items():
-        name = SPELLINGS.get(key, key)
-        if name not in CLASSES:
-            known = ", ".join([*CLASSES, *SPELLINGS])
-            raise BadInputError(f"unknown class '{key}'; known: {known}")
-        if name in points:
-            raise BadInputError(f"class '{name}' stands twice (as '{key}' too)")
-        points[name] = parse_class(key, entries)
-    if not any(map(len, points.values())):
-        raise BadInputError("annotates nothing: every class list is empty")
-    return points
+    return {key: parse_class(key, entries) for key, entries in raw.items()}
 
 
 def refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; json itself would silently keep the last of two lists of one class."""
+    """Make a JSON object; json itself would silently keep the last of two lists of one class."""
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
@@ -92,7 +105,7 @@ def refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def parse_class(key: str, entries: object) -> npt.NDArray[np.float64]:
-    """The points of one class, (N, 2)."""
+    """Check the points of one class; returns their fractions, (N, 2)."""
     if not isinstance(entries, list):
         raise BadInputError(f"class '{key}': expected a list of points")
     points = [parse_point(f"{key}[{index}]", entry) for index, entry in enumerate(entries)]
@@ -100,7 +113,7 @@ def parse_class(key: str, entries: object) -> npt.NDArray[np.float64]:
 
 
 def parse_point(where: str, entry: object) -> tuple[float, float]:
-    """One {"x", "y"} with both coordinates from 0 to 1."""
+    """Check one {"x", "y"} with both coordinates from 0 to 1."""
     if not isinstance(entry, dict) or not {"x", "y"} <= entry.keys():
         raise BadInputError(f'{where}: expected {{"x": .., "y": ..}}')
     for axis in ("x", "y"):
@@ -112,17 +125,34 @@ def parse_point(where: str, entry: object) -> tuple[float, float]:
     return float(entry["x"]), float(entry["y"])
 
 
-def check_listed(points: Points, classes: Iterable[str]) -> None:
-    """Raises BadInputError where an asked class has no list."""
+def check_listed(listed: Iterable[str], classes: Iterable[str]) -> None:
+    """Raises BadInputError where a class has no list."""
     for name in classes:
-        if name not in points:
+        if name not in listed:
             raise BadInputError(f"has no list for class '{name}' (an empty one is [])")
 
 
-def encode_points(points: Points) -> bytes:
-    """Write points as `parse_points` reads them."""
+def to_px(fractions: Fractions, tile: Tile) -> PointsPx:
+    """The pixels of the tile's image that points lie in."""
+    size = tile.width_px, tile.height_px
+    return {name: pixels_of(points_N2 * size, tile) for name, points_N2 in fractions.items()}
+
+
+def decode_points(content: bytes, height_px: int, width_px: int) -> PointsPx:
+    """Read what `encode_points` wrote: the pixels that its points lie in.
+
+    Raises BadInputError with the reason.
+    """
+    return to_px(parse_lists(content), whole(height_px, width_px))
+
+
+def encode_points(points: PointsPx, height_px: int, width_px: int) -> bytes:
+    """Write points that lie in an image of this size, of any classes, in BreCaHAD's form."""
+    size = width_px, height_px
     listed = {
-        name: [{"x": x, "y": y} for x, y in points_N2.tolist()]
+        name: [
+            {"x": x, "y": y} for x, y in np.minimum((points_N2 + 0.5 + EDGE_PX) / size, 1).tolist()
+        ]
         for name, points_N2 in points.items()
     }
     text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)

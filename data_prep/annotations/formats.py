@@ -1,4 +1,4 @@
-"""The formats of annotations that can be read, and the check that asked classes are there."""
+"""The annotation formats that can be read, and the check that classes occur somewhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from data_prep.annotations.brecahad import BreCaHADReader
 from data_prep.annotations.mask_images import MaskImageReader
 from data_prep.annotations.point_table import PointTableReader
 from data_prep.annotations.qupath import QuPathReader
-from data_prep.annotations.reader import Reader
+from data_prep.annotations.reader import AnnotationReader
 from data_prep.raw import BadInputError, Field
 
-READERS: dict[str, Reader[Any]] = {
+READERS: dict[str, AnnotationReader[Any]] = {
     "brecahad": BreCaHADReader(),
     "geojson": QuPathReader(),
     "csv": PointTableReader(),
@@ -22,12 +22,11 @@ READERS: dict[str, Reader[Any]] = {
 
 
 def check_occurring(
-    reader: Reader[Any], fields: Sequence[Field], classes: Sequence[str], raw: Path
+    reader: AnnotationReader[Any], fields: Sequence[Field], classes: Sequence[str], raw: Path
 ) -> None:
-    """Raises UsageError where an asked class is in no field at all: most likely it is misspelt.
+    """Raises UsageError for a class that is in no field at all: most likely it is misspelt.
 
-    Reads no further than to where all were found; not at all where every file must list its
-    classes.
+    Stops reading once every class was found. Reads nothing where every file must list its classes.
     """
     if reader.lists_classes:
         return

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from common.command_line import UsageError
 from data_prep import raw
-from data_prep.annotations.reader import Annotation, Reader
-from data_prep.images.arrays import Mask
+from data_prep.annotations.reader import Annotation, AnnotationReader
+from data_prep.images.arrays import Mask, PointsN2
 from data_prep.images.image_files import Box, read_size, read_stored, read_stored_boxes
 from data_prep.images.masks import BINARY_LABEL
-from data_prep.images.tiles import Pixels, Tile, pixels_in
+from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, BadInputError, Field
 
 STRIP_PX = 1024  # rows of a large mask that are read at a time
@@ -34,7 +34,7 @@ class MaskFile:
     width_px: int
 
 
-class MaskImageReader(Reader[MaskFile]):
+class MaskImageReader(AnnotationReader[MaskFile]):
     """Reads TIF and PNG; of a TIF no more at a time than a tile needs."""
 
     suffixes = (".png", ".tif", ".tiff")
@@ -65,7 +65,7 @@ class MaskImageReader(Reader[MaskFile]):
             found |= {classes[label - 1] for label in np.unique(label_HW).tolist() if label}
         return found
 
-    def place(self, parsed: MaskFile, tile: Tile, values: Mapping[str, int]) -> Annotation:
+    def annotation_in(self, parsed: MaskFile, tile: Tile, values: Mapping[str, int]) -> Annotation:
         """The areas as they are; the middle of each connected component of a class in the tile."""
         if (parsed.height_px, parsed.width_px) != (tile.height_px, tile.width_px):
             raise BadInputError(
@@ -73,13 +73,12 @@ class MaskImageReader(Reader[MaskFile]):
                 f" {tile.width_px} x {tile.height_px} px"
             )
         label_HW = labels_of(read_stored(parsed.path, tile.box), [*values])
-        middles: Pixels = {
-            name: middles_of(label_HW == label, tile.box)
-            for label, name in enumerate(values, start=1)
+        middles = {
+            name: middles_of(label_HW == label) for label, name in enumerate(values, start=1)
         }
         table = np.array([0, *values.values()], np.uint8)
         nothing = dict.fromkeys(values, np.zeros((0, 2)))
-        return Annotation(nothing, table[label_HW], pixels_in(middles, tile))
+        return Annotation(nothing, table[label_HW], middles)
 
 
 def labels_of(stored: npt.NDArray[Any], classes: Sequence[str]) -> Mask:
@@ -108,8 +107,7 @@ def unknown_values(unknown: Sequence[int], known: Mapping[int, str]) -> str:
     return f"values {listed}{more} mean no class; in the order of classes=: {meant}"
 
 
-def middles_of(is_class_HW: npt.NDArray[np.bool_], box: Box) -> npt.NDArray[np.int64]:
-    """(N, 2): the pixel of the image in the middle of each connected component."""
+def middles_of(is_class_HW: npt.NDArray[np.bool_]) -> PointsN2:
+    """The pixel in the middle of each connected component."""
     _, _, _, middles = cv2.connectedComponentsWithStats(is_class_HW.astype(np.uint8))
-    pixels_N2 = np.floor(middles[1:] + 0.5).astype(np.int64)  # the first is the background
-    return pixels_N2 + np.array([box.x, box.y])
+    return np.floor(middles[1:] + 0.5)  # the first is the background

@@ -22,7 +22,8 @@ from data_prep.raw import BadFile, BadInputError, Field
 PREDICTED = "_nuclei"
 """Stands after the image's name in the names of files that train.predict writes."""
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
-Place = tuple[float, float]
+Position = tuple[float, float]
+"""x and y in px from the image's corner."""
 
 
 class QuPathReader(ShapeReader):
@@ -112,14 +113,14 @@ def shapes_of_geometry(where: str, name: str, geometry: Any) -> list[Shape]:
     coordinates = geometry.get("coordinates")
     several = entries(where, coordinates) if kind.startswith("Multi") else [coordinates]
     if kind.endswith("Point"):
-        return [point(where, name, *place(where, entry)) for entry in several]
+        return [point(where, name, *position(where, entry)) for entry in several]
     return [polygon(where, name, rings(where, entry)) for entry in several]
 
 
-def rings(where: str, coordinates: Any) -> list[list[Place]]:
+def rings(where: str, coordinates: Any) -> list[list[Position]]:
     """A polygon's outline and holes."""
     return [
-        [place(where, entry) for entry in entries(where, ring)]
+        [position(where, entry) for entry in entries(where, ring)]
         for ring in entries(where, coordinates)
     ]
 
@@ -131,8 +132,8 @@ def entries(where: str, coordinates: Any) -> list[Any]:
     return coordinates
 
 
-def place(where: str, entry: Any) -> Place:
-    """One [x, y]; what follows in it, as a z, does not matter."""
+def position(where: str, entry: Any) -> Position:
+    """Check one [x, y]; what follows in it, as a z, does not matter."""
     if not isinstance(entry, list) or len(entry) < 2:
         raise BadInputError(f"{where}: coordinates: expected [x, y], found {entry!r:.40}")
     for value in entry[:2]:

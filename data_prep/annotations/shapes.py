@@ -1,6 +1,7 @@
-"""Points and polygons in px, as most formats have them: checked, put onto an image, filled.
+"""Points and polygons in px, as most formats have them: checked, cut to a tile, filled.
 
-Coordinates are from the image's corner: the first pixel reaches from 0 to 1, its middle is 0.5.
+Their coordinates are those of the files, from the image's corner: the first pixel reaches from 0 to
+1, its middle is 0.5. What leaves this module is in px at pixel centres (images/arrays.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.annotations.reader import Annotation, Reader, inside_only
-from data_prep.images.arrays import Mask
+from data_prep.annotations.reader import Annotation, AnnotationReader
+from data_prep.images.arrays import Mask, PointsN2
 from data_prep.images.image_files import Box
-from data_prep.images.tiles import Tile, pixels_in
+from data_prep.images.tiles import Tile, inside_only, pixels_of, points_in
 from data_prep.raw import BadInputError
 
 FARTHEST_PX = 2**40  # so that areas are finite
-Places = npt.NDArray[np.float64]
-"""(N, 2): x and y in px from the image's corner."""
+Ring = npt.NDArray[np.float64]
+"""Corners of an outline, (N, 2): x and y in px from the image's corner."""
 
 
 @dataclass(frozen=True)
@@ -26,52 +27,53 @@ class Shape:
     """A point or a polygon of a class."""
 
     where: str
-    """Its place in the file, for messages."""
+    """Where it is in the file, for messages."""
     name: str
     """Its class."""
-    rings: tuple[Places, ...]
-    """The outline and those of holes; of a point one ring of one place."""
+    rings: tuple[Ring, ...]
+    """The outline, then the outlines of holes. A point has one ring of one corner."""
 
     @property
     def is_point(self) -> bool:
-        """Whether it is drawn as a disc, and not filled."""
+        """Whether it is a point: drawn as a disc, not filled."""
         return len(self.rings[0]) == 1
 
 
 def point(where: str, name: str, x: float, y: float) -> Shape:
-    """A point. Raises BadInputError where it can be in no image."""
-    return Shape(where, name, (as_places(where, [(x, y)]),))
+    """Make a point. Raises BadInputError for coordinates that no image has."""
+    return Shape(where, name, (as_ring(where, [(x, y)]),))
 
 
 def polygon(where: str, name: str, rings: Sequence[Sequence[tuple[float, float]]]) -> Shape:
-    """A polygon with holes, closed or not. Raises BadInputError where it encloses nothing."""
-    outlines = tuple(as_places(where, ring) for ring in rings)
+    """Make a polygon with holes, closed or not. Raises BadInputError where it encloses nothing."""
+    outlines = tuple(as_ring(where, ring) for ring in rings)
     if not outlines or any(signed_area(ring) == 0 for ring in outlines):
         raise BadInputError(f"{where}: encloses no area")
     return Shape(where, name, outlines)
 
 
-def as_places(where: str, places: Sequence[tuple[float, float]]) -> Places:
-    """Places as an array (N, 2). Raises BadInputError for what is none: NaN, infinity, a text."""
+def as_ring(where: str, corners: Sequence[tuple[float, float]]) -> Ring:
+    """Make an array of corners. Raises BadInputError for NaN, infinity, a text."""
     try:
-        ring = np.array(places, np.float64).reshape(-1, 2)
+        ring = np.array(corners, np.float64).reshape(-1, 2)
     except (ValueError, TypeError, OverflowError):
-        raise BadInputError(f"{where}: expected places [x, y], found {places!r:.40}") from None
+        raise BadInputError(f"{where}: expected places [x, y], found {corners!r:.40}") from None
     if not (np.abs(ring) < FARTHEST_PX).all():
         raise BadInputError(f"{where}: a coordinate that is no place in an image")
     return ring
 
 
-def signed_area(ring: Places) -> float:
-    """The area that a ring encloses, in px, negative where it goes the other way round."""
+def signed_area(ring: Ring) -> float:
+    """The area that a ring encloses, in px; negative where it runs counterclockwise."""
     x, y = (ring - ring[:1]).T  # from near: large coordinates would cancel
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
 
 
-def middle(shape: Shape) -> Places:
-    """(2,): the centre of gravity, holes being left out.
+def middle(shape: Shape) -> npt.NDArray[np.float64]:
+    """(2,): the centre of gravity without the holes, in px from the image's corner.
 
-    Of an outline that crosses itself it may lie far away; then the middle of its bounds.
+    An outline that crosses itself may have its centre far away; then the middle of its bounds
+    counts.
     """
     if shape.is_point:
         return shape.rings[0][0]
@@ -81,8 +83,8 @@ def middle(shape: Shape) -> Places:
     return centre if is_within else (low + high) / 2
 
 
-def centre_of_gravity(shape: Shape) -> Places:
-    """(2,): of a polygon's signed areas."""
+def centre_of_gravity(shape: Shape) -> npt.NDArray[np.float64]:
+    """(2,): the centre of a polygon's signed areas, in px from the image's corner."""
     areas, middles = [], []
     for number, ring in enumerate(shape.rings):
         near, following = ring - ring[0], np.roll(ring - ring[0], -1, axis=0)
@@ -95,30 +97,30 @@ def centre_of_gravity(shape: Shape) -> Places:
 
 
 class Shapes:
-    """What a file holds; the arrays are there so that a tile costs little of a large one."""
+    """The shapes of a file, with arrays that find those of one tile fast."""
 
     def __init__(self, shapes: Sequence[Shape]) -> None:
         self.shapes = shapes
 
     @cached_property
     def bounds(self) -> npt.NDArray[np.float64]:
-        """(N, 4): left, top, right and bottom of each."""
+        """(N, 4): left, top, right and bottom of each shape."""
         outlines = [shape.rings[0] for shape in self.shapes]
         bounds = [(*ring.min(axis=0), *ring.max(axis=0)) for ring in outlines]
         return np.array(bounds, np.float64).reshape(-1, 4)
 
     @cached_property
-    def middles(self) -> Places:
-        """(N, 2): the middle of each."""
+    def middles(self) -> npt.NDArray[np.float64]:
+        """(N, 2): the middle of each shape, in px from the image's corner."""
         return np.array([middle(shape) for shape in self.shapes], np.float64).reshape(-1, 2)
 
     @cached_property
     def are_points(self) -> npt.NDArray[np.bool_]:
-        """(N,): which are points."""
+        """(N,): which shapes are points."""
         return np.array([shape.is_point for shape in self.shapes], bool)
 
     def check_inside(self, height_px: int, width_px: int) -> None:
-        """Raises BadInputError for the first that reaches out of an image of this size."""
+        """Raises BadInputError for the first shape that reaches out of an image of this size."""
         sides = np.array([width_px, height_px, width_px, height_px])
         is_out = (self.bounds < 0) | (self.bounds > sides)
         for number in np.flatnonzero(is_out.any(axis=1))[:1].tolist():
@@ -128,30 +130,30 @@ class Shapes:
                 f" {self.bounds[number, side]:g} is outside the image (0 to {sides[side]} px)"
             )
 
-    def nuclei_near(self, tile: Tile) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
-        """Which have their middle in the tile or near it, and that pixel of the image: (N, 2)."""
-        last = np.array([tile.width_px, tile.height_px]) - 1  # on the far edge: the last pixel
-        pixels_N2 = np.minimum(np.floor(self.middles), last).astype(np.int64)
+    def nuclei_near(self, tile: Tile) -> tuple[npt.NDArray[np.intp], PointsN2]:
+        """The numbers of the shapes whose middle lies in or near the tile, and the image's pixels
+        that these middles lie in."""
+        pixels_N2 = pixels_of(self.middles, tile)
         near = np.flatnonzero(tile.reaches(pixels_N2))
         return near, pixels_N2[near]
 
     def areas_in(self, box: Box) -> list[Shape]:
-        """The polygons whose bounds meet a part of the image."""
+        """The polygons whose bounds overlap a part of the image."""
         left, top, right, bottom = self.bounds.T
         meets = (left < box.x + box.width) & (right > box.x)
         meets &= (top < box.y + box.height) & (bottom > box.y)
         return [self.shapes[number] for number in np.flatnonzero(meets & ~self.are_points).tolist()]
 
 
-class ShapeReader(Reader[Shapes]):
-    """A reader whose files hold points and polygons in px: it has only to parse them."""
+class ShapeReader(AnnotationReader[Shapes]):
+    """Base of readers whose files hold points and polygons in px: they only have to parse."""
 
     def classes_in(self, parsed: Shapes, classes: Sequence[str]) -> set[str]:
         """The classes of all shapes."""
         return {shape.name for shape in parsed.shapes}
 
-    def place(self, parsed: Shapes, tile: Tile, values: Mapping[str, int]) -> Annotation:
-        """Points as the centres of their pixels; polygons filled, later classes over earlier."""
+    def annotation_in(self, parsed: Shapes, tile: Tile, values: Mapping[str, int]) -> Annotation:
+        """Points become the pixels that they lie in; polygons are filled."""
         parsed.check_inside(tile.height_px, tile.width_px)
         names = [*values, *sorted(self.classes_in(parsed, [*values]) - values.keys())]
         near, pixels_N2 = parsed.nuclei_near(tile)
@@ -161,14 +163,14 @@ class ShapeReader(Reader[Shapes]):
         middles = {name: pixels_N2[(name_of == name) & ~are_points] for name in names}
         areas = [shape for shape in parsed.areas_in(tile.box) if shape.name in values]
         return Annotation(
-            pixels_in(points, tile),
+            points_in(points, tile),
             draw_areas(areas, tile.box, values) if areas else None,
-            inside_only(pixels_in(middles, tile)),
+            inside_only(points_in(middles, tile), tile.box.height, tile.box.width),
         )
 
 
 def draw_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> Mask:
-    """HW uint8: polygons filled with the values of their classes, in the order of `values`."""
+    """HW uint8: polygons filled with the values of their classes, later ones over earlier ones."""
     mask_HW = np.zeros((box.height, box.width), np.uint8)
     for name, value in values.items():
         for shape in areas:
@@ -177,8 +179,8 @@ def draw_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> M
     return mask_HW
 
 
-def fill(mask_HW: Mask, rings: Sequence[Places], value: int) -> None:
-    """Give a value to the pixels whose middle is within the rings, by the even-odd rule.
+def fill(mask_HW: Mask, rings: Sequence[Ring], value: int) -> None:
+    """Write a value to the pixels whose middle is within the rings, by the even-odd rule.
 
     cv2.fillPoly would draw the outline too: half a pixel more all around.
     """

@@ -33,14 +33,14 @@ from data_prep.config import (
     DisplacementConfig,
     LensConfig,
 )
-from data_prep.images.arrays import Image, Mask
-from data_prep.raw import BadInputError, Points
+from data_prep.images.arrays import Image, Mask, PointsPx
+from data_prep.raw import BadInputError
 
 ORIGINAL = "original"
 STRAIGHT_STEP_PX = 32  # of maps that are linear, which any lattice has exactly
 NOISE: dict[str, Noise] = {"elastic": "uniform", "gaussian": "normal"}
 AT_A_TIME = 16  # variants of a field whose points are moved together
-POINT_DECIMALS = 6  # of points from 0 to 1: to 0.001 px, of the largest fields 0.02
+POINT_DECIMALS = 3  # of points, in px
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class Annotated:
     """A picture with the points in it, and what of its mask is moved and not redrawn."""
 
     image_HWC: Image
-    points: Points
+    points: PointsPx
     mask_HW: Mask | None = None
-    middles: Points | None = None
+    middles: PointsPx | None = None
     """The middles of areas in the mask, where it has any."""
 
 
@@ -154,10 +154,10 @@ def move(
     for picture in (image, mask):
         if picture is not None:
             picture.draw(reaches_px)
-    points = move_points(annotated.points, height_px, width_px, warps)
-    middles: Sequence[Points | None] = [None] * len(warps)
+    points = move_points(annotated.points, warps)
+    middles: Sequence[PointsPx | None] = [None] * len(warps)
     if annotated.middles is not None:
-        middles = move_points(annotated.middles, height_px, width_px, warps)
+        middles = move_points(annotated.middles, warps)
     for variant, warp, its_points, its_middles in zip(
         variants, warps, points, middles, strict=True
     ):
@@ -187,22 +187,13 @@ def move_pixels(picture: Bordered, variant: Variant, warp: Warp, interpolation: 
     return warp.move_pixels(picture, interpolation)
 
 
-def move_points(
-    points: Points, height_px: int, width_px: int, warps: Sequence[Warp]
-) -> list[Points]:
-    """Annotated points, from 0 to 1 within the field, where each variant shows them.
-
-    A point stands for the pixel that it is in, one on the far edge for the last; it comes back as
-    that pixel's centre.
-    """
-    size = np.array([width_px, height_px])
+def move_points(points: PointsPx, warps: Sequence[Warp]) -> list[PointsPx]:
+    """The points of a field where each variant shows them."""
     class_of = np.repeat(np.arange(len(points)), [*map(len, points.values())])
-    pixels_N2 = np.floor(np.concatenate([np.zeros((0, 2)), *points.values()]) * size)
-    x, y = np.minimum(pixels_N2, size - 1).T
+    x, y = np.concatenate([np.zeros((0, 2)), *points.values()]).T
     moved = []
     for places, which in inverse.move_points(x + 1j * y, warps):
-        places_N2 = places.view(np.float64).reshape(-1, 2)
-        shares_N2 = np.round((places_N2 + 0.5) / size, POINT_DECIMALS)
+        places_N2 = np.round(places.view(np.float64).reshape(-1, 2), POINT_DECIMALS)
         classes = class_of[which]
-        moved.append({name: shares_N2[classes == index] for index, name in enumerate(points)})
+        moved.append({name: places_N2[classes == index] for index, name in enumerate(points)})
     return moved

@@ -18,7 +18,7 @@ from common.files import holds, is_inside, is_plain
 from common.ownership import Item
 from data_prep.cases.names import check_regex
 
-FORMAT = 3
+FORMAT = 4
 KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"

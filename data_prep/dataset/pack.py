@@ -10,7 +10,6 @@ from the disk.
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,10 +26,11 @@ from common.command_line import UserError, track
 from common.files import sync
 from common.ownership import Item
 from common.workers import map_tasks
+from data_prep.annotations import brecahad
 from data_prep.dataset.manifest import AGAIN, Dataset, Sample
-from data_prep.images.arrays import Image, Mask
+from data_prep.images.arrays import Image, Mask, PointsPx
 from data_prep.images.masks import BINARY_LABEL
-from data_prep.raw import Points
+from data_prep.raw import BadInputError
 
 KIND = "pack"  # private folder of the record
 PACKED = "packed"
@@ -99,18 +99,17 @@ def check_content(path: Path, content: bytes, sha256: str) -> None:
         )
 
 
-def read_points(folder: Path, sample: Sample, classes: Iterable[str]) -> Points:
+def read_points(folder: Path, sample: Sample, classes: Iterable[str]) -> PointsPx:
     """Read a sample's points of these classes. Raises UserError."""
     path = folder / sample.points
     try:
         content = path.read_bytes()
-        listed = json.loads(content)
-        shares = {name: [(point["x"], point["y"]) for point in listed[name]] for name in classes}
-        points = {name: np.array(shares[name], np.float64).reshape(-1, 2) for name in shares}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        points = brecahad.decode_points(content, sample.height_px, sample.width_px)
+        found = {name: points[name] for name in classes}
+    except (OSError, BadInputError, KeyError) as error:
         raise UserError(f"{path}: missing or damaged: {error}{AGAIN}") from None
     check_content(path, content, sample.points_sha256)
-    return points
+    return found
 
 
 class SamplePixels(Protocol):

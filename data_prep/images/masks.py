@@ -5,9 +5,9 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from data_prep.images.arrays import Mask
-from data_prep.raw import Points
+from data_prep.images.arrays import Mask, PointsPx
 
 BINARY_LABEL = 255
 
@@ -20,14 +20,14 @@ def label_values(classes: Sequence[str], labels: Literal["binary", "per_class"])
 
 
 def draw_mask(
-    points: Points,
+    points: PointsPx,
     values: Mapping[str, int],
     radius_px: int,
     height_px: int,
     width_px: int,
     areas_HW: Mask | None = None,
 ) -> Mask:
-    """HW uint8: a filled disc of `radius_px` at the pixel (floor(x W), floor(y H)) of each point.
+    """HW uint8: a filled disc of `radius_px` about the pixel that each point lies in.
 
     Classes are drawn in the order of `values`, later ones over earlier ones, each with its areas
     first. A disc about a point outside the field is drawn as far as it reaches in.
@@ -36,7 +36,7 @@ def draw_mask(
     for name, value in values.items():
         if areas_HW is not None:
             mask[areas_HW == value] = value
-        for center in np.floor(points[name] * (width_px, height_px)).astype(int).tolist():
+        for center in np.floor(points[name] + 0.5).astype(int).tolist():
             cv2.circle(mask, center, radius_px, value, cv2.FILLED)
     return mask
 
@@ -44,3 +44,8 @@ def draw_mask(
 def channel_values(values: Iterable[int]) -> list[int]:
     """The distinct mask values in order: one channel of logits each."""
     return sorted(set(values))
+
+
+def channels_of(mask_HW: Mask, values: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """CHW bool: for each of the mask values, which pixels have it."""
+    return np.stack([mask_HW == value for value in values])

@@ -10,15 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.config import MARGIN_PX
-from data_prep.images.arrays import Image
+from data_prep.images.arrays import Image, PointsN2, PointsPx
 from data_prep.images.image_files import Box
-from data_prep.raw import Points
 
 TISSUE_DENSITY = 0.15  # decadic optical density
 WHITE = 255
-
-Pixels = dict[str, npt.NDArray[np.int64]]
-"""Class name -> pixels of an image, (N, 2): x and y."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +32,11 @@ class Tile:
         """What its field's name has behind the image's."""
         return f"_x{self.box.x}_y{self.box.y}"
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is the whole image."""
-        return (self.box.height, self.box.width) == (self.height_px, self.width_px)
-
-    def reaches(self, pixels_N2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """(N,): which pixels (x, y) of the image lie in the tile or up to MARGIN_PX outside."""
-        box = self.box
-        inside_N2 = pixels_N2 - (box.x, box.y)
-        end = np.array([box.width, box.height]) + MARGIN_PX
-        return np.all((inside_N2 >= -MARGIN_PX) & (inside_N2 < end), axis=1)
+    def reaches(self, points_N2: PointsN2) -> npt.NDArray[np.bool_]:
+        """(N,): which points of the image lie in the tile or up to MARGIN_PX outside."""
+        return are_inside(
+            points_N2 - (self.box.x, self.box.y), self.box.height, self.box.width, MARGIN_PX
+        )
 
 
 def whole(height_px: int, width_px: int) -> Tile:
@@ -78,27 +68,36 @@ def tile_starts(length_px: int, size_px: int, overlap_px: int, grid_px: int = 1)
     return [index * last_cell // num_steps * grid_px for index in range(num_steps)] + [last_px]
 
 
-def points_in(points: Points, tile: Tile) -> Points:
-    """An image's points in shares of the tile, each the centre of its pixel.
+def pixels_of(from_corner_N2: npt.NDArray[np.float64], tile: Tile) -> PointsN2:
+    """The pixels of the tile's image that points lie in, given in px from its corner.
 
-    Those come too that lie up to MARGIN_PX outside, whose discs may reach in.
+    A point on the far edge lies in the last pixel.
     """
-    inside: Pixels = {}
-    size = np.array([tile.width_px, tile.height_px])
-    for name, points_N2 in points.items():
-        pixels_N2 = np.floor(points_N2 * size).astype(np.int64)
-        pixels_N2 = np.minimum(pixels_N2, size - 1)  # on the far edge: the last pixel
-        inside[name] = pixels_N2[tile.reaches(pixels_N2)]
-    return pixels_in(inside, tile)
+    return np.minimum(np.floor(from_corner_N2), (tile.width_px - 1, tile.height_px - 1))
 
 
-def pixels_in(pixels: Pixels, tile: Tile) -> Points:
-    """Pixels of an image as points in shares of the tile, each the centre of its pixel."""
-    box = tile.box
-    return {
-        name: (pixels_N2 - (box.x, box.y) + 0.5) / (box.width, box.height)
-        for name, pixels_N2 in pixels.items()
-    }
+def points_in(points: PointsPx, tile: Tile) -> PointsPx:
+    """An image's points in px of the tile, with those around it whose discs may reach in."""
+    corner = tile.box.x, tile.box.y
+    return {name: found[tile.reaches(found)] - corner for name, found in points.items()}
+
+
+def inside_only(points: PointsPx, height_px: int, width_px: int) -> PointsPx:
+    """The points that lie in a picture of this size."""
+    return {name: found[are_inside(found, height_px, width_px)] for name, found in points.items()}
+
+
+def outside_only(points: PointsPx, height_px: int, width_px: int) -> PointsPx:
+    """The points that do not lie in a picture of this size."""
+    return {name: found[~are_inside(found, height_px, width_px)] for name, found in points.items()}
+
+
+def are_inside(
+    points_N2: PointsN2, height_px: int, width_px: int, margin_px: int = 0
+) -> npt.NDArray[np.bool_]:
+    """(N,): which points lie in a picture of this size, or up to `margin_px` around it."""
+    first, end = -0.5 - margin_px, np.array([width_px, height_px]) - 0.5 + margin_px
+    return np.all((points_N2 >= first) & (points_N2 < end), axis=1)
 
 
 def tissue_share(image_HWC: Image, step: int = 4) -> float:

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from common.command_line import UsageError, counted
 from common.ownership import Item
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.pack import read_points, read_sample
-from data_prep.images.arrays import Image, Mask
+from data_prep.images.arrays import Image, Mask, PointsN2
 from data_prep.images.outlines import draw_outlines
 from data_prep.tools.config import PreviewConfig
 
@@ -53,25 +52,24 @@ def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_p
     for sample in samples:
         image_HWC, mask_HW = read_sample(dataset.folder, sample)
         points = read_points(dataset.folder, sample, labels)
-        fractions_N2 = np.concatenate(list(points.values()))
-        cells.append(labelled(sample, outlined(image_HWC, mask_HW, fractions_N2, width_px)))
+        points_N2 = np.concatenate(list(points.values()))
+        cells.append(labelled(sample, outlined(image_HWC, mask_HW, points_N2, width_px)))
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
     return np.vstack(rows)
 
 
-def outlined(
-    image_HWC: Image, mask_HW: Mask, fractions_N2: npt.NDArray[np.float64], width_px: int
-) -> Image:
-    """Shrink an image; draw each label's outlines and the points (fractions of its sides)."""
+def outlined(image_HWC: Image, mask_HW: Mask, points_N2: PointsN2, width_px: int) -> Image:
+    """Shrink an image; draw each label's outlines and the points."""
     height_px = max(1, round(image_HWC.shape[0] * width_px / image_HWC.shape[1]))
     small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
     small_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
     for value in np.unique(small_mask[small_mask > 0]):
         draw_outlines(small, small_mask == value)
-    for x, y in fractions_N2:
-        cv2.circle(small, (int(x * width_px), int(y * height_px)), 1, ORANGE, cv2.FILLED)
+    scale = np.array([width_px, height_px]) / image_HWC.shape[1::-1]
+    for x, y in np.floor((points_N2 + 0.5) * scale).astype(int).tolist():
+        cv2.circle(small, (x, y), 1, ORANGE, cv2.FILLED)
     return small
 
 

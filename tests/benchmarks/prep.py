@@ -39,7 +39,7 @@ from scipy import ndimage
 
 from common.malloc import keep_freed_memory
 from common.workers import map_tasks
-from data_prep.annotations.brecahad import parse_points
+from data_prep.annotations.brecahad import decode_points
 from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
 from data_prep.images import image_files, masks
@@ -240,7 +240,7 @@ def training_config(raw: Path, out: Path) -> PrepConfig:
 def decode_and_encode(field: Field) -> None:
     """The least that must be done."""
     image_HWC = image_files.read_image(field.image)
-    points = parse_points(field.annotation.read_bytes())
+    points = decode_points(field.annotation.read_bytes(), *image_HWC.shape[:2])
     mask_HW = masks.draw_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     for _ in range(COPIES):
         image_files.encode_image(image_HWC, "jpg", QUALITY)

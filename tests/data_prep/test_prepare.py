@@ -34,7 +34,7 @@ from data_prep import plan, records
 from data_prep import prepare as prepare_module
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
 from data_prep.dataset.manifest import FILES, read_dataset
-from data_prep.field import FieldResult, FieldTask, prepare_field
+from data_prep.field import FieldTask, PreparedField, prepare_field
 from data_prep.plan import FOLDERS
 from data_prep.prepare import Summary
 from data_prep.raw import BadInputFilesError
@@ -994,7 +994,7 @@ def test_a_field_called_as_anothers_tile_is_refused(raw_folder: RawFolder, tmp_p
         prepare(raw, tmp_path / "out", tile_px=64, split=ALL_TRAINING, case_regex="each")
 
 
-def killed_at_case_2(task: FieldTask) -> FieldResult:
+def killed_at_case_2(task: FieldTask) -> PreparedField:
     """A worker's function, found by name: the kernel kills it at one field."""
     if task.name == "Case_2-01":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -637,10 +637,9 @@ def test_intervals_of_all_pixels_are_over_cases(spots: Path, evaluated: Evaluate
 
 
 def test_classes_of_one_mask_value_are_one_channel() -> None:
-    """Points as pixels: 0.999 of 10 px is in the last one."""
     labelling = Labelling({"tumor": 1, "mitosis": 2, "apoptosis": 1}, 20, 65535, "each")
-    points = {"tumor": [(0.5, 0.5)], "mitosis": [], "apoptosis": [(0.999, 0.04)], "lumen": [(0, 0)]}
-    first, second = fields.channel_places(as_points(points), labelling, 20, 10)
+    points = {"tumor": [(5, 10)], "mitosis": [], "apoptosis": [(9, 0)], "lumen": [(0, 0)]}
+    first, second = fields.by_channel(as_points(points), labelling)
     assert first.tolist() == [[5, 10], [9, 0]]
     assert second.shape == (0, 2)
 

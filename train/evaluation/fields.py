@@ -16,12 +16,12 @@ from data_prep.annotations.formats import READERS, check_occurring
 from data_prep.dataset.manifest import Dataset, Labelling, Sample
 from data_prep.dataset.pack import read_points, read_sample
 from data_prep.images import image_files, masks
+from data_prep.images.arrays import PointsN2, PointsPx
 from data_prep.images.tiles import whole
-from data_prep.raw import BadInputError, Field, Points
+from data_prep.raw import BadInputError, Field
 from model.precision import Precision
 from train.config import TileConfig
-from train.crops.microbatches import mask_to_target
-from train.metrics.detection import Detections, Places, detect
+from train.metrics.detection import Detections, detect
 from train.metrics.scores import Counts, count_pixels, histogram
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
@@ -35,7 +35,7 @@ class WholeField:
 
     name: str
     case: str
-    read: Callable[[], tuple[Array, Array, list[Places]]]
+    read: Callable[[], tuple[Array, Array, list[PointsN2]]]
     """-> image HWC uint8 RGB, mask HW uint8, annotated points of each channel of the logits."""
 
 
@@ -48,7 +48,7 @@ class Prediction:
     field: WholeField
     image_HWC: Array
     truth_CHW: npt.NDArray[np.bool_]
-    annotated: list[Places]
+    annotated: list[PointsN2]
     """The annotated points of each channel."""
     probability_CHW: npt.NDArray[np.float32]
 
@@ -94,12 +94,12 @@ def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
     ]
 
 
-def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[Places]]:
+def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[PointsN2]]:
     """Image, mask and points of a sample. Raises UserError where a file is bad."""
     image, mask = read_sample(dataset.folder, sample)
     labelling = dataset.description.labelling
     points = read_points(dataset.folder, sample, labelling.labels)
-    return image, mask, channel_places(points, labelling, *mask.shape)
+    return image, mask, by_channel(points, labelling)
 
 
 def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[WholeField]:
@@ -138,7 +138,7 @@ def expected_format(labelling: Labelling, described_in: Path) -> str:
 
 def read_raw(
     field: Field, labelling: Labelling, expected: str
-) -> tuple[Array, Array, list[Places]]:
+) -> tuple[Array, Array, list[PointsN2]]:
     """Image, mask and points of a raw field. Raises UserError where a file is bad."""
     reader, values = READERS[labelling.annotations], labelling.labels
     try:
@@ -147,24 +147,21 @@ def read_raw(
         raise UserError(f"{field.image}: {error}") from None
     height_px, width_px = image.shape[:2]
     try:
-        annotation = reader.place(reader.parse(field), whole(height_px, width_px), values)
+        annotation = reader.annotation_in(reader.parse(field), whole(height_px, width_px), values)
     except (BadInputError, OSError) as error:
         raise UserError(f"{field.annotation}: {error}; {expected}") from None
     points, areas_HW = annotation.points, annotation.areas_HW
     mask = masks.draw_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
-    return image, mask, channel_places(annotation.nuclei, labelling, height_px, width_px)
+    return image, mask, by_channel(annotation.nuclei, labelling)
 
 
-def channel_places(
-    points: Points, labelling: Labelling, height_px: int, width_px: int
-) -> list[Places]:
-    """The points of each channel: those of all classes of its mask value, where discs are drawn."""
-    places = []
-    for value in masks.channel_values(labelling.labels.values()):
-        names = [name for name in labelling.labels if labelling.labels[name] == value]
-        shares_N2 = np.concatenate([points[name] for name in names])
-        places.append(np.floor(shares_N2 * (width_px, height_px)))
-    return places
+def by_channel(points: PointsPx, labelling: Labelling) -> list[PointsN2]:
+    """The points of each channel of the logits: those of all classes of its mask value."""
+    labels = labelling.labels
+    return [
+        np.concatenate([points[name] for name in labels if labels[name] == value])
+        for value in masks.channel_values(labels.values())
+    ]
 
 
 def predict_fields(
@@ -187,12 +184,11 @@ def predict_fields(
         index = first + ranks.rank
         if index < len(fields):
             image_HWC, mask_HW, annotated = fields[index].read()
-            truth_BCHW = mask_to_target(torch.from_numpy(mask_HW)[None], label_values)
             yield Prediction(
                 index,
                 fields[index],
                 image_HWC,
-                truth_BCHW[0].bool().numpy(),
+                masks.channels_of(mask_HW, label_values),
                 annotated,
                 predict_probability(model, image_HWC, tile, precision),
             )

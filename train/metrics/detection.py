@@ -14,13 +14,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from data_prep.images.arrays import PointsN2
 from train.metrics.scores import THRESHOLDS, Counts, Score
 
 MOST_CANDIDATES = 0.005
-"""Share of a map's pixels that are looked at one by one; for more, dilating all is faster."""
+"""Fraction of a map's pixels up to which candidates are checked one by one; with more of them,
+dilating the whole map is faster."""
 
-Places = npt.NDArray[np.float64]
-"""(N, 2): x and y in px, (0, 0) being the centre of the first pixel."""
 Plane = npt.NDArray[np.float32]
 
 
@@ -28,23 +28,23 @@ Plane = npt.NDArray[np.float32]
 class Nuclei:
     """Found nuclei, the surest first."""
 
-    places: Places
+    centres_N2: PointsN2
     scores: Plane
     """(N,) float32: the smoothed probability at each, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found of one class in a field, the surest first."""
+    """The nuclei of one class that were found in a field, the surest first."""
 
     scores: Plane
     """(N,) float32, as those of Nuclei."""
     is_hit: npt.NDArray[np.bool_]
-    """(N,): whether each has an annotated point of its own, see `hits`."""
+    """(N,): whether each nucleus has an annotated point of its own, see `hits`."""
     num_annotated: int
 
     def counts(self, thresholds: npt.ArrayLike) -> Counts:
-        """Counts (T, 4) of those whose score is above each threshold (T,); true negatives are 0."""
+        """Count the nuclei above each threshold (T,): (T, 4), where true negatives are 0."""
         is_found = self.scores > np.asarray(thresholds, np.float32)[:, None]
         hit = (is_found & self.is_hit).sum(axis=1)
         false_alarm = (is_found & ~self.is_hit).sum(axis=1)
@@ -52,34 +52,34 @@ class Detections:
 
 
 def detect(
-    probability_HW: Plane, annotated: Places, radius_px: float, match_radius_px: float
+    probability_HW: Plane, annotated_N2: PointsN2, radius_px: float, match_radius_px: float
 ) -> Detections:
-    """Nuclei of `radius_px` in a class's probability map, held against its annotated points."""
+    """Find nuclei in a class's probability map, and match them with its annotated points."""
     nuclei = find_nuclei(probability_HW, radius_px, float(THRESHOLDS[0]))
-    is_hit = hits(nuclei.places, annotated, match_radius_px)
-    return Detections(nuclei.scores, is_hit, len(annotated))
+    is_hit = hits(nuclei.centres_N2, annotated_N2, match_radius_px)
+    return Detections(nuclei.scores, is_hit, len(annotated_N2))
 
 
 def find_nuclei(probability_HW: Plane, radius_px: float, least_score: float) -> Nuclei:
-    """Peaks of a class's probability map, float32 from 0 to 1, that are `radius_px` apart.
+    """Find the peaks of a class's probability map, 0 to 1, that are `radius_px` apart.
 
-    Of a plateau its middle counts.
+    A plateau has its peak in its middle.
     """
     smooth_HW = cv2.GaussianBlur(
         probability_HW, (0, 0), radius_px / 2, borderType=cv2.BORDER_REFLECT_101
     )
     is_peak_HW = find_peaks(smooth_HW, max(1, round(radius_px)), least_score)
     _, _, _, middles = cv2.connectedComponentsWithStats(is_peak_HW.astype(np.uint8))
-    places = middles[1:]  # the first is the background
-    x, y = np.round(places).astype(int).T
+    centres_N2 = middles[1:]  # the first is the background
+    x, y = np.round(centres_N2).astype(int).T
     scores = smooth_HW[y, x]
-    order = np.lexsort((places[:, 0], places[:, 1], -scores))
-    kept = order[far_from_earlier(places[order], radius_px)]
-    return Nuclei(places[kept], scores[kept])
+    order = np.lexsort((centres_N2[:, 0], centres_N2[:, 1], -scores))
+    kept = order[far_from_earlier(centres_N2[order], radius_px)]
+    return Nuclei(centres_N2[kept], scores[kept])
 
 
 def find_peaks(smooth_HW: Plane, reach: int, least: float) -> npt.NDArray[np.bool_]:
-    """(H, W): which pixels are above `least`, and no pixel of the disc about them is above them."""
+    """(H, W): which pixels are above `least`, and no lower than the disc of pixels about them."""
     side = 2 * reach + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     # OpenCV dilates by a square in 2 x side steps, by a disc in side x side: so first the square
@@ -100,12 +100,12 @@ def find_peaks(smooth_HW: Plane, reach: int, least: float) -> npt.NDArray[np.boo
     return is_peak_HW
 
 
-def far_from_earlier(places: Places, least_px: float) -> npt.NDArray[np.intp]:
-    """Numbers of the places that are farther than `least_px` from every one kept before them."""
-    is_kept = np.ones(len(places), bool)
+def far_from_earlier(points_N2: PointsN2, least_px: float) -> npt.NDArray[np.intp]:
+    """Numbers of the points that are farther than `least_px` from every point kept before them."""
+    is_kept = np.ones(len(points_N2), bool)
     # a little more, for the tree rounds in its own way
-    pairs = cKDTree(places).query_pairs(1.001 * least_px, output_type="ndarray")
-    distance2 = np.square(places[pairs[:, 0]] - places[pairs[:, 1]]).sum(axis=1)
+    pairs = cKDTree(points_N2).query_pairs(1.001 * least_px, output_type="ndarray")
+    distance2 = np.square(points_N2[pairs[:, 0]] - points_N2[pairs[:, 1]]).sum(axis=1)
     near = pairs[distance2 <= least_px**2]
     for earlier, later in near[np.argsort(near[:, 0])].tolist():  # earlier < later
         if is_kept[earlier]:
@@ -113,17 +113,17 @@ def far_from_earlier(places: Places, least_px: float) -> npt.NDArray[np.intp]:
     return np.flatnonzero(is_kept)
 
 
-def hits(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.bool_]:
-    """(N,): which of the found, the surest first, have an annotated point of their own.
+def hits(found_N2: PointsN2, annotated_N2: PointsN2, radius_px: float) -> npt.NDArray[np.bool_]:
+    """(N,): which found points, the surest first, have an annotated point of their own.
 
-    Above whatever score, as many are hits as a matching of those above it can have pairs. For the
-    sets that can be matched are a matroid (Edmonds & Fulkerson 1965), where the choice of greatest
-    weight, the surer weighing more, takes each that can be matched beside all surer ones taken.
+    Above any score there are as many hits as a matching of the points above it can have pairs: the
+    sets of points that can be matched are a matroid (Edmonds & Fulkerson 1965), where the heaviest
+    matching, surer points weighing more, takes each point that fits beside the surer ones taken.
     """
-    is_hit = np.zeros(len(found), bool)
-    if len(found) and len(annotated):
-        is_near = cdist(found, annotated) <= radius_px
-        weight = np.arange(len(found), 0, -1)[:, None]
+    is_hit = np.zeros(len(found_N2), bool)
+    if len(found_N2) and len(annotated_N2):
+        is_near = cdist(found_N2, annotated_N2) <= radius_px
+        weight = np.arange(len(found_N2), 0, -1)[:, None]
         pairs = np.stack(linear_sum_assignment(is_near * weight, maximize=True), axis=1)
         is_hit[[i for i, j in pairs if is_near[i, j]]] = True
     return is_hit
@@ -132,9 +132,9 @@ def hits(found: Places, annotated: Places, radius_px: float) -> npt.NDArray[np.b
 def average_precision(detections: Sequence[Detections]) -> Score:
     """Area under the precision-recall curve of several fields and classes together.
 
-    The sum over all scores, from the highest, of the precision there times what the recall gains:
-    scikit-learn's average_precision_score, without interpolation, but that the recall is of all
-    annotated points, found or not. None where nothing is annotated.
+    The sum over all scores, from the highest, of the precision times the gain in recall, without
+    interpolation: scikit-learn's average_precision_score, but with the recall over all annotated
+    points, found or not. None where nothing is annotated.
     """
     scores = np.concatenate([each.scores for each in detections])
     num_annotated = sum(each.num_annotated for each in detections)

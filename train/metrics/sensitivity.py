@@ -7,12 +7,12 @@ are scored against discs of several radii: a model that finds the nuclei keeps m
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from train.metrics.detection import Places
+from data_prep.images.arrays import PointsN2
+from data_prep.images.masks import channels_of, draw_mask
 from train.metrics.scores import Counts, count_pixels, score
 
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -24,30 +24,26 @@ def radii_around(radius_px: float) -> list[int]:
 
 
 def paint_discs(
-    points_px: Sequence[Places], radius_px: int, height_px: int, width_px: int
+    annotated: Sequence[PointsN2], radius_px: int, height_px: int, width_px: int
 ) -> npt.NDArray[np.bool_]:
-    """Paint the discs of each channel's points, CHW bool, later channels over earlier ones.
-
-    As data_prep.images.masks does: a disc is centred on the pixel that its point lies in.
-    """
-    label_HW = np.zeros((height_px, width_px), np.uint8)
-    for label, points in enumerate(points_px, start=1):
-        for x, y in np.floor(points + 0.5).astype(int).tolist():
-            cv2.circle(label_HW, (x, y), radius_px, label, cv2.FILLED)
-    return np.stack([label_HW == label for label in range(1, len(points_px) + 1)])
+    """Paint the discs of each channel's points, CHW bool, later channels over earlier ones."""
+    values = {f"channel {value}": value for value in range(1, len(annotated) + 1)}
+    points = dict(zip(values, annotated, strict=True))
+    mask_HW = draw_mask(points, values, radius_px, height_px, width_px)
+    return channels_of(mask_HW, [*values.values()])
 
 
 def counts_by_radius(
-    predicted_CHW: npt.NDArray[np.bool_], points_px: Sequence[Places], radii_px: Sequence[int]
+    predicted_CHW: npt.NDArray[np.bool_], annotated: Sequence[PointsN2], radii_px: Sequence[int]
 ) -> Counts:
     """Count a prediction's pixels against discs of each radius, (R, C, 4) int64.
 
-    `points_px` holds the annotated points of each channel.
+    `annotated` holds the points of each channel.
     """
     predicted_BCHW = torch.from_numpy(predicted_CHW)[None]
-    truths = [paint_discs(points_px, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
+    truths = [draw_discs(annotated, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
     counts = [count_pixels(predicted_BCHW, torch.from_numpy(truth)[None]) for truth in truths]
-    return np.array(counts, np.int64).reshape(len(radii_px), len(points_px), 4)
+    return np.array(counts, np.int64).reshape(len(radii_px), len(annotated), 4)
 
 
 def dice_by_radius(counts: Sequence[Counts], radii_px: Sequence[int]) -> list[dict[str, Any]]:

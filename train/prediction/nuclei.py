@@ -8,6 +8,7 @@ import numpy as np
 
 from data_prep.annotations.brecahad import CLASSES, encode_points
 from data_prep.images.image_files import Box
+from data_prep.images.tiles import are_inside
 from train.metrics.detection import Nuclei, Plane, find_nuclei
 
 WINDOW_PX = 2048
@@ -34,7 +35,7 @@ def find_in_windows(
     called with the height of each row of windows once it is done.
     """
     halo_px = int(np.ceil(HALO_RADII * radius_px))
-    places, scores = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
+    centres, scores = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
     for y in range(0, height, WINDOW_PX):
         for x in range(0, width, WINDOW_PX):
             left, top = max(0, x - halo_px), max(0, y - halo_px)
@@ -45,13 +46,12 @@ def find_in_windows(
             if seen.max() <= least_score:  # glass, mostly: a mean cannot be above
                 continue
             found = find_nuclei(seen, radius_px, least_score)
-            at = found.places + np.array([left, top])
-            from_window = at + 0.5 - np.array([x, y])  # from its corner, not a pixel's middle
-            is_own = ((from_window >= 0) & (from_window < WINDOW_PX)).all(axis=1)
-            places.append(at[is_own])
-            scores.append(found.scores[is_own])
+            centres_N2 = found.centres_N2 + np.array([left, top])
+            own = are_inside(centres_N2 - np.array([x, y]), WINDOW_PX, WINDOW_PX)
+            centres.append(centres_N2[own])
+            scores.append(found.scores[own])
         count_rows(min(WINDOW_PX, height - y))
-    return Nuclei(np.concatenate(places), np.concatenate(scores))
+    return Nuclei(np.concatenate(centres), np.concatenate(scores))
 
 
 def colours_of(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -70,7 +70,7 @@ def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
     yield b'{"type": "FeatureCollection", "features": ['
     before = b"\n"
     for name, found in nuclei.items():
-        for (x, y), score in zip(found.places.tolist(), found.scores.tolist(), strict=True):
+        for (x, y), score in zip(found.centres_N2.tolist(), found.scores.tolist(), strict=True):
             feature = {
                 "type": "Feature",
                 "geometry": {
@@ -91,9 +91,9 @@ def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
 def as_brecahad(nuclei: Mapping[str, Nuclei], height: int, width: int) -> bytes:
     """Encode class -> nuclei as BreCaHAD's JSON, a list for each class.
 
-    Where all are BreCaHAD's classes, those without a nucleus have an empty list.
+    Where all classes are BreCaHAD's, those without a nucleus have an empty list.
     """
     names = CLASSES if set(nuclei) <= set(CLASSES) else [*nuclei]
     points = dict.fromkeys(names, np.zeros((0, 2)))
-    points |= {name: (found.places + 0.5) / (width, height) for name, found in nuclei.items()}
-    return encode_points(points)
+    points |= {name: found.centres_N2 for name, found in nuclei.items()}
+    return encode_points(points, height, width)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,18 +10,18 @@ from common.command_line import UsageError
 from data_prep.annotations import brecahad
 from data_prep.config import PrepConfig
 from data_prep.images.tiles import whole
-from data_prep.raw import BadInputError, Points, find_fields
+from data_prep.raw import BadInputError, find_fields
 from tests.points import as_lists, as_points
 
 READER = brecahad.BreCaHADReader()
 POINT = {"x": 0.25, "y": 0.75}
 
 
-def parse(content: object) -> Points:
-    return brecahad.parse_points(json.dumps(content).encode())
+def parse(content: object) -> dict[str, Any]:
+    return brecahad.parse(json.dumps(content).encode())
 
 
-class TestParsePoints:
+class TestParse:
     def test_every_class_with_its_points(self) -> None:
         content = {name: [] for name in brecahad.CLASSES} | {"tumor": [POINT, {"x": 0, "y": 1}]}
         expected = {name: [] for name in brecahad.CLASSES}
@@ -36,7 +37,7 @@ class TestParsePoints:
     def test_the_official_files(self, official_json: list[Path]) -> None:
         for path in official_json:
             plain = json.loads(path.read_text())
-            points = brecahad.parse_points(path.read_bytes())
+            points = brecahad.parse(path.read_bytes())
             assert set(points) == set(brecahad.CLASSES)
             assert as_lists(points) == {
                 name: [(entry["x"], entry["y"]) for entry in entries]
@@ -49,22 +50,11 @@ class TestParsePoints:
         assert len(fields) == 16
         assert [field.case for field in fields] == ["Case_1"] + ["Case_10"] * 8 + ["Case_11"] * 7
         tumor = {
-            field.name: len(brecahad.parse_points(field.annotation.read_bytes())["tumor"])
+            field.name: len(brecahad.parse(field.annotation.read_bytes())["tumor"])
             for field in fields
         }
         assert tumor["Case_10-07"] == 245  # the two annotations of one picture, as README.md says
         assert tumor["Case_10-08"] == 155
-
-    def test_what_is_written_is_read_back(self) -> None:
-        points = {"tumor": [(0.25, 0.75), (1 / 3, 0.0)], "lumen": [], "mitosis": [(1e-06, 1)]}
-        written = brecahad.encode_points(as_points(points))
-        assert as_lists(brecahad.parse_points(written)) == points
-        assert written.endswith(b"}\n")
-
-    def test_any_name_can_be_written(self) -> None:
-        points = {'a "b" é': [(0.25, 1 / 3)], "c": []}
-        written = json.loads(brecahad.encode_points(as_points(points)))
-        assert written == {'a "b" é': [{"x": 0.25, "y": 1 / 3}], "c": []}
 
     @pytest.mark.parametrize(
         ("content", "reason"),
@@ -110,13 +100,41 @@ class TestParsePoints:
     )
     def test_a_mistake_is_refused_with_its_place(self, content: bytes, reason: str) -> None:
         with pytest.raises(BadInputError, match=reason):
-            brecahad.parse_points(content)
+            brecahad.parse(content)
+
+
+class TestPixels:
+    def test_a_point_is_the_pixel_that_it_lies_in(self) -> None:
+        """x goes over the width; 10.9 is cut, not rounded; the far edge is in the last pixel."""
+        parsed = parse({"tumor": [{"x": 0.109, "y": 0.199}, {"x": 0, "y": 1}], "lumen": []})
+        found = READER.annotation_in(parsed, whole(200, 100), {"tumor": 1})
+        assert as_lists(found.points) == {"tumor": [(10, 39), (0, 199)], "lumen": []}
+
+    @pytest.mark.parametrize(("height", "width"), [(49, 98), (1024, 1360), (49, 20_003)])
+    def test_a_written_point_is_read_back_as_its_pixel(self, height: int, width: int) -> None:
+        """Also on the edge to the pixel before: (x / 49) * 49 may be less than x in floats."""
+        x = np.arange(width, dtype=float)
+        pixels = {"own name": np.column_stack([x, x % height]), "none": np.zeros((0, 2))}
+        for shift in (-0.5, 0, 0.49):
+            points = {name: points_N2 + shift for name, points_N2 in pixels.items()}
+            written = brecahad.encode_points(points, height, width)
+            found = brecahad.decode_points(written, height, width)
+            assert list(found) == list(pixels)
+            assert all(np.array_equal(found[name], pixels[name]) for name in pixels)
+
+    def test_what_is_written_has_the_form_of_brecahad(self) -> None:
+        points = as_points({'a "b" é': [(0, 1.25)], "c": []})
+        written = brecahad.encode_points(points, 4, 3)
+        (point,) = json.loads(written)['a "b" é']
+        assert point == pytest.approx({"x": 0.5 / 3, "y": 1.75 / 4}, abs=1e-6)
+        assert json.loads(written)["c"] == []
+        assert written.endswith(b"}\n")
 
 
 class TestClasses:
     def test_a_class_without_a_list_is_refused(self) -> None:
         with pytest.raises(BadInputError, match="has no list for class 'lumen'"):
-            READER.place(parse({"tumor": [POINT]}), whole(10, 10), {"tumor": 1, "lumen": 2})
+            READER.annotation_in(parse({"tumor": [POINT]}), whole(10, 10), {"tumor": 1, "lumen": 2})
 
     def test_asked_for_classes_take_both_spellings(self) -> None:
         assert READER.check_classes(["tubule", "tumor"]) == ["lumen", "tumor"]

@@ -36,11 +36,7 @@ def labels() -> np.ndarray:
 
 def read(path: Path, values: dict[str, int], tile: Tile | None = None) -> Annotation:
     parsed = READER.parse(Field("a-1", "a", path, path))
-    return READER.place(parsed, tile or whole(HEIGHT, WIDTH), values)
-
-
-def pixels(annotation: Annotation, name: str) -> list[tuple[int, int]]:
-    return [(int(x * WIDTH), int(y * HEIGHT)) for x, y in annotation.nuclei[name]]
+    return READER.annotation_in(parsed, tile or whole(HEIGHT, WIDTH), values)
 
 
 def palette_png(path: Path, labels: np.ndarray) -> None:
@@ -86,14 +82,15 @@ def test_every_connected_part_is_a_nucleus_at_its_middle(
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", labels)
     found = read(tmp_path / "a.tif", {"tumor": 1, "lumen": 2})
-    assert pixels(found, "tumor") == [(3, 2), (25, 15)]
-    assert pixels(found, "lumen") == [(41, 31)]
+    assert as_lists(found.nuclei) == {"tumor": [(3, 2), (25, 15)], "lumen": [(41, 31)]}
 
 
-@pytest.mark.parametrize("stored", [np.uint8(1), np.uint8(255), np.bool_(True)])
-@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [("grey.png", np.uint8(1)), ("grey.tif", np.uint8(255)), ("grey.tif", np.bool_(True))],
+)
 def test_a_single_class_may_be_1_or_255(
-    labels: np.ndarray, tmp_path: Path, stored: np.generic, name: str
+    labels: np.ndarray, tmp_path: Path, name: str, stored: np.generic
 ) -> None:
     WRITERS[name](tmp_path / name, np.where(labels, stored, stored.dtype.type(0)))
     found = read(tmp_path / name, {"tumor": 255})
@@ -106,10 +103,8 @@ def test_a_tile_is_a_part_of_the_whole(labels: np.ndarray, tmp_path: Path) -> No
         WRITERS["grey." + name[2:]](tmp_path / name, labels)
         found = read(tmp_path / name, {"tumor": 1, "lumen": 2}, Tile(Box(25, 5, 30, 35), 40, 60))
         assert np.array_equal(found.areas_HW, labels[5:, 25:55])
-        (x, y), (u, v) = found.nuclei["tumor"][0], found.nuclei["lumen"][0]
-        # columns 25 to 30 and rows 10 to 20 of it: 2.5 in, the pixel 3, and 10 - 5 + 5
-        assert (x * 30, y * 35) == pytest.approx((3.5, 10.5))
-        assert (u * 30, v * 35) == pytest.approx((16.5, 26.5))
+        # columns 25 to 30 and rows 10 to 20 of the first: 2.5 in, the pixel 3, and 10 - 5 + 5
+        assert as_lists(found.nuclei) == {"tumor": [(3, 10)], "lumen": [(16, 26)]}
 
 
 @pytest.mark.parametrize(
@@ -136,8 +131,9 @@ def test_what_means_nothing_is_refused(
         read(tmp_path / "a.tif", dict(zip(classes, (1, 2), strict=False)))
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-@pytest.mark.parametrize("part", [0, 5, 60])
+@pytest.mark.parametrize(
+    ("name", "part"), [("a.png", 5), ("a.png", 60), ("a.tif", 0), ("a.tif", 60)]
+)
 def test_a_file_cut_short_is_refused(
     labels: np.ndarray, tmp_path: Path, name: str, part: int
 ) -> None:

@@ -23,8 +23,8 @@ class Given(ShapeReader):
         raise NotImplementedError
 
 
-def place(shapes: list[Shape], tile: Tile, values: dict[str, int]) -> np.ndarray:
-    areas_HW = Given().place(Shapes(shapes), tile, values).areas_HW
+def drawn(shapes: list[Shape], tile: Tile, values: dict[str, int]) -> np.ndarray:
+    areas_HW = Given().annotation_in(Shapes(shapes), tile, values).areas_HW
     return np.zeros((tile.box.height, tile.box.width)) if areas_HW is None else areas_HW
 
 
@@ -65,7 +65,7 @@ def test_holes_are_left_out_and_an_island_in_one_is_not() -> None:
     outer, hole, island = (blob(rng, 60, 45, radius) for radius in (35, 18, 6))
     shapes = [polygon("a", "tumor", [outer, hole]), polygon("b", "tumor", [island])]
     expected = (is_in(outer) & ~is_in(hole)) | is_in(island)
-    assert np.array_equal(place(shapes, whole(HEIGHT, WIDTH), {"tumor": 255}) > 0, expected)
+    assert np.array_equal(drawn(shapes, whole(HEIGHT, WIDTH), {"tumor": 255}) > 0, expected)
 
 
 @pytest.mark.parametrize("order", [["tumor", "lumen"], ["lumen", "tumor"]])
@@ -75,7 +75,7 @@ def test_later_classes_lie_on_top_whatever_their_order_in_the_file(order: list[s
     shapes = [polygon(name, name, [ring]) for name, ring in rings.items()]
     shapes.append(polygon("x", "not asked for", [blob(rng, 60, 45, 30)]))
     below, above = (is_in(rings[name]) for name in order)
-    found = place(shapes, whole(HEIGHT, WIDTH), dict(zip(order, (1, 2), strict=True)))
+    found = drawn(shapes, whole(HEIGHT, WIDTH), dict(zip(order, (1, 2), strict=True)))
     assert (below & above).any()
     assert np.array_equal(found, np.where(above, 2, np.where(below, 1, 0)))
 
@@ -84,10 +84,10 @@ def test_a_tile_is_a_part_of_the_whole() -> None:
     rng = np.random.default_rng(3)
     shapes = [polygon(str(n), "tumor", [blob(rng, *rng.uniform(20, 70, 2), 12)]) for n in range(6)]
     shapes.append(polygon("all around", "tumor", [[(0, 0), (120, 0), (120, 90), (0, 90)], BORDER]))
-    all_HW = place(shapes, whole(HEIGHT, WIDTH), {"tumor": 1})
+    all_HW = drawn(shapes, whole(HEIGHT, WIDTH), {"tumor": 1})
     assert 0 < all_HW.mean() < 1
     for box in (Box(0, 0, 50, 40), Box(31, 17, 64, 33), Box(100, 80, 20, 10)):
-        part = place(shapes, Tile(box, HEIGHT, WIDTH), {"tumor": 1})
+        part = drawn(shapes, Tile(box, HEIGHT, WIDTH), {"tumor": 1})
         expected = all_HW[box.y : box.y + box.height, box.x : box.x + box.width]
         assert np.array_equal(part, expected)
 
@@ -115,19 +115,19 @@ def test_the_middle_of_an_outline_that_crosses_itself_is_within_its_bounds() -> 
 def test_an_area_is_a_nucleus_at_its_middle_in_one_tile() -> None:
     shape = polygon("a", "tumor", [[(48, 10), (56, 10), (56, 20), (48, 20)]])  # middle (52, 15)
     left, right = (Tile(Box(x, 0, 50, 90), HEIGHT, WIDTH) for x in (0, 50))
-    found = [Given().place(Shapes([shape]), tile, {"tumor": 1}) for tile in (left, right)]
+    found = [Given().annotation_in(Shapes([shape]), tile, {"tumor": 1}) for tile in (left, right)]
     assert [(each.areas_HW == 1).sum() for each in found] == [20, 60]
     assert as_lists(found[0].nuclei) == {"tumor": []}
-    assert as_lists(found[1].nuclei) == {"tumor": [(2.5 / 50, 15.5 / 90)]}
+    assert as_lists(found[1].nuclei) == {"tumor": [(2, 15)]}
     assert as_lists(found[1].points) == {"tumor": []}, "no disc is drawn on an area"
 
 
-def test_a_point_is_the_pixel_that_it_is_in() -> None:
-    """29 / 100 * 100 is less than 29 in floats; the far edge belongs to the last pixel."""
-    places = [(29.0, 58.0), (29.99, 0.0), (100.0, 90.0)]
-    shapes = [point("a", "tumor", *place) for place in places]
-    found = Given().place(Shapes(shapes), whole(90, 100), {"tumor": 1}).points["tumor"]
-    assert [(int(x * 100), int(y * 90)) for x, y in found] == [(29, 58), (29, 0), (99, 89)]
+def test_a_point_is_the_pixel_that_it_lies_in() -> None:
+    """The far edge belongs to the last pixel."""
+    corners = [(29.0, 58.0), (29.99, 0.0), (100.0, 90.0)]
+    shapes = [point("a", "tumor", x, y) for x, y in corners]
+    found = Given().annotation_in(Shapes(shapes), whole(90, 100), {"tumor": 1}).points
+    assert as_lists(found) == {"tumor": [(29, 58), (29, 0), (99, 89)]}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_point_is_the_pixel_that_it_is_in() -> None:
 def test_what_is_outside_the_image_is_refused_with_the_range(shape: Shape, reason: str) -> None:
     good = point("line 2", "a", 120, 90)
     with pytest.raises(BadInputError, match=reason):
-        place([good, shape], whole(HEIGHT, WIDTH), {"a": 1})
+        drawn([good, shape], whole(HEIGHT, WIDTH), {"a": 1})
 
 
 @pytest.mark.parametrize("ring", [None, "text", [1, 2, 3], [[1, 2], [3]], [[1, "b"]], [[1, None]]])

@@ -23,7 +23,7 @@ from data_prep.augment.variants import (
     plan_variants,
     warp_of,
 )
-from data_prep.augment.warp import Border, Lattice, displacement_step_px, random_displacement
+from data_prep.augment.warp import Lattice, displacement_step_px, random_displacement
 from data_prep.config import (
     FLIPS,
     TRANSFORMS,
@@ -34,8 +34,8 @@ from data_prep.config import (
     RotationConfig,
     ScaleConfig,
 )
+from data_prep.images.arrays import PointsPx
 from data_prep.images.masks import draw_mask
-from data_prep.raw import Points
 from tests.points import as_lists, as_points
 
 WARPS = [name for name in TRANSFORMS if name not in FLIPS]
@@ -311,7 +311,8 @@ from data_prep.augment.variants import Annotated, apply, plan_variants
 from data_prep.config import AugmentConfig
 
 rng = np.random.default_rng(0)
-image_HWC, points = rng.integers(0, 256, (200, 300, 3), np.uint8), {"tumor": rng.random((50, 2))}
+image_HWC = rng.integers(0, 256, (200, 300, 3), np.uint8)
+points = {"tumor": np.floor(rng.random((50, 2)) * (300, 200))}
 variants = plan_variants("a-1", 9, AugmentConfig(), 0)
 for variant, of in zip(variants, apply(Annotated(image_HWC, points), variants, "mirror")):
     content = of.image_HWC.tobytes() + of.points["tumor"].tobytes()
@@ -334,39 +335,25 @@ def test_variants_are_the_same_on_a_processor_that_can_do_less() -> None:
     assert digests(GLIBC_TUNABLES="glibc.cpu.hwcaps=-FMA,-AVX2,-FMA4") == expected  # sin and cos
 
 
-SIDES = ("horizontal", "vertical")
-
-
 class TestPoints:
     POINTS: ClassVar = as_points(
-        {"tumor": [(0.25, 0.5), (0.9, 0.1)], "lumen": [], "mitosis": [(0.5, 0.99)]}
+        {"tumor": [(100, 150), (360, 30)], "lumen": [], "mitosis": [(200, 297)]}
     )
 
     def moved(self, name: str, width: int = 400, height: int = 300) -> dict[str, Any]:
         warp = warp_of(variant(name), height, width, "white")
-        (moved,) = move_points(self.POINTS, height, width, [warp])
+        (moved,) = move_points(self.POINTS, [warp])
         return as_lists(moved)
-
-    @pytest.mark.parametrize("border", ["mirror", "white"])
-    def test_a_point_on_the_far_edge_stands_for_the_last_pixel(self, border: Border) -> None:
-        points = as_points({"tumor": [(1.0, 1.0)]})
-        warps = [warp_of(variant(f"{side}_flip"), 300, 400, border) for side in SIDES]
-        moved = [as_lists(its) for its in move_points(points, 300, 400, warps)]
-        assert moved == [
-            {"tumor": [pytest.approx((0.5 / 400, 299.5 / 300), abs=1e-6)]},
-            {"tumor": [pytest.approx((399.5 / 400, 0.5 / 300), abs=1e-6)]},
-        ]
 
     def test_the_original_keeps_its_points_as_they_were_annotated(self) -> None:
         given = Annotated(smooth_picture(), self.POINTS)
         assert [*apply(given, [Variant(0, "original", 0, {})], "mirror")] == [given]
 
     def test_a_flip_takes_a_pixel_to_its_mirror_image(self) -> None:
-        """Pixel 100 of 400 comes to pixel 299, pixel 360 to 39; (x + 0.5) / 400 is its centre."""
         assert self.moved("horizontal_flip") == {
-            "tumor": [(0.74875, 0.501667), (0.09875, 0.101667)],
+            "tumor": [(299, 150), (39, 30)],
             "lumen": [],
-            "mitosis": [(0.49875, 0.991667)],
+            "mitosis": [(199, 297)],
         }
 
     @pytest.mark.parametrize("name", TRANSFORMS)
@@ -375,14 +362,14 @@ class TestPoints:
         assert list(whole) == list(self.POINTS)
         for cls, points in self.POINTS.items():
             warp = warp_of(variant(name), 300, 400, "white")
-            (moved,) = move_points({cls: points}, 300, 400, [warp])
+            (moved,) = move_points({cls: points}, [warp])
             assert as_lists(moved) == {cls: whole[cls]}
 
     @pytest.mark.parametrize("name", ["elastic", "gaussian", "rotation", "barrel", "scale"])
     def test_discs_at_moved_points_lie_where_the_moved_discs_do(self, name: str) -> None:
         """Mirrored ones too; only their outlines differ, which a warp bends."""
         height, width = 300, 400
-        points = {"tumor": np.random.default_rng(0).uniform(0, 1, (25, 2))}
+        points = {"tumor": np.random.default_rng(0).uniform(0, (width, height), (25, 2)).round()}
         mask = draw_mask(points, {"tumor": 255}, 12, height, width)
         given = Annotated(smooth_picture(height, width), points, mask)
         (moved,) = apply(given, [variant(name)], "mirror")
@@ -395,20 +382,12 @@ class TestPoints:
 
 def test_points_and_middles_are_moved_each_for_itself() -> None:
     """A flip of 400 px takes pixel 100 to 299 and pixel 40 to 359."""
-    points = as_points({"tumor": [(0.25, 0.5)]})
-    middles = as_points({"tumor": [(0.1, 0.5), (0.25, 0.5)]})
-    field = Annotated(smooth_picture(), points, None, middles)
+    points = as_points({"tumor": [(100, 50)]})
+    middles = as_points({"tumor": [(40, 50), (100, 50)]})
+    field = Annotated(smooth_picture(300, 400), points, None, middles)
     (moved,) = apply(field, [variant("horizontal_flip")], "white")  # mirrors no points
-    height, width = field.image_HWC.shape[:2]
-    middle_y = round((math.floor(0.5 * height) + 0.5) / height, 6)
-    assert as_lists(moved.points) == {"tumor": [(flipped(0.25, width), middle_y)]}
-    expected = [(flipped(x, width), middle_y) for x in (0.1, 0.25)]
-    assert as_lists(moved.middles) == {"tumor": expected}
-
-
-def flipped(share: float, width: int) -> float:
-    """Where a flip shows a pixel's centre."""
-    return round((width - 1 - math.floor(share * width) + 0.5) / width, 6)
+    assert as_lists(moved.points) == {"tumor": [(299, 50)]}
+    assert as_lists(moved.middles) == {"tumor": [(359, 50), (299, 50)]}
 
 
 @pytest.mark.parametrize(("border", "corner"), [("mirror", 255), ("white", 0), ("black", 0)])
@@ -422,7 +401,7 @@ def test_beside_a_border_of_one_colour_a_mask_is_background(border: Any, corner:
 
 
 def test_variants_are_the_same_one_by_one_and_many_together() -> None:
-    field = Annotated(smooth_picture(60, 80), as_points({"tumor": [(0.25, 0.5), (0.7, 0.1)]}))
+    field = Annotated(smooth_picture(60, 80), as_points({"tumor": [(20, 30), (56, 6)]}))
     variants = plan_variants("Case_1-01", 2 * AT_A_TIME + 3, AugmentConfig(), 0)
     together = [*apply(field, variants, "mirror")]
     assert len(together) == len(variants)
@@ -444,7 +423,7 @@ def test_a_variant_that_reaches_further_than_the_border_that_others_need() -> No
 
 
 @pytest.mark.parametrize("points", [{}, {"tumor": np.zeros((0, 2))}])
-def test_a_field_without_points_keeps_having_none(points: Points) -> None:
+def test_a_field_without_points_keeps_having_none(points: PointsPx) -> None:
     field = Annotated(smooth_picture(), points, None, points)
     (moved,) = apply(field, [variant("rotation")], "mirror")
     assert as_lists(moved.points) == as_lists(moved.middles) == as_lists(points)

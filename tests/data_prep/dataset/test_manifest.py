@@ -165,7 +165,7 @@ def test_counts_are_of_cases_fields_and_samples() -> None:
         (lambda f: (f / "manifest.jsonl").write_text("half a li"), r"manifest\.jsonl: .*damaged"),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"format": 99}),
-            "format 99; this version reads 3: prepare the data again with data_prep, into another",
+            "format 99; this version reads 4: prepare the data again with data_prep, into another",
         ),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"content_sha256": "0"}),

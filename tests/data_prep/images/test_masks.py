@@ -5,62 +5,52 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
 
+from data_prep.annotations import brecahad
 from data_prep.images import masks
 from tests.points import as_points
 
 
 def discs(points: list[tuple[float, float]], radius: int, height: int, width: int) -> np.ndarray:
-    """Pixels at most `radius` from (int(x W), int(y H)) of any point."""
+    """Pixels at most `radius` from any point."""
     y, x = np.mgrid[:height, :width]
     inside = np.zeros((height, width), bool)
     for px, py in points:
-        inside |= (x - int(px * width)) ** 2 + (y - int(py * height)) ** 2 <= radius**2
+        inside |= (x - px) ** 2 + (y - py) ** 2 <= radius**2
     return inside
 
 
-@pytest.mark.parametrize("radius", [1, 3, 8, 20])
+def draw(points: list[tuple[float, float]], radius: int, height: int, width: int) -> np.ndarray:
+    return masks.draw_mask(as_points({"tumor": points}), {"tumor": 255}, radius, height, width)
+
+
+@pytest.mark.parametrize("radius", [1, 8])
 def test_a_disc_is_every_pixel_within_the_radius(radius: int) -> None:
-    mask = masks.draw_mask(as_points({"tumor": [(0.5, 0.5)]}), {"tumor": 255}, radius, 100, 140)
+    mask = draw([(70, 50)], radius, 100, 140)
     assert mask.dtype == np.uint8
-    assert np.array_equal(mask, discs([(0.5, 0.5)], radius, 100, 140) * 255)
+    assert np.array_equal(mask, discs([(70, 50)], radius, 100, 140) * 255)
 
 
 def test_a_radius_of_20_px_alone_is_1257_px() -> None:
     """The number of whole (x, y) with x^2 + y^2 <= 400: OEIS A000328(20)."""
-    mask = masks.draw_mask(as_points({"tumor": [(0.5, 0.5)]}), {"tumor": 255}, 20, 100, 100)
-    assert np.count_nonzero(mask) == 1257
+    assert np.count_nonzero(draw([(50, 50)], 20, 100, 100)) == 1257
 
 
-def test_x_goes_over_the_width_and_y_over_the_height() -> None:
-    mask = masks.draw_mask(as_points({"tumor": [(0.75, 0.25)]}), {"tumor": 255}, 1, 40, 200)
-    rows, columns = np.nonzero(mask)
-    assert (rows.mean(), columns.mean()) == (10, 150)
-
-
-def test_a_coordinate_is_cut_to_a_whole_pixel_not_rounded() -> None:
-    mask = masks.draw_mask(as_points({"tumor": [(0.109, 0.199)]}), {"tumor": 255}, 1, 100, 100)
-    rows, columns = np.nonzero(mask)
-    assert (rows.mean(), columns.mean()) == (19, 10)
+def test_a_disc_is_about_the_pixel_that_a_moved_point_lies_in() -> None:
+    """The pixel (10, 19) reaches from 9.5 to 10.5 and from 18.5 to 19.5."""
+    for point in ((9.5, 19.49), (10.49, 18.5)):
+        assert np.array_equal(draw([point], 1, 100, 100), draw([(10, 19)], 1, 100, 100))
 
 
 def test_many_discs_overlap_and_are_cut_at_the_border() -> None:
-    points = [(x, y) for x, y in np.random.default_rng(0).uniform(0, 1, (60, 2)).tolist()]
-    points += [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (0.5, 1.0)]
-    mask = masks.draw_mask(as_points({"tumor": points}), {"tumor": 255}, 20, 300, 400)
-    assert np.array_equal(mask, discs(points, 20, 300, 400) * 255)
-
-
-def test_only_the_classes_asked_for_are_drawn() -> None:
-    points = {"tumor": [(0.25, 0.5)], "lumen": [(0.75, 0.5)]}
-    mask = masks.draw_mask(as_points(points), {"tumor": 255}, 10, 100, 200)
-    assert np.array_equal(mask, discs(points["tumor"], 10, 100, 200) * 255)
+    points = [(x, y) for x, y in np.random.default_rng(0).integers(0, (400, 300), (60, 2)).tolist()]
+    points += [(0, 0), (399, 299), (0, 299), (200, 299), (-5, 100), (410, 20)]
+    assert np.array_equal(draw(points, 20, 300, 400), discs(points, 20, 300, 400) * 255)
 
 
 @pytest.mark.parametrize("order", [["tumor", "lumen"], ["lumen", "tumor"]])
 def test_per_class_labels_follow_the_order_and_later_classes_lie_on_top(order: list[str]) -> None:
-    points = {"tumor": [(0.5, 0.5)], "lumen": [(0.55, 0.5)]}  # 10 px apart: they overlap
+    points = {"tumor": [(100, 50)], "lumen": [(110, 50)], "mitosis": [(30, 30)]}  # not asked for
     values = masks.label_values(order, "per_class")
     mask = masks.draw_mask(as_points(points), values, 10, 100, 200)
     below, above = (discs(points[name], 10, 100, 200) for name in order)
@@ -84,12 +74,18 @@ def test_label_values(labels: str, expected: dict[str, int]) -> None:
 def test_one_channel_of_logits_for_each_distinct_value() -> None:
     assert masks.channel_values([255, 255]) == [255]
     assert masks.channel_values([3, 1, 2, 1]) == [1, 2, 3]
+    mask_HW = np.array([[0, 3, 1], [1, 0, 3]], np.uint8)
+    assert masks.channels_of(mask_HW, [1, 3]).tolist() == [
+        [[False, False, True], [True, False, False]],
+        [[False, True, False], [False, False, True]],
+    ]
 
 
 def test_case_1_01_of_the_sample_has_the_published_number_of_pixels(real_data: Path) -> None:
     annotation = json.loads((real_data / "groundTruth/Case_1-01.json").read_text())
-    points = [(point["x"], point["y"]) for point in annotation["tumor"]]
-    width, height = Pillow.open(real_data / "images/Case_1-01.tif").size
-    mask = masks.draw_mask(as_points({"tumor": points}), {"tumor": 255}, 20, height, width)
+    points = [(int(each["x"] * 1360), int(each["y"] * 1024)) for each in annotation["tumor"]]
+    content = (real_data / "groundTruth/Case_1-01.json").read_bytes()
+    found = brecahad.decode_points(content, 1024, 1360)
+    mask = masks.draw_mask(found, {"tumor": 255}, 20, 1024, 1360)
     assert np.count_nonzero(mask) == 172_413
     assert np.array_equal(mask > 0, discs(points, 20, 1024, 1360))

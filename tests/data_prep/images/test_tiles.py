@@ -17,7 +17,15 @@ from data_prep.config import AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
 from data_prep.dataset.manifest import Sample, read_dataset
 from data_prep.images import image_files
 from data_prep.images.image_files import Box
-from data_prep.images.tiles import Tile, cut, points_in, tissue_share
+from data_prep.images.tiles import (
+    Tile,
+    cut,
+    inside_only,
+    outside_only,
+    pixels_of,
+    points_in,
+    tissue_share,
+)
 from data_prep.prepare import Summary, prepare
 from tests.points import as_lists, as_points
 
@@ -48,16 +56,26 @@ def test_tiles_cover_an_image_with_their_overlap(
 
 def test_a_point_keeps_its_pixel_and_comes_to_every_tile_it_lies_in_or_reaches() -> None:
     tile = Tile(Box(256, 0, 256, 200), HEIGHT, WIDTH)
-    shares = [(x / WIDTH, y / HEIGHT) for x, y in [(300, 100), (250, 100), (100, 100), (300, 590)]]
-    inside = as_lists(points_in(as_points({"tumor": shares, "lumen": []}), tile))
-    # pixel 300 - 256 = 44 of 256, 100 of 200; 250 is 6 px to the left; the others are far away
-    assert inside == {"tumor": [(44.5 / 256, 100.5 / 200), (-5.5 / 256, 100.5 / 200)], "lumen": []}
+    points = as_points({"tumor": [(300, 100), (250, 100), (100, 100), (300, 590)], "lumen": []})
+    # 250 is 6 px to the left; the others are far away
+    assert as_lists(points_in(points, tile)) == {"tumor": [(44, 100), (-6, 100)], "lumen": []}
 
 
-def test_a_point_on_the_far_edge_is_in_the_last_pixel() -> None:
-    tile = Tile(Box(WIDTH - 256, HEIGHT - 200, 256, 200), HEIGHT, WIDTH)
-    inside = as_lists(points_in(as_points({"tumor": [(1.0, 1.0)]}), tile))
-    assert inside == {"tumor": [(255.5 / 256, 199.5 / 200)]}
+def test_a_point_is_the_pixel_that_it_lies_in_and_on_the_far_edge_the_last() -> None:
+    from_corner_N2 = np.array([(0.0, 0.0), (29.0, 58.99), (WIDTH, HEIGHT)])
+    tile = Tile(Box(256, 0, 256, 200), HEIGHT, WIDTH)
+    found = pixels_of(from_corner_N2, tile)
+    assert found.tolist() == [[0, 0], [29, 58], [WIDTH - 1, HEIGHT - 1]]
+
+
+def test_inside_are_the_points_in_a_pixel_of_the_picture() -> None:
+    """The first pixel begins at -0.5, the last of 10 ends at 9.5, where the next would begin."""
+    inside = [(-0.5, -0.5), (0.0, 3.0), (9.49, 3.49)]
+    outside = [(-0.51, 2.0), (9.5, 2.0), (2.0, -0.51), (2.0, 3.5)]
+    points = as_points({"tumor": [*outside, *inside], "lumen": outside, "mitosis": []})
+    assert as_lists(inside_only(points, 4, 10)) == {"tumor": inside, "lumen": [], "mitosis": []}
+    found = as_lists(outside_only(points, 4, 10))
+    assert found == {"tumor": outside, "lumen": outside, "mitosis": []}
 
 
 def test_glass_has_no_tissue() -> None:
@@ -112,7 +130,7 @@ def test_a_slide_becomes_fields_of_its_case(
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     truth = np.any([(x - px) ** 2 + (y - py) ** 2 <= RADIUS**2 for px, py in POINTS], axis=0)
     for sample in summary.samples:
-        top, left = place(sample)
+        top, left = corner(sample)
         part = (slice(top, top + 256), slice(left, left + 256))
         image = np.asarray(Image.open(tmp_path / "out" / sample.image))
         mask = np.asarray(Image.open(tmp_path / "out" / sample.mask))
@@ -152,14 +170,13 @@ def test_a_variant_has_what_its_tile_shows_of_a_disc_beside_it(
         if mask_mode == "warp" or sample.variant == 0:
             # pixels of the outline may fall to either side
             assert np.mean(dark_HW != mask_HW) < 0.01
-        points_in = json.loads((tmp_path / "out" / sample.points).read_text())["tumor"]
-        for point in points_in:
+        for point in json.loads((tmp_path / "out" / sample.points).read_text())["tumor"]:
             assert dark_HW[int(point["y"] * 256), int(point["x"] * 256)]
         num_parts, part_HW = cv2.connectedComponents(mask_HW.astype(np.uint8))
         assert set(np.unique(part_HW[dark_HW])) >= {*range(1, num_parts)}, "a disc on plain grey"
 
 
-def place(sample: Sample) -> tuple[int, int]:
+def corner(sample: Sample) -> tuple[int, int]:
     """(y, x) of a tile, from its field's name."""
     _, x, y = sample.field.rsplit("_", 2)
     return int(y.removeprefix("y")), int(x.removeprefix("x"))

@@ -587,7 +587,7 @@ def test_the_thresholds_stored_are_the_best_of_validation(
             predicted_HW, truth_HW = probability_HW > threshold, mask_HW > 0
             both = 2 * (predicted_HW & truth_HW).sum()
             pixels[index] += both, predicted_HW.sum() + truth_HW.sum()
-            found = find_nuclei(probability_HW, 8, threshold).places
+            found = find_nuclei(probability_HW, 8, threshold).centres_N2
             nuclei[index] += 2 * num_pairs(found, annotated, 8), len(found) + len(annotated)
     for name, (hits, total) in {"threshold": pixels.T, "nuclei_threshold": nuclei.T}.items():
         of_threshold = dict(zip(thresholds, hits / total, strict=True))

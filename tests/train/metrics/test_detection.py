@@ -28,8 +28,8 @@ def drawn(points: list[tuple[int, int]], radius_px: int = 10) -> np.ndarray:
 def test_each_disc_is_found_once_in_its_middle_also_where_discs_touch() -> None:
     points = [(30, 30), (48, 30), (100, 80), (158, 60)]
     nuclei = find_nuclei(drawn(points), radius_px=10, least_score=0.3)
-    assert len(nuclei.places) == 4
-    distance = np.linalg.norm(nuclei.places[:, None] - np.array(points)[None], axis=-1)
+    assert len(nuclei.centres_N2) == 4
+    distance = np.linalg.norm(nuclei.centres_N2[:, None] - np.array(points)[None], axis=-1)
     assert distance.min(axis=0).max() <= 3
     assert list(nuclei.scores) == sorted(nuclei.scores, reverse=True)
 
@@ -42,8 +42,8 @@ def test_a_lone_disc_has_the_share_of_the_gaussian_that_it_covers() -> None:
 
 def test_a_flat_map_is_nothing_below_its_level_and_one_plateau_above() -> None:
     flat = np.full((61, 61), 0.4, np.float32)
-    assert len(find_nuclei(flat, 10, least_score=0.5).places) == 0
-    assert find_nuclei(flat, 10, least_score=0.3).places.tolist() == [[30, 30]]
+    assert len(find_nuclei(flat, 10, least_score=0.5).centres_N2) == 0
+    assert find_nuclei(flat, 10, least_score=0.3).centres_N2.tolist() == [[30, 30]]
 
 
 def map_of(kind: str) -> np.ndarray:

@@ -21,20 +21,19 @@ def test_radii_lie_around_the_one_that_was_chosen(radius_px: int, radii: list[in
 def test_discs_are_those_of_the_prepared_masks() -> None:
     """Also where they overlap, the later class over the earlier, and at the border."""
     rng = np.random.default_rng(0)
-    points = {"tumor": rng.uniform(0, 1, (6, 2)), "mitosis": rng.uniform(0, 1, (6, 2))}
+    points = {name: rng.uniform(0, (90, 60), (6, 2)).round() for name in ("tumor", "mitosis")}
     mask_HW = draw_mask(points, {"tumor": 1, "mitosis": 2}, 9, 60, 90)
-    places = [(xy * (90, 60) - 0.5) for xy in points.values()]
-    discs_CHW = paint_discs(places, 9, 60, 90)
+    discs_CHW = paint_discs([*points.values()], 9, 60, 90)
     assert np.array_equal(discs_CHW[0], mask_HW == 1)
     assert np.array_equal(discs_CHW[1], mask_HW == 2)
 
 
 def test_discs_found_at_their_size_lose_dice_by_the_ratio_of_areas() -> None:
     """Of two discs about one centre, r within R: Dice = 2 r^2 / (r^2 + R^2)."""
-    places = [np.array([[60.0, 50.0], [150.0, 120.0]])]
-    predicted_CHW = paint_discs(places, 20, 200, 220)
+    points = [np.array([[60.0, 50.0], [150.0, 120.0]])]
+    predicted_CHW = paint_discs(points, 20, 200, 220)
     radii = radii_around(20)
-    counts = counts_by_radius(predicted_CHW, places, radii)
+    counts = counts_by_radius(predicted_CHW, points, radii)
     assert counts.shape == (5, 1, 4)
     assert (counts.sum(axis=-1) == 200 * 220).all()
     by_radius = {row["radius_px"]: row["dice"] for row in dice_by_radius([counts], radii)}

@@ -43,11 +43,11 @@ def test_windows_find_what_the_whole_has(noisy: bool) -> None:
 
     whole = find_nuclei(probability_HW, RADIUS_PX, 0.4)
     found = find_in_windows(read, 510, 730, RADIUS_PX, 0.4)
-    assert len(whole.places) > 300
-    order, expected = (np.lexsort(places.T) for places in (found.places, whole.places))
-    assert found.places[order].tolist() == whole.places[expected].tolist()
+    assert len(whole.centres_N2) > 300
+    order, expected = (np.lexsort(each.centres_N2.T) for each in (found, whole))
+    assert found.centres_N2[order].tolist() == whole.centres_N2[expected].tolist()
     assert found.scores[order] == pytest.approx(whole.scores[expected], abs=1e-5)
-    to_seam = np.abs((found.places + 50) % 100 - 50).min(axis=1)
+    to_seam = np.abs((found.centres_N2 + 50) % 100 - 50).min(axis=1)
     assert (to_seam < 2).sum() > 10
 
 
@@ -59,7 +59,7 @@ def test_a_window_reads_no_more_than_its_halo() -> None:
         seen.append((box.height, box.width))
         return np.zeros((box.height, box.width), np.float32)
 
-    assert len(find_in_windows(read, 1000, 300, RADIUS_PX, 0.5).places) == 0
+    assert len(find_in_windows(read, 1000, 300, RADIUS_PX, 0.5).centres_N2) == 0
     assert len(seen) == 30
     assert max(seen) == (160, 160)
 
@@ -110,7 +110,8 @@ def features(found: dict[str, Nuclei]) -> list[dict[str, Any]]:
 
 
 def test_brecahads_form_is_read_back_at_the_same_pixels() -> None:
-    points = brecahad.parse_points(as_brecahad({"tumor": two()}, height=50, width=100))
-    assert set(points) == set(brecahad.CLASSES)
-    assert [(int(x * 100), int(y * 50)) for x, y in points["tumor"]] == [(10, 20), (99, 0)]
+    content = as_brecahad({"tumor": two()}, height=50, width=100)
+    points = brecahad.decode_points(content, 50, 100)
+    assert set(points) == set(brecahad.parse(content)) == set(brecahad.CLASSES)
+    assert points["tumor"].tolist() == [[10, 20], [99, 0]]
     assert not any(len(points[name]) for name in points if name != "tumor")
