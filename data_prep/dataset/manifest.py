@@ -256,7 +256,7 @@ def check_unchanged(dataset: Dataset) -> None:
     """Raises DatasetError where another data set stands in its place since it was read.
 
     A dataset.json that is missing says nothing: it is away while fields are prepared again, perhaps
-    with the same bytes, and other bytes are refused where they are read (pack.check_content).
+    with the same bytes, and other bytes are refused where they are read (samples.check_content).
     """
     try:
         about = json.loads((dataset.folder / DATASET).read_bytes())

@@ -1,17 +1,16 @@
-"""Prepared pixels, decoded: from their files, or from one file that is mapped into memory.
+"""The pack: the training split's pixels, decoded, in one file that is mapped into memory.
 
-A pack holds the training split's samples one after the other, in the manifest's order, as the
-decoder gives them: H x W x 4 bytes each, red, green, blue and the mask's label of every pixel. Its
-name is a hash over the data set's content, this layout and the decoder's release, so that it is
-never taken for another's. The processes of a machine share its pages: while those are in the page
-cache, to read a crop is to copy the bytes it covers; where there is no memory for that, it is read
-from the disk.
+A pack holds the samples one after the other, in the manifest's order, as the decoder returns them:
+H x W x 4 bytes each, red, green, blue and the mask's label of every pixel. Its name is a hash over
+the data set's content, this layout and the decoder's release, so that it is never taken for
+another's. The processes of a machine share its pages: while these are in the page cache, reading a
+crop copies the bytes it covers; without memory for that, it reads them from the disk.
 """
 
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
@@ -26,11 +25,10 @@ from common.command_line import UserError, track
 from common.files import sync
 from common.ownership import Item
 from common.workers import map_tasks
-from data_prep.annotations import brecahad
-from data_prep.dataset.manifest import AGAIN, Dataset, Sample
-from data_prep.images.arrays import Image, Mask, PointsPx
+from data_prep.dataset.manifest import Dataset, Sample
+from data_prep.dataset.samples import read_sample
+from data_prep.images.arrays import Image, Mask
 from data_prep.images.masks import BINARY_LABEL
-from data_prep.raw import BadInputError
 
 KIND = "pack"  # private folder of the record
 PACKED = "packed"
@@ -49,67 +47,6 @@ class PackTask:
     sample: Sample
     pack: Path
     offset: int
-
-
-def read_sample(folder: Path, sample: Sample) -> tuple[Image, Mask]:
-    """Decode a prepared image, HWC uint8 RGB, and its mask, HW uint8. Raises UserError."""
-    return read_image(folder, sample), read_mask(folder, sample)
-
-
-def read_image(folder: Path, sample: Sample) -> Image:
-    """Decode a prepared image, HWC uint8 RGB. Raises UserError."""
-    size = (sample.height_px, sample.width_px)
-    return read_pixels(folder / sample.image, cv2.IMREAD_COLOR_RGB, size, sample.image_sha256)
-
-
-def read_mask(folder: Path, sample: Sample) -> Mask:
-    """Decode a prepared mask, HW uint8. Raises UserError."""
-    size = (sample.height_px, sample.width_px)
-    return read_pixels(folder / sample.mask, cv2.IMREAD_GRAYSCALE, size, sample.mask_sha256)
-
-
-def read_pixels(
-    path: Path, flags: int, size: tuple[int, int], sha256: str
-) -> npt.NDArray[np.uint8]:
-    """Decode a file that must have this height, width and hash. Raises UserError."""
-    try:
-        content = path.read_bytes()
-        # not cv2.imread(), which crashes where a name is not UTF-8
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}{AGAIN}") from None
-    except cv2.error:  # of an empty file
-        pixels = None
-    if pixels is None:
-        raise UserError(f"{path}: damaged, cannot be decoded{AGAIN}")
-    if pixels.shape[:2] != size:
-        found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], size))
-        raise UserError(f"{path}: {found} px, its manifest says {expected}{AGAIN}")
-    check_content(path, content, sha256)
-    return np.asarray(pixels, np.uint8)
-
-
-def check_content(path: Path, content: bytes, sha256: str) -> None:
-    """Raises UserError for a file that is not as it was written: figures would not be of the data
-    set that they name."""
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(
-            f"{path}: is not as data_prep wrote it; move it away and run data_prep again. A"
-            " correction belongs in the raw fields (with annotations=masks, where it is a mask)"
-        )
-
-
-def read_points(folder: Path, sample: Sample, classes: Iterable[str]) -> PointsPx:
-    """Read a sample's points of these classes. Raises UserError."""
-    path = folder / sample.points
-    try:
-        content = path.read_bytes()
-        points = brecahad.decode_points(content, sample.height_px, sample.width_px)
-        found = {name: points[name] for name in classes}
-    except (OSError, BadInputError, KeyError) as error:
-        raise UserError(f"{path}: missing or damaged: {error}{AGAIN}") from None
-    check_content(path, content, sample.points_sha256)
-    return found
 
 
 class SamplePixels(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 from common.command_line import UsageError, counted
 from common.ownership import Item
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
-from data_prep.dataset.pack import read_points, read_sample
+from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images.arrays import Image, Mask, PointsN2
 from data_prep.images.outlines import draw_outlines
 from data_prep.tools.config import PreviewConfig

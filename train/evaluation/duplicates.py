@@ -22,7 +22,7 @@ import torch
 
 from common.command_line import UserError
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
-from data_prep.dataset.pack import read_image
+from data_prep.dataset.samples import read_image
 from data_prep.images.arrays import Image, Mask
 from train.crops.microbatches import mask_to_target
 from train.evaluation.fields import WholeField

@@ -14,7 +14,7 @@ from common.command_line import UsageError, UserError
 from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS, check_occurring
 from data_prep.dataset.manifest import Dataset, Labelling, Sample
-from data_prep.dataset.pack import read_points, read_sample
+from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images import image_files, masks
 from data_prep.images.arrays import PointsN2, PointsPx
 from data_prep.images.tiles import whole

@@ -1,4 +1,4 @@
-"""Prepared pixels: from the files or from the pack, the same bytes; bad files are named."""
+"""The pack holds the same bytes as the files; it is used only where it is whole and its own."""
 
 import errno
 import os
@@ -6,106 +6,25 @@ import pickle
 import resource
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 
 from common.command_line import UserError
 from common.workers import WorkerError
-from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.dataset import pack
-from data_prep.dataset.manifest import Dataset, read_dataset
-from data_prep.dataset.pack import TrainingPixels, packed_path, read_points, read_sample
-from data_prep.prepare import prepare
+from data_prep.dataset.manifest import Dataset
+from data_prep.dataset.pack import TrainingPixels, packed_path
+from data_prep.dataset.samples import read_sample
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
 
-@pytest.fixture
-def prepared(raw_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Dataset]:
-    """prepared(pack=True, ...) prepares two training fields of different sizes and one other."""
-    raw = raw_folder({"1": 2, "2": 1})
-    odd = np.random.default_rng(5).integers(0, 256, (77, 91, 3), np.uint8)
-    tifffile.imwrite(raw / "images/Case_1-02.tif", odd, photometric="rgb")
-
-    def run(**settings: object) -> Dataset:
-        split = SplitConfig(val=0, test_cases=["2"])
-        given = {"copies": 2, "format": "png", "split": split, "workers": 2} | settings
-        augment = AugmentConfig(transforms=["gaussian"])
-        config = PrepConfig(raw=str(raw), out=str(tmp_path / "out"), augment=augment, **given)  # type: ignore[arg-type]
-        prepare(config)
-        return read_dataset(tmp_path / "out")
-
-    return run
-
-
 def packs(dataset: Dataset) -> list[Path]:
     return sorted(dataset.folder.glob("packed/*"))
-
-
-def test_images_are_read_as_rgb_and_masks_as_labels(
-    prepared: Callable[..., Dataset], tmp_path: Path
-) -> None:
-    """Against the raw field, through another reader."""
-    dataset = prepared()
-    sample = dataset.split("train")[0]
-    image_HWC, mask_HW = read_sample(dataset.folder, sample)
-    assert np.array_equal(image_HWC, tifffile.imread(tmp_path / "raw/images/Case_1-01.tif"))
-    assert np.array_equal(mask_HW, np.asarray(Image.open(dataset.folder / sample.mask)))
-    assert np.count_nonzero(mask_HW) == sample.foreground_px > 0
-
-
-@pytest.mark.parametrize("kind", ["image", "mask", "points"])
-def test_a_file_that_was_changed_since_is_refused(
-    kind: str, prepared: Callable[..., Dataset]
-) -> None:
-    """A mask that somebody mended would be trained on, and measured against, under the hash of the
-    one that was prepared."""
-    dataset = prepared()
-    sample = dataset.split("train")[0]
-    victim = dataset.folder / getattr(sample, kind)
-    if kind == "points":
-        victim.write_text(victim.read_text().replace("]", "] ", 1))
-    else:
-        pixels = cv2.imread(str(victim), cv2.IMREAD_UNCHANGED)
-        pixels[:9, :9] = 255 - pixels[:9, :9]
-        cv2.imwrite(str(victim), pixels)
-    read = partial(read_points, classes=["tumor"]) if kind == "points" else read_sample
-    with pytest.raises(UserError, match=r"is not as data_prep wrote it; move it away"):
-        read(dataset.folder, sample)
-
-
-@pytest.mark.parametrize("kind", ["image", "mask"])
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        ("missing", "No such file or directory"),
-        ("empty", "damaged, cannot be decoded"),
-        ("garbage", "damaged, cannot be decoded"),
-        ("other size", "9 x 8 px, its manifest says 160 x 120"),
-    ],
-)
-def test_a_bad_file_is_named(
-    kind: str, damage: str, reason: str, prepared: Callable[..., Dataset]
-) -> None:
-    dataset = prepared()
-    sample = dataset.split("train")[0]
-    victim = dataset.folder / getattr(sample, kind)
-    if damage == "missing":
-        victim.unlink()
-    elif damage == "other size":
-        cv2.imwrite(str(victim), np.zeros((8, 9, 3), np.uint8))
-    else:
-        victim.write_bytes(b"no picture" if damage == "garbage" else b"")
-    with pytest.raises(UserError) as caught:
-        read_sample(dataset.folder, sample)
-    assert str(caught.value) == f"{victim}: {reason}; run data_prep again"
 
 
 def test_a_name_that_is_not_utf_8_is_read_and_packed(
@@ -228,40 +147,28 @@ def test_a_pack_of_what_the_set_was_before_is_neither_used_nor_kept(
     assert new != old
 
 
-def test_a_pack_of_another_release_of_the_decoder_is_neither_used_nor_kept(
-    prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "other"), [("version", lambda library: f"{library} of tomorrow"), ("LAYOUT", "BGRL")]
+)
+def test_a_pack_of_another_decoder_or_layout_is_neither_used_nor_kept(
+    prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, name: str, other: Any
 ) -> None:
+    """It is of the same size."""
     dataset = prepared(pack=True)
     old = packs(dataset)
     assert TrainingPixels(dataset).packed is not None
-    monkeypatch.setattr(pack, "version", lambda library: f"{library} of tomorrow")
+    monkeypatch.setattr(pack, name, other)
     assert TrainingPixels(dataset).packed is None
     (new,) = packs(prepared(pack=True))
     assert [new] != old
     assert TrainingPixels(dataset).packed is not None
-
-
-def test_a_pack_of_another_layout_is_neither_used_nor_kept(
-    prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may be of the same size."""
-    monkeypatch.setattr(pack, "LAYOUT", "BGRL")
-    dataset = prepared(pack=True)
-    old = packs(dataset)
-    monkeypatch.undo()
-    assert TrainingPixels(dataset).packed is None
-    (new,) = packs(prepared(pack=True))
-    assert [new] != old
-    assert new.stat().st_size == 4 * 2 * (120 * 160 + 77 * 91)
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "is_binary"),
     [
-        ("binary", ["tumor"], True),
         ("binary", ["tumor", "non_tumor"], True),
         ("per_class", ["tumor"], False),
-        ("per_class", ["tumor", "non_tumor"], False),
     ],
 )
 def test_labels_that_may_be_interpolated(

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from data_prep.dataset.manifest import Dataset
-from data_prep.dataset.pack import TrainingPixels, read_sample
+from data_prep.dataset.pack import TrainingPixels
+from data_prep.dataset.samples import read_sample
 from tests.train.conftest import prepare_here
 from train.config import CropConfig, TrainConfig
 from train.crops.loader import load_microbatches

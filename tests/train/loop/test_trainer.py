@@ -23,7 +23,8 @@ from common import command_line
 from common.command_line import EXIT_STOPPED, UserError
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, read_dataset
-from data_prep.dataset.pack import PACKED, TrainingPixels, read_sample
+from data_prep.dataset.pack import PACKED, TrainingPixels
+from data_prep.dataset.samples import read_sample
 from model.precision import choose_precision
 from tests.matching import num_pairs
 from train import __main__ as train_main
