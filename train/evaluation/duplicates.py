@@ -24,7 +24,7 @@ from common.command_line import UserError
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_image
 from data_prep.images.arrays import Image, Mask
-from train.crops.microbatches import mask_to_target
+from data_prep.images.masks import channels_of
 from train.evaluation.fields import WholeField
 from train.metrics.scores import Score, count_pixels, score
 from train.ranks.distributed import Ranks
@@ -154,7 +154,7 @@ def agreement_of(mask_HW: Mask, other_HW: Mask, label_values: Sequence[int]) -> 
     """The Dice of two masks over all classes; None where both are empty."""
     # neither is the truth: one that is empty is taken for the prediction
     masks = sorted((mask_HW, other_HW), key=np.count_nonzero)
-    truth_BCHW = mask_to_target(torch.from_numpy(np.stack(masks)), label_values).bool()
+    truth_BCHW = torch.from_numpy(np.stack([channels_of(each, label_values) for each in masks]))
     return score(count_pixels(truth_BCHW[:1], truth_BCHW[1:]).numpy())["dice"]
 
 

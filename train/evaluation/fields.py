@@ -16,7 +16,7 @@ from data_prep.annotations.formats import READERS, check_occurring
 from data_prep.dataset.manifest import Dataset, Labelling, Sample
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images import image_files, masks
-from data_prep.images.arrays import PointsN2, PointsPx
+from data_prep.images.arrays import Image, Mask, PointsN2, PointsPx
 from data_prep.images.tiles import whole
 from data_prep.raw import BadInputError, Field
 from model.precision import Precision
@@ -26,8 +26,6 @@ from train.metrics.scores import Counts, count_pixels, histogram
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 
-Array = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class WholeField:
@@ -35,34 +33,43 @@ class WholeField:
 
     name: str
     case: str
-    read: Callable[[], tuple[Array, Array, list[PointsN2]]]
-    """-> image HWC uint8 RGB, mask HW uint8, annotated points of each channel of the logits."""
+    read: Callable[[], tuple[Image, Mask, list[PointsN2]]]
+    """Returns the image, the mask, and the annotated points of each channel of the logits."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A field, its truth and what a network makes of it."""
+    """A field, its truth and a network's probabilities."""
 
     index: int
-    """Place of the field among all that are predicted."""
+    """Number of the field among all that are predicted."""
     field: WholeField
-    image_HWC: Array
+    image_HWC: Image
     truth_CHW: npt.NDArray[np.bool_]
     annotated: list[PointsN2]
     """The annotated points of each channel."""
     probability_CHW: npt.NDArray[np.float32]
 
+    @property
+    def is_annotated(self) -> npt.NDArray[np.bool_]:
+        """(H, W): which pixels are annotated as any class."""
+        return np.asarray(self.truth_CHW.any(axis=0))
+
+    def is_predicted(self, threshold: float) -> npt.NDArray[np.bool_]:
+        """(H, W): which pixels are predicted to be of any class."""
+        return np.asarray((self.probability_CHW > threshold).any(axis=0))
+
 
 @dataclass(frozen=True)
 class Criteria:
-    """What counts as predicted, and as found."""
+    """Thresholds: what counts as a predicted pixel, and as a found nucleus."""
 
     threshold: float
     """Probability above which a pixel counts as predicted."""
     nuclei_threshold: float
     """Score above which a nucleus counts as found, see train.metrics.detection."""
     radius_px: float
-    """Of a nucleus."""
+    """Radius of a nucleus."""
     match_radius_px: float
     """How far from its annotated point a nucleus may be found."""
 
@@ -87,15 +94,15 @@ class FieldResult:
 
 
 def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
-    """The original fields of a split (augmented copies never count in a metric)."""
+    """Return the original fields of a split: augmented copies never count in a metric."""
     return [
         WholeField(sample.field, sample.case, partial(read_prepared, dataset, sample))
         for sample in dataset.split(split, originals_only=True)
     ]
 
 
-def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[PointsN2]]:
-    """Image, mask and points of a sample. Raises UserError where a file is bad."""
+def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Image, Mask, list[PointsN2]]:
+    """Read image, mask and points of a sample. Raises UserError where a file is bad."""
     image, mask = read_sample(dataset.folder, sample)
     labelling = dataset.description.labelling
     points = read_points(dataset.folder, sample, labelling.labels)
@@ -103,10 +110,10 @@ def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Array, Array, list[
 
 
 def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[WholeField]:
-    """The fields of a raw folder, read and with masks drawn as the training data's were.
+    """Return the fields of a raw folder, to be read and drawn like the training data.
 
-    `described_in` is the file that the labelling is from, for messages. Raises UserError where a
-    file there has no partner, UsageError where a class is in none.
+    `described_in`: the file that the labelling is from, for messages. Raises UserError where a file
+    has no partner, UsageError where a class is in no field.
     """
     reader = READERS[labelling.annotations]
     expected = expected_format(labelling, described_in)
@@ -128,7 +135,7 @@ def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[Whol
 
 
 def expected_format(labelling: Labelling, described_in: Path) -> str:
-    """The format that raw fields must have, and where it is from, as messages say it."""
+    """Name the format that raw fields must have, and the file that says so, for messages."""
     endings = " or ".join(READERS[labelling.annotations].suffixes)
     return (
         f"expected annotations={labelling.annotations} ({endings}), the format of the training"
@@ -138,8 +145,8 @@ def expected_format(labelling: Labelling, described_in: Path) -> str:
 
 def read_raw(
     field: Field, labelling: Labelling, expected: str
-) -> tuple[Array, Array, list[PointsN2]]:
-    """Image, mask and points of a raw field. Raises UserError where a file is bad."""
+) -> tuple[Image, Mask, list[PointsN2]]:
+    """Read image, mask and points of a raw field. Raises UserError where a file is bad."""
     reader, values = READERS[labelling.annotations], labelling.labels
     try:
         image = image_files.read_image(field.image, labelling.uint16_white)
@@ -173,9 +180,9 @@ def predict_fields(
     ranks: Ranks,
     stop: StopRequest,
 ) -> Iterator[Prediction]:
-    """This rank's share of the fields, predicted; each field on one rank only. Collective.
+    """Predict the fields that fall to this rank; each field on one rank only. Collective.
 
-    Ends early, on all ranks after the same round, where any was asked to stop.
+    Ends early, on all ranks after the same round, where any rank was asked to stop.
     """
     model.eval()
     for first in range(0, len(fields), ranks.world_size):
@@ -219,9 +226,9 @@ def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:
 
 
 def gather_results(results: list[FieldResult], ranks: Ranks) -> list[FieldResult]:
-    """All ranks' results in the order of the fields, on every rank. Collective.
+    """Return all ranks' results in the order of the fields, on every rank. Collective.
 
-    In one order, so that sums of floats come out the same on any number of ranks.
+    In one order, sums of floats come out the same on any number of ranks.
     """
     gathered = [result for part in ranks.gather(results) for result in part]
     return sorted(gathered, key=lambda result: result.index)

@@ -243,8 +243,8 @@ def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) ->
         result.case,
         score(result.counts)["dice"],
         prediction.image_HWC,
-        np.asarray(prediction.truth_CHW.any(axis=0)),
-        np.asarray((prediction.probability_CHW > threshold).any(axis=0)),
+        prediction.is_annotated,
+        prediction.is_predicted(threshold),
     )
 
 
@@ -255,9 +255,7 @@ def figure_names(field: str) -> tuple[str, str]:
 
 def draw(prediction: Prediction, result: FieldResult, threshold: float, item: Item) -> None:
     """The figures of a field: three panels, and hits, misses and false alarms; classes as one."""
-    truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
-    predicted_HW = np.asarray((prediction.probability_CHW > threshold).any(axis=0))
-    pictures = (prediction.image_HWC, truth_HW, predicted_HW)
+    pictures = (prediction.image_HWC, prediction.is_annotated, prediction.is_predicted(threshold))
     title = f"{result.name}   Dice {score_text(score(result.counts)['dice'], 3)}"
     panels, outcome = map(item.make, figure_names(result.name))
     save_panels(panels, title, *pictures)

@@ -479,9 +479,8 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 def panel_of(prediction: Prediction) -> Any:
     """TensorBoard's picture of a field: input, truth and prediction of any class."""
-    truth_HW = np.asarray(prediction.truth_CHW.any(axis=0))
-    predicted_HW = np.asarray((prediction.probability_CHW > DEFAULT_THRESHOLD).any(axis=0))
-    return panel_strip(prediction.image_HWC, truth_HW, predicted_HW, PANEL_HEIGHT_PX)
+    predicted_HW = prediction.is_predicted(DEFAULT_THRESHOLD)
+    return panel_strip(prediction.image_HWC, prediction.is_annotated, predicted_HW, PANEL_HEIGHT_PX)
 
 
 def summarise(results: list[FieldResult]) -> dict[str, Score]:
