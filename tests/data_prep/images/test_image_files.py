@@ -73,18 +73,12 @@ class TestTif:
         "options",
         [
             {},
-            {"compression": "lzw"},
-            {"compression": "deflate"},
             {"compression": "lzw", "predictor": True},
             {"compression": "packbits"},
-            {"tile": (32, 48)},  # neither side is a multiple
-            {"tile": (32, 48), "compression": "lzw"},
-            {"tile": (64, 64), "compression": "deflate"},
-            {"rowsperstrip": 7},
+            {"tile": (32, 48), "compression": "lzw"},  # neither side is a multiple
             {"planarconfig": "separate"},
             {"planarconfig": "separate", "tile": (32, 32), "compression": "deflate"},
-            {"byteorder": ">", "rowsperstrip": 7},
-            {"bigtiff": True},
+            {"byteorder": ">", "rowsperstrip": 7, "bigtiff": True},
         ],
         ids=str,
     )
@@ -96,9 +90,8 @@ class TestTif:
             content = tif(image_HWC, photometric="rgb", **options)
         assert_rgb(decode_image(content, ".tif"), image_HWC)
 
-    @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
-    def test_what_another_library_wrote_comes_back_to_the_bit(self, compression: str) -> None:
-        content = saved(Pillow.fromarray(noise(3)), "TIFF", compression=compression)
+    def test_what_another_library_wrote_comes_back_to_the_bit(self) -> None:
+        content = saved(Pillow.fromarray(noise(3)), "TIFF", compression="tiff_lzw")
         assert_rgb(decode_image(content, ".tiff"), noise(3))
 
     @pytest.mark.parametrize(
@@ -119,9 +112,8 @@ class TestTif:
         assert_rgb(decoded, expected, tolerance=4)
         assert np.abs(decoded.astype(int) - gradient()).mean() < 3
 
-    @pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
-    def test_grey_becomes_three_equal_channels(self, compression: str | None) -> None:
-        content = tif(noise(), photometric="minisblack", compression=compression)
+    def test_grey_becomes_three_equal_channels(self) -> None:
+        content = tif(noise(), photometric="minisblack", compression="lzw")
         assert_rgb(decode_image(content, ".tif"), np.stack([noise()] * 3, axis=-1))
 
     def test_inverted_grey_is_turned_round(self) -> None:
@@ -136,13 +128,10 @@ class TestTif:
         content = saved(Pillow.fromarray(bits), "TIFF")
         assert_rgb(decode_image(content, ".tif"), np.stack([bits * 255] * 3, axis=-1))
 
-    @pytest.mark.parametrize("white", [65535, 4095])
-    def test_palette_colours_are_looked_up_whatever_16_bit_images_call_white(
-        self, white: int
-    ) -> None:
+    def test_palette_colours_are_looked_up_whatever_16_bit_images_call_white(self) -> None:
         image = Pillow.fromarray(noise(3)).quantize(100)
         expected = np.asarray(image.convert("RGB"))
-        assert_rgb(decode_image(saved(image, "TIFF"), ".tif", white), expected)
+        assert_rgb(decode_image(saved(image, "TIFF"), ".tif", 4095), expected)
 
     @pytest.mark.parametrize("planar", [False, True])
     def test_rgba_is_laid_over_white(self, planar: bool) -> None:
@@ -179,7 +168,7 @@ def over_white(pixels: np.ndarray) -> np.ndarray:
 
 
 class TestSixteenBit:
-    @pytest.mark.parametrize("white", [65535, 4095, 1000])
+    @pytest.mark.parametrize("white", [65535, 1000])
     def test_every_value_follows_the_rule(self, white: int) -> None:
         """round(255 v / white), at most 255; checked in fractions, for all 65,536 values."""
         every_value = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -193,10 +182,8 @@ class TestSixteenBit:
         decoded = decode_image(tif(values, photometric="minisblack"), ".tif")
         assert decoded[0, :, 0].tolist() == [0, 0, 1, 1, 2, 16, 255, 255]
 
-    @pytest.mark.parametrize(
-        "options", [{}, {"compression": "lzw"}, {"compression": "deflate", "tile": (32, 32)}]
-    )
-    def test_16_bit_rgb_and_rgba_are_read(self, options: dict[str, Any]) -> None:
+    def test_16_bit_rgb_and_rgba_are_read(self) -> None:
+        options = {"compression": "deflate", "tile": (32, 32)}
         fine, byte = noise(3).astype(np.uint16) * 257, noise(3)  # 257 v is v of 255 in 16 bit
         assert_rgb(decode_image(tif(fine, photometric="rgb", **options), ".tif"), byte)
         opaque = np.dstack([fine, np.full((HEIGHT, WIDTH), 65535, np.uint16)])
@@ -227,8 +214,7 @@ class TestPngAndJpg:
         content = saved(Pillow.fromarray(noise(4), "RGBA"), "PNG")
         assert_rgb(decode_image(content, ".png"), over_white(noise(4)))
 
-    @pytest.mark.parametrize("suffix", [".jpg", ".jpeg"])
-    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    @pytest.mark.parametrize(("mode", "suffix"), [("RGB", ".jpg"), ("L", ".jpeg")])
     def test_jpg_comes_back_as_another_decoder_reads_it(self, mode: str, suffix: str) -> None:
         content = saved(Pillow.fromarray(gradient()).convert(mode), "JPEG", quality=90)
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
@@ -237,7 +223,6 @@ class TestPngAndJpg:
 
 WHOLE = {
     "tif": lambda: (tif(noise(3), photometric="rgb"), ".tif"),
-    "tif lzw": lambda: (tif(noise(3), photometric="rgb", compression="lzw"), ".tif"),
     "tif deflate": lambda: (tif(noise(3), photometric="rgb", compression="deflate"), ".tif"),
     "tif jpeg": lambda: (tif(noise(3), photometric="rgb", compression="jpeg"), ".tif"),
     "tif tiles": lambda: (tif(noise(3), photometric="rgb", tile=(32, 32)), ".tif"),
@@ -249,7 +234,6 @@ WHOLE = {
         tif(noise(3), photometric="rgb", compression="jpeg", tile=(32, 32)),
         ".tif",
     ),
-    "tif of Pillow": lambda: (saved(Pillow.fromarray(noise(3)), "TIFF"), ".tif"),
     "tif lzw of Pillow": lambda: (
         saved(Pillow.fromarray(noise(3)), "TIFF", compression="tiff_lzw"),
         ".tif",
@@ -260,21 +244,15 @@ WHOLE = {
 
 
 class TestDamaged:
-    @pytest.mark.parametrize("cut", ["8 bytes", "a tenth", "half", "all but a tenth", "to the end"])
     @pytest.mark.parametrize("kind", WHOLE)
-    def test_a_file_that_was_cut_short_is_refused(self, kind: str, cut: str) -> None:
+    def test_a_file_that_was_cut_short_is_refused(self, kind: str) -> None:
         """Never a picture whose rest is black or grey."""
         content, suffix = WHOLE[kind]()
         assert decode_image(content, suffix).shape == (HEIGHT, WIDTH, 3)
-        kept = {
-            "8 bytes": 8,
-            "a tenth": len(content) // 10,
-            "half": len(content) // 2,
-            "all but a tenth": len(content) * 9 // 10,
-            "to the end": len(content) - 13,  # into the last pixels, behind a PNG's end mark
-        }[cut]
-        with pytest.raises(BadInputError, match="cut short"):
-            decode_image(content[:kept], suffix)
+        # the last is into the last pixels, behind a PNG's end mark
+        for kept in (8, len(content) // 10, len(content) // 2, len(content) - 13):
+            with pytest.raises(BadInputError, match="cut short"):
+                decode_image(content[:kept], suffix)
 
     @pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
     def test_an_empty_file_and_one_of_something_else_are_refused(self, suffix: str) -> None:
@@ -284,13 +262,16 @@ class TestDamaged:
             decode_image(b"Dear colleague, please find the slides attached.", suffix)
 
     @pytest.mark.parametrize(
-        ("layout", "missing"),
-        [({"tile": (32, 32)}, "2 of 20 tiles"), ({"rowsperstrip": 16}, "2 of 8 strips")],
+        ("layout", "zeroed", "missing"),
+        [
+            ({"tile": (32, 32)}, ["Offsets", "ByteCounts"], "2 of 20 tiles"),
+            ({"tile": (32, 32)}, ["Offsets"], "2 of 20 tiles"),
+            ({"rowsperstrip": 16}, ["ByteCounts"], "2 of 8 strips"),
+        ],
         ids=str,
     )
-    @pytest.mark.parametrize("zeroed", [["Offsets", "ByteCounts"], ["Offsets"], ["ByteCounts"]])
     def test_a_tile_or_strip_that_is_not_there_is_refused(
-        self, tmp_path: Path, layout: dict[str, Any], missing: str, zeroed: list[str]
+        self, tmp_path: Path, layout: dict[str, Any], zeroed: list[str], missing: str
     ) -> None:
         """tifffile would fill it with zeros: a black square in a tissue."""
         path = tmp_path / "a.tif"
@@ -421,7 +402,7 @@ class TestWriting:
         assert (image.format, image.mode) == ("PNG", "RGB")
         assert np.array_equal(np.asarray(image), noise(3))
 
-    @pytest.mark.parametrize("quality", [50, 95, 100])
+    @pytest.mark.parametrize("quality", [50, 95])
     def test_jpg_is_rgb_and_has_the_quality_asked_for(self, quality: int) -> None:
         """Libjpeg's quality is its quantisation tables, so they must be those Pillow writes."""
         image = Pillow.open(io.BytesIO(encode_image(gradient(), "jpg", quality)))
