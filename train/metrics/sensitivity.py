@@ -41,7 +41,7 @@ def counts_by_radius(
     `annotated` holds the points of each channel.
     """
     predicted_BCHW = torch.from_numpy(predicted_CHW)[None]
-    truths = [draw_discs(annotated, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
+    truths = [paint_discs(annotated, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
     counts = [count_pixels(predicted_BCHW, torch.from_numpy(truth)[None]) for truth in truths]
     return np.array(counts, np.int64).reshape(len(radii_px), len(annotated), 4)
 

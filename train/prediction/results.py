@@ -145,11 +145,11 @@ class Results:
             item.publish(self.task.about)
         store.remove()
 
-    def write_mask(self, path: Path) -> image_files.Mask:
+    def write_mask(self, path: Path) -> Mask:
         """Write the mask's pyramid; return the mask shrunk, of `shrink` x `shrink` px the first."""
         shrink, strips = self.task.store.shrink, []
 
-        def rows(_: int, top: int, bottom: int) -> image_files.Mask:
+        def rows(_: int, top: int, bottom: int) -> Mask:
             mask_HW = self.mask_rows(top, bottom)
             # copied, for a view would keep all of its strip in memory
             strips.append(mask_HW[-top % shrink :: shrink, ::shrink].copy())
@@ -174,7 +174,7 @@ class Results:
         """Return the same rows as 0 to 255, (H, W) uint8."""
         return np.rint(self.rows(plane, top, bottom) * np.float32(255)).astype(np.uint8)
 
-    def mask_rows(self, top: int, bottom: int) -> image_files.Mask:
+    def mask_rows(self, top: int, bottom: int) -> Mask:
         """Return some rows of the mask, HW uint8."""
         planes = [self.rows(number, top, bottom) for number in range(len(self.values))]
         return to_mask(np.stack(planes), self.values, self.threshold)
@@ -199,7 +199,7 @@ class Results:
 
 def to_mask(
     probability_CHW: npt.NDArray[np.float32], label_values: Sequence[int], threshold: float
-) -> image_files.Mask:
+) -> Mask:
     """Return the mask value of each px's most probable class, HW uint8; 0 where that class is not
     above the threshold."""
     best_HW = probability_CHW[0]
