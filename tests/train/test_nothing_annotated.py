@@ -27,6 +27,7 @@ from train.runs.run_folder import read_run
 
 Cli = Callable[..., Any]
 SCORES = ("iou", "dice", "precision", "recall")
+THRESHOLDS = "threshold of pixels 0.5, of nuclei 0.5 (both default, nothing annotated in val)"
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_no_score_of_the_evaluation_is_a_number(run: Path, cli: Cli) -> None:
     rows = {line[:20].strip(): line[20:].split("  ") for line in outcome.out.splitlines()}
     for name in ("pixels dice", "pixels recall", "mean dice of fields", "nuclei f1", "nuclei AP"):
         assert [cell.strip() for cell in rows[name] if cell] == ["nothing annotated"] * 2, name
-    assert "threshold 0.5 (default, nothing annotated in val)" in outcome.out
+    assert THRESHOLDS in outcome.out
     html = (run / "evaluation/test/report.html").read_text()
     tiles = html[html.index('<dl class="figures">') :].partition("</dl>")[0]
     assert tiles.count("nothing annotated</span>") == 4
@@ -143,7 +144,7 @@ def test_what_reads_a_checkpoint_reads_this_one(
         predict.main, f"run={model}", f"input={raw / 'Case_4-01.png'}", f"out={tmp_path / 'p'}"
     )
     assert outcome.code == 0
-    assert outcome.out.count("0.5 (default, nothing annotated in val)") == 2
+    assert THRESHOLDS in outcome.out
     given = [f"run={model}", f"data={read_run(run).config.data}", "figures=0"]
     assert cli(evaluate.main, *given).code == 0
     # nothing was chosen on val, so nothing is warned of
