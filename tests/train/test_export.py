@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_the_file_says_all_that_is_needed_to_use_it(
     step = best_step(trained)
     assert (about["checkpoint"]["step"], about["checkpoint"]["epochs"]) == (step, step // 4)
     assert about["training"]["lr"] == 0.01
-    assert about["versions"]["torch"] == torch.__version__
+    assert about["versions"]["torch"] == version("torch")
     shown = cli(show.main, f"run={trained}", "checkpoint=best").out
     assert f"model sha256  {about['checkpoint']['model_sha256']}" in shown
     assert str(prepared.folder) not in metadata["eosin"]

@@ -258,7 +258,7 @@ def test_interrupted_it_goes_on_and_done_it_does_nothing(
     assert_same_results(tmp_path / "out", tmp_path / "straight")
     nothing = network()
     outcome = run_predict(slide)
-    assert f"predicted 1 of 1 images into {tmp_path / 'out'} (1 were there)" in outcome.out
+    assert f"predicted 1 of 1 images into {tmp_path / 'out'} (1 done before)" in outcome.out
     assert nothing.num_tiles == 0
 
 
@@ -322,7 +322,7 @@ def test_a_corrected_result_is_kept_and_others_are_replaced(
     (out / "slide_nuclei.geojson").write_text("corrected")
     outcome = run_predict(slide)
     assert outcome.code == 0
-    assert "(1 were there)" in outcome.out
+    assert "(1 done before)" in outcome.out
     assert outcome.err == "kept as it was changed: slide_nuclei.geojson\n"
     (out / "slide.json").write_text("corrected too")
     outcome = run_predict(slide)
@@ -445,7 +445,7 @@ def test_what_was_made_otherwise_is_made_anew(
     again = network()
     assert run_predict(slide, *settings).code == 0
     assert again.num_tiles > 0
-    assert run_predict(slide, *settings).out.count("(1 were there)") == 1
+    assert run_predict(slide, *settings).out.count("(1 done before)") == 1
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
