@@ -467,7 +467,7 @@ def test_a_result_that_was_lost_is_made_again(
         (out / f"slide{ending}").write_bytes(b"")
     outcome = run_predict(slide)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "were there" not in outcome.out
+    assert "done before" not in outcome.out
     assert {name: (out / name).stat().st_size for name in names(out)} == before
 
 

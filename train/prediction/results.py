@@ -15,6 +15,7 @@ from common.recorded import is_whole
 from data_prep.annotations.qupath import PREDICTED
 from data_prep.dataset.manifest import Labelling
 from data_prep.images import image_files
+from data_prep.images.arrays import Mask
 from data_prep.images.image_files import Box
 from data_prep.images.masks import channel_values
 from data_prep.images.outlines import draw_outlines
