@@ -50,8 +50,8 @@ class BadInputFilesError(UserError):
         listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
         advice = ", or leave them out with on_error=skip"
         if missed:
-            advice = f" (there may be others): without them there are {missed}"
-        super().__init__(f"{len(bad)} bad file(s):\n{listed}\nMend them{advice}")
+            advice = f" (other files may be bad, too): without them there are {missed}"
+        super().__init__(f"{len(bad)} bad file(s):\n{listed}\nCorrect them{advice}")
 
 
 def find_fields(

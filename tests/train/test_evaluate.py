@@ -390,7 +390,7 @@ def test_raw_fields_of_another_format_are_told_which_is_expected_and_by_what(
         f" the training data in {own_run}/dataset.json:\n"
         "  Case_4-01.png: has no annotation: other/Case_4-01.json is not there\n"
         "  Case_5-01.png: has no annotation: other/Case_5-01.json is not there\n"
-        "Mend them, or give a folder that is annotated in that format\n",
+        "Correct them, or give a folder that is annotated in that format\n",
     )
 
 

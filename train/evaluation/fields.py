@@ -125,7 +125,7 @@ def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[Whol
         listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
         raise UserError(
             f"raw={raw}: {len(bad)} bad file(s); {expected}:\n{listed}\n"
-            "Mend them, or give a folder that is annotated in that format"
+            "Correct them, or give a folder that is annotated in that format"
         )
     check_occurring(reader, fields, [*labelling.labels], raw)
     return [

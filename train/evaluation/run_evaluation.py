@@ -19,7 +19,7 @@ from train.runs.same_data import labelling_differences
 
 
 def evaluate_and_report(config: EvaluateConfig) -> int:
-    """Evaluate, and print the figures that matter."""
+    """Evaluate as configured, and print the figures that matter. Returns the exit code."""
     with start_ranks(config.device) as ranks:
         out, summary = (evaluate_folds if config.runs else evaluate)(config, ranks)
     if ranks.is_first:
@@ -28,7 +28,7 @@ def evaluate_and_report(config: EvaluateConfig) -> int:
 
 
 def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
-    """Evaluate a run; returns the folder of the results and their summary. Collective."""
+    """Evaluate a run. Returns the folder of the results and their summary. Collective."""
     run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
     chosen = ranks.first_does(lambda: choose_fields(config, run))
     out = Path(config.out) if config.out else run.evaluation / subject(config)
@@ -39,9 +39,10 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
 
 
 def evaluate_folds(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
-    """Evaluate several runs, each on its fields, and all fields together. Collective.
+    """Evaluate several runs, each on its fields at its thresholds, and all fields together.
 
-    Each at its own thresholds. Raises UsageError where two runs test one case.
+    Returns the folder of the results and their summary. Raises UsageError where two runs test the
+    same case. Collective.
     """
     runs = ranks.first_does(lambda: [read_run(Path(folder)) for folder in config.runs])
     chosen = ranks.first_does(lambda: [choose_fields(config, run) for run in runs])
@@ -59,7 +60,7 @@ def evaluate_each(
     results: Results,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Evaluate runs, and publish what was found of each and of all; returns it. Collective."""
+    """Evaluate each run, pool them, and publish the summary. Returns it. Collective."""
     evaluations = [
         evaluate_run(config, run, mine, results.item, ranks)
         for run, mine in zip(runs, chosen, strict=True)
@@ -79,7 +80,8 @@ def evaluate_each(
 
 
 def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> None:
-    """Refuse runs that cannot be pooled. Raises UsageError."""
+    """Refuse runs that test the same case, or whose data are labelled in different ways. Raises
+    UsageError."""
     tested: dict[str, Run] = {}
     for run, mine in zip(runs, fields, strict=True):
         if run.data.labelling != runs[0].data.labelling:

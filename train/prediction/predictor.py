@@ -1,4 +1,4 @@
-"""A rank's part in predicting images: bands through the network, then files."""
+"""Predict images on one rank: bands go through the network, then the files are written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,39 +23,41 @@ from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import NUCLEI_THRESHOLD, Run, choose_threshold, load_model
 
-FORMAT = 2  # of the results; with another number they are made anew
-POLL_S = 0.2  # between looks at how far writing is
-BAND_PX = 2**24  # a field of view is one band; what an image takes of memory hangs on it
+FORMAT = 2  # of the results; those of another format are made anew
+POLL_S = 0.2  # between two looks at the progress of writing
+BAND_PX = 2**24  # of one band: bounds the memory for an image; a field of view is one band
 
 NumberedBand = tuple[Task, int, Band]
 
 
 class Progress(NamedTuple):
-    """What was done since the one before."""
+    """The work done since the last report."""
 
     tiles: int
-    """Predicted."""
+    """Number of tiles predicted."""
     rows: int
-    """Written, see Results.num_rows."""
+    """Number of rows written, see Results.num_rows."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do."""
+    """The images to predict, and those that are not."""
 
     tasks: list[Task]
+    """Images to predict."""
     num_done: int
+    """Number of images that were predicted before, with the same settings."""
     changed: list[str]
-    """Results of images that are done which somebody has changed since."""
+    """Results of these that were changed since."""
     bad: dict[Path, str]
-    """Images that cannot be used -> why."""
+    """Images that cannot be predicted -> the reason."""
 
 
 class Predictor:
-    """A rank's part in predicting images.
+    """Predicts images on one rank.
 
-    As many images are worked on at a time as there are ranks: the ranks share out their bands, and
-    then each writes the results of one.
+    With N ranks, N images are predicted at a time: each rank predicts every N-th band of them, and
+    then writes the results of one image.
     """
 
     def __init__(
@@ -77,7 +79,8 @@ class Predictor:
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
         self.reader = BandReader(run.data.labelling.uint16_white, config.min_tissue)
         self.bad: dict[Path, str] = {}
-        self.num_written, self.num_told = 0, 0  # rows, by the thread that writes; and told by ours
+        self.num_written = 0  # rows; the thread that writes counts here
+        self.num_reported = 0  # of these
         self.settings = {
             "format": FORMAT,
             "run": run.folder.name,
@@ -93,7 +96,8 @@ class Predictor:
         }
 
     def plan(self, paths: Sequence[Path]) -> Plan:
-        """What there is to do, with the folders for it made. For one rank to call."""
+        """Sort images into those to predict and the others, and make folders for the bands. One
+        rank calls this for all."""
         tasks, num_done, changed, bad = [], 0, list[str](), {}
         out = Path(self.config.out)
         for kind in (KIND, BANDS):
@@ -118,7 +122,7 @@ class Predictor:
         return Plan(tasks, num_done, changed, bad)
 
     def task(self, path: Path) -> Task:
-        """An image, cut up. Raises BadInputError."""
+        """Cut an image into bands. Raises BadInputError."""
         height, width = image_files.read_size(path)
         about = path.stat()
         settings = {
@@ -130,27 +134,27 @@ class Predictor:
         return Task(path, Path(self.config.out), height, width, bands, settings)
 
     def missing_bands(self, tasks: Sequence[Task]) -> list[NumberedBand]:
-        """This rank's share of the bands, of each group of tasks, without those that are there."""
+        """Return the bands that this rank is to predict, without those that are on disk."""
         missing: list[NumberedBand] = []
         for group in self.groups(tasks):
             bands = [(task, *numbered) for task in group for numbered in enumerate(task.bands)]
-            # shared out first: what is there may change while another rank looks
+            # dealt out before the look at the disk, where other ranks save bands meanwhile
             own = self.ranks.share(bands)
             missing += [entry for entry in own if not entry[0].store.has(entry[1])]
         return missing
 
     def groups(self, tasks: Sequence[Task]) -> list[Sequence[Task]]:
-        """Runs of as many tasks as there are ranks."""
+        """Split tasks into groups of as many as there are ranks."""
         size = self.ranks.world_size
         return [tasks[start : start + size] for start in range(0, len(tasks), size)]
 
     def num_rows(self, tasks: Sequence[Task]) -> int:
-        """How many rows this rank is to write."""
+        """Return how many rows this rank is to write."""
         mine = (task for group in self.groups(tasks) for task in self.ranks.share(group))
         return sum(self.results(task).num_rows for task in mine)
 
     def predict(self, tasks: Sequence[Task]) -> Iterator[Progress]:
-        """Predict and write images; says for each tile what was done. Collective."""
+        """Predict and write images; yields the progress after each tile. Collective."""
         writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as pool:
             for group in self.groups(tasks):
@@ -169,7 +173,7 @@ class Predictor:
             self.bad |= bad
 
     def wait_for(self, writing: Future[None]) -> Iterator[Progress]:
-        """Wait until files are written, saying now and then how far that is."""
+        """Wait until files are written; yields the progress every POLL_S."""
         while not writing.done():
             wait([writing], POLL_S)
             yield Progress(0, self.newly_written())
@@ -177,16 +181,16 @@ class Predictor:
         yield Progress(0, self.newly_written())
 
     def newly_written(self) -> int:
-        """Rows written since this was asked last."""
-        before, self.num_told = self.num_told, self.num_written
-        return self.num_told - before
+        """Return the number of rows written since the last call."""
+        before, self.num_reported = self.num_reported, self.num_written
+        return self.num_reported - before
 
     def count_rows(self, number: int) -> None:
-        """For the thread that writes: so many more rows are."""
+        """Add to the rows written; the thread that writes calls this."""
         self.num_written += number
 
     def predict_bands(self, bands: Sequence[NumberedBand]) -> Iterator[None]:
-        """Predict and keep bands; gives a sign for each tile that is done."""
+        """Predict bands and save them; yields once per tile."""
         for (task, number, band), pixels in self.read_ahead(bands):
             try:
                 image_HWC, tissue = pixels.result()
@@ -196,7 +200,7 @@ class Predictor:
             yield from self.compute(task, number, band, image_HWC, tissue)
 
     def write(self, tasks: Sequence[Task]) -> None:
-        """Write the results of images whose bands are all there."""
+        """Write the results of images of which all bands are saved."""
         for task in tasks:
             if task.path in self.bad:
                 task.store.remove()
@@ -208,14 +212,15 @@ class Predictor:
                 self.bad[task.path] = str(error)
 
     def results(self, task: Task) -> Results:
-        """The results of an image."""
+        """Return what writes the results of an image."""
         labelling, thresholds = self.run.data.labelling, (self.threshold, self.nuclei_threshold)
         return Results(task, labelling, *thresholds, count_rows=self.count_rows)
 
     def read_ahead(
         self, bands: Sequence[NumberedBand]
     ) -> Iterator[tuple[NumberedBand, Future[tuple[Image, list[Corner]]]]]:
-        """Each band, its pixels and tiles with tissue, the next being read meanwhile."""
+        """Yield each band with its pixels and its tiles with tissue; a thread reads one band
+        ahead."""
         with ThreadPoolExecutor(1) as pool:
             reads = (pool.submit(self.reader.read, task, band) for task, _, band in bands)
             following = next(reads, None)
@@ -227,7 +232,7 @@ class Predictor:
     def compute(
         self, task: Task, number: int, band: Band, image_HWC: Image, tissue: Sequence[Corner]
     ) -> Iterator[None]:
-        """Compute and keep one band, of which some tiles hold tissue."""
+        """Predict one band and save it; yields once per tile, also for those without tissue."""
         blend = Blend(band, len(self.run.label_values), self.ranks.device)
         for corner, probability_CHW in predict_tiles(
             self.model,
