@@ -38,16 +38,20 @@ def why_not() -> str:
 
 
 class Cluster:
-    """The development cluster, in a folder of its own."""
+    """The development cluster, or some of its nodes, on which one thread has its jobs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nodes: str = "") -> None:
         self.folder = folder
-        self.place = ["--folder", str(folder), "--port", "18200"]
+        self.nodes = nodes
+        """What sbatch --constraint takes, as in n1|n2; '' for all nodes."""
+        self.jobs: list[str] = []
+        """The jobs that were submitted."""
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def manage(self, command: str) -> subprocess.CompletedProcess[str]:
         """Call slurm/dev_cluster.py."""
-        script = [sys.executable, str(ROOT / "slurm" / "dev_cluster.py"), command, *self.place]
+        script = [sys.executable, str(ROOT / "slurm" / "dev_cluster.py"), command]
+        script += ["--folder", str(self.folder), "--port", "18200", "--nodes", "8"]
         return subprocess.run(script, capture_output=True, text=True, timeout=60)
 
     def call(self, *command: str, code: int = 0, **variables: str) -> str:
@@ -66,14 +70,31 @@ class Cluster:
     def submit(self, run: Path, *arguments: str) -> dict[str, str]:
         """Submit with the dev profile, from a hostile shell; returns the job of each label."""
         self.call_submit(*arguments, f"run={run}")
-        return json.loads((run / "launch" / "submission.json").read_text())["jobs"]
+        jobs: dict[str, str] = json.loads((run / "launch" / "submission.json").read_text())["jobs"]
+        self.jobs += jobs.values()
+        return jobs
 
     def call_submit(self, *arguments: str, code: int = 0) -> str:
         """Call launch/submit.py with the dev profile from a hostile shell."""
         script = [sys.executable, "launch/submit.py", "--profile", "dev"]
-        return self.call(*script, *arguments, code=code, **HOSTILE)
+        return self.call(*script, "--constraint", self.nodes, *arguments, code=code, **HOSTILE)
 
-    def jobs(self, *arguments: str) -> str:
+    def sbatch(self, *arguments: str) -> str:
+        """Queue a job by hand; returns its id."""
+        constraint = f"--constraint={self.nodes}"
+        job = self.call("sbatch", "--parsable", constraint, *arguments).strip()
+        self.jobs.append(job)
+        return job
+
+    def sbatch_train(self, data: Path, run: Path, *settings: str, log: str, **more: str) -> str:
+        """Queue slurm/train.sbatch on one node; returns the job's id."""
+        variables = ",".join(f"{key}={value}" for key, value in more.items())
+        return self.sbatch(
+            "--partition=low", "--nodes=1", "--cpus-per-task=1", f"--output={log}",
+            f"--export=ALL,DATA={data},RUN={run},{variables}", "slurm/train.sbatch", *settings,
+        )  # fmt: skip
+
+    def jobs_py(self, *arguments: str) -> str:
         """Call launch/jobs.py."""
         return self.call(sys.executable, "launch/jobs.py", *arguments)
 
@@ -94,16 +115,18 @@ class Cluster:
                 )
             time.sleep(0.1)
 
-    def preempt(self, job: str, run: Path) -> None:
-        """Take the nodes away until the job is queued again, then let it start at once."""
-        urgent = self.call(
-            "sbatch", "--parsable", "--partition=high", "--nodes=4", "--exclusive",
-            "--output=/dev/null", "--wrap=sleep 300",
-        ).strip()  # fmt: skip
+    def preempt(self, run: Path, *jobs: str) -> None:
+        """Take the nodes away until the jobs are queued again, then let them start at once."""
+        nodes = f"--nodes={len(self.nodes.split('|'))}"
+        urgent = self.sbatch(
+            "--partition=high", nodes, "--exclusive", "--output=/dev/null", "--wrap=sleep 300"
+        )
         self.wait(lambda: self.state(urgent) == "RUNNING", "the urgent job starts", run)
-        self.wait(lambda: self.state(job) == "PENDING", "the job is queued again", run)
+        for job in jobs:
+            self.wait(lambda job=job: self.state(job) == "PENDING", "the job is queued again", run)
         self.call("scancel", urgent)
-        self.start_now(job, run)
+        for job in jobs:
+            self.start_now(job, run)
 
     def start_now(self, job: str, run: Path) -> None:
         """Start a requeued job without Slurm's pause of two minutes.
@@ -140,11 +163,14 @@ class Cluster:
                 parents[int(entry.name)] = int(parent)
         return [pid for pid, parent in parents.items() if parent not in parents]
 
-    def wait_until_empty(self) -> None:
-        """Wait until no job is left on a node."""
+    def cancel_all(self) -> None:
+        """Cancel the jobs that were submitted, and wait until their nodes are free."""
+        self.call("scancel", *self.jobs)
         deadline = time.monotonic() + TIMEOUT_S
-        while self.call("squeue", "--noheader") and time.monotonic() < deadline:
+        while set(self.call("squeue", "--noheader", "--format=%A").split()) & set(self.jobs):
+            assert time.monotonic() < deadline, "jobs that do not end"
             time.sleep(0.2)
+        self.jobs.clear()
 
     def kill_node(self, name: str) -> None:
         """kill -9 of a slurmd."""
