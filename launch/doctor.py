@@ -44,7 +44,9 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--profile", default="default", help="cluster's settings: slurm/NAME.yaml")
+    parser.add_argument(
+        "--profile", default="default", help="settings of the cluster, slurm/NAME.yaml (default)"
+    )
     parser.add_argument("--shared", type=Path, default=Path("."), help="folder for runs (.)")
     parser.add_argument(
         "--save-s",
@@ -213,11 +215,8 @@ def about_node(profile: Profile, shared: Path) -> Iterator[Finding]:
     yield Finding(verdict, "/dev/shm of a node", f"{shm_gb:.1f} GB free")
     cores = int(facts.get("cpus", 0))
     verdict = FINE if cores >= profile.cpus_per_task else DOUBTFUL
-    yield Finding(
-        verdict,
-        "cpus per task",
-        f"the profile asks for {profile.cpus_per_task}, and a task may use {cores}",
-    )
+    answer = f"the profile asks for {profile.cpus_per_task}, and a task may use {cores}"
+    yield Finding(verdict, "cpus per task", answer)
 
 
 if __name__ == "__main__":

@@ -110,8 +110,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--profile", default="default", help="cluster's settings: slurm/NAME.yaml")
-    parser.add_argument("--stages", default="", help=f"some of {','.join(STAGES)}; all needed")
+    parser.add_argument(
+        "--profile", default="default", help="settings of the cluster, slurm/NAME.yaml (default)"
+    )
+    parser.add_argument(
+        "--stages", default="", help=f"those of {','.join(STAGES)} to run (all that are needed)"
+    )
     parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm")
     parser.add_argument(
         "--dry-run",

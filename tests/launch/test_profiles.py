@@ -125,19 +125,12 @@ class TestSbatchArguments:
         ("argument", "instead"),
         [
             ("--nodes=2", "nodes:"),
-            ("--ntasks-per-node=4", "gpus_per_node:"),
             ("--gpus=4", "gpus_per_node:"),
-            ("--time=5", "time_min:"),
             ("--tim=5", "time_min:"),  # sbatch would take it
             ("--part=high", "partition:"),
-            ("--signal=USR1@5", "signal_lead_s:"),
             ("--no-requeue", "retries:"),
             ("--export=NONE", "environment:"),
             ("--output=/x", "RUN/launch/jobs"),
-            ("--array=0-3", "prep_jobs:"),
-            ("--dependency=singleton", "--stages"),
-            ("--test-only", "--dry-run"),
-            ("--mem=4G", "mem_gb:"),
         ],
     )
     def test_what_eosin_sets_is_refused_with_the_key_to_use(
@@ -167,11 +160,9 @@ class TestLines:
         "wrong",
         [
             {"partition": "low\n#SBATCH --no-requeue"},
-            {"account": "a\rb"},
             {"environment": {"A\n#SBATCH --hold\nB": "1"}},
             {"environment": {"A": "1\nreboot"}},
             {"environment": {"A;reboot;B": "1"}},
-            {"environment": {"A B": "1"}},
             {"srun_args": ["--mpi=none\nreboot"]},
             {"sbatch_args": ["--comment=a\x1b[2J"]},
             {"setup": ["module load cuda\x07"]},
