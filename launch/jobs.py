@@ -102,10 +102,11 @@ def status(run: Path) -> list[str]:
     submission = read_submission(run)
     newest = submission["jobs"].values() if submission else [job.job for job in known_jobs(run)]
     lines = [f"run       {run} ({origin(submission)})"]
-    lines.append(f"{'stage':9} {'job':>8}  {'state':12} {'nodes':14} restarts")
-    events = read_events(run)
+    jobs, events = known_jobs(run), read_events(run)
+    if jobs:
+        lines.append(f"{'stage':9} {'job':>8}  {'state':12} {'nodes':14} restarts")
     silence = ""
-    for job in known_jobs(run):
+    for job in jobs:
         tasks = []
         try:
             tasks = job.tasks(run)
@@ -176,9 +177,10 @@ def progress(run: Path) -> list[str]:
         return ["training  has not begun"]
     now = json.loads(path.read_text())
     saved = f"saved at step {last_step(run)}"
+    said = "finished" if now["step"] == now["total_steps"] else "last sign of life"
     lines = [
         f"training  step {now['step']} of {now['total_steps']}, epoch {now['epoch']}, {saved};"
-        f" last sign of life {age(time.time() - now['time_s'])} ago"
+        f" {said} {age(time.time() - now['time_s'])} ago"
     ]
     metrics = run / "metrics.jsonl"
     rows = read_lines(metrics)
@@ -240,6 +242,8 @@ def logs(run: Path, stage: str, rank: int, follow: bool) -> int:
 def find_log(run: Path, stage: str, rank: int) -> Path:
     """Return the log of a rank, of the newest job that has one. Raises UsageError."""
     jobs = known_jobs(run)
+    if not jobs:
+        raise UsageError(f"{run}: it ran without Slurm, so its output is only where it was started")
     labels = dict.fromkeys(job.label for job in jobs)
     if stage and stage not in labels:
         raise UsageError(f"--stage {stage}: the run has: {', '.join(labels)}")

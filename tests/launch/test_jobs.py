@@ -87,6 +87,17 @@ class TestJobs:
         assert "validation Dice 0.5000 at step 4" in text
         assert "train requeued at step 5: preempted" in text
 
+    def test_a_run_without_slurm_has_no_jobs_and_no_logs(self, tmp_path: Path, slurm: Path) -> None:
+        (tmp_path / "launch").mkdir()
+        write_submission(tmp_path, {"time_s": 0, "revision": "abc", "jobs": {}})
+        note(tmp_path, "finished", "train", job="local")
+        now = {"step": 10, "total_steps": 10, "epoch": 3, "time_s": time.time() - 200}
+        (tmp_path / "progress.json").write_text(json.dumps(now))
+        _, training = jobs.status(tmp_path)
+        assert training.endswith("step 10 of 10, epoch 3, saved at step 0; finished 3 min ago")
+        with pytest.raises(UsageError, match="ran without Slurm"):
+            jobs.main(["logs", str(tmp_path)])
+
     def test_accounts_are_believed_where_the_queue_has_forgotten(
         self, run: Path, slurm: Path
     ) -> None:
