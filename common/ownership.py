@@ -5,11 +5,10 @@
     OUT/.eosin/<kind>/.<hex>.tmp    a file that is being made
     OUT/.eosin/lock                 who writes results there, see train.ranks.lock
 
-The record is written before the file gets its name: a kill at any instant leaves no file of ours
-that would pass for the user's, and none of the user's that would pass for ours;
-common.recorded says how they are told apart.
-Each item has a record of its own, so processes and nodes never write into one. Records of the same
-files are the same bytes.
+common.recorded says how files of ours are known. The record is written before the file gets its
+name: a kill at any instant leaves no file of ours that would pass for the user's, and none of the
+user's that would pass for ours. Each item has a record of its own, so processes and nodes never
+write into one. Records of the same files are the same bytes.
 """
 
 import hashlib

@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,10 @@ import pooch
 import pytest
 
 from common import lease
+from common.command_line import UserError
 from data_prep import __main__ as data_prep_main
 from data_prep import download, synthetic
+from data_prep.download import RemoteFile
 from data_prep.fetch import main
 from tests.data_prep.figshare import Figshare, Stored
 
@@ -204,6 +207,21 @@ class TestFaults:
         assert hashlib.md5(ZIP).hexdigest() in errors
         assert [*out.iterdir()] == []
 
+    def test_a_file_that_appears_during_the_download_is_left_alone(
+        self, figshare: Callable, out: Path
+    ) -> None:
+        server = figshare(Stored("a", b"theirs"), faults=["pause"])
+        file = RemoteFile("a", 6, hashlib.md5(b"theirs").hexdigest(), (f"{server.url}/files/0",))
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(download.download, file, out)
+            while not server.num_loaded():
+                time.sleep(0.01)
+            (out / "a").write_bytes(b"mine")
+            server.go_on.set()
+            with pytest.raises(UserError, match="out/a: has appeared meanwhile; move it away"):
+                loading.result()
+        assert (out / "a").read_bytes() == b"mine"
+
     def test_more_bytes_than_the_file_has_are_refused(
         self, fetch: Callable, figshare: Callable, out: Path
     ) -> None:
@@ -319,7 +337,7 @@ class TestUnpack:
         self, content: bytes, said: str, tmp_path: Path
     ) -> None:
         path = archive(tmp_path, content)
-        with pytest.raises(download.UserError, match="unpack it by hand") as caught:
+        with pytest.raises(UserError, match="unpack it by hand") as caught:
             download.unpack(path)
         assert said in str(caught.value)
         assert not (path.parent / "BreCaHAD").exists()
@@ -338,7 +356,7 @@ class TestUnpack:
         half.mkdir(parents=True)
         (half / "Case_1-01.tif").write_bytes(b"half of it")
         (half / "notes.txt").write_text("mine")
-        with pytest.raises(download.UserError, match="holds what is not in the archive; move it"):
+        with pytest.raises(UserError, match="holds what is not in the archive; move it"):
             download.unpack(path)
         assert [file.name for file in half.iterdir()] == ["notes.txt"]
         assert not (path.parent / "BreCaHAD").exists()
@@ -351,7 +369,7 @@ class TestUnpack:
         path = archive(tmp_path, ZIP)
         download.unpack(path)
         (path.parent / "BreCaHAD/images/Case_1-01.tif").unlink()
-        with pytest.raises(download.UserError, match=r"images/Case_1-01.tif is not as in BreCaHAD"):
+        with pytest.raises(UserError, match=r"images/Case_1-01.tif is not as in BreCaHAD"):
             download.unpack(path)
 
     def test_a_disk_without_room_is_told_before(
@@ -360,5 +378,5 @@ class TestUnpack:
         path = archive(tmp_path, zipped({"a": bytes(10**8)}, compression=zipfile.ZIP_DEFLATED))
         left = shutil.disk_usage("/")._replace(free=9 * 10**7)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: left)
-        with pytest.raises(download.UserError, match=r"takes 0.10 GB, and the disk has 0.09 GB"):
+        with pytest.raises(UserError, match=r"takes 0.10 GB, and the disk has 0.09 GB"):
             download.unpack(path)
