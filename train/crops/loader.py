@@ -15,6 +15,7 @@ from itertools import islice
 from types import TracebackType
 
 import cv2
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -57,6 +58,7 @@ def load_microbatches(
         worker_init_fn=start_worker,
         prefetch_factor=PREFETCH if config.loader_workers else None,
         pin_memory=ranks.device.type == "cuda",
+        generator=torch.Generator(),  # else it draws from that of the layers
     )
     try:
         for item in loader:
