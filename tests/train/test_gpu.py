@@ -28,11 +28,11 @@ from tests import ranks as real_ranks
 from tests.train.curves import read_curve
 from train import evaluate, export, predict
 from train.checkpoints import checkpoint
-from train.checkpoints.state import build_state
 from train.config import TrainConfig
 from train.crops.loader import load_microbatches
 from train.crops.microbatches import MicrobatchSampler, TrainingCrops
 from train.loop.determinism import be_deterministic, doubtful_kernels
+from train.loop.initial_state import build_state
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock

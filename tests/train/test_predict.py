@@ -27,7 +27,8 @@ from tests import ranks as real_ranks
 from train import predict
 from train.config import TrainConfig
 from train.evaluation.measurement import FieldResult
-from train.loop.trainer import Trainer, summarise
+from train.loop.trainer import Trainer
+from train.loop.validation import summarise
 from train.prediction import predict_images, predictor
 from train.prediction.config import PredictConfig
 from train.prediction.results import Results, to_mask
@@ -595,7 +596,7 @@ def test_thresholds_are_the_checkpoints_unless_given(
         """What was found best, which for so small a set may be one number, and other ones."""
         return summarise(results) | {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
 
-    monkeypatch.setattr("train.loop.trainer.summarise", apart)
+    monkeypatch.setattr("train.loop.validation.summarise", apart)
     assert new_trainer(tiny(tmp_path / "run")).fit() == 0
     field, pixels, nuclei = raw / "Case_4-01.png", 0.45, 0.55
 

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from common import seeds
-from model import build_model
-from model.precision import Precision
 from train.checkpoints import checkpoint
-from train.config import TrainConfig
 from train.ranks.distributed import Ranks
 
 
@@ -44,14 +40,15 @@ class State:
     """The same on every rank; saved and restored together."""
 
     model: nn.Module
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
+    """It has a state for every parameter from the start."""
     scaler: torch.amp.GradScaler
     progress: Progress
 
     def tensors(self) -> dict[str, dict[str, Any]]:
         """The model's and the optimizer's tensors, under the names of the parameters."""
         optimizer = {
-            name: self.optimizer.state.get(parameter) or empty_adam_state(parameter)
+            name: self.optimizer.state[parameter]
             for name, parameter in self.model.named_parameters()
         }
         return {"model": self.model.state_dict(), "optimizer": optimizer}
@@ -102,24 +99,3 @@ def point(folder: Path, path: Path, progress: dict[str, Any]) -> None:
     best = folder / checkpoint.step_name(progress["best_step"])
     if best.is_dir():
         checkpoint.point(folder, "best", best)
-
-
-def build_state(config: TrainConfig, num_classes: int, precision: Precision) -> State:
-    """The state of a run at step 0, its weights drawn from the seed."""
-    torch.manual_seed(seeds.derive_seed(config.seed, "weights"))
-    model = build_model(config.model, num_classes).to(precision.device)
-    model.to(memory_format=precision.memory_format)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-    )
-    scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
-    return State(model, optimizer, scaler, Progress())
-
-
-def empty_adam_state(parameter: Tensor) -> dict[str, Tensor]:
-    """Adam's state before its first step, as torch makes it."""
-    return {
-        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-        "exp_avg": torch.zeros_like(parameter),
-        "exp_avg_sq": torch.zeros_like(parameter),
-    }

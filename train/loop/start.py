@@ -11,6 +11,7 @@ from common.command_line import UsageError
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import PRESETS, TrainConfig
+from train.loop import messages
 from train.loop.batch import RanksError, accepted, settle, ways_out
 from train.loop.trainer import Trainer, check_size
 from train.ranks.distributed import Ranks, start_ranks
@@ -78,5 +79,5 @@ def train(
     if not trainer.is_finished:
         return trainer.fit()
     if ranks.is_first:
-        print(f"run={config.run} is finished: {trainer.summary()}")
+        print(f"run={config.run} is finished: {messages.summary(trainer.state.progress)}")
     return 0

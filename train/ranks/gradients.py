@@ -46,6 +46,11 @@ def tree_sum_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:
     return tree_sum(torch.stack(gathered))
 
 
+def sum_over_microbatches(mine: Tensor, ranks: Ranks) -> Tensor:
+    """Sum (microbatches of this rank, ...) over those of all ranks, along the tree. Collective."""
+    return tree_sum_over_ranks(tree_sum(mine), ranks)
+
+
 class TreeGradients:
     """The gradients of a step's microbatches, added up along the tree.
 

@@ -19,6 +19,8 @@ from train.checkpoints import checkpoint
 from train.checkpoints.checkpoint import CheckpointError
 from train.checkpoints.saver import Saver
 from train.checkpoints.state import Progress, State
+from train.config import TrainConfig
+from train.loop.optimizer import build_optimizer
 from train.ranks.distributed import Ranks
 
 Kills = Callable[..., Iterator[Path]]
@@ -43,7 +45,7 @@ def state_at(step: int, best_step: int = -1) -> State:
 def empty_state() -> State:
     """What a run begins with, before it looks for a checkpoint."""
     model = nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizer = build_optimizer(model, TrainConfig())
     return State(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), Progress())
 
 

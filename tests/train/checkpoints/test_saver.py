@@ -19,8 +19,9 @@ from model.precision import choose_precision
 from train.checkpoints import checkpoint
 from train.checkpoints.checkpoint import CheckpointError, Retention
 from train.checkpoints.saver import Saver
-from train.checkpoints.state import State, build_state
+from train.checkpoints.state import State
 from train.config import TrainConfig
+from train.loop.initial_state import build_state
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock

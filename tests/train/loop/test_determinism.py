@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from model.precision import choose_precision
-from train.checkpoints.state import build_state
 from train.config import TrainConfig
 from train.loop.determinism import (
     be_deterministic,
     nondeterministic_kernels,
     trial_step,
 )
+from train.loop.initial_state import build_state
 
 Tiny = Callable[..., TrainConfig]
 

@@ -30,9 +30,9 @@ from tests.matching import num_pairs
 from train import __main__ as train_main
 from train import evaluate
 from train.checkpoints import checkpoint
-from train.checkpoints.state import build_state
 from train.config import TrainConfig
 from train.crops.microbatches import Draw, MicrobatchSampler, TrainingCrops
+from train.loop.initial_state import build_state
 from train.loop.trainer import Trainer
 from train.metrics.detection import find_nuclei
 from train.prediction.tiles import predict_probability
@@ -111,7 +111,7 @@ def test_best_is_the_first_of_the_highest(
     left = iter(dices)
     monkeypatch.setattr(Trainer, "train_step", only_count)
     monkeypatch.setattr(
-        "train.loop.trainer.summarise", lambda results: {"val/loss": 1.0, "val/dice": next(left)}
+        "train.loop.validation.summarise", lambda results: {"val/loss": 1.0, "val/dice": next(left)}
     )
     new_trainer(tiny(tmp_path, "epochs=3", "keep_checkpoints=1", "panels=0")).fit()
     best = 4 * (1 + dices.index(max(dices)))
@@ -269,7 +269,7 @@ def test_microbatches_add_up_to_the_gradient_of_the_whole_batch(
     assert len(draws) == 4
     crops = TrainingCrops(TrainingPixels(prepared), config)
     images, masks = cut(crops, draws)
-    model = build_state(config, 1, trainer.precision).model
+    model = build_state(config, 1, trainer.batch_step.precision).model
     logits = model(images.permute(0, 3, 1, 2) / 255)
     F.binary_cross_entropy_with_logits(logits, (masks[:, None] > 0).float()).backward()
     for mine, expected in zip(gradients, gradients_of(model), strict=True):

@@ -1,8 +1,33 @@
-"""The learning rate, a pure function of the step: nothing to save, nothing to restore."""
+"""The optimizer and its learning rate. To add another optimizer, change this file and its keys.
+
+The learning rate is a pure function of the step: nothing to save, nothing to restore.
+"""
 
 import math
 
+import torch
+from torch import Tensor, nn
+
 from train.config import AUTO, REFERENCE_BATCH, TrainConfig
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return Adam, with a state for every parameter from the start, as checkpoints hold it."""
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    for parameter in model.parameters():
+        optimizer.state[parameter] = state_before_the_first_step(parameter)
+    return optimizer
+
+
+def state_before_the_first_step(parameter: Tensor) -> dict[str, Tensor]:
+    """Return Adam's state of a parameter as torch makes it in the first step."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from train.config import TrainConfig
-from train.loop.schedule import learning_rate
+from train.loop.optimizer import learning_rate
 
 
 def config(schedule: str, warmup_steps: int) -> TrainConfig:

@@ -1,0 +1,113 @@
+"""A step of the optimizer over the global batch, as one rank takes part in it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common import seeds
+from model.layers import update_running_statistics
+from model.precision import Precision
+from train.checkpoints.state import State
+from train.config import TrainConfig
+from train.crops.loader import Microbatch
+from train.crops.microbatches import mask_to_target, microbatches_of
+from train.loop.curves import Interval
+from train.loop.losses import segmentation_loss
+from train.ranks.distributed import Ranks
+from train.ranks.gradients import TreeGradients, sum_over_microbatches
+
+
+class BatchStep:
+    """Gradients of this rank's microbatches, their sum over all ranks, an update."""
+
+    def __init__(
+        self,
+        state: State,
+        config: TrainConfig,
+        precision: Precision,
+        label_values: list[int],
+        ranks: Ranks,
+    ) -> None:
+        self.state, self.config, self.precision = state, config, precision
+        self.label_values, self.ranks = label_values, ranks
+        self.mine = microbatches_of(ranks.rank, ranks.world_size, config.batch.num_microbatches)
+        self.generator = default_generator(ranks.device)
+        self.parallel = parallelise(state.model, ranks)
+        self.gradients: TreeGradients | None = None
+        if config.reproducible != "off":
+            self.gradients = TreeGradients(state.model, len(self.mine), ranks)
+            if isinstance(self.parallel, DistributedDataParallel):
+                self.gradients.attach(self.parallel)
+
+    def compute_gradients(
+        self, next_microbatch: Callable[[], Microbatch], interval: Interval
+    ) -> None:
+        """Leave the global batch's mean gradient in the parameters. Collective."""
+        self.state.model.train()
+        step = self.state.progress.step
+        for microbatch in self.mine:
+            image_BHWC, mask_BHW = next_microbatch()
+            # Whatever a layer draws (dropout) depends on the microbatch, not on the rank
+            seed = seeds.derive_seed(self.config.seed, "layers", step, microbatch)
+            self.generator.manual_seed(seed)
+            is_last = microbatch == self.mine[-1]
+            with nullcontext() if is_last else self.without_sync():
+                self.forward_backward(image_BHWC, mask_BHW, interval)
+            if self.gradients:
+                self.gradients.microbatch_done()
+
+    def without_sync(self) -> AbstractContextManager[Any]:
+        """Return the context in which gradients only add up on this rank."""
+        parallel = self.parallel
+        return (
+            parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+        )
+
+    def forward_backward(self, image_BHWC: Tensor, mask_BHW: Tensor, interval: Interval) -> None:
+        """Add what one microbatch contributes to the global batch's mean gradient."""
+        target_BCHW = mask_to_target(mask_BHW, self.label_values)
+        with self.precision.autocast():
+            logits_BCHW = self.parallel(self.precision.image_to_input(image_BHWC))
+        loss = segmentation_loss(logits_BCHW, target_BCHW, self.config.loss)
+        # DDP's own all-reduce divides the sum over ranks by their number
+        averaged = 1 if self.gradients else self.ranks.world_size
+        weight = averaged / self.config.batch.num_microbatches
+        self.state.scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call]
+        interval.add(loss.detach(), logits_BCHW.detach(), target_BCHW)
+
+    def update(self, learning_rate: float) -> None:
+        """Update the weights and the running statistics. Collective."""
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()
+        self.state.optimizer.zero_grad()
+        update_running_statistics(
+            self.state.model,
+            self.config.batch.num_microbatches,
+            lambda mine: sum_over_microbatches(mine, self.ranks),
+        )
+        self.state.progress.step += 1
+
+
+def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """Wrap the model in DDP where there are several ranks."""
+    if ranks.world_size == 1:
+        return model
+    parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # Buffers are the same on every rank as they are (model.layers). Set here, for torch 2.13 has
+    # renamed the argument.
+    parallel.broadcast_buffers = False
+    return parallel
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """Return what a layer draws from. torch.manual_seed() seeds those of all kinds of devices, and
+    notes for each that is not there where it was called, which takes longer than some layers."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator

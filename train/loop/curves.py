@@ -1,0 +1,65 @@
+"""Points of the training curves: sums over an interval of steps, over all ranks."""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from train.config import TrainConfig
+from train.metrics.scores import Score, count_pixels, score
+from train.ranks.distributed import Ranks
+from train.ranks.gradients import sum_over_microbatches
+from train.runs.monitor import TRAINING_LOSS
+
+
+@dataclass
+class Interval:
+    """Sums since the last point of the training curves, on this rank."""
+
+    counts: Tensor
+    """int64 counts (C, 4) on the device."""
+    losses: list[Tensor] = field(default_factory=list)
+    """The loss of each microbatch, scalars on the device."""
+    steps: int = 0
+    waited_s: float = 0.0
+    """Time that this process spent on getting its microbatches onto the device."""
+    start_s: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def empty(cls, num_classes: int, device: torch.device) -> "Interval":
+        """Return an interval that begins now."""
+        return cls(torch.zeros((num_classes, 4), dtype=torch.int64, device=device))
+
+    def add(self, loss: Tensor, logits_BCHW: Tensor, target_BCHW: Tensor) -> None:
+        """Add a microbatch."""
+        self.losses.append(loss)
+        self.counts += count_pixels(logits_BCHW > 0, target_BCHW > 0.5)
+
+    def is_finite(self, ranks: Ranks) -> bool:
+        """Whether every loss on every rank is a number. Collective."""
+        is_bad = bool(self.losses) and not bool(torch.stack(self.losses).isfinite().all())
+        return not any(ranks.max([is_bad]))
+
+    def curves(self, config: TrainConfig, ranks: Ranks) -> dict[str, Score]:
+        """Return the interval's point of each curve, over all ranks. Collective."""
+        ranks.sum(self.counts)
+        per_step = torch.stack(self.losses).view(self.steps, -1).T  # (microbatch, step)
+        loss = float(sum_over_microbatches(per_step, ranks).mean()) / config.batch.num_microbatches
+        seconds = time.monotonic() - self.start_s
+        scores = score(self.counts.cpu().numpy())
+        return {
+            TRAINING_LOSS: loss,
+            **{f"train/{name}": scores[name] for name in ("dice", "iou", "accuracy")},
+            "speed/samples_per_s": self.steps * config.batch.size / seconds,
+            "speed/data_wait_share": self.wait_fraction(seconds, ranks),
+        }
+
+    def wait_fraction(self, seconds: float, ranks: Ranks) -> float:
+        """Return the fraction of the interval for which the rank with the slowest loader waited for
+        data, 0 to 1: the others wait for that rank. Collective.
+
+        On a GPU it is an upper bound: this is the host's time, and the host waits ahead of the GPU,
+        which meanwhile works off what is queued.
+        """
+        return max(ranks.gather(self.waited_s / seconds))

@@ -1,0 +1,20 @@
+"""The state of a run at step 0."""
+
+import torch
+
+from common import seeds
+from model import build_model
+from model.precision import Precision
+from train.checkpoints.state import Progress, State
+from train.config import TrainConfig
+from train.loop.optimizer import build_optimizer
+
+
+def build_state(config: TrainConfig, num_classes: int, precision: Precision) -> State:
+    """Return the state of a run at step 0, its weights drawn from the seed."""
+    torch.manual_seed(seeds.derive_seed(config.seed, "weights"))
+    model = build_model(config.model, num_classes).to(precision.device)
+    model.to(memory_format=precision.memory_format)
+    optimizer = build_optimizer(model, config)
+    scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
+    return State(model, optimizer, scaler, Progress())

@@ -1,0 +1,73 @@
+"""What a run says of itself, in lines."""
+
+from torch import nn
+
+from common.command_line import UserError, counted
+from data_prep.dataset.pack import TrainingPixels
+from train.checkpoints.state import Progress
+from train.config import REFERENCE_BATCH, TrainConfig
+from train.metrics.scores import EMPTY
+from train.ranks.distributed import Ranks
+
+LARGE_FOR_A_CPU = 10_000_000  # parameters, above which a step takes it many seconds
+
+
+def about_batch(config: TrainConfig, num_ranks: int) -> str:
+    """Say how the crops of a step are computed, and what would give every rank more to do."""
+    batch = config.batch
+    about = (
+        f"{counted(batch.size, 'crop')} a step in"
+        f" {counted(batch.num_microbatches, 'microbatch', 'microbatches')}"
+    )
+    if num_ranks == 1 or batch.size >= REFERENCE_BATCH * num_ranks:
+        return about
+    return (
+        f"{about}, {batch.size / num_ranks:g} per rank; a new run with"
+        f" batch_per_rank={REFERENCE_BATCH} lr_scale=sqrt gives each rank {REFERENCE_BATCH}"
+        " (with a warm-up; or lr_scale=linear, or none)"
+    )
+
+
+def advice_on_size(model: nn.Module, ranks: Ranks) -> str:
+    """Say that a network is one for GPUs: a forgotten preset looks like a hang. '' for others."""
+    num = sum(parameter.numel() for parameter in model.parameters())
+    if ranks.device.type != "cpu" or num < LARGE_FOR_A_CPU:
+        return ""
+    return (
+        f"\na network of {num / 1e6:.0f} million parameters is slow on a CPU;"
+        " preset=brecahad-cpu is one for CPUs"
+    )
+
+
+def advice_on_waiting(fraction: float, config: TrainConfig, pixels: TrainingPixels) -> str:
+    """Say what to change where training waits for data for this fraction of its time."""
+    advice = [f"loader_workers={config.loader_workers + 1}"]
+    if pixels.packed is None:
+        advice.insert(0, pixels.advice_on_pack())
+    return f"waits for data {fraction:.0%} of the time; try " + ", or ".join(advice)
+
+
+def summary(progress: Progress) -> str:
+    """Say how far a run is and how good, in a line."""
+    done = f"{counted(progress.epochs, 'epoch')}, {counted(progress.step, 'step')}"
+    if not progress.metrics:
+        return done
+    if progress.best_dice < 0:
+        return f"{done}, {EMPTY} in val: the newest checkpoint counts as the best"
+    return f"{done}, best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
+
+
+def doubt(kernels: list[str], config: TrainConfig) -> str:
+    """Say that these kernels of a GPU add in no fixed order."""
+    return (
+        f"no deterministic kernel here for {', '.join(kernels)}: the bits may differ from one start"
+        f" to the next, whatever reproducible={config.reproducible} says"
+    )
+
+
+def not_finite(step: int, lr: float) -> UserError:
+    """Return the error of a loss that is no number."""
+    return UserError(
+        f"the loss is not finite, at step {step} or shortly before: lower lr={lr}, or set amp=off;"
+        " the last checkpoint is from before"
+    )

@@ -1,0 +1,107 @@
+"""Validation at an epoch's end: whole fields of the validation split, over all ranks."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from common.stop_request import StopRequest
+from data_prep.dataset.manifest import Dataset
+from data_prep.images.masks import channel_values
+from model.precision import Precision
+from train.config import TrainConfig
+from train.evaluation.fields import (
+    Criteria,
+    FieldResult,
+    Prediction,
+    gather_results,
+    measure,
+    predict_fields,
+    prepared_fields,
+)
+from train.metrics.scores import (
+    DEFAULT_THRESHOLD,
+    THRESHOLDS,
+    Score,
+    best_threshold,
+    counts_at_thresholds,
+    score,
+)
+from train.ranks.distributed import Ranks
+from train.runs.monitor import panel_strip
+
+PANEL_HEIGHT_PX = 256
+
+
+@dataclass
+class Validated:
+    """What validation found."""
+
+    metrics: dict[str, Score]
+    """Empty where there is no field to validate on."""
+    panels: list[tuple[str, Any]]
+    """Names and pictures for TensorBoard."""
+
+
+class Validation:
+    """The fields of the validation split, and how they are measured."""
+
+    def __init__(
+        self, dataset: Dataset, config: TrainConfig, precision: Precision, ranks: Ranks
+    ) -> None:
+        labelling = dataset.description.labelling
+        self.config, self.precision, self.ranks = config, precision, ranks
+        self.label_values = channel_values(labelling.labels.values())
+        self.fields = prepared_fields(dataset, "val")
+        radius_px = labelling.radius_px
+        self.criteria = Criteria(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, radius_px, radius_px)
+
+    def validate(self, model: nn.Module, stop: StopRequest) -> Validated | None:
+        """Measure the model on every field; None where a stop came first. Collective."""
+        results, pictures = [], []
+        for prediction in predict_fields(
+            model,
+            self.fields,
+            self.label_values,
+            self.config.tile,
+            self.precision,
+            self.ranks,
+            stop,
+        ):
+            results.append(measure(prediction, self.criteria))
+            if prediction.index < self.config.panels:
+                pictures.append((f"panels/{prediction.field.name}", panel_of(prediction)))
+        results = gather_results(results, self.ranks)
+        if len(results) < len(self.fields):
+            return None
+        panels = [panel for of_rank in self.ranks.gather(pictures) for panel in of_rank]
+        return Validated(summarise(results) if results else {}, panels)
+
+
+def panel_of(prediction: Prediction) -> Any:
+    """Return TensorBoard's picture of a field: input, truth and prediction of any class."""
+    predicted_HW = prediction.is_predicted(DEFAULT_THRESHOLD)
+    return panel_strip(prediction.image_HWC, prediction.is_annotated, predicted_HW, PANEL_HEIGHT_PX)
+
+
+def summarise(results: list[FieldResult]) -> dict[str, Score]:
+    """Return the metrics of validation: over all pixels, and the mean loss over fields.
+
+    At the default threshold, so that epochs compare. Beside them the thresholds of pixels and of
+    nuclei that are best here: evaluation and prediction take those of their checkpoint. None where
+    nothing is annotated.
+    """
+    scores = score(np.stack([result.counts for result in results]))
+    loss = float(np.mean([result.cross_entropy for result in results]))
+    pixels = counts_at_thresholds(np.sum([result.histogram for result in results], axis=0))
+    nuclei = [each.counts(THRESHOLDS) for result in results for each in result.detections]
+    threshold, _ = best_threshold(pixels) or (None, None)
+    nuclei_threshold, nuclei_f1 = best_threshold(np.sum(nuclei, axis=0)) or (None, None)
+    return {
+        "val/loss": loss,
+        **{f"val/{name}": value for name, value in scores.items()},
+        "val/threshold": threshold,
+        "val/nuclei_threshold": nuclei_threshold,
+        "val/nuclei_f1": nuclei_f1,
+    }
