@@ -229,6 +229,9 @@ def with_files(
         if file:
             merged, wrong_in_file = with_file(merged, config_class, Path(file))
             wrong += wrong_in_file
+            is_whole = in_file.keys() >= {field.name for field in dataclasses.fields(config_class)}
+            if in_file.get("config") and not is_whole:  # one of a run says only what it came from
+                wrong.append(f"{file}: config: another file is not read; copy its keys into this")
     except UsageError as error:
         wrong.append(str(error))
     return merged, wrong

@@ -194,7 +194,7 @@ class TestLayers:
             self.load(folder, "config={folder}/with.yaml")
 
     def test_a_configuration_written_as_yaml_is_read_back_the_same(self, folder: Path) -> None:
-        settings = Layered(amp="off", limit=4, inner=Inner(rate=0.125))
+        settings = Layered(config="old.yaml", amp="off", limit=4, inner=Inner(rate=0.125))
         (folder / "whole.yaml").write_text(command_line.as_yaml(settings))
         file = str(folder / "whole.yaml")
         assert self.load(folder, f"config={file}") == dataclasses.replace(settings, config=file)
@@ -212,6 +212,7 @@ class TestLayers:
         ("argument", "words"),
         [
             ("config={folder}/dots.yaml", ["dots.yaml: inner.rate: in a file", "'inner: {rate"]),
+            ("config={folder}/nested.yaml", ["nested.yaml: config: another file is not read"]),
             ("preset=bgi", ["preset=bgi", "big, small"]),
             ("config={folder}/no.yaml", ["no.yaml"]),
             ("config={folder}/list.yaml", ["list.yaml", "key: value"]),
@@ -224,6 +225,7 @@ class TestLayers:
     def test_a_bad_file_is_named_in_one_line(
         self, folder: Path, argument: str, words: list[str]
     ) -> None:
+        (folder / "nested.yaml").write_text("config: mine.yaml\n")
         (folder / "list.yaml").write_text("- 1\n")
         (folder / "broken.yaml").write_text("a: [1\n")
         (folder / "typo.yaml").write_text("epocs: 3\n")
