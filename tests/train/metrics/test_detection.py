@@ -62,9 +62,21 @@ def map_of(kind: str) -> np.ndarray:
     return drawn([(int(x), int(y)) for x, y in rng.uniform(0, 160, (40, 2))])
 
 
-@pytest.mark.parametrize("kind", ["noise", "steps", "plateaus", "flat", "discs"])
-@pytest.mark.parametrize("reach", [1, 2, 7, 20])
-@pytest.mark.parametrize("most", [0.0, 0.005, 1.0])
+@pytest.mark.parametrize(
+    ("kind", "reach", "most"),
+    [
+        ("noise", 1, 0.0),
+        ("noise", 7, 1.0),
+        ("steps", 2, 1.0),
+        ("steps", 20, 0.005),
+        ("plateaus", 7, 0.0),
+        ("plateaus", 1, 0.005),
+        ("flat", 2, 0.0),
+        ("flat", 7, 1.0),
+        ("discs", 20, 1.0),
+        ("discs", 2, 0.005),
+    ],
+)
 def test_peaks_are_the_pixels_that_dilation_by_the_disc_leaves_as_they_are(
     most: float, reach: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +115,7 @@ def test_a_surer_one_gives_way_where_it_has_another_point() -> None:
     assert hits(found, annotated, 9).tolist() == [True, True]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_above_every_score_there_are_as_many_hits_as_pairs_can_be(seed: int) -> None:
     """So a curve over thresholds is one matching at each of them."""
     rng = np.random.default_rng(seed)

@@ -162,8 +162,9 @@ def test_a_damaged_overview_is_an_error_and_no_glass(tmp_path: Path) -> None:
         BandReader(65535, 0.01).read(task, task.bands[0])
 
 
-@pytest.mark.parametrize("segment", [(64, 64), (1, WIDTH), (256, 512), (40, 24)])
-@pytest.mark.parametrize("least_px", [1, 100])
+@pytest.mark.parametrize(
+    ("least_px", "segment"), [(1, (64, 64)), (100, (1, WIDTH)), (1, (256, 512)), (100, (40, 24))]
+)
 def test_parts_cover_the_tiles_and_no_segment_twice(
     least_px: int, segment: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

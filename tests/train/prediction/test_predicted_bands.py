@@ -52,8 +52,15 @@ def filled(tmp_path: Path, plain: Precision, image: np.ndarray) -> Callable[...,
     return fill
 
 
-@pytest.mark.parametrize("tile", [TileConfig(32, 16), TileConfig(32, 10), TileConfig(32, 0)])
-@pytest.mark.parametrize("rows", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("rows", "tile"),
+    [
+        (1, TileConfig(32, 16)),
+        (2, TileConfig(32, 10)),
+        (1, TileConfig(32, 0)),
+        (100, TileConfig(32, 10)),
+    ],
+)
 def test_bands_blend_to_the_probability_of_the_whole(
     rows: int,
     tile: TileConfig,
@@ -71,8 +78,7 @@ def test_bands_blend_to_the_probability_of_the_whole(
     assert part_HW == pytest.approx(expected_CHW[1, 20:61, 11:41], abs=1e-5)
 
 
-@pytest.mark.parametrize("factor", [1, 3, 4])
-@pytest.mark.parametrize("overlap_px", [0, 10])
+@pytest.mark.parametrize(("factor", "overlap_px"), [(1, 0), (3, 10), (4, 0)])
 def test_the_picture_is_the_whole_image_shrunk(
     overlap_px: int, factor: int, filled: Callable[..., PredictedBands], image: np.ndarray
 ) -> None:

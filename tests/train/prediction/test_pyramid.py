@@ -21,8 +21,10 @@ def test_levels_halve_until_they_are_small() -> None:
     assert level_shapes((2, 1025, 4000)) == [(2, 1025, 4000), (2, 513, 2000), (2, 257, 1000)]
 
 
-@pytest.mark.parametrize("shape", [(1, 300, 200), (1, 1500, 1025), (3, 1025, 2100), (1, 1, 1)])
-@pytest.mark.parametrize("kind", ["labels", "values"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("labels", (1, 1500, 1025)), ("values", (3, 1025, 2100)), ("values", (1, 1, 1))],
+)
 def test_every_level_is_read_back_as_worked_out(
     kind: str, shape: tuple[int, int, int], tmp_path: Path
 ) -> None:
@@ -71,10 +73,10 @@ def test_another_library_reads_the_full_resolution(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
-    """64 MB of pixels pass through a few strips of 0.5 MB."""
+    """24 MB of pixels pass through a few strips of 0.5 MB."""
     strip = draw(1, 512, 1024)[0]
     most_bytes = {}
-    for height in (512 * 8, 512 * 128):
+    for height in (512 * 8, 512 * 48):
         tracemalloc.start()
         write_pyramid(
             tmp_path / "out.tif",
