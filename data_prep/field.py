@@ -28,7 +28,7 @@ from data_prep.raw import CHANGED, BadFile, BadInputError, Field
 
 @dataclass(frozen=True)
 class FieldTask:
-    """All that a worker needs to prepare one field."""
+    """What a worker needs to prepare one field."""
 
     field: Field
     tile: Tile | None
@@ -37,13 +37,13 @@ class FieldTask:
     out: Path
     config: PrepConfig
     key: str
-    """A hash over everything that decides its prepared bytes, see `records`."""
+    """A hash over everything that decides the prepared bytes, see `records`."""
     stamps: records.Stamps
-    """Of the files whose content the key has."""
+    """The stamps of the files whose content is in the key."""
 
     @property
     def name(self) -> str:
-        """The field's name, by which its samples and its record are called."""
+        """The field's name, after which its samples and its record are named."""
         return self.field.name + (self.tile.suffix if self.tile else "")
 
     @property
@@ -54,19 +54,19 @@ class FieldTask:
 
 @dataclass(frozen=True)
 class PreparedField:
-    """The records of a field's samples (all of Sample but the split), or why there are none."""
+    """The records of a field's samples (Sample without the split), or the bad files."""
 
     samples: list[dict[str, Any]]
     bad: list[BadFile]
 
     @property
     def is_glass(self) -> bool:
-        """Whether it is a tile of glass, which is left out."""
+        """Whether the field is a tile of glass, which is left out."""
         return not self.samples and not self.bad
 
 
 def prepare_field(task: FieldTask) -> PreparedField:
-    """Prepare one field, whatever stands there. A tile of glass has no samples."""
+    """Prepare one field, over whatever is there. A tile of glass has no samples."""
     field, raw = task.field, Path(task.config.raw)
     bad: list[BadFile] = []
     with noted(field.annotation, raw, bad):
@@ -87,7 +87,7 @@ def prepare_field(task: FieldTask) -> PreparedField:
     with records.item_of(task.out, task.name) as item:
         try:
             samples = write_variants(task, image_HWC, annotation, item) if is_kept else []
-        except BadInputError as error:  # and no OSError, which is of what is written
+        except BadInputError as error:  # not OSError: that is about the files written
             return PreparedField([], [BadFile(str(field.image.relative_to(raw)), str(error))])
         unpublish(task.out)
         item.publish({"key": task.key, "samples": samples})
@@ -96,7 +96,7 @@ def prepare_field(task: FieldTask) -> PreparedField:
 
 @contextmanager
 def noted(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
-    """Add a raw file to the bad ones where it turns out to be bad."""
+    """Add a raw file to the bad ones if using it fails."""
     try:
         yield
     except (BadInputError, OSError) as error:
@@ -104,19 +104,19 @@ def noted(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
 
 
 def check_stamp(path: Path, stamp: records.Stamp) -> None:
-    """Raises BadInputError for a file that is another than the one that the record is to name."""
+    """Raises BadInputError for a file that changed since its preparation was planned."""
     if records.stamp_of(path) != stamp:
         raise BadInputError(CHANGED)
 
 
 @lru_cache(maxsize=1)
 def parse_annotation(annotations: str, field: Field) -> Any:
-    """What a field's annotation holds; a worker's tiles are mostly of one image."""
+    """Read a field's annotation; cached, since most tiles of a worker are of one image."""
     return READERS[annotations].parse(field)
 
 
 def read_image(task: FieldTask) -> Image:
-    """The field's pixels. Raises BadInputError."""
+    """Read the field's pixels. Raises BadInputError."""
     path, white = task.field.image, task.config.uint16_white
     if task.tile:
         return image_files.read_tile(path, task.tile.box, white)
@@ -131,7 +131,7 @@ def read_image(task: FieldTask) -> Image:
 
 
 def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:
-    """Whether a tile has neither tissue nor a point nor a part of an area."""
+    """Whether a tile holds no tissue, no point and no part of an area."""
     nuclei = inside_only(annotation.nuclei, *image_HWC.shape[:2])
     if any(map(len, nuclei.values())) or annotation.has_areas:
         return False
@@ -141,7 +141,7 @@ def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> boo
 def write_variants(
     task: FieldTask, image_HWC: Image, annotation: Annotation, item: Item
 ) -> list[dict[str, Any]]:
-    """Write every variant's files, which get their names later; returns the samples' records."""
+    """Write every variant's files under temporary names; return the samples' records."""
     config, field = task.config, as_field(task, image_HWC, annotation)
     if config.mask_mode == "warp":  # then the discs are moved with the areas
         field = replace(field, mask_HW=draw(task, field.points, field.mask_HW, image_HWC))
@@ -154,7 +154,7 @@ def write_variants(
 
 
 def as_field(task: FieldTask, image_HWC: Image, annotation: Annotation) -> Annotated:
-    """The picture and what is annotated in it.
+    """Join the picture and what is annotated in it.
 
     The part of a disc that reaches into a tile from outside counts as an area: variants move it,
     and its middle is nowhere among their points.
@@ -168,7 +168,7 @@ def as_field(task: FieldTask, image_HWC: Image, annotation: Annotation) -> Annot
 
 
 def draw(task: FieldTask, points: PointsPx, areas_HW: Mask | None, image_HWC: Image) -> Mask:
-    """A mask of the image's size with discs at the points, over the areas."""
+    """Draw a mask of the image's size: discs at the points, over the areas."""
     height_px, width_px = image_HWC.shape[:2]
     radius_px = task.config.radius_px
     return masks.draw_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
@@ -177,7 +177,7 @@ def draw(task: FieldTask, points: PointsPx, areas_HW: Mask | None, image_HWC: Im
 def write_variant(
     task: FieldTask, variant: Variant, moved: Annotated, item: Item
 ) -> dict[str, Any]:
-    """Write a variant's files; returns its sample's record."""
+    """Write a variant's files; return its sample's record."""
     config = task.config
     mask_HW = moved.mask_HW
     if mask_HW is None or config.mask_mode == "redraw":
@@ -215,7 +215,7 @@ def write_variant(
 
 
 def variants_of(task: FieldTask) -> list[Variant]:
-    """The variants of a field that are to be written."""
+    """Plan the variants of a field."""
     return plan_variants(task.name, task.copies, task.config.augment, task.config.seed)
 
 
@@ -234,6 +234,6 @@ def paths_of(sample_id: str, image_format: str) -> dict[str, str]:
 
 
 def files_of(task: FieldTask) -> list[str]:
-    """The paths of all that is to be written of a field, should it not be glass."""
+    """List the paths that a field is written to, unless it is glass."""
     ids = (id_of(task, variant) for variant in variants_of(task))
     return [path for each in ids for path in paths_of(each, task.config.format).values()]

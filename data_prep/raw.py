@@ -15,23 +15,23 @@ from data_prep.config import BRECAHAD
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
-CHANGED = "was changed meanwhile; run again"  # of a file that a run reads twice
+CHANGED = "was changed meanwhile; run again"  # said of a file that a run reads twice
 
 
 class BadInputError(ValueError):
-    """A file that cannot be used; the message is the reason, without the file's name."""
+    """A file cannot be used; the message gives the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of view: its name, the case (patient) it is from, and its two files."""
+    """One field of view: its name, its case (patient) and its two files."""
 
     name: str
     case: str
     image: Path
     annotation: Path
     annotation_sha256: str = ""
-    """Of what is annotated in this field, where its annotation is a file of several fields."""
+    """Hash of this field's annotation, where one file annotates several fields; else ''."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BadInputFilesError(UserError):
     """Raw files that cannot be used, listed with their reasons."""
 
     def __init__(self, bad: Sequence[BadFile], missed: str = "") -> None:
-        """`missed`: what there is not enough of without them; '' where they may be left out."""
+        """`missed`: what the set lacks without these files; '' where they may be left out."""
         listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
         advice = ", or leave them out with on_error=skip"
         if missed:
@@ -57,10 +57,10 @@ class BadInputFilesError(UserError):
 def find_fields(
     raw: Path, case_regex: str, suffixes: Sequence[str], ending: str = ""
 ) -> tuple[list[Field], list[BadFile]]:
-    """Pair the images and annotations under `raw`; what cannot be paired comes back as bad.
+    """Pair the images and annotations under `raw`.
 
-    An annotation is called as its image, or that and `ending`, with one of the `suffixes`.
-
+    Returns usable fields, and the files that are not.
+    An annotation has its image's name, or that name and `ending`, and one of the `suffixes`.
     Raises UsageError where `raw` holds no images in either layout.
     """
     image_folder, annotation_folder = raw_folders(raw)
@@ -81,7 +81,7 @@ def find_fields(
 
 
 def raw_folders(raw: Path) -> tuple[Path, Path]:
-    """The folders of the images and of the annotations."""
+    """Return the folders of the images and of the annotations."""
     if not raw.is_dir():
         raise UsageError(f"raw={raw}: no such folder{ways_to_data(raw)}")
     images, annotations = raw / "images", raw / "groundTruth"
@@ -89,7 +89,7 @@ def raw_folders(raw: Path) -> tuple[Path, Path]:
 
 
 def ways_to_data(raw: Path) -> str:
-    """The commands that put data where it is looked for without being told."""
+    """Name the commands that put data into the default folder."""
     if raw.resolve() != Path(BRECAHAD).resolve():
         return ""
     return (
@@ -99,7 +99,7 @@ def ways_to_data(raw: Path) -> str:
 
 
 def find_images(raw: Path) -> dict[str, list[Path]]:
-    """The images by their names without ending, one each if all is well. Raises UsageError."""
+    """List the images by name without ending; a good name has one image. Raises UsageError."""
     images = files_by_stem(raw_folders(raw)[0], IMAGE_SUFFIXES)
     if not images:
         raise UsageError(
@@ -110,7 +110,7 @@ def find_images(raw: Path) -> dict[str, list[Path]]:
 
 
 def nested_hint(raw: Path) -> str:
-    """Where the layout lies one folder further down, or up, say so."""
+    """Suggest the folder below or above, where the layout is there."""
     likely = [folder.parent for folder in sorted(raw.glob("*/images")) if folder.is_dir()]
     if len(set(raw_folders(raw.parent))) == 2 and raw in raw_folders(raw.parent):
         likely.append(raw.parent)
@@ -118,7 +118,7 @@ def nested_hint(raw: Path) -> str:
 
 
 def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """Files with one of the endings, by name without ending; hidden files are passed over."""
+    """List files with one of the endings, by name without ending; skip hidden files."""
     found = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
@@ -129,8 +129,10 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]
 def by_image(
     annotations: Mapping[str, list[Path]], images: Collection[str], ending: str
 ) -> dict[str, list[Path]]:
-    """Annotations by the names of their images: those of NAME + `ending` are NAME's, where there is
-    such an image and none of the whole name."""
+    """List annotations by the names of their images.
+
+    NAME + `ending` belongs to NAME, where there is such an image and none of the whole name.
+    """
     found: dict[str, list[Path]] = defaultdict(list)
     for stem, paths in annotations.items():
         name = stem.removesuffix(ending)

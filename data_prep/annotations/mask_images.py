@@ -1,6 +1,6 @@
-"""Ready masks: an image of a value a pixel for each field, in groundTruth/ under the field's name.
+"""Ready masks: for each field an image of labels, in groundTruth/ under the field's name.
 
-0 is background, 1 the first of the asked classes, 2 the next; with a single class 255 means it too.
+0 is background, 1 the first of classes=, 2 the next. With a single class, 255 means it too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,13 +35,16 @@ class MaskFile:
 
 
 class MaskImageReader(AnnotationReader[MaskFile]):
-    """Reads TIF and PNG; of a TIF no more at a time than a tile needs."""
+    """Reads TIF and PNG; of a TIF no more than a tile needs."""
 
     suffixes = (".png", ".tif", ".tiff")
     has_areas = True
 
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-        """The fields of a raw folder. Raises UsageError where images and masks are in one."""
+        """Return usable fields, and the files that are not.
+
+        Raises UsageError where images and masks are in one folder.
+        """
         if len(set(raw.raw_folders(folder))) == 1:
             raise UsageError(
                 f"raw={folder}: annotations=masks needs two folders, images/ and groundTruth/, with"
@@ -50,11 +53,11 @@ class MaskImageReader(AnnotationReader[MaskFile]):
         return super().find_fields(folder, case_regex)
 
     def parse(self, field: Field) -> MaskFile:
-        """The mask's size, from its header."""
+        """Read the mask's size from its header."""
         return MaskFile(field.annotation, *read_size(field.annotation))
 
     def classes_in(self, parsed: MaskFile, classes: Sequence[str]) -> set[str]:
-        """The asked classes whose value some pixel has."""
+        """Return the classes whose value some pixel has."""
         found: set[str] = set()
         strips = [
             Box(0, top, parsed.width_px, min(STRIP_PX, parsed.height_px - top))
@@ -66,7 +69,7 @@ class MaskImageReader(AnnotationReader[MaskFile]):
         return found
 
     def annotation_in(self, parsed: MaskFile, tile: Tile, values: Mapping[str, int]) -> Annotation:
-        """The areas as they are; the middle of each connected component of a class in the tile."""
+        """Areas stay as they are; each connected component in the tile gives its middle."""
         if (parsed.height_px, parsed.width_px) != (tile.height_px, tile.width_px):
             raise BadInputError(
                 f"is {parsed.width_px} x {parsed.height_px} px, but its image"
@@ -82,7 +85,7 @@ class MaskImageReader(AnnotationReader[MaskFile]):
 
 
 def labels_of(stored: npt.NDArray[Any], classes: Sequence[str]) -> Mask:
-    """HW uint8: 1 for the first class and so on. Raises BadInputError for a value of none."""
+    """HW uint8: 1 for the first class and so on. Raises BadInputError for other values."""
     if stored.ndim != 2:
         raise BadInputError(f"{stored.shape[-1]} channels: a mask has one value a pixel")
     if stored.dtype == np.bool_:
@@ -100,7 +103,7 @@ def labels_of(stored: npt.NDArray[Any], classes: Sequence[str]) -> Mask:
 
 
 def unknown_values(unknown: Sequence[int], known: Mapping[int, str]) -> str:
-    """The reason why a mask with such values cannot be used."""
+    """Say why a mask with such values cannot be used."""
     listed = ", ".join(map(str, unknown[:MOST_LISTED]))
     more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
     meant = ", ".join(f"{value} {name}" for value, name in known.items())
@@ -108,6 +111,6 @@ def unknown_values(unknown: Sequence[int], known: Mapping[int, str]) -> str:
 
 
 def middles_of(is_class_HW: npt.NDArray[np.bool_]) -> PointsN2:
-    """The pixel in the middle of each connected component."""
+    """Return the pixel in the middle of each connected component."""
     _, _, _, middles = cv2.connectedComponentsWithStats(is_class_HW.astype(np.uint8))
     return np.floor(middles[1:] + 0.5)  # the first is the background

@@ -48,7 +48,7 @@ class Row:
     y: str
     name: str
     problem: str = ""
-    """Why the line is no row; '' where it is one."""
+    """Why the line is no row; '' where it is a row."""
 
     @property
     def is_empty(self) -> bool:
@@ -62,10 +62,10 @@ class PointTableReader(ShapeReader):
     suffixes = (".csv",)
 
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-        """The fields of a raw folder; images without rows, and rows without image, are bad.
+        """Return usable fields, and what is bad: images without rows, rows without an image.
 
-        Every bad row is told, in the order of the lines. A line that is no row at all may be about
-        any field: then there are none.
+        Every bad row is named, in the order of the lines. A line that is no row may be about any
+        field: then no field is usable.
         """
         images = find_images(folder)
         path = the_table(folder)
@@ -86,7 +86,7 @@ class PointTableReader(ShapeReader):
         return fields, sorted(bad, key=lambda entry: natural_key(f"{entry.file} {entry.reason}"))
 
     def parse(self, field: Field) -> Shapes:
-        """The points of a field."""
+        """Read the points of a field."""
         rows = rows_by_stem(field.annotation).get(field.name, [])
         if sha256_of(rows) != field.annotation_sha256:
             raise BadInputError(CHANGED)
@@ -94,7 +94,7 @@ class PointTableReader(ShapeReader):
 
 
 def the_table(folder: Path) -> Path:
-    """The only CSV of a raw folder. Raises UsageError where there is none, or more."""
+    """Find the CSV of a raw folder. Raises UsageError where there is none, or more than one."""
     tables = raw_folders(folder)[1]
     paths = [path for found in files_by_stem(tables, (".csv",)).values() for path in found]
     if len(paths) != 1:
@@ -104,7 +104,7 @@ def the_table(folder: Path) -> Path:
 
 
 def image_problem(images: list[Path], is_in_table: bool, table: Path) -> str:
-    """Why an image is no field; '' where it is."""
+    """Say why an image is no field; '' where it is one."""
     if len(images) > 1:
         names = ", ".join(path.name for path in images)
         return f"two fields of one name: {names}; keep one"
@@ -124,7 +124,7 @@ def rows_by_stem(path: Path) -> dict[str, list[Row]]:
 
 @lru_cache(maxsize=1)
 def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row]]:
-    """The same; a table is read once, not once a field."""
+    """Read a table once, not once a field."""
     rows = defaultdict(list)
     for row in parse_table(path.read_bytes()):
         rows[stem_of(row.file)].append(row)
@@ -132,14 +132,14 @@ def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row
 
 
 def stem_of(file: str) -> str:
-    """An image's name without its ending, if it has one; with a folder, which no image's has."""
+    """Strip an image's ending, if there is one; keep a folder, which no image's name has."""
     path = Path(file)
     named = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
     return str(named) if file else ""
 
 
 def parse_table(content: bytes) -> list[Row]:
-    """The lines of a table, those that are no rows too. Raises BadInputError where it is none."""
+    """Read the lines of a table, bad ones too. Raises BadInputError where it is no table."""
     try:
         text = content.decode("utf-8-sig")  # spreadsheets mark it
     except UnicodeDecodeError as error:
@@ -158,7 +158,7 @@ def parse_table(content: bytes) -> list[Row]:
 
 
 def read_rows(reader: "csv.DictReader[str]") -> Iterator[Row]:
-    """The lines below the first; where one is no CSV, reading goes on with the next."""
+    """Yield the lines below the first; after one that is no CSV, go on with the next."""
     while True:
         try:
             cells = next(reader)
@@ -171,7 +171,7 @@ def read_rows(reader: "csv.DictReader[str]") -> Iterator[Row]:
 
 
 def as_row(line: int, cells: dict[str, str | None]) -> Row:
-    """A row; too few or too many cells are its problem."""
+    """Make a row; with too few or too many cells, it has a problem."""
     file, x, y, name = ((cells[column] or "").strip() for column in COLUMNS)
     problem = ""
     if not file or None in cells or None in cells.values():
@@ -180,7 +180,7 @@ def as_row(line: int, cells: dict[str, str | None]) -> Row:
 
 
 def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]:
-    """What is wrong with rows, in the order of their lines; `stems` are those of the images."""
+    """List what is wrong with rows, in the order of their lines; `stems`: names of images."""
     found = []
     for stem, of_stem in rows.items():
         if stem and stem not in stems:
@@ -194,7 +194,7 @@ def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]
 
 
 def problem_of(row: Row) -> str:
-    """Why a row cannot be used; '' where it can."""
+    """Say why a row cannot be used; '' where it can."""
     if row.problem or row.is_empty:
         return row.problem
     try:
@@ -206,7 +206,7 @@ def problem_of(row: Row) -> str:
 
 
 def is_point(row: Row) -> bool:
-    """Whether as_shape() would make a point of a row."""
+    """Whether as_shape() can make a point of a row."""
     try:
         return bool(row.name) and all(abs(number(at)) < FARTHEST_PX for at in (row.x, row.y))
     except ValueError:
@@ -214,7 +214,7 @@ def is_point(row: Row) -> bool:
 
 
 def as_shape(row: Row) -> Shape:
-    """The point of a row. Raises BadInputError with its line."""
+    """Make the point of a row. Raises BadInputError with its line."""
     where = f"line {row.line} ({row.file})"
     try:
         x, y = number(row.x), number(row.y)
@@ -226,13 +226,13 @@ def as_shape(row: Row) -> Shape:
 
 
 def number(text: str) -> float:
-    """A number as tables have it. Raises ValueError, also for Python's own 1_000."""
+    """Read a number. Raises ValueError, also for Python's own 1_000."""
     if "_" in text:
         raise ValueError
     return float(text)
 
 
 def sha256_of(rows: Iterable[Row]) -> str:
-    """A hash of what rows say, wherever they stand."""
+    """Hash what rows say, whatever their lines."""
     said = [(row.x, row.y, row.name) for row in rows]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()

@@ -20,7 +20,7 @@ from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, point, poly
 from data_prep.raw import BadFile, BadInputError, Field
 
 PREDICTED = "_nuclei"
-"""Stands after the image's name in the names of files that train.predict writes."""
+"""What train.predict adds to an image's name in the names of its files."""
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
 Position = tuple[float, float]
 """x and y in px from the image's corner."""
@@ -33,16 +33,16 @@ class QuPathReader(ShapeReader):
     has_areas = True
 
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-        """The fields of a raw folder, also such as train.predict calls them."""
+        """Return usable fields, and the files that are not; accept the names of train.predict."""
         return raw.find_fields(folder, case_regex, self.suffixes, PREDICTED)
 
     def parse(self, field: Field) -> Shapes:
-        """Every point and polygon that has a class."""
+        """Read every point and polygon that has a class."""
         return Shapes(parse_geojson(field.annotation.read_bytes()))
 
 
 def parse_geojson(content: bytes) -> list[Shape]:
-    """The points and polygons of a file. Raises BadInputError with the feature that is wrong."""
+    """Read the points and polygons of a file. Raises BadInputError with the bad feature."""
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -60,7 +60,7 @@ def parse_geojson(content: bytes) -> list[Shape]:
 
 
 def features_of(parsed: Any) -> list[tuple[str, Any]]:
-    """The features of a file, each under its place there."""
+    """List the features of a file, each with where it is."""
     if isinstance(parsed, dict) and parsed.get("type") == "Feature":
         return [("feature", parsed)]
     listed = parsed.get("features") if isinstance(parsed, dict) else parsed
@@ -72,7 +72,7 @@ def features_of(parsed: Any) -> list[tuple[str, Any]]:
 
 
 def shapes_of(where: str, feature: Any) -> Iterator[Shape]:
-    """The shapes of a feature and of the objects within it."""
+    """Yield the shapes of a feature and of the objects within it."""
     properties = feature.get("properties") if isinstance(feature, dict) else None
     if not isinstance(properties, dict):
         raise BadInputError(f"{where}: expected a Feature with properties")
@@ -88,7 +88,7 @@ def shapes_of(where: str, feature: Any) -> Iterator[Shape]:
 
 
 def class_name(where: str, classification: Any) -> str:
-    """A class as QuPath shows it; '' where there is none."""
+    """Name a class as QuPath shows it; '' where there is none."""
     if not classification:  # null, or {} for 'unclassified'
         return ""
     if isinstance(classification, str):
@@ -103,7 +103,7 @@ def class_name(where: str, classification: Any) -> str:
 
 
 def shapes_of_geometry(where: str, name: str, geometry: Any) -> list[Shape]:
-    """Each point and each polygon of a geometry. Raises BadInputError for another kind."""
+    """Make the points or polygons of a geometry. Raises BadInputError for another kind."""
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in GEOMETRIES:
         raise BadInputError(
@@ -118,7 +118,7 @@ def shapes_of_geometry(where: str, name: str, geometry: Any) -> list[Shape]:
 
 
 def rings(where: str, coordinates: Any) -> list[list[Position]]:
-    """A polygon's outline and holes."""
+    """Check a polygon's outline and holes."""
     return [
         [position(where, entry) for entry in entries(where, ring)]
         for ring in entries(where, coordinates)
@@ -126,7 +126,7 @@ def rings(where: str, coordinates: Any) -> list[list[Position]]:
 
 
 def entries(where: str, coordinates: Any) -> list[Any]:
-    """A list that is not empty."""
+    """Check that coordinates are a list with something in it."""
     if not isinstance(coordinates, list) or not coordinates:
         raise BadInputError(f"{where}: coordinates: expected a list, found {coordinates!r:.40}")
     return coordinates

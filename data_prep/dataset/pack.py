@@ -41,7 +41,7 @@ Labelled = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PackTask:
-    """A sample to be decoded into the pack."""
+    """A sample, and where in the pack to decode it."""
 
     folder: Path
     sample: Sample
@@ -50,14 +50,14 @@ class PackTask:
 
 
 class SamplePixels(Protocol):
-    """A sample, of which parts are taken."""
+    """A sample that crops are cut from."""
 
     @property
     def shape_hw(self) -> tuple[int, int]:
         """Height and width in px."""
 
     def window(self, rows: slice, columns: slice) -> Labelled:
-        """A part of it, in memory of its own."""
+        """Copy a part of the sample."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class DecodedSample:
         return height, width
 
     def window(self, rows: slice, columns: slice) -> Labelled:
-        """A part of it, labels laid beside the colours."""
+        """Copy a part of the sample, labels beside the colours."""
         window_HW4 = cv2.cvtColor(self.image_HWC[rows, columns], cv2.COLOR_RGB2RGBA)
         return cv2.insertChannel(self.mask_HW[rows, columns], window_HW4, 3)
 
@@ -96,17 +96,20 @@ class PackedSample:
         return height, width
 
     def window(self, rows: slice, columns: slice) -> Labelled:
-        """A part of it, copied: to turn what lies in a whole image, each of whose rows is a page of
-        memory, takes twice as long."""
+        """Copy a part of the sample.
+
+        A copy is small: turning a view of the whole image, a page of memory a row, takes twice as
+        long.
+        """
         self.ask_for(rows)
         return self.pixels_HW4[rows, columns].copy()
 
     def ask_for(self, rows: slice) -> None:
-        """Have the system load what is not in its page cache all at once: loaded as it is copied, a
-        bit at a time and with what lies around it, a window takes twice as long.
+        """Ask the system to load rows that are not in its page cache, all at once.
 
-        Whether it is there is told by the first byte of its middle row; to ask for all that is
-        there already would take a tenth of a crop's time.
+        Without that, copying loads them bit by bit, with what lies around them, and takes twice as
+        long. The first byte of the middle row stands for all: asking for rows that are in the cache
+        would take a tenth of a crop's time.
         """
         height, width, depth = self.pixels_HW4.shape
         row_bytes = width * depth
@@ -117,7 +120,7 @@ class PackedSample:
 
 
 def is_cached(file: int, offset: int) -> bool:
-    """Whether a byte of a file is in the page cache, or the system cannot say."""
+    """Whether a byte of a file is in the page cache; True where the system cannot say."""
     if not hasattr(os, "RWF_NOWAIT"):  # macOS
         return True
     try:
@@ -130,9 +133,10 @@ def is_cached(file: int, offset: int) -> bool:
 
 
 class TrainingPixels:
-    """The pixels of the training split: sample number -> those of that sample.
+    """The pixels of the training split, by the number of the sample.
 
-    From the pack where there is one, else decoded at each call; the same bytes either way.
+    They come from the pack where there is one, else from the files, decoded at each call: the same
+    bytes either way.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -151,11 +155,11 @@ class TrainingPixels:
         return len(self.samples)
 
     def __reduce__(self) -> tuple[type["TrainingPixels"], tuple[Dataset]]:
-        """Sent to a loader worker that was not forked, it maps the pack anew."""
+        """Map the pack anew in a loader worker that was not forked."""
         return TrainingPixels, (self.dataset,)
 
     def advice_on_pack(self) -> str:
-        """What to do where there is none, or one that does not count."""
+        """Say how to get a pack, where there is none that can be used."""
         again = "`python -m data_prep` again with the same settings and pack=true"
         if any((self.folder / PACKED).glob("*.u8")):
             again += (
@@ -175,23 +179,22 @@ class TrainingPixels:
 
 
 def offsets_of(samples: Sequence[Sample]) -> list[int]:
-    """Where in the pack each sample begins, and where the last one ends, in bytes."""
+    """Return where in the pack each sample begins, and where the last one ends, in bytes."""
     sizes = [len(LAYOUT) * sample.height_px * sample.width_px for sample in samples]
     return list(accumulate(sizes, initial=0))
 
 
 def packed_path(folder: Path, content_sha256: str) -> Path:
-    """The pack of a data set with this content, as this installation decodes it."""
+    """Name the pack of a data set with this content, as this installation decodes it."""
     made_of = f"{content_sha256} {LAYOUT} {DECODER} {version(DECODER)}"
     return folder / PACKED / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.u8"
 
 
 def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
-    """Decode the training split into its pack, where it is not there yet. Raises UserError, also
-    where another's file has its name.
+    """Decode the training split into its pack, unless it is there. Raises UserError.
 
-    No unfinished pack stays to fill the disk after an error or Ctrl-C; what a kill leaves, the next
-    run removes.
+    A file of the pack's name that is not its own is an error, too. An error or Ctrl-C removes the
+    unfinished pack; the next run removes what a kill leaves.
     """
     path = packed_path(folder, content_sha256)
     training = [sample for sample in samples if sample.split == "train"]
@@ -238,7 +241,7 @@ def reserve(path: Path, num_bytes: int, folder: Path) -> None:
 
 
 def pack_sample(task: PackTask) -> None:
-    """Decode a sample to its place in the pack."""
+    """Decode a sample into the pack."""
     decoded = DecodedSample(*read_sample(task.folder, task.sample))
     with task.pack.open("r+b") as file:
         file.seek(task.offset)
@@ -246,7 +249,7 @@ def pack_sample(task: PackTask) -> None:
 
 
 def remove_other_packs(folder: Path, content_sha256: str) -> None:
-    """Remove the pack of what the data set was before, or was decoded to by another release."""
+    """Remove packs that data_prep wrote of other content or with another decoder."""
     kept, item = packed_path(folder, content_sha256), item_of(folder)
     if str(kept.relative_to(folder)) not in item.read().files:
         item.remove()

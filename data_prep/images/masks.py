@@ -1,4 +1,4 @@
-"""Masks from annotated points, a filled disc at each, over areas that are there already."""
+"""Masks: filled discs at annotated points, over areas; and from masks to channels of logits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -13,7 +13,7 @@ BINARY_LABEL = 255
 
 
 def label_values(classes: Sequence[str], labels: Literal["binary", "per_class"]) -> dict[str, int]:
-    """The mask value of each class: all 255, or 1, 2, ... in the given order."""
+    """Choose the mask value of each class: all 255, or 1, 2, ... in the given order."""
     if labels == "binary":
         return dict.fromkeys(classes, BINARY_LABEL)
     return {name: index for index, name in enumerate(classes, start=1)}
@@ -42,7 +42,7 @@ def draw_mask(
 
 
 def channel_values(values: Iterable[int]) -> list[int]:
-    """The distinct mask values in order: one channel of logits each."""
+    """Sort the distinct mask values: one channel of logits each."""
     return sorted(set(values))
 
 

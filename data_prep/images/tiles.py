@@ -1,4 +1,4 @@
-"""Cut images that are too large for one field into tiles, each a field of its own; leave out glass.
+"""Cut images that are too large for one field into tiles, each a field of its own; skip glass.
 
 Tissue is where light is absorbed: optical density above 0.15 in the mean over the channels, after
 Macenko et al. 2009, doi:10.1109/ISBI.2009.5193250.
@@ -29,7 +29,7 @@ class Tile:
 
     @property
     def suffix(self) -> str:
-        """What its field's name has behind the image's."""
+        """What the name of the tile's field adds to the image's name."""
         return f"_x{self.box.x}_y{self.box.y}"
 
     def reaches(self, points_N2: PointsN2) -> npt.NDArray[np.bool_]:
@@ -40,12 +40,12 @@ class Tile:
 
 
 def whole(height_px: int, width_px: int) -> Tile:
-    """An image as its only tile."""
+    """Make the tile that is the whole image."""
     return Tile(Box(0, 0, width_px, height_px), height_px, width_px)
 
 
 def cut(height_px: int, width_px: int, tile_px: int, overlap_px: int) -> list[Tile]:
-    """Tiles that cover an image, row by row, all of one size, evenly."""
+    """Cut an image into evenly spread tiles of one size, row by row."""
     return [
         Tile(Box(x, y, min(tile_px, width_px), min(tile_px, height_px)), height_px, width_px)
         for y in tile_starts(height_px, tile_px, overlap_px)
@@ -54,10 +54,10 @@ def cut(height_px: int, width_px: int, tile_px: int, overlap_px: int) -> list[Ti
 
 
 def tile_starts(length_px: int, size_px: int, overlap_px: int, grid_px: int = 1) -> list[int]:
-    """Where tiles start so that they cover a length evenly and overlap at least as asked.
+    """Return starts of tiles that cover a length evenly and overlap by `overlap_px` at least.
 
-    All but the last, which ends with the length, start at multiples of `grid_px`, unless that is
-    more than a tile has beside its overlap.
+    The last tile ends with the length. The others start at multiples of `grid_px`, or of a tile
+    without its overlap where that is less.
     """
     if length_px <= size_px:
         return [0]
@@ -101,8 +101,10 @@ def are_inside(
 
 
 def tissue_share(image_HWC: Image, step: int = 4) -> float:
-    """The share of pixels, from 0 to 1, that are tissue and not glass: of each `step`-th along
-    either side, for every sixteenth will do."""
+    """The fraction of pixels that are tissue and not glass, from 0 to 1.
+
+    Only each `step`-th pixel along either side is looked at: every sixteenth is enough.
+    """
     density = np.log10(WHITE / np.maximum(np.arange(256), 1.0)).astype(np.float32)  # of a uint8
     density_HW = density[image_HWC[::step, ::step]].mean(axis=-1)
     return float((density_HW > TISSUE_DENSITY).mean())
