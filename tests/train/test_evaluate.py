@@ -191,7 +191,8 @@ def test_raw_names_that_tell_no_case_are_warned_of(
     (warning,) = [line for line in summary["warnings"] if "case_regex" in line]
     assert warning == (
         "2 of 3 names do not match case_regex (patient9_a, patient9_b) of the training data:"
-        " intervals over cases take each such field for a case of its own, whoever's it is"
+        " intervals over cases count each such field as a case of its own, also where several are"
+        " of one patient"
     )
     assert not [w for w in evaluated(f"raw={raw}", "cases=[4]")["warnings"] if "case_regex" in w]
 
