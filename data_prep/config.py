@@ -23,7 +23,7 @@ SPLITS = ("train", "val", "test")
 MAX_CLASSES = 255  # beside the background, in 8 bit
 MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
 BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # where what comes next looks
-MARGIN_PX = 64  # how far beyond a field a variant's map is known, for discs that reach into it
+MARGIN_PX = 64  # how far outside a field points are known, whose discs may reach into it
 FLIPS = ("horizontal_flip", "vertical_flip")  # draw nothing: a second copy would be the same
 
 

@@ -17,7 +17,8 @@ from data_prep import records
 from data_prep.annotations import brecahad
 from data_prep.annotations.formats import READERS
 from data_prep.annotations.reader import Annotation, with_middles
-from data_prep.augment.variants import Annotated, Variant, apply, plan_variants
+from data_prep.augment.moving import Annotated, apply
+from data_prep.augment.variants import Variant, plan_variants
 from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
 from data_prep.images import image_files, masks

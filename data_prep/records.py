@@ -23,9 +23,11 @@ from data_prep.raw import Field
 
 KIND = "fields"  # private folder of the records
 # Libraries whose release may change a prepared byte
-LIBRARIES = ("imagecodecs", "numpy", "opencv-python-headless", "pillow", "tifffile", "zarr")
-# Folders and files of this package, and common/seeds.py, whose code may; _remap.c makes the bytes
-# that OpenCV does
+LIBRARIES = (
+    *("albumentations", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "scipy"),
+    *("tifffile", "zarr"),
+)
+# Folders and files of this package, and common/seeds.py, whose code may
 CODE = ("annotations/[!_]*", "augment/[!_]*", "images/[!_]*", "config", "field", "raw")
 
 # Settings that change no prepared byte

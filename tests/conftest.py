@@ -67,7 +67,8 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def warm_workers() -> None:
     """Import what workers need once a session, not once a worker: seconds each."""
-    forkserver.set_forkserver_preload(["data_prep.field", "data_prep.dataset.pack"])
+    modules = ("field", "augment.transforms", "dataset.pack")
+    forkserver.set_forkserver_preload([f"data_prep.{module}" for module in modules])
     forkserver.ensure_running()
 
 

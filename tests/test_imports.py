@@ -48,7 +48,10 @@ MISSING = {
 }
 
 # Libraries that take long to load, of which the settings of a command need nothing
-LARGE = {"cv2", "imagecodecs", "matplotlib", "numpy", "scipy", "tifffile", "torch", "zarr"}
+LARGE = {
+    *("albumentations", "cv2", "imagecodecs", "matplotlib", "numpy", "scipy", "tifffile", "torch"),
+    "zarr",
+}
 
 
 def sources(owner: str) -> list[Path]:

@@ -19,7 +19,8 @@ import numpy as np
 from imagecodecs import PNG
 
 from data_prep.annotations import brecahad
-from data_prep.augment.variants import Annotated, Variant, apply
+from data_prep.augment.moving import Annotated, apply
+from data_prep.augment.variants import Variant
 from data_prep.config import PrepConfig
 from data_prep.images import image_files, masks
 from data_prep.raw import Field, find_fields

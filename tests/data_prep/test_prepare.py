@@ -457,7 +457,7 @@ class TestAgain:
         monkeypatch.setattr(records, "version", releases.__getitem__)
         records.made_by.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 4
-        with (copied / "augment" / "inverse.py").open("a") as file:
+        with (copied / "augment" / "lattice.py").open("a") as file:
             file.write("# another line\n")
         records.made_by.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 0
@@ -469,15 +469,16 @@ class TestAgain:
         assert prepare(raw, out, copies=3).num_reused == 0
 
     def test_the_code_that_counts_is_all_that_a_worker_loads(self) -> None:
-        listed = "import sys, data_prep.field; print(*sys.modules)"
+        loaded = "import sys, data_prep.field, data_prep.augment.transforms"
+        listed = f"{loaded}; print(*sys.modules)"
         command = [sys.executable, "-c", listed]
         loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         names = {name for name in loaded.stdout.split() if name.startswith("data_prep.")}
         counted = {
             ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in records.code_files()
         }
-        # _remap.c makes the bytes that OpenCV does; the case itself is in a field's key
-        of_no_byte = {"dataset.manifest", "records", "augment._remap", "cases.names"}
+        # the case itself is in a field's key
+        of_no_byte = {"dataset.manifest", "records", "cases.names"}
         rooms = {"annotations", "augment", "cases", "dataset", "images"}
         assert names - {f"data_prep.{name}" for name in of_no_byte | rooms} <= counted
 
