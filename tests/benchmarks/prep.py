@@ -6,6 +6,9 @@ floor     nothing but decoding a field once and encoding sixteen images and mask
           field each in turn, a worker at work
 naive     what scripts do: PIL and SciPy, noise as large as the image, a transform at a time, discs
           a point at a time; one field in each round
+plain     the same variants by plain calls of albumentations 2.0.8, images and masks, OpenCV's
+          files; no points, which take it seconds; its elastic noise exact, and approximate too,
+          which is another variant for a sigma of 50: it cuts the Gaussian to 17 px
 eosin     python -m data_prep, from its start to the published data set, on one and two workers, of
           as many fields as BreCaHAD has
 
@@ -40,7 +43,9 @@ from scipy import ndimage
 from common.malloc import keep_freed_memory
 from common.workers import map_tasks
 from data_prep.annotations.brecahad import decode_points
-from data_prep.config import TRANSFORMS, PrepConfig, SplitConfig
+from data_prep.augment.transforms import albumentations  # which does not ask the network
+from data_prep.augment.variants import ORIGINAL, Variant, plan_variants
+from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
 from data_prep.images import image_files, masks
 from data_prep.plan import claim_folder, hash_inputs, make_task
@@ -131,6 +136,10 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> Path:
     def naive() -> float:
         return seconds_of(lambda field: naive_recipe(field, folder / "naive"), next(turn))
 
+    def plain(is_approximate: bool) -> float:
+        recipe = partial(plain_albumentations, out=folder / "naive", is_approximate=is_approximate)
+        return seconds_of(recipe, next(turn))
+
     def eosin(workers: int) -> float:
         nonlocal latest
         latest = new_folder() / "out"
@@ -141,10 +150,13 @@ def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> Path:
 
     (folder / "naive").mkdir()
     naive()
+    plain(True)
     eosin(2)
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
         seconds.setdefault("naive", []).append(naive())
+        seconds.setdefault("albumentations, exact", []).append(plain(False))
+        seconds.setdefault("albumentations, approximate", []).append(plain(True))
         for way, one, two in (
             ("eosin, workers={}, start to end", *before_and_after(eosin)),
             ("the floor, processes={}", *before_and_after(floor)),
@@ -257,6 +269,47 @@ def naive_recipe(field: Field, out: Path) -> None:
         moved_image, moved_mask = naive_transform(name, image_HWC, mask_HW, rng)
         Image.fromarray(moved_image).save(out / f"{index}.jpg", quality=QUALITY)
         Image.fromarray(moved_mask).save(out / f"{index}.png")
+
+
+def plain_albumentations(field: Field, out: Path, is_approximate: bool) -> None:
+    """The script of who knows albumentations."""
+    image_HWC = cv2.cvtColor(cv2.imread(str(field.image)), cv2.COLOR_BGR2RGB)
+    mask_HW = naive_mask(image_HWC, json.loads(field.annotation.read_text()))
+    for variant in plan_variants(field.name, COPIES, AugmentConfig(), 0):
+        moved = {"image": image_HWC, "mask": mask_HW}
+        if variant.transform != ORIGINAL:
+            transform = plain_transform(variant, is_approximate)
+            moved = albumentations.Compose([transform], seed=variant.seed)(**moved)
+        image_BGR = cv2.cvtColor(moved["image"], cv2.COLOR_RGB2BGR)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+        cv2.imwrite(str(out / f"{variant.index}.jpg"), image_BGR, quality)
+        cv2.imwrite(str(out / f"{variant.index}.png"), moved["mask"])
+
+
+def plain_transform(variant: Variant, is_approximate: bool) -> albumentations.DualTransform:
+    """albumentations' own, with the parameters of a variant."""
+    drawn, mirror = variant.parameters, cv2.BORDER_REFLECT
+    match variant.transform:
+        case "horizontal_flip":
+            return albumentations.HorizontalFlip(p=1)
+        case "vertical_flip":
+            return albumentations.VerticalFlip(p=1)
+        case "rotation":
+            angles = (drawn["angle_deg"],) * 2
+            return albumentations.Affine(rotate=angles, border_mode=mirror, p=1)
+        case "scale":
+            return albumentations.Affine(scale=(drawn["factor"],) * 2, border_mode=mirror, p=1)
+        case "barrel" | "pincushion":
+            limits = (drawn["k"],) * 2
+            return albumentations.OpticalDistortion(limits, mode="camera", p=1)
+    alpha = drawn["rms_px"] * math.sqrt(3) * 2 * math.sqrt(math.pi) * drawn["sigma_px"]
+    return albumentations.ElasticTransform(
+        alpha,
+        drawn["sigma_px"],
+        approximate=is_approximate,
+        noise_distribution="uniform",
+        p=1,
+    )
 
 
 def naive_mask(image_HWC: np.ndarray, annotation: dict[str, list[dict[str, float]]]) -> np.ndarray:
