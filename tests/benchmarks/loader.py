@@ -36,7 +36,7 @@ from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import TrainConfig
 from train.crops.loader import load_microbatches
-from train.crops.microbatches import Draw, TrainingCrops
+from train.crops.microbatches import CropKey, TrainingCrops
 from train.ranks.distributed import Ranks, start_ranks
 
 WARM_UP = 4  # microbatches
@@ -231,9 +231,9 @@ class AlbumentationsCrops(TrainingCrops):
             seed=0,
         )
 
-    def cut(self, draws: Sequence[Draw]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def cut(self, crop_keys: Sequence[CropKey]) -> list[tuple[np.ndarray, np.ndarray]]:
         crops = []
-        for _, index in draws:
+        for _, index in crop_keys:
             sample = self.pixels[self.sample_of(index)]
             assert isinstance(sample, DecodedSample)
             moved = self.transform(image=sample.image_HWC, mask=sample.mask_HW)

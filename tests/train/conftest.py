@@ -23,7 +23,7 @@ from data_prep.config import PrepConfig
 from data_prep.dataset import pack
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import TrainConfig
-from train.crops.microbatches import Draw, TrainingCrops
+from train.crops.microbatches import CropKey, TrainingCrops
 from train.loop.trainer import Trainer, check_size
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
@@ -159,11 +159,13 @@ def trained(
 
 
 @pytest.fixture(scope="session")
-def cut() -> Callable[[TrainingCrops, Sequence[Draw]], list[torch.Tensor]]:
-    """cut(crops, draws) are their images and masks, stacked."""
+def cut() -> Callable[[TrainingCrops, Sequence[CropKey]], list[torch.Tensor]]:
+    """cut(crops, crop_keys) are their images and masks, stacked."""
 
-    def stack(crops: TrainingCrops, draws: Sequence[Draw]) -> list[torch.Tensor]:
-        return [torch.from_numpy(np.stack(part)) for part in zip(*crops.cut(draws), strict=True)]
+    def stack(crops: TrainingCrops, crop_keys: Sequence[CropKey]) -> list[torch.Tensor]:
+        return [
+            torch.from_numpy(np.stack(part)) for part in zip(*crops.cut(crop_keys), strict=True)
+        ]
 
     return stack
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from data_prep.images.arrays import Image, Mask
 from train.__main__ import main as train
-from train.crops.microbatches import Draw, TrainingCrops
+from train.crops.microbatches import CropKey, TrainingCrops
 from train.loop import trainer
 
 
 class SlowCrops(TrainingCrops):
     """Crops of which a microbatch takes 200 ms."""
 
-    def cut(self, draws: Sequence[Draw]) -> list[tuple[Image, Mask]]:
+    def cut(self, crop_keys: Sequence[CropKey]) -> list[tuple[Image, Mask]]:
         time.sleep(0.2)
-        return super().cut(draws)
+        return super().cut(crop_keys)
 
 
 def main(argv: list[str]) -> int:

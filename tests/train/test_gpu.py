@@ -165,8 +165,8 @@ def test_crops_come_to_the_gpu_whole_however_late_it_gets_to_them(
             torch.cuda._sleep(10_000_000)  # clock cycles, some milliseconds
     drawn = list(MicrobatchSampler(len(crops), config, gpu, 0))
     assert len(read) == len(drawn) == 16 * 16
-    for draws, microbatch in zip(drawn, read, strict=True):
-        expected = [part.cuda() for part in cut(crops, draws)]
+    for crop_keys, microbatch in zip(drawn, read, strict=True):
+        expected = [part.cuda() for part in cut(crops, crop_keys)]
         assert all(map(torch.equal, microbatch, expected))
 
 

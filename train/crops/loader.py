@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from common.command_line import UserError
 from common.stop_request import SIGNALS
 from train.config import TrainConfig
-from train.crops.microbatches import Draw, MicrobatchSampler, TrainingCrops
+from train.crops.microbatches import CropKey, MicrobatchSampler, TrainingCrops
 from train.ranks.distributed import Ranks
 
 ITEM_CROPS, ITEM_BYTES = 16, 1 << 22  # an item from a pack holds at least the smaller of the two
@@ -81,9 +81,9 @@ class Items(Dataset[list[Tensor] | UserError]):
     def __init__(self, crops: TrainingCrops) -> None:
         self.crops = crops
 
-    def __getitem__(self, draws: list[Draw]) -> list[Tensor] | UserError:
+    def __getitem__(self, crop_keys: list[CropKey]) -> list[Tensor] | UserError:
         try:
-            item: list[Tensor] = default_collate(self.crops.cut(draws))
+            item: list[Tensor] = default_collate(self.crops.cut(crop_keys))
         except UserError as error:
             return error
         except (MemoryError, RuntimeError, cv2.error) as error:  # of numpy, torch and OpenCV
@@ -101,11 +101,11 @@ def num_in_item(crops: TrainingCrops, size: int) -> int:
     return math.ceil(min(ITEM_CROPS, ITEM_BYTES / crops.crop_bytes) / size)
 
 
-def groups(microbatches: Iterable[list[Draw]], num: int) -> Iterator[list[Draw]]:
+def groups(microbatches: Iterable[list[CropKey]], num: int) -> Iterator[list[CropKey]]:
     """Yield the crops of `num` microbatches at a time, and of those that are left at the end."""
     left = iter(microbatches)
     while group := list(islice(left, num)):
-        yield [draw for microbatch in group for draw in microbatch]
+        yield [crop_key for microbatch in group for crop_key in microbatch]
 
 
 def forget_iterator(error: BaseException) -> None:

@@ -17,10 +17,10 @@ from common import seeds
 from data_prep.dataset.pack import TrainingPixels
 from data_prep.images.arrays import Image, Mask
 from train.config import TrainConfig
-from train.crops.random_crop import NUM_DRAWS, Plan, cut_crop, plan_crop
+from train.crops.random_crop import NUM_UNIFORMS, Plan, cut_crop, plan_crop
 from train.ranks.distributed import Ranks
 
-Draw = tuple[int, int]
+CropKey = tuple[int, int]
 """(epoch, index of the crop within the epoch)."""
 
 
@@ -33,23 +33,23 @@ class TrainingCrops:
     def __len__(self) -> int:
         return len(self.pixels) * self.config.crop.per_sample
 
-    def cut(self, draws: Sequence[Draw]) -> list[tuple[Image, Mask]]:
+    def cut(self, crop_keys: Sequence[CropKey]) -> list[tuple[Image, Mask]]:
         """Return the image and the mask of each crop. Raises UserError for one that is damaged."""
         # planned together: Python is three times as fast while pixels do not take its cache
-        plans = [self.plan(draw) for draw in draws]
+        plans = [self.plan(crop_key) for crop_key in crop_keys]
         return [
             cut_crop(
                 self.pixels[self.sample_of(index)], self.pixels.is_binary, self.config.crop, plan
             )
-            for (_, index), plan in zip(draws, plans, strict=True)
+            for (_, index), plan in zip(crop_keys, plans, strict=True)
         ]
 
-    def plan(self, draw: Draw) -> Plan:
+    def plan(self, crop_key: CropKey) -> Plan:
         """What is drawn of a crop."""
-        epoch, index = draw
+        epoch, index = crop_key
         sample = self.pixels.samples[self.sample_of(index)]
-        numbers = seeds.uniforms(NUM_DRAWS, self.config.seed, "crop", epoch, index)
-        return plan_crop((sample.height_px, sample.width_px), self.config.crop, numbers)
+        uniforms = seeds.uniforms(NUM_UNIFORMS, self.config.seed, "crop", epoch, index)
+        return plan_crop((sample.height_px, sample.width_px), self.config.crop, uniforms)
 
     def sample_of(self, index: int) -> int:
         """The number of the sample that a crop of an epoch is of."""
@@ -61,7 +61,7 @@ class TrainingCrops:
         return 4 * self.config.crop.size_px**2
 
 
-class MicrobatchSampler(Sampler[list[Draw]]):
+class MicrobatchSampler(Sampler[list[CropKey]]):
     """This rank's microbatches from a step on to the end of the run, each a list of crops."""
 
     def __init__(self, num_crops: int, config: TrainConfig, ranks: Ranks, first_step: int) -> None:
@@ -74,7 +74,7 @@ class MicrobatchSampler(Sampler[list[Draw]]):
         steps = self.steps_per_epoch * self.config.epochs - self.first_step
         return steps * len(self.mine)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[CropKey]]:
         size = self.config.batch.size // self.config.batch.num_microbatches
         order, order_of = np.empty(0, int), -1
         for step in range(self.first_step, self.steps_per_epoch * self.config.epochs):

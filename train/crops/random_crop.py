@@ -28,7 +28,7 @@ STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
 UNMIX = np.linalg.inv(STAINS)
 DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # of a uint8; +1 keeps 0 finite
 LOG_WHITE = math.log(256)
-NUM_DRAWS = 6 + 7  # numbers from 0 to below 1 that draw_affine and draw_density_map take
+NUM_UNIFORMS = 6 + 7  # numbers from 0 to below 1 that draw_affine and draw_density_map take
 
 Array = npt.NDArray[np.uint8]
 
@@ -43,9 +43,9 @@ class Plan:
     """(3, 4): an affine map of optical density (R, G, B)."""
 
 
-def plan_crop(shape_HW: tuple[int, int], config: CropConfig, draws: Sequence[float]) -> Plan:
-    """The crop of an image of this size that NUM_DRAWS numbers stand for."""
-    return Plan(draw_affine(shape_HW, config, draws[:6]), draw_density_map(config, draws[6:]))
+def plan_crop(shape_HW: tuple[int, int], config: CropConfig, uniforms: Sequence[float]) -> Plan:
+    """The crop of an image of this size that NUM_UNIFORMS numbers stand for."""
+    return Plan(draw_affine(shape_HW, config, uniforms[:6]), draw_density_map(config, uniforms[6:]))
 
 
 def cut_crop(
@@ -72,21 +72,21 @@ def cut_crop(
 
 
 def draw_affine(
-    shape_HW: tuple[int, int], config: CropConfig, draws: Sequence[float]
+    shape_HW: tuple[int, int], config: CropConfig, uniforms: Sequence[float]
 ) -> npt.NDArray[np.float64]:
-    """(2, 3): the map from pixels (x, y) of the crop to pixels of the image, of six draws."""
-    turn, enlarge, flip_x, flip_y, *corners = draws
+    """(2, 3): the map from pixels (x, y) of the crop to pixels of the image, of six uniforms."""
+    turn, enlarge, flip_x, flip_y, *corners = uniforms
     size = config.size_px
     angle = math.radians((2 * turn - 1) * config.rotation_deg)
     zoom = math.exp((2 * enlarge - 1) * math.log(config.scale))
-    along_x, along_y = (-1 if config.flip and draw < 0.5 else 1 for draw in (flip_x, flip_y))
+    along_x, along_y = (-1 if config.flip and uniform < 0.5 else 1 for uniform in (flip_x, flip_y))
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
     linear = (cos * along_x, -sin * along_y), (sin * along_x, cos * along_y)
     middle = (size - 1) / 2
     rows = []
-    for (of_x, of_y), extent, draw in zip(linear, shape_HW[::-1], corners, strict=True):
+    for (of_x, of_y), extent, uniform in zip(linear, shape_HW[::-1], corners, strict=True):
         # whole pixels, so that a crop without rotation and scaling is not interpolated
-        corner = int(draw * max(1, extent - size + 1))
+        corner = int(uniform * max(1, extent - size + 1))
         rows.append((of_x, of_y, corner + middle - (of_x + of_y) * middle))
     return np.array(rows)
 
@@ -135,14 +135,14 @@ def warp(
     )
 
 
-def draw_density_map(config: CropConfig, draws: Iterable[float]) -> npt.NDArray[np.float32]:
+def draw_density_map(config: CropConfig, uniforms: Iterable[float]) -> npt.NDArray[np.float32]:
     """(3, 4): an affine map of optical density (R, G, B) that changes each stain's amount.
 
-    Of seven draws: a factor and a shift for each stain, and the light.
+    Of seven uniforms: a factor and a shift for each stain, and the light.
     """
-    *of_stains, light = (2 * draw - 1 for draw in draws)
-    factor = [1 + config.stain * draw for draw in of_stains[:3]]
-    shift = [config.stain_shift * draw for draw in of_stains[3:]]
+    *of_stains, light = (2 * uniform - 1 for uniform in uniforms)
+    factor = [1 + config.stain * uniform for uniform in of_stains[:3]]
+    shift = [config.stain_shift * uniform for uniform in of_stains[3:]]
     darker = -math.log1p(config.brightness * light)
     density_map = np.empty((3, 4), np.float32)
     density_map[:, :3] = ((UNMIX * factor) @ STAINS).T  # that is for a row of densities times it

@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_an_item_holds_the_crops_of_microbatches_in_a_row_and_the_last_what_is_l
     microbatches = [[(0, index), (1, index)] for index in range(7)]
     items = list(groups(microbatches, 3))
     assert [len(item) for item in items] == [6, 6, 2]
-    assert [draw for item in items for draw in item] == [d for each in microbatches for d in each]
+    assert list(chain.from_iterable(items)) == list(chain.from_iterable(microbatches))
 
 
 @pytest.mark.parametrize(

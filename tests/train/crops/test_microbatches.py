@@ -18,7 +18,7 @@ from tests.train.conftest import prepare_here
 from train.config import CropConfig, TrainConfig
 from train.crops.loader import load_microbatches
 from train.crops.microbatches import (
-    Draw,
+    CropKey,
     MicrobatchSampler,
     TrainingCrops,
     mask_to_target,
@@ -31,11 +31,11 @@ CONFIG = TrainConfig(data="", run="", epochs=3, batch_size=8, microbatches=4)
 STEPS_PER_EPOCH, STEPS = 2, 6
 
 
-def flat(lists: Iterable[list[Draw]]) -> list[Draw]:
+def flat(lists: Iterable[list[CropKey]]) -> list[CropKey]:
     return list(chain.from_iterable(lists))
 
 
-def steps_of(rank: Ranks, first_step: int = 0) -> list[list[Draw]]:
+def steps_of(rank: Ranks, first_step: int = 0) -> list[list[CropKey]]:
     """What a rank draws at each step."""
     sampler = MicrobatchSampler(NUM_CROPS, CONFIG, rank, first_step)
     microbatches = list(sampler)
@@ -72,9 +72,9 @@ def test_an_epoch_draws_each_crop_once_at_most_in_an_order_of_its_own(
     steps = steps_of(ranks())
     epochs = [flat(steps[start : start + 2]) for start in range(0, STEPS, STEPS_PER_EPOCH)]
     orders = []
-    for number, draws in enumerate(epochs):
-        assert {epoch for epoch, _ in draws} == {number}
-        indices = [index for _, index in draws]
+    for number, crop_keys in enumerate(epochs):
+        assert {epoch for epoch, _ in crop_keys} == {number}
+        indices = [index for _, index in crop_keys]
         assert len(set(indices)) == 16
         assert set(indices) < set(range(NUM_CROPS))
         orders.append(indices)

@@ -31,7 +31,7 @@ from train import __main__ as train_main
 from train import evaluate
 from train.checkpoints import checkpoint
 from train.config import TrainConfig
-from train.crops.microbatches import Draw, MicrobatchSampler, TrainingCrops
+from train.crops.microbatches import CropKey, MicrobatchSampler, TrainingCrops
 from train.loop.initial_state import build_state
 from train.loop.trainer import Trainer
 from train.metrics.detection import find_nuclei
@@ -265,10 +265,10 @@ def test_microbatches_add_up_to_the_gradient_of_the_whole_batch(
     assert trainer.fit() == EXIT_STOPPED
 
     first_step = islice(MicrobatchSampler(16, config, ranks(), 0), microbatches)
-    draws = list(chain.from_iterable(first_step))
-    assert len(draws) == 4
+    crop_keys = list(chain.from_iterable(first_step))
+    assert len(crop_keys) == 4
     crops = TrainingCrops(TrainingPixels(prepared), config)
-    images, masks = cut(crops, draws)
+    images, masks = cut(crops, crop_keys)
     model = build_state(config, 1, trainer.batch_step.precision).model
     logits = model(images.permute(0, 3, 1, 2) / 255)
     F.binary_cross_entropy_with_logits(logits, (masks[:, None] > 0).float()).backward()
@@ -383,11 +383,11 @@ def test_a_run_that_waits_for_data_says_what_to_do_once(
 class SlowCrops(TrainingCrops):
     """Grey crops that take 50 ms each."""
 
-    def cut(self, draws: Sequence[Draw]) -> list[tuple[np.ndarray, np.ndarray]]:
-        time.sleep(0.05 * len(draws))
+    def cut(self, crop_keys: Sequence[CropKey]) -> list[tuple[np.ndarray, np.ndarray]]:
+        time.sleep(0.05 * len(crop_keys))
         size = self.config.crop.size_px
         crop = np.full((size, size, 3), 128, np.uint8), np.zeros((size, size), np.uint8)
-        return [crop] * len(draws)
+        return [crop] * len(crop_keys)
 
 
 @pytest.mark.parametrize("loader_workers", [0, 1])
