@@ -50,11 +50,11 @@ def move(field: Annotated, variant: Variant, border: Border) -> Annotated:
         given["mask"] = field.mask_HW
     moved = pipeline_of(variant, border)(**given)
 
-    points_M2 = np.round(moved["keypoints"][:, :2].astype(np.float64), POINT_DECIMALS)
+    moved_M2 = np.round(moved["keypoints"][:, :2].astype(np.float64), POINT_DECIMALS)
     end = np.array([width_px, height_px]) + MARGIN_PX
-    is_near = np.all((points_M2 > -MARGIN_PX) & (points_M2 < end), axis=1)
+    is_near = np.all((moved_M2 > -MARGIN_PX) & (moved_M2 < end), axis=1)
     group_of = moved["keypoints"][:, -1]
-    moved_groups = [points_M2[is_near & (group_of == group)] for group in range(len(groups))]
+    moved_groups = [moved_M2[is_near & (group_of == group)] for group in range(len(groups))]
     num_classes = len(field.points)
     points = dict(zip(field.points, moved_groups[:num_classes], strict=True))
     middles = None

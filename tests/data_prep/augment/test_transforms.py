@@ -170,7 +170,8 @@ from data_prep.augment.variants import plan_variants
 from data_prep.config import AugmentConfig
 
 rng = np.random.default_rng(0)
-image_HWC, points = rng.integers(0, 256, (200, 300, 3), np.uint8), {"tumor": rng.random((50, 2))}
+image_HWC = rng.integers(0, 256, (200, 300, 3), np.uint8)
+points = {"tumor": 200 * rng.random((50, 2))}
 variants = plan_variants("a-1", 9, AugmentConfig(), 0)
 for variant, of in zip(variants, apply(Annotated(image_HWC, points), variants, "mirror")):
     content = of.image_HWC.tobytes() + of.points["tumor"].tobytes()
