@@ -9,7 +9,7 @@ BIN := .venv/bin
 RAW ?=
 DEMO := demo/$(if $(RAW),real,drawn)
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 25
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 .PHONY: demo test test-all test-tools check clean
 

@@ -25,22 +25,19 @@ class Outcome(NamedTuple):
     err: str
 
 
-# Files whose tests run in one process, before all others or after them, the longest first
+# Files that run before all others, the longest first, or after them
 FIRST = ("test_cluster", "test_faults", "test_ranks", "test_demo", "test_predict", "test_evaluate")
 LAST = ("test_gpu",)  # a process that has used a GPU cannot be forked to use torch
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests together (they share fixtures), and begin with the longest files."""
+    """Begin with the longest files, so that no process is left with one at the end."""
 
     def turn(item: pytest.Item) -> int:
         name = item.path.stem
         return FIRST.index(name) if name in FIRST else len(FIRST) + (name in LAST)
 
     items.sort(key=turn)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
