@@ -26,7 +26,7 @@ from data_prep.images.tiles import tile_starts
 from model.precision import choose_precision
 from tests.benchmarks.slides import arguments, write_inputs
 from train.prediction.predictor import BAND_PX
-from train.prediction.results import OUTPUTS
+from train.prediction.result_files import OUTPUTS
 from train.prediction.tiles import Plane, blend_weight, cut_into_bands, stride_of, tile_probability
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import load_model, read_run

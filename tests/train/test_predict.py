@@ -33,7 +33,7 @@ from train.loop.trainer import Trainer
 from train.loop.validation import summarise
 from train.prediction import predict_images, predictor
 from train.prediction.config import PredictConfig
-from train.prediction.results import Results, to_mask
+from train.prediction.result_files import ResultFiles, to_mask
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import load_model, read_run
@@ -348,13 +348,13 @@ def test_a_corrected_result_is_kept_and_others_are_replaced(
 def test_a_result_corrected_while_others_are_predicted_is_kept(
     slide: Path, tmp_path: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_nuclei = Results.write_nuclei
+    write_nuclei = ResultFiles.write_nuclei
 
-    def write_and_correct(results: Results, *paths: Path) -> None:
+    def write_and_correct(results: ResultFiles, *paths: Path) -> None:
         (tmp_path / "out" / "slide.json").write_text("mine")
         write_nuclei(results, *paths)
 
-    monkeypatch.setattr(Results, "write_nuclei", write_and_correct)
+    monkeypatch.setattr(ResultFiles, "write_nuclei", write_and_correct)
     outcome = run_predict(slide)
     assert outcome.code == 1
     assert outcome.err.splitlines() == [left_out(slide, tmp_path / "out", "slide.json")]
@@ -415,9 +415,9 @@ def test_rows_are_told_while_the_last_image_is_written(
 ) -> None:
     """Nuclei, which are written last, wait here until what was written before was told."""
     was_told = threading.Event()
-    write_nuclei = Results.write_nuclei
+    write_nuclei = ResultFiles.write_nuclei
 
-    def wait_and_write(results: Results, *paths: Path) -> None:
+    def wait_and_write(results: ResultFiles, *paths: Path) -> None:
         assert was_told.wait(30)
         write_nuclei(results, *paths)
 
@@ -429,7 +429,7 @@ def test_rows_are_told_while_the_last_image_is_written(
             if (label, done) == ("write", 2 * 200):
                 was_told.set()
 
-    monkeypatch.setattr(Results, "write_nuclei", wait_and_write)
+    monkeypatch.setattr(ResultFiles, "write_nuclei", wait_and_write)
     monkeypatch.setattr(predict_images, "track", tell)
     assert run_predict(slide).code == 0
 

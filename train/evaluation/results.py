@@ -26,7 +26,7 @@ CURVES, SUMMARY = "learning_curves.png", "summary.json"
 @contextmanager
 def results_in(
     out: Path, chosen: Sequence[Chosen], config: EvaluateConfig, ranks: Ranks
-) -> Iterator["Results"]:
+) -> Iterator["EvaluationFolder"]:
     """Lock the folder of the results until they are written. Collective.
 
     Raises UserError where another process writes into it, or files of others would be replaced.
@@ -35,7 +35,7 @@ def results_in(
     with output_locked(out, KIND, "writing results into it", ranks) as check_ours:
         ranks.first_does(lambda: check_results(item, [of_run.fields for of_run in chosen], config))
         with item:
-            yield Results(item, config, ranks, check_ours)
+            yield EvaluationFolder(item, config, ranks, check_ours)
 
 
 def check_results(
@@ -49,7 +49,7 @@ def check_results(
 
 
 @dataclass(frozen=True)
-class Results:
+class EvaluationFolder:
     """The results of an evaluation, to which each rank adds its figures."""
 
     item: Item

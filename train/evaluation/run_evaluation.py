@@ -9,7 +9,7 @@ from train.evaluation.chosen_fields import choose_fields, subject
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField
 from train.evaluation.measurement import Chosen, evaluate_run, figures_of, pool
-from train.evaluation.results import Results, results_in
+from train.evaluation.results import EvaluationFolder, results_in
 from train.evaluation.summary_text import report
 from train.metrics.scores import EMPTY_RULE
 from train.ranks.distributed import Ranks, start_ranks
@@ -57,7 +57,7 @@ def evaluate_each(
     config: EvaluateConfig,
     runs: Sequence[Run],
     chosen: Sequence[Chosen],
-    results: Results,
+    results: EvaluationFolder,
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Evaluate each run, pool them, and publish the summary. Returns it. Collective."""

@@ -16,7 +16,7 @@ from data_prep.images import image_files
 from data_prep.images.arrays import Image
 from data_prep.images.image_files import TIF_SUFFIXES, Box
 from data_prep.images.tiles import tissue_share
-from train.prediction.results import Task
+from train.prediction.result_files import Task
 from train.prediction.tiles import Band, Corner
 
 OVERVIEW_PX = 16

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.command_line import UsageError
 from data_prep.raw import IMAGE_SUFFIXES
-from train.prediction.results import OUTPUTS, SMALL_MASK
+from train.prediction.result_files import OUTPUTS, SMALL_MASK
 
 
 def find_images(source: Path) -> list[Path]:

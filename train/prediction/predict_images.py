@@ -7,8 +7,8 @@ from pathlib import Path
 from common.command_line import EXIT_FAILED, UsageError, make_output_folder, named, track
 from train.prediction.config import PredictConfig
 from train.prediction.input_images import find_images
-from train.prediction.predictor import Plan, Predictor, Progress
-from train.prediction.results import KIND, Task
+from train.prediction.predictor import Advance, PredictionPlan, Predictor
+from train.prediction.result_files import KIND, Task
 from train.ranks.distributed import start_ranks
 from train.ranks.lock import output_locked, part_for
 from train.runs.newest import named_or_newest
@@ -37,7 +37,7 @@ def predict_images(config: PredictConfig) -> int:
     return EXIT_FAILED if predictor.bad else 0
 
 
-def report(predictor: Predictor, plan: Plan, num_images: int) -> None:
+def report(predictor: Predictor, plan: PredictionPlan, num_images: int) -> None:
     """Print what was predicted, what was left out, and what was done before."""
     for path, reason in sorted(predictor.bad.items()):
         print(f"left out {path}: {reason}", file=sys.stderr)
@@ -57,7 +57,7 @@ def report(predictor: Predictor, plan: Plan, num_images: int) -> None:
     )
 
 
-def tracked(predictor: Predictor, tasks: Sequence[Task]) -> Iterator[Progress]:
+def tracked(predictor: Predictor, tasks: Sequence[Task]) -> Iterator[Advance]:
     """Predict and write images. Shows both: files are still written when all is predicted."""
     missing = predictor.missing_bands(tasks)
     num_tiles = sum(len(band.corners) for _, _, band in missing)

@@ -18,7 +18,7 @@ from train.checkpoints import checkpoint
 from train.prediction.band_reader import BandReader
 from train.prediction.config import PredictConfig
 from train.prediction.predicted_bands import CERTAIN
-from train.prediction.results import BANDS, KIND, Results, Task
+from train.prediction.result_files import BANDS, KIND, ResultFiles, Task
 from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import NUCLEI_THRESHOLD, Run, choose_threshold, load_model
@@ -30,17 +30,17 @@ BAND_PX = 2**24  # of one band: bounds the memory for an image; a field of view 
 NumberedBand = tuple[Task, int, Band]
 
 
-class Progress(NamedTuple):
+class Advance(NamedTuple):
     """The work done since the last report."""
 
     tiles: int
     """Number of tiles predicted."""
     rows: int
-    """Number of rows written, see Results.num_rows."""
+    """Number of rows written, see ResultFiles.num_rows."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class PredictionPlan:
     """The images to predict, and those that are not."""
 
     tasks: list[Task]
@@ -95,7 +95,7 @@ class Predictor:
             "nuclei_threshold": self.nuclei_threshold,
         }
 
-    def plan(self, paths: Sequence[Path]) -> Plan:
+    def plan(self, paths: Sequence[Path]) -> PredictionPlan:
         """Sort images into those to predict and the others, and make folders for the bands. One
         rank calls this for all."""
         tasks, num_done, changed, bad = [], 0, list[str](), {}
@@ -119,7 +119,7 @@ class Predictor:
             ownership.begin(out, task.bands_kind)
             task.store.begin(task.settings)
             tasks.append(task)
-        return Plan(tasks, num_done, changed, bad)
+        return PredictionPlan(tasks, num_done, changed, bad)
 
     def task(self, path: Path) -> Task:
         """Cut an image into bands. Raises BadInputError."""
@@ -153,13 +153,13 @@ class Predictor:
         mine = (task for group in self.groups(tasks) for task in self.ranks.share(group))
         return sum(self.results(task).num_rows for task in mine)
 
-    def predict(self, tasks: Sequence[Task]) -> Iterator[Progress]:
+    def predict(self, tasks: Sequence[Task]) -> Iterator[Advance]:
         """Predict and write images; yields the progress after each tile. Collective."""
         writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as pool:
             for group in self.groups(tasks):
                 for _ in self.predict_bands(self.missing_bands(group)):
-                    yield Progress(1, self.newly_written())
+                    yield Advance(1, self.newly_written())
                 for bad in self.ranks.gather(self.bad):
                     self.bad |= bad
                 if writing:
@@ -172,13 +172,13 @@ class Predictor:
         for bad in self.ranks.gather(self.bad):
             self.bad |= bad
 
-    def wait_for(self, writing: Future[None]) -> Iterator[Progress]:
+    def wait_for(self, writing: Future[None]) -> Iterator[Advance]:
         """Wait until files are written; yields the progress every POLL_S."""
         while not writing.done():
             wait([writing], POLL_S)
-            yield Progress(0, self.newly_written())
+            yield Advance(0, self.newly_written())
         writing.result()
-        yield Progress(0, self.newly_written())
+        yield Advance(0, self.newly_written())
 
     def newly_written(self) -> int:
         """Return the number of rows written since the last call."""
@@ -211,10 +211,10 @@ class Predictor:
             except UserError as error:  # somebody has written there meanwhile
                 self.bad[task.path] = str(error)
 
-    def results(self, task: Task) -> Results:
+    def results(self, task: Task) -> ResultFiles:
         """Return what writes the results of an image."""
         labelling, thresholds = self.run.data.labelling, (self.threshold, self.nuclei_threshold)
-        return Results(task, labelling, *thresholds, count_rows=self.count_rows)
+        return ResultFiles(task, labelling, *thresholds, count_rows=self.count_rows)
 
     def read_ahead(
         self, bands: Sequence[NumberedBand]

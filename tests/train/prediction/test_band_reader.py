@@ -14,7 +14,7 @@ from data_prep.raw import BadInputError
 from train import predict
 from train.config import TileConfig
 from train.prediction.band_reader import BandReader, boxes_with
-from train.prediction.results import Task
+from train.prediction.result_files import Task
 from train.prediction.tiles import cut_into_bands
 
 HEIGHT, WIDTH = 300, 500

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.dataset.manifest import Dataset
-from train.prediction.results import Results, Task
+from train.prediction.result_files import ResultFiles, Task
 
 
 def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
@@ -15,13 +15,13 @@ def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
 ) -> None:
     """Of 20,000 rows, 60 MB in full and 2.4 MB shrunk by 5; 16 MB wait to be compressed."""
 
-    def rows(results: Results, top: int, bottom: int) -> np.ndarray:
+    def rows(results: ResultFiles, top: int, bottom: int) -> np.ndarray:
         row_HW = np.arange(top, bottom)[:, None] // 5 % 2 * np.ones(3000, np.uint8)
         return row_HW.astype(np.uint8)
 
-    monkeypatch.setattr(Results, "mask_rows", rows)
+    monkeypatch.setattr(ResultFiles, "mask_rows", rows)
     task = Task(tmp_path / "a.tif", tmp_path, height=20_000, width=3000, bands=[], settings={})
-    results = Results(task, prepared.description.labelling, threshold=0.5, nuclei_threshold=0.5)
+    results = ResultFiles(task, prepared.description.labelling, threshold=0.5, nuclei_threshold=0.5)
     tracemalloc.start()
     mask_HW = results.write_mask(tmp_path / "mask.tif")
     _, peak_bytes = tracemalloc.get_traced_memory()

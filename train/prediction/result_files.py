@@ -102,7 +102,7 @@ def encode_settings(settings: dict[str, Any]) -> bytes:
 
 
 @dataclass(frozen=True)
-class Results:
+class ResultFiles:
     """Writes the results of an image whose bands are all predicted."""
 
     task: Task
