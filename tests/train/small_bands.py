@@ -2,9 +2,10 @@
 
 from common import command_line
 from train import predict
+from train.prediction import predictor
 
 BAND_PX = 2**18
 
 if __name__ == "__main__":
-    predict.BAND_PX = BAND_PX
+    predictor.BAND_PX = BAND_PX
     command_line.run(predict.main)

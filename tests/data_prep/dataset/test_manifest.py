@@ -24,7 +24,12 @@ from data_prep.dataset.manifest import (
 ABOUT = {
     "labels": {"tumor": 1, "lumen": 2},
     "split": {"train": ["Case_1"], "val": ["Case_2"], "test": ["Case_3", "Case_4"]},
-    "config": {"radius_px": 12, "uint16_white": 4095, "case_regex": "(?P<case>.+)-x"},
+    "config": {
+        "radius_px": 12,
+        "uint16_white": 4095,
+        "case_regex": "(?P<case>.+)-x",
+        "annotations": "csv",
+    },
 }
 
 
@@ -85,16 +90,8 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     assert dataset.samples == SAMPLES
     assert dataset.description.cases == ABOUT["split"]
     labelling = dataset.description.labelling
-    assert labelling == Labelling({"tumor": 1, "lumen": 2}, 12, 4095, "(?P<case>.+)-x")
+    assert labelling == Labelling({"tumor": 1, "lumen": 2}, 12, 4095, "(?P<case>.+)-x", "csv")
     assert list(labelling.labels) == ["tumor", "lumen"]
-
-
-def test_the_format_of_the_annotations_is_known_or_brecahads(tmp_path: Path) -> None:
-    """Sets of before there were others do not say."""
-    write_dataset(tmp_path, SAMPLES, ABOUT)
-    assert read_dataset(tmp_path).description.labelling.annotations == "brecahad"
-    write_dataset(tmp_path, SAMPLES, ABOUT | {"config": ABOUT["config"] | {"annotations": "csv"}})
-    assert read_dataset(tmp_path).description.labelling.annotations == "csv"
 
 
 def test_the_manifest_has_a_line_a_sample_in_order(folder: Path) -> None:
