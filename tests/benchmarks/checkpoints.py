@@ -20,9 +20,9 @@ import torch
 
 from model.precision import choose_precision
 from tests.benchmarks.side_by_side import compare, interleaved, is_rank, under_torchrun
-from train.checkpoints.checkpoint import Retention
 from train.checkpoints.saver import Saver
 from train.checkpoints.state import State
+from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
 from train.loop.initial_state import build_state
 from train.ranks.distributed import Ranks, start_ranks

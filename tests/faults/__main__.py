@@ -23,7 +23,7 @@ from tests.faults.faults import FAULTS, Reference, Trial, can_mount, fill_disk, 
 from tests.faults.rank import Instant
 from tests.faults.training import Launch, digests, passed_instants
 from tests.forked_ranks import ForkedRanks, Lost
-from train.checkpoints.checkpoint import published, step_of
+from train.checkpoints.published import published_checkpoints, step_of
 
 
 def main() -> int:
@@ -129,7 +129,7 @@ def change_ranks(world_sizes: Sequence[int], folder: Path, reference: Reference)
 
 def resumable_step(trial: Trial) -> int:
     """The step of the newest checkpoint."""
-    return max([0, *(step_of(path) for path in published(trial.run / "checkpoints"))])
+    return max([0, *(step_of(path) for path in published_checkpoints(trial.run / "checkpoints"))])
 
 
 def table(kinds: Sequence[str], tried: Counter[str], repeated: dict[str, list[int]]) -> str:

@@ -22,7 +22,8 @@ from common.command_line import EXIT_STOPPED
 from tests.faults.rank import Instant
 from tests.faults.training import NUM_STEPS, Launch, digests, resumed_at, step
 from tests.forked_ranks import Lost
-from train.checkpoints import checkpoint
+from train.checkpoints.published import published_checkpoints
+from train.checkpoints.upkeep import clean_up_after_kills
 
 WORLD_SIZES = (1, 2, 4)
 DISK_BYTES = 16_000_000
@@ -209,12 +210,12 @@ def damage(harm: Callable[[Path, np.random.Generator], None], file: str) -> Call
 
     def disturb(trial: Trial) -> None:
         launch = trial.start_and_wait(first_step=4)
-        launch.wait_for(lambda: bool(checkpoint.published(trial.run / "checkpoints")))
+        launch.wait_for(lambda: bool(published_checkpoints(trial.run / "checkpoints")))
         for rank in range(trial.world_size):
             launch.send(rank, signal.SIGKILL)
         launch.end()
-        checkpoint.clean_up(trial.run / "checkpoints")
-        found = checkpoint.published(trial.run / "checkpoints")
+        clean_up_after_kills(trial.run / "checkpoints")
+        found = published_checkpoints(trial.run / "checkpoints")
         kept = trial.run.parent / "kept"
         shutil.copytree(found[-1], kept)
         victims = sorted(path for path in found[-1].glob(file) if path.stat().st_size)

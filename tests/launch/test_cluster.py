@@ -19,7 +19,10 @@ import pytest
 
 from tests import ranks
 from tests.launch.cluster import Cluster, events, restarts, step, why_not
-from train.checkpoints import checkpoint
+from train.checkpoints.checkpoint_files import STATE, verify
+from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.load_checkpoint import load_all_tensors
+from train.checkpoints.published import find_checkpoint
 
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a Slurm"),
@@ -92,11 +95,11 @@ def a_chain_preempted_twice_loses_no_step(cluster: Cluster, data: Data, tmp_path
 
 def newest_state(run: Path) -> tuple[str, str]:
     """The digest of the newest checkpoint's tensors, and all the rest of the state."""
-    path = checkpoint.find(run / "checkpoints", "latest")
-    assert not checkpoint.verify(path)
+    path = find_checkpoint(run / "checkpoints", "latest")
+    assert not verify(path)
     with TORCH:
-        digest = checkpoint.digest(checkpoint.all_tensors(path))
-    return digest, (path / checkpoint.STATE).read_text()
+        digest = tensors_sha256(load_all_tensors(path))
+    return digest, (path / STATE).read_text()
 
 
 def queued_scripts(run: Path, chain: dict[str, str]) -> dict[str, str]:

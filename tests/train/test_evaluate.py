@@ -19,7 +19,8 @@ from data_prep.dataset.manifest import Dataset, Labelling
 from tests.points import as_points
 from tests.train.conftest import prepare_here
 from train import evaluate
-from train.checkpoints import checkpoint
+from train.checkpoints.load_checkpoint import load_all_tensors
+from train.checkpoints.save_checkpoint import save_checkpoint
 from train.evaluation import fields, run_evaluation
 from train.evaluation.baselines import otsu_on_hematoxylin
 from train.evaluation.config import EvaluateConfig
@@ -535,10 +536,10 @@ def save_again() -> Callable[..., None]:
     def save(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
         folder = run / "checkpoints"
         path = folder / "step_00000008"
-        tensors = checkpoint.all_tensors(path)
+        tensors = load_all_tensors(path)
         state = json.loads((path / "state.json").read_text())
         change(state)
-        checkpoint.save(folder, 8, tensors, state, "0" * 64, Ranks(0, 1, torch.device("cpu")))
+        save_checkpoint(folder, 8, tensors, state, "0" * 64, Ranks(0, 1, torch.device("cpu")))
 
     return save
 

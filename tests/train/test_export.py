@@ -33,7 +33,8 @@ from tests.ranks import finish, start
 from tests.train.conftest import RADIUS_PX, TINY, prepare_here
 from train import __main__ as train_main
 from train import evaluate, export, predict, show
-from train.checkpoints import checkpoint
+from train.checkpoints.digests import json_sha256
+from train.checkpoints.load_checkpoint import load_all_tensors
 from train.config import TrainConfig
 from train.exchange import exported_model, onnx_model
 from train.exchange.config import ExportConfig
@@ -217,7 +218,7 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
     about = json.loads(metadata_of(source)["eosin"])
     change(about)
     about.pop("sha256")
-    about["sha256"] = checkpoint.hash_json(about)
+    about["sha256"] = json_sha256(about)
     tensors = safetensors.torch.load_file(source)
     safetensors.torch.save_file(tensors, target, {"eosin": json.dumps(about)})
     return target
@@ -362,7 +363,7 @@ def torch_model(run: Path, depth: int = 3, num_classes: int = 1) -> nn.Module:
     model.load_state_dict(
         {
             name.removeprefix("model."): tensor
-            for name, tensor in checkpoint.all_tensors(best).items()
+            for name, tensor in load_all_tensors(best).items()
             if name.startswith("model.")
         }
     )

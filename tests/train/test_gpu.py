@@ -27,7 +27,8 @@ from model.precision import choose_precision
 from tests import ranks as real_ranks
 from tests.train.curves import read_curve
 from train import evaluate, export, predict
-from train.checkpoints import checkpoint
+from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.load_checkpoint import load_all_tensors
 from train.config import TrainConfig
 from train.crops.loader import load_microbatches
 from train.crops.microbatches import MicrobatchSampler, TrainingCrops
@@ -82,7 +83,7 @@ def on_gpu(gpu: Ranks, prepared: Dataset) -> Iterator[NewTrainer]:
 
 def whole_state(trainer: Trainer) -> tuple[str, object]:
     """All that two runs must share to be the same to the bit."""
-    return checkpoint.digest(trainer.state.tensors()), trainer.state.progress
+    return tensors_sha256(trainer.state.tensors()), trainer.state.progress
 
 
 @pytest.mark.parametrize("amp", AMPS)
@@ -133,12 +134,12 @@ def test_a_gradient_too_large_for_fp16_is_not_applied_and_halves_the_scale(
     trainer = on_gpu(tiny(tmp_path, "amp=fp16", "epochs=1"))
     trainer.state.scaler.load_state_dict({**trainer.state.scaler.state_dict(), "scale": 2.0**40})
     weights = dict(trainer.state.model.named_parameters())
-    before = checkpoint.digest(weights)
+    before = tensors_sha256(weights)
     original, seen = trainer.train_step, []
 
     def watched() -> None:
         original()
-        seen.append((trainer.state.scaler.get_scale(), checkpoint.digest(weights)))
+        seen.append((trainer.state.scaler.get_scale(), tensors_sha256(weights)))
 
     trainer.train_step = watched
     assert trainer.fit() == 0
@@ -276,7 +277,7 @@ def final_state(run: Path) -> tuple[str, dict[str, Any]]:
     folder = run / "checkpoints"
     path = folder / (folder / "latest").read_text().strip()
     metrics = json.loads((path / "state.json").read_text())["metrics"]
-    return checkpoint.digest(checkpoint.all_tensors(path)), metrics
+    return tensors_sha256(load_all_tensors(path)), metrics
 
 
 @pytest.mark.parametrize("amp", AMPS)

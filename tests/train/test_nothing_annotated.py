@@ -15,7 +15,7 @@ from tests.train.conftest import TINY, prepare_here
 from tests.train.curves import read_curve
 from train import __main__ as train_main
 from train import evaluate, export, predict, show
-from train.checkpoints import checkpoint
+from train.checkpoints.published import find_checkpoint
 from train.evaluation.duplicates import agreement_of
 from train.evaluation.fields import FieldResult
 from train.evaluation.overlays import Overlay, worst_and_best
@@ -85,7 +85,7 @@ def test_training_says_so_and_takes_the_newest_for_the_best(run: Path, cli: Cli)
         assert 0 < line["val/accuracy"] <= 1
     assert read_curve(run, "val/dice") == []
     assert len(read_curve(run, "val/accuracy")) == 2
-    assert checkpoint.find(run / "checkpoints", "best").name == "step_00000010"
+    assert find_checkpoint(run / "checkpoints", "best").name == "step_00000010"
     (best,) = [line for line in jobs.progress(run) if line.startswith("best")]
     assert best == "best      the newest checkpoint: nothing annotated in val"
     shown = cli(show.main, f"run={run}")

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from train import show
-from train.checkpoints import checkpoint
+from train.checkpoints.load_checkpoint import load_all_tensors
+from train.checkpoints.save_checkpoint import save_checkpoint
 from train.ranks.distributed import Ranks
 
 
@@ -40,10 +41,10 @@ def save_changed(run: Path, change: Callable[[dict, dict], None]) -> None:
     """Save the latest checkpoint again, with something changed."""
     folder = run / "checkpoints"
     path = folder / "step_00000008"
-    tensors = checkpoint.all_tensors(path)
+    tensors = load_all_tensors(path)
     state = json.loads((path / "state.json").read_text())
     change(tensors, state)
-    checkpoint.save(folder, 8, tensors, state, "0" * 64, Ranks(0, 1, torch.device("cpu")))
+    save_checkpoint(folder, 8, tensors, state, "0" * 64, Ranks(0, 1, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.checkpoints import checkpoint
+from train.checkpoints.digests import named_tensors
+from train.checkpoints.save_checkpoint import save_checkpoint, tensors_of_rank
 from train.checkpoints.state import State, point
+from train.checkpoints.upkeep import Retention
 from train.ranks.distributed import Ranks
 
 
@@ -28,7 +30,7 @@ class Saver:
         self,
         state: State,
         folder: Path,
-        retention: checkpoint.Retention,
+        retention: Retention,
         config_sha256: str,
         ranks: Ranks,
         in_background: bool,
@@ -65,8 +67,8 @@ class Saver:
         """
         self.wait()
         start_s = time.monotonic()
-        tensors = checkpoint.share(
-            dict(checkpoint.flatten(self.state.tensors())), self.ranks.rank, self.ranks.world_size
+        tensors = tensors_of_rank(
+            dict(named_tensors(self.state.tensors())), self.ranks.rank, self.ranks.world_size
         )
         progress = self.state.snapshot()
         if self.in_background:
@@ -104,7 +106,7 @@ class Saver:
 
     def write(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Publish a checkpoint, let `latest` and `best` name it, drop those too old."""
-        path = checkpoint.save(
+        path = save_checkpoint(
             self.folder,
             progress["step"],
             tensors,

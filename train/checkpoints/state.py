@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.checkpoints import checkpoint
+from train.checkpoints.load_checkpoint import load_checkpoint
+from train.checkpoints.published import newest_intact, set_pointer, step_name
+from train.checkpoints.upkeep import clean_up_after_kills, rename_newer_damaged
 from train.ranks.distributed import Ranks
 
 
@@ -72,7 +74,7 @@ class State:
         if path is None:
             return notes
         tensors = self.tensors()
-        self.progress = Progress(**checkpoint.load(path, tensors, ranks))
+        self.progress = Progress(**load_checkpoint(path, tensors, ranks))
         for name, parameter in self.model.named_parameters():
             self.optimizer.state[parameter] = tensors["optimizer"][name]
         if self.progress.scaler:
@@ -83,10 +85,10 @@ class State:
 
 def look_for_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """(the newest intact one, why newer ones were passed over)."""
-    checkpoint.clean_up(folder)
-    path, passed_over = checkpoint.newest_intact(folder)
+    clean_up_after_kills(folder)
+    path, passed_over = newest_intact(folder)
     if path:
-        checkpoint.set_aside_newer(path)
+        rename_newer_damaged(path)
     return path, passed_over
 
 
@@ -95,7 +97,7 @@ def point(folder: Path, path: Path, progress: dict[str, Any]) -> None:
 
     On saving, and on restoring too: a kill may have come between a checkpoint and its name.
     """
-    checkpoint.point(folder, "latest", path)
-    best = folder / checkpoint.step_name(progress["best_step"])
+    set_pointer(folder, "latest", path)
+    best = folder / step_name(progress["best_step"])
     if best.is_dir():
-        checkpoint.point(folder, "best", best)
+        set_pointer(folder, "best", best)

@@ -23,7 +23,7 @@ from common import command_line
 from common.command_line import UsageError, UserError
 from data_prep.dataset.manifest import Description, Labelling
 from data_prep.images.masks import channel_values
-from train.checkpoints import checkpoint
+from train.checkpoints.digests import json_sha256, tensors_sha256
 from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
 
@@ -52,7 +52,7 @@ class About:
 
 def model_digest(model: nn.Module) -> str:
     """Digest of a network's state, as `train.show` prints it of a checkpoint."""
-    return checkpoint.digest({"model": model.state_dict()})
+    return tensors_sha256({"model": model.state_dict()})
 
 
 def describe(
@@ -95,7 +95,7 @@ def describe(
             **{library: version(library) for library in LIBRARIES},
         },
     }
-    return {**about, "sha256": checkpoint.hash_json(about)}
+    return {**about, "sha256": json_sha256(about)}
 
 
 def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
@@ -108,7 +108,7 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
         about = json.loads(metadata[KEY])
         if about["format"] != FORMAT:
             raise unusable(path, f"is of format {about['format']}; this version reads {FORMAT}")
-        if about.pop("sha256") != checkpoint.hash_json(about):
+        if about.pop("sha256") != json_sha256(about):
             raise damaged(path, "sha256 of its metadata differs")
         settings = {**about["training"], "model": about["model"], "tile": about["tile"]}
         config = command_line.from_values(TrainConfig, settings)
@@ -164,7 +164,7 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     with open_file(path) as file:
         about = parse(path, file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if checkpoint.digest({"model": tensors}) != about.model_sha256:
+    if tensors_sha256({"model": tensors}) != about.model_sha256:
         raise damaged(path, "sha256 of its weights differs")
     try:
         model.load_state_dict(tensors)

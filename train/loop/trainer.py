@@ -13,8 +13,8 @@ from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, check_unchanged
 from data_prep.dataset.pack import TrainingPixels
 from model.precision import choose_precision
-from train.checkpoints.checkpoint import Retention
 from train.checkpoints.saver import Saver
+from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
 from train.crops.loader import Microbatch, load_microbatches, lost_worker_explained
 from train.crops.microbatches import TrainingCrops

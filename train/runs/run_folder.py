@@ -2,7 +2,7 @@
 
 RUN/config.yaml     the whole resolved configuration
 RUN/dataset.json    that of the prepared data set
-RUN/checkpoints/    see train.checkpoints.checkpoint
+RUN/checkpoints/    see train.checkpoints.checkpoint_files
 
 A file that train.export wrote stands for a run with one checkpoint (train.exchange.exported_model).
 """
@@ -25,7 +25,10 @@ from data_prep.dataset.manifest import DATASET, Dataset, Description, read_descr
 from data_prep.images.masks import channel_values
 from model import build_model
 from model.precision import choose_precision
-from train.checkpoints import checkpoint
+from train.checkpoints.checkpoint_files import CheckpointError, verify
+from train.checkpoints.digests import json_sha256
+from train.checkpoints.load_checkpoint import load_checkpoint
+from train.checkpoints.published import find_checkpoint, published_checkpoints
 from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.exchange import exported_model
 from train.exchange.config import SAFETENSORS
@@ -134,7 +137,7 @@ def io_errors_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        saved = checkpoint.published(folder / CHECKPOINTS)
+        saved = published_checkpoints(folder / CHECKPOINTS)
         raise UserError(
             f"run={folder}: {error.strerror or error}; mend that and run the same command again"
             + (": the last checkpoint is whole" if saved else "")
@@ -170,7 +173,7 @@ def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> list[str]
     free = [line for key, line in changed.items() if line not in fixed and key not in HARMLESS_KEYS]
     begun = f"run={run.folder} was begun with other settings"
     anew = "another run= to start anew"
-    if not checkpoint.published(run.checkpoints):
+    if not published_checkpoints(run.checkpoints):
         anew += " (nothing is saved in this one: it can be removed)"
     if fixed:
         raise UserError(f"{begun} ({'; '.join(fixed + free)}); give those it has, or {anew}")
@@ -190,7 +193,7 @@ def config_sha256(config: TrainConfig) -> str:
     """A hash of all settings that touch what is computed."""
     settings = flat_settings(config)
     kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
-    return checkpoint.hash_json(kept)
+    return json_sha256(kept)
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
@@ -216,15 +219,15 @@ def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict
         return load_exported(run, name, ranks)
     path = ranks.first_does(lambda: find_intact(run, name))
     model = build_model(run.config.model, len(run.label_values))
-    state = checkpoint.load(path, {"model": model.state_dict()}, ranks)
+    state = load_checkpoint(path, {"model": model.state_dict()}, ranks)
     return model.to(ranks.device), path, state
 
 
 def find_intact(run: Run, name: str) -> Path:
     """The folder of a checkpoint. Raises UserError where it is not there or not intact."""
-    path = checkpoint.find(run.checkpoints, name)
-    if problem := checkpoint.verify(path):
-        raise checkpoint.CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
+    path = find_checkpoint(run.checkpoints, name)
+    if problem := verify(path):
+        raise CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
     return path
 
 

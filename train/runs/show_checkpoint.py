@@ -4,7 +4,10 @@ import hashlib
 import json
 
 from common.command_line import EXIT_FAILED
-from train.checkpoints import checkpoint
+from train.checkpoints.checkpoint_files import COMPLETE, STATE, verify
+from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.load_checkpoint import load_all_tensors
+from train.checkpoints.published import find_checkpoint
 from train.metrics.scores import score_text
 from train.runs.config import ShowConfig
 from train.runs.newest import named_or_newest
@@ -14,14 +17,14 @@ from train.runs.run_folder import config_sha256, read_run
 def show_checkpoint(config: ShowConfig) -> int:
     """Print what a checkpoint holds. Returns the exit code, 1 where it is not intact."""
     run = read_run(named_or_newest(config.run))
-    path = checkpoint.find(run.checkpoints, config.checkpoint)
+    path = find_checkpoint(run.checkpoints, config.checkpoint)
     print(f"checkpoint    {path}")
-    if problem := checkpoint.verify(path):
+    if problem := verify(path):
         print(f"intact        no: {problem}")
         return EXIT_FAILED
     print("intact        yes")
-    state = json.loads((path / checkpoint.STATE).read_text())
-    complete = json.loads((path / checkpoint.COMPLETE).read_text())
+    state = json.loads((path / STATE).read_text())
+    complete = json.loads((path / COMPLETE).read_text())
     print(f"step          {state['step']}")
     print(f"epoch         {state['epochs']} of {run.config.epochs} done")
     print(f"saved by      {complete['world_size']} rank(s)")
@@ -31,10 +34,10 @@ def show_checkpoint(config: ShowConfig) -> int:
         print(f"{name:13} {score_text(value, 6)}")
     if state["best_dice"] >= 0:
         print(f"best          val/dice {state['best_dice']:.6f} at step {state['best_step']}")
-    tensors = checkpoint.all_tensors(path)
+    tensors = load_all_tensors(path)
     of_model = {name: value for name, value in tensors.items() if name.startswith("model.")}
     rest = json.dumps(state, sort_keys=True)
-    state_digest = hashlib.sha256((checkpoint.digest(tensors) + rest).encode()).hexdigest()
-    print(f"model sha256  {checkpoint.digest(of_model)}")
+    state_digest = hashlib.sha256((tensors_sha256(tensors) + rest).encode()).hexdigest()
+    print(f"model sha256  {tensors_sha256(of_model)}")
     print(f"state sha256  {state_digest}")
     return 0

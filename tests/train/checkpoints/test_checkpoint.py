@@ -15,10 +15,18 @@ import torch
 from torch import nn
 
 from common.command_line import UsageError
-from train.checkpoints import checkpoint
-from train.checkpoints.checkpoint import CheckpointError
+from train.checkpoints.checkpoint_files import CheckpointError, describe_files, verify
+from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.load_checkpoint import load_all_tensors, load_checkpoint
+from train.checkpoints.published import (
+    find_checkpoint,
+    newest_intact,
+    published_checkpoints,
+    read_pointer,
+)
 from train.checkpoints.saver import Saver
 from train.checkpoints.state import Progress, State
+from train.checkpoints.upkeep import Retention, clean_up_after_kills, remove_checkpoint
 from train.config import TrainConfig
 from train.loop.optimizer import build_optimizer
 from train.ranks.distributed import Ranks
@@ -54,7 +62,7 @@ def save(ranks: Callable[[], Ranks]) -> Callable[..., None]:
     """save(folder, step) as training does, keeping the newest two and the best."""
 
     def write(folder: Path, step: int, best_step: int = -1, keep: int = 2) -> None:
-        retention = checkpoint.Retention(keep)
+        retention = Retention(keep)
         Saver(state_at(step, best_step), folder, retention, "0" * 64, ranks(), False).save()
 
     return write
@@ -89,7 +97,7 @@ def test_what_is_saved_comes_back_whole(two_steps: Path, ranks: Callable[[], Ran
             name: set(value.flatten().tolist())
             for name, value in state.optimizer.state[parameter].items()
         } == {"step": {2}, "exp_avg": {2}, "exp_avg_sq": {2}}
-    assert checkpoint.digest(state.tensors()) == checkpoint.digest(state_at(2).tensors())
+    assert tensors_sha256(state.tensors()) == tensors_sha256(state_at(2).tensors())
     # the next step of Adam must find what it needs
     state.model(torch.ones(1, 3)).sum().backward()
     state.optimizer.step()
@@ -99,17 +107,17 @@ def test_nothing_there_is_a_run_at_its_beginning(
     tmp_path: Path, ranks: Callable[[], Ranks]
 ) -> None:
     state = empty_state()
-    before = checkpoint.digest(state.tensors())
+    before = tensors_sha256(state.tensors())
     assert state.restore(tmp_path / "checkpoints", ranks()) == []
-    assert (state.progress, checkpoint.digest(state.tensors())) == (Progress(), before)
+    assert (state.progress, tensors_sha256(state.tensors())) == (Progress(), before)
 
 
 def test_every_tensor_and_nothing_else_is_under_its_name(two_steps: Path) -> None:
-    tensors = checkpoint.all_tensors(two_steps / "step_00000002")
+    tensors = load_all_tensors(two_steps / "step_00000002")
     parts = ("step", "exp_avg", "exp_avg_sq")
     optimizer = [f"optimizer.{name}.{part}" for name in ("weight", "bias") for part in parts]
     assert set(tensors) == {"model.weight", "model.bias", *optimizer}
-    assert checkpoint.digest(tensors) == checkpoint.digest(state_at(2).tensors())
+    assert tensors_sha256(tensors) == tensors_sha256(state_at(2).tensors())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +128,7 @@ def test_a_checkpoint_is_found_by_its_names(
 ) -> None:
     save(tmp_path, 1, best_step=1)
     save(tmp_path, 2, best_step=1)
-    assert checkpoint.find(tmp_path, name) == tmp_path / f"step_0000000{step}"
+    assert find_checkpoint(tmp_path, name) == tmp_path / f"step_0000000{step}"
 
 
 @pytest.mark.parametrize("name", ["best", "7", "nonsense"])
@@ -128,7 +136,7 @@ def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(
     name: str, two_steps: Path
 ) -> None:
     with pytest.raises(UsageError, match=f"checkpoint={name}: .*step_00000001, step_00000002"):
-        checkpoint.find(two_steps, name)
+        find_checkpoint(two_steps, name)
 
 
 # What counts
@@ -166,7 +174,7 @@ def test_it_says_which_job_saved_it(
     save(tmp_path, 2)
     path = tmp_path / "step_00000002"
     assert json.loads((path / "COMPLETE").read_text())["job"] == job
-    assert checkpoint.verify(path) == ""
+    assert verify(path) == ""
     assert "job" not in json.loads((path / "state.json").read_text())
 
 
@@ -176,7 +184,7 @@ FILES = (".metadata", "__0_0.distcp", "state.json")
 def remake_complete(path: Path, **changes: Any) -> None:
     """COMPLETE as somebody would make it who knows how."""
     complete = json.loads((path / "COMPLETE").read_text())
-    complete["files"] = checkpoint.describe_files(path / name for name in complete["files"])
+    complete["files"] = describe_files(path / name for name in complete["files"])
     del complete["sha256"]
     write_complete(path, complete | changes)
 
@@ -203,7 +211,7 @@ def test_a_damaged_file_is_named(
 ) -> None:
     path = two_steps / "step_00000002"
     damage(path / name)
-    problem = checkpoint.verify(path)
+    problem = verify(path)
     assert name in problem
     assert reason in problem
 
@@ -216,10 +224,10 @@ def test_every_flipped_bit_shows(name: str, two_steps: Path) -> None:
     for place in range(0, len(content), 29):
         content[place] ^= 1 << place % 8
         (path / name).write_bytes(content)
-        assert checkpoint.verify(path) == f"{name} is damaged (sha256 differs)"
+        assert verify(path) == f"{name} is damaged (sha256 differs)"
         content[place] ^= 1 << place % 8
     (path / name).write_bytes(content)
-    assert checkpoint.verify(path) == ""
+    assert verify(path) == ""
 
 
 def test_a_flipped_bit_of_complete_shows(two_steps: Path) -> None:
@@ -228,7 +236,7 @@ def test_a_flipped_bit_of_complete_shows(two_steps: Path) -> None:
     for place in range(len(content)):
         content[place] ^= 1 << place % 8
         (path / "COMPLETE").write_bytes(content)
-        assert checkpoint.verify(path), f"byte {place}: {bytes(content)!r}"
+        assert verify(path), f"byte {place}: {bytes(content)!r}"
         content[place] ^= 1 << place % 8
 
 
@@ -248,7 +256,7 @@ def test_a_flipped_bit_of_complete_shows(two_steps: Path) -> None:
 def test_a_damaged_complete_is_none(content: str | None, reason: str, two_steps: Path) -> None:
     file = two_steps / "step_00000002" / "COMPLETE"
     file.unlink() if content is None else file.write_text(content)
-    assert re.match(reason, checkpoint.verify(two_steps / "step_00000002"))
+    assert re.match(reason, verify(two_steps / "step_00000002"))
 
 
 @pytest.mark.parametrize(
@@ -263,11 +271,11 @@ def test_a_complete_that_says_something_else_is_none(
     content: dict[str, Any], reason: str, two_steps: Path
 ) -> None:
     write_complete(two_steps / "step_00000002", content)
-    assert re.match(reason, checkpoint.verify(two_steps / "step_00000002"))
+    assert re.match(reason, verify(two_steps / "step_00000002"))
 
 
 def test_a_folder_that_is_not_there_is_no_checkpoint(tmp_path: Path) -> None:
-    assert checkpoint.verify(tmp_path / "step_00000009") == "no COMPLETE"
+    assert verify(tmp_path / "step_00000009") == "no COMPLETE"
 
 
 def test_damaged_ones_are_passed_over_and_said(
@@ -276,7 +284,7 @@ def test_damaged_ones_are_passed_over_and_said(
     save(two_steps, 3, keep=9)
     (two_steps / "step_00000002" / "COMPLETE").unlink()
     (two_steps / "step_00000003" / "state.json").write_text("{}")
-    path, passed_over = checkpoint.newest_intact(two_steps)
+    path, passed_over = newest_intact(two_steps)
     assert path == two_steps / "step_00000001"
     assert [line.partition(":")[0] for line in passed_over] == ["step_00000003", "step_00000002"]
     state = empty_state()
@@ -295,13 +303,13 @@ def test_checkpoints_of_which_none_is_intact_are_an_error(
     """Not a new beginning: the run would be thrown away in silence."""
     for step in (1, 2):
         (two_steps / f"step_0000000{step}" / ".metadata").unlink()
-    for look in (checkpoint.newest_intact, lambda folder: empty_state().restore(folder, ranks())):
+    for look in (newest_intact, lambda folder: empty_state().restore(folder, ranks())):
         with pytest.raises(CheckpointError, match=r"step_00000002: \.metadata is missing; step_"):
             look(two_steps)
 
 
 def test_no_checkpoint_at_all_is_none(tmp_path: Path) -> None:
-    assert checkpoint.newest_intact(tmp_path) == (None, [])
+    assert newest_intact(tmp_path) == (None, [])
 
 
 # A kill at any instant
@@ -313,8 +321,8 @@ def check_promise_3(folder: Path, older: int, newer: int, save: Callable[..., No
     state.restore(folder, Ranks(0, 1, torch.device("cpu")))
     assert state.progress.step in (older, newer)
     expected = state_at(state.progress.step).tensors()
-    assert checkpoint.digest(state.tensors()) == checkpoint.digest(expected)
-    assert checkpoint.verify(folder / named_by(folder, "latest")) == ""
+    assert tensors_sha256(state.tensors()) == tensors_sha256(expected)
+    assert verify(folder / named_by(folder, "latest")) == ""
     assert not list(folder.glob(".step_*"))
     for step in (newer, newer + 1):
         save(folder, step, best_step=1, keep=1)
@@ -330,7 +338,7 @@ def test_a_kill_while_saving_leaves_the_older_or_the_newer(
     save(before, 1, best_step=1, keep=1)
     save(before, 2, best_step=1, keep=1)
     for folder in kills(before, lambda folder: save(folder, 3, best_step=1, keep=1)):
-        assert checkpoint.verify(folder / named_by(folder, "latest")) == ""
+        assert verify(folder / named_by(folder, "latest")) == ""
         check_promise_3(folder, older=2, newer=3, save=save)
 
 
@@ -356,7 +364,7 @@ def test_a_kill_while_clearing_up_after_a_kill_is_no_worse(
         save(before, step, best_step=1)
     shutil.copytree(before / "step_00000002", before / ".step_00000003.tmp")
     (before / "step_00000002").rename(before / ".step_00000002.replaced")
-    for folder in kills(before, checkpoint.clean_up):
+    for folder in kills(before, clean_up_after_kills):
         check_promise_3(folder, older=2, newer=2, save=save)
 
 
@@ -365,7 +373,7 @@ def test_a_save_over_what_a_kill_left_is_whole(two_steps: Path, save: Callable[.
     shutil.copytree(two_steps / "step_00000001", two_steps / ".step_00000003.tmp")
     (two_steps / ".step_00000003.tmp" / "__7_0.distcp").write_bytes(b"left over")
     save(two_steps, 3)
-    assert checkpoint.verify(two_steps / "step_00000003") == ""
+    assert verify(two_steps / "step_00000003") == ""
     assert len(files_of(two_steps / "step_00000003")) == 4
 
 
@@ -418,7 +426,7 @@ def test_a_damaged_newer_one_does_not_push_out_what_is_saved_now(
     state = empty_state()
     state.restore(tmp_path, ranks())
     save(tmp_path, 3, keep=keep)
-    assert checkpoint.newest_intact(tmp_path)[0] == tmp_path / "step_00000003"
+    assert newest_intact(tmp_path)[0] == tmp_path / "step_00000003"
 
 
 # What is not ours
@@ -432,8 +440,8 @@ def test_folders_of_the_users_are_no_checkpoints_and_stay(
         (tmp_path / name / "state.json").write_text("mine")
     for step in range(1, 5):
         save(tmp_path, step, keep=1)
-    checkpoint.clean_up(tmp_path)
-    assert [path.name for path in checkpoint.published(tmp_path)] == ["step_00000004"]
+    clean_up_after_kills(tmp_path)
+    assert [path.name for path in published_checkpoints(tmp_path)] == ["step_00000004"]
     assert len(list(tmp_path.rglob("state.json"))) == 5 + 1
 
 
@@ -460,7 +468,7 @@ def test_what_lies_in_a_step_that_is_saved_again_stays_there(
     (tmp_path / "step_00000001" / "notes.txt").write_text("mine")
     save(tmp_path, 1)
     assert (tmp_path / "step_00000001" / "notes.txt").read_text() == "mine"
-    assert checkpoint.verify(tmp_path / "step_00000001") == ""
+    assert verify(tmp_path / "step_00000001") == ""
     assert not list(tmp_path.glob(".step*"))
 
 
@@ -481,23 +489,23 @@ def test_files_of_a_link_are_not_removed(tmp_path: Path, save: Callable[..., Non
     (tmp_path / "run" / "step_00000001").rename(tmp_path / "elsewhere")
     (tmp_path / "run" / "step_00000001").symlink_to(tmp_path / "elsewhere")
     save(tmp_path / "run", 2, keep=1)
-    assert checkpoint.verify(tmp_path / "elsewhere") == ""
+    assert verify(tmp_path / "elsewhere") == ""
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "step_00000002/../..", "/etc", "step_final", ""])
 def test_a_pointer_names_a_step_and_nothing_else(name: str, two_steps: Path) -> None:
     (two_steps / "latest").write_text(name)
-    assert checkpoint.pointed(two_steps, "latest") is None
+    assert read_pointer(two_steps, "latest") is None
     with pytest.raises(UsageError, match="checkpoint=latest: not in"):
-        checkpoint.find(two_steps, "latest")
+        find_checkpoint(two_steps, "latest")
 
 
 def test_a_complete_that_names_a_file_elsewhere_is_none(two_steps: Path) -> None:
     path = two_steps / "step_00000002"
     content = {"format": 1, "files": {"../latest": {"bytes": 14, "sha256": "0"}}}
     write_complete(path, content)
-    assert "'../latest' is not a plain file name" in checkpoint.verify(path)
-    checkpoint.remove(path)
+    assert "'../latest' is not a plain file name" in verify(path)
+    remove_checkpoint(path)
     assert (two_steps / "latest").exists()
 
 
@@ -521,10 +529,10 @@ def test_a_pickle_that_calls_something_is_refused_and_not_run(
     path, trap = two_steps / "step_00000002", two_steps / "trap"
     (path / ".metadata").write_bytes(pickle.dumps(Malicious(function, trap)))
     remake_complete(path)
-    assert checkpoint.verify(path) == ""
+    assert verify(path) == ""
     loads = [
-        lambda: checkpoint.all_tensors(path),
-        lambda: checkpoint.load(path, state_at(1).tensors(), ranks()),
+        lambda: load_all_tensors(path),
+        lambda: load_checkpoint(path, state_at(1).tensors(), ranks()),
         lambda: empty_state().restore(two_steps, ranks()),
     ]
     for load in loads:
@@ -550,7 +558,7 @@ TENSORS = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": {"c": t
     ids=["order", "layout", "flat names", "parameter"],
 )
 def test_a_digest_depends_on_values_alone(same: dict[str, Any]) -> None:
-    assert checkpoint.digest(same) == checkpoint.digest(TENSORS)
+    assert tensors_sha256(same) == tensors_sha256(TENSORS)
 
 
 @pytest.mark.parametrize(
@@ -567,9 +575,9 @@ def test_a_digest_depends_on_values_alone(same: dict[str, Any]) -> None:
     ids=["last bit", "shape", "type", "sign of 0", "name", "fewer", "more"],
 )
 def test_a_digest_tells_any_difference(other: dict[str, Any]) -> None:
-    assert checkpoint.digest(other) != checkpoint.digest(TENSORS)
+    assert tensors_sha256(other) != tensors_sha256(TENSORS)
 
 
 def test_a_digest_takes_types_that_numpy_has_not() -> None:
     half = {"a": torch.tensor([1.0, 2.0], dtype=torch.bfloat16), "b": torch.tensor(3)}
-    assert len(checkpoint.digest(half)) == 64
+    assert len(tensors_sha256(half)) == 64

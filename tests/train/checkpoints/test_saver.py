@@ -16,10 +16,14 @@ import torch
 
 from common.command_line import UserError
 from model.precision import choose_precision
-from train.checkpoints import checkpoint
-from train.checkpoints.checkpoint import CheckpointError, Retention
+from train.checkpoints.checkpoint_files import CheckpointError, verify, write_durably
+from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.load_checkpoint import load_all_tensors
+from train.checkpoints.published import find_checkpoint, published_checkpoints, step_of
+from train.checkpoints.save_checkpoint import publish, save_checkpoint, tensors_of_rank
 from train.checkpoints.saver import Saver
 from train.checkpoints.state import State
+from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
 from train.loop.initial_state import build_state
 from train.loop.trainer import Trainer
@@ -47,17 +51,17 @@ def saver(state: State, tmp_path: Path, ranks: Callable[[], Ranks]) -> Iterator[
 
 
 class Gate:
-    """Holds checkpoint.save back until it is opened."""
+    """Holds save_checkpoint back until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = threading.Event()
-        original = checkpoint.save
+        original = save_checkpoint
 
         def held(*given: Any) -> Path:
             assert self.opened.wait(20)
             return original(*given)
 
-        monkeypatch.setattr(checkpoint, "save", held)
+        monkeypatch.setattr("train.checkpoints.saver.save_checkpoint", held)
 
 
 def test_what_is_saved_is_the_state_at_the_time(
@@ -66,7 +70,7 @@ def test_what_is_saved_is_the_state_at_the_time(
     """Training goes on at once, and what it changes then is not in the checkpoint."""
     gate = Gate(monkeypatch)
     state.progress.step = 3
-    before = checkpoint.digest(state.tensors())
+    before = tensors_sha256(state.tensors())
     saver.save()
     saver.wait_for_copy()
     assert saver.is_busy
@@ -77,8 +81,8 @@ def test_what_is_saved_is_the_state_at_the_time(
     state.progress.step = 4
     gate.opened.set()
     saver.wait()
-    path = checkpoint.find(saver.folder, "latest")
-    assert checkpoint.digest(checkpoint.all_tensors(path)) == before
+    path = find_checkpoint(saver.folder, "latest")
+    assert tensors_sha256(load_all_tensors(path)) == before
     assert json.loads((path / "state.json").read_text())["step"] == 3
     complete = json.loads((path / "COMPLETE").read_text())
     assert complete["config_sha256"] == SHA256
@@ -91,14 +95,14 @@ def test_there_is_one_save_at_a_time(
     gate = Gate(monkeypatch)
     expected = []
     state.progress.step = 1
-    expected.append(checkpoint.digest(state.tensors()))
+    expected.append(tensors_sha256(state.tensors()))
     saver.save()
     saver.wait_for_copy()
     with torch.no_grad():
         for parameter in state.model.parameters():
             parameter.add_(1)
     state.progress.step = 2
-    expected.append(checkpoint.digest(state.tensors()))
+    expected.append(tensors_sha256(state.tensors()))
     second = threading.Thread(target=saver.save)
     second.start()
     second.join(0.5)
@@ -107,9 +111,9 @@ def test_there_is_one_save_at_a_time(
     second.join()
     saver.wait()
     assert not saver.is_busy
-    paths = checkpoint.published(saver.folder)
+    paths = published_checkpoints(saver.folder)
     assert [path.name for path in paths] == ["step_00000001", "step_00000002"]
-    assert [checkpoint.digest(checkpoint.all_tensors(path)) for path in paths] == expected
+    assert [tensors_sha256(load_all_tensors(path)) for path in paths] == expected
 
 
 def test_the_update_of_a_step_waits_for_the_copy(
@@ -134,15 +138,15 @@ def test_the_update_of_a_step_waits_for_the_copy(
 
     def noted() -> None:
         step()
-        digests[trainer.state.progress.step] = checkpoint.digest(trainer.state.tensors())
+        digests[trainer.state.progress.step] = tensors_sha256(trainer.state.tensors())
 
     trainer.train_step = noted
     trainer.fit()
-    paths = checkpoint.published(tmp_path / "run" / "checkpoints")
+    paths = published_checkpoints(tmp_path / "run" / "checkpoints")
     assert len(paths) > 1
     for path in paths:
-        found = checkpoint.digest(checkpoint.all_tensors(path))
-        assert found == digests[checkpoint.step_of(path)]
+        found = tensors_sha256(load_all_tensors(path))
+        assert found == digests[step_of(path)]
 
 
 def test_the_copy_is_waited_for_on_the_ranks_own_gpu(
@@ -175,19 +179,19 @@ def test_a_process_that_lost_its_run_publishes_nothing(
     state.progress.step = 1
     saver.save()
     saver.wait()
-    original = checkpoint.write_durably
+    original = write_durably
 
     def taken_meanwhile(path: Path, content: Any) -> None:
         original(path, content)
         (tmp_path / "lock").write_text("token=another")
 
-    monkeypatch.setattr(checkpoint, "write_durably", taken_meanwhile)
+    monkeypatch.setattr("train.checkpoints.save_checkpoint.write_durably", taken_meanwhile)
     state.progress.step = 2
     saver.save()
     with pytest.raises(UserError, match="another has taken it over"):
         saver.wait()
     saver.close()
-    assert [path.name for path in checkpoint.published(folder)] == ["step_00000001"]
+    assert [path.name for path in published_checkpoints(folder)] == ["step_00000001"]
     assert (folder / "latest").read_text() == "step_00000001\n"
 
 
@@ -198,7 +202,7 @@ def test_a_save_that_fails_stops_the_run_at_the_next_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not in silence, and not only at the end: checked once a step."""
-    original, failed_at = checkpoint.publish, []
+    original, failed_at = publish, []
 
     def no_more_after_step_4(temporary: Path, final: Path) -> None:
         if final.name != "step_00000004":
@@ -206,14 +210,14 @@ def test_a_save_that_fails_stops_the_run_at_the_next_step(
             raise OSError(5, "Input/output error")
         original(temporary, final)
 
-    monkeypatch.setattr(checkpoint, "publish", no_more_after_step_4)
+    monkeypatch.setattr("train.checkpoints.save_checkpoint.publish", no_more_after_step_4)
     trainer = new_trainer(tiny(tmp_path / "run", "epochs=1000"))
     with pytest.raises(CheckpointError, match=r"Input/output error; the checkpoints before it"):
         trainer.fit()
     # of step 8, published by a thread; the next epoch's save would have met it too
     assert 8 <= failed_at[0] < 12
     assert trainer.state.progress.step <= 12
-    assert checkpoint.verify(tmp_path / "run" / "checkpoints" / "step_00000004") == ""
+    assert verify(tmp_path / "run" / "checkpoints" / "step_00000004") == ""
     assert not list((tmp_path / "run" / "checkpoints").glob(".step*"))
 
 
@@ -247,7 +251,7 @@ def test_a_full_disk_says_how_much_is_missing(
         assert [path.name for path in saver.folder.iterdir() if "step" in path.name] == [
             "step_00000001"
         ]
-        assert checkpoint.verify(saver.folder / "step_00000001") == ""
+        assert verify(saver.folder / "step_00000001") == ""
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -257,7 +261,7 @@ def test_the_ranks_share_the_tensors(world_size: int) -> None:
     """Each tensor is one rank's, and no rank has much more to write than another."""
     sizes = [900, 100, 100, 300, 300, 500, 1, 1, 1, 700]
     tensors = {f"t{index}": torch.zeros(size) for index, size in enumerate(sizes)}
-    shares = [checkpoint.share(tensors, rank, world_size) for rank in range(world_size)]
+    shares = [tensors_of_rank(tensors, rank, world_size) for rank in range(world_size)]
     assert sorted(name for share in shares for name in share) == sorted(tensors)
     loads = [sum(tensor.numel() for tensor in share.values()) for share in shares]
     # the longest-processing-time rule: at most 4/3 of the best there is

@@ -29,7 +29,10 @@ from model.precision import choose_precision
 from tests.matching import num_pairs
 from train import __main__ as train_main
 from train import evaluate
-from train.checkpoints import checkpoint
+from train.checkpoints.checkpoint_files import verify
+from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.load_checkpoint import load_all_tensors
+from train.checkpoints.save_checkpoint import save_checkpoint
 from train.config import TrainConfig
 from train.crops.microbatches import CropKey, MicrobatchSampler, TrainingCrops
 from train.loop.initial_state import build_state
@@ -47,7 +50,7 @@ NewTrainer = Callable[[TrainConfig], Trainer]
 
 def whole_state(trainer: Trainer) -> tuple[str, object]:
     """All that two runs must share to be the same to the bit."""
-    return checkpoint.digest(trainer.state.tensors()), trainer.state.progress
+    return tensors_sha256(trainer.state.tensors()), trainer.state.progress
 
 
 def test_what_can_be_learned_is_learned(
@@ -79,7 +82,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
 def test_a_run_leaves_what_the_design_says(own_run: Path) -> None:
     steps = [path.name for path in sorted((own_run / "checkpoints").iterdir())]
     assert steps == ["best", "latest", "step_00000004", "step_00000008"]
-    assert [checkpoint.verify(own_run / "checkpoints" / name) for name in steps[2:]] == ["", ""]
+    assert [verify(own_run / "checkpoints" / name) for name in steps[2:]] == ["", ""]
     assert {path.name for path in own_run.iterdir()} >= {"config.yaml", "metrics.jsonl"}
     assert list((own_run / "tensorboard").iterdir())
 
@@ -171,7 +174,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert f"stopped by SIGTERM at step {step}, saved" in capsys.readouterr().out
     latest = tmp_path / "checkpoints" / (tmp_path / "checkpoints" / "latest").read_text().strip()
     assert latest.name == f"step_{step:08d}"
-    assert checkpoint.verify(latest) == ""
+    assert verify(latest) == ""
 
     second = new_trainer(config)
     assert second.state.progress.step == step
@@ -218,11 +221,10 @@ def test_checkpoints_are_made_by_the_clock_and_at_each_epochs_end_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps = []
-    original = checkpoint.save
+    original = save_checkpoint
     monkeypatch.setattr(Trainer, "train_step", only_count)
     monkeypatch.setattr(
-        checkpoint,
-        "save",
+        "train.checkpoints.saver.save_checkpoint",
         lambda folder, step, *rest: steps.append(step) or original(folder, step, *rest),
     )
     # in the background a step may find the save before it still going on, and leave it at that
@@ -338,7 +340,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(
     with pytest.raises(UserError, match=r"the loss is not finite.*: lower lr=1e\+30"):
         trainer.fit()
     for path in (tmp_path / "checkpoints").glob("step_*"):
-        tensors = checkpoint.all_tensors(path)
+        tensors = load_all_tensors(path)
         assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 

@@ -1,0 +1,119 @@
+"""The files of a checkpoint, and how COMPLETE says whether they are whole.
+
+    RUN/checkpoints/step_00000120/    __<rank>_0.distcp   tensors, each once, spread over the ranks
+                                      .metadata           where each tensor lies
+                                      state.json          everything that is not a tensor
+                                      COMPLETE            written last: size and hash of every file,
+                                                          world size, hash of the configuration,
+                                                          the Slurm job that saved it
+    RUN/checkpoints/latest, best      names of published steps
+
+A checkpoint is made under a temporary name, and gets its own once COMPLETE and the files are on
+disk. It holds tensors and JSON only; `.metadata` is a pickle of torch's, read with nothing but
+the classes that it needs, so a checkpoint from elsewhere runs no code.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+from common.command_line import UserError
+from common.files import file_sha256, is_plain, sync
+from common.recorded import Version
+from train.checkpoints.digests import json_sha256
+
+# One rank alone saves without a process group, as is meant
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+FORMAT = 1
+COMPLETE, STATE = "COMPLETE", "state.json"
+
+
+class CheckpointError(UserError):
+    """No checkpoint that can be used."""
+
+
+def verify(path: Path) -> str:
+    """Why a folder is not an intact checkpoint, or '' where it is.
+
+    Raises OSError where that cannot be told: a disk that cannot be read just now damages nothing.
+    """
+    try:
+        complete = read_complete(path)
+        if complete["format"] != FORMAT:
+            return f"format {complete['format']}, this version reads {FORMAT}"
+        for name, expected in complete["files"].items():
+            if not is_plain(name):
+                return f"{COMPLETE} is damaged ({name!r} is not a plain file name)"
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
+            if file_sha256(file) != expected["sha256"]:
+                return f"{name} is damaged (sha256 differs)"
+    except FileNotFoundError:
+        return f"no {COMPLETE}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{COMPLETE} is damaged ({error})"
+    return ""
+
+
+def read_complete(path: Path) -> dict[str, Any]:
+    """What COMPLETE says. Raises ValueError where its own hash differs."""
+    content: dict[str, Any] = json.loads((path / COMPLETE).read_text())
+    if content.pop("sha256") != json_sha256(content):
+        raise ValueError("sha256 differs")
+    return content
+
+
+def unchanged_files(path: Path) -> list[str]:
+    """The files of a checkpoint that nobody has changed since it was written, COMPLETE the last.
+
+    There are none where COMPLETE is damaged.
+    """
+    try:
+        content, written_ns = read_complete(path), (path / COMPLETE).lstat().st_mtime_ns
+        listed = {name: entry for name, entry in content["files"].items() if is_plain(name)}
+        versions = {
+            name: Version(int(entry["bytes"]), entry["sha256"]) for name, entry in listed.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+    def is_own(name: str) -> bool:
+        """Whether a file is as it was written. One that was touched since is hashed again."""
+        mtime_ns = (path / name).lstat().st_mtime_ns if os.path.lexists(path / name) else -1
+        return versions[name].is_at(path / name, mtime_ns if mtime_ns <= written_ns else -1)
+
+    return [*filter(is_own, versions), COMPLETE]
+
+
+def describe_files(paths: Iterator[Path]) -> dict[str, dict[str, Any]]:
+    """Name -> size and hash."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(paths)
+    }
+
+
+def write_durably(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON and wait until it is on the disk."""
+    path.write_text(json.dumps(content, indent=1))
+    sync(path)
+
+
+@contextmanager
+def torch_errors_explained(done: str) -> Iterator[None]:
+    """A failure on any rank as an error of ours."""
+    try:
+        yield
+    except CheckpointException as error:  # a BaseException, which nobody else catches
+        reasons = [f"rank {rank}: {failure[0]}" for rank, failure in error.failures.items()]
+        raise CheckpointError(f"checkpoint not {done}: {'; '.join(reasons)}") from None

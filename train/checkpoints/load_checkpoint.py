@@ -1,0 +1,98 @@
+"""Load a checkpoint that is verified, with no code of its own."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+
+from common.files import is_plain
+from train.checkpoints.checkpoint_files import STATE, CheckpointError, torch_errors_explained
+from train.ranks.distributed import Ranks
+
+# All that torch writes into .metadata for dicts of plain tensors
+PICKLED = {
+    ("pathlib", "PosixPath"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+} | {
+    ("torch.distributed.checkpoint.metadata", name)
+    for name in (
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    )
+}
+
+
+def load_checkpoint(path: Path, tensors: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Fill (nested dicts of) `tensors` in place from a checkpoint, return its `state`; collective.
+
+    The caller has verified the checkpoint (`newest_intact`, `find`).
+    """
+    read_tensors(path, tensors, alone=ranks.world_size == 1)
+    state: dict[str, Any] = json.loads((path / STATE).read_text())
+    return state
+
+
+def load_all_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by its dotted name, in one process."""
+    metadata = PlainReader(path).read_metadata()
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in metadata.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    read_tensors(path, tensors, alone=True)
+    return tensors
+
+
+def read_tensors(path: Path, tensors: dict[str, Any], alone: bool) -> None:
+    """Fill (nested dicts of) tensors in place; collective, unless `alone`."""
+    reader = PlainReader(path)
+    reader.read_metadata()  # a refusal here is an error of ours, on every rank
+    with torch_errors_explained("loaded"):
+        state_dict_loader.load(tensors, storage_reader=reader, no_dist=alone)
+
+
+class PlainReader(FileSystemReader):
+    """torch's reader, with `.metadata` read by PlainUnpickler."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The same as torch's, restricted."""
+        content = (Path(self.path) / ".metadata").read_bytes()
+        metadata = PlainUnpickler(io.BytesIO(content)).load()
+        for info in (metadata.storage_data or {}).values():
+            if not is_plain(info.relative_path):
+                raise CheckpointError(
+                    f".metadata names a file {info.relative_path!r}, which is not a plain file"
+                    " name: not loaded"
+                )
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """An unpickler that knows nothing but what PICKLED lists."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look up a name of the pickle; refuse all others."""
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or (module, name) in PICKLED:
+            return super().find_class(module, name)
+        raise CheckpointError(
+            f".metadata asks for {module}.{name}, which no checkpoint needs: not loaded"
+        )

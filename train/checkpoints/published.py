@@ -1,0 +1,75 @@
+"""The published checkpoints of a run: their names, the newest intact one, and what `latest` and
+`best` name."""
+
+import re
+from pathlib import Path
+
+from common.command_line import UsageError
+from common.files import sync, write_atomically
+from train.checkpoints.checkpoint_files import CheckpointError, verify
+
+STEP = re.compile(r"step_\d{8,}")
+
+
+def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and why newer ones were passed over.
+
+    Raises CheckpointError where there are checkpoints but none is intact: starting anew in
+    silence would throw the run away.
+    """
+    passed_over: list[str] = []
+    for path in reversed(published_checkpoints(folder)):
+        problem = verify(path)
+        if not problem:
+            return path, passed_over
+        passed_over.append(f"{path.name}: {problem}")
+    if passed_over:
+        raise CheckpointError(
+            f"{folder}: no intact checkpoint ({'; '.join(passed_over)}). Restore one, or name"
+            " another run= to start anew"
+        )
+    return None, []
+
+
+def find_checkpoint(folder: Path, name: str) -> Path:
+    """The folder of 'latest', 'best', a step's number or a step's name; unverified."""
+    if name in ("latest", "best"):
+        target = read_pointer(folder, name)
+    else:
+        target = folder / (step_name(int(name)) if name.isdigit() else name)
+    if target is None or not target.is_dir():
+        if not (steps := published_checkpoints(folder)):
+            raise UsageError(f"checkpoint={name}: no checkpoint was saved yet in {folder}")
+        known = ", ".join(["latest", "best", *(path.name for path in steps)])
+        raise UsageError(f"checkpoint={name}: not in {folder}; there are: {known}")
+    return target
+
+
+def published_checkpoints(folder: Path) -> list[Path]:
+    """Folders named as checkpoints, oldest first; unverified."""
+    found = (path for path in folder.glob("step_*") if STEP.fullmatch(path.name) and path.is_dir())
+    return sorted(found, key=step_of)
+
+
+def step_name(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step_"))
+
+
+def set_pointer(folder: Path, pointer: str, target: Path) -> None:
+    """Let 'latest' or 'best' name a published step."""
+    if read_pointer(folder, pointer) != target:
+        write_atomically(folder / pointer, f"{target.name}\n".encode(), is_synced=True)
+        sync(folder)
+
+
+def read_pointer(folder: Path, pointer: str) -> Path | None:
+    """The step that 'latest' or 'best' names, if there is one."""
+    file = folder / pointer
+    name = file.read_text().strip() if file.is_file() else ""
+    return folder / name if STEP.fullmatch(name) else None
