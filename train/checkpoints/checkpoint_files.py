@@ -1,22 +1,21 @@
-"""The files of a checkpoint, and how COMPLETE says whether they are whole.
+"""The files of a checkpoint: which there are, and whether they are as they were written.
 
     RUN/checkpoints/step_00000120/    __<rank>_0.distcp   tensors, each once, spread over the ranks
-                                      .metadata           where each tensor lies
+                                      .metadata           which file holds each tensor
                                       state.json          everything that is not a tensor
                                       COMPLETE            written last: size and hash of every file,
                                                           world size, hash of the configuration,
                                                           the Slurm job that saved it
     RUN/checkpoints/latest, best      names of published steps
 
-A checkpoint is made under a temporary name, and gets its own once COMPLETE and the files are on
-disk. It holds tensors and JSON only; `.metadata` is a pickle of torch's, read with nothing but
-the classes that it needs, so a checkpoint from elsewhere runs no code.
+A checkpoint is written under a temporary name. It gets its own name when COMPLETE and all files are
+on disk.
 """
 
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,10 @@ from common.files import file_sha256, is_plain, sync
 from common.recorded import Version
 from train.checkpoints.digests import json_sha256
 
-# One rank alone saves without a process group, as is meant
+FileEntries = dict[str, dict[str, Any]]
+"""Name of a file -> its "bytes" and "sha256"."""
+
+# One rank saves without a process group, on purpose
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 FORMAT = 1
@@ -36,13 +38,13 @@ COMPLETE, STATE = "COMPLETE", "state.json"
 
 
 class CheckpointError(UserError):
-    """No checkpoint that can be used."""
+    """A checkpoint that cannot be saved or used."""
 
 
 def verify(path: Path) -> str:
-    """Why a folder is not an intact checkpoint, or '' where it is.
+    """Return '' for an intact checkpoint, else what is wrong with it.
 
-    Raises OSError where that cannot be told: a disk that cannot be read just now damages nothing.
+    Raises OSError if the disk cannot be read now: that does not mean that the files are damaged.
     """
     try:
         complete = read_complete(path)
@@ -66,17 +68,22 @@ def verify(path: Path) -> str:
 
 
 def read_complete(path: Path) -> dict[str, Any]:
-    """What COMPLETE says. Raises ValueError where its own hash differs."""
+    """Read COMPLETE. Raises ValueError if its own hash differs."""
     content: dict[str, Any] = json.loads((path / COMPLETE).read_text())
     if content.pop("sha256") != json_sha256(content):
         raise ValueError("sha256 differs")
     return content
 
 
-def unchanged_files(path: Path) -> list[str]:
-    """The files of a checkpoint that nobody has changed since it was written, COMPLETE the last.
+def write_complete(path: Path, content: Mapping[str, Any]) -> None:
+    """Write COMPLETE, with a hash of its own, into a checkpoint's folder."""
+    write_durably(path / COMPLETE, {**content, "sha256": json_sha256(content)})
 
-    There are none where COMPLETE is damaged.
+
+def unchanged_files(path: Path) -> list[str]:
+    """Name the files of a checkpoint that nobody has changed since it was written, COMPLETE last.
+
+    Names none if COMPLETE is damaged.
     """
     try:
         content, written_ns = read_complete(path), (path / COMPLETE).lstat().st_mtime_ns
@@ -87,16 +94,16 @@ def unchanged_files(path: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
-    def is_own(name: str) -> bool:
-        """Whether a file is as it was written. One that was touched since is hashed again."""
+    def is_unchanged(name: str) -> bool:
+        """Whether a file is as it was written. If its time is newer, its content is hashed."""
         mtime_ns = (path / name).lstat().st_mtime_ns if os.path.lexists(path / name) else -1
         return versions[name].is_at(path / name, mtime_ns if mtime_ns <= written_ns else -1)
 
-    return [*filter(is_own, versions), COMPLETE]
+    return [*filter(is_unchanged, versions), COMPLETE]
 
 
-def describe_files(paths: Iterator[Path]) -> dict[str, dict[str, Any]]:
-    """Name -> size and hash."""
+def describe_files(paths: Iterable[Path]) -> FileEntries:
+    """Measure and hash files."""
     return {
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(paths)
@@ -111,7 +118,7 @@ def write_durably(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def torch_errors_explained(done: str) -> Iterator[None]:
-    """A failure on any rank as an error of ours."""
+    """Raise CheckpointError, with the reason of each rank, for a failure inside torch."""
     try:
         yield
     except CheckpointException as error:  # a BaseException, which nobody else catches

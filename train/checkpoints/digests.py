@@ -1,4 +1,4 @@
-"""sha256 of tensors and of JSON, by their values alone."""
+"""Compute sha256 of tensors and of JSON: equal values have equal digests."""
 
 import hashlib
 import json
@@ -6,13 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def model_sha256(model: nn.Module) -> str:
+    """Hash a network's state, as `train.show` prints it for a checkpoint."""
+    return tensors_sha256({"model": model.state_dict()})
 
 
 def tensors_sha256(tensors: Mapping[str, Any]) -> str:
-    """sha256 over names, types, shapes and bytes of nested dicts of tensors.
+    """Hash names, dtypes, shapes and values of nested dicts of tensors.
 
-    It depends on the values alone, not on how many ranks saved them or on the order of names.
+    The order of names, and which ranks saved the tensors, do not matter.
     """
     total = hashlib.sha256()
     for name, tensor in sorted(named_tensors(tensors)):
@@ -23,7 +28,7 @@ def tensors_sha256(tensors: Mapping[str, Any]) -> str:
 
 
 def named_tensors(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of nested dicts."""
+    """Yield (dotted name, tensor) for each tensor in nested dicts."""
     for key, value in tensors.items():
         if isinstance(value, Tensor):
             yield prefix + key, value
@@ -32,5 +37,5 @@ def named_tensors(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 
 def json_sha256(content: Mapping[str, Any]) -> str:
-    """sha256 of JSON, whatever the order of its keys."""
+    """Hash JSON; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,8 @@
-"""Load a checkpoint that is verified, with no code of its own."""
+"""Load a checkpoint, without running code from it.
+
+A checkpoint holds tensors and JSON, and `.metadata`, which is a pickle. It is unpickled with only
+those classes that torch writes into it.
+"""
 
 import io
 import json
@@ -16,8 +20,8 @@ from common.files import is_plain
 from train.checkpoints.checkpoint_files import STATE, CheckpointError, torch_errors_explained
 from train.ranks.distributed import Ranks
 
-# All that torch writes into .metadata for dicts of plain tensors
-PICKLED = {
+# What torch writes into .metadata for dicts of plain tensors
+ALLOWED = {
     ("pathlib", "PosixPath"),
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -37,9 +41,9 @@ PICKLED = {
 
 
 def load_checkpoint(path: Path, tensors: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """Fill (nested dicts of) `tensors` in place from a checkpoint, return its `state`; collective.
+    """Fill nested dicts of tensors in place, and return the checkpoint's `state`. Collective.
 
-    The caller has verified the checkpoint (`newest_intact`, `find`).
+    Call `verify` first. Raises CheckpointError on every rank if loading fails on one.
     """
     read_tensors(path, tensors, alone=ranks.world_size == 1)
     state: dict[str, Any] = json.loads((path / STATE).read_text())
@@ -47,8 +51,8 @@ def load_checkpoint(path: Path, tensors: dict[str, Any], ranks: Ranks) -> dict[s
 
 
 def load_all_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by its dotted name, in one process."""
-    metadata = PlainReader(path).read_metadata()
+    """Load every tensor of a checkpoint, by dotted name, into this process alone."""
+    metadata = RestrictedReader(path).read_metadata()
     tensors = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in metadata.state_dict_metadata.items()
@@ -59,20 +63,20 @@ def load_all_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path, tensors: dict[str, Any], alone: bool) -> None:
-    """Fill (nested dicts of) tensors in place; collective, unless `alone`."""
-    reader = PlainReader(path)
-    reader.read_metadata()  # a refusal here is an error of ours, on every rank
+    """Fill nested dicts of tensors in place. Collective, unless `alone`."""
+    reader = RestrictedReader(path)
+    reader.read_metadata()  # here every rank raises the CheckpointError itself
     with torch_errors_explained("loaded"):
         state_dict_loader.load(tensors, storage_reader=reader, no_dist=alone)
 
 
-class PlainReader(FileSystemReader):
-    """torch's reader, with `.metadata` read by PlainUnpickler."""
+class RestrictedReader(FileSystemReader):
+    """torch's reader, with `.metadata` read by RestrictedUnpickler."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The same as torch's, restricted."""
+        """Read `.metadata` as torch does. Raises CheckpointError for anything unexpected in it."""
         content = (Path(self.path) / ".metadata").read_bytes()
-        metadata = PlainUnpickler(io.BytesIO(content)).load()
+        metadata = RestrictedUnpickler(io.BytesIO(content)).load()
         for info in (metadata.storage_data or {}).values():
             if not is_plain(info.relative_path):
                 raise CheckpointError(
@@ -85,13 +89,13 @@ class PlainReader(FileSystemReader):
         return metadata
 
 
-class PlainUnpickler(pickle.Unpickler):
-    """An unpickler that knows nothing but what PICKLED lists."""
+class RestrictedUnpickler(pickle.Unpickler):
+    """An unpickler that looks up ALLOWED and torch's dtypes only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look up a name of the pickle; refuse all others."""
+        """Look up a name that the pickle asks for. Raises CheckpointError if it is not allowed."""
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if is_dtype or (module, name) in PICKLED:
+        if is_dtype or (module, name) in ALLOWED:
             return super().find_class(module, name)
         raise CheckpointError(
             f".metadata asks for {module}.{name}, which no checkpoint needs: not loaded"

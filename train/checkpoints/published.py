@@ -1,5 +1,4 @@
-"""The published checkpoints of a run: their names, the newest intact one, and what `latest` and
-`best` name."""
+"""Find a run's checkpoints: by step, by the pointers `latest` and `best`, or the newest intact."""
 
 import re
 from pathlib import Path
@@ -12,10 +11,10 @@ STEP = re.compile(r"step_\d{8,}")
 
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and why newer ones were passed over.
+    """Return the newest checkpoint that verifies (or None), and the reason for each newer one.
 
-    Raises CheckpointError where there are checkpoints but none is intact: starting anew in
-    silence would throw the run away.
+    Raises CheckpointError if there are checkpoints but none is intact: starting anew without a word
+    would throw the run away.
     """
     passed_over: list[str] = []
     for path in reversed(published_checkpoints(folder)):
@@ -32,7 +31,10 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
-    """The folder of 'latest', 'best', a step's number or a step's name; unverified."""
+    """Return the folder of 'latest', 'best', a step (120) or a name (step_00000120), unverified.
+
+    Raises UsageError if there is none.
+    """
     if name in ("latest", "best"):
         target = read_pointer(folder, name)
     else:
@@ -46,30 +48,30 @@ def find_checkpoint(folder: Path, name: str) -> Path:
 
 
 def published_checkpoints(folder: Path) -> list[Path]:
-    """Folders named as checkpoints, oldest first; unverified."""
+    """List the folders that are named as checkpoints, oldest first, unverified."""
     found = (path for path in folder.glob("step_*") if STEP.fullmatch(path.name) and path.is_dir())
     return sorted(found, key=step_of)
 
 
 def step_name(step: int) -> str:
-    """The folder of a step's checkpoint."""
+    """Name the folder of a step's checkpoint."""
     return f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint's folder."""
+    """Return the step of a checkpoint's folder."""
     return int(path.name.removeprefix("step_"))
 
 
 def set_pointer(folder: Path, pointer: str, target: Path) -> None:
-    """Let 'latest' or 'best' name a published step."""
+    """Make 'latest' or 'best' name a published step."""
     if read_pointer(folder, pointer) != target:
         write_atomically(folder / pointer, f"{target.name}\n".encode(), is_synced=True)
         sync(folder)
 
 
 def read_pointer(folder: Path, pointer: str) -> Path | None:
-    """The step that 'latest' or 'best' names, if there is one."""
+    """Return the folder that 'latest' or 'best' names; None if it names no step."""
     file = folder / pointer
     name = file.read_text().strip() if file.is_file() else ""
     return folder / name if STEP.fullmatch(name) else None

@@ -1,4 +1,4 @@
-"""Save a checkpoint: all ranks write under a temporary name, rank 0 publishes what is whole."""
+"""Save a checkpoint: all ranks write under a temporary name, then rank 0 publishes it."""
 
 import errno
 import functools
@@ -16,15 +16,15 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from common.files import sync
 from common.slurm_job import job_id
 from train.checkpoints.checkpoint_files import (
-    COMPLETE,
     FORMAT,
     STATE,
     CheckpointError,
+    FileEntries,
     describe_files,
     torch_errors_explained,
+    write_complete,
     write_durably,
 )
-from train.checkpoints.digests import json_sha256
 from train.checkpoints.published import published_checkpoints, step_name
 from train.checkpoints.upkeep import remove_replaced, remove_unfinished
 from train.ranks.distributed import Ranks
@@ -39,49 +39,39 @@ def save_checkpoint(
     ranks: Ranks,
     check_ours: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write and publish the checkpoint of a step; collective.
+    """Write and publish the checkpoint of a step, and return its folder. Collective.
 
-    `tensors` are this rank's share by dotted name (`share`), `state` is JSON, of which rank 0's is
-    kept. Rank 0 calls `check_ours` before it touches what may be another process's by now. Raises
-    CheckpointError on every rank where it fails on one; older checkpoints are as they were.
+    `tensors`: by dotted name, those that this rank writes (`tensors_of_rank`). `state`: JSON; rank
+    0's is written. `check_ours`: rank 0 calls it before it changes files; it raises UserError if
+    another process has taken over the run. Raises CheckpointError on every rank if saving fails on
+    one; older checkpoints are not touched.
     """
     final = folder / step_name(step)
     temporary = folder / f".{final.name}.tmp"
+
+    def begin() -> None:
+        check_ours()
+        make_empty(temporary)
+
+    def complete(entries: list[FileEntries]) -> None:
+        write_durably(temporary / STATE, dict(state))
+        files = describe_files(temporary / name for name in (".metadata", STATE))
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "world_size": ranks.world_size,
+            "config_sha256": config_sha256,
+            "job": job_id(),
+            "files": functools.reduce(operator.or_, entries, files),
+        }
+        write_complete(temporary, content)
+        check_ours()
+        publish(temporary, final)
+
     try:
-
-        def begin() -> None:
-            check_ours()
-            make_empty(temporary)
-
         ranks.first_does(begin)
-        writer = FileSystemWriter(temporary)  # fsyncs each file
-        with torch_errors_explained("saved"):
-            state_dict_saver.save(
-                dict(tensors),
-                storage_writer=writer,
-                process_group=ranks.group,
-                no_dist=ranks.world_size == 1,
-            )
-        # each rank reads back its own files: on many nodes no one rank hashes everything
-        own = f"__{ranks.rank}_*.distcp"
-        described = ranks.all_do(lambda: describe_files(temporary.glob(own)))
-
-        def complete() -> None:
-            write_durably(temporary / STATE, dict(state))
-            files = describe_files(temporary / name for name in (".metadata", STATE))
-            content: dict[str, Any] = {
-                "format": FORMAT,
-                "step": step,
-                "world_size": ranks.world_size,
-                "config_sha256": config_sha256,
-                "job": job_id(),
-                "files": functools.reduce(operator.or_, described, files),
-            }
-            write_durably(temporary / COMPLETE, {**content, "sha256": json_sha256(content)})
-            check_ours()
-            publish(temporary, final)
-
-        ranks.first_does(complete)
+        entries = write_tensors(temporary, tensors, ranks)
+        ranks.first_does(lambda: complete(entries))
     except (CheckpointError, OSError) as error:
         reason = str(error)
         num_bytes = sum(ranks.gather(sum(tensor.nbytes for tensor in tensors.values())))
@@ -89,8 +79,24 @@ def save_checkpoint(
     return final
 
 
+def write_tensors(
+    temporary: Path, tensors: Mapping[str, Tensor], ranks: Ranks
+) -> list[FileEntries]:
+    """Write the tensors of all ranks, and return the entries of each rank's files. Collective."""
+    writer = FileSystemWriter(temporary)  # syncs each file
+    with torch_errors_explained("saved"):
+        state_dict_saver.save(
+            dict(tensors),
+            storage_writer=writer,
+            process_group=ranks.group,
+            no_dist=ranks.world_size == 1,
+        )
+    # each rank hashes its own files: on many nodes that is too much for one rank
+    return ranks.all_do(lambda: describe_files(temporary.glob(f"__{ranks.rank}_*.distcp")))
+
+
 def publish(temporary: Path, final: Path) -> None:
-    """Give a finished checkpoint its name; one that has it (the same step) steps aside first."""
+    """Give a finished checkpoint its name; an older one of the same step is removed."""
     sync(temporary)
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
@@ -101,7 +107,10 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def tensors_of_rank(tensors: Mapping[str, Tensor], rank: int, world_size: int) -> dict[str, Tensor]:
-    """The tensors that a rank writes of those that all ranks have: about as many bytes each."""
+    """Return the tensors that a rank writes: each is one rank's, in about equal bytes per rank.
+
+    `tensors` are the same on all ranks.
+    """
     num_bytes = [0] * world_size
     mine = {}
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].nbytes, item[0])):
@@ -113,20 +122,24 @@ def tensors_of_rank(tensors: Mapping[str, Tensor], rank: int, world_size: int) -
 
 
 def make_empty(folder: Path) -> None:
-    """A new folder in place of what a killed save left. Raises CheckpointError where somebody has
-    put something there."""
+    """Make a folder to save into, without the files of a killed save. Raises CheckpointError if it
+    holds other files."""
     remove_unfinished(folder)
     if os.path.lexists(folder):
-        raise CheckpointError(f"{folder}: holds what is no checkpoint's; move it away")
+        raise CheckpointError(f"{folder}: holds files that are no checkpoint's; move it away")
     folder.mkdir(parents=True)
 
 
 def not_saved(temporary: Path, num_bytes: int, reason: str) -> CheckpointError:
-    """The error of a save that failed, its half-written files removed."""
+    """Remove the files of a failed save, and return its error.
+
+    `num_bytes`: size of the state's tensors. If the disk is full, the error says how much room is
+    missing.
+    """
     remove_unfinished(temporary)
     folder = temporary.parent
     free = shutil.disk_usage(next(path for path in temporary.parents if path.exists())).free
-    needed = max([num_bytes, *(space_of(path) for path in published_checkpoints(folder)[-1:])])
+    needed = max([num_bytes, *(disk_bytes(path) for path in published_checkpoints(folder)[-1:])])
     kept = "the checkpoints before it are as they were"
     if free >= needed and os.strerror(errno.ENOSPC) not in reason:
         return CheckpointError(f"{folder}: {reason}; {kept}")
@@ -138,11 +151,11 @@ def not_saved(temporary: Path, num_bytes: int, reason: str) -> CheckpointError:
     )
 
 
-def space_of(folder: Path) -> int:
-    """The bytes of disk that the files of a folder take."""
+def disk_bytes(folder: Path) -> int:
+    """Return the bytes of disk that the files of a folder take."""
     return sum(512 * path.stat().st_blocks for path in folder.iterdir())
 
 
 def megabytes(num_bytes: int) -> str:
-    """A size to read."""
+    """Format a size in MB."""
     return f"{num_bytes / 1e6:.1f} MB"

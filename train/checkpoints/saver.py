@@ -1,9 +1,9 @@
-"""Checkpoints while training goes on: a thread copies the state and writes the copy.
+"""Save checkpoints while training goes on: a thread copies the state and writes the copy.
 
-The copy is made while the next step computes its gradients, which changes nothing of the state; the
-step waits for it before its update. The thread talks to the other ranks' threads through a process
-group of its own. There is never more than one save at a time: the next waits for it. What fails in
-the thread is raised at the next step.
+The thread copies while the next step computes its gradients, which does not change the state; the
+step waits for the copy before it updates the weights. The threads of all ranks talk through a
+process group of their own. One save runs at a time: the next one waits for it. An error in the
+thread is raised at the next step.
 """
 
 import threading
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from train.checkpoints.digests import named_tensors
 from train.checkpoints.save_checkpoint import save_checkpoint, tensors_of_rank
-from train.checkpoints.state import State, point
+from train.checkpoints.state import State, set_pointers
 from train.checkpoints.upkeep import Retention
 from train.ranks.distributed import Ranks
 
 
 class Saver:
-    """Saves a run's state. Every method but `is_busy` and `has_failed` is collective."""
+    """Saves a run's state. All methods are collective, except `is_busy` and `has_failed`."""
 
     def __init__(
         self,
@@ -36,7 +36,10 @@ class Saver:
         in_background: bool,
         check_ours: Callable[[], None] = lambda: None,
     ) -> None:
-        """`ranks` are these threads' own (`Ranks.beside`) where they work in the background."""
+        """`ranks`: in the background, those with a process group of their own (`Ranks.beside`).
+
+        `check_ours`: see `save_checkpoint`.
+        """
         self.state, self.folder, self.retention = state, folder, retention
         self.config_sha256, self.ranks, self.in_background = config_sha256, ranks, in_background
         self.check_ours = check_ours
@@ -45,9 +48,9 @@ class Saver:
         self.copied = threading.Event()
         self.copied.set()
         self.copies: dict[str, Tensor] = {}
-        """Where tensors are copied to, by name; made once."""
+        """Memory for the copies, by name of tensor, allocated once."""
         self.stalled_s = 0.0
-        """Seconds for which training stood still for saves."""
+        """Seconds for which training waited for saves."""
 
     @property
     def is_busy(self) -> bool:
@@ -56,12 +59,12 @@ class Saver:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a save was not written; `wait` raises why."""
+        """Whether a save has failed; `wait` raises its error."""
         running = self.running
         return running is not None and running.done() and running.exception() is not None
 
     def save(self) -> None:
-        """Save the state as it is now: written on return, or soon after, in the background.
+        """Save the state as it is now. In the background, it is written some time after the return.
 
         Call `wait_for_copy` before the state changes.
         """
@@ -85,7 +88,7 @@ class Saver:
         self.stalled_s += time.monotonic() - start_s
 
     def copy_and_write(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """What the thread does."""
+        """Copy this rank's tensors, and write the copies; runs in the thread."""
         try:
             self.copy(tensors)
         finally:
@@ -93,7 +96,7 @@ class Saver:
         self.write(self.copies, progress)
 
     def copy(self, tensors: dict[str, Tensor]) -> None:
-        """Copy this rank's share into memory of our own, which the next steps do not change."""
+        """Copy tensors into memory that the next steps do not change."""
         for name, tensor in tensors.items():
             if name not in self.copies:
                 self.copies[name] = torch.empty_like(
@@ -101,11 +104,11 @@ class Saver:
                 )
             self.copies[name].copy_(tensor, non_blocking=True)
         if self.ranks.device.type == "cuda":
-            # named, since a new thread's current device is GPU 0, whatever this rank's is
+            # in a new thread the current device is GPU 0, not this rank's
             torch.cuda.synchronize(self.ranks.device)
 
     def write(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Publish a checkpoint, let `latest` and `best` name it, drop those too old."""
+        """Publish a checkpoint, set `latest` and `best`, and remove old checkpoints."""
         path = save_checkpoint(
             self.folder,
             progress["step"],
@@ -116,15 +119,15 @@ class Saver:
             self.check_ours,
         )
 
-        def name_it() -> None:
+        def update_folder() -> None:
             self.check_ours()
-            point(self.folder, path, progress)
+            set_pointers(self.folder, path, progress)
             self.retention.apply(self.folder)
 
-        self.ranks.first_does(name_it)
+        self.ranks.first_does(update_folder)
 
     def wait(self) -> None:
-        """Wait for the save that is being written; raises what it failed with."""
+        """Wait for the save that is running. Raises its error if it has failed."""
         start_s = time.monotonic()
         running, self.running = self.running, None
         if running is not None:
@@ -132,5 +135,5 @@ class Saver:
         self.stalled_s += time.monotonic() - start_s
 
     def close(self) -> None:
-        """Let a running save end, whatever becomes of it: training ends with an error already."""
+        """Wait for a running save, and ignore its error: training ends with an error already."""
         self.executor.shutdown()

@@ -1,4 +1,4 @@
-"""All that a run must not lose: model, optimizer, scaler and how far it is."""
+"""The state that checkpoints hold: model, optimizer, gradient scaler and progress."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ from train.ranks.distributed import Ranks
 
 @dataclass
 class Progress:
-    """How far a run is: all of the state that is no tensor.
+    """How far a run is: the state that is not in tensors.
 
-    There are no random states: every draw is made from a seed over what it is for, so the
-    configuration's seed and the step are all there is to know.
+    It needs no state of random generators: each random number comes from a seed for its purpose
+    (common/seeds.py), made of the configuration's seed and the step.
     """
 
     step: int = 0
     """Optimizer steps done."""
     epochs: int = 0
-    """Epochs done, their validation included."""
+    """Epochs done, validation included."""
     best_dice: float = -1.0
-    """Best validation Dice so far; -1 before the first one."""
+    """Best validation Dice so far; -1 before the first validation."""
     best_step: int = -1
-    """The step of the best validation; of the last epoch's end where there is no validation split,
-    or nothing is annotated in it."""
+    """Step of the best validation. If the validation split has no annotation, or there is no such
+    split: step of the last epoch's end."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the gradient scaler; empty without fp16."""
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -39,16 +39,16 @@ class Progress:
 
 @dataclass
 class State:
-    """The same on every rank; saved and restored together."""
+    """Everything that is saved and restored together. It is the same on every rank."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    """It has a state for every parameter from the start."""
+    """It holds a state for every parameter, also before the first step."""
     scaler: torch.amp.GradScaler
     progress: Progress
 
     def tensors(self) -> dict[str, dict[str, Any]]:
-        """The model's and the optimizer's tensors, under the names of the parameters."""
+        """Return the tensors of the model and of the optimizer, by names of parameters."""
         optimizer = {
             name: self.optimizer.state[parameter]
             for name, parameter in self.model.named_parameters()
@@ -56,18 +56,20 @@ class State:
         return {"model": self.model.state_dict(), "optimizer": optimizer}
 
     def snapshot(self) -> dict[str, Any]:
-        """All that is no tensor, as JSON, as it is now."""
+        """Return everything that is not a tensor, as it is now, as JSON."""
         self.progress.scaler = self.scaler.state_dict()
         return dataclasses.asdict(self.progress)
 
     def restore(self, folder: Path, ranks: Ranks) -> list[str]:
-        """Take up the newest intact checkpoint, if there is one; returns what to tell. Collective.
+        """Load the newest intact checkpoint, if there is one; returns notes for the user.
 
-        1. Rank 0 clears away what killed saves left, looks from the newest to the oldest, and sets
-           damaged ones aside.
-        2. All ranks load what it found: none looks for itself, for a shared file system may show
-           them different things.
+        1. Rank 0 removes what killed saves left, looks for an intact checkpoint from the newest to
+           the oldest, and renames damaged ones.
+        2. All ranks load the checkpoint that rank 0 found: a shared file system may show other
+           ranks other files.
         3. Without any checkpoint the state stays as built, at step 0.
+
+        Collective. Raises CheckpointError if there are checkpoints but none is intact.
         """
         path, passed_over = ranks.first_does(lambda: look_for_checkpoint(folder))
         notes = [f"passed over {reason}" for reason in passed_over]
@@ -79,12 +81,12 @@ class State:
             self.optimizer.state[parameter] = tensors["optimizer"][name]
         if self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
-        ranks.first_does(lambda: point(folder, path, self.snapshot()))
+        ranks.first_does(lambda: set_pointers(folder, path, self.snapshot()))
         return [*notes, f"resumed from {path.name} (step {self.progress.step})"]
 
 
 def look_for_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """(the newest intact one, why newer ones were passed over)."""
+    """Clean up, and return the newest intact checkpoint and the reasons against newer ones."""
     clean_up_after_kills(folder)
     path, passed_over = newest_intact(folder)
     if path:
@@ -92,10 +94,10 @@ def look_for_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     return path, passed_over
 
 
-def point(folder: Path, path: Path, progress: dict[str, Any]) -> None:
-    """Let `latest` name the checkpoint that holds this progress, and `best` the best so far.
+def set_pointers(folder: Path, path: Path, progress: dict[str, Any]) -> None:
+    """Make `latest` name the checkpoint of this progress, and `best` the best one so far.
 
-    On saving, and on restoring too: a kill may have come between a checkpoint and its name.
+    Called after a save, and after loading too: a kill may have prevented it after the save.
     """
     set_pointer(folder, "latest", path)
     best = folder / step_name(progress["best_step"])

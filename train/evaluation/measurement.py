@@ -14,7 +14,7 @@ from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS
 from data_prep.dataset.manifest import Labelling
 from model.precision import choose_precision
-from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.digests import model_sha256
 from train.evaluation.baselines import BASELINES, Baseline
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.duplicates import (
@@ -131,7 +131,7 @@ def evaluate_run(
         "detection": of_nuclei | figures["detection"],
         "agreement": ranks.first_does(lambda: agreement(fields, prints, run.label_values)),
         "near_duplicates": near_duplicates,
-        "model_sha256": tensors_sha256({"model": model.state_dict()}),
+        "model_sha256": model_sha256(model),
         "empty_rule": EMPTY_RULE,
         "warnings": [
             *chosen.notes,

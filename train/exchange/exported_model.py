@@ -23,7 +23,7 @@ from common import command_line
 from common.command_line import UsageError, UserError
 from data_prep.dataset.manifest import Description, Labelling
 from data_prep.images.masks import channel_values
-from train.checkpoints.digests import json_sha256, tensors_sha256
+from train.checkpoints.digests import json_sha256, model_sha256, tensors_sha256
 from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
 
@@ -48,11 +48,6 @@ class About:
     """Of its checkpoint: step, epochs, metrics."""
     model_sha256: str
     """Digest of the weights, as `train.show` prints it."""
-
-
-def model_digest(model: nn.Module) -> str:
-    """Digest of a network's state, as `train.show` prints it of a checkpoint."""
-    return tensors_sha256({"model": model.state_dict()})
 
 
 def describe(
@@ -87,7 +82,7 @@ def describe(
             "step": state["step"],
             "epochs": state["epochs"],
             "metrics": state["metrics"],
-            "model_sha256": model_digest(model),
+            "model_sha256": model_sha256(model),
         },
         "training": training,
         "versions": {

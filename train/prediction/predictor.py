@@ -14,7 +14,7 @@ from data_prep.images import image_files
 from data_prep.images.arrays import Image
 from data_prep.raw import BadInputError
 from model.precision import choose_precision
-from train.checkpoints.digests import tensors_sha256
+from train.checkpoints.digests import model_sha256
 from train.prediction.band_reader import BandReader
 from train.prediction.config import PredictConfig
 from train.prediction.predicted_bands import CERTAIN
@@ -85,7 +85,7 @@ class Predictor:
             "format": FORMAT,
             "run": run.folder.name,
             "checkpoint": path.name,
-            "model_sha256": tensors_sha256({"model": self.model.state_dict()}),
+            "model_sha256": model_sha256(self.model),
             "tile_px": run.config.tile.size_px,
             "tile_overlap_px": run.config.tile.overlap_px,
             "amp": self.precision.amp,
