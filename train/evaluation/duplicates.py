@@ -95,7 +95,7 @@ def compare_with_training(
     try:
         dataset = ranks.first_does(lambda: trained_on(run, data or run.config.data))
         samples = list(enumerate(dataset.split("train", originals_only=True)))
-        mine = ranks.share(samples)
+        mine = ranks.items_of_rank(samples)
         prints = ranks.all_do(lambda: [of_sample(dataset.folder, *entry) for entry in mine])
     except UserError as error:
         return about | {"not_checked": str(error)}

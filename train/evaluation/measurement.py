@@ -107,7 +107,7 @@ def evaluate_run(
     predictions = predict_fields(
         model, fields, run.label_values, run.config.tile, precision, ranks, StopRequest()
     )
-    total = len(ranks.share(fields))
+    total = len(ranks.items_of_rank(fields))
     predictions = track(predictions, total=total, label="evaluate", unit="field")
     radii_px = disc_radii(run.data.labelling)
     measured = gather(measure_all(predictions, criteria, radii_px, config.figures, item), ranks)

@@ -10,7 +10,7 @@ from train.prediction.input_images import find_images
 from train.prediction.predictor import Advance, PredictionPlan, Predictor
 from train.prediction.result_files import KIND, Task
 from train.ranks.distributed import start_ranks
-from train.ranks.lock import output_locked, part_for
+from train.ranks.lock import lock_suffix, output_locked
 from train.runs.newest import named_or_newest
 from train.runs.run_folder import read_run, thresholds_text
 
@@ -25,8 +25,8 @@ def predict_images(config: PredictConfig) -> int:
         run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
         make_output_folder(out)
         # an array's tasks may predict other images into the same folder
-        part = part_for(Path(config.input))
-        with output_locked(out, KIND, "writing results into it", ranks, part) as check_ours:
+        suffix = lock_suffix(Path(config.input))
+        with output_locked(out, KIND, "writing results into it", ranks, suffix) as check_ours:
             predictor = Predictor(config, run, ranks, check_ours)
             plan = ranks.first_does(lambda: predictor.plan(paths))
             predictor.bad |= plan.bad

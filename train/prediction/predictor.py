@@ -139,7 +139,7 @@ class Predictor:
         for group in self.groups(tasks):
             bands = [(task, *numbered) for task in group for numbered in enumerate(task.bands)]
             # dealt out before the look at the disk, where other ranks save bands meanwhile
-            own = self.ranks.share(bands)
+            own = self.ranks.items_of_rank(bands)
             missing += [entry for entry in own if not entry[0].store.has(entry[1])]
         return missing
 
@@ -150,7 +150,7 @@ class Predictor:
 
     def num_rows(self, tasks: Sequence[Task]) -> int:
         """Return how many rows this rank is to write."""
-        mine = (task for group in self.groups(tasks) for task in self.ranks.share(group))
+        mine = (task for group in self.groups(tasks) for task in self.ranks.items_of_rank(group))
         return sum(self.results(task).num_rows for task in mine)
 
     def predict(self, tasks: Sequence[Task]) -> Iterator[Advance]:
@@ -166,7 +166,7 @@ class Predictor:
                     yield from self.wait_for(writing)
                 self.ranks.first_does(self.check_ours)
                 # while the next group is predicted
-                writing = pool.submit(self.write, self.ranks.share(group))
+                writing = pool.submit(self.write, self.ranks.items_of_rank(group))
             if writing:
                 yield from self.wait_for(writing)
         for bad in self.ranks.gather(self.bad):

@@ -1,4 +1,4 @@
-"""The ranks of a run: who we are, and the few collectives that training needs.
+"""The ranks of a run: which one this process is, and the few collectives that training needs.
 
 Rank, world size and rendezvous come from the environment that torchrun sets (RANK, WORLD_SIZE,
 LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them there is one rank and no process group.
@@ -26,11 +26,10 @@ Object = TypeVar("Object")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all.
+    """This process, its device, and the collectives that it calls with the other ranks.
 
-    Tensors on a GPU are summed (`sum`, DDP, `train.ranks.gradients`) through NCCL. All else is on
-    the CPU and goes through gloo, also beside NCCL: `max`, `gather`, `first_does`, `all_do`, and
-    whatever goes through a group of `beside`.
+    NCCL sums tensors on a GPU (`sum`, DDP, `train.ranks.gradients`). Everything else is on the CPU
+    and goes through gloo: `max`, `gather`, `first_does`, `all_do`, and the groups of `beside`.
     """
 
     rank: int
@@ -45,20 +44,21 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> None:
-        """Sum a tensor over the ranks, in place."""
+        """Sum a tensor over the ranks, in place. Collective."""
         if self.world_size > 1:
             dist.all_reduce(tensor, group=self.group)
 
     def max(self, values: Sequence[int]) -> list[int]:
-        """The largest of each value over the ranks; the same list on every rank."""
+        """Return the largest of each value over the ranks, the same list on every rank.
+        Collective."""
         if self.world_size == 1:
             return list(values)
-        tensor = torch.tensor(values)  # on the CPU, through gloo: no GPU need be waited for
+        tensor = torch.tensor(values)  # on the CPU, through gloo: need not wait for a GPU
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
         return [int(value) for value in tensor]
 
     def gather(self, value: Object) -> list[Object]:
-        """Every rank's value, on every rank."""
+        """Return every rank's value, by rank, on every rank. Collective."""
         if self.world_size == 1:
             return [value]
         values: list[Object | None] = [None] * self.world_size
@@ -66,7 +66,10 @@ class Ranks:
         return values  # type: ignore[return-value]
 
     def first_does(self, action: Callable[[], Object]) -> Object:
-        """What rank 0's `action` gives, on every rank; an error of it is raised on every rank."""
+        """Call `action` on rank 0 only, and return its result on every rank. Collective.
+
+        If it raises a UserError or an OSError, that is raised on every rank.
+        """
         outcome = attempt(action) if self.is_first else None
         if self.world_size > 1:
             outcomes = [outcome]
@@ -77,31 +80,34 @@ class Ranks:
         return outcome.result()
 
     def all_do(self, action: Callable[[], Object]) -> list[Object]:
-        """Every rank's result of its own `action`, or the first error of any, on every rank."""
+        """Call `action` on every rank, and return all results on every rank. Collective.
+
+        If it raises a UserError or an OSError on some rank, the first one is raised on every rank.
+        """
         return [outcome.result() for outcome in self.gather(attempt(action))]
 
     def beside(self, timeout_s: float) -> "Ranks":
-        """The same ranks with a process group of their own, for another thread. Collective."""
+        """Return the same ranks with another process group, for another thread. Collective."""
         if self.world_size == 1:
             return self
         group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-        assert isinstance(group, dist.ProcessGroup)  # this rank is one of them
+        assert isinstance(group, dist.ProcessGroup)  # this rank is in it
         return replace(self, group=group)
 
-    def share(self, items: Sequence[Object]) -> Sequence[Object]:
-        """This rank's part of some items: every world_size-th, none twice."""
+    def items_of_rank(self, items: Sequence[Object]) -> Sequence[Object]:
+        """Return every world_size-th item, from this rank's on: each item is one rank's."""
         return items[self.rank :: self.world_size]
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Object]):
-    """What an action came to, to be told to other ranks."""
+    """The result or the error of an action, to send to other ranks."""
 
     value: Object | None
     error: UserError | OSError | None
 
     def result(self) -> Object:
-        """The value, or the error raised."""
+        """Return the value, or raise the error."""
         if isinstance(self.error, UserError):
             self.error.is_shared = True
         if self.error:
@@ -110,7 +116,7 @@ class Outcome(Generic[Object]):
 
 
 def attempt(action: Callable[[], Object]) -> Outcome[Object]:
-    """The outcome of an action; what no user can mend (a bug) is raised here and now."""
+    """Call an action, and return its result or its error. Other errors are bugs: raised at once."""
     try:
         return Outcome(action(), None)
     except (UserError, OSError) as error:
@@ -121,8 +127,8 @@ def attempt(action: Callable[[], Object]) -> Outcome[Object]:
 def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     """Join the ranks of this run, and leave them at the end. `device` is auto, cpu or cuda.
 
-    A rank that does not come to a collective within `timeout_s` is given up: a UserError names it.
-    Raises UsageError on every rank where two have one GPU.
+    If a rank does not reach a collective within `timeout_s`, the others raise a UserError that
+    names it. Raises UsageError on every rank if two ranks have the same GPU.
     """
     keep_freed_memory()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -136,7 +142,7 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     timeout = timedelta(seconds=timeout_s)
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     liveness = Liveness(store, rank, world_size)
-    # gloo also beside NCCL: flags and small objects need not touch the GPU
+    # gloo besides NCCL: flags and small objects need not touch the GPU
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     named = {"store": store, "rank": rank, "world_size": world_size}
     with liveness.watch():
@@ -144,12 +150,12 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
         ranks = Ranks(rank, world_size, chosen)
         check_gpus(ranks)
         yield ranks
-        # not after an error: NCCL would wait here for a rank that is gone
+        # not after an error: NCCL would wait here for a rank that has ended
         dist.destroy_process_group()
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
-    """The device of a rank. Where a launcher leaves each rank one visible GPU, that is cuda:0."""
+    """Choose the device of a rank; cuda:0 if a launcher lets each rank see one GPU only."""
     num_gpus = torch.cuda.device_count()
     if device == "cuda" and num_gpus == 0:
         raise UsageError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
@@ -159,7 +165,7 @@ def choose_device(device: str, local_rank: int) -> torch.device:
 
 
 def check_gpus(ranks: Ranks) -> None:
-    """Refuse ranks that share a GPU, which NCCL cannot serve. Raises UsageError. Collective."""
+    """Raise UsageError if ranks have the same GPU, which NCCL cannot serve. Collective."""
     gpus = [gpu for gpu in ranks.gather(gpu_of(ranks.device)) if gpu]
     for (host, uuid), num_ranks in Counter(gpus).items():
         if num_ranks > 1:
@@ -171,8 +177,11 @@ def check_gpus(ranks: Ranks) -> None:
 
 
 def gpu_of(device: torch.device) -> tuple[str, str] | None:
-    """(host, UUID) of a GPU; None for the CPU. Its number would not do: where a launcher leaves
-    each rank one visible GPU, all ranks have cuda:0."""
+    """Return (host, UUID) of a GPU; None for the CPU.
+
+    A GPU's number does not tell it apart: if a launcher lets each rank see one GPU only, all ranks
+    have cuda:0.
+    """
     if device.type != "cuda":
         return None
     return socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)

@@ -1,14 +1,14 @@
-"""Sums whose bits do not depend on how many ranks share the work.
+"""Sum over microbatches so that the bits do not depend on the number of ranks.
 
-Float addition is not associative: an all-reduce adds the ranks' gradients in an order that depends
-on their number and on where a value lies in a bucket. Here values of the microbatches are added
-along one fixed binary tree over all of them, ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). A rank
-that computes 4 of 8 microbatches adds up a subtree by itself, and the levels above cross the ranks
-in the same association, so any number of ranks that each compute a whole subtree (1, 2, 4, ...
-microbatches, on every rank as many) gets the same bits.
+Float addition is not associative. An all-reduce adds the ranks' gradients in an order that depends
+on the number of ranks and on the position of a value in its bucket. Here the values of all
+microbatches are added along one fixed binary tree, ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). A
+rank that computes 4 of 8 microbatches adds up a subtree by itself; the levels above add the ranks'
+sums in the same order. So all numbers of ranks give the same bits, if each rank computes a whole
+subtree: 1, 2, 4, ... microbatches, the same number on every rank.
 
-Across ranks a bucket is cut into a part a rank: all-to-all, each rank adds up its part, all-gather.
-That moves as much as an all-reduce does.
+Across ranks, a bucket is cut into one slice per rank: all-to-all, each rank adds up its slice,
+all-gather. That moves as many bytes as an all-reduce.
 """
 
 import torch
@@ -30,7 +30,7 @@ def tree_sum(values: Tensor) -> Tensor:
 
 
 def tree_sum_in_place(values: Tensor) -> Tensor:
-    """The same as `tree_sum`, in the memory of the first value, which is returned."""
+    """Sum as `tree_sum` does, in the memory of the first value, which is returned."""
     if len(values) > 1:
         half = 1 << (len(values) - 1).bit_length() - 1
         tree_sum_in_place(values[:half]).add_(tree_sum_in_place(values[half:]))
@@ -47,17 +47,20 @@ def tree_sum_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:
 
 
 def sum_over_microbatches(mine: Tensor, ranks: Ranks) -> Tensor:
-    """Sum (microbatches of this rank, ...) over those of all ranks, along the tree. Collective."""
+    """Sum over the microbatches of all ranks, along the tree. Collective.
+
+    `mine` holds this rank's microbatches, (n, ...) -> (...).
+    """
     return tree_sum_over_ranks(tree_sum(mine), ranks)
 
 
 class TreeGradients:
-    """The gradients of a step's microbatches, added up along the tree.
+    """Sums the gradients of a step's microbatches along the tree.
 
-    Call `microbatch_done` after each backward pass on this rank. Within the rank, backward itself
-    adds the second of two neighbours onto the first; sums of larger subtrees wait in `pending`
-    until their neighbour is there. Across ranks a hook in DDP does the rest, a bucket at a time,
-    while the last backward pass still goes on.
+    Call `microbatch_done` after each backward pass on this rank. Within the rank, backward adds the
+    second of two neighbours onto the first; the sums of larger subtrees wait in `pending` until
+    their neighbour is computed. Across ranks, a hook in DDP adds one bucket after another, while
+    the last backward pass still runs.
     """
 
     def __init__(self, model: nn.Module, num_mine: int, ranks: Ranks) -> None:
@@ -68,23 +71,26 @@ class TreeGradients:
         """Gradients of finished subtrees by parameter, the largest subtree first."""
         self.in_flight: list[Exchange] = []
         self.received: dict[int, Tensor] = {}
-        """Memory for what the ranks send, by bucket: made once, for new memory is slow."""
+        """Memory for what the ranks send, by bucket, allocated once: new memory is slow."""
 
     def microbatch_done(self) -> None:
-        """A microbatch's gradient has been added to each parameter's."""
+        """Note that backward has added a microbatch's gradient to each parameter's."""
         self.num_done += 1
         if self.num_done < self.num_mine:
             if self.num_done % 2 == 0:
-                self.set_aside()
+                self.keep_pair()
             return
-        if self.ranks.world_size == 1:  # else the hook has done it
+        if self.ranks.world_size == 1:  # otherwise the hook has done it
             for parameter in self.parameters:
                 self.add_pending(parameter, parameter.grad)
         self.pending.clear()
         self.num_done = 0
 
-    def set_aside(self) -> None:
-        """Put the finished pair away, merged with the finished subtrees of its size."""
+    def keep_pair(self) -> None:
+        """Move the sum of the last two microbatches to `pending`, and clear the gradients.
+
+        While the subtree before it is as large, the two are added up, as in a binary counter.
+        """
         subtree: dict[nn.Parameter, Tensor] = {}
         for parameter in self.parameters:
             if parameter.grad is not None:
@@ -98,13 +104,16 @@ class TreeGradients:
         self.pending.append(subtree)
 
     def add_pending(self, parameter: nn.Parameter, gradient: Tensor | None) -> None:
-        """Add the waiting subtrees onto the last one, the smallest first."""
+        """Add the pending subtrees onto the last one, the smallest first."""
         if gradient is not None:
             for subtree in reversed(self.pending):
                 gradient += subtree[parameter]
 
     def memory_for(self, bucket: dist.GradBucket) -> Tensor:  # type: ignore[name-defined]
-        """Where a bucket's parts from all ranks go; DDP may cut the buckets anew after a step."""
+        """Return memory for a bucket's slices from all ranks.
+
+        It grows if needed: DDP may cut other buckets after the first step.
+        """
         size = len(bucket.buffer()) + self.ranks.world_size
         held = self.received.get(bucket.index())
         if held is None or len(held) < size:
@@ -112,7 +121,7 @@ class TreeGradients:
         return held
 
     def attach(self, parallel: DistributedDataParallel) -> None:
-        """Let DDP hand its buckets to us, in place of an all-reduce."""
+        """Make DDP call `reduce_bucket` instead of an all-reduce."""
         parallel.register_comm_hook(self, TreeGradients.reduce_bucket)
 
     @staticmethod
@@ -120,7 +129,7 @@ class TreeGradients:
         self: "TreeGradients",
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> Future[Tensor]:
-        """DDP's hook: start this bucket's exchange, end that of the one before."""
+        """Start this bucket's exchange, and end that of the bucket before; DDP's hook."""
         # .grad is a view of the bucket; bucket.gradients() has other strides with channels_last
         for parameter in bucket.parameters():
             self.add_pending(parameter, parameter.grad)
@@ -134,24 +143,24 @@ class TreeGradients:
 
 
 class Exchange:
-    """The sum of one bucket over the ranks, on its way."""
+    """The running sum of one bucket over the ranks."""
 
     def __init__(self, bucket: Tensor, received: Tensor, ranks: Ranks) -> None:
         self.bucket, self.world_size = bucket, ranks.world_size
-        # a part a rank, the last one padded; mostly the bucket can be cut as it is
+        # one slice per rank, the last one padded; most buckets need no padding
         missing = -len(bucket) % ranks.world_size
         self.sent = F.pad(bucket, (0, missing)) if missing else bucket
         self.received = received[: len(self.sent)]
         work = dist.all_to_all_single(self.received, self.sent, async_op=True)
-        assert work is not None  # this rank is one of the group
+        assert work is not None  # this rank is in the group
         self.work = work
         self.future: Future[Tensor] = Future(devices=[bucket.device] if bucket.is_cuda else None)
 
     def end(self) -> None:
-        """Add up this rank's part of the bucket, and fetch the others' parts."""
+        """Add up this rank's slice of the bucket, and fetch the other ranks' slices."""
         self.work.wait()
-        part = tree_sum_in_place(self.received.view(self.world_size, -1))
-        dist.all_gather(list(self.sent.view(self.world_size, -1)), part)
+        summed = tree_sum_in_place(self.received.view(self.world_size, -1))
+        dist.all_gather(list(self.sent.view(self.world_size, -1)), summed)
         if self.sent is not self.bucket:
             self.bucket.copy_(self.sent[: len(self.bucket)])
         self.future.set_result(self.bucket)

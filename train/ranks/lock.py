@@ -1,7 +1,7 @@
-"""One folder, one process: a lock keeps a second one out.
+"""Locks of folders, so that one process (or one group of ranks) writes into each.
 
-RUN/lock is that of a run that is trained, OUT/.eosin/lock that of a folder which results are
-written into.
+RUN/lock            held while a run is trained
+OUT/.eosin/lock     held while results are written into a folder
 """
 
 import hashlib
@@ -18,7 +18,7 @@ LOCK = "lock"
 
 
 class RunLock(Lease):
-    """Rank 0's claim to a run folder; on other ranks it is nothing."""
+    """Rank 0's lock of a run folder. Other ranks have one too, but do not acquire it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "run", name=LOCK, doing="training it")
@@ -26,7 +26,7 @@ class RunLock(Lease):
 
 @contextmanager
 def locked(folder: Path, ranks: Ranks) -> Iterator[RunLock]:
-    """Hold a run folder. Collective; raises UserError on every rank where it is taken."""
+    """Lock a run folder. Collective; raises UserError on every rank if another process holds it."""
     lock = RunLock(folder)
     ranks.first_does(lock.acquire)
     try:
@@ -35,23 +35,23 @@ def locked(folder: Path, ranks: Ranks) -> Iterator[RunLock]:
         lock.release()
 
 
-def part_for(source: Path) -> str:
-    """The part of a folder of results that is made of a file or folder."""
+def lock_suffix(source: Path) -> str:
+    """Return the end of the name of a lock for the results of one input file or folder."""
     return f"-{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]}"
 
 
 @contextmanager
 def output_locked(
-    out: Path, kind: str, doing: str, ranks: Ranks, part: str = ""
+    out: Path, kind: str, doing: str, ranks: Ranks, suffix: str = ""
 ) -> Iterator[Callable[[], None]]:
-    """Hold a folder of results, or a `part` of it that others do not touch, and make it and its
-    private folder of a kind.
+    """Lock a folder of results, and make it and its private folder of a kind.
 
-    Gives what rank 0 calls before it changes a file: it raises UserError where the claim was lost.
-    Collective; raises UserError on every rank where another process holds the folder.
+    With a `suffix` (`lock_suffix`), other processes may lock the folder for other inputs. Yields a
+    function that rank 0 calls before it changes files: it raises UserError if another process has
+    taken over the lock. Collective; raises UserError on every rank if another process holds it.
     """
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    lock = Lease(out, "out", name=f"{PRIVATE}/{LOCK}{part}", doing=doing)
+    lock = Lease(out, "out", name=f"{PRIVATE}/{LOCK}{suffix}", doing=doing)
 
     def acquire() -> None:
         begin(out, kind)

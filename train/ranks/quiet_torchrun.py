@@ -1,10 +1,11 @@
-"""Keep torchrun from burying what a rank has said: one line, and not forty, where a rank refuses.
+"""Quieten torchrun: when a rank ends with an error, print its one line and not forty more.
 
-When a rank ends with another exit code than 0, torchrun logs two lines, then ends with a traceback
-of its own code and a table. The rank has printed the reason by then, and it is lost above them.
-torchrun has no option for that, but it loads the entry points of the group `torchrun.handlers` when
-it starts, and pyproject.toml names `install` there. Other programs than ours under torchrun, and
-ranks that a signal killed, which say nothing themselves, are shown as ever. Exit codes stay.
+When a rank ends with an exit code other than 0, torchrun logs two lines and ends with a traceback
+of its own code and a table. They push the reason, which the rank has printed before, out of sight.
+torchrun has no option against that. But it loads the entry points of the group `torchrun.handlers`
+when it starts, and pyproject.toml names `install` there. torchrun says as much as before about
+programs that are not ours, and about ranks that a signal killed, which print no reason. Exit codes
+do not change.
 """
 
 import logging
@@ -20,9 +21,9 @@ LOGGERS = ("__main__", "torch.distributed.run", "torch.distributed.elastic.multi
 
 
 def install() -> Callable[[Any], Any]:
-    """Quieten this process where it is torchrun that starts one of COMMANDS.
+    """Quieten this process if it is torchrun and starts one of COMMANDS.
 
-    Returns what torchrun asks for: a maker of rendezvous handlers, which serves nobody.
+    Returns what torchrun expects of an entry point: a function that makes a rendezvous handler.
     """
     if starts_ours(sys.argv):
         sys.excepthook = show_unexplained
@@ -39,13 +40,13 @@ def starts_ours(argv: Sequence[str]) -> bool:
 def show_unexplained(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Show an error that ends torchrun, unless it says only that a rank ended as it said itself."""
+    """Show an error that ends torchrun, unless a rank has printed the reason itself."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     if isinstance(error, ChildFailedError):
         _, first = error.get_first_failure()
-        is_explained = first.exitcode > 0  # negative: the number of the signal that killed it
+        is_explained = first.exitcode > 0  # negative: a signal killed the rank
     else:
         is_explained = isinstance(error, SignalException) and error.sigval == signal.SIGINT
     if not is_explained:
@@ -53,7 +54,7 @@ def show_unexplained(
 
 
 def is_of_use(record: logging.LogRecord) -> bool:
-    """Whether a line of torchrun's log says what the ranks do not say."""
+    """Whether a line of torchrun's log says something that the ranks do not say."""
     text = record.getMessage()
     if text.startswith("failed (exitcode: "):
         return text.startswith("failed (exitcode: -")
@@ -61,5 +62,5 @@ def is_of_use(record: logging.LogRecord) -> bool:
 
 
 def make_handler(parameters: Any) -> Any:
-    """Refuse to be a rendezvous backend. Raises ValueError."""
+    """Raise ValueError: nobody can use this as a rendezvous backend."""
     raise ValueError("eosin is no rendezvous backend; leave --rdzv-backend out")

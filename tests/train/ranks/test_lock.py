@@ -20,7 +20,7 @@ from train.config import TrainConfig
 from train.evaluation import run_evaluation
 from train.loop.trainer import Trainer
 from train.prediction.predictor import Predictor
-from train.ranks.lock import RunLock, part_for
+from train.ranks.lock import RunLock, lock_suffix
 
 
 def test_a_run_that_was_taken_over_ends(
@@ -85,7 +85,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def lock(kind: str, picture: Path) -> str:
     """The lock's path in the folder of the results."""
-    return ".eosin/lock" + (part_for(picture) if kind == "predict" else "")
+    return ".eosin/lock" + (lock_suffix(picture) if kind == "predict" else "")
 
 
 @pytest.fixture
