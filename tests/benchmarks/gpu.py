@@ -31,7 +31,7 @@ from train.loop.determinism import be_deterministic
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock
-from train.runs.run_folder import open_run
+from train.runs.open_run import open_run
 
 DEFAULT = "as it is"
 WAYS = {

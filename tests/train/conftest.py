@@ -27,7 +27,7 @@ from train.crops.microbatches import CropKey, TrainingCrops
 from train.loop.trainer import Trainer, check_size
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
-from train.runs.run_folder import open_run
+from train.runs.open_run import open_run
 
 CPU = torch.device("cpu")
 

@@ -40,12 +40,11 @@ from train.evaluation.summary import summarise, summarise_nuclei, summarise_pixe
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score, score_text
 from train.metrics.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import (
+from train.runs.run_folder import Run, load_model
+from train.runs.thresholds import (
     NUCLEI_THRESHOLD,
     PIXEL_THRESHOLD,
-    Run,
     choose_threshold,
-    load_model,
     stored_threshold,
 )
 

@@ -18,7 +18,9 @@ from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
 from train.metrics.scores import EMPTY, worst_first
 from train.runs.monitor import read_metrics, read_restarts, read_training
-from train.runs.run_folder import CHOSEN_ON, Run, flat_settings
+from train.runs.open_run import flat_settings
+from train.runs.run_folder import Run
+from train.runs.thresholds import CHOSEN_ON
 
 REPORT = "report.html"
 EVENTS = Path("launch") / "events.jsonl"

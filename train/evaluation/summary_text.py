@@ -6,7 +6,7 @@ from typing import Any
 from common.command_line import counted
 from train.evaluation.report import REPORT
 from train.metrics.scores import EMPTY, METRICS, Interval, Score, score_text
-from train.runs.run_folder import thresholds_text
+from train.runs.thresholds import thresholds_text
 
 
 def report(out: Path, summary: dict[str, Any]) -> None:

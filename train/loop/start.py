@@ -17,7 +17,7 @@ from train.loop.trainer import Trainer, check_size
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock, locked
 from train.runs.newest import CONFIG, new_run, read_config
-from train.runs.run_folder import io_errors_explained, open_run
+from train.runs.open_run import io_errors_explained, open_run
 
 
 def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None) -> int:

@@ -28,7 +28,8 @@ from train.loop.validation import Validation
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
 from train.runs.monitor import Done, Monitor
-from train.runs.run_folder import CHECKPOINTS, config_sha256
+from train.runs.open_run import config_sha256
+from train.runs.run_folder import CHECKPOINTS
 
 MUCH_WAITING = 0.1  # fraction of an interval's time, above which it is said what to do
 

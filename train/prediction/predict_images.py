@@ -12,7 +12,8 @@ from train.prediction.result_files import KIND, Task
 from train.ranks.distributed import start_ranks
 from train.ranks.lock import lock_suffix, output_locked
 from train.runs.newest import named_or_newest
-from train.runs.run_folder import read_run, thresholds_text
+from train.runs.run_folder import read_run
+from train.runs.thresholds import thresholds_text
 
 
 def predict_images(config: PredictConfig) -> int:

@@ -21,7 +21,8 @@ from train.prediction.predicted_bands import CERTAIN
 from train.prediction.result_files import BANDS, KIND, ResultFiles, Task
 from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import NUCLEI_THRESHOLD, Run, choose_threshold, load_model
+from train.runs.run_folder import Run, load_model
+from train.runs.thresholds import NUCLEI_THRESHOLD, choose_threshold
 
 FORMAT = 2  # of the results; those of another format are made anew
 POLL_S = 0.2  # between two looks at the progress of writing

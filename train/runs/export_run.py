@@ -15,7 +15,8 @@ from train.exchange import exported_model, onnx_model
 from train.exchange.config import ONNX, ExportConfig
 from train.ranks.distributed import Ranks
 from train.runs.newest import named_or_newest
-from train.runs.run_folder import Run, choose_threshold, load_model, read_run
+from train.runs.run_folder import Run, load_model, read_run
+from train.runs.thresholds import choose_threshold
 
 CPU = torch.device("cpu")
 

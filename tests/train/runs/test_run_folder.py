@@ -15,14 +15,8 @@ from common.command_line import UsageError, UserError
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import HARMLESS_KEYS, TrainConfig
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import (
-    config_sha256,
-    flat_settings,
-    io_errors_explained,
-    load_model,
-    open_run,
-    read_run,
-)
+from train.runs.open_run import config_sha256, flat_settings, io_errors_explained, open_run
+from train.runs.run_folder import load_model, read_run
 
 CPU = torch.device("cpu")
 
