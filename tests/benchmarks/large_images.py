@@ -29,7 +29,7 @@ from train.prediction.predictor import BAND_PX
 from train.prediction.result_files import OUTPUTS
 from train.prediction.tiles import Plane, blend_weight, cut_into_bands, stride_of, tile_probability
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import load_model, read_run
+from train.runs.run_folder import read_run
 
 SHRINKS = [4, 16, 32]
 PART_PX = 3000
@@ -81,7 +81,7 @@ def measure(command: list[str], kill_after_s: float = float("inf")) -> tuple[flo
 def print_seams(run_folder: Path, image: Path, probability: Path) -> None:
     """Hold a part over several tiles and two bands, as it was stored, against other ways to it."""
     run = read_run(run_folder)
-    model, _, _ = load_model(run, "best", Ranks(0, 1, CPU))
+    model, _, _ = run.load_model("best", Ranks(0, 1, CPU))
     precision = choose_precision(CPU, "auto", run.config.memory_format)
     tile, side = run.config.tile, read_size(image)[0]
     stride = stride_of(model)

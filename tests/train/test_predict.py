@@ -36,7 +36,7 @@ from train.prediction.config import PredictConfig
 from train.prediction.result_files import ResultFiles, to_mask
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import load_model, read_run
+from train.runs.run_folder import RunFolder, read_run
 
 RunPredict = Callable[..., Any]
 STATE: dict[str, Any] = {"metrics": {}}  # of a run without validation
@@ -100,7 +100,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 
     def use(fails_at: int | None = None) -> LackOfRed:
         made = LackOfRed(fails_at)
-        monkeypatch.setattr(predictor, "load_model", lambda *given: (made, Path("step_1"), STATE))
+        monkeypatch.setattr(RunFolder, "load_model", lambda *given: (made, Path("step_1"), STATE))
         return made
 
     return use
@@ -160,7 +160,7 @@ def test_every_image_gets_all_its_files(
     outcome = run_predict(pictures, f"threshold={threshold}")
     assert (outcome.code, outcome.err) == (0, "")
     assert names(out) == sorted(name + ending for name in "abc" for ending in ENDINGS)
-    model, _, _ = load_model(run, "best", Ranks(0, 1, torch.device("cpu")))
+    model, _, _ = run.load_model("best", Ranks(0, 1, torch.device("cpu")))
     model.eval()
     precision = choose_precision(torch.device("cpu"), "auto", run.config.memory_format)
     for path, shape in zip(sorted(pictures.iterdir()), ((50, 71), (131, 33), (1, 1)), strict=True):

@@ -23,9 +23,9 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
         notes = notes_on_names(fields, run.data.labelling.case_regex)
     else:
         if not (data := config.data or run.config.data):
-            raise UsageError(f"run={run.folder}: an exported model; give raw= or data=")
+            raise UsageError(f"run={run.path}: an exported model; give raw= or data=")
         dataset = read_dataset(Path(data))
-        notes = check_same_data(run.data, dataset, run.folder, is_named=bool(config.data))
+        notes = check_same_data(run.data, dataset, run.path, is_named=bool(config.data))
         fields = prepared_fields(dataset, config.split)
         if not fields:
             others = ", ".join(name for name in SPLITS if dataset.split(name))

@@ -40,7 +40,7 @@ from train.evaluation.summary import summarise, summarise_nuclei, summarise_pixe
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score, score_text
 from train.metrics.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import Run, load_model
+from train.runs.run_folder import Run
 from train.runs.thresholds import (
     NUCLEI_THRESHOLD,
     PIXEL_THRESHOLD,
@@ -95,7 +95,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluate a run on some fields, with this rank's figures added to `item`. Collective."""
     fields = chosen.fields
-    model, path, state = load_model(run, config.checkpoint, ranks)
+    model, path, state = run.load_model(config.checkpoint, ranks)
     threshold, chosen_on = choose_threshold(config.threshold, state)
     nuclei_threshold, nuclei_chosen_on = stored_threshold(state, NUCLEI_THRESHOLD)
     radius_px = run.data.labelling.radius_px
@@ -120,7 +120,7 @@ def evaluate_run(
     prints = [check.fingerprint for check in measured.checks]
     near_duplicates = compare_with_training(prints, run, config.data, ranks)
     summary = {
-        "run": run.folder.name,
+        "run": run.path.name,
         "checkpoint": path.name,
         "step": state["step"],
         "epoch": state["epochs"],

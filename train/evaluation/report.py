@@ -95,13 +95,13 @@ def measured_fields(summary: Mapping[str, Any]) -> str:
 
 def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Collect what the page says of a run: curves, what happened to it, data and settings."""
-    restarts = read_restarts(run.folder)
-    lines = read_training(run.folder) + read_metrics(run.folder)
+    restarts = read_restarts(run.path)
+    lines = read_training(run.path) + read_metrics(run.path)
     restart_steps = [restart["step"] for restart in restarts]
     return {
         "summary": summary,
         "curves": learning_curves(lines, restart_steps, summary["step"]),
-        "story": story(restarts, read_lines(run.folder / EVENTS)),
+        "story": story(restarts, read_lines(run.path / EVENTS)),
         "num_restarts": len(restarts),
         "data": run.data,
         "settings": flat_settings(run.config),

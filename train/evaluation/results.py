@@ -66,7 +66,7 @@ class EvaluationFolder:
         def write() -> None:
             for made in figures:
                 item.made |= made
-            if len(runs) == 1 and (metrics := read_metrics(runs[0].folder)):
+            if len(runs) == 1 and (metrics := read_metrics(runs[0].path)):
                 save_learning_curves(item.make(CURVES), metrics)
             page = report_page(summary, shown(measured, self.config.figures), runs)
             item.write(REPORT, page.encode())

@@ -68,7 +68,7 @@ def evaluate_each(
     measured = pool([evaluation.measured for evaluation in evaluations])
     folds = [evaluation.summary for evaluation in evaluations]
     summary = {
-        "runs": [run.folder.name for run in runs],
+        "runs": [run.path.name for run in runs],
         "data": folds[0]["data"],
         **figures_of(measured, runs[0]),
         "folds": folds,
@@ -87,13 +87,13 @@ def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> 
         if run.data.labelling != runs[0].data.labelling:
             lines = "; ".join(labelling_differences(runs[0].data, run.data))
             raise UsageError(
-                f"runs: {runs[0].folder} and {run.folder} are labelled in other ways ({lines});"
+                f"runs: {runs[0].path} and {run.path} are labelled in other ways ({lines});"
                 " pool runs of data prepared with the same settings"
             )
         for case in sorted({whole.case for whole in mine}):
             if case in tested:
                 raise UsageError(
-                    f"runs: {case} is tested by {tested[case].folder} and by {run.folder}; pool"
+                    f"runs: {case} is tested by {tested[case].path} and by {run.path}; pool"
                     " runs that test other cases each (split.folds of data_prep)"
                 )
             tested[case] = run

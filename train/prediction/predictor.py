@@ -21,7 +21,7 @@ from train.prediction.predicted_bands import CERTAIN
 from train.prediction.result_files import BANDS, KIND, ResultFiles, Task
 from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import Run, load_model
+from train.runs.run_folder import Run
 from train.runs.thresholds import NUCLEI_THRESHOLD, choose_threshold
 
 FORMAT = 2  # of the results; those of another format are made anew
@@ -70,7 +70,7 @@ class Predictor:
     ) -> None:
         """`check_ours` raises UserError where another process has taken out= over."""
         self.config, self.run, self.ranks, self.check_ours = config, run, ranks, check_ours
-        self.model, path, state = load_model(run, config.checkpoint, ranks)
+        self.model, path, state = run.load_model(config.checkpoint, ranks)
         self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
         self.nuclei_threshold, self.nuclei_chosen_on = choose_threshold(
             config.threshold, state, NUCLEI_THRESHOLD
@@ -84,7 +84,7 @@ class Predictor:
         self.num_reported = 0  # of these
         self.settings = {
             "format": FORMAT,
-            "run": run.folder.name,
+            "run": run.path.name,
             "checkpoint": path.name,
             "model_sha256": model_sha256(self.model),
             "tile_px": run.config.tile.size_px,

@@ -15,7 +15,7 @@ from train.exchange import exported_model, onnx_model
 from train.exchange.config import ONNX, ExportConfig
 from train.ranks.distributed import Ranks
 from train.runs.newest import named_or_newest
-from train.runs.run_folder import Run, load_model, read_run
+from train.runs.run_folder import Run, read_run
 from train.runs.thresholds import choose_threshold
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def export_run(config: ExportConfig) -> None:
     item = Item(out.parent, "export", out.name)
     item.check([out.name])
     run = read_run(named_or_newest(config.run))
-    model, path, state = load_model(run, config.checkpoint, Ranks(0, 1, CPU))
+    model, path, state = run.load_model(config.checkpoint, Ranks(0, 1, CPU))
     model.eval()
     threshold, _ = choose_threshold("auto", state)
     about = exported_model.describe(run.config, run.data, state, threshold, model)

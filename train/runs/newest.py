@@ -1,4 +1,4 @@
-"""The folder runs/: a new run for each training, and the newest for what comes after."""
+"""Find runs in the folder runs/: a free name for a new run, and the newest run."""
 
 import json
 import time
@@ -10,12 +10,12 @@ from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
 
 RUNS = Path("runs")
-CONFIG = "config.yaml"  # what makes a folder a run
-PROGRESS = "progress.json"  # how far it is
+CONFIG = "config.yaml"  # a folder with this file is a run
+PROGRESS = "progress.json"  # how far the run is
 
 
 def free_name(parent: Path = RUNS) -> Path:
-    """Return a folder that is not there yet, named by date and time."""
+    """Return a folder that does not exist yet, named by date and time."""
     now, number = time.strftime("%Y%m%d-%H%M%S"), 1
     while (folder := parent / (now if number == 1 else f"{now}-{number}")).exists():
         number += 1
@@ -23,21 +23,21 @@ def free_name(parent: Path = RUNS) -> Path:
 
 
 def new_run(parent: Path = RUNS) -> Path:
-    """Make a folder for a run, which is nobody else's, however many start at once."""
+    """Make a new folder for a run. Runs that start at the same time get different folders."""
     parent.mkdir(parents=True, exist_ok=True)
     while True:
         folder = free_name(parent)
         try:
             folder.mkdir()
-        except FileExistsError:  # another was made meanwhile
+        except FileExistsError:  # another run has made it meanwhile
             continue
         return folder
 
 
 def newest_run(parent: Path = RUNS, mark: str = CONFIG) -> Path:
-    """Return the run that was begun, or went on, last. Raises UsageError where there is none.
+    """Return the run that was started or resumed last. Raises UsageError if there is none.
 
-    `mark` is the file that makes a folder a run.
+    `mark` is the file by which a folder is known as a run.
     """
     runs = [folder for folder in parent.glob("*") if (folder / mark).is_file()]
     if not runs:
@@ -48,13 +48,13 @@ def newest_run(parent: Path = RUNS, mark: str = CONFIG) -> Path:
 
 
 def last_change_ns(run: Path, mark: str) -> int:
-    """When a run's mark was written; of its configuration, also when it last said how far it is."""
+    """Return when the mark of a run was written; for CONFIG also PROGRESS counts."""
     files = [run / mark, *([run / PROGRESS] if mark == CONFIG else [])]
     return max(file.stat().st_mtime_ns for file in files if file.is_file())
 
 
 def read_config(run: Path) -> TrainConfig:
-    """Read what a run was told. Raises UserError where that cannot be used."""
+    """Read the settings of a run. Raises UserError if they cannot be used."""
     file = run / CONFIG
     try:
         return command_line.from_values(TrainConfig, command_line.read_yaml(file))
@@ -63,7 +63,10 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def named_or_newest(run: str) -> Path:
-    """Return the run that is named, or the newest; says which. Raises UsageError."""
+    """Return the run with this name, or for '' the newest one, which is printed.
+
+    Raises UsageError if there is none.
+    """
     if run:
         return Path(run)
     newest = newest_run()
@@ -72,22 +75,25 @@ def named_or_newest(run: str) -> Path:
 
 
 def check_run(run: str) -> None:
-    """Refuse a run that is not there, or none where no run is. Raises UsageError.
+    """Raise UsageError if there is no such run, or for '' no run at all.
 
-    For commands to call before they load torch.
+    Commands call this before they load torch.
     """
     folder = Path(run) if run else newest_run()
-    if folder.is_file() or (folder.suffix == SAFETENSORS and not folder.is_dir()):
-        return  # an exported model, which train.exchange reads
-    if not (folder / CONFIG).is_file():
+    if not is_exported(folder) and not (folder / CONFIG).is_file():
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
 
 
+def is_exported(run: Path) -> bool:
+    """Whether a run is to be read as an exported model, by train.exchange."""
+    return run.is_file() or (run.suffix == SAFETENSORS and not run.is_dir())
+
+
 def how_far(run: Path) -> str:
-    """Say how far a run's training is where it has not come to its end; '' where it has."""
+    """Say how far an unfinished training is; '' for a finished one."""
     try:
         now = json.loads((run / PROGRESS).read_text())
         is_over, of = now["step"] >= now["total_steps"], f"{now['step']} of {now['total_steps']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it says nothing
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or damaged
         return ""
     return "" if is_over else f"; its training is at step {of}"

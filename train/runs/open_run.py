@@ -19,7 +19,7 @@ from train.checkpoints.published import published_checkpoints
 from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.ranks.lock import LOCK
 from train.runs.newest import CONFIG
-from train.runs.run_folder import CHECKPOINTS, Run, read_run
+from train.runs.run_folder import CHECKPOINTS, RunFolder, read_run_folder
 from train.runs.same_data import differences, flat
 
 # What may be there before config.yaml: launch/submit.py's, and what a killed start left
@@ -40,7 +40,7 @@ def open_run(
     folder = Path(config.run)
     changes: list[str] = []
     if (folder / CONFIG).is_file() and (folder / DATASET).is_file():
-        run = read_run(folder)
+        run = read_run_folder(folder)
         config = resolve_auto(config, run.config.amp, run.config.memory_format)
         changes = check_same_run(run, config, dataset)
     elif folder.is_dir() and has_other_content(folder):
@@ -81,7 +81,7 @@ def has_other_content(folder: Path) -> bool:
     return bool(names - PLACED_BEFORE)
 
 
-def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> list[str]:
+def check_same_run(run: RunFolder, config: TrainConfig, dataset: Dataset) -> list[str]:
     """What differs from what the run began with, a line a key.
 
     Raises UserError for other data, and for other mathematics: any at all with resume=same, what
@@ -92,7 +92,7 @@ def check_same_run(run: Run, config: TrainConfig, dataset: Dataset) -> list[str]
     fixed = [line for key, line in changed.items() if key.startswith(FIXED_KEYS)]
     fixed += [f"data: {line}" for line in differences(run.data, dataset.description)]
     free = [line for key, line in changed.items() if line not in fixed and key not in HARMLESS_KEYS]
-    begun = f"run={run.folder} was begun with other settings"
+    begun = f"run={run.path} was begun with other settings"
     anew = "another run= to start anew"
     if not published_checkpoints(run.checkpoints):
         anew += " (nothing is saved in this one: it can be removed)"

@@ -1,15 +1,16 @@
-"""The run folder: what a run was told and trained on, and its model.
+"""A run to read from: what it was trained on, with which settings, and its model.
 
-RUN/config.yaml     the whole resolved configuration
-RUN/dataset.json    that of the prepared data set
-RUN/checkpoints/    see train.checkpoints.checkpoint_files
+    RUN/config.yaml     the whole resolved configuration
+    RUN/dataset.json    the one of the prepared data set
+    RUN/checkpoints/    see train.checkpoints.checkpoint_files
 
-A file that train.export wrote stands for a run with one checkpoint (train.exchange.exported_model).
+A file that train.export wrote is a run with one checkpoint (train.exchange.exported_model).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -22,23 +23,33 @@ from train.checkpoints.load_checkpoint import load_checkpoint
 from train.checkpoints.published import find_checkpoint
 from train.config import TrainConfig
 from train.exchange import exported_model
-from train.exchange.config import SAFETENSORS
 from train.ranks.distributed import Ranks
-from train.runs.newest import check_run, read_config
+from train.runs.newest import check_run, is_exported, read_config
 
 CHECKPOINTS = "checkpoints"
 OTHER_VERSION = "use the version of Eosin that trained the run, or train it again into another run="
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run as it stands on disk."""
+class LoadedModel(NamedTuple):
+    """A model and the checkpoint that it is from."""
 
-    folder: Path
-    """Or the file of an exported model."""
+    model: nn.Module
+    """On the rank's device."""
+    checkpoint: Path
+    """Folder of the checkpoint, or the exported file."""
+    state: dict[str, Any]
+    """State of the checkpoint, see train.checkpoints.state.Progress."""
+
+
+@dataclass(frozen=True)
+class Run(ABC):
+    """A training, as it is on disk."""
+
+    path: Path
+    """Its folder, or the exported file."""
     config: TrainConfig
     data: Description
-    """What it was trained on."""
+    """The data set that it was trained on."""
 
     @property
     def label_values(self) -> list[int]:
@@ -46,64 +57,91 @@ class Run:
         return channel_values(self.data.labelling.labels.values())
 
     @property
-    def checkpoints(self) -> Path:
-        """Where its checkpoints are. Raises UsageError for an exported model."""
-        if self.is_exported:
-            raise UsageError(f"run={self.folder}: an exported model, not a run with checkpoints")
-        return self.folder / CHECKPOINTS
+    @abstractmethod
+    def description(self) -> Path:
+        """File that describes the data set."""
 
     @property
-    def is_exported(self) -> bool:
-        """Whether it is a file of train.export."""
-        return self.folder.is_file()
+    @abstractmethod
+    def evaluation(self) -> Path:
+        """Folder for the results of evaluations."""
+
+    @abstractmethod
+    def load_model(self, checkpoint: str, ranks: Ranks) -> LoadedModel:
+        """Load the model of a checkpoint: 'best', 'latest' or a step. Collective.
+
+        Raises UserError if there is no such checkpoint, or if it is damaged.
+        """
+
+
+class RunFolder(Run):
+    """A run's folder, with checkpoints."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / CHECKPOINTS
 
     @property
     def description(self) -> Path:
-        """The file that says what it was trained on."""
-        return self.folder if self.is_exported else self.folder / DATASET
+        """File that describes the data set."""
+        return self.path / DATASET
 
     @property
     def evaluation(self) -> Path:
-        """Where results on it go; beside the file of an exported model."""
-        if self.is_exported:
-            return self.folder.with_name(f"{self.folder.stem}_evaluation")
-        return self.folder / "evaluation"
+        """Folder for the results of evaluations."""
+        return self.path / "evaluation"
+
+    def load_model(self, checkpoint: str, ranks: Ranks) -> LoadedModel:
+        """See Run."""
+        path = ranks.first_does(lambda: self.find_intact(checkpoint))
+        model = build_model(self.config.model, len(self.label_values))
+        state = load_checkpoint(path, {"model": model.state_dict()}, ranks)
+        return LoadedModel(model.to(ranks.device), path, state)
+
+    def find_intact(self, checkpoint: str) -> Path:
+        """Return the folder of a checkpoint. Raises UserError if it is missing or not intact."""
+        path = find_checkpoint(self.checkpoints, checkpoint)
+        if problem := verify(path):
+            raise CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
+        return path
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run folder or an exported model. Raises UserError where it is neither."""
-    if folder.is_file() or (folder.suffix == SAFETENSORS and not folder.is_dir()):
-        about = exported_model.read(folder)
-        return Run(folder, about.config, about.data)
-    check_run(str(folder))
-    return Run(folder, read_config(folder), read_description(folder / DATASET, OTHER_VERSION))
+class ExportedModel(Run):
+    """A file of train.export, which holds one checkpoint's model."""
+
+    @property
+    def description(self) -> Path:
+        """File that describes the data set: this one."""
+        return self.path
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder for the results of evaluations, beside the file."""
+        return self.path.with_name(f"{self.path.stem}_evaluation")
+
+    def load_model(self, checkpoint: str, ranks: Ranks) -> LoadedModel:
+        """See Run."""
+        if checkpoint != "best":
+            raise UsageError(
+                f"checkpoint={checkpoint}: {self.path} is an exported model and holds one only"
+            )
+        model = build_model(self.config.model, len(self.label_values))
+        state, *_ = ranks.all_do(lambda: exported_model.load_weights(self.path, model))
+        return LoadedModel(model.to(ranks.device), self.path, state)
 
 
-def load_model(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:
-    """The model of a checkpoint ('best', 'latest', a step), its folder and its state.
-
-    Raises UserError where the checkpoint is not there or not intact.
-    """
-    if run.is_exported:
-        return load_exported(run, name, ranks)
-    path = ranks.first_does(lambda: find_intact(run, name))
-    model = build_model(run.config.model, len(run.label_values))
-    state = load_checkpoint(path, {"model": model.state_dict()}, ranks)
-    return model.to(ranks.device), path, state
+def read_run(path: Path) -> Run:
+    """Read a run's folder or an exported model. Raises UserError if it is neither."""
+    if is_exported(path):
+        about = exported_model.read(path)
+        return ExportedModel(path, about.config, about.data)
+    return read_run_folder(path)
 
 
-def find_intact(run: Run, name: str) -> Path:
-    """The folder of a checkpoint. Raises UserError where it is not there or not intact."""
-    path = find_checkpoint(run.checkpoints, name)
-    if problem := verify(path):
-        raise CheckpointError(f"{path}: {problem}; try checkpoint=latest or a step")
-    return path
-
-
-def load_exported(run: Run, name: str, ranks: Ranks) -> tuple[nn.Module, Path, dict[str, Any]]:
-    """The model of an exported file, that file and its checkpoint's state."""
-    if name != "best":
-        raise UsageError(f"checkpoint={name}: {run.folder} is an exported model and holds one only")
-    model = build_model(run.config.model, len(run.label_values))
-    state, *_ = ranks.all_do(lambda: exported_model.load_weights(run.folder, model))
-    return model.to(ranks.device), run.folder, state
+def read_run_folder(path: Path) -> RunFolder:
+    """Read a run's folder. Raises UserError if it is none."""
+    if is_exported(path):
+        raise UsageError(f"run={path}: an exported model, not a run with checkpoints")
+    check_run(str(path))
+    return RunFolder(path, read_config(path), read_description(path / DATASET, OTHER_VERSION))

@@ -12,12 +12,12 @@ from train.metrics.scores import score_text
 from train.runs.config import ShowConfig
 from train.runs.newest import named_or_newest
 from train.runs.open_run import config_sha256
-from train.runs.run_folder import read_run
+from train.runs.run_folder import read_run_folder
 
 
 def show_checkpoint(config: ShowConfig) -> int:
     """Print what a checkpoint holds. Returns the exit code, 1 where it is not intact."""
-    run = read_run(named_or_newest(config.run))
+    run = read_run_folder(named_or_newest(config.run))
     path = find_checkpoint(run.checkpoints, config.checkpoint)
     print(f"checkpoint    {path}")
     if problem := verify(path):

@@ -159,7 +159,7 @@ def test_warnings_come_first_and_names_are_no_markup(page: Path) -> None:
 
 def test_sections_without_anything_to_say_are_left_out(run: Run) -> None:
     for name in ("restarts.jsonl", "metrics.jsonl", "launch/events.jsonl"):
-        (run.folder / name).unlink()
+        (run.path / name).unlink()
     html = report_page(summary_of(None), [], [run])
     text = text_of(html)
     for words in ("Warnings", "Worst", "annotated twice", "What happened"):

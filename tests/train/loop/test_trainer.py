@@ -42,7 +42,7 @@ from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
 from train.runs.monitor import read_metrics
-from train.runs.run_folder import load_model, read_run
+from train.runs.run_folder import read_run
 
 Tiny = Callable[..., TrainConfig]
 NewTrainer = Callable[[TrainConfig], Trainer]
@@ -576,7 +576,7 @@ def test_the_thresholds_stored_are_the_best_of_validation(
 ) -> None:
     """Against counting at each threshold: pixels of the masks, and matchings of found nuclei."""
     run = read_run(own_run)
-    model, _, state = load_model(run, "latest", ranks())
+    model, _, state = run.load_model("latest", ranks())
     model.eval()
     precision = choose_precision(torch.device("cpu"), "off", run.config.memory_format)
     thresholds = [number / 100 for number in range(1, 100)]

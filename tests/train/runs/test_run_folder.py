@@ -16,7 +16,7 @@ from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import HARMLESS_KEYS, TrainConfig
 from train.ranks.distributed import Ranks
 from train.runs.open_run import config_sha256, flat_settings, io_errors_explained, open_run
-from train.runs.run_folder import load_model, read_run
+from train.runs.run_folder import read_run
 
 CPU = torch.device("cpu")
 
@@ -269,10 +269,10 @@ def edit(path: Path, **changes: Any) -> None:
 def test_a_model_is_loaded_from_its_checkpoint(
     name: str, own_run: Path, ranks: Callable[[], Ranks]
 ) -> None:
-    model, path, state = load_model(read_run(own_run), name, ranks())
+    model, path, state = read_run(own_run).load_model(name, ranks())
     assert path.name == f"step_{state['step']:08d}"
-    again, _, _ = load_model(read_run(own_run), str(state["step"]), ranks())
-    other, _, _ = load_model(read_run(own_run), "4" if state["step"] == 8 else "8", ranks())
+    again, _, _ = read_run(own_run).load_model(str(state["step"]), ranks())
+    other, _, _ = read_run(own_run).load_model("4" if state["step"] == 8 else "8", ranks())
     image_BCHW = torch.rand(1, 3, 16, 16)
     expected = model.eval()(image_BCHW)
     assert torch.equal(again.eval()(image_BCHW), expected)
