@@ -21,7 +21,7 @@ from train.config import PRESETS, TrainConfig
 from train.evaluation.config import EvaluateConfig
 from train.loop.batch import RanksError, accepted, settle, ways_out
 from train.runs.newest import CONFIG, read_config
-from train.runs.same_data import as_typed, changed, in_lines
+from train.runs.same_data import as_typed, changed_settings, in_lines
 
 CONFIGS: dict[str, type] = {
     "prepare": PrepConfig,
@@ -163,7 +163,7 @@ def check_preparation(config: PrepConfig, request: Request) -> None:
     check_raw(config)
     out, wanted = Path(config.out), settings_of_set(config)
     for before, why in prepared_before(out, request):
-        if differences := changed(before, wanted):
+        if differences := changed_settings(before, wanted):
             listed = "; ".join(in_lines(differences))
             same = shlex.join(f"{key}={as_typed(values[0])}" for key, values in differences.items())
             raise UsageError(

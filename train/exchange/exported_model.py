@@ -1,7 +1,7 @@
-"""A model to hand on, in one file without pickle: reading one from elsewhere runs no code.
+"""Write and read a model in one file without pickle: reading a file runs no code from it.
 
-MODEL.safetensors    the network's tensors by the names of its state, float32, and under "eosin" in
-                     the metadata all that it takes to use them, as JSON (`describe`)
+MODEL.safetensors    the network's tensors by their names in its state, float32; in the metadata,
+                     under "eosin", everything that is needed to use them, as JSON (`describe`)
 MODEL.onnx           the same JSON under "eosin" in metadata_props (train.exchange.onnx_model)
 """
 
@@ -33,19 +33,19 @@ LIBRARIES = ("eosin", "torch", "safetensors")
 
 
 class ExportedModelError(UserError):
-    """A file that is no exported model which can be used."""
+    """A file that cannot be used as an exported model."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What an exported model says of itself."""
+    """The metadata of an exported model."""
 
     config: TrainConfig
-    """What it was trained with, without the paths of where that was."""
+    """Settings of its training, without paths."""
     data: Description
-    """What it was trained on."""
+    """Data set that it was trained on."""
     state: dict[str, Any]
-    """Of its checkpoint: step, epochs, metrics."""
+    """step, epochs and metrics of its checkpoint."""
     model_sha256: str
     """Digest of the weights, as `train.show` prints it."""
 
@@ -57,7 +57,7 @@ def describe(
     threshold: float,
     model: nn.Module,
 ) -> dict[str, Any]:
-    """All that it takes to use a checkpoint's model, as JSON; the inverse of `parse`."""
+    """Return everything that is needed to use a checkpoint's model, as JSON. `parse` reads it."""
     training = dataclasses.asdict(dataclasses.replace(config, data="", run="", config=""))
     network, tile = training.pop("model"), training.pop("tile")
     labelling = data.labelling
@@ -94,7 +94,7 @@ def describe(
 
 
 def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
-    """What the JSON under KEY says. Raises ExportedModelError where it cannot be used."""
+    """Read the JSON under KEY. Raises ExportedModelError if it cannot be used."""
     if not metadata or KEY not in metadata:
         raise ExportedModelError(
             f"run={path}: not written by train.export (no '{KEY}' in its metadata)"
@@ -128,12 +128,12 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
 
 
 def damaged(path: Path, problem: str) -> ExportedModelError:
-    """The error of a file that is not what was written."""
+    """Return the error for a file whose content has changed since it was written."""
     return ExportedModelError(f"run={path}: damaged ({problem}); export or copy it again")
 
 
 def unusable(path: Path, reason: str) -> ExportedModelError:
-    """The error of a file whose metadata another release, or somebody else, wrote."""
+    """Return the error for a file with metadata of another release, or of another program."""
     return ExportedModelError(
         f"run={path}: its metadata cannot be used ({reason}); export it again, or use the release"
         " that wrote it"
@@ -141,21 +141,23 @@ def unusable(path: Path, reason: str) -> ExportedModelError:
 
 
 def encode(model: nn.Module, about: Mapping[str, Any]) -> bytes:
-    """The content of a file with a network and what `describe` says of it."""
+    """Return the bytes of a safetensors file with a network and the JSON of `describe`."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    # one key: the library writes several in an order that changes from run to run
+    # one key only: the library writes several keys in an order that changes from run to run
     return bytes(safetensors.torch.save(tensors, {KEY: json.dumps(about)}))
 
 
 def read(path: Path) -> About:
-    """What a file says of itself. Raises UserError where it is no model of ours, or damaged."""
+    """Read the metadata of a file. Raises UserError if it is no exported model, or damaged."""
     with open_file(path) as file:
         return parse(path, file.metadata())
 
 
 def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
-    """Fill a network, return its checkpoint's state. Raises ExportedModelError where the weights
-    are not those that were written."""
+    """Load the weights into a network, and return the state of the checkpoint.
+
+    Raises ExportedModelError if the weights are not those that were written.
+    """
     with open_file(path) as file:
         about = parse(path, file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -170,7 +172,7 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Any]:
-    """A safetensors file, its failures as errors of ours."""
+    """Open a safetensors file. Raises UserError if it is none, or damaged."""
     if path.suffix != SAFETENSORS or not path.is_file():
         raise UsageError(f"run={path}: neither a run nor a {SAFETENSORS} file of train.export")
     try:

@@ -1,9 +1,9 @@
-"""A network as ONNX: made, given its metadata, and compared with the network.
+"""Convert a network to ONNX with metadata, and compare the two.
 
     image         (batch, 3, height, width) float32, RGB from 0 to 1; any batch, height and width
     probability   (batch, classes, height, width) float32, from 0 to 1
 
-Needs the packages of the extra `onnx`, which are imported where they are used.
+The packages of the extra `onnx` are imported only when they are used.
 """
 
 import importlib
@@ -24,9 +24,9 @@ from train.exchange.exported_model import KEY
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 TOLERANCE = 1e-4
-"""Largest difference in probability to the network."""
+"""Largest difference in probability that is allowed."""
 IMAGE, PROBABILITY = "image", "probability"
-# Below a multiple of the levels, above it, and a batch; the odd ones are padded inside
+# A multiple of the levels' stride; a batch of another size; a low image. The last two need padding
 RANDOM_SIZES_BHW = ((1, 128, 192), (2, 97, 130), (1, 7, 300))
 
 
@@ -38,12 +38,12 @@ class Probability(nn.Module):
         self.model = model
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """(B, 3, H, W) float -> (B, C, H, W) probability."""
+        """Predict (B, 3, H, W) float -> (B, C, H, W) probability."""
         return torch.sigmoid(self.model(image_BCHW))
 
 
 def check_packages() -> None:
-    """Raises UserError that says what to install, where a package is missing."""
+    """Raise UserError that says what to install, if a package is missing."""
     for name in PACKAGES:
         try:
             importlib.import_module(name)
@@ -55,10 +55,10 @@ def check_packages() -> None:
 
 
 def convert(model: nn.Module, about: Mapping[str, Any]) -> bytes:
-    """A network in evaluation mode, on the CPU, as the bytes of an ONNX file."""
-    example_BCHW = torch.zeros(2, 3, 97, 130)  # of sizes that need padding
+    """Convert a network in evaluation mode, on the CPU, to the bytes of an ONNX file."""
+    example_BCHW = torch.zeros(2, 3, 97, 130)  # sizes that need padding
     dynamic = {0: "batch", 2: "height", 3: "width"}
-    # of packages that are not there, and of how its own insides are called
+    # it warns about optional packages, and about calls within itself
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,15 +77,17 @@ def convert(model: nn.Module, about: Mapping[str, Any]) -> bytes:
     for node in proto.graph.node:
         del node.metadata_props[:]  # the exporting machine's paths and stack traces
     for axis, name in dynamic.items():
-        # torch writes a formula, for it does not see that the padding is cut off again
+        # torch writes a formula here: it does not know that the padding is cut off again
         proto.graph.output[0].type.tensor_type.shape.dim[axis].dim_param = name
     proto.metadata_props.add(key=KEY, value=json.dumps(about))
     return proto.SerializeToString()
 
 
 def check(content: bytes, model: nn.Module, images: Iterable[tuple[str, Tensor]]) -> float:
-    """The largest difference in probability between an ONNX file and its network over named images
-    (B, 3, H, W). Raises UserError where it is above TOLERANCE."""
+    """Return the largest difference in probability between an ONNX file and its network.
+
+    `images`: (name, (B, 3, H, W) float). Raises UserError if it is above TOLERANCE.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -97,7 +99,7 @@ def check(content: bytes, model: nn.Module, images: Iterable[tuple[str, Tensor]]
             expected_BCHW = torch.sigmoid(model(image_BCHW)).numpy()
         (probability_BCHW,) = session.run([PROBABILITY], {IMAGE: image_BCHW.numpy()})
         difference = float(np.abs(probability_BCHW - expected_BCHW).max())
-        if not difference <= TOLERANCE:  # so that NaN counts
+        if not difference <= TOLERANCE:  # true for NaN too
             raise UserError(
                 f"the ONNX file differs from the model by {difference:.2g} in probability on"
                 f" {name}; {TOLERANCE:g} is allowed; not written"
@@ -107,7 +109,7 @@ def check(content: bytes, model: nn.Module, images: Iterable[tuple[str, Tensor]]
 
 
 def random_images() -> Iterable[tuple[str, Tensor]]:
-    """Noise of several sizes."""
+    """Yield (name, noise of (B, 3, H, W) float32) in several sizes."""
     for batch, height, width in RANDOM_SIZES_BHW:
         rng = seeds.generator(0, "onnx", height, width)
         image_BCHW = rng.random((batch, 3, height, width), np.float32)

@@ -257,7 +257,7 @@ class Trainer:
             loss = found.metrics["val/loss"]
             if loss is None or not math.isfinite(loss):
                 raise messages.not_finite(progress.step, self.config.lr)
-            self.monitor.evaluation(progress.step, progress.epochs, found.metrics)
+            self.monitor.validation(progress.step, progress.epochs, found.metrics)
         # validation is not part of the training speed
         self.interval.start_s += time.monotonic() - start_s
         return True

@@ -1,1 +1,1 @@
-"""The run folder: what a run was told, on what it trained, how far it is."""
+"""The folder of a run: settings, data, model, progress, curves."""

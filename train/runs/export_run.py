@@ -22,7 +22,10 @@ CPU = torch.device("cpu")
 
 
 def export_run(config: ExportConfig) -> None:
-    """Write the model of a run as safetensors or ONNX, and print its digest. Raises UserError."""
+    """Write the model of a run as safetensors or ONNX, and print its digest.
+
+    Raises UserError if the run, `check=` or the output cannot be used.
+    """
     out = Path(config.out)
     if out.suffix == ONNX:
         onnx_model.check_packages()
@@ -48,7 +51,7 @@ def export_run(config: ExportConfig) -> None:
 
 
 def field_tiles(check: str, run: Run) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tiles of an image with their names, each (1, 3, H, W) float32; none for ''."""
+    """Yield (name, (1, 3, H, W) float32) for each tile of the image file `check`; none for ''."""
     if not check:
         return
     try:
@@ -58,8 +61,8 @@ def field_tiles(check: str, run: Run) -> Iterator[tuple[str, Tensor]]:
     precision = Precision(CPU, "off", "contiguous")
     tile = run.config.tile
     height_px, width_px = image_HWC.shape[:2]
-    for part in tiles.cut(height_px, width_px, tile.size_px, tile.overlap_px):
-        box = part.box
+    for cut_tile in tiles.cut(height_px, width_px, tile.size_px, tile.overlap_px):
+        box = cut_tile.box
         image_BHWC = image_HWC[None, box.y : box.y + box.height, box.x : box.x + box.width]
         name = f"{check} at x={box.x}, y={box.y}"
         yield name, precision.image_to_input(torch.from_numpy(image_BHWC))

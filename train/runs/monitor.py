@@ -1,8 +1,8 @@
-"""What a run reports: TensorBoard, JSON lines, a progress bar or log lines. Rank 0 only.
+"""Report how a run goes: TensorBoard, JSON lines, a progress bar or log lines. Rank 0 only.
 
-metrics.jsonl   a line an epoch: the metrics of the validation
-training.jsonl  a line each `log_every_steps`: training loss, learning rate, speed, memory
-restarts.jsonl  a line a restart
+metrics.jsonl   one line per epoch: metrics of the validation
+training.jsonl  one line per `log_every_steps` steps: training loss, learning rate, speed, memory
+restarts.jsonl  one line per restart
 """
 
 import json
@@ -35,16 +35,16 @@ TRAINING_LOSS = "train/loss"
 
 @dataclass(frozen=True)
 class Done:
-    """What a run has behind it when it starts or goes on."""
+    """What was done before this start."""
 
     step: int
     epochs: int
     is_validated: bool
-    """Not where the validation at `step` is still to come."""
+    """False if the validation at `step` is still to do."""
 
 
 class Monitor:
-    """Writes the run's curves and says how far it is; on other ranks it does nothing."""
+    """Writes the run's curves and prints how far it is. If not `enabled`, it does nothing."""
 
     def __init__(
         self, run: Path, done: Done, total_steps: int, every_s: float, enabled: bool
@@ -54,7 +54,7 @@ class Monitor:
             return
         drop_lines_after(run / METRICS, "epoch", done.epochs)
         drop_lines_after(run / TRAINING, "step", done.step)
-        # After a resume, TensorBoard forgets what was written past the checkpoint
+        # After a resume, TensorBoard drops points after the checkpoint
         purge_step = done.step + (1 if done.is_validated else 0)
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
         threading.excepthook = without_writers
@@ -68,18 +68,18 @@ class Monitor:
         self.last_line = self.start_s = time.monotonic()
 
     def say(self, message: str) -> None:
-        """A line for the user, whatever progress bar there is."""
+        """Print a line above the progress bar."""
         if self.enabled:
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
 
     def text(self, name: str, content: str) -> None:
-        """A block of text in TensorBoard."""
+        """Show a block of text in TensorBoard."""
         if self.enabled:
             self.writer.add_text(name, f"```\n{content}\n```")
 
     def resumed(self, step: int, notes: Sequence[str]) -> None:
-        """The run goes on after a restart: said, noted in restarts.jsonl, marked in TensorBoard."""
+        """Print notes; after a restart, add them to restarts.jsonl and TensorBoard too."""
         for note in notes:
             self.say(note)
         if self.enabled and step:
@@ -90,28 +90,28 @@ class Monitor:
             self.writer.add_text("restarts", f"restart {number} at step {step}", step)
 
     def finished(self, summary: str, stalled_s: float) -> None:
-        """The run is at its end: how far, how good, and what checkpoints cost since this start."""
+        """Print that the run is finished, and the time that checkpoints cost since this start."""
         if self.enabled:
-            share = stalled_s / (time.monotonic() - self.start_s)
+            fraction = stalled_s / (time.monotonic() - self.start_s)
             self.say(
                 f"finished: {summary}; checkpoints held it up for {stalled_s:.2f} s"
-                f" ({share:.1%} of the time)"
+                f" ({fraction:.1%} of the time)"
             )
 
     def step(self) -> None:
-        """One more step is done."""
+        """Move the progress bar by one step."""
         if self.enabled:
             self.bar.update()
 
     def sign_of_life(self, step: int, epoch: int) -> None:
-        """progress.json: how far the run is, for whoever watches from outside."""
+        """Write progress.json: how far the run is, for launch/jobs.py and others."""
         if not self.enabled:
             return
         now = {"step": step, "total_steps": self.bar.total, "epoch": epoch, "time_s": time.time()}
         write_atomically(self.run / PROGRESS, json.dumps(now).encode())
 
     def curves(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:
-        """Points of the training curves, and now and then a line in the log."""
+        """Write a point of each training curve, and a log line every `every_s` seconds."""
         if not self.enabled:
             return
         known = {name: value for name, value in values.items() if value is not None}
@@ -126,8 +126,8 @@ class Monitor:
             listed = " ".join(f"{name} {value}" for name, value in brief.items())
             self.say(f"step {step} of {self.bar.total} (epoch {epoch + 1}) {listed}")
 
-    def evaluation(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:
-        """The metrics of an epoch: curves, a line in metrics.jsonl, a line for the user."""
+    def validation(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:
+        """Write the metrics of an epoch: curves, a line in metrics.jsonl, a printed line."""
         if not self.enabled:
             return
         known = {name: value for name, value in values.items() if value is not None}
@@ -141,34 +141,34 @@ class Monitor:
         self.say(f"epoch {epoch} (step {step}): {listed}")
 
     def points(self, step: int, values: Mapping[str, float]) -> None:
-        """A point of each curve in TensorBoard."""
+        """Write a point of each curve into TensorBoard."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def panels(self, step: int, panels: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> None:
-        """Pictures (name, HWC uint8) in TensorBoard."""
+        """Show pictures (name, HWC uint8) in TensorBoard."""
         if self.enabled:
             for name, image_HWC in panels:
                 self.writer.add_image(name, image_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Write everything that is buffered."""
         if self.enabled:
             self.bar.close()
             try:
                 self.writer.close()
-            except OSError as error:  # what ended the run, if anything, says more
+            except OSError as error:  # not raised: it would hide the error that ended the run
                 self.say(f"TensorBoard's last points are not written: {error.strerror or error}")
 
 
 def without_writers(failed: threading.ExceptHookArgs) -> None:
-    """Python's report of an error in a thread, but for TensorBoard's: those come again on flush."""
+    """Print an error in a thread as Python does, except TensorBoard's, which is raised on flush."""
     if not type(failed.thread).__module__.startswith("tensorboard"):
         threading.__excepthook__(failed)
 
 
 def panel_strip(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools, height_px: int) -> Image:
-    """Lay input, truth and prediction side by side, HWC uint8, for TensorBoard."""
+    """Put input, truth and prediction side by side, HWC uint8, for TensorBoard."""
     grey = [
         cv2.cvtColor(mask.astype(np.uint8) * 255, cv2.COLOR_GRAY2RGB)
         for mask in (truth_HW, predicted_HW)
@@ -182,7 +182,7 @@ def panel_strip(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools, height_p
 
 
 def memory_mb() -> dict[str, float]:
-    """Peak memory of this process, and of its GPU where there is one, in MB."""
+    """Return the peak memory of this process, and of its GPU if it has one, in MB."""
     peak = {"memory/process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
     if torch.cuda.is_available():
         peak["memory/gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
@@ -190,17 +190,17 @@ def memory_mb() -> dict[str, float]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none where there was no evaluation yet."""
+    """Read the lines of metrics.jsonl; none before the first validation."""
     return read_lines(run / METRICS)
 
 
 def read_training(run: Path) -> list[dict[str, Any]]:
-    """The lines of training.jsonl; none before the first point of the curves."""
+    """Read the lines of training.jsonl; none before the first point of the curves."""
     return read_lines(run / TRAINING)
 
 
 def read_restarts(run: Path) -> list[dict[str, Any]]:
-    """The lines of restarts.jsonl: step, time_s and notes of each; none where it never stopped."""
+    """Read the lines of restarts.jsonl (step, time_s, notes); none if the run was never stopped."""
     return read_lines(run / RESTARTS)
 
 
@@ -211,9 +211,9 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def drop_lines_after(path: Path, key: str, last: int) -> None:
-    """Drop the lines past the checkpoint that the run goes on from: they will come again.
+    """Drop lines that were written after the checkpoint: the run will write them again.
 
-    A line is past it where its `key` is above `last`, or where a kill has cut it short.
+    These are the lines whose `key` is above `last`, and lines that a kill has cut short.
     """
     if path.is_file():
         kept = [line for line in read_lines(path) if line[key] <= last]

@@ -1,4 +1,4 @@
-"""Open a run's folder for training: make it, or check that the settings and data are the same."""
+"""Open a run's folder for training: make it, or check that settings and data are still the same."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,20 +22,20 @@ from train.runs.newest import CONFIG
 from train.runs.run_folder import CHECKPOINTS, RunFolder, read_run_folder
 from train.runs.same_data import differences, flat
 
-# What may be there before config.yaml: launch/submit.py's, and what a killed start left
-PLACED_BEFORE = {"launch", "prepared", PRIVATE, DATASET, LOCK}
+# What may be in the folder before config.yaml: from launch/submit.py, or from a killed start
+ALLOWED_BEFORE = {"launch", "prepared", PRIVATE, DATASET, LOCK}
 KIND = "run"  # private folder of the record
 
 
 def open_run(
     config: TrainConfig, dataset: Dataset, device: torch.device
 ) -> tuple[TrainConfig, list[str]]:
-    """Make the run folder, or check that a run that is there is the same run.
+    """Make the run's folder, or check that settings and data fit the run in it.
 
-    Returns the configuration with precision and layout resolved ('auto' asks the hardware once,
-    when the run begins, for another answer after a restart elsewhere would change the mathematics),
-    and what has changed since the last start. Raises UserError where the configuration or the data
-    set is another one.
+    Returns the configuration with precision and layout for 'auto', and a line for each setting that
+    has changed since the last start. 'auto' asks the hardware only when the run starts: another
+    answer after a restart on other hardware would change the results. Raises UserError if settings
+    or data do not fit.
     """
     folder = Path(config.run)
     changes: list[str] = []
@@ -44,18 +44,21 @@ def open_run(
         config = resolve_auto(config, run.config.amp, run.config.memory_format)
         changes = check_same_run(run, config, dataset)
     elif folder.is_dir() and has_other_content(folder):
-        raise UsageError(f"run={folder}: holds something that is not a run; name another folder")
+        raise UsageError(f"run={folder}: holds files that are not a run's; name another folder")
     precision = choose_precision(device, config.amp, config.memory_format)
     config = resolve_auto(config, precision.amp, precision.layout)
     absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
-    keep(folder, (dataset.folder / DATASET).read_bytes(), command_line.as_yaml(absolute).encode())
+    description = (dataset.folder / DATASET).read_bytes()
+    write_settings(folder, description, command_line.as_yaml(absolute).encode())
     return config, changes
 
 
-def keep(folder: Path, dataset: bytes, config: bytes) -> None:
-    """Write what the run is told and trained on, where it is not there. Raises UserError where a
-    file is in the way that training did not write, or that was changed since."""
-    files = {DATASET: dataset, CONFIG: config}  # config.yaml last: what has it is a run
+def write_settings(folder: Path, dataset: bytes, config: bytes) -> None:
+    """Write the files about data and settings, if they are missing or different.
+
+    Raises UserError if training did not write the files there, or if they were changed since.
+    """
+    files = {DATASET: dataset, CONFIG: config}  # config.yaml last: with it, the folder is a run
     if all(holds(folder / name, content) for name, content in files.items()):
         return
     with Item(folder, KIND, KIND) as item:
@@ -66,7 +69,7 @@ def keep(folder: Path, dataset: bytes, config: bytes) -> None:
 
 
 def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConfig:
-    """The configuration with 'auto' replaced."""
+    """Replace 'auto' in the configuration."""
     resolved: dict[str, Any] = {}
     if config.amp == "auto":
         resolved["amp"] = amp
@@ -76,16 +79,16 @@ def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConf
 
 
 def has_other_content(folder: Path) -> bool:
-    """Whether a folder without config.yaml holds what no run puts there."""
+    """Whether a folder without config.yaml holds files that are not a run's."""
     names = {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")}
-    return bool(names - PLACED_BEFORE)
+    return bool(names - ALLOWED_BEFORE)
 
 
 def check_same_run(run: RunFolder, config: TrainConfig, dataset: Dataset) -> list[str]:
-    """What differs from what the run began with, a line a key.
+    """Return a line for each setting that differs from those of the run.
 
-    Raises UserError for other data, and for other mathematics: any at all with resume=same, what
-    the state cannot follow with resume=override.
+    Raises UserError for other data, for settings that the saved state does not fit (FIXED_KEYS),
+    and with resume=same for every setting that changes results (all but HARMLESS_KEYS).
     """
     before, now = (flat_settings(settings) for settings in (run.config, config))
     changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]}
@@ -103,28 +106,28 @@ def check_same_run(run: RunFolder, config: TrainConfig, dataset: Dataset) -> lis
             f"{begun} ({'; '.join(free)}); give those it has, or resume=override to go on with"
             f" the new ones, or {anew}"
         )
-    untold = {"run", "resume"}
-    if Path(before["data"]).resolve() == Path(now["data"]).resolve():  # it is kept absolute
-        untold.add("data")
-    told = [line for key, line in changed.items() if key not in untold]
-    return [f"changed {line}{' (overridden)' if line in free else ''}" for line in told]
+    silent = {"run", "resume"}
+    if Path(before["data"]).resolve() == Path(now["data"]).resolve():  # absolute in one
+        silent.add("data")
+    lines = [line for key, line in changed.items() if key not in silent]
+    return [f"changed {line}{' (overridden)' if line in free else ''}" for line in lines]
 
 
 def config_sha256(config: TrainConfig) -> str:
-    """A hash of all settings that touch what is computed."""
+    """Hash all settings that can change results."""
     settings = flat_settings(config)
     kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
     return json_sha256(kept)
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
-    """Dotted key -> value."""
+    """Return the settings by dotted key."""
     return flat(dataclasses.asdict(config))
 
 
 @contextmanager
 def io_errors_explained(folder: Path) -> Iterator[None]:
-    """A full disk and its like, wherever a run meets them."""
+    """Raise UserError for a full disk and other OSErrors, with what to do."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Whether a prepared data set is the one that a run was trained on, and what differs.
+"""Check that a prepared data set is the one that a run was trained on, and say what differs.
 
-The content's hash tells two sets apart; the classes, the discs' radius and the like must agree as
-well, for some formats of annotation (masks) prepare the same content under other ones.
+The hash of the content must be the same, and the labelling too (classes, radius of discs, ...):
+annotations that are masks give the same content with different labellings.
 """
 
 import dataclasses
@@ -19,19 +19,20 @@ from data_prep.config import PrepConfig
 from data_prep.dataset.manifest import Dataset, Description
 
 LABELLING = ("annotations", "classes", "labels", "radius_px", "uint16_white")
-"""The settings of data_prep that say what is annotated, and how the truth is drawn from it."""
+"""The settings of data_prep that say what is annotated, and how it becomes masks."""
 CASE_REGEX = "case_regex"
-TOLD_AS_CASES = "split."
+SHOWN_AS_CASES = "split."
 NOTHING = "none"
 PLAIN = re.compile(r"[\w.+-]+( [\w.+-]+)*")
 """A name that a list on the command line holds without quotes."""
 
 
 def check_same_data(trained: Description, dataset: Dataset, run: Path, is_named: bool) -> list[str]:
-    """Refuse to measure a run on a data set that is not the one it was trained on.
+    """Check that a run may be measured on a data set. Returns notes for the user.
 
-    Another one that is labelled alike is measured on where the user has named it (data=); returns
-    what to say of it. Raises UserError with what differs, and what to do.
+    It must be the one that the run was trained on. If the user has named it (data=), it may be
+    another one with the same labelling. Otherwise raises UserError with what differs and what to
+    do.
     """
     now = dataset.description
     if not (lines := differences(trained, now)):
@@ -55,11 +56,11 @@ def check_same_data(trained: Description, dataset: Dataset, run: Path, is_named:
 
 
 def differences(trained: Description, now: Description) -> list[str]:
-    """What differs between two prepared data sets, a line each; nothing where they are the same."""
+    """List what differs between two prepared data sets; nothing if they are the same."""
     if trained.content_sha256 == now.content_sha256 and is_labelled_alike(trained, now):
         return []
-    changed = changed_settings(trained, now)
-    lines = in_lines({key: changed[key] for key in changed if not key.startswith(TOLD_AS_CASES)})
+    changed = changed_settings(trained.settings, now.settings)
+    lines = in_lines({key: changed[key] for key in changed if not key.startswith(SHOWN_AS_CASES)})
     return [*lines, *moved_cases(trained, now)] or [
         f"the images or annotations (content {trained.content_sha256[:12]} ->"
         f" {now.content_sha256[:12]})"
@@ -67,20 +68,20 @@ def differences(trained: Description, now: Description) -> list[str]:
 
 
 def labelling_differences(trained: Description, now: Description) -> list[str]:
-    """What differs between the labellings of two data sets, a line each."""
-    changed = changed_settings(trained, now)
+    """List what differs between the labellings of two data sets."""
+    changed = changed_settings(trained.settings, now.settings)
     return in_lines({key: changed[key] for key in (*LABELLING, CASE_REGEX) if key in changed})
 
 
 def is_labelled_alike(trained: Description, now: Description) -> bool:
-    """Whether a model of one data set can be measured on the other: the same is annotated in the
-    same way, whatever tells the cases."""
+    """Whether a model of one data set can be measured on the other: all of the labelling is the
+    same, except case_regex."""
     regex = trained.labelling.case_regex
     return trained.labelling == replace(now.labelling, case_regex=regex)
 
 
 def settings_as_typed(settings: Mapping[str, Any]) -> str:
-    """The settings of data_prep that are not its defaults, as one types them."""
+    """Write the settings of data_prep that are not its defaults as arguments."""
     defaults = flat(dataclasses.asdict(PrepConfig()))
     return "".join(
         " " + shlex.quote(f"{key}={as_typed(value)}")
@@ -89,13 +90,13 @@ def settings_as_typed(settings: Mapping[str, Any]) -> str:
     )
 
 
-def changed_settings(trained: Description, now: Description) -> dict[str, tuple[Any, Any]]:
-    """Dotted key of data_prep -> its values, of those that differ; those of the labelling first."""
-    return changed(trained.settings, now.settings)
+def changed_settings(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of data_prep that differ, dotted key -> (before, after).
 
-
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The same of the settings themselves."""
+    Those of the labelling come first.
+    """
     flat_before, flat_after = flat(before), flat(after)
     keys = dict.fromkeys([*LABELLING, *flat_before, *flat_after])
     pairs = {key: (flat_before.get(key), flat_after.get(key)) for key in keys}
@@ -103,14 +104,14 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
 
 
 def in_lines(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """'radius_px: 20 -> 12' for each setting."""
+    """Write each setting as a line, 'radius_px: 20 -> 12'."""
     return [
         f"{key}: {as_text(before)} -> {as_text(after)}" for key, (before, after) in changed.items()
     ]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
+    """Put nested settings under dotted keys."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         found |= (
@@ -120,8 +121,10 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def moved_cases(trained: Description, now: Description) -> list[str]:
-    """'split: Case_3, Case_4 train -> test': cases that are in another split, or in only one of two
-    data sets."""
+    """List cases that are in another split, or in one data set only.
+
+    A line is 'split: Case_3, Case_4 train -> test'.
+    """
     before, after = split_of_case(trained), split_of_case(now)
     moves = defaultdict(list)
     for case in [*before, *(case for case in after if case not in before)]:
@@ -132,17 +135,17 @@ def moved_cases(trained: Description, now: Description) -> list[str]:
 
 
 def split_of_case(data: Description) -> dict[str, str]:
-    """Case -> its split."""
+    """Return the split of each case."""
     return {case: split for split, cases in data.cases.items() for case in cases}
 
 
 def as_text(value: Any) -> str:
-    """A setting as one reads it."""
+    """Write a setting to be read."""
     return ", ".join(map(str, value)) or NOTHING if isinstance(value, list) else as_typed(value)
 
 
 def as_typed(value: Any) -> str:
-    """A setting as one types it."""
+    """Write a setting as an argument of a command."""
     if isinstance(value, list):
         names = (name if PLAIN.fullmatch(name) else json.dumps(name) for name in value)
         return "[" + ",".join(names) + "]"

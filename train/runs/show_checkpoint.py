@@ -16,7 +16,7 @@ from train.runs.run_folder import read_run_folder
 
 
 def show_checkpoint(config: ShowConfig) -> int:
-    """Print what a checkpoint holds. Returns the exit code, 1 where it is not intact."""
+    """Print what a checkpoint holds. Returns the exit code, 1 if it is not intact."""
     run = read_run_folder(named_or_newest(config.run))
     path = find_checkpoint(run.checkpoints, config.checkpoint)
     print(f"checkpoint    {path}")

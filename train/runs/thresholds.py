@@ -11,22 +11,22 @@ CHOSEN_ON = {
     "default": "default, no validation",
     "empty_val": f"default, {EMPTY} in val",
 }
-"""What a threshold was chosen on, as summary.json has it -> in words."""
+"""How a threshold was chosen: the word in summary.json -> the words for people."""
 
 
 def choose_threshold(
     given: str, state: dict[str, Any], name: str = PIXEL_THRESHOLD
 ) -> tuple[float, str]:
-    """The probability above which a pixel (or a nucleus) counts, and what it was chosen on.
+    """Return the probability above which a pixel or a nucleus counts, and how it was chosen.
 
-    `given`, or with auto the one that was best on the validation split ('val') when the checkpoint
-    of this state was saved; else the default, see CHOSEN_ON.
+    `given` is a number, or auto for the threshold that was best on the validation split when the
+    checkpoint of this state was saved. How it was chosen is a key of CHOSEN_ON.
     """
     return stored_threshold(state, name) if given == "auto" else (float(given), "given")
 
 
 def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
-    """A threshold among a checkpoint's validation metrics, or the default; and which."""
+    """Return the threshold in a checkpoint's validation metrics, else the default; and which."""
     metrics = state["metrics"]
     if metrics.get(name) is not None:
         return metrics[name], "val"
@@ -34,7 +34,7 @@ def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
 
 
 def thresholds_text(pixels: float, chosen_on: str, nuclei: float, nuclei_chosen_on: str) -> str:
-    """Say two thresholds, and what each was chosen on (a key of CHOSEN_ON)."""
+    """Say two thresholds, and how each was chosen (keys of CHOSEN_ON)."""
     if chosen_on == nuclei_chosen_on:
         both = CHOSEN_ON[chosen_on]
         return f"threshold of pixels {pixels:g}, of nuclei {nuclei:g} (both {both})"

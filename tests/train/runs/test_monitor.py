@@ -41,7 +41,7 @@ def train(monitor: Monitor, first_step: int, last_step: int, mark: float) -> Non
         monitor.step()
         monitor.curves(step, (step - 1) // 4, {"train/loss": step + mark})
         if step % 4 == 0:
-            monitor.evaluation(step, step // 4, {"val/dice": step + mark})
+            monitor.validation(step, step // 4, {"val/dice": step + mark})
             monitor.panels(step, [("panels/a", np.full((4, 6, 3), step, np.uint8))])
 
 
@@ -82,7 +82,7 @@ def told_again(tmp_path: Path) -> Path:
     """Stopped at an epoch's last step; resumed, validated, killed before that was saved; again."""
     for _ in range(2):
         monitor = open_monitor(tmp_path, 4, is_validated=False)
-        monitor.evaluation(4, 1, {"val/dice": 0.5})
+        monitor.validation(4, 1, {"val/dice": 0.5})
         monitor.close()
     return tmp_path
 
@@ -161,7 +161,7 @@ def test_a_log_gets_a_line_an_interval(
 
 def test_an_evaluation_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = open_monitor(tmp_path, 0)
-    monitor.evaluation(8, 2, {"val/dice": 0.25})
+    monitor.validation(8, 2, {"val/dice": 0.25})
     assert capsys.readouterr().out == "epoch 2 (step 8): val/dice 0.2500\n"
     monitor.close()
 

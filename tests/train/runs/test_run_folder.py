@@ -187,7 +187,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(
     prepared: Dataset, tiny: Tiny, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match="holds something that is not a run"):
+    with pytest.raises(UsageError, match="holds files that are not a run's"):
         open_run(tiny(tmp_path), prepared, CPU)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -198,7 +198,7 @@ def test_a_file_of_the_users_that_a_run_has_too_is_left_alone(
 ) -> None:
     """As config.yaml of another project, or the one that was given as config=."""
     (tmp_path / name).write_text("epochs: 3\n")
-    with pytest.raises(UserError, match=r"holds something that is not|in the way.*: dataset\.json"):
+    with pytest.raises(UserError, match=r"holds files that are not|in the way.*: dataset\.json"):
         open_run(tiny(tmp_path), prepared, CPU)
     assert (tmp_path / name).read_text() == "epochs: 3\n"
     assert {path.name for path in tmp_path.iterdir()} <= {name, ".eosin"}
