@@ -11,7 +11,7 @@ __all__ = ["ModelConfig", "build_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """build_model, once it is asked for: settings need not wait seconds for torch."""
+    """Import build_model only when it is used: torch takes seconds to load."""
     if name != "build_model":
         raise AttributeError(f"module {__name__} has no attribute {name}")
     from model.build import build_model

@@ -1,4 +1,4 @@
-"""From a configuration to a network."""
+"""Build a network from its configuration."""
 
 from torch import nn
 
@@ -9,8 +9,8 @@ ARCHITECTURES = {"unet": UNet}
 
 
 def build_model(config: ModelConfig, num_classes: int = 1) -> nn.Module:
-    """A network from images (B, 3, H, W), float from 0 to 1, to logits (B, num_classes, H, W).
+    """Build a network: images (B, 3, H, W), float from 0 to 1 -> logits (B, num_classes, H, W).
 
-    Any H and W will do. The weights are drawn from torch's default generator.
+    H and W can be any size. The weights are random, from torch's default generator.
     """
     return ARCHITECTURES[config.name](config, num_classes)

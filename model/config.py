@@ -1,4 +1,4 @@
-"""What a model can be told."""
+"""The settings of a model: every key, its unit and its default."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ class ModelConfig:
     norm: Literal["none", "batch", "group", "instance"] = "batch"
     """Normalisation after each 3x3 convolution; 'none' is the U-Net of 2015 as published."""
     dropout: float = 0.0
-    """Share of the deepest level's channels dropped in training, 0 to below 1 (no unit)."""
+    """Fraction of the deepest level's channels dropped in training, 0 to below 1 (no unit)."""
     downsample: int = 1
     """Run the network at 1/downsample of the resolution: pixels go in as blocks of channels
     and logits come out at full size. 2 costs a quarter of the arithmetic."""

@@ -1,20 +1,20 @@
-"""The blocks that networks are made of.
+"""The blocks of networks.
 
-Batch normalisation in shards: a global batch is computed in microbatches (shards), spread over any
-number of ranks. Each shard is normalised by its own statistics, and the running statistics move
-once a step, by the mean over all shards of that step. So they are the same however many ranks
-the shards were spread over, and need no broadcast.
+Batch normalisation by microbatches: a step's batch is computed in microbatches, spread over any
+number of ranks. Each microbatch is normalised by its own statistics. The running statistics are
+updated once per step, by the mean over all its microbatches. So they are the same on any number of
+ranks, and on every rank, without a broadcast.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ShardBatchNorm2d(nn.Module):
-    """torch's BatchNorm2d, but for when the running statistics move: see this module's head."""
+class MicrobatchNorm2d(nn.Module):
+    """torch's BatchNorm2d, except that running statistics are updated once per step, see above."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -26,54 +26,49 @@ class ShardBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.register_buffer("running_mean", torch.zeros(num_channels))
         self.register_buffer("running_var", torch.ones(num_channels))
-        self.shard_statistics: list[Tensor] = []
-        """Mean and variance (2, C) of each shard that this rank has seen this step."""
+        self.step_statistics: list[Tensor] = []
+        """Mean and variance (2, C) of each microbatch that this rank has computed in this step."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
+        """Normalise (B, C, H, W)."""
         if not self.training:
             return F.batch_norm(
                 features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        # with a momentum of 1 batch_norm leaves the batch's own statistics in these two
+        # with a momentum of 1, batch_norm writes the batch's own statistics into these two
         statistics_2C = self.running_mean.new_zeros((2, len(self.running_mean)))
         mean, var = statistics_2C
-        self.shard_statistics.append(statistics_2C)
+        self.step_statistics.append(statistics_2C)
         return F.batch_norm(
             features, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
 
 
-def batch_norms(model: nn.Module) -> Iterator[ShardBatchNorm2d]:
-    """The network's batch normalisations, in the order of its modules."""
-    return (module for module in model.modules() if isinstance(module, ShardBatchNorm2d))
-
-
 def update_running_statistics(
-    model: nn.Module, num_shards: int, sum_over_shards: Callable[[Tensor], Tensor]
+    model: nn.Module, num_microbatches: int, sum_over_microbatches: Callable[[Tensor], Tensor]
 ) -> None:
-    """End a step: move the running statistics by the mean over the step's `num_shards` shards.
+    """Update the running statistics at the end of a step, by the mean over its microbatches.
 
-    `sum_over_shards` sums float vectors, one a shard of this rank (n, length), over all shards of
-    all ranks -> (length,).
+    `num_microbatches`: those of all ranks. `sum_over_microbatches` sums over them: it takes this
+    rank's values, (microbatches of this rank, length) float, and returns (length,).
     """
-    norms = list(batch_norms(model))
+    norms = [module for module in model.modules() if isinstance(module, MicrobatchNorm2d)]
     if not norms:
         return
-    mine = [torch.stack(norm.shard_statistics).flatten(1) for norm in norms]
-    mean_of_shards = sum_over_shards(torch.cat(mine, dim=1)) / num_shards
+    mine = [torch.stack(norm.step_statistics).flatten(1) for norm in norms]
+    means = sum_over_microbatches(torch.cat(mine, dim=1)) / num_microbatches
     sizes = [2 * len(norm.weight) for norm in norms]
-    for norm, part in zip(norms, torch.split(mean_of_shards, sizes), strict=True):
-        mean, var = part.view(2, -1)
+    for norm, statistics in zip(norms, torch.split(means, sizes), strict=True):
+        mean, var = statistics.view(2, -1)
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var, norm.momentum)
-        norm.shard_statistics.clear()
+        norm.step_statistics.clear()
 
 
 def normalisation(kind: str, num_channels: int) -> nn.Module:
-    """The normalisation layer of that name, for (B, C, H, W)."""
+    """Return the normalisation layer with this name, for (B, C, H, W)."""
     if kind == "batch":
-        return ShardBatchNorm2d(num_channels)
+        return MicrobatchNorm2d(num_channels)
     if kind == "group":
         return nn.GroupNorm(8, num_channels)
     if kind == "instance":
@@ -82,10 +77,10 @@ def normalisation(kind: str, num_channels: int) -> nn.Module:
 
 
 def double_conv(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
-    """Twice 3x3 convolution, normalisation, ReLU; height and width stay."""
+    """Build twice a 3x3 convolution, normalisation, ReLU; height and width stay the same."""
     layers: list[nn.Module] = []
     for channels in (in_channels, out_channels):
-        # a bias before a normalisation that subtracts the mean would do nothing
+        # a normalisation that subtracts the mean would cancel a bias before it
         conv = nn.Conv2d(channels, out_channels, 3, padding=1, bias=norm == "none")
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         if conv.bias is not None:

@@ -1,4 +1,4 @@
-"""Which arithmetic and memory layout a device is fast with."""
+"""The arithmetic and the memory layout with which a device is fast."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Precision:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The layout as torch names it."""
+        """The layout as torch's constant."""
         return LAYOUTS[self.layout]
 
     @property
@@ -30,19 +30,19 @@ class Precision:
         return self.amp == "fp16"
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
+        """Return the context for a forward pass."""
         if self.amp == "off":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.amp])
 
     def image_to_input(self, image_BHWC: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB, BHWC -> float from 0 to 1, BCHW, on the device."""
+        """Convert uint8 RGB images, BHWC, to float from 0 to 1, BCHW, on the device."""
         moved = image_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return moved.to(torch.float32, memory_format=self.memory_format).div_(255)
 
 
 def choose_precision(device: torch.device, amp: str, memory_format: str) -> Precision:
-    """Resolve 'auto' by asking the hardware."""
+    """Return the given precision and layout; 'auto' is chosen by the hardware."""
     if amp == "auto":
         amp = fast_amp(device)
     if memory_format == "auto":
@@ -51,12 +51,18 @@ def choose_precision(device: torch.device, amp: str, memory_format: str) -> Prec
 
 
 def fast_amp(device: torch.device) -> str:
-    """bf16 only where there are units for it: emulated on a CPU it is 7 to 20 times slower."""
+    """Choose the precision for a device.
+
+    bf16 only if the hardware has units for it: emulated on a CPU it is 7 to 20 times slower.
+    """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "off"
 
 
 def likes_channels_last(device: torch.device) -> bool:
-    """GPUs do; of CPUs, oneDNN's AVX-512 kernels do, its AVX2 backward pass is slower with it."""
+    """Whether a device is faster with channels_last.
+
+    GPUs are, and CPUs with AVX-512. With AVX2, the backward pass of oneDNN is slower.
+    """
     return device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"

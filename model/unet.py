@@ -5,8 +5,8 @@
                  v                                             | transposed conv 2x2
              double conv, twice the channels -> ... -> double conv
 
-Convolutions keep the size (zero padding), so that logits fit the image; an image whose sides are
-no multiple of 2^depth is padded by repeating its edge, and the logits are cut back.
+Convolutions keep the size by zero padding, so the logits fit the image. If the image's sides are
+not multiples of 2^depth, its edges are repeated up to a multiple, and the logits are cut back.
 """
 
 import torch
@@ -20,16 +20,16 @@ RGB = 3
 
 
 class UNet(nn.Module):
-    """(B, 3, H, W) image -> (B, num_classes, H, W) logits, for any H and W.
+    """Network from images (B, 3, H, W) to logits (B, num_classes, H, W), for any H and W.
 
-    Of an image that is moved by a multiple of `stride` px the logits are moved alike, off its
-    edges; not with norm=group or instance, which look at the whole of it.
+    If an image is moved by a multiple of `stride` px, its logits move with it, except near the
+    edges; not with norm=group or instance, which depend on the whole image.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.downsample = config.downsample
-        self.stride = config.downsample * 2**config.depth  # of the deepest level, in px
+        self.stride = config.downsample * 2**config.depth  # px per pixel of the deepest level
         block = config.downsample**2
         widths = [config.width * 2**level for level in range(config.depth + 1)]
         self.encoder = nn.ModuleList(
@@ -45,20 +45,23 @@ class UNet(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], num_classes * block, 1)
         with torch.no_grad():
-            # the pixels of a block begin alike, or they show as a checkerboard: Aitken et al. 2017,
-            # arXiv:1707.02937
+            # the pixels of a block start with equal weights: other weights show as a checkerboard
+            # (Aitken et al. 2017, arXiv:1707.02937)
             for values in self.head.parameters():
                 values.copy_(values[::block].repeat_interleave(block, dim=0))
 
-    def missing(self, length: int) -> int:
-        """Pixels to a multiple that the levels divide; the deepest is two wide at least, for
-        instance normalisation has nothing to divide by in a single pixel."""
+    def num_padded(self, length: int) -> int:
+        """Return by how many px to pad a side of `length` px to a multiple of `stride`.
+
+        The deepest level is at least two pixels wide: instance normalisation of a single pixel
+        would divide by zero.
+        """
         return max(-length % self.stride, 2 * self.stride - length)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """(B, 3, H, W) float -> (B, num_classes, H, W) logits."""
+        """Compute logits: (B, 3, H, W) float -> (B, num_classes, H, W)."""
         height, width = image_BCHW.shape[-2:]
-        padding = (0, self.missing(width), 0, self.missing(height))
+        padding = (0, self.num_padded(width), 0, self.num_padded(height))
         features = F.pad(image_BCHW, padding, mode="replicate") if any(padding) else image_BCHW
         features = F.pixel_unshuffle(features, self.downsample)
         skips = []

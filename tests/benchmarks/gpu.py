@@ -149,8 +149,8 @@ class PlainLoop:
             self.optimizer.step()
             self.optimizer.zero_grad()
             for module in self.model.modules():  # a step's statistics, which trainers take
-                if hasattr(module, "shard_statistics"):
-                    module.shard_statistics.clear()
+                if hasattr(module, "step_statistics"):
+                    module.step_statistics.clear()
         torch.cuda.synchronize()
         return time.perf_counter() - start_s
 

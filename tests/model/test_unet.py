@@ -1,4 +1,4 @@
-"""One contract for every network, and the U-Net's and the shard normalisation's own facts."""
+"""One contract for every network, and the facts of the U-Net and of batch normalisation."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model import ModelConfig, build_model
-from model.layers import ShardBatchNorm2d, update_running_statistics
+from model.layers import MicrobatchNorm2d, update_running_statistics
 
 NORMS = ("none", "batch", "group", "instance")
 
@@ -159,17 +159,17 @@ def test_a_network_that_cannot_be_is_refused(settings: dict[str, object], named:
         ModelConfig(**settings)
 
 
-# Batch normalisation over shards
+# Batch normalisation by microbatches
 
 
 def over_one_rank(mine: Tensor) -> Tensor:
-    """The sum over all shards where this rank has them all."""
+    """The sum over all microbatches where this rank has them all."""
     return mine.sum(0)
 
 
-def test_one_shard_a_step_is_torchs_batch_norm() -> None:
+def test_one_microbatch_per_step_is_torchs_batch_norm() -> None:
     """Outputs and gradients in training, running statistics over three steps, then evaluation."""
-    ours, theirs = ShardBatchNorm2d(5), nn.BatchNorm2d(5)
+    ours, theirs = MicrobatchNorm2d(5), nn.BatchNorm2d(5)
     for step in range(3):
         ours_in = (3 * draw(4, 5, 6, 7, seed=step) + 1).requires_grad_()
         theirs_in = ours_in.detach().clone().requires_grad_()
@@ -186,20 +186,24 @@ def test_one_shard_a_step_is_torchs_batch_norm() -> None:
 
 
 @pytest.mark.parametrize("split", [(4,), (2, 2), (1, 3), (1, 1, 2)])
-def test_running_statistics_are_the_mean_over_shards_however_spread(split: tuple[int, ...]) -> None:
-    model = nn.Sequential(ShardBatchNorm2d(3), nn.Conv2d(3, 2, 1), ShardBatchNorm2d(2))
-    shards = [5 * draw(2, 3, 4, 4, seed=seed) for seed in range(4)]
+def test_running_statistics_are_the_mean_over_microbatches_however_spread(
+    split: tuple[int, ...],
+) -> None:
+    model = nn.Sequential(MicrobatchNorm2d(3), nn.Conv2d(3, 2, 1), MicrobatchNorm2d(2))
+    microbatches = [5 * draw(2, 3, 4, 4, seed=seed) for seed in range(4)]
     on_ranks = [copy.deepcopy(model) for _ in split]
-    left = iter(shards)
-    for replica, num_shards in zip(on_ranks, split, strict=True):
-        for _ in range(num_shards):
+    left = iter(microbatches)
+    for replica, num_microbatches in zip(on_ranks, split, strict=True):
+        for _ in range(num_microbatches):
             replica(next(left))
     total = sum(vectors_of(replica).sum(0) for replica in on_ranks)  # as collectives would give it
     for replica in on_ranks:
-        update_running_statistics(replica, len(shards), lambda mine: total.clone())
+        update_running_statistics(replica, len(microbatches), lambda mine: total.clone())
 
-    means = torch.stack([shard.mean((0, 2, 3)) for shard in shards]).mean(0)
-    variances = torch.stack([shard.var((0, 2, 3), unbiased=True) for shard in shards]).mean(0)
+    means = torch.stack([microbatch.mean((0, 2, 3)) for microbatch in microbatches]).mean(0)
+    variances = torch.stack(
+        [microbatch.var((0, 2, 3), unbiased=True) for microbatch in microbatches]
+    ).mean(0)
     for replica in on_ranks:
         first, second = replica[0], replica[2]
         torch.testing.assert_close(first.running_mean, 0.1 * means)
@@ -210,23 +214,23 @@ def test_running_statistics_are_the_mean_over_shards_however_spread(split: tuple
 
 
 def vectors_of(replica: nn.Module) -> Tensor:
-    """What a rank has to give to the sum: a vector a shard."""
+    """What a rank has to give to the sum: one vector per microbatch."""
     given = []
     bystander = copy.deepcopy(replica)
     update_running_statistics(bystander, 1, lambda mine: given.append(mine) or mine.sum(0))
     return given[0]
 
 
-def test_evaluation_does_not_count_as_a_shard() -> None:
-    norm, shard = ShardBatchNorm2d(3), draw(2, 3, 4, 4)
-    norm.eval()(100 * shard)
-    norm.train()(shard)
+def test_evaluation_does_not_count_as_a_microbatch() -> None:
+    norm, microbatch = MicrobatchNorm2d(3), draw(2, 3, 4, 4)
+    norm.eval()(100 * microbatch)
+    norm.train()(microbatch)
     update_running_statistics(norm, 1, over_one_rank)
-    torch.testing.assert_close(norm.running_mean, 0.1 * shard.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_mean, 0.1 * microbatch.mean((0, 2, 3)))
 
 
 def test_a_checkpoint_holds_what_torchs_batch_norm_holds_but_for_its_count() -> None:
-    norm = ShardBatchNorm2d(3)
+    norm = MicrobatchNorm2d(3)
     norm(draw(2, 3, 4, 4))
     assert set(norm.state_dict()) == {*nn.BatchNorm2d(3).state_dict()} - {"num_batches_tracked"}
 
