@@ -19,7 +19,7 @@ from launch.profiles import Profile
 from launch.run_jobs import queued_jobs
 from train.config import PRESETS, TrainConfig
 from train.evaluation.config import EvaluateConfig
-from train.loop.batch import RanksError, accepted, settle, ways_out
+from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
 from train.runs.newest import CONFIG, read_config
 from train.runs.same_data import as_typed, changed_settings, in_lines
 
@@ -228,14 +228,14 @@ def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None
 
     settings = [f"{key}={value}" for key, value in request.settings.items()]
     try:
-        settle(load(settings), num_ranks, request.begun)
+        resolve_batch(load(settings), num_ranks, request.begun)
     except RanksError as error:
         counts = [num_ranks, *sorted(layouts.keys() - {num_ranks}, reverse=True)]
         commands = []
-        for number, given in accepted(settings, counts, load, request.begun):
+        for number, given in accepted_starts(settings, counts, load, request.begun):
             wanted = with_layout(argv, profile, *layouts[number])
             commands.append(shlex.join(["python", "launch/submit.py", *wanted, *given]))
-        raise UsageError(f"train: {error}; accepted are{ways_out(commands)}") from None
+        raise UsageError(f"train: {error}; accepted are{as_lines(commands)}") from None
 
 
 def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:

@@ -222,7 +222,7 @@ class TrainConfig:
 
     @property
     def batch(self) -> Batch:
-        """The numbers of a run that has begun, which has no auto any more (loop.batch.settle)."""
+        """The numbers of a begun run, which has no auto any more (loop.batch.resolve_batch)."""
         assert self.batch_size != AUTO
         assert self.microbatches != AUTO
         return Batch(self.batch_size, self.microbatches)

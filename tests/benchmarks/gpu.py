@@ -26,7 +26,7 @@ from tests.benchmarks.reproducible import Silent, prepare
 from tests.benchmarks.side_by_side import compare, interleaved
 from train.config import PRESETS, TrainConfig
 from train.crops.loader import load_microbatches
-from train.loop.batch import settle
+from train.loop.batch import resolve_batch
 from train.loop.determinism import be_deterministic
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
@@ -93,7 +93,7 @@ def trainer(folder: Path, name: str, settings: Sequence[str], ranks: Ranks) -> T
         TrainConfig, [*given, "log_every_steps=1000000"], preset_folder=PRESETS
     )
     dataset = read_dataset(Path(config.data))
-    config, _ = open_run(settle(config, ranks.world_size, None), dataset, ranks.device)
+    config, _ = open_run(resolve_batch(config, ranks.world_size, None), dataset, ranks.device)
     made = Trainer(config, dataset, ranks, StopRequest(), RunLock(run))
     made.monitor = Silent()  # type: ignore[assignment]
     made.microbatches = load_microbatches(made.crops, config, ranks, 0)

@@ -17,7 +17,7 @@ from launch.stages import Request, check, check_ranks, choose_stages, stage_argu
 from launch.submit import main as submit
 from tests.launch.fakes import answer
 from train.config import TrainConfig
-from train.loop.batch import settle
+from train.loop.batch import resolve_batch
 from train.runs.newest import CONFIG
 
 ALL = ["prepare", "train", "evaluate"]
@@ -245,7 +245,7 @@ class TestRanks:
             capsys.readouterr()
 
     def test_a_run_goes_on_on_as_many_ranks_as_it_has_parts(self, here: Path) -> None:
-        begun = settle(TrainConfig(), 4, None)
+        begun = resolve_batch(TrainConfig(), 4, None)
         (here / "run").mkdir()
         settings = {"batch_size": begun.batch.size, "microbatches": begun.batch.num_microbatches}
         (here / "run" / CONFIG).write_text(json.dumps({"data": "d", **settings}))

@@ -16,7 +16,7 @@ from train import __main__ as train_main
 from train.config import PRESETS, TrainConfig
 from train.evaluation.config import EvaluateConfig
 from train.exchange.config import ExportConfig
-from train.loop.batch import settle
+from train.loop.batch import resolve_batch
 from train.prediction.config import PredictConfig
 from train.runs.config import ShowConfig
 
@@ -209,7 +209,7 @@ def test_a_preset_loads_and_gives_way_to_what_is_typed(preset: str) -> None:
 def test_defaults_are_those_of_the_system_this_replaces() -> None:
     """Batch 8, 10 epochs, BCE alone, Adam's usual rate, the 31 million parameter U-Net."""
     config = command_line.load(TrainConfig, ["data=a", "run=b"])
-    assert (settle(config, 1, None).batch, config.epochs, config.lr) == ((8, 1), 10, 1e-3)
+    assert (resolve_batch(config, 1, None).batch, config.epochs, config.lr) == ((8, 1), 10, 1e-3)
     assert (config.loss.dice_weight, config.loss.positive_weight) == (0, 1)
     assert (config.model.width, config.model.depth) == (64, 4)
 

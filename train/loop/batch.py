@@ -1,7 +1,7 @@
-"""How a step's crops are divided: over how many ranks, in how many microbatches, at which rate.
+"""Choose a run's batch: how many crops a step takes, and in how many microbatches.
 
-`batch_size`, `microbatches` and `batch_per_rank` are settled when a run first starts, from the
-number of its ranks, and kept in the run from then on: on fewer ranks it computes the same.
+`batch_size`, `microbatches` and `batch_per_rank` are chosen when a run starts for the first time,
+for the number of its ranks. The run keeps them: on fewer ranks it computes the same.
 """
 
 import dataclasses
@@ -14,21 +14,23 @@ BATCH_KEYS = ("batch_size", "microbatches", "batch_per_rank")
 
 
 class RanksError(UsageError):
-    """A number of ranks that cannot share a run's batch."""
+    """A number of ranks that cannot compute a run's batch."""
 
 
-def settle(config: TrainConfig, num_ranks: int, begun: TrainConfig | None) -> TrainConfig:
-    """Return the configuration with numbers for auto: those of a run that has `begun`, or else what
-    suits the ranks. Raises RanksError where the ranks cannot share the batch."""
-    settled = as_begun(config, begun) if begun else for_ranks(config, num_ranks)
-    if problem := why_not(settled, num_ranks):
+def resolve_batch(config: TrainConfig, num_ranks: int, begun: TrainConfig | None) -> TrainConfig:
+    """Replace auto in the batch's settings: by those of a `begun` run, else to suit the ranks.
+
+    Raises RanksError if the ranks cannot compute the batch.
+    """
+    resolved = with_batch_of(config, begun) if begun else with_new_batch(config, num_ranks)
+    if problem := ranks_problem(resolved, num_ranks):
         since = f", as the run began (run={config.run})" if begun else ""
         raise RanksError(f"{problem}{since}")
-    return settled
+    return resolved
 
 
-def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
-    """Return the configuration with a begun run's numbers for auto."""
+def with_batch_of(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
+    """Replace auto by the numbers of a begun run."""
     is_open = {
         "batch_size": config.batch_size == AUTO,
         "microbatches": config.microbatches == AUTO,
@@ -38,31 +40,23 @@ def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **numbers)
 
 
-def for_ranks(config: TrainConfig, num_ranks: int) -> TrainConfig:
-    """Return the configuration of a run that starts on so many ranks.
+def with_new_batch(config: TrainConfig, num_ranks: int) -> TrainConfig:
+    """Replace auto for a new run on `num_ranks` ranks.
 
-    microbatches=auto: one a rank. batch_size=auto: batch_per_rank crops a rank, or the least
-    multiple of the microbatches that is 8 or more.
+    microbatches=auto: one per rank. batch_size=auto: batch_per_rank crops per rank, or the smallest
+    multiple of the microbatches that is at least 8.
     """
     microbatches = num_ranks if config.microbatches == AUTO else config.microbatches
-    batch_size = config.batch_size
-    per_rank = config.batch_per_rank
-    # both stand in the configuration of a run that has begun, which a new one may take over
-    if (
-        batch_size != AUTO
-        and per_rank
-        and batch_size
-        not in (
-            per_rank * num_ranks,
-            per_rank * microbatches,
-        )
-    ):
+    batch_size, per_rank = config.batch_size, config.batch_per_rank
+    # config.yaml of a run has numbers for both, and may be the config= of another run
+    fitting = per_rank * num_ranks, per_rank * microbatches
+    if batch_size != AUTO and per_rank and batch_size not in fitting:
         raise UsageError(
             f"batch_size={batch_size} and batch_per_rank={per_rank} are not the same on {num_ranks}"
             " ranks; give one of the two"
         )
-    if batch_size == AUTO and config.batch_per_rank:
-        batch_size = config.batch_per_rank * num_ranks
+    if batch_size == AUTO and per_rank:
+        batch_size = per_rank * num_ranks
     elif batch_size == AUTO:
         batch_size = -(-REFERENCE_BATCH // microbatches) * microbatches
     if batch_size % microbatches:
@@ -73,8 +67,8 @@ def for_ranks(config: TrainConfig, num_ranks: int) -> TrainConfig:
     return dataclasses.replace(config, batch_size=batch_size, microbatches=microbatches)
 
 
-def why_not(config: TrainConfig, num_ranks: int) -> str:
-    """Why so many ranks cannot share the microbatches; '' where they can."""
+def ranks_problem(config: TrainConfig, num_ranks: int) -> str:
+    """Say why `num_ranks` ranks cannot compute the microbatches; '' if they can."""
     num = config.batch.num_microbatches
     if num_ranks > num:
         return f"{num_ranks} ranks, but microbatches={num}: a rank would have nothing to do"
@@ -88,44 +82,45 @@ def why_not(config: TrainConfig, num_ranks: int) -> str:
 
 
 def are_subtrees(num_microbatches: int, num_ranks: int) -> bool:
-    """Whether each rank's microbatches are a whole subtree of train.ranks.gradients' tree: on every
-    rank as many, and a power of two of them."""
+    """Whether each rank's microbatches are a whole subtree of the tree in train.ranks.gradients:
+    the same number on every rank, and a power of two."""
     each, rest = divmod(num_microbatches, num_ranks)
     return num_ranks == 1 or (rest == 0 and each & (each - 1) == 0)
 
 
-Accepted = tuple[int, list[str]]
+Start = tuple[int, list[str]]
 """A number of ranks, and key=value settings."""
 
 
-def accepted(
+def accepted_starts(
     settings: Sequence[str],
     rank_counts: Sequence[int],
     load: Callable[[Sequence[str]], TrainConfig],
     begun: TrainConfig | None,
-) -> list[Accepted]:
-    """Return what is accepted in place of refused `settings`: other settings for the wanted number
-    of ranks, the first of `rank_counts`, and the same settings for the first other number.
+) -> list[Start]:
+    """Find what would be accepted in place of refused settings.
 
-    A run that has begun takes no other settings.
+    The wanted number of ranks is the first of `rank_counts`. Returns fewer settings for that number
+    (not for a begun run, which keeps its settings), and the same settings for the first other
+    number; each only if there is one.
     """
 
-    def is_accepted(way: Accepted) -> bool:
+    def is_accepted(start: Start) -> bool:
         try:
-            settle(load(way[1]), way[0], begun)
+            resolve_batch(load(start[1]), start[0], begun)
         except UsageError:
             return False
         return True
 
-    wanted, *fewer = rank_counts
-    others = () if begun else relaxed(settings)
-    same = next(filter(is_accepted, ((wanted, given) for given in others)), None)
-    less = next(filter(is_accepted, ((number, list(settings)) for number in fewer)), None)
-    return [way for way in (same, less) if way]
+    wanted, *others = rank_counts
+    shorter = () if begun else without_batch_keys(settings)
+    same_ranks = next(filter(is_accepted, ((wanted, given) for given in shorter)), None)
+    other_ranks = next(filter(is_accepted, ((number, list(settings)) for number in others)), None)
+    return [start for start in (same_ranks, other_ranks) if start]
 
 
-def relaxed(settings: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the settings without one of the batch's keys, and without all of them."""
+def without_batch_keys(settings: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the settings without batch_size, without microbatches, and without all BATCH_KEYS."""
     key_of = {
         setting: setting.partition("=")[0].removeprefix("--").removeprefix("train.")
         for setting in settings
@@ -139,6 +134,6 @@ def relaxed(settings: Sequence[str]) -> Iterator[list[str]]:
     yield without(*BATCH_KEYS)
 
 
-def ways_out(commands: Sequence[str]) -> str:
-    """The commands that are accepted, as the end of an error."""
+def as_lines(commands: Sequence[str]) -> str:
+    """Write commands as lines at the end of an error."""
     return "".join(f"\n  {command}" for command in commands)

@@ -1,4 +1,4 @@
-"""A step of the optimizer over the global batch, as one rank takes part in it."""
+"""One step of the optimizer over the batch of all ranks, on this rank."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +22,7 @@ from train.ranks.gradients import TreeGradients, sum_over_microbatches
 
 
 class BatchStep:
-    """Gradients of this rank's microbatches, their sum over all ranks, an update."""
+    """Computes gradients of this rank's microbatches, sums them over ranks, updates the weights."""
 
     def __init__(
         self,
@@ -46,12 +46,13 @@ class BatchStep:
     def compute_gradients(
         self, next_microbatch: Callable[[], Microbatch], interval: Interval
     ) -> None:
-        """Leave the global batch's mean gradient in the parameters. Collective."""
+        """Compute the mean gradient of the batch of all ranks, in each parameter's .grad.
+        Collective."""
         self.state.model.train()
         step = self.state.progress.step
         for microbatch in self.mine:
             image_BHWC, mask_BHW = next_microbatch()
-            # Whatever a layer draws (dropout) depends on the microbatch, not on the rank
+            # random numbers of a layer (dropout) depend on the microbatch, not on the rank
             seed = seeds.derive_seed(self.config.seed, "layers", step, microbatch)
             self.generator.manual_seed(seed)
             is_last = microbatch == self.mine[-1]
@@ -61,14 +62,14 @@ class BatchStep:
                 self.gradients.microbatch_done()
 
     def without_sync(self) -> AbstractContextManager[Any]:
-        """Return the context in which gradients only add up on this rank."""
+        """Return a context in which gradients are added up on this rank only."""
         parallel = self.parallel
         return (
             parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
         )
 
     def forward_backward(self, image_BHWC: Tensor, mask_BHW: Tensor, interval: Interval) -> None:
-        """Add what one microbatch contributes to the global batch's mean gradient."""
+        """Add one microbatch's gradient, weighted for the mean over the batch."""
         target_BCHW = mask_to_target(mask_BHW, self.label_values)
         with self.precision.autocast():
             logits_BCHW = self.parallel(self.precision.image_to_input(image_BHWC))
@@ -95,19 +96,21 @@ class BatchStep:
 
 
 def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """Wrap the model in DDP where there are several ranks."""
+    """Wrap the model in DDP if there are several ranks."""
     if ranks.world_size == 1:
         return model
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    # Buffers are the same on every rank as they are (model.layers). Set here, for torch 2.13 has
-    # renamed the argument.
+    # Buffers are the same on every rank already (model.layers). Set as an attribute, because torch
+    # 2.13 has renamed the argument.
     parallel.broadcast_buffers = False
     return parallel
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """Return what a layer draws from. torch.manual_seed() seeds those of all kinds of devices, and
-    notes for each that is not there where it was called, which takes longer than some layers."""
+    """Return the generator that layers use on a device.
+
+    Seeding it takes less time than torch.manual_seed(), which seeds those of all kinds of devices.
+    """
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index]
     return torch.default_generator

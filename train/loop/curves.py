@@ -1,4 +1,4 @@
-"""Points of the training curves: sums over an interval of steps, over all ranks."""
+"""Compute points of the training curves: each is over an interval of steps and over all ranks."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,34 +15,34 @@ from train.runs.monitor import TRAINING_LOSS
 
 @dataclass
 class Interval:
-    """Sums since the last point of the training curves, on this rank."""
+    """What this rank has counted since the last point of the training curves."""
 
     counts: Tensor
-    """int64 counts (C, 4) on the device."""
+    """(C, 4) int64 on the device, see train.metrics.scores."""
     losses: list[Tensor] = field(default_factory=list)
     """The loss of each microbatch, scalars on the device."""
     steps: int = 0
     waited_s: float = 0.0
-    """Time that this process spent on getting its microbatches onto the device."""
+    """Seconds that this process waited for microbatches."""
     start_s: float = field(default_factory=time.monotonic)
 
     @classmethod
     def empty(cls, num_classes: int, device: torch.device) -> "Interval":
-        """Return an interval that begins now."""
+        """Return an interval that starts now."""
         return cls(torch.zeros((num_classes, 4), dtype=torch.int64, device=device))
 
     def add(self, loss: Tensor, logits_BCHW: Tensor, target_BCHW: Tensor) -> None:
-        """Add a microbatch."""
+        """Count a microbatch: its loss (scalar), logits and target."""
         self.losses.append(loss)
         self.counts += count_pixels(logits_BCHW > 0, target_BCHW > 0.5)
 
     def is_finite(self, ranks: Ranks) -> bool:
-        """Whether every loss on every rank is a number. Collective."""
+        """Whether every loss on every rank is finite. Collective."""
         is_bad = bool(self.losses) and not bool(torch.stack(self.losses).isfinite().all())
         return not any(ranks.max([is_bad]))
 
     def curves(self, config: TrainConfig, ranks: Ranks) -> dict[str, Score]:
-        """Return the interval's point of each curve, over all ranks. Collective."""
+        """Compute the interval's point of each curve, over all ranks. Collective."""
         ranks.sum(self.counts)
         per_step = torch.stack(self.losses).view(self.steps, -1).T  # (microbatch, step)
         loss = float(sum_over_microbatches(per_step, ranks).mean()) / config.batch.num_microbatches
@@ -56,10 +56,9 @@ class Interval:
         }
 
     def wait_fraction(self, seconds: float, ranks: Ranks) -> float:
-        """Return the fraction of the interval for which the rank with the slowest loader waited for
-        data, 0 to 1: the others wait for that rank. Collective.
+        """Return the fraction of the interval, 0 to 1, that was spent on waiting for data.
 
-        On a GPU it is an upper bound: this is the host's time, and the host waits ahead of the GPU,
-        which meanwhile works off what is queued.
+        It is that of the rank with the slowest loader, since the others wait for that rank. On a
+        GPU it is an upper bound: the process may wait while the GPU still computes. Collective.
         """
         return max(ranks.gather(self.waited_s / seconds))

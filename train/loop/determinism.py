@@ -1,14 +1,14 @@
-"""What "the same bits" rests on, in one place.
+"""Compute the same bits again. This is what that takes:
 
-1. Every random draw is made from a seed over what it is for (`common/seeds.py`): sample, step,
+1. Every random number comes from a seed for its purpose (`common/seeds.py`): sample, step,
    microbatch.
-2. The batch is cut into `microbatches` parts, fixed by the configuration; each is computed by
-   itself, batch normalisation included, and sums over them follow one tree
+2. The batch is cut into microbatches, whose number is fixed in the configuration. Each is computed
+   by itself, batch normalisation included. Sums over them follow one tree
    (`train/ranks/gradients.py`).
 3. The arithmetic of one microbatch is the same everywhere: the same kind of hardware, the same
-   release of torch, the same number of threads a rank (`threads`), the precision and layout that
-   the run began with (`train/runs/run_folder.py` keeps what `auto` came to), and kernels that add
-   in a fixed order. Where a GPU has no such kernel, it is named as the run starts.
+   release of torch, the same number of threads per rank (`threads`), the precision and layout that
+   the run began with (`train/runs/open_run.py` keeps the choices of `auto`), and kernels that add
+   in a fixed order. If a GPU has no such kernel, the run says so when it starts.
 """
 
 import copy
@@ -29,25 +29,25 @@ TRIAL_PX = 64
 
 
 def be_deterministic(config: TrainConfig) -> None:
-    """Kernels that add in a fixed order, where there are such; torch warns where there are not."""
+    """Make torch use kernels that add in a fixed order; it warns if there is none."""
     torch.set_num_threads(config.threads)
     if config.reproducible != "off":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # torch would fill all new memory, to catch reads of it; we read none, and it costs percents
+        # torch would fill all new memory, to show reads of it; that costs some percent of the time
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
 
 
 def doubtful_kernels(model: nn.Module, config: TrainConfig, precision: Precision) -> list[str]:
-    """The kernels of a training step on a GPU that add in no fixed order; one small trial step."""
+    """Name the kernels of a training step on a GPU that add in no fixed order, by a trial step."""
     if config.reproducible == "off" or precision.device.type != "cuda":
         return []
     return nondeterministic_kernels(lambda: trial_step(copy.deepcopy(model), config, precision))
 
 
 def trial_step(model: nn.Module, config: TrainConfig, precision: Precision) -> None:
-    """Forward, loss and backward of one crop."""
+    """Compute forward pass, loss and backward pass of one crop."""
     shape = (1, TRIAL_PX, TRIAL_PX, 3)
     image_BHWC = torch.zeros(shape, dtype=torch.uint8, device=precision.device)
     with precision.autocast():
@@ -57,7 +57,7 @@ def trial_step(model: nn.Module, config: TrainConfig, precision: Precision) -> N
 
 
 def nondeterministic_kernels(step: Callable[[], object]) -> list[str]:
-    """The kernels that torch warns of while `step` runs, each once, by torch's names."""
+    """Return torch's names of the kernels that it warns of while `step` runs."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         step()

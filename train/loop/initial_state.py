@@ -1,4 +1,4 @@
-"""The state of a run at step 0."""
+"""Build the state of a run at step 0."""
 
 import torch
 
@@ -11,7 +11,7 @@ from train.loop.optimizer import build_optimizer
 
 
 def build_state(config: TrainConfig, num_classes: int, precision: Precision) -> State:
-    """Return the state of a run at step 0, its weights drawn from the seed."""
+    """Build the state of a run at step 0; the seed gives the weights."""
     torch.manual_seed(seeds.derive_seed(config.seed, "weights"))
     model = build_model(config.model, num_classes).to(precision.device)
     model.to(memory_format=precision.memory_format)

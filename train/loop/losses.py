@@ -1,4 +1,4 @@
-"""Losses of logits against masks."""
+"""Compute losses of logits against masks."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ from train.config import LossConfig
 
 
 def segmentation_loss(logits_BCHW: Tensor, target_BCHW: Tensor, config: LossConfig) -> Tensor:
-    """Mean binary cross-entropy with logits, plus the soft Dice loss with its weight; a scalar."""
-    logits_BCHW = logits_BCHW.float()  # also under autocast: sums over a crop overflow fp16
-    # filled on the device: copied there, a number keeps the process waiting for a GPU's whole queue
+    """Compute the mean binary cross-entropy, plus the weighted soft Dice loss; a scalar."""
+    logits_BCHW = logits_BCHW.float()  # under autocast too: sums over a crop overflow fp16
+    # filled on the device: to copy a number, the process would wait for the GPU's whole queue
     weight = torch.full((), config.positive_weight, device=logits_BCHW.device)
     loss = F.binary_cross_entropy_with_logits(logits_BCHW, target_BCHW, pos_weight=weight)
     if config.dice_weight:
@@ -19,10 +19,10 @@ def segmentation_loss(logits_BCHW: Tensor, target_BCHW: Tensor, config: LossConf
 
 
 def soft_dice_loss(logits_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-    """1 - (2 |pt| + 1) / (|p| + |t| + 1) over all pixels of a class, mean over classes.
+    """Compute 1 - (2 |pt| + 1) / (|p| + |t| + 1) over all pixels of a class, mean over classes.
 
-    Milletari et al. 2016, doi:10.1109/3DV.2016.79, without the squares; the 1 keeps a batch
-    without annotation at a loss of nearly 0 when nothing is predicted.
+    Milletari et al. 2016, doi:10.1109/3DV.2016.79, without the squares. The 1 gives a batch without
+    annotation a loss of nearly 0 if nothing is predicted.
     """
     probability = torch.sigmoid(logits_BCHW)
     axes = (0, 2, 3)

@@ -1,4 +1,4 @@
-"""What a run says of itself, in lines."""
+"""Write what a run prints about itself."""
 
 from torch import nn
 
@@ -9,11 +9,11 @@ from train.config import REFERENCE_BATCH, TrainConfig
 from train.metrics.scores import EMPTY
 from train.ranks.distributed import Ranks
 
-LARGE_FOR_A_CPU = 10_000_000  # parameters, above which a step takes it many seconds
+LARGE_FOR_A_CPU = 10_000_000  # parameters; with more, a step takes a CPU many seconds
 
 
 def about_batch(config: TrainConfig, num_ranks: int) -> str:
-    """Say how the crops of a step are computed, and what would give every rank more to do."""
+    """Say how a step's crops are computed, and which settings would give each rank more of them."""
     batch = config.batch
     about = (
         f"{counted(batch.size, 'crop')} a step in"
@@ -29,7 +29,7 @@ def about_batch(config: TrainConfig, num_ranks: int) -> str:
 
 
 def advice_on_size(model: nn.Module, ranks: Ranks) -> str:
-    """Say that a network is one for GPUs: a forgotten preset looks like a hang. '' for others."""
+    """Say that a network is too large for a CPU, which looks like a hang; '' if it is not."""
     num = sum(parameter.numel() for parameter in model.parameters())
     if ranks.device.type != "cpu" or num < LARGE_FOR_A_CPU:
         return ""
@@ -40,7 +40,7 @@ def advice_on_size(model: nn.Module, ranks: Ranks) -> str:
 
 
 def advice_on_waiting(fraction: float, config: TrainConfig, pixels: TrainingPixels) -> str:
-    """Say what to change where training waits for data for this fraction of its time."""
+    """Say what to change if training waits for data for this fraction of its time."""
     advice = [f"loader_workers={config.loader_workers + 1}"]
     if pixels.packed is None:
         advice.insert(0, pixels.advice_on_pack())
@@ -48,7 +48,7 @@ def advice_on_waiting(fraction: float, config: TrainConfig, pixels: TrainingPixe
 
 
 def summary(progress: Progress) -> str:
-    """Say how far a run is and how good, in a line."""
+    """Say in a line how far a run is, and how good."""
     done = f"{counted(progress.epochs, 'epoch')}, {counted(progress.step, 'step')}"
     if not progress.metrics:
         return done
@@ -57,7 +57,7 @@ def summary(progress: Progress) -> str:
     return f"{done}, best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
 
 
-def doubt(kernels: list[str], config: TrainConfig) -> str:
+def about_kernels(kernels: list[str], config: TrainConfig) -> str:
     """Say that these kernels of a GPU add in no fixed order."""
     return (
         f"no deterministic kernel here for {', '.join(kernels)}: the bits may differ from one start"
@@ -66,7 +66,7 @@ def doubt(kernels: list[str], config: TrainConfig) -> str:
 
 
 def not_finite(step: int, lr: float) -> UserError:
-    """Return the error of a loss that is no number."""
+    """Return the error for a loss that is not finite."""
     return UserError(
         f"the loss is not finite, at step {step} or shortly before: lower lr={lr}, or set amp=off;"
         " the last checkpoint is from before"

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate. To add another optimizer, change this file and its keys.
+"""Build the optimizer, and compute its learning rate. To add an optimizer, change this file.
 
 The learning rate is a pure function of the step: nothing to save, nothing to restore.
 """
@@ -12,7 +12,7 @@ from train.config import AUTO, REFERENCE_BATCH, TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return Adam, with a state for every parameter from the start, as checkpoints hold it."""
+    """Build Adam, with the state for every parameter that checkpoints hold, before any step."""
     optimizer = torch.optim.Adam(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
     )
@@ -22,7 +22,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def state_before_the_first_step(parameter: Tensor) -> dict[str, Tensor]:
-    """Return Adam's state of a parameter as torch makes it in the first step."""
+    """Return Adam's state for a parameter, as torch makes it in the first step."""
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
         "exp_avg": torch.zeros_like(parameter),
@@ -31,7 +31,7 @@ def state_before_the_first_step(parameter: Tensor) -> dict[str, Tensor]:
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """The learning rate of a step (0 is the first), after scaling, warm-up and schedule."""
+    """Compute the learning rate of a step (from 0), after scaling, warm-up and schedule."""
     rate, warmup_steps = scaled_rate(config), num_warmup_steps(total_steps, config)
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     if config.schedule == "constant":
@@ -41,13 +41,13 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
 
 
 def scaled_rate(config: TrainConfig) -> float:
-    """The learning rate for the run's batch."""
+    """Compute the learning rate for the run's batch."""
     exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.lr_scale]
     return config.lr * (config.batch.size / REFERENCE_BATCH) ** exponent if exponent else config.lr
 
 
 def num_warmup_steps(total_steps: int, config: TrainConfig) -> int:
-    """The steps of the warm-up; with auto those of the first epoch where the rate is scaled."""
+    """Return the steps of the warm-up. auto: those of the first epoch if the rate is scaled."""
     if config.warmup_steps != AUTO:
         return config.warmup_steps
     return 0 if config.lr_scale == "none" else total_steps // config.epochs

@@ -1,4 +1,4 @@
-"""A rank's training from its start to its end: the data set, the run folder, the trainer."""
+"""Train on one rank from start to end: data set, run folder, trainer."""
 
 import shlex
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import PRESETS, TrainConfig
 from train.loop import messages
-from train.loop.batch import RanksError, accepted, settle, ways_out
+from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
 from train.loop.trainer import Trainer, check_size
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock, locked
@@ -21,17 +21,17 @@ from train.runs.open_run import io_errors_explained, open_run
 
 
 def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None) -> int:
-    """Train on this rank, or go on training; returns the exit code. Collective.
+    """Start or resume training on this rank; returns the exit code. Collective.
 
-    `settings` are those that the configuration is made of. Without a `stop` it watches for signals
-    itself.
+    `settings`: the arguments that gave `config`. `stop`: who watches for signals; None to watch
+    here. Raises UserError if training cannot start or go on.
     """
     watched = nullcontext(stop) if stop else StopRequest()
     with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
         dataset = read_dataset(Path(config.data))
         if config.run and Path(config.run).is_file():
             raise UsageError(f"run={config.run}: is a file; name a folder")
-        config = settle_batch(config, settings, ranks)
+        config = batch_for_ranks(config, settings, ranks)
         check_size(config, dataset)
         if not config.run:
             config = replace(config, run=str(ranks.first_does(new_run)))
@@ -40,30 +40,32 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
             return train(config, dataset, ranks, stop, lock)
 
 
-def settle_batch(config: TrainConfig, settings: Sequence[str], ranks: Ranks) -> TrainConfig:
-    """Return the configuration with the run's batch. Raises UsageError, with commands that are
-    accepted, where these ranks cannot share it. Collective."""
-    begun = ranks.first_does(lambda: begun_as(config.run))
+def batch_for_ranks(config: TrainConfig, settings: Sequence[str], ranks: Ranks) -> TrainConfig:
+    """Replace auto in the batch's settings. Collective.
+
+    Raises UsageError, with commands that would be accepted, if these ranks cannot compute it.
+    """
+    begun = ranks.first_does(lambda: begun_config(config.run))
     try:
-        return settle(config, ranks.world_size, begun)
+        return resolve_batch(config, ranks.world_size, begun)
     except RanksError as error:
 
         def load(given: Sequence[str]) -> TrainConfig:
             return command_line.load(TrainConfig, given, preset_folder=PRESETS)
 
-        ways = accepted(settings, range(ranks.world_size, 0, -1), load, begun)
-        commands = [command_on(num_ranks, given) for num_ranks, given in ways]
-        raise UsageError(f"{error}{ways_out(commands)}") from None
+        starts = accepted_starts(settings, range(ranks.world_size, 0, -1), load, begun)
+        commands = [train_command(num_ranks, given) for num_ranks, given in starts]
+        raise UsageError(f"{error}{as_lines(commands)}") from None
 
 
-def begun_as(run: str) -> TrainConfig | None:
-    """Return the configuration of a run that is there; None where there is none."""
-    is_there = run and (Path(run) / CONFIG).is_file()
-    return read_config(Path(run)) if is_there else None
+def begun_config(run: str) -> TrainConfig | None:
+    """Return the configuration of a run that was begun; None for a new run."""
+    is_begun = run and (Path(run) / CONFIG).is_file()
+    return read_config(Path(run)) if is_begun else None
 
 
-def command_on(num_ranks: int, settings: Sequence[str]) -> str:
-    """The command that trains on so many ranks of a machine."""
+def train_command(num_ranks: int, settings: Sequence[str]) -> str:
+    """Write the command that trains on `num_ranks` ranks of one machine."""
     launcher = f"torchrun --nproc-per-node {num_ranks}" if num_ranks > 1 else "python"
     return f"{launcher} -m train {shlex.join(settings)}".rstrip()
 
@@ -71,8 +73,8 @@ def command_on(num_ranks: int, settings: Sequence[str]) -> str:
 def train(
     config: TrainConfig, dataset: Dataset, ranks: Ranks, stop: StopRequest, lock: RunLock
 ) -> int:
-    """Train, or go on training, to the last epoch. Collective."""
-    # one rank looks at the folder, and all go on, or none does
+    """Open the run's folder, and train to the last epoch; returns the exit code. Collective."""
+    # rank 0 alone decides whether the run may go on
     given = config
     config, changes = ranks.first_does(lambda: open_run(given, dataset, ranks.device))
     trainer = Trainer(config, dataset, ranks, stop, lock, changes)

@@ -31,11 +31,11 @@ from train.runs.monitor import Done, Monitor
 from train.runs.open_run import config_sha256
 from train.runs.run_folder import CHECKPOINTS
 
-MUCH_WAITING = 0.1  # fraction of an interval's time, above which it is said what to do
+MUCH_WAITING = 0.1  # fraction of an interval's time above which the user gets advice
 
 
 class Trainer:
-    """One rank of a run. Collective methods must be called by all ranks."""
+    """Trains on one rank. All ranks must call collective methods."""
 
     def __init__(
         self,
@@ -60,19 +60,19 @@ class Trainer:
         self.state = build_state(config, len(self.label_values), precision)
         self.notes = [*changes, *self.state.restore(self.run / CHECKPOINTS, ranks)]
         if doubtful := doubtful_kernels(self.state.model, config, precision):
-            self.notes.append(messages.doubt(doubtful, config))
+            self.notes.append(messages.about_kernels(doubtful, config))
         self.saver = self.new_saver()
         self.batch_step = BatchStep(self.state, config, precision, self.label_values, ranks)
         self.interval = self.new_interval()
         self.num_points = 0
-        """Points of the training curves since the start."""
+        """Number of points of the training curves since the start."""
         self.last_save_s = time.monotonic()
         progress = self.state.progress
         self.saved_at = (progress.step, progress.epochs) if progress.step else None
-        """(step, epochs done) of the newest checkpoint."""
+        """(step, epochs done) of the newest checkpoint; None before the first one."""
 
     def new_saver(self) -> Saver:
-        """Return what saves the state, in a thread or here. Collective."""
+        """Return the saver, which works in a thread or in this one. Collective."""
         config, in_background = self.config, self.config.checkpoint == "async"
         return Saver(
             self.state,
@@ -93,7 +93,7 @@ class Trainer:
 
     @property
     def is_epoch_over(self) -> bool:
-        """Whether the epoch's steps are done and its validation is to come."""
+        """Whether the epoch's steps are done; its validation comes next."""
         progress = self.state.progress
         return progress.step >= (progress.epochs + 1) * self.steps_per_epoch
 
@@ -117,7 +117,7 @@ class Trainer:
             self.monitor.close()
 
     def beginning(self) -> str:
-        """Say what is about to be done, and where."""
+        """Say what this start is about to do, and on which ranks."""
         validated = len(self.validation.fields)
         return (
             f"run={self.run}: step {self.state.progress.step} of {self.total_steps},"
@@ -151,9 +151,9 @@ class Trainer:
         return 0
 
     def save_is_due(self) -> bool:
-        """Whether rank 0's clock says that it is time for a checkpoint within the epoch.
+        """Whether it is time for a checkpoint within the epoch, by rank 0's clock.
 
-        Not at an epoch's last step: its validation follows and saves.
+        Not at an epoch's last step: the validation after it saves.
         """
         waited = time.monotonic() - self.last_save_s
         at_end = self.state.progress.step % self.steps_per_epoch == 0
@@ -161,9 +161,9 @@ class Trainer:
         return self.ranks.is_first and is_due
 
     def save(self) -> None:
-        """Save this step, where it is not saved already. Collective.
+        """Save this step, unless it is saved already. Collective.
 
-        Raises DatasetError, and saves nothing, where the data were prepared anew meanwhile.
+        Raises DatasetError, and saves nothing, if the data set was prepared again meanwhile.
         """
         self.check_loss()
         progress = self.state.progress
@@ -175,7 +175,8 @@ class Trainer:
         self.last_save_s = time.monotonic()
 
     def stop_early(self, signum: int) -> int:
-        """Save at this very step and leave; the same command goes on from here."""
+        """Save this step, and return the exit code; the same command goes on from here.
+        Collective."""
         self.stop.adopt(signum)
         self.save()
         self.saver.wait()
@@ -189,7 +190,7 @@ class Trainer:
     # A step
 
     def train_step(self) -> None:
-        """Take one optimizer step over the global batch. Collective."""
+        """Make one step of the optimizer over the batch of all ranks. Collective."""
         progress = self.state.progress
         self.batch_step.compute_gradients(self.next_microbatch, self.interval)
         self.saver.wait_for_copy()
@@ -200,52 +201,55 @@ class Trainer:
             self.log_curves()
 
     def next_microbatch(self) -> Microbatch:
-        """Return the next microbatch on the device, and note the time that took."""
+        """Return the next microbatch on the device, and count the time of waiting for it."""
         start = time.monotonic()
         microbatch = next(self.microbatches)
         self.interval.waited_s += time.monotonic() - start
         return microbatch
 
     def new_interval(self) -> Interval:
-        """Return an interval that begins now."""
+        """Return an interval that starts now."""
         return Interval.empty(len(self.label_values), self.ranks.device)
 
     def log_curves(self) -> None:
-        """Log the interval's point of each curve, and begin another interval. Collective."""
+        """Log the interval's point of each curve, and start another interval. Collective."""
         self.check_loss()
         values = self.interval.curves(self.config, self.ranks)
         values["train/lr"] = self.state.optimizer.param_groups[0]["lr"]
         values["speed/save_stalled_s"] = self.saver.stalled_s
         self.num_points += 1
         waited = values["speed/data_wait_share"] or 0.0
-        # once a start, and not at its first point, which waits for workers to start
+        # once per start, and not at the first point, for which workers had to start
         if self.num_points == 2 and waited > MUCH_WAITING:
             self.monitor.say(messages.advice_on_waiting(waited, self.config, self.crops.pixels))
         self.monitor.curves(self.state.progress.step, self.state.progress.epochs, values)
         self.interval = self.new_interval()
 
     def check_loss(self) -> None:
-        """Stop the run, before anything is saved, where a loss is no number. Collective."""
+        """Raise UserError if a loss is not finite: such a state is never saved. Collective."""
         if not self.interval.is_finite(self.ranks):
             raise messages.not_finite(self.state.progress.step, self.config.lr)
 
     # The end of an epoch
 
     def end_epoch(self) -> None:
-        """Validate, note the best, save. Collective. Asked to stop, it leaves validation undone."""
+        """Validate, note the best step, and save. Collective.
+
+        If a stop comes during validation, nothing is noted or saved here.
+        """
         self.check_loss()
         if not self.validate():
             return
         progress = self.state.progress
         dice = progress.metrics.get("val/dice")
-        if dice is None:  # no validation split, or nothing annotated in it: the newest is the best
+        if dice is None:  # no validation split, or no annotation in it: the newest is the best
             progress.best_step = progress.step
         elif dice > progress.best_dice:
             progress.best_dice, progress.best_step = dice, progress.step
         self.save()
 
     def validate(self) -> bool:
-        """Validate, and count the epoch; False where a stop came first. Collective."""
+        """Validate, and count the epoch; False if a stop came before the end. Collective."""
         start_s, progress = time.monotonic(), self.state.progress
         found = self.validation.validate(self.state.model, self.stop)
         if found is None:
@@ -258,13 +262,13 @@ class Trainer:
             if loss is None or not math.isfinite(loss):
                 raise messages.not_finite(progress.step, self.config.lr)
             self.monitor.validation(progress.step, progress.epochs, found.metrics)
-        # validation is not part of the training speed
+        # the time of validation does not count for the training speed
         self.interval.start_s += time.monotonic() - start_s
         return True
 
 
 def check_size(config: TrainConfig, dataset: Dataset) -> None:
-    """Refuse a batch that leaves an epoch without a step, before a run folder is made."""
+    """Raise UsageError if an epoch has fewer crops than a batch, before a run's folder is made."""
     num_crops = len(dataset.split("train")) * config.crop.per_sample
     if num_crops < config.batch.size:
         raise UsageError(

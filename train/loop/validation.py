@@ -1,4 +1,4 @@
-"""Validation at an epoch's end: whole fields of the validation split, over all ranks."""
+"""Validate at an epoch's end, on whole fields of the validation split, with all ranks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,16 +36,16 @@ PANEL_HEIGHT_PX = 256
 
 @dataclass
 class Validated:
-    """What validation found."""
+    """The results of a validation."""
 
     metrics: dict[str, Score]
-    """Empty where there is no field to validate on."""
+    """Empty if the split has no fields."""
     panels: list[tuple[str, Any]]
     """Names and pictures for TensorBoard."""
 
 
 class Validation:
-    """The fields of the validation split, and how they are measured."""
+    """Measures models on the fields of the validation split."""
 
     def __init__(
         self, dataset: Dataset, config: TrainConfig, precision: Precision, ranks: Ranks
@@ -58,7 +58,7 @@ class Validation:
         self.criteria = Criteria(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, radius_px, radius_px)
 
     def validate(self, model: nn.Module, stop: StopRequest) -> Validated | None:
-        """Measure the model on every field; None where a stop came first. Collective."""
+        """Measure the model on every field; None if a stop comes before the end. Collective."""
         results, pictures = [], []
         for prediction in predict_fields(
             model,
@@ -76,21 +76,21 @@ class Validation:
         if len(results) < len(self.fields):
             return None
         panels = [panel for of_rank in self.ranks.gather(pictures) for panel in of_rank]
-        return Validated(summarise(results) if results else {}, panels)
+        return Validated(validation_metrics(results) if results else {}, panels)
 
 
 def panel_of(prediction: Prediction) -> Any:
-    """Return TensorBoard's picture of a field: input, truth and prediction of any class."""
+    """Draw TensorBoard's picture of a field: input, truth and prediction, all classes as one."""
     predicted_HW = prediction.is_predicted(DEFAULT_THRESHOLD)
     return panel_strip(prediction.image_HWC, prediction.is_annotated, predicted_HW, PANEL_HEIGHT_PX)
 
 
-def summarise(results: list[FieldResult]) -> dict[str, Score]:
-    """Return the metrics of validation: over all pixels, and the mean loss over fields.
+def validation_metrics(results: list[FieldResult]) -> dict[str, Score]:
+    """Compute metrics over all pixels at the default threshold, and the mean loss over fields.
 
-    At the default threshold, so that epochs compare. Beside them the thresholds of pixels and of
-    nuclei that are best here: evaluation and prediction take those of their checkpoint. None where
-    nothing is annotated.
+    The threshold is fixed so that epochs can be compared. The best thresholds for pixels and for
+    nuclei are metrics too: evaluation and prediction use those of their checkpoint. A metric is
+    None if nothing is annotated.
     """
     scores = score(np.stack([result.counts for result in results]))
     loss = float(np.mean([result.cross_entropy for result in results]))

@@ -10,7 +10,7 @@ from common import command_line
 from common.command_line import UsageError
 from train.config import Batch, TrainConfig
 from train.crops.microbatches import microbatches_of
-from train.loop.batch import RanksError, accepted, are_subtrees, settle
+from train.loop.batch import RanksError, accepted_starts, are_subtrees, resolve_batch
 from train.ranks.gradients import tree_sum
 
 
@@ -19,7 +19,7 @@ def load(settings: Sequence[str]) -> TrainConfig:
 
 
 def batch(num_ranks: int, *settings: str, begun: TrainConfig | None = None) -> Batch:
-    return settle(load(settings), num_ranks, begun).batch
+    return resolve_batch(load(settings), num_ranks, begun).batch
 
 
 class TestAuto:
@@ -61,23 +61,23 @@ class TestBegun:
     """A run that goes on keeps its numbers."""
 
     def test_on_fewer_ranks(self) -> None:
-        begun = settle(load([]), 16, None)
+        begun = resolve_batch(load([]), 16, None)
         assert batch(1, begun=begun) == batch(4, begun=begun) == (16, 16)
 
     def test_per_rank_is_of_the_ranks_it_began_with(self) -> None:
-        begun = settle(load(["batch_per_rank=8"]), 4, None)
+        begun = resolve_batch(load(["batch_per_rank=8"]), 4, None)
         assert batch(2, "batch_per_rank=8", begun=begun) == (32, 4)
-        again = settle(load([]), 2, begun)
+        again = resolve_batch(load([]), 2, begun)
         assert (again.batch, again.batch_per_rank) == ((32, 4), 8)
 
     def test_more_ranks_than_parts_are_refused_and_the_run_named(self) -> None:
-        begun = settle(load([]), 1, None)
+        begun = resolve_batch(load([]), 1, None)
         with pytest.raises(RanksError, match=r"2 ranks, but microbatches=1: .*\(run=a\)"):
             batch(2, "run=a", begun=begun)
 
     def test_a_number_that_is_given_is_not_replaced(self) -> None:
         """open_run refuses it: it is another training."""
-        begun = settle(load([]), 4, None)
+        begun = resolve_batch(load([]), 4, None)
         assert batch(4, "microbatches=8", begun=begun) == (8, 8)
 
 
@@ -123,15 +123,15 @@ def test_a_refusal_has_ways_out_that_are_accepted(
         return load([setting.removeprefix("train.") for setting in given])
 
     with pytest.raises(RanksError, match=reason):
-        settle(load_stripped(settings), num_ranks, None)
+        resolve_batch(load_stripped(settings), num_ranks, None)
     counts = range(num_ranks, 0, -1)
-    found = accepted(settings, counts, load_stripped, None)
+    found = accepted_starts(settings, counts, load_stripped, None)
     stripped = [
         (number, [setting.removeprefix("train.") for setting in given]) for number, given in found
     ]
     assert stripped == ways
     for number, given in stripped:
-        settle(load(given), number, None)
+        resolve_batch(load(given), number, None)
 
 
 @pytest.mark.parametrize("num_microbatches", [1, 2, 3, 6, 8, 12])
@@ -149,9 +149,9 @@ def test_ranks_are_accepted_where_the_sum_over_them_is_that_of_one(num_microbatc
 
 
 def test_a_settled_configuration_survives_its_file(tmp_path: Path) -> None:
-    settled = settle(load(["batch_per_rank=4"]), 2, None)
+    resolved = resolve_batch(load(["batch_per_rank=4"]), 2, None)
     file = tmp_path / "config.yaml"
-    file.write_text(command_line.as_yaml(settled))
+    file.write_text(command_line.as_yaml(resolved))
     again = command_line.load(TrainConfig, [f"config={file}"], preset_folder=tmp_path)
     assert again.batch == (8, 2)
     assert again.batch_per_rank == 4
