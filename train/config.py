@@ -17,7 +17,7 @@ WEEK_S = 7 * 24 * 3600.0
 
 @dataclass(frozen=True)
 class CropConfig:
-    """Random crops of the training images; every draw is keyed by (seed, epoch, sample)."""
+    """Random crops of the training images; their random numbers come from (seed, epoch, index)."""
 
     size_px: int = 256
     """Side of the square crop, in px."""
@@ -112,7 +112,7 @@ class TrainConfig:
     """A YAML file of keys, which come after the preset's and before those given here; it may name
     the preset."""
     seed: int = 0
-    """Seed of the weights, the order of samples and every random draw."""
+    """Seed of the weights, the order of samples and all other random numbers."""
     epochs: int = 10
     """Passes over the training images. Where the crops of a pass are no multiple of batch_size, the
     last ones are left out, each time others."""
@@ -229,7 +229,7 @@ class TrainConfig:
 
 
 def check_threshold(given: str) -> None:
-    """Refuse what is no threshold. Raises ValueError."""
+    """Raise ValueError for what is neither auto nor a threshold."""
     try:
         is_good = given == "auto" or 0 < float(given) < 1
     except ValueError:
@@ -238,7 +238,7 @@ def check_threshold(given: str) -> None:
         raise ValueError(f"threshold={given}: auto, or above 0 and below 1")
 
 
-# Keys that a resumed run may change: they do not touch what is computed.
+# Keys that a resumed run may change: they do not change results.
 HARMLESS_KEYS = (
     "data",
     "run",
@@ -255,5 +255,5 @@ HARMLESS_KEYS = (
     "log_every_s",
     "panels",
 )
-# Keys that resume=override cannot change: the state would not fit, or not know where it is.
+# Keys that resume=override cannot change: the saved state would not fit.
 FIXED_KEYS = ("batch_size", "batch_per_rank", "crop.per_sample", "model.")

@@ -1,7 +1,7 @@
-"""Worker processes that crop ahead of training: torch's DataLoader, several microbatches an item.
+"""Load microbatches with torch's DataLoader, whose worker processes cut crops ahead of training.
 
-To hand an item over takes the DataLoader half a millisecond or more, whatever is in it, and that is
-the time of a crop. So an item from a pack holds several microbatches, where they are small.
+The DataLoader takes half a millisecond or more to pass an item on, whatever is in it. That is as
+long as a crop takes. So, from a pack, an item holds several small microbatches.
 """
 
 import math
@@ -27,8 +27,8 @@ from train.ranks.distributed import Ranks
 
 ITEM_CROPS, ITEM_BYTES = 16, 1 << 22  # an item from a pack holds at least the smaller of the two
 PREFETCH = 2  # items that a worker is ahead
-NO_MEMORY = re.compile("allocate|file </torch_")  # in errors; the second is shared memory's
-DEAD_WORKER = "DataLoader worker (pid"  # as torch begins to say so
+NO_MEMORY = re.compile("allocate|file </torch_")  # in errors; the second is of shared memory
+DEAD_WORKER = "DataLoader worker (pid"  # the beginning of torch's message
 
 ADVICE = (
     "Most likely memory, or shared memory (/dev/shm), ran out: try loader_workers=0, a smaller"
@@ -42,12 +42,12 @@ Microbatch = tuple[Tensor, Tensor]
 def load_microbatches(
     crops: TrainingCrops, config: TrainConfig, ranks: Ranks, first_step: int
 ) -> Generator[Microbatch, None, None]:
-    """Yield this rank's microbatches on its device, from a step on to the run's end.
+    """Yield this rank's microbatches on its device, from a step to the end of the run.
 
-    Close the generator to end the workers. Raises UserError for an image that cannot be read, and
-    where there is no memory for crops.
+    Close the generator to end the workers. Raises UserError if an image cannot be read, or if there
+    is no memory for crops.
     """
-    cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, which it has not got
+    cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, which it does not have
     size = config.batch.size // config.batch.num_microbatches
     microbatches = MicrobatchSampler(len(crops), config, ranks, first_step)
     loader = DataLoader(
@@ -58,13 +58,13 @@ def load_microbatches(
         worker_init_fn=start_worker,
         prefetch_factor=PREFETCH if config.loader_workers else None,
         pin_memory=ranks.device.type == "cuda",
-        generator=torch.Generator(),  # else it draws from that of the layers
+        generator=torch.Generator(),  # otherwise it uses that of the layers
     )
     try:
         for item in loader:
             if isinstance(item, UserError):
                 raise item
-            image_BHWC, mask_BHW = (part.to(ranks.device, non_blocking=True) for part in item)
+            image_BHWC, mask_BHW = (tensor.to(ranks.device, non_blocking=True) for tensor in item)
             yield from zip(image_BHWC.split(size), mask_BHW.split(size), strict=True)
     except BaseException as error:
         forget_iterator(error)
@@ -72,10 +72,10 @@ def load_microbatches(
 
 
 class Items(Dataset[list[Tensor] | UserError]):
-    """Several crops at once: images (B, H, W, 3) and masks (B, H, W), uint8, in a worker in shared
-    memory.
+    """Cuts several crops: images (B, H, W, 3) and masks (B, H, W), uint8.
 
-    A UserError is returned: raised, torch would make its text a worker's traceback.
+    It returns a UserError: if it raised one, torch would replace its text by the worker's
+    traceback.
     """
 
     def __init__(self, crops: TrainingCrops) -> None:
@@ -86,7 +86,7 @@ class Items(Dataset[list[Tensor] | UserError]):
             item: list[Tensor] = default_collate(self.crops.cut(crop_keys))
         except UserError as error:
             return error
-        except (MemoryError, RuntimeError, cv2.error) as error:  # of numpy, torch and OpenCV
+        except (MemoryError, RuntimeError, cv2.error) as error:  # from numpy, torch and OpenCV
             if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
                 return UserError(f"no memory for crops: {error}. {ADVICE}")
             raise
@@ -94,26 +94,25 @@ class Items(Dataset[list[Tensor] | UserError]):
 
 
 def num_in_item(crops: TrainingCrops, size: int) -> int:
-    """How many microbatches of `size` crops an item holds."""
-    # a file takes far longer to decode than an item to hand over; and no worker, no handing over
+    """Return how many microbatches of `size` crops an item holds."""
+    # to decode a file takes far longer than to pass an item on; without workers nothing is passed
     if crops.pixels.packed is None or not crops.config.loader_workers:
         return 1
     return math.ceil(min(ITEM_CROPS, ITEM_BYTES / crops.crop_bytes) / size)
 
 
 def groups(microbatches: Iterable[list[CropKey]], num: int) -> Iterator[list[CropKey]]:
-    """Yield the crops of `num` microbatches at a time, and of those that are left at the end."""
+    """Join the crops of each `num` microbatches; the last group may hold fewer."""
     left = iter(microbatches)
     while group := list(islice(left, num)):
         yield [crop_key for microbatch in group for crop_key in microbatch]
 
 
 def forget_iterator(error: BaseException) -> None:
-    """Clear the frames that an error came through, but not their lines in its traceback.
+    """Clear the frames of an error's traceback, but keep its lines.
 
-    Those of torch hold the DataLoader's iterator, which ends its workers when it is dropped. Else
-    they would be there as Python exits, and it waits for ever for processes that ignore the SIGTERM
-    it sends them.
+    torch's frames hold the DataLoader's iterator, which ends its workers when it is deleted. If the
+    workers still ran when Python exits, it would wait for ever: they ignore its SIGTERM.
     """
     cause: BaseException | None = error
     while cause:
@@ -122,8 +121,10 @@ def forget_iterator(error: BaseException) -> None:
 
 
 def start_worker(worker: int) -> None:
-    """Have a loader worker outlive the signals that stop training, so that the last step gets its
-    crops; it ends with its parent."""
+    """Make a loader worker ignore the signals that stop training: the last step needs its crops.
+
+    The worker ends with its parent.
+    """
     sys.excepthook = without_lost_parents
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -133,16 +134,16 @@ def start_worker(worker: int) -> None:
 def without_lost_parents(
     kind: type[BaseException], error: BaseException, at: TracebackType | None
 ) -> None:
-    """Report an error as Python does, but for that of a worker whose parent was killed."""
+    """Print an error as Python does, except that of a worker whose parent was killed."""
     if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, at)
 
 
 @contextmanager
 def lost_worker_explained() -> Iterator[None]:
-    """Explain the error of a killed loader worker, which torch raises wherever training just is.
+    """Raise UserError if a loader worker was killed; torch reports that at any point of training.
 
-    A worker's own error is a bug, and keeps its traceback.
+    An error that a worker raises itself is a bug, and keeps its traceback.
     """
     try:
         yield

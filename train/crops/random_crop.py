@@ -1,7 +1,7 @@
-"""A random crop of a training image: turned, mirrored, scaled and stained in one go.
+"""Cut a random crop of a training image: turned, mirrored, scaled and stained in one pass.
 
-Geometry is one affine map from the crop to the image, so there is one interpolation, and nothing
-outside the crop is computed. Colour is one affine map of optical density, after
+Geometry is one affine map from the crop to the image: pixels are interpolated once, and only those
+of the crop are computed. Colour is one affine map of optical density, after
 
     Ruifrok & Johnston 2001 (stain vectors), Tellez et al. 2018, doi:10.1109/TMI.2018.2820199
     (changing the amount of each stain by a factor and a shift).
@@ -26,16 +26,16 @@ EOSIN = np.array([0.072, 0.990, 0.105])
 STAINS = np.stack([HEMATOXYLIN, EOSIN, np.cross(HEMATOXYLIN, EOSIN)])
 STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
 UNMIX = np.linalg.inv(STAINS)
-DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # of a uint8; +1 keeps 0 finite
+DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # by uint8; +1 keeps 0 finite
 LOG_WHITE = math.log(256)
-NUM_UNIFORMS = 6 + 7  # numbers from 0 to below 1 that draw_affine and draw_density_map take
+NUM_UNIFORMS = 6 + 7  # random numbers, 0 to below 1, for random_affine and random_density_map
 
 Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is drawn of a crop."""
+class CropPlan:
+    """What is random in a crop."""
 
     to_image: npt.NDArray[np.float64]
     """(2, 3): the map from pixels (x, y) of the crop to pixels of the image."""
@@ -43,21 +43,22 @@ class Plan:
     """(3, 4): an affine map of optical density (R, G, B)."""
 
 
-def plan_crop(shape_HW: tuple[int, int], config: CropConfig, uniforms: Sequence[float]) -> Plan:
-    """The crop of an image of this size that NUM_UNIFORMS numbers stand for."""
-    return Plan(draw_affine(shape_HW, config, uniforms[:6]), draw_density_map(config, uniforms[6:]))
+def plan_crop(shape_HW: tuple[int, int], config: CropConfig, uniforms: Sequence[float]) -> CropPlan:
+    """Compute a crop of an image of this size from NUM_UNIFORMS random numbers."""
+    to_image = random_affine(shape_HW, config, uniforms[:6])
+    return CropPlan(to_image, random_density_map(config, uniforms[6:]))
 
 
 def cut_crop(
-    sample: SamplePixels, is_binary: bool, config: CropConfig, plan: Plan
+    sample: SamplePixels, is_binary: bool, config: CropConfig, plan: CropPlan
 ) -> tuple[Array, Array]:
-    """Return a crop's image (H, W, 3) and its mask (H, W), uint8, `config.size_px` a side.
+    """Cut a crop's image (H, W, 3) and its mask (H, W), uint8, with sides of `config.size_px`.
 
-    Outside, the image is mirrored. Binary labels are interpolated with the colours and cut at one
-    half, which saves a sixth of a crop's time; others are those of the nearest pixels.
+    Beyond its edges the image is mirrored. Binary labels are interpolated with the colours and cut
+    at one half, which saves a sixth of the time; other labels are those of the nearest pixels.
     """
-    part, to_window = window_of(plan.to_image, config.size_px, sample.shape_hw)
-    window_HW4 = sample.window(*part)
+    (rows, columns), to_window = window_of(plan.to_image, config.size_px, sample.shape_hw)
+    window_HW4 = sample.window(rows, columns)
     moved_HW4 = warp(window_HW4, to_window, config.size_px)
     image_HWC = cv2.cvtColor(moved_HW4, cv2.COLOR_RGBA2RGB)
     if is_binary:
@@ -71,10 +72,10 @@ def cut_crop(
     return image_HWC, mask_HW
 
 
-def draw_affine(
+def random_affine(
     shape_HW: tuple[int, int], config: CropConfig, uniforms: Sequence[float]
 ) -> npt.NDArray[np.float64]:
-    """(2, 3): the map from pixels (x, y) of the crop to pixels of the image, of six uniforms."""
+    """Compute the map (2, 3) from pixels (x, y) of the crop to the image, from six uniforms."""
     turn, enlarge, flip_x, flip_y, *corners = uniforms
     size = config.size_px
     angle = math.radians((2 * turn - 1) * config.rotation_deg)
@@ -85,7 +86,7 @@ def draw_affine(
     middle = (size - 1) / 2
     rows = []
     for (of_x, of_y), extent, uniform in zip(linear, shape_HW[::-1], corners, strict=True):
-        # whole pixels, so that a crop without rotation and scaling is not interpolated
+        # whole pixels: then a crop without rotation and scaling is not interpolated
         corner = int(uniform * max(1, extent - size + 1))
         rows.append((of_x, of_y, corner + middle - (of_x + of_y) * middle))
     return np.array(rows)
@@ -94,25 +95,25 @@ def draw_affine(
 def window_of(
     to_image: npt.NDArray[np.float64], size_px: int, shape_HW: tuple[int, int]
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.float64]]:
-    """The part of an image that a crop is made of, and the map (2, 3) into that.
+    """Return the window (rows, columns) of the image that a crop needs, and the map (2, 3) into it.
 
-    Mirroring that part is mirroring the image: along an axis it is cut on, the crop's middle is in
-    the image, which is longer than the crop.
+    Mirroring the window gives the same pixels as mirroring the image: along an axis on which the
+    window is shorter than the image, the crop's middle is in the image.
     """
     columns, rows = (
-        span(places, extent, size_px)
-        for places, extent in zip(to_image.tolist(), shape_HW[::-1], strict=True)
+        span(coefficients, extent, size_px)
+        for coefficients, extent in zip(to_image.tolist(), shape_HW[::-1], strict=True)
     )
     to_window = to_image.copy()
     to_window[:, 2] -= (columns.start, rows.start)
     return (rows, columns), to_window
 
 
-def span(places: Sequence[float], extent: int, size_px: int) -> slice:
-    """What a crop needs of an image along one axis, from the row of its map (see window_of)."""
-    if extent < size_px:  # the crop's middle may be outside, and the mirror needs both edges
+def span(coefficients: Sequence[float], extent: int, size_px: int) -> slice:
+    """Return the pixels that a crop needs along one axis, from that axis' row of the map."""
+    if extent < size_px:  # the crop's middle may be outside, and mirroring needs both edges
         return slice(0, extent)
-    of_x, of_y, first = places
+    of_x, of_y, first = coefficients
     across, down = of_x * (size_px - 1), of_y * (size_px - 1)
     low = first + min(across, 0) + min(down, 0)
     high = first + max(across, 0) + max(down, 0)
@@ -125,7 +126,7 @@ def warp(
     size_px: int,
     interpolation: int = cv2.INTER_LINEAR,
 ) -> Array:
-    """A crop of a window, HW or HWC uint8."""
+    """Cut a crop from a window, HW or HWC uint8."""
     return cv2.warpAffine(
         window,
         to_window,
@@ -135,17 +136,17 @@ def warp(
     )
 
 
-def draw_density_map(config: CropConfig, uniforms: Iterable[float]) -> npt.NDArray[np.float32]:
-    """(3, 4): an affine map of optical density (R, G, B) that changes each stain's amount.
+def random_density_map(config: CropConfig, uniforms: Iterable[float]) -> npt.NDArray[np.float32]:
+    """Compute an affine map (3, 4) of optical density (R, G, B) that changes each stain's amount.
 
-    Of seven uniforms: a factor and a shift for each stain, and the light.
+    The seven uniforms give a factor and a shift for each stain, and the brightness.
     """
     *of_stains, light = (2 * uniform - 1 for uniform in uniforms)
     factor = [1 + config.stain * uniform for uniform in of_stains[:3]]
     shift = [config.stain_shift * uniform for uniform in of_stains[3:]]
     darker = -math.log1p(config.brightness * light)
     density_map = np.empty((3, 4), np.float32)
-    density_map[:, :3] = ((UNMIX * factor) @ STAINS).T  # that is for a row of densities times it
+    density_map[:, :3] = ((UNMIX * factor) @ STAINS).T  # transposed: densities are columns here
     density_map[:, 3] = shift @ STAINS + darker
     return density_map
 
@@ -155,7 +156,6 @@ def apply_density_map(image_HWC: Array, density_map: npt.NDArray[np.float32]) ->
     to_log_light = -density_map
     to_log_light[:, 3] += LOG_WHITE
     light = cv2.exp(cv2.transform(cv2.LUT(image_HWC, DENSITY), to_log_light))
-    # The +1 of DENSITY taken off, rounded and clipped. A light below 1 comes out as 1 at most, not
-    # as 0 (its absolute value is taken): the price of the one call of OpenCV that does this in a
-    # third of the time.
+    # Take off the +1 of DENSITY, round and clip. This call of OpenCV takes a third of the time of
+    # others, but it takes the absolute value: a light below 1 becomes at most 1, instead of 0.
     return cv2.convertScaleAbs(light, alpha=1, beta=-1)

@@ -13,9 +13,9 @@ from train.crops.random_crop import (
     NUM_UNIFORMS,
     apply_density_map,
     cut_crop,
-    draw_affine,
-    draw_density_map,
     plan_crop,
+    random_affine,
+    random_density_map,
 )
 
 STILL = {"flip": False, "rotation_deg": 0, "scale": 1}
@@ -90,7 +90,7 @@ def test_a_crop_is_that_of_the_whole_image_however_small(
     settings = {"size_px": 96, "scale": 1.5, "rotation_deg": rotation_deg, **UNSTAINED}
     for seed in range(40):
         image, mask = crop(image_HWC, mask_HW, seed, **settings)
-        to_image = draw_affine((height, width), CropConfig(**settings), uniforms(seed)[:6])
+        to_image = random_affine((height, width), CropConfig(**settings), uniforms(seed)[:6])
         for cut, whole, flag in (
             (image, image_HWC, cv2.INTER_LINEAR),
             (mask, mask_HW, cv2.INTER_NEAREST),
@@ -109,7 +109,7 @@ def test_binary_labels_are_those_of_the_larger_part_of_a_pixel(seed: int) -> Non
     image_HWC = np.repeat(mask_HW[..., None], 3, axis=-1)
     settings = {"size_px": 64, "scale": 1.5, **UNSTAINED}
     _, mask = crop(image_HWC, mask_HW, seed, **settings)
-    to_image = draw_affine((150, 130), CropConfig(**settings), uniforms(seed)[:6])
+    to_image = random_affine((150, 130), CropConfig(**settings), uniforms(seed)[:6])
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     at = np.einsum("ij,jhw->ihw", to_image, np.stack([x, y, np.ones_like(x)]))
     share = ndimage.map_coordinates(mask_HW / 255, at[::-1], order=1, mode="mirror")
@@ -178,7 +178,7 @@ def test_each_setting_by_itself_changes_the_colours(setting: str) -> None:
 
 def test_no_change_of_stain_keeps_every_grey_level() -> None:
     greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=-1)
-    unchanged = draw_density_map(CropConfig(**UNSTAINED), uniforms(0)[6:])
+    unchanged = random_density_map(CropConfig(**UNSTAINED), uniforms(0)[6:])
     assert np.abs(apply_density_map(greys, unchanged).astype(int) - greys).max() <= 1
 
 
@@ -219,7 +219,7 @@ def test_a_density_map_changes_the_amount_of_each_stain() -> None:
     factors, shifts = [], []
     for seed in range(60):
         config = CropConfig(stain=0.3, stain_shift=0.05, brightness=0)
-        density_map = draw_density_map(config, uniforms(seed)[6:]).astype(float)
+        density_map = random_density_map(config, uniforms(seed)[6:]).astype(float)
         in_stains = stains @ density_map[:, :3].T @ np.linalg.inv(stains)
         assert np.allclose(in_stains, np.diag(np.diag(in_stains)), atol=1e-5)
         factors.append(np.diag(in_stains))
@@ -236,7 +236,7 @@ def test_brightness_is_a_factor_of_light_alike_in_every_channel() -> None:
     config = CropConfig(stain=0, stain_shift=0, brightness=0.2)
     grey = np.full((1, 1, 3), 99, np.uint8)
     seen = [
-        apply_density_map(grey, draw_density_map(config, uniforms(seed)[6:]))[0, 0]
+        apply_density_map(grey, random_density_map(config, uniforms(seed)[6:]))[0, 0]
         for seed in range(60)
     ]
     assert all(len(set(pixel.tolist())) == 1 for pixel in seen)
