@@ -15,7 +15,7 @@ from train.metrics.scores import (
     Score,
     bootstrap_over_cases,
     bootstrap_pooled,
-    known,
+    nan_to_none,
     score,
     scores,
 )
@@ -97,7 +97,7 @@ def nuclei_figures(
     return {
         "annotated": hit + miss,
         "found": hit + false_alarm,
-        **{name: known(value) for name, value in detection_scores(counts).items()},
+        **{name: nan_to_none(value) for name, value in detection_scores(counts).items()},
         "average_precision": average_precision(detections),
     }
 
@@ -119,6 +119,6 @@ def precision_recall_curve(results: Sequence[FieldResult]) -> dict[str, list[Sco
     at_threshold = detection_scores(counts)
     return {
         "threshold": [number / 100 for number in range(1, 100)],
-        "precision": [known(value) for value in at_threshold["precision"]],
-        "recall": [known(value) for value in at_threshold["recall"]],
+        "precision": [nan_to_none(value) for value in at_threshold["precision"]],
+        "recall": [nan_to_none(value) for value in at_threshold["recall"]],
     }

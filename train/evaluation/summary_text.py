@@ -5,7 +5,7 @@ from typing import Any
 
 from common.command_line import counted
 from train.evaluation.report import REPORT
-from train.metrics.scores import EMPTY, METRICS, Interval, Score, score_text
+from train.metrics.scores import EMPTY, METRICS, ConfidenceInterval, Score, score_text
 from train.runs.thresholds import thresholds_text
 
 
@@ -80,6 +80,6 @@ def class_table(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def cell(value: Score, interval: Interval) -> str:
+def cell(value: Score, interval: ConfidenceInterval) -> str:
     """Write a figure and its interval, where there is one."""
     return score_text(value) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

@@ -1,1 +1,1 @@
-"""Counts of pixels and nuclei -> scores."""
+"""Scores from counts of pixels and nuclei."""

@@ -1,7 +1,7 @@
-"""Nuclei as points: found as peaks of a probability map, matched one to one with annotated points.
+"""Find nuclei as peaks of a probability map, and match them one to one with annotated points.
 
-The annotation is a point a nucleus. A network that was trained on discs of radius R shows a nucleus
-as a plateau of that size; smoothed by a Gaussian of R / 2 it has one peak, near its middle.
+The annotation is one point per nucleus. A network that was trained on discs of radius R shows a
+nucleus as a plateau of that size. Smoothed by a Gaussian of R / 2, it has one peak near its middle.
 """
 
 from collections.abc import Sequence
@@ -18,33 +18,33 @@ from data_prep.images.arrays import PointsN2
 from train.metrics.scores import THRESHOLDS, Counts, Score
 
 MOST_CANDIDATES = 0.005
-"""Fraction of a map's pixels up to which candidates are checked one by one; with more of them,
-dilating the whole map is faster."""
+"""Fraction of a map's pixels. Up to it, candidates are checked one by one; with more candidates, it
+is faster to dilate the whole map."""
 
 Plane = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Found nuclei, the surest first."""
+    """Found nuclei, the highest score first."""
 
     centres_N2: PointsN2
     scores: Plane
-    """(N,) float32: the smoothed probability at each, 0 to 1."""
+    """(N,) float32: the smoothed probability at each centre, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The nuclei of one class that were found in a field, the surest first."""
+    """The nuclei of one class that were found in a field, the highest score first."""
 
     scores: Plane
-    """(N,) float32, as those of Nuclei."""
+    """(N,) float32, see Nuclei."""
     is_hit: npt.NDArray[np.bool_]
     """(N,): whether each nucleus has an annotated point of its own, see `hits`."""
     num_annotated: int
 
     def counts(self, thresholds: npt.ArrayLike) -> Counts:
-        """Count the nuclei above each threshold (T,): (T, 4), where true negatives are 0."""
+        """Count nuclei at each threshold (T,): (T, 4) int64, see Counts; true negatives are 0."""
         is_found = self.scores > np.asarray(thresholds, np.float32)[:, None]
         hit = (is_found & self.is_hit).sum(axis=1)
         false_alarm = (is_found & ~self.is_hit).sum(axis=1)
@@ -54,16 +54,16 @@ class Detections:
 def detect(
     probability_HW: Plane, annotated_N2: PointsN2, radius_px: float, match_radius_px: float
 ) -> Detections:
-    """Find nuclei in a class's probability map, and match them with its annotated points."""
+    """Find nuclei in the probability map of a class, and match them with its annotated points."""
     nuclei = find_nuclei(probability_HW, radius_px, float(THRESHOLDS[0]))
     is_hit = hits(nuclei.centres_N2, annotated_N2, match_radius_px)
     return Detections(nuclei.scores, is_hit, len(annotated_N2))
 
 
 def find_nuclei(probability_HW: Plane, radius_px: float, least_score: float) -> Nuclei:
-    """Find the peaks of a class's probability map, 0 to 1, that are `radius_px` apart.
+    """Find peaks in the probability map of a class, 0 to 1, that are at least `radius_px` apart.
 
-    A plateau has its peak in its middle.
+    The peak of a plateau is in its middle.
     """
     smooth_HW = cv2.GaussianBlur(
         probability_HW, (0, 0), radius_px / 2, borderType=cv2.BORDER_REFLECT_101
@@ -79,11 +79,11 @@ def find_nuclei(probability_HW: Plane, radius_px: float, least_score: float) -> 
 
 
 def find_peaks(smooth_HW: Plane, reach: int, least: float) -> npt.NDArray[np.bool_]:
-    """(H, W): which pixels are above `least`, and no lower than the disc of pixels about them."""
+    """Return (H, W): which pixels are above `least`, and not below any pixel of the disc around."""
     side = 2 * reach + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    # OpenCV dilates by a square in 2 x side steps, by a disc in side x side: so first the square
-    # within the disc, which leaves few candidates
+    # OpenCV dilates by a square in 2 x side steps, by a disc in side x side. So the square within
+    # the disc comes first; it leaves few candidates.
     half = next(half for half in range(reach, -1, -1) if disc[reach - half, reach - half])
     square = np.ones((2 * half + 1, 2 * half + 1), np.uint8)
     is_peak_HW = (smooth_HW >= cv2.dilate(smooth_HW, square)) & (smooth_HW > least)
@@ -101,9 +101,9 @@ def find_peaks(smooth_HW: Plane, reach: int, least: float) -> npt.NDArray[np.boo
 
 
 def far_from_earlier(points_N2: PointsN2, least_px: float) -> npt.NDArray[np.intp]:
-    """Numbers of the points that are farther than `least_px` from every point kept before them."""
+    """Return the numbers of points that are farther than `least_px` from all points kept before."""
     is_kept = np.ones(len(points_N2), bool)
-    # a little more, for the tree rounds in its own way
+    # a little more, since the tree rounds differently
     pairs = cKDTree(points_N2).query_pairs(1.001 * least_px, output_type="ndarray")
     distance2 = np.square(points_N2[pairs[:, 0]] - points_N2[pairs[:, 1]]).sum(axis=1)
     near = pairs[distance2 <= least_px**2]
@@ -114,11 +114,13 @@ def far_from_earlier(points_N2: PointsN2, least_px: float) -> npt.NDArray[np.int
 
 
 def hits(found_N2: PointsN2, annotated_N2: PointsN2, radius_px: float) -> npt.NDArray[np.bool_]:
-    """(N,): which found points, the surest first, have an annotated point of their own.
+    """Return (N,): which found points, the highest score first, have an annotated point of their
+    own.
 
-    Above any score there are as many hits as a matching of the points above it can have pairs: the
-    sets of points that can be matched are a matroid (Edmonds & Fulkerson 1965), where the heaviest
-    matching, surer points weighing more, takes each point that fits beside the surer ones taken.
+    At every threshold, the number of hits is the largest number of pairs that a matching of the
+    points above it can have. Sets of points that can be matched are a matroid (Edmonds & Fulkerson
+    1965). So the heaviest matching, in which points of higher score weigh more, takes each point
+    that can be matched together with those of higher score that it has taken.
     """
     is_hit = np.zeros(len(found_N2), bool)
     if len(found_N2) and len(annotated_N2):
@@ -130,11 +132,11 @@ def hits(found_N2: PointsN2, annotated_N2: PointsN2, radius_px: float) -> npt.ND
 
 
 def average_precision(detections: Sequence[Detections]) -> Score:
-    """Area under the precision-recall curve of several fields and classes together.
+    """Compute the area under the precision-recall curve of several fields and classes together.
 
-    The sum over all scores, from the highest, of the precision times the gain in recall, without
-    interpolation: scikit-learn's average_precision_score, but with the recall over all annotated
-    points, found or not. None where nothing is annotated.
+    It is the sum, over scores from the highest, of precision times gain in recall, without
+    interpolation. That is scikit-learn's average_precision_score, but with the recall over all
+    annotated points, found or not. None if nothing is annotated.
     """
     scores = np.concatenate([each.scores for each in detections])
     num_annotated = sum(each.num_annotated for each in detections)
@@ -144,7 +146,7 @@ def average_precision(detections: Sequence[Detections]) -> Score:
         return 0.0
     order = np.argsort(-scores, kind="stable")
     num_hits = np.cumsum(np.concatenate([each.is_hit for each in detections])[order])
-    is_step = np.append(np.diff(scores[order]) != 0, True)  # equal scores are one step
+    is_step = np.append(np.diff(scores[order]) != 0, True)  # equal scores make one step
     precision = (num_hits / np.arange(1, len(scores) + 1))[is_step]
     gain = np.diff(num_hits[is_step] / num_annotated, prepend=0)
     return float(np.sum(gain * precision))

@@ -1,9 +1,9 @@
-"""Metrics from counts, of pixels and of nuclei.
+"""Compute metrics from counts of pixels or of nuclei.
 
 Counts are (true positive, false positive, false negative, true negative), the last 0 for nuclei.
-They are summed over fields and ranks before anything is divided, so a metric does not depend on how
-fields were shared out. Where nothing is annotated no metric but accuracy says anything: it is NaN
-within arrays, and None in what leaves them (`known`).
+They are summed over fields and ranks before anything is divided, so a metric does not depend on
+which rank measured which field. If nothing is annotated, only accuracy is defined: the other
+metrics are NaN in arrays, and None outside of arrays (`nan_to_none`).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 
 METRICS = ("accuracy", "iou", "dice", "precision", "recall")
 Score = float | None
-"""A metric; None where nothing is annotated in what is measured."""
+"""A metric; None if nothing is annotated in what is measured."""
 EMPTY = "nothing annotated"
 EMPTY_RULE = (
     "Where nothing is annotated, IoU, Dice, precision, recall, F1 and average precision are no"
@@ -31,12 +31,12 @@ EMPTY_RULE = (
     " nothing is predicted, precision is 0"
 )
 DEFAULT_THRESHOLD = 0.5
-# The thresholds that one is chosen from; float32 as the probabilities that are held against them
+# The thresholds to choose from; float32, since they are compared with float32 probabilities
 THRESHOLDS = (np.arange(1, 100) / 100).astype(np.float32)
 
 
 def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Two bool tensors (B, C, H, W) -> int64 counts (C, 4)."""
+    """Count the pixels of two bool tensors (B, C, H, W): (C, 4) int64, see Counts."""
     axes = (0, 2, 3)
     positive, annotated = predicted.sum(axes), truth.sum(axes)
     both = (predicted & truth).sum(axes)
@@ -46,13 +46,13 @@ def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def histogram(probability: npt.NDArray[np.float32], truth: Bools) -> npt.NDArray[np.int64]:
-    """(2, 100) int64: how many that are true, and how many that are not, are in each bin.
+    """Count pixels by bins of probability: (2, 100) int64, first those that are true.
 
-    In bin k are those above the first k of THRESHOLDS and not above the next. Both arrays are of
-    one shape, whatever it is.
+    Bin k has the pixels that are above the first k of THRESHOLDS and not above the next one. Both
+    arrays have the same shape, which may be any.
     """
-    in_a_row = torch.from_numpy(np.ascontiguousarray(probability))  # or torch warns
-    bins = torch.bucketize(in_a_row, torch.from_numpy(THRESHOLDS)).numpy()
+    contiguous = torch.from_numpy(np.ascontiguousarray(probability))  # otherwise torch warns
+    bins = torch.bucketize(contiguous, torch.from_numpy(THRESHOLDS)).numpy()
     num_bins = len(THRESHOLDS) + 1
     every = np.bincount(bins.ravel(), minlength=num_bins)
     true = np.bincount(bins[truth], minlength=num_bins)
@@ -60,7 +60,7 @@ def histogram(probability: npt.NDArray[np.float32], truth: Bools) -> npt.NDArray
 
 
 def counts_at_thresholds(histogram: npt.NDArray[np.int64]) -> Counts:
-    """(2, 100), see `histogram` -> counts (99, 4) at each of THRESHOLDS."""
+    """Turn a `histogram` (2, 100) into counts (99, 4) at each of THRESHOLDS."""
     above = histogram[:, ::-1].cumsum(axis=1)[:, -2::-1]
     hit, false_alarm = above
     miss, neither = histogram.sum(axis=1, keepdims=True) - above
@@ -68,10 +68,10 @@ def counts_at_thresholds(histogram: npt.NDArray[np.int64]) -> Counts:
 
 
 def best_threshold(counts: Counts) -> tuple[float, float] | None:
-    """(the threshold of the highest Dice, which is the F1, and that), of counts at THRESHOLDS.
+    """Return the threshold with the highest Dice (for nuclei F1), and that Dice.
 
-    Of several as good, the nearest to 0.5, and of two as near the lower. None where nothing is
-    annotated: then no threshold is better than another.
+    `counts` are (99, 4), at THRESHOLDS. Ties go to the threshold nearest 0.5, then to the lower
+    one. None if nothing is annotated: then no threshold is better than another.
     """
     dice = scores(counts)["dice"]
     if np.isnan(dice).any():
@@ -82,20 +82,21 @@ def best_threshold(counts: Counts) -> tuple[float, float] | None:
 
 
 def score(counts: Counts) -> dict[str, Score]:
-    """Accuracy, IoU, Dice, precision and recall of counts (..., 4), summed to (4,) first.
+    """Sum counts (..., 4) to (4,), and compute accuracy, IoU, Dice, precision and recall.
 
-    Where nothing is annotated, the last four are None (see EMPTY_RULE).
+    If nothing is annotated, the last four are None (see EMPTY_RULE).
     """
-    return {name: known(value) for name, value in scores(counts.reshape(-1, 4).sum(axis=0)).items()}
+    total = counts.reshape(-1, 4).sum(axis=0)
+    return {name: nan_to_none(value) for name, value in scores(total).items()}
 
 
 def scores(counts: Counts) -> dict[str, Floats]:
-    """The same of each of counts (..., 4), in arrays (...) with NaN for None."""
+    """Compute the same metrics for each of counts (..., 4): arrays (...), with NaN for None."""
     hit, false_alarm, miss, neither = np.moveaxis(counts, -1, 0)
     is_annotated = hit + miss > 0
 
-    def ratio(part: Counts, whole: Counts) -> Floats:
-        return np.where(is_annotated, part / np.maximum(whole, 1), np.nan)
+    def ratio(numerator: Counts, denominator: Counts) -> Floats:
+        return np.where(is_annotated, numerator / np.maximum(denominator, 1), np.nan)
 
     total = hit + false_alarm + miss + neither
     return {
@@ -107,29 +108,29 @@ def scores(counts: Counts) -> dict[str, Floats]:
     }
 
 
-def known(value: float | Floats) -> Score:
-    """A number as Python's; None for NaN."""
+def nan_to_none(value: float | Floats) -> Score:
+    """Convert a number to Python's float, and NaN to None."""
     return None if np.isnan(value) else float(value)
 
 
 def score_text(value: Score, num_digits: int = 4) -> str:
-    """A metric as a console or a figure's title shows it."""
+    """Write a metric for a console or for the title of a figure."""
     return EMPTY if value is None else f"{value:.{num_digits}f}"
 
 
 def worst_first(dice: Score) -> tuple[bool, float]:
-    """The key that sorts by Dice, with what has none at the end."""
+    """Return the key that sorts by Dice, with None at the end."""
     return dice is None, dice or 0.0
 
 
-Interval = tuple[float, float] | None
-"""Low and high end; None where fewer than two cases have something annotated."""
+ConfidenceInterval = tuple[float, float] | None
+"""Low and high end; None if fewer than two cases have annotation."""
 
 
 def bootstrap_over_cases(
     values: Sequence[float] | Floats, cases: Sequence[str], num_resamples: int, seed: int
-) -> Interval:
-    """95% percentile interval of the mean over fields, see `bootstrap_pooled`."""
+) -> ConfidenceInterval:
+    """Compute the 95% percentile interval of the mean over fields, see `bootstrap_pooled`."""
     values_and_ones = np.stack([values, np.ones(len(values))], axis=1)
 
     def mean(sums: Floats) -> dict[str, Floats]:
@@ -144,15 +145,15 @@ def bootstrap_pooled(
     statistics: Callable[[npt.NDArray[Any]], dict[str, Floats]],
     num_resamples: int,
     seed: int,
-) -> dict[str, Interval]:
-    """95% percentile intervals of statistics of sums over fields, resampling cases (patients).
+) -> dict[str, ConfidenceInterval]:
+    """Compute 95% percentile intervals of statistics of sums over fields, by resampling cases.
 
-    `amounts` (fields, K) are summed over the fields of the cases drawn; `statistics` makes of sums
-    (resamples, K) values (resamples,) by name. Fields of one case are alike, so resampling fields
-    would promise too much.
+    `amounts` (fields, K) are summed over the fields of the resampled cases. `statistics` turns sums
+    (resamples, K) into values (resamples,) by name. Not fields but cases (patients) are resampled:
+    the fields of one case are alike, so intervals over fields would be too narrow.
 
-    A statistic is NaN where nothing is annotated. Resamples without any annotation are left out,
-    and where fewer than two cases have one there is nothing to resample: None.
+    A statistic is NaN for a resample without annotation, which is left out. The interval is None if
+    fewer than two cases have annotation: then there is nothing to resample.
     """
     names = sorted(set(cases))
     case_of = np.array([names.index(case) for case in cases])
@@ -161,15 +162,15 @@ def bootstrap_pooled(
         name: int(np.sum(~np.isnan(of_case))) for name, of_case in statistics(sums).items()
     }
     rng = seeds.generator(seed, "bootstrap")
-    drawn = rng.integers(len(names), size=(num_resamples, len(names)))
-    resampled = statistics(sums[drawn].sum(axis=1))
+    chosen = rng.integers(len(names), size=(num_resamples, len(names)))
+    resampled = statistics(sums[chosen].sum(axis=1))
     return {
         name: percentile_interval(values) if num_known[name] > 1 else None
         for name, values in resampled.items()
     }
 
 
-def percentile_interval(values: Floats) -> Interval:
-    """What holds the middle 95% of values, NaN left out."""
+def percentile_interval(values: Floats) -> ConfidenceInterval:
+    """Return the interval of the middle 95% of values, without NaN."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)

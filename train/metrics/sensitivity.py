@@ -1,4 +1,4 @@
-"""Measure how much a score depends on the radius of the discs that are its truth.
+"""Measure how much Dice depends on the radius of the discs that are the truth.
 
 The annotation is a point for each nucleus; the radius of its disc is a choice. The same predictions
 are scored against discs of several radii: a model that finds the nuclei keeps most of its Dice.
