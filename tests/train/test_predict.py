@@ -603,7 +603,7 @@ def test_thresholds_are_the_checkpoints_unless_given(
         """What was found best, which for so small a set may be one number, and other ones."""
         return summarise(results) | {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
 
-    monkeypatch.setattr("train.loop.validation.summarise", apart)
+    monkeypatch.setattr("train.loop.validation.validation_metrics", apart)
     assert new_trainer(tiny(tmp_path / "run")).fit() == 0
     field, pixels, nuclei = raw / "Case_4-01.png", 0.45, 0.55
 

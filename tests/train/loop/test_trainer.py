@@ -114,7 +114,8 @@ def test_best_is_the_first_of_the_highest(
     left = iter(dices)
     monkeypatch.setattr(Trainer, "train_step", only_count)
     monkeypatch.setattr(
-        "train.loop.validation.summarise", lambda results: {"val/loss": 1.0, "val/dice": next(left)}
+        "train.loop.validation.validation_metrics",
+        lambda results: {"val/loss": 1.0, "val/dice": next(left)},
     )
     new_trainer(tiny(tmp_path, "epochs=3", "keep_checkpoints=1", "panels=0")).fit()
     best = 4 * (1 + dices.index(max(dices)))
