@@ -30,7 +30,7 @@ from train import predict
 from train.config import TrainConfig
 from train.evaluation.measurement import FieldResult
 from train.loop.trainer import Trainer
-from train.loop.validation import summarise
+from train.loop.validation import validation_metrics
 from train.prediction import predict_images, predictor
 from train.prediction.config import PredictConfig
 from train.prediction.result_files import ResultFiles, to_mask
@@ -601,7 +601,7 @@ def test_thresholds_are_the_checkpoints_unless_given(
 
     def apart(results: list[FieldResult]) -> dict[str, float]:
         """What was found best, which for so small a set may be one number, and other ones."""
-        return summarise(results) | {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
+        return validation_metrics(results) | {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
 
     monkeypatch.setattr("train.loop.validation.validation_metrics", apart)
     assert new_trainer(tiny(tmp_path / "run")).fit() == 0
