@@ -16,14 +16,13 @@ import signal
 import sys
 import time
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from tqdm import tqdm
 
 from common import plain_yaml
 from common.settings import (
@@ -36,8 +35,6 @@ from common.settings import (
     in_words,
     with_values,
 )
-
-Item = TypeVar("Item")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -105,38 +102,6 @@ def make_output_folder(out: Path) -> None:
         raise UsageError(
             f"out={out}: cannot be made: {error.strerror}; name a folder where you may write"
         ) from None
-
-
-def track(
-    items: Iterable[Item],
-    *,
-    total: int,
-    label: str,
-    unit: str,
-    done: int = 0,
-    count: Callable[[Item], int] = lambda item: 1,
-    every_s: float = 30.0,
-) -> Iterator[Item]:
-    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log where
-    there is any.
-
-    Each item is worth `count(item)` of the `total` units, of which `done` were there before.
-    """
-    if sys.stderr.isatty():
-        prefixed = total >= 10**6  # 340M instead of 340123456
-        with tqdm(total=total, initial=done, desc=label, unit=unit, unit_scale=prefixed) as bar:
-            for item in items:
-                yield item
-                bar.update(count(item))
-        return
-    due, told = time.monotonic() + every_s, done
-    for item in items:
-        yield item
-        done += count(item)
-        if done != told and time.monotonic() >= due:
-            told = done
-            print(f"{label}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
-            due = time.monotonic() + every_s
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -5,7 +5,7 @@
     OUT/.eosin/<kind>/.<hex>.tmp    a file that is being made
     OUT/.eosin/lock                 who writes results there, see train.ranks.lock
 
-common.recorded says how files of ours are known. The record is written before the file gets its
+common.file_records says how files of ours are known. The record is written before the file gets its
 name: a kill at any instant leaves no file of ours that would pass for the user's, and none of the
 user's that would pass for ours. Each item has a record of its own, so processes and nodes never
 write into one. Records of the same files are the same bytes.
@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from common.command_line import UserError, counted, named
+from common.file_records import Record, Version, link_above, owns, read_record, remove_own
 from common.files import (
     TEMPORARY,
     clear,
@@ -31,7 +32,6 @@ from common.files import (
     sync,
     write_atomically,
 )
-from common.recorded import Record, Version, link_above, owns, read_record, remove_own
 
 PRIVATE = ".eosin"
 

@@ -23,9 +23,10 @@ import pooch
 import requests
 from requests.exceptions import HTTPError, RequestException
 
-from common.command_line import UserError, track
+from common.command_line import UserError
 from common.files import clear, is_inside
 from common.ownership import PRIVATE, begin, leave
+from common.progress import track
 
 KIND = "fetch"  # private folder of what is not whole yet
 POOCHS_TEMPORARY = re.compile(r"tmp\w{8}")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
-from common.command_line import UsageError, UserError, make_output_folder, track
+from common.command_line import UsageError, UserError, make_output_folder
 from common.files import file_sha256, is_plain
 from common.ownership import PRIVATE, begin
+from common.progress import track
 from data_prep import records, split
 from data_prep.annotations.formats import READERS, check_occurring
 from data_prep.cases.suggestions import check_cases

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.command_line import UserError, track
+from common.command_line import UserError
 from common.lease import Lease
 from common.ownership import clear_temporaries, recorded, refusal
+from common.progress import track
 from common.workers import map_tasks
 from data_prep import records
-from data_prep.claim import claimed
 from data_prep.config import SPLITS, PrepConfig
 from data_prep.dataset import manifest, pack
 from data_prep.dataset.manifest import Sample, count_samples, unpublish, write_dataset
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
 from data_prep.images import masks
+from data_prep.output_lock import claimed
 from data_prep.plan import FOLDERS, Plan, find_fields, make_plan, with_checked_classes
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
 from data_prep.records import Found

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common import seeds
+from common.file_records import is_whole, owns
 from common.ownership import Item
-from common.recorded import is_whole, owns
 from data_prep.config import PrepConfig
 from data_prep.images.tiles import Tile
 from data_prep.raw import Field

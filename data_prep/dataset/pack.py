@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from common.command_line import UserError, track
+from common.command_line import UserError
 from common.files import sync
 from common.ownership import Item
+from common.progress import track
 from common.workers import map_tasks
 from data_prep.dataset.manifest import Dataset, Sample
 from data_prep.dataset.samples import read_sample

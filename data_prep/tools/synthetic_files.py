@@ -9,8 +9,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from common.command_line import UserError, track
+from common.command_line import UserError
 from common.ownership import PRIVATE, Item, clear_temporaries
+from common.progress import track
 from data_prep.tools.config import SyntheticConfig
 from data_prep.tools.synthetic_fields import Points, draw_field
 

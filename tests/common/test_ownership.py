@@ -9,8 +9,8 @@ import pytest
 
 from common import files, ownership
 from common.command_line import UserError
+from common.file_records import Record, is_whole
 from common.ownership import Item
-from common.recorded import Record, is_whole
 
 
 @pytest.fixture

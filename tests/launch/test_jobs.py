@@ -14,7 +14,7 @@ import pytest
 
 from common import lease
 from common.command_line import UsageError, UserError
-from data_prep.claim import WHOLE, lease_of
+from data_prep.output_lock import WHOLE, lease_of
 from launch import job as in_job
 from launch import jobs
 from launch.doctor import main as doctor

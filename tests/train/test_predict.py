@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from common.command_line import track
+from common.progress import track
 from data_prep import __main__ as data_prep_main
 from data_prep.dataset.manifest import read_dataset
 from data_prep.images.image_files import read_image

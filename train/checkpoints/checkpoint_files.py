@@ -23,8 +23,8 @@ from typing import Any
 from torch.distributed.checkpoint.api import CheckpointException
 
 from common.command_line import UserError
+from common.file_records import Version
 from common.files import file_sha256, is_plain, sync
-from common.recorded import Version
 from train.checkpoints.digests import json_sha256
 
 FileEntries = dict[str, dict[str, Any]]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from common.command_line import track
 from common.ownership import Item
+from common.progress import track
 from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS
 from data_prep.dataset.manifest import Labelling

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.command_line import EXIT_FAILED, UsageError, make_output_folder, named, track
+from common.command_line import EXIT_FAILED, UsageError, make_output_folder, named
+from common.progress import track
 from train.prediction.config import PredictConfig
 from train.prediction.input_images import find_images
 from train.prediction.predictor import Advance, PredictionPlan, Predictor

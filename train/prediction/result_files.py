@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.file_records import is_whole
 from common.ownership import PRIVATE, Item
-from common.recorded import is_whole
 from data_prep.annotations.qupath import PREDICTED
 from data_prep.dataset.manifest import Labelling
 from data_prep.images import image_files

@@ -11,7 +11,7 @@ import pytest
 
 from common import lease
 from data_prep import __main__ as command
-from data_prep.claim import claimed
+from data_prep.output_lock import claimed
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
