@@ -13,11 +13,13 @@ import tifffile
 from numpy.typing import NDArray
 
 from common.command_line import UserError, run
+from data_prep.annotations.brecahad import CLASSES
 from data_prep.synthetic import main
 from data_prep.tools import synthetic_files
 from data_prep.tools.config import SyntheticConfig
-from data_prep.tools.synthetic_fields import KEYS, STAINS_SC, Points, draw_field
+from data_prep.tools.synthetic_fields import Points, draw_field
 from data_prep.tools.synthetic_files import write_dataset
+from data_prep.tools.synthetic_layout import STAINS_SC
 
 SMALL = {"width_px": 340, "height_px": 256}
 ROOT = Path(__file__).parents[3]
@@ -109,7 +111,7 @@ def test_files_have_the_layout_of_brecahad(
     assert image_HWC.shape == (256, 340, 3)
     assert image_HWC.dtype == np.uint8
     annotation = json.loads((tmp_path / "groundTruth/Case_2-01.json").read_text())
-    assert tuple(annotation) == KEYS
+    assert tuple(annotation) == CLASSES
     config = SyntheticConfig(out=str(tmp_path), **SMALL)
     drawn_HWC, points = draw_field(config, case=2, field=1)
     assert np.array_equal(image_HWC, drawn_HWC)
@@ -124,10 +126,10 @@ def test_points_lie_in_the_picture_and_scale_with_its_area(
 ) -> None:
     for image_HWC, points in fields:
         height, width, _ = image_HWC.shape
-        pixels = np.array([pixel for key in KEYS for pixel in points[key]])
+        pixels = np.array([pixel for key in CLASSES for pixel in points[key]])
         assert ((pixels >= 0) & (pixels < (width, height))).all()
         assert 60 / 4 * 0.7 <= len(points["tumor"]) <= 170 / 4 * 1.3  # a quarter of a full field
-    for key in KEYS:
+    for key in CLASSES:
         assert any(points[key] for _, points in fields), key
 
 
