@@ -1,1 +1,1 @@
-"""What every package needs: command line, files and whose they are, leases, seeds, workers."""
+"""What every package needs: command line, files and who wrote them, leases, seeds, workers."""

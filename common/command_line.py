@@ -1,11 +1,10 @@
-"""key=value settings, read the same way everywhere: defaults <- preset <- file <- command line.
+"""Run a command, and read its key=value settings: defaults <- preset <- file <- command line.
 
 A command declares a frozen dataclass whose fields are its keys, see common.settings and
 common.help_text.
 
-Exit codes, the same everywhere: 0 done; 1 something failed that a message explains; 2 a wrong
-command line; 75 stopped by a signal with the state saved, run the same command to go on;
-130 interrupted.
+Every command ends with 0: done; 1: a message says what failed; 2: wrong command line; 75: stopped
+by a signal with the state saved, run the same command to go on; or 130: interrupted.
 """
 
 import dataclasses
@@ -40,27 +39,27 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
-FIRST_SAYS_S = 5.0  # how long other ranks leave rank 0 to say what is wrong
+RANK_0_PRINTS_S = 5.0  # how long the other ranks let rank 0 print what is wrong
 MAX_YAML_BYTES = 10**6
 MOST_NAMED = 10  # files, cases or classes in a message
 
 
 class UserError(Exception):
-    """Something a user can mend: printed as it stands, without a traceback."""
+    """Something that a user can mend: printed as it is, without a traceback."""
 
     exit_code = EXIT_FAILED
     is_shared = False
-    """Whether every rank raises it: then one says it."""
+    """Whether every rank raises it: then rank 0 alone prints it."""
 
 
 class UsageError(UserError):
-    """A wrong command line: an unknown key, a wrong type, a path that is not there."""
+    """A wrong command line: an unknown key, a wrong type, a missing path."""
 
     exit_code = EXIT_USAGE
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> typing.NoReturn:
-    """Call `main` with the arguments and exit with its code; a UserError is one message."""
+    """Call `main` with the arguments and exit with its code; print a UserError as one message."""
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         code = main(list(sys.argv[1:] if argv is None else argv))
@@ -70,7 +69,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         if is_first or not is_shared:
             print(f"error: {error}", file=sys.stderr)
         else:
-            time.sleep(FIRST_SAYS_S)  # torchrun ends rank 0, unheard, once another has ended
+            time.sleep(RANK_0_PRINTS_S)  # torchrun kills rank 0 as soon as another rank ends
         code = error.exit_code
     except KeyboardInterrupt:
         if is_first:
@@ -78,14 +77,14 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         code = 128 + signal.SIGINT
     except BrokenPipeError:
         code = EXIT_FAILED
-    except OSError as error:  # a full disk, a folder that may not be written: no bug of ours
+    except OSError as error:  # a full disk or a read-only folder, not a bug of ours
         print(f"error: {os_error_text(error)}", file=sys.stderr)
         code = EXIT_FAILED
     sys.exit(code)
 
 
 def os_error_text(error: OSError) -> str:
-    """What the system refused, of which file where it says so; of a full disk, what to do."""
+    """Describe what the system refused, naming the file if known. Advise on a full disk."""
     text = f"{error.filename or 'I/O'}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         text += "; make room on the disk of the output, and run the same command again"
@@ -93,7 +92,7 @@ def os_error_text(error: OSError) -> str:
 
 
 def make_output_folder(out: Path) -> None:
-    """Make the folder of out= where there is none. Raises UsageError where that cannot be."""
+    """Make the folder of out=, unless it exists. Raises UsageError if it cannot be made."""
     if out.is_file():
         raise UsageError(f"out={out}: is a file; name a folder")
     try:
@@ -105,24 +104,24 @@ def make_output_folder(out: Path) -> None:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """'1 field', '2 fields'; 'plural' where an s does not make it."""
+    """Return '1 field' or '2 fields'; give a `plural` that does not just add an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def named(names: Iterable[str]) -> str:
-    """'Case_1, Case_2': the first MOST_NAMED names of a list, and how many more there are."""
+    """Join the first MOST_NAMED names, and count the others: 'Case_1, Case_2 and 3 more'."""
     listed = [printable(name) for name in names]
     more = len(listed) - MOST_NAMED
     return ", ".join(listed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def printable(name: str) -> str:
-    """A name for a message: of one line, without what a terminal would act upon."""
+    """Escape a name that would break a line or control the terminal."""
     return name if name.isprintable() else ascii(name)
 
 
 def wants_help(argv: Sequence[str]) -> bool:
-    """Whether the arguments ask for the help text."""
+    """Return whether the arguments ask for the help text."""
     return any(argument in ("-h", "--help", "help") for argument in argv)
 
 
@@ -131,8 +130,7 @@ def load(
 ) -> Config:
     """Build a `config_class` from defaults, `preset=`, `config=` and the other key=value arguments.
 
-    Raises UsageError for unknown keys and wrong values, a line each, and for a missing or a refused
-    value.
+    Raises UsageError that lists unknown keys and wrong values, or names missing or refused values.
     """
     given, wrong = split_arguments(argv)
     merged: Any = OmegaConf.structured(config_class)
@@ -147,7 +145,7 @@ def load(
 
 
 def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build a `config_class` from what a file holds, values as text or of their type.
+    """Build a `config_class` from a file's keys; values are texts or have their types.
 
     Raises UsageError as load() does.
     """
@@ -156,7 +154,7 @@ def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config
 
 
 def finished(config_class: type[Config], merged: Any, wrong: Sequence[str]) -> Config:
-    """The dataclass of a merged configuration. Raises UsageError, also for what is `wrong`."""
+    """Make the dataclass of a merged configuration. Raises UsageError, first for the `wrong`."""
     if wrong:
         raise UsageError(listed(wrong))
     try:
@@ -170,7 +168,7 @@ def finished(config_class: type[Config], merged: Any, wrong: Sequence[str]) -> C
 
 
 def listed(wrong: Sequence[str]) -> str:
-    """What is wrong with a command line: in one line, or a line each."""
+    """Put one mistake into one line, several into a line each."""
     if len(wrong) == 1:
         return wrong[0]
     return f"{len(wrong)} wrong settings:" + "".join(f"\n  {line}" for line in wrong)
@@ -179,9 +177,9 @@ def listed(wrong: Sequence[str]) -> str:
 def with_files(
     merged: Any, config_class: type, given: Mapping[str, str], preset_folder: Path | None
 ) -> tuple[Any, list[str]]:
-    """The configuration with the keys of preset= and config= set, and what is wrong there.
+    """Set the keys of preset= and config=; also return an error for each wrong one.
 
-    A preset that the file of config= names counts where none is typed.
+    If no preset is typed, the one that the file of config= names counts.
     """
     wrong: list[str] = []
     file = given.get("config") if field_type(config_class, "config") else None
@@ -195,7 +193,7 @@ def with_files(
             merged, wrong_in_file = with_file(merged, config_class, Path(file))
             wrong += wrong_in_file
             is_whole = in_file.keys() >= {field.name for field in dataclasses.fields(config_class)}
-            if in_file.get("config") and not is_whole:  # one of a run says only what it came from
+            if in_file.get("config") and not is_whole:  # a run's own file keeps its config= too
                 wrong.append(f"{file}: config: another file is not read; copy its keys into this")
     except UsageError as error:
         wrong.append(str(error))
@@ -203,13 +201,13 @@ def with_files(
 
 
 def with_file(merged: Any, config_class: type, path: Path) -> tuple[Any, list[str]]:
-    """The configuration with a file's keys set, and its wrong ones. Raises UsageError."""
+    """Set a file's keys; also return an error for each wrong one. Raises UsageError."""
     merged, wrong = with_values(merged, config_class, read_yaml(path))
     return merged, [f"{path}: {line}" for line in wrong]
 
 
 def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
-    """The configuration with one key set; UsageError names the key and what it takes."""
+    """Set one key. Raises UsageError that names the key and what it takes."""
     setting, parsed = OmegaConf.create({}), parse_value(config_class, key, value)
     try:
         OmegaConf.update(setting, key, as_text_only(parsed))
@@ -219,7 +217,10 @@ def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The settings by key, of two of one key the last; and what is none, with the reason."""
+    """Parse key=value arguments; the last of a repeated key wins.
+
+    Also return an error for each malformed argument.
+    """
     given, wrong = {}, []
     for argument in argv:
         try:
@@ -231,7 +232,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def split_argument(argument: str) -> tuple[str, str]:
-    """'key=value' -> (key, value)."""
+    """Split 'key=value'. Raises UsageError."""
     key, equals, value = argument.partition("=")
     key = key.removeprefix("--")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
@@ -240,7 +241,10 @@ def split_argument(argument: str) -> tuple[str, str]:
 
 
 def parse_value(config_class: type, key: str, value: str) -> Any:
-    """Text, or a list of texts; omegaconf turns them into the field's type."""
+    """Return a text or a list of texts, which omegaconf turns into the field's type.
+
+    Raises UsageError.
+    """
     hint = field_type(config_class, key)
     if hint in (str, None):
         return value
@@ -262,7 +266,7 @@ def parse_value(config_class: type, key: str, value: str) -> Any:
 
 
 def preset_path(folder: Path, name: str) -> Path:
-    """The file of a preset; an unknown name lists those there are."""
+    """Return the file of a preset. Raises UsageError that lists the known presets."""
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(preset.stem for preset in folder.glob("*.yaml")))
@@ -271,18 +275,18 @@ def preset_path(folder: Path, name: str) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of keys, values as text (see `parse_value`). Raises UsageError."""
+    """Read a YAML file of keys, with values as texts. Raises UsageError."""
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_YAML_BYTES} bytes: no file of settings")
+            raise UsageError(f"{path}: larger than {MAX_YAML_BYTES} bytes: not a settings file")
         content = plain_yaml.parse(path.read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path}: holds no keys; one 'key: value' a line is expected")
+        raise UsageError(f"{path}: holds no keys; expected one 'key: value' per line")
     return content
 
 
 def as_yaml(config: Any) -> str:
-    """The whole configuration as YAML; read_yaml() gives the same texts back."""
+    """Write the whole configuration as YAML; read_yaml() returns the same texts."""
     return plain_yaml.dump(dataclasses.asdict(config))

@@ -1,8 +1,8 @@
-"""Tell by a record whether files are as this program wrote them.
+"""Find out from a record whether files are as this program wrote them.
 
-The files of an item get the time of change that their record has, to the nanosecond. A file is
-ours, and unchanged, where it has that time and the recorded size, or else (touched, copied) the
-recorded sha256. A power loss may empty a file of ours: an empty one under a recorded name counts
+The files of an item get the modification time of their record, to the nanosecond. A file is ours
+and unchanged if it has that time and the recorded size; if it was touched or copied, it must have
+the recorded sha256. A power loss may empty our files, so an empty file with a recorded name counts
 as ours.
 """
 
@@ -17,17 +17,19 @@ from common.files import ends_sha256, file_sha256, is_inside
 
 
 class Version(NamedTuple):
-    """A file as it was written."""
+    """The size and hash of a file as it was written."""
 
     num_bytes: int
     sha256: str
-    """Of its content, or of its two ends."""
+    """Hash of its content, or of its two ends."""
     is_by_ends: bool = False
     """Whether the hash is of its ends."""
 
     def is_at(self, path: Path, mtime_ns: int) -> bool:
-        """Whether this is what stands at a path, as it surely is with a time of change; a link
-        never is."""
+        """Return whether the file at a path is this version; a link never is.
+
+        Compares hashes only if the modification time is not `mtime_ns`.
+        """
         try:
             found = path.lstat()
         except OSError:
@@ -41,25 +43,25 @@ class Version(NamedTuple):
 
 @dataclass
 class Record:
-    """What is recorded of an item."""
+    """The record of an item."""
 
     files: dict[str, list[Version]] = field(default_factory=dict)
-    """Path from the output folder -> the file's version; of one that is being replaced the old and
-    the new."""
+    """Path from the output folder -> the file's version; the old and the new version while it is
+    being replaced."""
     about: dict[str, Any] = field(default_factory=dict)
-    """What the command notes once all its files are there; empty before."""
+    """The command's own notes, written once all files have their names; empty before."""
     mtime_ns: int = 0
-    """Its time of change, which its files have too."""
+    """The modification time of the record, which its files have too."""
 
 
 def read_record(path: Path) -> Record:
-    """Read a record; return an empty one where there is none, or a damaged one."""
+    """Read a record; return an empty one if it is missing or damaged."""
     try:
         content = json.loads(path.read_text())
         versions = {
             name: [Version(*version) for version in entries]
             for name, entries in content["files"].items()
-            if is_inside(name)  # a record may come from elsewhere
+            if is_inside(name)  # do not trust a record from another computer
         }
         return Record(versions, dict(content["about"]), path.stat().st_mtime_ns)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -67,19 +69,21 @@ def read_record(path: Path) -> Record:
 
 
 def is_whole(record: Record, out: Path, name: str) -> bool:
-    """Whether a file is as its item's record says."""
+    """Return whether a file is as its item's record says."""
     versions = record.files.get(name, ())
     return any(version.is_at(out / name, record.mtime_ns) for version in versions)
 
 
 def owns(record: Record, out: Path, name: str) -> bool:
-    """Whether a file may be replaced or removed: it is as recorded, or was emptied, as a power loss
-    does; nobody loses anything with that one."""
+    """Return whether a file may be replaced or removed: it is as recorded, or empty.
+
+    A power loss can empty a file, and nobody loses anything with an empty one.
+    """
     return is_whole(record, out, name) or (name in record.files and is_empty(out / name))
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a file without content stands at a path, and no link."""
+    """Return whether a path is an empty file, and not a link."""
     try:
         found = path.lstat()
     except OSError:
@@ -88,16 +92,16 @@ def is_empty(path: Path) -> bool:
 
 
 def remove_own(record: Record, out: Path, name: str) -> None:
-    """Remove a file of an item where nobody has changed it."""
+    """Remove a file of an item, unless somebody changed it."""
     if not link_above(out, name) and owns(record, out, name):
         (out / name).unlink()
 
 
 def link_above(out: Path, name: str) -> str:
-    """The first folder of a path below `out` that is a link; '' where none is."""
+    """Return the first folder of a path below `out` that is a link; '' if none is."""
     above = ""
-    for part in name.split("/")[:-1]:
-        above = f"{above}/{part}" if above else part
+    for folder in name.split("/")[:-1]:
+        above = f"{above}/{folder}" if above else folder
         if os.path.islink(out / above):
             return above
     return ""

@@ -1,4 +1,4 @@
-"""Write files so that a kill leaves no half of one, read them back, hash and remove them.
+"""Write files whole or not at all, even when killed; read them back, hash and remove them.
 
 This module imports nothing of the project.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
-"""The name of a file that is being made."""
-END_BYTES = 2**20  # of either end of a file that is too large to be read again
+"""The name of a file that is being written."""
+END_BYTES = 2**20  # hashed of either end of a file that is too large to be read again
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # control characters
 
 
 def new_temporary(folder: Path) -> Path:
-    """Return a path in a folder that nothing has."""
+    """Return an unused path in a folder."""
     return folder / f".{secrets.token_hex(8)}.tmp"
 
 
@@ -28,10 +28,10 @@ def new_temporary(folder: Path) -> Path:
 def named_when_whole(
     path: Path, mtime_ns: int | None = None, *, is_synced: bool = False
 ) -> Iterator[BinaryIO]:
-    """Open a file to write, which gets its name at the end; a failure leaves nothing.
+    """Open a file to write that gets its name at the end; a failure leaves nothing.
 
-    `mtime_ns`: the time of change that it is to have. `is_synced`: wait until it is on the disk
-    before it gets the name, which then stands for the whole of it after a power loss too.
+    `mtime_ns`: the modification time to give it. `is_synced`: wait until it is on the disk before
+    it gets the name, so that the named file is whole after a power loss too.
     """
     temporary = new_temporary(path.parent)
     try:
@@ -51,13 +51,13 @@ def named_when_whole(
 def write_atomically(
     path: Path, content: bytes, mtime_ns: int | None = None, *, is_synced: bool = False
 ) -> None:
-    """Write a file as `named_when_whole` does: its name never stands for half of it."""
+    """Write a file as `named_when_whole` does: nobody ever sees half of it under its name."""
     with named_when_whole(path, mtime_ns, is_synced=is_synced) as file:
         file.write(content)
 
 
 def holds(path: Path, content: bytes) -> bool:
-    """Return whether a file is there and has this content."""
+    """Return whether a file exists and has this content."""
     return path.is_file() and path.read_bytes() == content
 
 
@@ -86,8 +86,10 @@ def ends_sha256(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the whole lines of a file of JSON lines, to which others may be writing; [] where there
-    is none."""
+    """Read the complete lines of a JSON lines file that others may be writing to.
+
+    Returns [] if the file does not exist.
+    """
     entries = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -98,7 +100,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def is_plain(name: object) -> bool:
-    """Whether something from a file is the plain name of a file: no path, nothing unprintable."""
+    """Return whether a value from a file is a plain file name: no path, nothing unprintable."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -108,13 +110,15 @@ def is_plain(name: object) -> bool:
 
 
 def is_inside(path: object) -> bool:
-    """Whether something from a file is a path that stays inside the folder it is meant for."""
+    """Return whether a value from a file is a relative path that does not leave its folder."""
     return isinstance(path, str) and all(map(is_plain, path.split("/")))
 
 
 def clear(folder: Path, is_known: Callable[[str], bool]) -> None:
-    """Remove the files below a folder whose paths from there are known, and folders that are then
-    empty; but never `folder` itself, a link, or what lies behind one."""
+    """Remove the files below a folder whose relative paths are known, then empty folders.
+
+    Never removes `folder` itself, a link, or what lies behind a link.
+    """
     if folder.is_symlink():
         return
     for parent, folders, files in os.walk(folder, topdown=False):

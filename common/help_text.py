@@ -17,7 +17,7 @@ from omegaconf import MISSING, OmegaConf
 
 
 def help_text(config_class: type, usage: str) -> str:
-    """`usage`, then every key with its default, its type and its field's docstring."""
+    """Return `usage`, then every key with its default, its type and its field's docstring."""
     lines = [inspect.cleandoc(usage), "", "Keys (key=default, or what must be given):", ""]
     for key, default, kind, text in describe_fields(config_class):
         lines.append(f"  {key}={default}")
@@ -26,7 +26,7 @@ def help_text(config_class: type, usage: str) -> str:
 
 
 def describe_fields(config_class: type) -> Iterator[tuple[str, str, str, str]]:
-    """(dotted key, default, type, docstring) of every field, nested dataclasses flattened."""
+    """Yield (dotted key, default, type, docstring) of every field, nested ones flattened."""
     defaults = OmegaConf.to_container(OmegaConf.structured(config_class))
     pending: list[tuple[str, type, Any]] = [("", config_class, defaults)]
     while pending:
@@ -40,7 +40,7 @@ def describe_fields(config_class: type) -> Iterator[tuple[str, str, str, str]]:
 
 
 def field_docs(config_class: type) -> dict[str, str]:
-    """The string that follows each field in the class's source."""
+    """Return the string that follows each field in the class's source."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
     assert isinstance(tree, ast.ClassDef)
     docs = {}
@@ -52,7 +52,7 @@ def field_docs(config_class: type) -> dict[str, str]:
 
 
 def default_text(value: Any) -> str:
-    """A default as it would be typed; ... where there is none."""
+    """Write a default as a user would type it; '...' if the key has none."""
     if value == MISSING:
         return "..."
     if isinstance(value, list | tuple):
@@ -63,12 +63,12 @@ def default_text(value: Any) -> str:
 
 
 def type_text(hint: Any) -> str:
-    """A type as a reader of --help needs it: 'int', 'auto|on|off', 'list of str'."""
+    """Name a type for readers of --help: 'int', 'auto|on|off', 'list of str'."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return "|".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_text(part) for part in arguments)
+        return " or ".join(map(type_text, arguments))
     if origin is list:
         return f"list of {type_text(arguments[0])}"
     if origin is tuple:

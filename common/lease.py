@@ -1,10 +1,9 @@
-"""One folder, one process at a time: a second that would write into it is refused.
+"""Let one process at a time write into a folder; refuse a second one.
 
-FOLDER/NAME is a lease of filelock's, good on file systems that several nodes share: who holds it
-touches it every BEAT_S. What a killed process of this machine left is taken over at once, what one
-of another node left once nobody has touched it for LEASE_S, and an empty one, left by a process
-that was killed before it wrote its name there, after two beats. This module imports nothing of the
-project but command_line.
+FOLDER/NAME is a filelock lease, which works on file systems that several nodes share: its owner
+touches it every BEAT_S. The lock of a killed process is taken over at once on the same machine,
+after LEASE_S without a touch from another node, and after two beats if it is empty (its owner was
+killed before it wrote its name). This module imports only command_line from the project.
 """
 
 import contextlib
@@ -23,30 +22,30 @@ LEASE_S, BEAT_S = 30.0, 3.0
 
 
 class TakenError(UserError):
-    """A folder that another process has, and will give back."""
+    """Another process uses the folder, and will give it back."""
 
 
 class Claim(NamedTuple):
-    """What a lock's file says."""
+    """The content of a lock file."""
 
     touched: int | None
-    """When it was last touched, by its file system's clock, in ns; None where there is no lock."""
+    """When it was last touched, by its file system's clock, in ns; None without a lock."""
     owner: dict[str, str]
-    """pid, host and token of the process that has it; empty where that may not be read."""
+    """pid, host and token of the process that holds it; empty if they cannot be read."""
     is_blank: bool = False
-    """Whether nothing is written there yet."""
+    """Whether the file is empty."""
 
 
 class Lease:
-    """A claim to a folder, or to a part of it: `with Lease(...)` holds it."""
+    """The right to write into a folder, or to some of its files: `with Lease(...)` holds it."""
 
     def __init__(self, folder: Path, key: str, *, name: str, doing: str) -> None:
-        """`key` is what the command line calls the folder, `name` is the path of the lock in it;
-        `doing`: what one who holds it is at."""
+        """`key`: what the command line calls the folder. `name`: the path of the lock in it.
+        `doing`: what its owner does, for messages."""
         self.folder, self.key, self.name, self.doing = folder, key, name, doing
         self.file = folder / name
         self.is_lost = False
-        """Whether the claim is known to be lost: this process must have stood still."""
+        """Whether the lease is known to be lost: this process must have been paused."""
         self.lease = SoftFileLease(
             self.file,
             lease_duration=LEASE_S,
@@ -54,7 +53,7 @@ class Lease:
             on_compromise=self.note_loss,
         )
         self.token: str | None = None
-        """What names our claim; None before there is one."""
+        """The token that names us as owner; None before we hold the lease."""
 
     def __enter__(self) -> "Lease":
         self.acquire()
@@ -69,16 +68,16 @@ class Lease:
         self.release()
 
     def note_loss(self, compromise: LeaseCompromise) -> None:
-        """The beat has found the claim lost; it is asked from other threads than its owner's."""
+        """Note that the lease is lost. The heartbeat calls this from a thread of its own."""
         self.is_lost = True
 
     def check(self) -> None:
-        """Look whether the claim still is ours; raises UserError where it is another's.
+        """Raise UserError if another process has taken the lease over.
 
-        A lock that cannot be read says nothing: on NFS ESTALE and EIO come and go, and who breaks a
-        dead lock moves a living one aside for an instant. It is read again until the beat has
-        looked too, twice as it does before it calls a claim lost. Where that finds nothing wrong
-        the claim stands, and the next check looks again.
+        An unreadable lock proves nothing: on NFS, ESTALE and EIO come and go, and a process that
+        breaks a dead lock moves a live one aside for an instant. So read it again until the
+        heartbeat has looked twice, as it does before it calls a lease lost. If it finds nothing
+        wrong, the lease counts as ours until the next check.
         """
         if not self.token:
             return
@@ -91,85 +90,84 @@ class Lease:
             raise self.lost_to_another()
 
     def names_us(self) -> bool | None:
-        """Whether the lock names this claim; None where it cannot be read."""
+        """Return whether the lock names us as owner; None if it cannot be read."""
         try:
             return owner_in(self.file.read_text()).get("token") == self.token
         except OSError:
             return None
 
     def lost_to_another(self) -> UserError:
-        """The error of a folder that is no longer ours."""
+        """Return the error for a folder that another process has taken over."""
         return UserError(
-            f"{self.key}={self.folder}: this process stood still for so long that another has taken"
-            " it over; this one ends, what it had saved is whole"
+            f"{self.key}={self.folder}: this process was paused for so long that another one took"
+            " it over; this one ends, and what it saved is whole"
         )
 
     def acquire(self) -> None:
-        """Claim the folder. Raises TakenError where a process that lives has it, UserError where a
-        file that is no lock has the lock's name."""
+        """Take the lease. Raises TakenError if a live process holds it, UserError if a file that is
+        not a lock has the lock's name."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.is_taken_by_another_file():
             raise UserError(
-                f"{self.key}={self.folder}: {self.name} is in the way, which is no lock of"
+                f"{self.key}={self.folder}: {self.name} is in the way and is not a lock of"
                 f" this program; move it away, or name another {self.key}="
             )
         try:
             self.lease.acquire(timeout=0)
         except Timeout:
-            self.outlive()
+            self.wait_for_dead_owner()
         self.token = self.lease.token
 
     def is_taken_by_another_file(self) -> bool:
-        """Whether what has the lock's name was not written as a lock."""
+        """Return whether something that is not a lock has the lock's name."""
         if self.file.is_symlink() or self.file.is_dir():
             return True
         try:
             content = self.file.read_text()
         except UnicodeDecodeError:
             return True
-        except OSError:  # not there, or another's for an instant
+        except OSError:  # missing, or moved aside for an instant
             return False
         return bool(content) and "token" not in owner_in(content)
 
     def release(self) -> None:
-        """Give the claim back."""
+        """Give the lease back."""
         self.lease.release()
 
-    def outlive(self) -> None:
-        """Watch the holder's lock: one that lives touches it soon, a dead one's runs out.
+    def wait_for_dead_owner(self) -> None:
+        """Take the lease once its owner turns out dead. Raises TakenError if the owner is alive.
 
-        filelock leaves a blank one alone for ever, since its old releases wrote nothing there.
+        A live owner touches its lock soon; a dead one's lease runs out. filelock itself never
+        takes a blank lock, since its old releases wrote nothing into their locks.
         """
         first = seen = self.claim()
-        watched_s = time.monotonic() + 2 * BEAT_S
-        told_s = watched_s
+        blank_until_s = print_at_s = time.monotonic() + 2 * BEAT_S
 
-        def lives() -> bool:
-            nonlocal seen, told_s
-            if time.monotonic() > told_s:
-                print(
-                    f"{self.key}={self.folder}: waiting whether {who(seen)} lives", file=sys.stderr
-                )
-                told_s = float("inf")
+        def is_alive() -> bool:
+            nonlocal seen, print_at_s
+            if time.monotonic() > print_at_s:
+                waiting = f"waiting to see whether {owner_text(seen)} is alive"
+                print(f"{self.key}={self.folder}: {waiting}", file=sys.stderr)
+                print_at_s = float("inf")
             before, seen = seen, self.claim()
-            if seen.is_blank and seen == first and time.monotonic() > watched_s:
+            if seen.is_blank and seen == first and time.monotonic() > blank_until_s:
                 self.remove_blank()
-            # a lock that changed hands was free in between: its new owner is watched from here
+            # a lock with a new owner was free in between: watch the new owner from now on
             is_same = seen.owner == before.owner and None not in (before.touched, seen.touched)
             return is_same and seen.touched != before.touched
 
         try:
-            self.lease.acquire(timeout=2 * LEASE_S, cancel_check=lives)
+            self.lease.acquire(timeout=2 * LEASE_S, cancel_check=is_alive)
         except Timeout:
             raise TakenError(
-                f"{self.key}={self.folder}: {who(seen)} is {self.doing}; wait for its end or stop"
-                f" it, or name another {self.key}="
+                f"{self.key}={self.folder}: {owner_text(seen)} is {self.doing}; wait for its end or"
+                f" stop it, or name another {self.key}="
             ) from None
 
     def remove_blank(self) -> None:
-        """Remove a lock with nothing in it; one that was taken at this moment is put back."""
+        """Remove an empty lock; put it back if a process took it at this moment."""
         aside = self.file.with_name(f"{self.file.name}.{os.getpid()}.blank")
-        with contextlib.suppress(FileNotFoundError):  # another did it
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             self.file.rename(aside)
             if aside.stat().st_size:
                 with contextlib.suppress(FileExistsError):
@@ -177,9 +175,9 @@ class Lease:
             aside.unlink()
 
     def claim(self) -> Claim:
-        """When the lock was last touched, and by whom.
+        """Read when the lock was last touched, then its owner.
 
-        In this order: the time is never that of a later owner than the one that is named.
+        In this order, since the time must not be that of a later owner.
         """
         try:
             touched = self.file.stat().st_mtime_ns
@@ -193,12 +191,12 @@ class Lease:
 
 
 def owner_in(content: str) -> dict[str, str]:
-    """What a lock says of its owner."""
+    """Read the owner from a lock's content."""
     return dict(line.split("=", 1) for line in content.splitlines() if "=" in line)
 
 
-def who(claim: Claim) -> str:
-    """The process that has a lock, as a message names it."""
+def owner_text(claim: Claim) -> str:
+    """Name the process that holds a lock, for a message."""
     if not claim.owner:
-        return "a process that has not written its name there"
+        return "a process that has not written its name yet"
     return f"process {claim.owner.get('pid')} on {claim.owner.get('host')}"

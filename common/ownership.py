@@ -1,14 +1,14 @@
-"""What a command wrote into an output folder: only that does it ever replace or remove.
+"""Record what a command writes into an output folder: it replaces and removes only such files.
 
     OUT/.eosin/<kind>/<name>.json   a record: the files of one item (a field, a predicted image, an
                                     evaluation), each with its size and sha256
-    OUT/.eosin/<kind>/.<hex>.tmp    a file that is being made
-    OUT/.eosin/lock                 who writes results there, see train.ranks.lock
+    OUT/.eosin/<kind>/.<hex>.tmp    a file that is being written
+    OUT/.eosin/lock                 which process writes results, see train.ranks.lock
 
-common.file_records says how files of ours are known. The record is written before the file gets its
-name: a kill at any instant leaves no file of ours that would pass for the user's, and none of the
-user's that would pass for ours. Each item has a record of its own, so processes and nodes never
-write into one. Records of the same files are the same bytes.
+common.file_records recognizes our files. A record is written before its files get their names, so
+after a kill at any instant no file of ours passes for the user's, and none of the user's for ours.
+Each item has its own record, so two processes never write the same one. Records of the same files
+are the same bytes.
 """
 
 import hashlib
@@ -41,12 +41,12 @@ class Made(NamedTuple):
 
     temporary: Path
     sha256: str = ""
-    """Of its content, where that is known."""
+    """Hash of its content, if known."""
     is_by_ends: bool = False
-    """Whether it is to be known by its ends."""
+    """Whether to hash only its ends."""
 
     def version(self) -> Version:
-        """What it is, now that it is written."""
+        """Return its size and hash, once it is written."""
         hashed = ends_sha256 if self.is_by_ends else file_sha256
         sha256 = self.sha256 or hashed(self.temporary)
         return Version(self.temporary.stat().st_size, sha256, self.is_by_ends)
@@ -60,12 +60,12 @@ class Item:
     """
 
     def __init__(self, out: Path, kind: str, name: str, making: Path | None = None) -> None:
-        """`name` is a plain file name, of which there is one a kind. `making`: the private folder
-        of the files that are being made, where that is one of the item's own."""
+        """`name`: a plain file name, unique within the kind. `making`: a private folder of the
+        item's own for files that are being written, if it has one."""
         self.out, self.kind, folder = out, kind, out / PRIVATE / kind
         self.file, self.making = folder / f"{name}.json", making or folder
         self.made: dict[str, Made] = {}
-        self.is_begun = False
+        self.has_folder = False
 
     def __enter__(self) -> "Item":
         return self
@@ -81,7 +81,7 @@ class Item:
         self.made.clear()
 
     def read(self) -> Record:
-        """What is recorded; nothing where there is no record, or a damaged one."""
+        """Read the record; an empty one if it is missing or damaged."""
         return read_record(self.file)
 
     def save(
@@ -92,9 +92,9 @@ class Item:
         write_atomically(self.file, content.encode(), mtime_ns, is_synced=True)
 
     def conflicts(self, names: Iterable[str], record: Record | None = None) -> list[str]:
-        """Those of some paths at which something stands that is not ours, or was changed.
+        """Return the paths that a file which is not ours, or was changed, already has.
 
-        A link among the folders above a path is named instead of the path.
+        For a path below a link, return the link.
         """
         record = record or self.read()
         found: dict[str, None] = {}
@@ -106,25 +106,25 @@ class Item:
         return list(found)
 
     def is_free(self, name: str, record: Record) -> bool:
-        """Whether a path may be written: nothing stands there, or a file of ours does."""
-        # in this order: another process may take our file away in between
+        """Return whether a path may be written: it is unused, or has our own file."""
+        # in this order: another process may remove our file in between
         return owns(record, self.out, name) or not os.path.lexists(self.out / name)
 
     def check(self, names: Iterable[str], way_out: str = "name another out=") -> None:
-        """Raises UserError that names the conflicts and says what to do."""
+        """Raise UserError that names the conflicts, if any, and says what to do."""
         if conflicts := self.conflicts(names):
             raise refusal(self.out, conflicts, way_out)
 
     def make(self, name: str, *, is_by_ends: bool = False) -> Path:
-        """Where to write a file that is to be published as OUT/NAME.
+        """Return where to write a file that will be published as OUT/NAME.
 
-        `is_by_ends`: it is too large to be read again, and is known by its size and its ends.
+        `is_by_ends`: it is too large to be read again, so its size and ends identify it.
         """
         self.made[name] = Made(self.new_file(), is_by_ends=is_by_ends)
         return self.made[name].temporary
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file that is to be published as OUT/NAME; returns its sha256."""
+        """Write a file that will be published as OUT/NAME; return its sha256."""
         sha256 = hashlib.sha256(content).hexdigest()
         self.made[name] = made = Made(self.new_file(), sha256)
         with made.temporary.open("xb") as file:
@@ -132,25 +132,25 @@ class Item:
         return sha256
 
     def new_file(self) -> Path:
-        """A name for a file that is being made."""
-        self.begin()
+        """Return a temporary path in the private folder."""
+        self.make_folder()
         return new_temporary(self.making)
 
-    def begin(self) -> None:
-        """Make the private folder. Raises UserError where something else is there."""
-        if not self.is_begun:
-            begin(self.out, self.kind)
-            self.is_begun = True
+    def make_folder(self) -> None:
+        """Make the private folder, once. Raises UserError as make_private()."""
+        if not self.has_folder:
+            make_private(self.out, self.kind)
+            self.has_folder = True
 
     def publish(self, about: Mapping[str, Any] | None = None, *, durably: bool = False) -> None:
-        """Give the files that were made their names, in place of all that the item had before.
+        """Give the written files their names; remove all other files that the item had before.
 
-        A last file that says that all are there is true at any instant: it is removed first and
-        named last. With `durably` each name stands for the old file or for the new one at any
-        instant, after a power loss too. Raises UserError, and changes nothing, where something
-        stands in the way that is not ours.
+        The file that was written last is removed first and named last, so it may assert that all
+        others exist. With `durably`, each name has the old file or the new one at any instant,
+        after a power loss too. Raises UserError, and changes nothing, if a file that is not ours
+        is in the way.
         """
-        self.begin()
+        self.make_folder()
         new = {name: [made.version()] for name, made in self.made.items()}
         record = self.read()
         if conflicts := self.conflicts(new, record):
@@ -164,8 +164,8 @@ class Item:
             os.utime(made.temporary, ns=(now_ns, now_ns))
             if durably:
                 sync(made.temporary)
-        going = [] if durably else [*reversed(new)]
-        for name in [*going, *(name for name in record.files if name not in new)]:
+        replaced = [] if durably else [*reversed(new)]
+        for name in [*replaced, *(name for name in record.files if name not in new)]:
             remove_own(record, self.out, name)
         for name, made in list(self.made.items()):
             made.temporary.rename(self.out / name)
@@ -174,17 +174,19 @@ class Item:
             sync(self.out)
         self.save(new, about or {}, now_ns)
 
-    def take_away(self, name: str) -> None:
-        """Remove one of the item's files; raises UserError where what stands there is not ours.
+    def remove_file(self, name: str) -> None:
+        """Remove one of the item's files, if it exists. Raises UserError if it is not ours.
 
-        Other processes may be doing the same."""
+        Other processes may do the same at the same time."""
         if os.path.lexists(self.out / name):
             self.check([name])
             (self.out / name).unlink(missing_ok=True)
 
     def remove(self) -> bool:
-        """Remove those of the item's files that nobody has changed; and its record, where no file
-        stays. Returns whether none does."""
+        """Remove the item's unchanged files, then its record if no file is left.
+
+        Returns whether no file is left.
+        """
         record = self.read()
         for name in reversed(record.files):
             remove_own(record, self.out, name)
@@ -194,32 +196,32 @@ class Item:
         return True
 
 
-def begin(out: Path, kind: str) -> None:
-    """Make the private folder of a kind. Raises UserError where something else is there."""
+def make_private(out: Path, kind: str) -> None:
+    """Make the private folder of a kind. Raises UserError if a file or a link has its name."""
     for folder in (out / PRIVATE, out / PRIVATE / kind):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise UserError(
-                f"{folder}: must be a folder of this program's own, and no link; move it away, or"
-                " name another out="
+                f"{folder}: must be this program's own folder, not a file or a link; move it away,"
+                " or name another out="
             )
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def leave(out: Path, kind: str) -> None:
-    """Remove the private folder of a kind where nothing is in it any more."""
+def remove_private(out: Path, kind: str) -> None:
+    """Remove the private folder of a kind, if it is empty."""
     for folder in (out / PRIVATE / kind, out / PRIVATE):
-        with suppress(OSError):  # not empty, or not there
+        with suppress(OSError):  # not empty, or missing
             folder.rmdir()
 
 
 def clear_temporaries(out: Path, kind: str) -> None:
-    """Remove what was being made by processes that were killed. Not where others may be at it."""
+    """Remove files that killed processes were writing. Call it only while no other one writes."""
     if not (out / PRIVATE).is_symlink():
         clear(out / PRIVATE / kind, lambda name: bool(TEMPORARY.fullmatch(name)))
 
 
-def recorded(out: Path, kind: str) -> list[str]:
-    """The names of the items of a kind."""
+def recorded_items(out: Path, kind: str) -> list[str]:
+    """List the names of the items of a kind."""
     with suppress(FileNotFoundError):
         names = os.listdir(out / PRIVATE / kind)
         return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
@@ -227,7 +229,7 @@ def recorded(out: Path, kind: str) -> list[str]:
 
 
 def refusal(out: Path, names: Iterable[str], way_out: str = "name another out=") -> UserError:
-    """The error of files that would have to be replaced or removed, and are not ours."""
+    """Return the error for files that are in the way and not ours."""
     listed = list(names)
     return UserError(
         f"{out}: {counted(len(listed), 'file')} in the way, not written by this command or changed"

@@ -1,23 +1,23 @@
-"""YAML of settings, read as texts, lists and mappings, and written.
+"""Read YAML of settings as texts, lists and mappings, and write it.
 
-YAML's own types would turn run=001 into 1 and amp=off into False. What a short file can blow up is
-not taken: aliases, which can stand for more than any memory holds, and deep nesting.
+YAML's own types would turn run=001 into 1 and amp=off into False. Aliases and deep nesting are
+refused, since with them a short file can fill any memory.
 """
 
 from typing import Any
 
 import yaml
 
-MAX_DEPTH = 20  # of lists and mappings in each other; no configuration needs more than 4
+MAX_DEPTH = 20  # of nested lists and mappings; no configuration needs more than 4
 
 
 class PlainLoader(yaml.BaseLoader):
-    """Reads every value as text, and refuses aliases and what is nested too deep."""
+    """Reads every value as text; refuses aliases and deep nesting."""
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Read one node. Raises YAMLError for what is not taken."""
+        """Read one node. Raises YAMLError for an alias or deep nesting."""
         if self.check_event(yaml.AliasEvent):
             alias = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
@@ -34,10 +34,10 @@ class PlainLoader(yaml.BaseLoader):
 
 
 class PlainDumper(yaml.SafeDumper):
-    """Writes text so that it is read back the same, line breaks of all kinds too."""
+    """Writes text so that it is read back the same, with line breaks of all kinds."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """Between double quotes where PyYAML would fold what is no newline."""
+        """Quote text in which PyYAML would fold line breaks other than newlines."""
         return self.represent_scalar(
             "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
         )
@@ -47,10 +47,10 @@ PlainDumper.add_representer(str, PlainDumper.represent_text)
 
 
 def parse(text: str) -> Any:
-    """A text, a list or a mapping. Raises YAMLError."""
+    """Return a text, a list or a mapping. Raises YAMLError."""
     return yaml.load(text, PlainLoader)
 
 
 def dump(values: Any) -> str:
-    """YAML of texts, numbers, lists and mappings; `parse` gives the texts back as they were."""
+    """Write texts, numbers, lists and mappings as YAML; `parse` returns the same texts."""
     return yaml.dump(values, Dumper=PlainDumper, sort_keys=False, allow_unicode=True)

@@ -20,10 +20,10 @@ def track(
     count: Callable[[Item], int] = lambda item: 1,
     every_s: float = 30.0,
 ) -> Iterator[Item]:
-    """Pass items on, showing progress: a bar on a terminal, a line every `every_s` in a log where
-    there is any.
+    """Yield the items and show progress: a bar on a terminal, a line every `every_s` in a log.
 
-    Each item is worth `count(item)` of the `total` units, of which `done` were there before.
+    Each item counts `count(item)` of the `total` units; `done` units were finished before. A log
+    gets no line without progress since the last one.
     """
     if sys.stderr.isatty():
         prefixed = total >= 10**6  # 340M instead of 340123456
@@ -32,11 +32,11 @@ def track(
                 yield item
                 bar.update(count(item))
         return
-    due, told = time.monotonic() + every_s, done
+    due, printed = time.monotonic() + every_s, done
     for item in items:
         yield item
         done += count(item)
-        if done != told and time.monotonic() >= due:
-            told = done
+        if done != printed and time.monotonic() >= due:
+            printed = done
             print(f"{label}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
             due = time.monotonic() + every_s

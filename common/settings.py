@@ -1,8 +1,8 @@
-"""Put values of files and command lines into a dataclass of settings, by OmegaConf.
+"""Put values from files and command lines into a dataclass of settings, with OmegaConf.
 
-A frozen dataclass declares the keys: its fields, and for a group of keys a dataclass within it.
-Text is data, whoever typed it or wrote the file: `${...}` is kept as it stands. OmegaConf would
-resolve it, so every value passes through `as_text_only` before OmegaConf sees it.
+A frozen dataclass declares the keys: its fields, and for a group of keys a nested dataclass.
+`${...}` in a value is plain text. OmegaConf would resolve it, so every value passes through
+`as_text_only` first.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Config = TypeVar("Config")
 def with_values(
     merged: Any, config_class: type, values: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
-    """The configuration with the values of a file set, and a line for each wrong key."""
+    """Set the values of a file; also return an error for each wrong key."""
     wrong = []
     for key, value in values.items():
         try:
@@ -36,10 +36,13 @@ def with_values(
 
 
 def explain(config_class: type, key: str, error: Exception, given: str = "") -> str:
-    """Why omegaconf refuses a key: what it takes, or that there is none. `given`: in a file."""
+    """Say why omegaconf refuses a key: it is unknown, or takes other values.
+
+    `given`: the key as a file has it; '' on a command line.
+    """
     group, dot, rest = given.partition(".")
     if dot:
-        return f"in a file a group's keys stand below it, as in '{group}: {{{rest}: ...}}'"
+        return f"in a file, write a group's keys below it, as in '{group}: {{{rest}: ...}}'"
     hint = field_type(config_class, key)
     if dataclasses.is_dataclass(hint):
         names = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(hint))
@@ -51,18 +54,18 @@ def explain(config_class: type, key: str, error: Exception, given: str = "") -> 
 
 
 def one_line(error: OmegaConfBaseException) -> str:
-    """omegaconf's message without what describes its own objects."""
+    """Shorten omegaconf's message: drop what describes its own objects."""
     message = str(error.msg or error).splitlines()[0]
     return re.sub(r"Key ('.*?') not in '\w+'\.?", r"no key \1; --help lists every key.", message)
 
 
 def in_words(hint: Any) -> str:
-    """What a key of a type takes: 'a whole number', 'one of auto, on, off'."""
+    """Describe the values of a type: 'a whole number', 'one of auto, on, off'."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(in_words(part) for part in arguments)
+        return " or ".join(map(in_words, arguments))
     if origin is tuple:
         return f"a list of {len(arguments)}, each {in_words(arguments[0])}"
     if origin is list:
@@ -72,24 +75,24 @@ def in_words(hint: Any) -> str:
 
 
 def as_number(config_class: type, key: str, value: Any) -> Any:
-    """A value; a whole number where a key takes one or a word, which omegaconf does not turn."""
+    """Make digits an int if a key takes an int or a word: omegaconf would keep the text."""
     arguments = typing.get_args(field_type(config_class, key))
     is_whole = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value)
     return int(value) if is_whole and int in arguments else value
 
 
 def field_type(config_class: type, key: str) -> Any:
-    """The annotation of a dotted key, or None where there is none (omegaconf then objects)."""
+    """Return the annotation of a dotted key, or None for an unknown key."""
     hint: Any = config_class
-    for part in key.split("."):
+    for name in key.split("."):
         if not dataclasses.is_dataclass(hint):
             return None
-        hint = typing.get_type_hints(hint).get(part)
+        hint = typing.get_type_hints(hint).get(name)
     return hint
 
 
 def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
-    """A dataclass, and those within it, from values that have their types."""
+    """Make a dataclass, with nested ones, from values that have their types."""
     hints = typing.get_type_hints(config_class)
     built: dict[str, Any] = {}
     for name, value in values.items():
@@ -102,16 +105,16 @@ def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def as_text_only(value: Any) -> Any:
-    """A value in which OmegaConf finds no expression ('${') and no missing value ('???').
+    """Mark '$' and '?' so that OmegaConf sees no expression ('${') and no missing value ('???').
 
-    `build` takes it back. OmegaConf's own escape would not do: it resolves an escaped text twice
-    where a list or a group is expected.
+    `build` removes the marks. OmegaConf's own escape does not work: it resolves an escaped text
+    twice where a list or a group is expected.
     """
     return map_texts(value, lambda text: text.replace("$", "$\0").replace("?", "?\0"))
 
 
 def map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A value with every text in it changed, in lists and mappings too; keys stay."""
+    """Change every text in a value, in lists and mappings too, but no keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

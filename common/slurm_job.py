@@ -4,9 +4,9 @@ import os
 
 
 def job_id() -> str:
-    """The job, or the task of an array, as scontrol knows it; '' outside Slurm.
+    """Return the id of the job, or of the task of an array, for scontrol; '' outside Slurm.
 
-    SLURM_JOB_ID will not do for an array: its last task has the id of the whole array.
+    SLURM_JOB_ID is wrong for an array: its last task has the id of the whole array.
     """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     task = os.environ.get("SLURM_ARRAY_TASK_ID")

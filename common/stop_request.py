@@ -1,4 +1,4 @@
-"""A request to stop, from a signal: noted now, acted on at the end of the step."""
+"""Note a signal that asks to stop; the loop acts on it at the end of the step."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 def caught() -> list[signal.Signals]:
-    """Those of SIGNALS that are to be handled: under nohup a closed terminal is not."""
+    """Return the signals to handle: all SIGNALS, but not SIGHUP under nohup."""
     is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signum for signum in SIGNALS if signum != signal.SIGHUP or not is_nohup]
 
@@ -17,8 +17,8 @@ class StopRequest:
     """While this context lasts, SIGTERM, SIGINT, SIGUSR2 and SIGHUP only set `signum`.
 
     The ranks compare `signum` at each step (signals reach them at different times), stop at the
-    same one and save together. A second SIGINT ends the process without saving, as soon as a save
-    that is being written is done. SIGHUP, of a terminal that was closed, stays ignored under nohup.
+    same step and save together. A second SIGINT ends the process without saving, once a save in
+    progress is written. SIGHUP (a closed terminal) stays ignored under nohup.
     """
 
     def __init__(self) -> None:
@@ -41,12 +41,12 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def adopt(self, signum: int) -> None:
-        """Take over the signal that the ranks agreed on, where this one had none."""
+        """Take over the signal that the ranks agreed on, if this rank got none."""
         if not self.signum:
             self.signum, self.num_signals = signum, 1
 
     def note(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle a signal."""
         if signum == signal.SIGINT and self.signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = self.signum or signum

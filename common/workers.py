@@ -1,7 +1,7 @@
-"""A pool of worker processes that says which task a worker was at when it died.
+"""Run tasks on worker processes; if a worker dies, name the task that it was working on.
 
-The standard library's pools raise BrokenProcessPool without a name, or wait for ever; a dead
-worker is nearly always one field that did not fit in memory, and its name is what a user needs.
+The standard library's pools raise BrokenProcessPool without a name, or wait for ever. Nearly
+always a worker dies because one field does not fit in memory, and a user needs that field's name.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ CONTEXT: Any = get_context("forkserver")
 
 
 class WorkerError(UserError):
-    """A worker died, or its function raised what it should not."""
+    """A worker died, or its function raised an error."""
 
 
 def map_tasks(
@@ -40,10 +40,10 @@ def map_tasks(
     workers: int,
     name: Callable[[Task], str],
 ) -> Iterator[tuple[int, Result]]:
-    """(index, result) of each task as it is done, in any order, on `workers` processes.
+    """Run the tasks on `workers` processes; yield (index, result) of each when done, in any order.
 
-    `function` must be importable by name. Raises WorkerError with the task's name where a worker
-    is killed or its function raises; the other workers are ended first.
+    `function` must be importable by name. Raises WorkerError with the task's name if a worker is
+    killed or its function raises, after ending the other workers.
     """
     if tasks:
         get_ready(function.__module__)
@@ -64,18 +64,18 @@ def map_tasks(
 
 
 def get_ready(module: str) -> None:
-    """Let the module of what workers will do be loaded, on another core, while one goes on."""
+    """Start to load the module that workers will need, in the background on another core."""
     CONTEXT.set_forkserver_preload([module])
     resource_tracker.ensure_running()  # else the fork server starts it, which unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:  # Ctrl-C is for the run, which ends its workers; while they load it would be a traceback
+    try:  # the run handles Ctrl-C; workers that are still loading would print a traceback
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Worker:
-    """One process, the pipe to it, and the index of the task it is at."""
+    """One process, the pipe to it, and the index of its current task."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.connection, theirs = CONTEXT.Pipe()
@@ -85,48 +85,49 @@ class Worker:
         self.index: int | None = None
 
     def give(self, index: int | None, tasks: Sequence[Any]) -> None:
-        """Hand over the next task, if there is one."""
+        """Send the next task; None if none is left."""
         self.index = index
         if index is not None:
-            with contextlib.suppress(BrokenPipeError):  # it died: take() will say so
+            with contextlib.suppress(BrokenPipeError):  # it died: take() raises
                 self.connection.send(tasks[index])
 
     def take(self, name: str) -> Any:
-        """The result of the task; WorkerError where there will be none."""
+        """Receive the result of the task. Raises WorkerError if the task failed."""
         try:
             result, error = self.connection.recv()
         except (EOFError, OSError):  # in the middle of an answer: OSError
-            raise WorkerError(self.obituary(name)) from None
+            raise WorkerError(self.cause_of_death(name)) from None
         if error:
             raise WorkerError(f"{name}: {error}")
         return result
 
-    def obituary(self, name: str) -> str:
-        """How the worker died, at which task, and what usually kills one."""
+    def cause_of_death(self, name: str) -> str:
+        """Say how the worker died, at which task, and the likely cause."""
         self.process.join(timeout=10)
         code = self.process.exitcode
         if code == -signal.SIGKILL:
             how = (
-                "killed by SIGKILL, most likely because memory ran out; use fewer workers=,"
+                "was killed by SIGKILL, most likely because memory ran out; use fewer workers=,"
                 " cut large images with tile_px=, or ask for more memory"
             )
         elif code is not None and code < 0:
             how = (
-                f"killed by {signal.Signals(-code).name}, most likely by a damaged file or library"
+                f"was killed by {signal.Signals(-code).name}, most likely because of a damaged file"
+                " or library"
             )
         else:
             how = f"ended with exit code {code}"
-        return f"{name}: the worker process at it was {how}. Run again to go on from here."
+        return f"{name}: its worker process {how}. Run again to go on from here."
 
     def end(self) -> None:
-        """End the process, whatever it is at: what it writes gets its name only when whole."""
+        """Kill the process, even at work: what it writes gets its name only when whole."""
         self.connection.close()
         self.process.kill()
         self.process.join()
 
 
 def end_with_parent() -> None:
-    """A worker whose run was killed stops at once: the next run may be writing the same files."""
+    """Exit as soon as the parent is killed: the next run may write the same files."""
     parent = parent_process()
     assert parent
     parent.join()
@@ -134,13 +135,13 @@ def end_with_parent() -> None:
 
 
 def serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
-    """A worker's life: take a task, send back (result, '') or (None, what went wrong)."""
+    """Receive tasks; send (result, '') or (None, what went wrong) for each."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)  # Slurm sends them to all; the parent handles them
-    import cv2  # here: what starts workers may need none of it, and then begins sooner
+    import cv2  # here, since the parent may not need it and then starts sooner
 
-    cv2.setNumThreads(1)  # one core a worker
+    cv2.setNumThreads(1)  # one core per worker
     keep_freed_memory()
     while True:
         try:

@@ -25,7 +25,7 @@ from requests.exceptions import HTTPError, RequestException
 
 from common.command_line import UserError
 from common.files import clear, is_inside
-from common.ownership import PRIVATE, begin, leave
+from common.ownership import PRIVATE, make_private, remove_private
 from common.progress import track
 
 KIND = "fetch"  # private folder of what is not whole yet
@@ -63,7 +63,7 @@ def download(file: RemoteFile, out: Path) -> None:
     Raises RefusedError where no address gives it, UserError where what came is another file.
     """
     path = out / file.name
-    begin(out, KIND)
+    make_private(out, KIND)
     try:
         remove_temporaries(out)
         receive_it = partial(receive, max_bytes=file.num_bytes, label=path.name)
@@ -73,7 +73,7 @@ def download(file: RemoteFile, out: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         loaded.rename(path)
     finally:
-        leave(out, KIND)
+        remove_private(out, KIND)
 
 
 def remove_temporaries(out: Path) -> None:
@@ -179,7 +179,7 @@ def unpack(archive: Path) -> None:
             if folder.exists():
                 check_unpacked(folder, infos, archive)
                 return
-            begin(archive.parent, KIND)
+            make_private(archive.parent, KIND)
             remove_unfinished(making, infos)
             num_bytes = sum(info.file_size for info in infos)
             check_space(archive.parent, num_bytes, f"unpacking {archive.name}")
@@ -191,7 +191,7 @@ def unpack(archive: Path) -> None:
     (making / top_of(infos, archive)).rename(folder)
     with suppress(OSError):  # not there, where it was renamed itself
         making.rmdir()
-    leave(archive.parent, KIND)
+    remove_private(archive.parent, KIND)
 
 
 def folder_of(archive: Path) -> Path:

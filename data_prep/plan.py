@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.command_line import UsageError, UserError, make_output_folder
 from common.files import file_sha256, is_plain
-from common.ownership import PRIVATE, begin
+from common.ownership import PRIVATE, make_private
 from common.progress import track
 from data_prep import records, split
 from data_prep.annotations.formats import READERS, check_occurring
@@ -149,7 +149,7 @@ def claim_folder(out: Path, raw: Path) -> None:
         raise UsageError(f"out={out}: {what_stands(out)}; name another")
     make_output_folder(out)
     for kind in (records.KIND, manifest.KIND, pack.KIND):
-        begin(out, kind)
+        make_private(out, kind)
     for folder in FOLDERS:
         if (out / folder).is_symlink():
             raise UserError(f"{out / folder}: is a link; make it a folder, or name another out=")

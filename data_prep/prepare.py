@@ -15,7 +15,7 @@ from typing import Any
 
 from common.command_line import UserError
 from common.lease import Lease
-from common.ownership import clear_temporaries, recorded, refusal
+from common.ownership import clear_temporaries, recorded_items, refusal
 from common.progress import track
 from common.workers import map_tasks
 from data_prep import records
@@ -121,7 +121,7 @@ def look_at_all(tasks: Sequence[FieldTask], config: PrepConfig) -> dict[str, Fou
     out = Path(config.out)
     names = [task.name for task in tasks]
     if not config.share:
-        names = list(dict.fromkeys(names + recorded(out, records.KIND)))
+        names = list(dict.fromkeys(names + recorded_items(out, records.KIND)))
     with ThreadPoolExecutor(config.workers) as pool:
         return dict(zip(names, pool.map(lambda name: records.look(out, name), names), strict=True))
 
@@ -196,7 +196,7 @@ def check_splits(
 
 def remove_stale(out: Path, names: Iterable[str]) -> int:
     """Remove the files of fields that are no longer there; how many fields."""
-    stale = sorted(set(recorded(out, records.KIND)) - set(names))
+    stale = sorted(set(recorded_items(out, records.KIND)) - set(names))
     if stale:
         unpublish(out)
     return sum(records.item_of(out, name).remove() for name in stale)

@@ -141,7 +141,7 @@ def item_of(folder: Path) -> Item:
 def unpublish(folder: Path) -> None:
     """Take dataset.json away before the first file under it changes. Raises UserError where it is
     another's."""
-    item_of(folder).take_away(DATASET)
+    item_of(folder).remove_file(DATASET)
 
 
 def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:

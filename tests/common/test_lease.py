@@ -86,7 +86,7 @@ def test_a_file_that_is_no_lock_is_left_alone(kind: str, tmp_path: Path) -> None
     else:
         lock.write_bytes(b"mine" if kind == "text" else b"\xff\xfe")
     before = lock.lstat()
-    with pytest.raises(UserError, match="lock is in the way, which is no lock of this program"):
+    with pytest.raises(UserError, match="lock is in the way and is not a lock of this program"):
         of(tmp_path).acquire()
     assert (lock.lstat().st_ino, lock.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert mine.read_text() == "mine"
@@ -113,7 +113,7 @@ def test_a_blank_one_that_is_touched_is_left_alone(
 
     beating = threading.Thread(target=beat)
     beating.start()
-    with pytest.raises(UserError, match="a process that has not written its name there is train"):
+    with pytest.raises(UserError, match="a process that has not written its name yet is train"):
         of(tmp_path).acquire()
     is_over.set()
     beating.join()
@@ -162,7 +162,7 @@ def test_one_left_by_a_dead_process_of_another_node_runs_out(
     """Judged by whether it is touched, never by clocks, which differ between nodes."""
     left_by_another_node(lease_s=1.0, touched=time.time() + 3600)
     of(tmp_path).acquire()
-    assert "waiting whether process 1 on n7 lives" in capsys.readouterr().err
+    assert "waiting to see whether process 1 on n7 is alive" in capsys.readouterr().err
 
 
 def test_one_of_a_living_process_of_another_node_does_not(
@@ -245,7 +245,7 @@ def test_a_lock_that_cannot_be_read_at_once_is_read_again(
         ours.check()
         take_over(tmp_path)
         unreadable(1)
-        with pytest.raises(UserError, match="another has taken it over"):
+        with pytest.raises(UserError, match="another one took it over"):
             ours.check()
 
 
@@ -261,7 +261,7 @@ def test_one_that_stays_unreadable_is_looked_at_by_the_next_check(
         assert time.monotonic() - start >= 4 * 0.2
         unreadable(0)
         (tmp_path / "lock").unlink()
-        with pytest.raises(UserError, match="another has taken it over"):
+        with pytest.raises(UserError, match="another one took it over"):
             ours.check()
 
 
@@ -273,6 +273,6 @@ def test_one_that_another_took_is_lost_though_it_cannot_be_read(
     with of(tmp_path) as ours, ThreadPoolExecutor(1) as pool:
         take_over(tmp_path)
         unreadable(10**6)
-        with pytest.raises(UserError, match="another has taken it over"):
+        with pytest.raises(UserError, match="another one took it over"):
             pool.submit(ours.check).result()
         assert ours.is_lost

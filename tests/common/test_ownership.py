@@ -18,7 +18,7 @@ def item(tmp_path: Path) -> Callable[..., Item]:
     """item() is the item of a command that begins to work."""
 
     def begin(name: str = "one") -> Item:
-        ownership.begin(tmp_path, "things")
+        ownership.make_private(tmp_path, "things")
         return Item(tmp_path, "things", name)
 
     return begin
@@ -113,7 +113,7 @@ def test_a_file_that_another_process_takes_away_meanwhile_is_no_conflict(
         return found
 
     monkeypatch.setattr(os.path, "lexists", taken_after_a_look)
-    own.take_away("a")
+    own.remove_file("a")
     assert visible(tmp_path) == {}
 
 
@@ -191,8 +191,8 @@ def test_a_private_folder_that_is_none_is_refused(path: str, kind: str, tmp_path
         place.symlink_to(tmp_path / "elsewhere")
     else:
         place.write_text("mine")
-    with pytest.raises(UserError, match=f"{path}: must be a folder of this program's own"):
-        ownership.begin(tmp_path / "out", "things")
+    with pytest.raises(UserError, match=f"{path}: must be this program's own folder"):
+        ownership.make_private(tmp_path / "out", "things")
 
 
 def test_a_record_from_elsewhere_claims_nothing_outside(

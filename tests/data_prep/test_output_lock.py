@@ -178,7 +178,7 @@ def test_a_run_that_stood_still_until_another_took_over_ends(
         holder.send_signal(signal.SIGCONT)
     _, errors = holder.communicate("\n" * 9)
     assert holder.returncode == 1
-    assert f"out={out}: this process stood still for so long that another has taken it" in errors
+    assert f"out={out}: this process was paused for so long that another one took it" in errors
     assert (out / "dataset.json").stat().st_mtime_ns == written
 
 

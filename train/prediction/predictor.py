@@ -102,7 +102,7 @@ class Predictor:
         tasks, num_done, changed, bad = [], 0, list[str](), {}
         out = Path(self.config.out)
         for kind in (KIND, BANDS):
-            ownership.begin(out, kind)
+            ownership.make_private(out, kind)
         for path in paths:
             try:
                 task = self.task(path)
@@ -117,7 +117,7 @@ class Predictor:
             if standing.in_the_way:
                 bad[path] = str(ownership.refusal(out, standing.in_the_way))
                 continue
-            ownership.begin(out, task.bands_kind)
+            ownership.make_private(out, task.bands_kind)
             task.store.begin(task.settings)
             tasks.append(task)
         return PredictionPlan(tasks, num_done, changed, bad)

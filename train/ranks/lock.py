@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.lease import Lease
-from common.ownership import PRIVATE, begin, leave
+from common.ownership import PRIVATE, make_private, remove_private
 from train.ranks.distributed import Ranks
 
 LOCK = "lock"
@@ -54,7 +54,7 @@ def output_locked(
     lock = Lease(out, "out", name=f"{PRIVATE}/{LOCK}{suffix}", doing=doing)
 
     def acquire() -> None:
-        begin(out, kind)
+        make_private(out, kind)
         lock.acquire()
 
     ranks.first_does(acquire)
@@ -63,7 +63,7 @@ def output_locked(
     finally:
         lock.release()
         if ranks.is_first:
-            leave(out, kind)
+            remove_private(out, kind)
             with suppress(OSError):  # not empty
                 for folder in new:
                     folder.rmdir()

@@ -188,7 +188,7 @@ def test_a_process_that_lost_its_run_publishes_nothing(
     monkeypatch.setattr("train.checkpoints.save_checkpoint.write_durably", taken_meanwhile)
     state.progress.step = 2
     saver.save()
-    with pytest.raises(UserError, match="another has taken it over"):
+    with pytest.raises(UserError, match="another one took it over"):
         saver.wait()
     saver.close()
     assert [path.name for path in published_checkpoints(folder)] == ["step_00000001"]

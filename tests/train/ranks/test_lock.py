@@ -44,7 +44,7 @@ def test_a_run_that_was_taken_over_ends(
         original()
 
     trainer.train_step = taken_over_in_step_2
-    with pytest.raises(UserError, match="another has taken it over"):
+    with pytest.raises(UserError, match="another one took it over"):
         trainer.fit()
     assert trainer.state.progress.step == 3
 
@@ -178,5 +178,5 @@ def test_results_are_not_written_by_a_process_whose_folder_another_took_over(
     monkeypatch.setattr(Predictor, "plan", taken(Predictor.plan))
     outcome = command()
     assert outcome.code == 1
-    assert "another has taken it over" in outcome.err
+    assert "another one took it over" in outcome.err
     assert [path.name for path in out.iterdir()] == [".eosin"]

@@ -116,4 +116,4 @@ def test_a_rank_that_does_not_speak_leaves_the_first_the_time_to(
     with pytest.raises(SystemExit) as caught:
         command_line.run(refuse, [])
     assert (caught.value.code, capsys.readouterr().err) == (2, "")
-    assert waited == [command_line.FIRST_SAYS_S]
+    assert waited == [command_line.RANK_0_PRINTS_S]
