@@ -13,7 +13,7 @@ from train.runs.newest import check_run
 
 
 def main(argv: list[str]) -> int:
-    """Print what a checkpoint holds; exit code 1 where it is not intact."""
+    """Print what a checkpoint holds; exit code 1 if it is not intact."""
     if command_line.wants_help(argv):
         print(help_text(ShowConfig, __doc__ or ""))
         return 0

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which there are, and whether they are as they were written.
+"""The files of a checkpoint: write and read COMPLETE, and verify that all files are unchanged.
 
     RUN/checkpoints/step_00000120/    __<rank>_0.distcp   tensors, each once, spread over the ranks
                                       .metadata           which file holds each tensor
@@ -121,6 +121,6 @@ def torch_errors_explained(done: str) -> Iterator[None]:
     """Raise CheckpointError, with the reason of each rank, for a failure inside torch."""
     try:
         yield
-    except CheckpointException as error:  # a BaseException, which nobody else catches
+    except CheckpointException as error:  # a BaseException, which no other code catches
         reasons = [f"rank {rank}: {failure[0]}" for rank, failure in error.failures.items()]
         raise CheckpointError(f"checkpoint not {done}: {'; '.join(reasons)}") from None

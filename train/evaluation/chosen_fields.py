@@ -32,21 +32,21 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
             raise UsageError(f"split={config.split}: the data set has no such fields, but {others}")
     if not config.cases:
         return Chosen(fields, notes)
-    there = {field.case for field in fields}
-    wanted = {name if name in there else f"Case_{name}" for name in config.cases}
-    if unknown := sorted(wanted - there):
-        raise UsageError(f"cases: no {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
+    found = {field.case for field in fields}
+    wanted = {name if name in found else f"Case_{name}" for name in config.cases}
+    if unknown := sorted(wanted - found):
+        raise UsageError(f"cases: no {', '.join(unknown)}; there are: {', '.join(sorted(found))}")
     return Chosen([field for field in fields if field.case in wanted], notes)
 
 
 def notes_on_names(fields: Sequence[WholeField], case_regex: str) -> list[str]:
     """Return a warning about names that do not match case_regex; none where all match."""
-    told = unmatched_text([field.name for field in fields], case_regex)
-    if not told:
+    unmatched = unmatched_text([field.name for field in fields], case_regex)
+    if not unmatched:
         return []
     return [
-        f"{told} of the training data: intervals over cases count each such field as a case of its"
-        " own, also where several are of one patient"
+        f"{unmatched} of the training data: intervals over cases count each such field as a case of"
+        " its own, also where several are of one patient"
     ]
 
 

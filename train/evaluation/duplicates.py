@@ -151,7 +151,7 @@ def is_same_picture(image_HWC: Image, other_HWC: Image) -> bool:
 
 
 def agreement_of(mask_HW: Mask, other_HW: Mask, label_values: Sequence[int]) -> Score:
-    """The Dice of two masks over all classes; None where both are empty."""
+    """Compute the Dice of two masks over all classes; None if both are empty."""
     # neither is the truth: one that is empty is taken for the prediction
     masks = sorted((mask_HW, other_HW), key=np.count_nonzero)
     truth_BCHW = torch.from_numpy(np.stack([channels_of(each, label_values) for each in masks]))

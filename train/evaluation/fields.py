@@ -163,7 +163,7 @@ def read_raw(
 
 
 def by_channel(points: PointsPx, labelling: Labelling) -> list[PointsN2]:
-    """The points of each channel of the logits: those of all classes of its mask value."""
+    """Return the points of each channel of the logits: those of all classes of its mask value."""
     labels = labelling.labels
     return [
         np.concatenate([points[name] for name in labels if labels[name] == value])
@@ -230,5 +230,5 @@ def gather_results(results: list[FieldResult], ranks: Ranks) -> list[FieldResult
 
     In one order, sums of floats come out the same on any number of ranks.
     """
-    gathered = [result for part in ranks.gather(results) for result in part]
+    gathered = [result for of_rank in ranks.gather(results) for result in of_rank]
     return sorted(gathered, key=lambda result: result.index)

@@ -1,5 +1,5 @@
-"""A run measured on whole fields: the figures of the network and of the baselines, what the truth
-and the data are worth, and pictures."""
+"""Measure a run on whole fields: figures of the network and of baselines, checks of truth and data,
+and pictures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +48,7 @@ from train.runs.thresholds import (
     stored_threshold,
 )
 
-NUM_OVERLAYS = 4  # of the worst fields, and as many of the best
+NUM_OVERLAYS = 4  # number of the worst fields in the report, and of the best ones
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Chosen:
 
     fields: Sequence[WholeField]
     notes: Sequence[str]
-    """What is to be said of where they are from."""
+    """Warnings about the fields, for the report."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out for a run."""
+    """The results of an evaluation of one run."""
 
     summary: dict[str, Any]
     measured: "Measured"
@@ -70,16 +70,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FieldCheck:
-    """What a field says about the truth and the data, rather than about the network."""
+    """What is measured of a field's truth and picture, not of the network."""
 
     fingerprint: Fingerprint
     counts_by_radius: Counts
-    """(R, C, 4) int64, of pixels, with discs of each radius for truth; R = 0 where it is areas."""
+    """(R, C, 4) int64, of pixels, against discs of each radius; R = 0 if the truth is areas."""
 
 
 @dataclass
 class Measured:
-    """What one rank, or all, has measured."""
+    """What one rank has measured, or all ranks together."""
 
     results: list[FieldResult] = field(default_factory=list)
     of_baselines: dict[str, list[FieldResult]] = field(
@@ -87,13 +87,13 @@ class Measured:
     )
     checks: list[FieldCheck] = field(default_factory=list)
     overlays: list[Overlay] = field(default_factory=list)
-    """Of fields among which are the worst and the best."""
+    """Pictures of the worst and the best fields so far."""
 
 
 def evaluate_run(
     config: EvaluateConfig, run: Run, chosen: Chosen, item: Item, ranks: Ranks
 ) -> Evaluation:
-    """Evaluate a run on some fields, with this rank's figures added to `item`. Collective."""
+    """Evaluate a run on the chosen fields, and add this rank's pictures to `item`. Collective."""
     fields = chosen.fields
     model, path, state = run.load_model(config.checkpoint, ranks)
     threshold, chosen_on = choose_threshold(config.threshold, state)
@@ -148,9 +148,9 @@ def measure_all(
     num_figures: int,
     item: Item,
 ) -> Measured:
-    """Measure predicted fields, and add figures of the first `num_figures` to `item`.
+    """Measure predicted fields, and add pictures of the first `num_figures` fields to `item`.
 
-    `radii_px`: of the discs that they are measured against beside their truth.
+    `radii_px`: the radii of discs that predictions are measured against, besides the truth.
     """
     measured = Measured()
     for prediction in predictions:
@@ -160,47 +160,47 @@ def measure_all(
             measured.of_baselines[name].append(measure_baseline(prediction, baseline, criteria))
         measured.checks.append(check_field(prediction, criteria.threshold, radii_px))
         measured.overlays.append(overlay_of(prediction, result, criteria.threshold))
-        measured.overlays = shown(measured, num_figures)
+        measured.overlays = overlays_to_show(measured, num_figures)
         if prediction.index < num_figures:
             draw(prediction, result, criteria.threshold, item)
     return measured
 
 
-def shown(measured: Measured, num_figures: int) -> list[Overlay]:
-    """The overlays for a report, worst first."""
+def overlays_to_show(measured: Measured, num_figures: int) -> list[Overlay]:
+    """Choose the overlays for a report, the worst first."""
     return worst_and_best(measured.overlays, min(NUM_OVERLAYS, num_figures))
 
 
 def gather(mine: Measured, ranks: Ranks) -> Measured:
-    """What all ranks measured of a run, in the order of the fields. Collective."""
-    checks = [check for part in ranks.gather(mine.checks) for check in part]
+    """Gather what all ranks have measured of a run, in the order of the fields. Collective."""
+    checks = [check for of_rank in ranks.gather(mine.checks) for check in of_rank]
     return Measured(
         gather_results(mine.results, ranks),
         {name: gather_results(results, ranks) for name, results in mine.of_baselines.items()},
         sorted(checks, key=lambda check: check.fingerprint.index),
-        [overlay for part in ranks.gather(mine.overlays) for overlay in part],
+        [overlay for of_rank in ranks.gather(mine.overlays) for overlay in of_rank],
     )
 
 
-def pool(parts: Sequence[Measured]) -> Measured:
-    """What was measured of several runs, one after the other."""
+def pool(runs: Sequence[Measured]) -> Measured:
+    """Join what was measured of several runs, one run after the other."""
     pooled = Measured()
-    for part in parts:
-        pooled.results += part.results
-        for name, results in part.of_baselines.items():
+    for run in runs:
+        pooled.results += run.results
+        for name, results in run.of_baselines.items():
             pooled.of_baselines[name] += results
-        pooled.checks += part.checks
-        pooled.overlays += part.overlays
+        pooled.checks += run.checks
+        pooled.overlays += run.overlays
     return pooled
 
 
 def disc_radii(labelling: Labelling) -> list[int]:
-    """The radii of discs to try for truth; none where it is areas, which are no discs."""
+    """Return the radii of discs to measure against; none if the annotations are areas."""
     return [] if READERS[labelling.annotations].has_areas else radii_around(labelling.radius_px)
 
 
 def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int]) -> FieldCheck:
-    """The fingerprint of a field, and its counts with discs of other radii for truth."""
+    """Compute a field's fingerprint, and its counts against discs of other radii."""
     field = prediction.field
     return FieldCheck(
         fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
@@ -209,7 +209,7 @@ def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int
 
 
 def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
-    """The figures of the network and the baselines, and what they owe to the discs' radius."""
+    """Compute the figures of the network and the baselines, and Dice by radius of discs."""
     seed = run.config.seed
     counts = [check.counts_by_radius for check in measured.checks]
     by_radius = dice_by_radius(counts, disc_radii(run.data.labelling))
@@ -227,7 +227,7 @@ def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
 
 
 def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Criteria) -> FieldResult:
-    """The same field as a baseline sees it; every class alike."""
+    """Measure a baseline on the same field; it predicts the same for every class."""
     foreground_HW = baseline(prediction.image_HWC)
     probability = np.broadcast_to(foreground_HW, prediction.truth_CHW.shape).astype(np.float32)
     default = replace(criteria, nuclei_threshold=DEFAULT_THRESHOLD)
@@ -235,7 +235,7 @@ def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Crite
 
 
 def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) -> Overlay:
-    """The picture of a field in the report; classes as one."""
+    """Make a field's picture for the report, all classes as one."""
     return make_overlay(
         result.index,
         result.name,
@@ -248,12 +248,12 @@ def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) ->
 
 
 def figure_names(field: str) -> tuple[str, str]:
-    """The files of a field's figures: panels, and outcome."""
+    """Name the files of a field's pictures: panels, and outcome."""
     return f"{field}_panels.png", f"{field}_outcome.png"
 
 
 def draw(prediction: Prediction, result: FieldResult, threshold: float, item: Item) -> None:
-    """The figures of a field: three panels, and hits, misses and false alarms; classes as one."""
+    """Save a field's pictures: three panels, and hits, misses and false alarms; classes as one."""
     pictures = (prediction.image_HWC, prediction.is_annotated, prediction.is_predicted(threshold))
     title = f"{result.name}   Dice {score_text(score(result.counts)['dice'], 3)}"
     panels, outcome = map(item.make, figure_names(result.name))
@@ -262,7 +262,7 @@ def draw(prediction: Prediction, result: FieldResult, threshold: float, item: It
 
 
 def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:
-    """What makes the figures of the checkpoint of this state look better than they are."""
+    """Say what makes the figures of a checkpoint look better than they are."""
     warnings = split_warnings(run.data.cases)
     if seen := {field.case for field in fields} & set(run.data.cases["train"]):
         listed = ", ".join(sorted(seen))
@@ -276,7 +276,7 @@ def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, A
 
 
 def class_names(run: Run) -> list[str]:
-    """Of each channel of the logits: its class, or its classes where they share a mask value."""
+    """Name each channel of the logits: its class, or its classes if they have one mask value."""
     labels = run.data.labelling.labels
     return [
         "+".join(name for name in labels if labels[name] == value) for value in run.label_values

@@ -12,7 +12,7 @@ from common.ownership import Item
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField
 from train.evaluation.figures import save_learning_curves
-from train.evaluation.measurement import Chosen, Measured, figure_names, shown
+from train.evaluation.measurement import Chosen, Measured, figure_names, overlays_to_show
 from train.evaluation.report import REPORT, report_page
 from train.ranks.distributed import Ranks
 from train.ranks.lock import output_locked
@@ -68,7 +68,7 @@ class EvaluationFolder:
                 item.made |= made
             if len(runs) == 1 and (metrics := read_metrics(runs[0].path)):
                 save_learning_curves(item.make(CURVES), metrics)
-            page = report_page(summary, shown(measured, self.config.figures), runs)
+            page = report_page(summary, overlays_to_show(measured, self.config.figures), runs)
             item.write(REPORT, page.encode())
             item.write(SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
             self.check_ours()

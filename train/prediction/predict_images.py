@@ -52,10 +52,10 @@ def report(predictor: Predictor, plan: PredictionPlan, num_images: int) -> None:
         predictor.nuclei_threshold,
         predictor.nuclei_chosen_on,
     )
-    there = f" ({plan.num_done} done before)" if plan.num_done else ""
+    done_before = f" ({plan.num_done} done before)" if plan.num_done else ""
     print(
         f"predicted {num_images - len(predictor.bad)} of {num_images} images into"
-        f" {predictor.config.out}{there}, {thresholds}"
+        f" {predictor.config.out}{done_before}, {thresholds}"
     )
 
 

@@ -30,7 +30,7 @@ def show_checkpoint(config: ShowConfig) -> int:
     print(f"epoch         {state['epochs']} of {run.config.epochs} done")
     print(f"saved by      {complete['world_size']} rank(s)")
     is_same = complete["config_sha256"] == config_sha256(run.config)
-    print(f"settings      {'those of' if is_same else 'others than now in'} config.yaml")
+    print(f"settings      {'the same as' if is_same else 'other than now'} in config.yaml")
     for name, value in state["metrics"].items():
         print(f"{name:13} {score_text(value, 6)}")
     if state["best_dice"] >= 0:
