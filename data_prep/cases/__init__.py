@@ -1,1 +1,1 @@
-"""The case that a file name names, and how to say so where none does."""
+"""Find the case (patient) in a file name, and suggest a case_regex if one fails."""

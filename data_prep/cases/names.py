@@ -1,4 +1,4 @@
-"""How a file name tells its case (patient).
+"""Find the case (patient) in a file name.
 
 `case_regex` is a regular expression with a group 'case' that matches the whole name without its
 ending, or the word `each`.
@@ -14,13 +14,13 @@ from types import FrameType
 from common.command_line import UsageError, printable
 
 DEFAULT_REGEX = r"(?P<case>.+)-\d+"
-EACH = "each"  # in place of a regular expression: every field is a case of its own
-MATCH_LIMIT_S = 2.0  # of computing, for one name; a good expression takes microseconds
+EACH = "each"  # instead of a regular expression: every field is a case of its own
+MATCH_LIMIT_S = 2.0  # CPU time to match one name; a good expression takes microseconds
 MOST_LISTED = 20
 
 
 def check_regex(case_regex: str) -> None:
-    """Refuse what is no `case_regex`. Raises ValueError."""
+    """Raise ValueError for an invalid `case_regex`."""
     if case_regex == EACH:
         return
     try:
@@ -32,12 +32,15 @@ def check_regex(case_regex: str) -> None:
 
 
 def case_of(name: str, case_regex: str) -> str:
-    """The case a field belongs to; a name that tells none is a case of its own."""
-    return told_case(name, case_regex) or name
+    """Return the case of a field; a name that does not match is a case of its own.
+
+    Raises UsageError as time_limit().
+    """
+    return match_case(name, case_regex) or name
 
 
-def told_case(name: str, case_regex: str) -> str | None:
-    """The case that a field's name tells, or None. Raises UsageError as time_limit()."""
+def match_case(name: str, case_regex: str) -> str | None:
+    """Return the case in a field's name, or None. Raises UsageError as time_limit()."""
     if case_regex == EACH:
         return name
     with time_limit(name, case_regex):
@@ -47,9 +50,9 @@ def told_case(name: str, case_regex: str) -> str | None:
 
 @contextmanager
 def time_limit(name: str, case_regex: str) -> Iterator[None]:
-    """Raise UsageError where matching a name computes for longer than MATCH_LIMIT_S.
+    """Raise UsageError if matching a name takes more CPU time than MATCH_LIMIT_S.
 
-    Signals reach the main thread only; in others there is no limit.
+    Only the main thread has this limit, since signals reach no other.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -70,22 +73,17 @@ def time_limit(name: str, case_regex: str) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def unmatched(names: Sequence[str], case_regex: str) -> list[str]:
-    """The names that tell no case."""
-    return [name for name in names if told_case(name, case_regex) is None]
-
-
 def unmatched_text(names: Sequence[str], case_regex: str) -> str:
-    """How many names tell no case, and which: '2 of 9 names do not match case_regex (a, b)'; ''
-    where all do."""
-    if not (wrong := unmatched(names, case_regex)):
+    """Return '2 of 9 names do not match case_regex (a, b)'; '' if all match."""
+    unmatched = [name for name in names if match_case(name, case_regex) is None]
+    if not unmatched:
         return ""
-    listed = ", ".join(map(printable, wrong[:2])) + (", ..." if len(wrong) > 2 else "")
-    return f"{len(wrong)} of {len(names)} names do not match case_regex ({listed})"
+    listed = ", ".join(map(printable, unmatched[:2])) + (", ..." if len(unmatched) > 2 else "")
+    return f"{len(unmatched)} of {len(names)} names do not match case_regex ({listed})"
 
 
 def shortened(cases: Sequence[str]) -> str:
-    """A list of cases; of a long one the first, and how many more there are."""
+    """Join a list of cases; shorten a long one: 'Case_1, Case_2 and 30 more'."""
     if len(cases) <= MOST_LISTED:
         return ", ".join(map(printable, cases))
     first = MOST_LISTED // 2
