@@ -1,1 +1,1 @@
-"""A prepared data set on disk: its description, its pixels, its nuclei."""
+"""Read and write a prepared data set: its description, its pixels, its nuclei."""

@@ -1,6 +1,6 @@
-"""What a prepared data set says about itself: manifest.jsonl and dataset.json.
+"""Read and write the description of a prepared data set: manifest.jsonl and dataset.json.
 
-manifest.jsonl has a line a sample (`Sample`); dataset.json has counts, classes, split and
+manifest.jsonl has one line per sample (`Sample`); dataset.json has counts, classes, split and
 configuration, and is written last: a folder without it is not a whole data set.
 """
 
@@ -22,14 +22,14 @@ FORMAT = 4
 KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
-AGAIN = "; run data_prep again"  # what mends a damaged set
+AGAIN = "; run data_prep again"  # how to repair a damaged set
 ELSEWHERE = "prepare the data again with data_prep, into another out="
-NAMES = ("id", "case", "field")  # what files are called by
-FILES = ("image", "mask", "points")  # what a sample has a path, a size and a hash of
+NAMES = ("id", "case", "field")  # values that become names of files
+FILES = ("image", "mask", "points")  # files of a sample: each has a path, a size and a hash
 
 
 class DatasetError(UserError):
-    """A folder that is no whole prepared data set."""
+    """A folder that is not a whole prepared data set."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Sample:
     """0 is the original, others are augmented."""
     transform: str
     parameters: dict[str, float]
-    """What was drawn for the transform, in the units that its names end in."""
+    """The transform's random parameters, in the units that their names end in."""
     seed: int
     split: str
     image: str
@@ -57,7 +57,7 @@ class Sample:
     foreground_px: int
     """Number of mask pixels that are not background."""
     nuclei: dict[str, int]
-    """Class -> how many are annotated, a point or an area each; those in the file of points."""
+    """Class -> number of annotated nuclei, points or areas, in the file of points."""
     image_bytes: int
     mask_bytes: int
     points_bytes: int
@@ -68,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Labelling:
-    """How a data set's fields were read and its masks drawn: what raw fields need to be alike."""
+    """How a data set's fields were read and its masks painted, to treat raw fields the same way."""
 
     labels: dict[str, int]
     """Class -> mask value."""
@@ -84,26 +84,26 @@ class Labelling:
 
 @dataclass(frozen=True)
 class Description:
-    """What dataset.json says of a data set."""
+    """The content of dataset.json."""
 
     labelling: Labelling
     cases: dict[str, list[str]]
     """Split -> its cases."""
     content_sha256: str
     settings: dict[str, Any]
-    """Of data_prep, but where and how fast it was prepared."""
+    """The settings of data_prep, without where and how fast it was prepared."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A whole prepared data set, as it stands on disk."""
+    """A whole prepared data set on disk."""
 
     folder: Path
     samples: list[Sample]
     description: Description
 
     def split(self, name: str, originals_only: bool = False) -> list[Sample]:
-        """The samples of a split, in the manifest's order."""
+        """Return the samples of a split, in the manifest's order."""
         return [
             sample
             for sample in self.samples
@@ -112,8 +112,10 @@ class Dataset:
 
 
 def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, Any]) -> str:
-    """Write manifest.jsonl, then dataset.json from `about`; returns the content hash. Raises
-    UserError where another's file has one of these names."""
+    """Write manifest.jsonl, then dataset.json from `about`; return the content hash.
+
+    Raises UserError if another file has one of these names.
+    """
     manifest = "".join(json.dumps(vars(sample)) + "\n" for sample in samples).encode()
     content_sha256 = hashlib.sha256(manifest).hexdigest()
     content = {
@@ -125,7 +127,7 @@ def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, A
     files = {MANIFEST: manifest, DATASET: (json.dumps(content, indent=2) + "\n").encode()}
     about_files = {"content_sha256": content_sha256}
     with item_of(folder) as item:
-        is_done = item.read().about == about_files  # no kill came before its end
+        is_done = item.read().about == about_files  # it was not killed before its end
         if not is_done or not all(holds(folder / name, files[name]) for name in files):
             for name, encoded in files.items():
                 item.write(name, encoded)
@@ -134,18 +136,17 @@ def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, A
 
 
 def item_of(folder: Path) -> Item:
-    """The files that make a folder a data set."""
+    """Return the item with the files that make a folder a data set."""
     return Item(folder, KIND, "dataset")
 
 
 def unpublish(folder: Path) -> None:
-    """Take dataset.json away before the first file under it changes. Raises UserError where it is
-    another's."""
+    """Remove dataset.json before the first file changes. Raises UserError if it is not ours."""
     item_of(folder).remove_file(DATASET)
 
 
 def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
-    """Cases, fields and samples of each split, and the nuclei of each class."""
+    """Count the cases, fields and samples of each split, and its nuclei of each class."""
     counts = {}
     for split in ("train", "val", "test"):
         members = [sample for sample in samples if sample.split == split]
@@ -159,7 +160,7 @@ def count_samples(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
 
 
 def count_nuclei(samples: Iterable[Sample]) -> dict[str, int]:
-    """Class -> how many nuclei are annotated in the original fields among these samples."""
+    """Count the annotated nuclei of each class in the original fields among these samples."""
     counts: dict[str, int] = {}
     for sample in samples:
         if sample.variant == 0:
@@ -169,8 +170,11 @@ def count_nuclei(samples: Iterable[Sample]) -> dict[str, int]:
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """Read a prepared data set. Raises UsageError where there is no such folder, DatasetError where
-    it is no data set, not whole, or changed."""
+    """Read a prepared data set.
+
+    Raises UsageError if the folder is missing, DatasetError if it is not a whole data set, or was
+    changed.
+    """
     if not folder.is_dir():
         raise UsageError(
             f"data={folder}: no such folder; python -m data_prep out={folder} prepares one"
@@ -199,7 +203,7 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def format_of(folder: Path) -> object:
-    """The format of a folder's dataset.json; None where none can be read."""
+    """Return the format of a folder's dataset.json; None if it cannot be read."""
     try:
         return json.loads((folder / DATASET).read_text())["format"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -207,7 +211,7 @@ def format_of(folder: Path) -> object:
 
 
 def read_samples(path: Path, manifest: bytes) -> list[Sample]:
-    """The samples in the content of a manifest. Raises DatasetError, which names the line."""
+    """Read the samples from a manifest's content. Raises DatasetError that names the line."""
     samples = []
     for number, line in enumerate(manifest.splitlines(), start=1):
         try:
@@ -220,12 +224,14 @@ def read_samples(path: Path, manifest: bytes) -> list[Sample]:
 
 
 def check_sample(sample: Sample) -> None:
-    """Refuse values of another type, and names that would be paths: a manifest may come from
-    elsewhere. Raises ValueError."""
+    """Check the types of values, and that names are no paths: a manifest may come from elsewhere.
+
+    Raises ValueError.
+    """
     values: dict[str, Any] = vars(sample)
-    for name, kind, of in types_of_sample():
+    for name, kind, kinds in types_of_sample():
         is_right = type(values[name]) is kind
-        if not is_right or (of and not all(type(one) in of for one in values[name].values())):
+        if not is_right or (kinds and not all(type(v) in kinds for v in values[name].values())):
             raise ValueError(f"{name} {short(values[name])} is not of type {kind.__name__}")
     for name in NAMES:
         if not is_plain(values[name]):
@@ -237,26 +243,25 @@ def check_sample(sample: Sample) -> None:
 
 @cache
 def types_of_sample() -> list[tuple[str, type, tuple[type, ...]]]:
-    """Of each value of a sample: its name, its type, and for a dict those that its values may
-    have."""
+    """Return (name, type, allowed types of a dict's values) of each value of a sample."""
     found = []
     for name, hint in typing.get_type_hints(Sample).items():
-        of = typing.get_args(hint)[1:]
-        found.append((name, typing.get_origin(hint) or hint, (int, *of) if of else ()))
+        kinds = typing.get_args(hint)[1:]
+        found.append((name, typing.get_origin(hint) or hint, (int, *kinds) if kinds else ()))
     return found
 
 
 def short(value: object) -> str:
-    """A value for a message."""
+    """Shorten a value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def check_unchanged(dataset: Dataset) -> None:
-    """Raises DatasetError where another data set stands in its place since it was read.
+    """Raise DatasetError if another data set replaced it since it was read.
 
-    A dataset.json that is missing says nothing: it is away while fields are prepared again, perhaps
-    with the same bytes, and other bytes are refused where they are read (samples.check_content).
+    A missing dataset.json proves nothing: it is missing while fields are prepared again, perhaps
+    with the same bytes, and samples.check_content refuses other bytes.
     """
     try:
         about = json.loads((dataset.folder / DATASET).read_bytes())
@@ -271,8 +276,10 @@ def check_unchanged(dataset: Dataset) -> None:
 
 
 def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
-    """Read a dataset.json. Raises DatasetError where it is missing, damaged, or of another format;
-    `way_out` is what to do about that one."""
+    """Read a dataset.json. Raises DatasetError if it is missing, damaged, or of another format.
+
+    `way_out`: advice about another format.
+    """
     try:
         about = json.loads(path.read_text())
         if about["format"] != FORMAT:

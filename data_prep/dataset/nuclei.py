@@ -1,4 +1,4 @@
-"""How many nuclei of each class the splits hold, and where that leaves nothing to measure."""
+"""Count the nuclei of each class in the splits, and warn of splits without any."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,51 +9,54 @@ from data_prep.raw import natural_key
 
 
 def by_split(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
-    """Split -> class -> its number of nuclei, of the splits that there are."""
+    """Return split -> class -> number of nuclei, for each split that has samples."""
     members = {split: [sample for sample in samples if sample.split == split] for split in SPLITS}
     return {split: count_nuclei(found) for split, found in members.items() if found}
 
 
 def table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A line for each class, under a line of the splits."""
+    """Return a line for each class, below a line with the splits."""
     names = list(next(iter(counts.values())))
     width = max(map(len, [*map(printable, names), "nuclei"]))
     lines = [f"{'nuclei':{width}}" + "".join(f"  {split:>7}" for split in counts)]
     for name in names:
         lines.append(
-            f"{printable(name):{width}}" + "".join(f"  {of[name]:>7}" for of in counts.values())
+            f"{printable(name):{width}}"
+            + "".join(f"  {nuclei[name]:>7}" for nuclei in counts.values())
         )
     return lines
 
 
 def warnings(samples: Sequence[Sample], config: SplitConfig) -> list[str]:
-    """What cannot be learned or measured: a line for each class that a split has nothing of."""
+    """Return a line for each class that is in no field, or missing in a split."""
     counts, lines = by_split(samples), []
     for name in next(iter(counts.values())):
-        told = printable(name)
-        missing = [split for split, of in counts.items() if not of[name]]
+        shown = printable(name)
+        missing = [split for split, nuclei in counts.items() if not nuclei[name]]
         if len(missing) == len(counts):
-            lines.append(f"no {told} in any field: nothing can be learned or said of it")
+            lines.append(f"no {shown} in any field: it can be neither learned nor measured")
         elif missing:
             cases = sorted({s.case for s in samples if s.nuclei[name]}, key=natural_key)
             lines.append(
-                f"no {told} in {' and '.join(missing)}: nothing can be {lost(missing)} of it there;"
-                f" {advice(missing, config)} ({told} is in {named(cases)})"
+                f"no {shown} in {' and '.join(missing)}: it {lost(missing)} there;"
+                f" {advice(missing, config)} ({shown} is in {named(cases)})"
             )
     return lines
 
 
 def lost(missing: Sequence[str]) -> str:
-    """What cannot be done without a class in these splits."""
+    """Say what is impossible without a class in these splits."""
     if "train" not in missing:
-        return "said"
-    return "learned" if missing == ["train"] else "learned or said"
+        return "cannot be measured"
+    if missing == ["train"]:
+        return "cannot be learned"
+    return "can be neither learned nor measured"
 
 
 def advice(missing: Sequence[str], config: SplitConfig) -> str:
-    """What to type so that these splits get other cases."""
+    """Say how to get other cases into these splits."""
     if config.folds:
         return "another seed= deals the cases into other folds"
-    # what is in no list is for training
+    # cases in no list are for training
     splits = [split for split in SPLITS[1:] if split in missing or "train" in missing]
     return "name cases with " + " and ".join(f"split.{split}_cases=..." for split in splits)

@@ -1,10 +1,10 @@
-"""The pack: the training split's pixels, decoded, in one file that is mapped into memory.
+"""Write and read the pack: the decoded training split in one file that is mapped into memory.
 
 A pack holds the samples one after the other, in the manifest's order, as the decoder returns them:
-H x W x 4 bytes each, red, green, blue and the mask's label of every pixel. Its name is a hash over
-the data set's content, this layout and the decoder's release, so that it is never taken for
-another's. The processes of a machine share its pages: while these are in the page cache, reading a
-crop copies the bytes it covers; without memory for that, it reads them from the disk.
+H x W x 4 bytes each, red, green, blue and the mask's label of every pixel. Its name is a hash of
+the data set's content, this layout and the decoder's release, so that an outdated pack is never
+used. All processes of a machine use the same pages: while these are in the page cache, reading a
+crop copies its bytes; without enough memory, it reads them from the disk.
 """
 
 import errno
@@ -33,7 +33,7 @@ from data_prep.images.masks import BINARY_LABEL
 
 KIND = "pack"  # private folder of the record
 PACKED = "packed"
-LAYOUT = "RGBL"  # of a pixel's bytes, the last being its label
+LAYOUT = "RGBL"  # the bytes of a pixel; L is its label
 DECODER = "opencv-python-headless"  # whose releases may decode a JPG differently
 
 Labelled = npt.NDArray[np.uint8]
@@ -42,7 +42,7 @@ Labelled = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PackTask:
-    """A sample, and where in the pack to decode it."""
+    """A sample to decode, and its offset in the pack in bytes."""
 
     folder: Path
     sample: Sample
@@ -58,7 +58,7 @@ class SamplePixels(Protocol):
         """Height and width in px."""
 
     def window(self, rows: slice, columns: slice) -> Labelled:
-        """Copy a part of the sample."""
+        """Copy a window of the sample."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class DecodedSample:
         return height, width
 
     def window(self, rows: slice, columns: slice) -> Labelled:
-        """Copy a part of the sample, labels beside the colours."""
+        """Copy a window of the sample, labels beside the colours."""
         window_HW4 = cv2.cvtColor(self.image_HWC[rows, columns], cv2.COLOR_RGB2RGBA)
         return cv2.insertChannel(self.mask_HW[rows, columns], window_HW4, 3)
 
@@ -88,7 +88,7 @@ class PackedSample:
     file: BinaryIO
     """The pack."""
     offset: int
-    """Where in the pack it begins, in bytes."""
+    """The offset of the sample in the pack, in bytes."""
 
     @property
     def shape_hw(self) -> tuple[int, int]:
@@ -97,10 +97,10 @@ class PackedSample:
         return height, width
 
     def window(self, rows: slice, columns: slice) -> Labelled:
-        """Copy a part of the sample.
+        """Copy a window of the sample.
 
-        A copy is small: turning a view of the whole image, a page of memory a row, takes twice as
-        long.
+        The copy is contiguous: rotating a view of the whole image, where each row is in another
+        page of memory, takes twice as long.
         """
         self.ask_for(rows)
         return self.pixels_HW4[rows, columns].copy()
@@ -108,9 +108,9 @@ class PackedSample:
     def ask_for(self, rows: slice) -> None:
         """Ask the system to load rows that are not in its page cache, all at once.
 
-        Without that, copying loads them bit by bit, with what lies around them, and takes twice as
-        long. The first byte of the middle row stands for all: asking for rows that are in the cache
-        would take a tenth of a crop's time.
+        Without that, copying loads them bit by bit, with their surroundings, and takes twice as
+        long. If the first byte of the middle row is in the cache, all rows count as cached: asking
+        for cached rows would take a tenth of a crop's time.
         """
         height, width, depth = self.pixels_HW4.shape
         row_bytes = width * depth
@@ -121,14 +121,14 @@ class PackedSample:
 
 
 def is_cached(file: int, offset: int) -> bool:
-    """Whether a byte of a file is in the page cache; True where the system cannot say."""
+    """Return whether a byte of a file is in the page cache; True if the system cannot tell."""
     if not hasattr(os, "RWF_NOWAIT"):  # macOS
         return True
     try:
         os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT)
     except BlockingIOError:
         return False
-    except OSError:  # a file system that does not know the question
+    except OSError:  # the file system cannot tell
         pass
     return True
 
@@ -136,14 +136,14 @@ def is_cached(file: int, offset: int) -> bool:
 class TrainingPixels:
     """The pixels of the training split, by the number of the sample.
 
-    They come from the pack where there is one, else from the files, decoded at each call: the same
-    bytes either way.
+    They come from the pack, or if it is missing from the files, decoded at each call. The bytes are
+    the same.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset, self.folder = dataset, dataset.folder
         self.samples = dataset.split("train")
-        # labels may be interpolated like colours where 255 is the only one
+        # labels may be interpolated like colours if 255 is the only one
         self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
         path = packed_path(dataset.folder, dataset.description.content_sha256)
         self.offsets = offsets_of(self.samples)
@@ -160,12 +160,10 @@ class TrainingPixels:
         return TrainingPixels, (self.dataset,)
 
     def advice_on_pack(self) -> str:
-        """Say how to get a pack, where there is none that can be used."""
+        """Say how to get a usable pack."""
         again = "`python -m data_prep` again with the same settings and pack=true"
         if any((self.folder / PACKED).glob("*.u8")):
-            again += (
-                " (the pack there was made by another release of OpenCV or Eosin, or is not whole)"
-            )
+            again += " (its pack was made by another release of OpenCV or Eosin, or is not whole)"
         return again
 
     def __getitem__(self, number: int) -> SamplePixels:
@@ -174,28 +172,28 @@ class TrainingPixels:
             return DecodedSample(*read_sample(self.folder, sample))
         start, end = self.offsets[number], self.offsets[number + 1]
         shape = sample.height_px, sample.width_px, len(LAYOUT)
-        # as a plain array: the memory map's own type costs more than a crop
+        # as a plain array: np.memmap's own type costs more time than a crop
         pixels_HW4 = np.asarray(self.packed[start:end]).reshape(shape)
         return PackedSample(pixels_HW4, self.file, start)
 
 
 def offsets_of(samples: Sequence[Sample]) -> list[int]:
-    """Return where in the pack each sample begins, and where the last one ends, in bytes."""
+    """Return the offset of each sample in the pack, and the end of the last one, in bytes."""
     sizes = [len(LAYOUT) * sample.height_px * sample.width_px for sample in samples]
     return list(accumulate(sizes, initial=0))
 
 
 def packed_path(folder: Path, content_sha256: str) -> Path:
-    """Name the pack of a data set with this content, as this installation decodes it."""
+    """Return the path of the pack of this content, as this installation decodes it."""
     made_of = f"{content_sha256} {LAYOUT} {DECODER} {version(DECODER)}"
     return folder / PACKED / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.u8"
 
 
 def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, workers: int) -> None:
-    """Decode the training split into its pack, unless it is there. Raises UserError.
+    """Decode the training split into its pack, unless it exists.
 
-    A file of the pack's name that is not its own is an error, too. An error or Ctrl-C removes the
-    unfinished pack; the next run removes what a kill leaves.
+    Raises UserError, also if another file has the pack's name. An error or Ctrl-C removes the
+    unfinished pack; after a kill, the next run does.
     """
     path = packed_path(folder, content_sha256)
     training = [sample for sample in samples if sample.split == "train"]
@@ -215,23 +213,25 @@ def write_pack(folder: Path, samples: Sequence[Sample], content_sha256: str, wor
         packed = map_tasks(pack_sample, tasks, workers, lambda task: task.sample.id)
         for _ in track(packed, total=len(tasks), label="pack", unit="sample"):
             pass
-        sync(temporary)  # its size is no sign that it is whole
+        sync(temporary)  # it has its full size before it is whole
         item.publish()
 
 
 def item_of(folder: Path) -> Item:
-    """The pack of a data set."""
+    """Return the item with the pack of a data set."""
     return Item(folder, KIND, "pack")
 
 
 def reserve(path: Path, num_bytes: int, folder: Path) -> None:
-    """Make a file of this size, so that a full disk is told now. Raises UserError, which names the
-    pack's `folder`."""
+    """Make a file of this size, so that a full disk fails now.
+
+    Raises UserError that names the pack's `folder`.
+    """
     try:
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
-            else:  # macOS: a full disk is told when it is full
+            else:  # macOS: a full disk fails later
                 file.truncate(num_bytes)
     except OSError as error:
         room = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
@@ -250,7 +250,7 @@ def pack_sample(task: PackTask) -> None:
 
 
 def remove_other_packs(folder: Path, content_sha256: str) -> None:
-    """Remove packs that data_prep wrote of other content or with another decoder."""
+    """Remove packs that data_prep wrote from other content or with another decoder."""
     kept, item = packed_path(folder, content_sha256), item_of(folder)
     if str(kept.relative_to(folder)) not in item.read().files:
         item.remove()

@@ -42,7 +42,7 @@ def read_pixels(
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}{AGAIN}") from None
-    except cv2.error:  # of an empty file
+    except cv2.error:  # an empty file
         pixels = None
     if pixels is None:
         raise UserError(f"{path}: damaged, cannot be decoded{AGAIN}")
@@ -54,9 +54,9 @@ def read_pixels(
 
 
 def check_content(path: Path, content: bytes, sha256: str) -> None:
-    """Raises UserError for a file that is not as data_prep wrote it.
+    """Raise UserError for a file that is not as data_prep wrote it.
 
-    Otherwise figures would not be those of the data set that they name.
+    Otherwise results would name a data set that they do not come from.
     """
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(

@@ -59,9 +59,9 @@ def test_a_class_cannot_tell_the_terminal_what_to_do() -> None:
 
 def test_a_split_without_a_class_is_warned_of_with_the_cases_that_hold_it() -> None:
     assert warnings(THREE_SPLITS, SplitConfig()) == [
-        "no tumor in test: nothing can be said of it there; name cases with split.test_cases=..."
+        "no tumor in test: it cannot be measured there; name cases with split.test_cases=..."
         " (tumor is in Case_1, Case_2, Case_10)",
-        "no mitosis in val and test: nothing can be said of it there; name cases with"
+        "no mitosis in val and test: it cannot be measured there; name cases with"
         " split.val_cases=... and split.test_cases=... (mitosis is in Case_1, Case_10)",
     ]
 
@@ -75,13 +75,13 @@ def test_a_split_without_a_class_is_warned_of_with_the_cases_that_hold_it() -> N
         (
             [sample("a", "train", tumor=0), sample("b", "test", tumor=0)],
             0,
-            ["no tumor in any field: nothing can be learned or said of it"],
+            ["no tumor in any field: it can be neither learned nor measured"],
         ),
         (
             [sample("a", "train", tumor=0), sample("b", "val", tumor=1)],
             0,
             [
-                "no tumor in train: nothing can be learned of it there; name cases with"
+                "no tumor in train: it cannot be learned there; name cases with"
                 " split.val_cases=... and split.test_cases=... (tumor is in b)"
             ],
         ),
@@ -89,7 +89,7 @@ def test_a_split_without_a_class_is_warned_of_with_the_cases_that_hold_it() -> N
             [sample("a", "train", tumor=1), sample("b", "test", tumor=0)],
             3,
             [
-                "no tumor in test: nothing can be said of it there; another seed= deals the cases"
+                "no tumor in test: it cannot be measured there; another seed= deals the cases"
                 " into other folds (tumor is in a)"
             ],
         ),
@@ -198,6 +198,6 @@ def test_every_format_is_counted_and_what_a_split_lacks_is_said(
     assert ["mitosis", "2", "0", "0"] in lines
     assert ["tumor", "1", "1", "1"] in lines
     assert outcome.err == (
-        "warning: no mitosis in val and test: nothing can be said of it there; name cases with"
+        "warning: no mitosis in val and test: it cannot be measured there; name cases with"
         " split.val_cases=... and split.test_cases=... (mitosis is in Case_1)\n"
     )

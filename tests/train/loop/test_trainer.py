@@ -354,7 +354,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(
         ),
         (
             "by another release",
-            r"`python -m data_prep` again with the same settings and pack=true \(the pack there was"
+            r"`python -m data_prep` again with the same settings and pack=true \(its pack was"
             r" made by another release of OpenCV or Eosin, or is not whole\), or loader_workers=1",
         ),
         ("yes", "loader_workers=1"),
