@@ -1,11 +1,12 @@
-"""BreCaHAD's annotations: a JSON of points a field, and the points of every prepared sample.
+"""Read BreCaHAD's annotations, and read and write the points of every prepared sample.
 
-The JSON is one flat object: a list of {"x", "y"} a class, x over the width and y over the height,
-both from 0 to 1. Only this module knows these fractions; all others have px (images/arrays.py).
+Both are one JSON per field: an object with a list of {"x", "y"} for each class, x over the width
+and y over the height, both from 0 to 1. Only this module knows these fractions; all others have px
+(images/arrays.py).
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,8 @@ CLASSES = (
     "non_lumen",
 )
 SPELLINGS = {"tubule": "lumen", "non_tubule": "non_lumen"}  # BreCaHAD's own README uses these
-# Added to written points, or a point on the edge of two pixels, divided and multiplied by the width
-# again, might come back in the pixel before
+# Added to written points: a point on the edge of two pixels might else come back in the pixel
+# before, once divided and multiplied by the width
 EDGE_PX = 1e-6
 
 Fractions = dict[str, npt.NDArray[np.float64]]
@@ -35,7 +36,7 @@ Fractions = dict[str, npt.NDArray[np.float64]]
 
 
 class BreCaHADReader(AnnotationReader[Fractions]):
-    """Reads the JSON; every class is one of CLASSES, and every class asked for has a list."""
+    """Reads the JSON; every class is one of CLASSES, and every wanted class has a list."""
 
     suffixes = (".json",)
     lists_classes = True
@@ -59,8 +60,10 @@ class BreCaHADReader(AnnotationReader[Fractions]):
         return list(parsed)
 
     def annotation_in(self, parsed: Fractions, tile: Tile, values: Mapping[str, int]) -> Annotation:
-        """Points become the pixels that they lie in. Raises BadInputError for a missing list."""
-        check_listed(parsed, values)
+        """Turn points into the pixels that they lie in. Raises BadInputError for a missing list."""
+        for name in values:
+            if name not in parsed:
+                raise BadInputError(f"has no list for class '{name}' (an empty one is [])")
         return Annotation(points_in(to_px(parsed, tile), tile))
 
 
@@ -74,7 +77,7 @@ def parse(content: bytes) -> Fractions:
             known = ", ".join([*CLASSES, *SPELLINGS])
             raise BadInputError(f"unknown class '{key}'; known: {known}")
         if name in fractions:
-            raise BadInputError(f"class '{name}' stands twice (as '{key}' too)")
+            raise BadInputError(f"class '{name}' occurs twice (as '{key}' too)")
         fractions[name] = points_N2
     if not any(map(len, fractions.values())):
         raise BadInputError("annotates nothing: every class list is empty")
@@ -100,12 +103,12 @@ def refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
-            raise BadInputError(f"'{key}' stands twice")
+            raise BadInputError(f"'{key}' occurs twice")
     return dict(pairs)
 
 
 def parse_class(key: str, entries: object) -> npt.NDArray[np.float64]:
-    """Check the points of one class; returns their fractions, (N, 2)."""
+    """Check the points of one class; return their fractions, (N, 2)."""
     if not isinstance(entries, list):
         raise BadInputError(f"class '{key}': expected a list of points")
     points = [parse_point(f"{key}[{index}]", entry) for index, entry in enumerate(entries)]
@@ -125,15 +128,8 @@ def parse_point(where: str, entry: object) -> tuple[float, float]:
     return float(entry["x"]), float(entry["y"])
 
 
-def check_listed(listed: Iterable[str], classes: Iterable[str]) -> None:
-    """Raises BadInputError where a class has no list."""
-    for name in classes:
-        if name not in listed:
-            raise BadInputError(f"has no list for class '{name}' (an empty one is [])")
-
-
 def to_px(fractions: Fractions, tile: Tile) -> PointsPx:
-    """The pixels of the tile's image that points lie in."""
+    """Return the pixels of the tile's image that the points lie in."""
     size = tile.width_px, tile.height_px
     return {name: pixels_of(points_N2 * size, tile) for name, points_N2 in fractions.items()}
 
@@ -147,7 +143,7 @@ def decode_points(content: bytes, height_px: int, width_px: int) -> PointsPx:
 
 
 def encode_points(points: PointsPx, height_px: int, width_px: int) -> bytes:
-    """Write points that lie in an image of this size, of any classes, in BreCaHAD's form."""
+    """Write points in an image of this size, of any classes, as BreCaHAD's JSON."""
     size = width_px, height_px
     listed = {
         name: [

@@ -1,4 +1,4 @@
-"""The annotation formats that can be read, and the check that classes occur somewhere."""
+"""List the annotation formats, and check that classes occur somewhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ READERS: dict[str, AnnotationReader[Any]] = {
 def check_occurring(
     reader: AnnotationReader[Any], fields: Sequence[Field], classes: Sequence[str], raw: Path
 ) -> None:
-    """Raises UsageError for a class that is in no field at all: most likely it is misspelt.
+    """Raise UsageError for a class that is in no field: most likely it is misspelt.
 
-    Stops reading once every class was found. Reads nothing where every file must list its classes.
+    Stops reading once every class was found. Reads nothing if every file must list its classes.
     """
     if reader.lists_classes:
         return
@@ -34,7 +34,7 @@ def check_occurring(
     for field in fields:
         try:
             found |= set(reader.classes_in(reader.parse(field), classes))
-        except (BadInputError, OSError):  # whoever prepares it says why
+        except (BadInputError, OSError):  # preparing it reports the error
             num_bad += 1
         missing -= found
         if not missing:

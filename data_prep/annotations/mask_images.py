@@ -1,4 +1,4 @@
-"""Ready masks: for each field an image of labels, in groundTruth/ under the field's name.
+"""Read ready masks: for each field an image of labels, in groundTruth/ under the field's name.
 
 0 is background, 1 the first of classes=, 2 the next. With a single class, 255 means it too.
 """
@@ -21,7 +21,7 @@ from data_prep.images.masks import BINARY_LABEL
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, BadInputError, Field
 
-STRIP_PX = 1024  # rows of a large mask that are read at a time
+STRIP_PX = 1024  # rows of a large mask to read at a time
 MOST_LISTED = 8
 
 
@@ -43,7 +43,7 @@ class MaskImageReader(AnnotationReader[MaskFile]):
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
         """Return usable fields, and the files that are not.
 
-        Raises UsageError where images and masks are in one folder.
+        Raises UsageError if images and masks are in one folder.
         """
         if len(set(raw.raw_folders(folder))) == 1:
             raise UsageError(
@@ -69,7 +69,7 @@ class MaskImageReader(AnnotationReader[MaskFile]):
         return found
 
     def annotation_in(self, parsed: MaskFile, tile: Tile, values: Mapping[str, int]) -> Annotation:
-        """Areas stay as they are; each connected component in the tile gives its middle."""
+        """Keep the areas as they are, with the middle of each connected component in the tile."""
         if (parsed.height_px, parsed.width_px) != (tile.height_px, tile.width_px):
             raise BadInputError(
                 f"is {parsed.width_px} x {parsed.height_px} px, but its image"
@@ -85,9 +85,9 @@ class MaskImageReader(AnnotationReader[MaskFile]):
 
 
 def labels_of(stored: npt.NDArray[Any], classes: Sequence[str]) -> Mask:
-    """HW uint8: 1 for the first class and so on. Raises BadInputError for other values."""
+    """Return HW uint8, 1 for the first class and so on. Raises BadInputError for other values."""
     if stored.ndim != 2:
-        raise BadInputError(f"{stored.shape[-1]} channels: a mask has one value a pixel")
+        raise BadInputError(f"{stored.shape[-1]} channels: a mask has one value per pixel")
     if stored.dtype == np.bool_:
         return stored.astype(np.uint8)
     if not np.issubdtype(stored.dtype, np.integer):

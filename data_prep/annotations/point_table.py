@@ -1,12 +1,12 @@
-"""A table of points: one CSV for all fields, in groundTruth/ or, where all is in one folder, there.
+"""Read a table of points: one CSV for all fields, in groundTruth/, or in raw= beside the images.
 
     file,x,y,class
     Case_1-01.tif,10.5,20.5,lymphocyte
     Case_1-02.tif,,,
 
 `file` is an image's name, without a folder, with or without its ending; x and y are px from the
-image's corner. A row with the file alone says that there is nothing in it; an image without a row
-is not annotated, and bad.
+image's corner. A row with only the file means that nothing is in the image; an image without a row
+is not annotated, and counts as bad.
 """
 
 import csv
@@ -35,12 +35,12 @@ from data_prep.raw import (
 )
 
 COLUMNS = ("file", "x", "y", "class")
-MOST_LISTED = 100  # bad rows: what is wrong with more of them is most likely the same
+MOST_LISTED = 100  # bad rows; most likely more of them have the same mistake
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, as it stands there."""
+    """A row of the table, as texts."""
 
     line: int
     file: str
@@ -48,11 +48,11 @@ class Row:
     y: str
     name: str
     problem: str = ""
-    """Why the line is no row; '' where it is a row."""
+    """Why the line is not a row; '' if it is."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says no more than that its image was looked at."""
+        """Whether it has only the file: nothing is in the image."""
         return not (self.x or self.y or self.name)
 
 
@@ -64,8 +64,8 @@ class PointTableReader(ShapeReader):
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
         """Return usable fields, and what is bad: images without rows, rows without an image.
 
-        Every bad row is named, in the order of the lines. A line that is no row may be about any
-        field: then no field is usable.
+        Names every bad row, in the order of the lines. A line that is not a row may belong to any
+        field, so then no field is usable.
         """
         images = find_images(folder)
         path = the_table(folder)
@@ -94,7 +94,7 @@ class PointTableReader(ShapeReader):
 
 
 def the_table(folder: Path) -> Path:
-    """Find the CSV of a raw folder. Raises UsageError where there is none, or more than one."""
+    """Find the CSV of a raw folder. Raises UsageError unless there is exactly one."""
     tables = raw_folders(folder)[1]
     paths = [path for found in files_by_stem(tables, (".csv",)).values() for path in found]
     if len(paths) != 1:
@@ -104,27 +104,27 @@ def the_table(folder: Path) -> Path:
 
 
 def image_problem(images: list[Path], is_in_table: bool, table: Path) -> str:
-    """Say why an image is no field; '' where it is one."""
+    """Say why an image is not a field; '' if it is."""
     if len(images) > 1:
         names = ", ".join(path.name for path in images)
         return f"two fields of one name: {names}; keep one"
     if not is_in_table:
         return (
-            f"has no row in {table.name} (where there is nothing in it, say so:"
+            f"has no row in {table.name} (if nothing is in the image, add the row"
             f" '{images[0].name},,,')"
         )
     return ""
 
 
 def rows_by_stem(path: Path) -> dict[str, list[Row]]:
-    """Image's name without ending -> its rows. Raises BadInputError, OSError."""
+    """Return the rows by their image's name without ending. Raises BadInputError, OSError."""
     about = path.stat()
     return cached_rows(path, about.st_mtime_ns, about.st_size)
 
 
 @lru_cache(maxsize=1)
 def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row]]:
-    """Read a table once, not once a field."""
+    """Read a table once, not again for every field."""
     rows = defaultdict(list)
     for row in parse_table(path.read_bytes()):
         rows[stem_of(row.file)].append(row)
@@ -132,16 +132,16 @@ def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row
 
 
 def stem_of(file: str) -> str:
-    """Strip an image's ending, if there is one; keep a folder, which no image's name has."""
+    """Strip an image's ending, if any; keep a folder, so that no image has this name."""
     path = Path(file)
     named = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
     return str(named) if file else ""
 
 
 def parse_table(content: bytes) -> list[Row]:
-    """Read the lines of a table, bad ones too. Raises BadInputError where it is no table."""
+    """Read the lines of a table, bad ones too. Raises BadInputError if it is not a table."""
     try:
-        text = content.decode("utf-8-sig")  # spreadsheets mark it
+        text = content.decode("utf-8-sig")  # spreadsheets begin it with a mark
     except UnicodeDecodeError as error:
         raise BadInputError(f"is not UTF-8: {error}") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -158,7 +158,7 @@ def parse_table(content: bytes) -> list[Row]:
 
 
 def read_rows(reader: "csv.DictReader[str]") -> Iterator[Row]:
-    """Yield the lines below the first; after one that is no CSV, go on with the next."""
+    """Yield the lines below the first; after one that is not CSV, go on with the next."""
     while True:
         try:
             cells = next(reader)
@@ -171,7 +171,7 @@ def read_rows(reader: "csv.DictReader[str]") -> Iterator[Row]:
 
 
 def as_row(line: int, cells: dict[str, str | None]) -> Row:
-    """Make a row; with too few or too many cells, it has a problem."""
+    """Make a row; if it has too few or too many cells, note that as its problem."""
     file, x, y, name = ((cells[column] or "").strip() for column in COLUMNS)
     problem = ""
     if not file or None in cells or None in cells.values():
@@ -194,11 +194,11 @@ def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]
 
 
 def problem_of(row: Row) -> str:
-    """Say why a row cannot be used; '' where it can."""
+    """Say why a row cannot be used; '' if it can."""
     if row.problem or row.is_empty:
         return row.problem
     try:
-        if not is_point(row):  # asked first: to make a shape of it takes ten times as long
+        if not is_point(row):  # first, since making a shape takes ten times as long
             as_shape(row)
     except BadInputError as error:
         return str(error)
@@ -206,9 +206,9 @@ def problem_of(row: Row) -> str:
 
 
 def is_point(row: Row) -> bool:
-    """Whether as_shape() can make a point of a row."""
+    """Return whether as_shape() can make a point of a row."""
     try:
-        return bool(row.name) and all(abs(number(at)) < FARTHEST_PX for at in (row.x, row.y))
+        return bool(row.name) and all(abs(number(text)) < FARTHEST_PX for text in (row.x, row.y))
     except ValueError:
         return False
 
@@ -233,6 +233,6 @@ def number(text: str) -> float:
 
 
 def sha256_of(rows: Iterable[Row]) -> str:
-    """Hash what rows say, whatever their lines."""
-    said = [(row.x, row.y, row.name) for row in rows]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """Hash the content of rows without their line numbers."""
+    content = [(row.x, row.y, row.name) for row in rows]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,13 +1,14 @@
-"""QuPath's annotations: a GeoJSON of points and polygons an image, in px from the image's corner.
+"""Read QuPath's annotations: one GeoJSON per image, with points and polygons in px from its corner.
 
-A FeatureCollection, a list of features or one feature, as QuPath's export and its scripts write
-them (QuPathTypeAdapters.java of qupath-core), with objects within objects:
+A file is a FeatureCollection, a list of features or one feature, as QuPath's export and its scripts
+write them (QuPathTypeAdapters.java of qupath-core). Objects may hold objects:
 
     {"type": "Feature", "geometry": {"type": "Point", "coordinates": [10.5, 20.5]},
      "properties": {"objectType": "detection", "classification": {"name": "tumor"}}}
 
-The class is the classification's name, or its names as QuPath shows them, "Tumor: Positive". What
-has none (tiles, cores, regions to work in) is passed over. Of a cell the nucleus counts.
+The class is the classification's name, or its names as QuPath shows them, "Tumor: Positive".
+Objects without a class (tiles, cores, regions to work in) are skipped. A cell counts as its
+nucleus.
 """
 
 import json
@@ -20,7 +21,7 @@ from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, point, poly
 from data_prep.raw import BadFile, BadInputError, Field
 
 PREDICTED = "_nuclei"
-"""What train.predict adds to an image's name in the names of its files."""
+"""The end that train.predict gives its files' names, after the image's name."""
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
 Position = tuple[float, float]
 """x and y in px from the image's corner."""
@@ -60,7 +61,7 @@ def parse_geojson(content: bytes) -> list[Shape]:
 
 
 def features_of(parsed: Any) -> list[tuple[str, Any]]:
-    """List the features of a file, each with where it is."""
+    """List the features of a file, each with its position in the file."""
     if isinstance(parsed, dict) and parsed.get("type") == "Feature":
         return [("feature", parsed)]
     listed = parsed.get("features") if isinstance(parsed, dict) else parsed
@@ -78,8 +79,8 @@ def shapes_of(where: str, feature: Any) -> Iterator[Shape]:
         raise BadInputError(f"{where}: expected a Feature with properties")
     if name := class_name(where, properties.get("classification")):
         if not name.isprintable():
-            raise BadInputError(f"{where}: class {name!a}: a name holds what cannot be printed")
-        # a cell has two
+            raise BadInputError(f"{where}: class {name!a}: a name holds unprintable characters")
+        # a cell has two geometries
         key = "nucleusGeometry" if feature.get("nucleusGeometry") else "geometry"
         yield from shapes_of_geometry(where, name, feature.get(key))
     children = properties.get("childObjects")
@@ -88,7 +89,7 @@ def shapes_of(where: str, feature: Any) -> Iterator[Shape]:
 
 
 def class_name(where: str, classification: Any) -> str:
-    """Name a class as QuPath shows it; '' where there is none."""
+    """Name a class as QuPath shows it; '' if there is none."""
     if not classification:  # null, or {} for 'unclassified'
         return ""
     if isinstance(classification, str):
@@ -96,7 +97,7 @@ def class_name(where: str, classification: Any) -> str:
     if isinstance(classification, dict):
         names = classification.get("names") or [classification.get("name")]
         if isinstance(names, list) and all(isinstance(name, str) and name for name in names):
-            # before QuPath 0.4 a derived class named the one that it is derived from
+            # before QuPath 0.4, a derived class named its parent
             parent = class_name(where, classification.get("parentClass"))
             return ": ".join([parent, *names] if parent else names)
     raise BadInputError(f'{where}: classification: expected {{"name": ..}}')
@@ -126,14 +127,14 @@ def rings(where: str, coordinates: Any) -> list[list[Position]]:
 
 
 def entries(where: str, coordinates: Any) -> list[Any]:
-    """Check that coordinates are a list with something in it."""
+    """Check that coordinates are a list, not empty."""
     if not isinstance(coordinates, list) or not coordinates:
         raise BadInputError(f"{where}: coordinates: expected a list, found {coordinates!r:.40}")
     return coordinates
 
 
 def position(where: str, entry: Any) -> Position:
-    """Check one [x, y]; what follows in it, as a z, does not matter."""
+    """Check one [x, y]; ignore what follows, such as z."""
     if not isinstance(entry, list) or len(entry) < 2:
         raise BadInputError(f"{where}: coordinates: expected [x, y], found {entry!r:.40}")
     for value in entry[:2]:
@@ -142,4 +143,4 @@ def position(where: str, entry: Any) -> Position:
     try:
         return float(entry[0]), float(entry[1])
     except OverflowError:
-        raise BadInputError(f"{where}: a coordinate that is no place in an image") from None
+        raise BadInputError(f"{where}: a coordinate is not a position in any image") from None

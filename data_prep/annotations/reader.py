@@ -1,4 +1,4 @@
-"""What a reader of annotations is, and what it gives; `formats.READERS` holds one for each format.
+"""Define what readers of annotations do and return; `formats.READERS` has one for each format.
 
 A file is read in two steps: `parse` returns what the file says, in the file's own units;
 `annotation_in` turns that into points in px and a mask, of the whole image or of a tile.
@@ -24,16 +24,15 @@ Parsed = TypeVar("Parsed")
 class Annotation:
     """What is annotated in an image, or in a tile of it.
 
-    Every class that was asked for has its points, if only an array of none.
+    Every wanted class has an array of points, which may be empty.
     """
 
     points: PointsPx
-    """Nuclei annotated as points, to be drawn as discs. Those up to MARGIN_PX outside a tile are
-    among them."""
+    """Nuclei annotated as points, to be painted as discs, up to MARGIN_PX outside a tile."""
     areas_HW: Mask | None = None
-    """The annotated areas, as mask values; None where there are none."""
+    """The annotated areas, as mask values; None if there are none."""
     middles: PointsPx | None = None
-    """The middle of each area, under the same classes; None where the format has no areas."""
+    """The middle of each area, with the same classes; None if the format has no areas."""
 
     @property
     def has_areas(self) -> bool:
@@ -42,7 +41,7 @@ class Annotation:
 
     @property
     def nuclei(self) -> PointsPx:
-        """A point for every annotated point and every area."""
+        """Every annotated point, and the middle of every area."""
         return with_middles(self.points, self.middles)
 
 
@@ -57,11 +56,11 @@ class AnnotationReader(ABC, Generic[Parsed]):
     """Reads the annotations of one format."""
 
     suffixes: ClassVar[tuple[str, ...]]
-    """Endings of its files, in lower case, the usual one first."""
+    """Endings of its files, in lower case, the usual ending first."""
     has_areas: ClassVar[bool] = False
     """Whether a file may hold areas, so that a mask is more than discs."""
     lists_classes: ClassVar[bool] = False
-    """Whether every file must list every class that is asked for, if only with no points."""
+    """Whether every file must list every wanted class, even without points."""
 
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
         """Return usable fields, and the files that are not. Raises what raw.find_fields raises."""
@@ -79,14 +78,14 @@ class AnnotationReader(ABC, Generic[Parsed]):
     def classes_in(self, parsed: Parsed, classes: Sequence[str]) -> Collection[str]:
         """Return the classes that a parsed file holds.
 
-        A format without names of classes returns those of `classes` that occur. Raises
-        BadInputError where only reading all of the file shows that it is bad.
+        A format without names of classes returns the `classes` that occur. Raises BadInputError
+        for errors that only reading the whole file can find.
         """
 
     @abstractmethod
     def annotation_in(self, parsed: Parsed, tile: Tile, values: Mapping[str, int]) -> Annotation:
         """Return what a parsed file annotates in a tile of its image, in px of that tile.
 
-        `values`: class that is asked for -> mask value; later classes lie over earlier ones.
-        Raises BadInputError where the file does not fit the image.
+        `values`: wanted class -> mask value; later classes lie over earlier ones. Raises
+        BadInputError if the file does not fit the image.
         """

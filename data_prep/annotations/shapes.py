@@ -1,7 +1,8 @@
-"""Points and polygons in px, as most formats have them: checked, cut to a tile, filled.
+"""Check points and polygons in px, as most formats have them, cut them to a tile and fill them.
 
-Their coordinates are those of the files, from the image's corner: the first pixel reaches from 0 to
-1, its middle is 0.5. What leaves this module is in px at pixel centres (images/arrays.py).
+Shapes have the coordinates of the files, from the image's corner: the first pixel reaches from 0 to
+1, its middle is 0.5. Annotations that leave this module are in px at pixel centres
+(images/arrays.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ class Shape:
 
     @property
     def is_point(self) -> bool:
-        """Whether it is a point: drawn as a disc, not filled."""
+        """Whether it is a point: painted as a disc, not filled."""
         return len(self.rings[0]) == 1
 
 
@@ -45,7 +46,7 @@ def point(where: str, name: str, x: float, y: float) -> Shape:
 
 
 def polygon(where: str, name: str, rings: Sequence[Sequence[tuple[float, float]]]) -> Shape:
-    """Make a polygon with holes, closed or not. Raises BadInputError where it encloses nothing."""
+    """Make a polygon with holes, closed or not. Raises BadInputError if it encloses nothing."""
     outlines = tuple(as_ring(where, ring) for ring in rings)
     if not outlines or any(signed_area(ring) == 0 for ring in outlines):
         raise BadInputError(f"{where}: encloses no area")
@@ -57,23 +58,22 @@ def as_ring(where: str, corners: Sequence[tuple[float, float]]) -> Ring:
     try:
         ring = np.array(corners, np.float64).reshape(-1, 2)
     except (ValueError, TypeError, OverflowError):
-        raise BadInputError(f"{where}: expected places [x, y], found {corners!r:.40}") from None
+        raise BadInputError(f"{where}: expected points [x, y], found {corners!r:.40}") from None
     if not (np.abs(ring) < FARTHEST_PX).all():
-        raise BadInputError(f"{where}: a coordinate that is no place in an image")
+        raise BadInputError(f"{where}: a coordinate is not a position in any image")
     return ring
 
 
 def signed_area(ring: Ring) -> float:
-    """The area that a ring encloses, in px; negative where it runs counterclockwise."""
-    x, y = (ring - ring[:1]).T  # from near: large coordinates would cancel
+    """Return the area that a ring encloses, in px; negative if it runs counterclockwise."""
+    x, y = (ring - ring[:1]).T  # relative to a corner, since large coordinates would cancel
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
 
 
 def middle(shape: Shape) -> npt.NDArray[np.float64]:
-    """(2,): the centre of gravity without the holes, in px from the image's corner.
+    """Return (2,): the centre of gravity without the holes, in px from the image's corner.
 
-    An outline that crosses itself may have its centre far away; then the middle of its bounds
-    counts.
+    If an outline crosses itself, its centre may be far away; then return the middle of its bounds.
     """
     if shape.is_point:
         return shape.rings[0][0]
@@ -84,20 +84,20 @@ def middle(shape: Shape) -> npt.NDArray[np.float64]:
 
 
 def centre_of_gravity(shape: Shape) -> npt.NDArray[np.float64]:
-    """(2,): the centre of a polygon's signed areas, in px from the image's corner."""
+    """Return (2,): the centre of a polygon's signed areas, in px from the image's corner."""
     areas, middles = [], []
     for number, ring in enumerate(shape.rings):
         near, following = ring - ring[0], np.roll(ring - ring[0], -1, axis=0)
         cross = near[:, 0] * following[:, 1] - following[:, 0] * near[:, 1]
         middles.append(ring[0] + ((near + following) * cross[:, None]).sum(0) / (3 * cross.sum()))
         areas.append(abs(cross.sum()) * (1 if number == 0 else -1))
-    if sum(areas) <= 0:  # no holes that one can believe in
+    if sum(areas) <= 0:  # holes larger than the outline: ignore them
         return middles[0]
     return np.average(middles, axis=0, weights=areas)
 
 
 class Shapes:
-    """The shapes of a file, with arrays that find those of one tile fast."""
+    """The shapes of a file, with arrays to find the shapes of a tile fast."""
 
     def __init__(self, shapes: Sequence[Shape]) -> None:
         self.shapes = shapes
@@ -120,7 +120,7 @@ class Shapes:
         return np.array([shape.is_point for shape in self.shapes], bool)
 
     def check_inside(self, height_px: int, width_px: int) -> None:
-        """Raises BadInputError for the first shape that reaches out of an image of this size."""
+        """Raise BadInputError for the first shape that reaches out of an image of this size."""
         sides = np.array([width_px, height_px, width_px, height_px])
         is_out = (self.bounds < 0) | (self.bounds > sides)
         for number in np.flatnonzero(is_out.any(axis=1))[:1].tolist():
@@ -131,14 +131,14 @@ class Shapes:
             )
 
     def nuclei_near(self, tile: Tile) -> tuple[npt.NDArray[np.intp], PointsN2]:
-        """The numbers of the shapes whose middle lies in or near the tile, and the image's pixels
-        that these middles lie in."""
+        """Return the numbers of the shapes whose middle lies in or near the tile, and the image's
+        pixels that these middles lie in."""
         pixels_N2 = pixels_of(self.middles, tile)
         near = np.flatnonzero(tile.reaches(pixels_N2))
         return near, pixels_N2[near]
 
     def areas_in(self, box: Box) -> list[Shape]:
-        """The polygons whose bounds overlap a part of the image."""
+        """Return the polygons whose bounds overlap a box of the image."""
         left, top, right, bottom = self.bounds.T
         meets = (left < box.x + box.width) & (right > box.x)
         meets &= (top < box.y + box.height) & (bottom > box.y)
@@ -146,14 +146,14 @@ class Shapes:
 
 
 class ShapeReader(AnnotationReader[Shapes]):
-    """Base of readers whose files hold points and polygons in px: they only have to parse."""
+    """Base of readers whose files hold points and polygons in px; they only have to parse."""
 
     def classes_in(self, parsed: Shapes, classes: Sequence[str]) -> set[str]:
-        """The classes of all shapes."""
+        """Return the classes of all shapes."""
         return {shape.name for shape in parsed.shapes}
 
     def annotation_in(self, parsed: Shapes, tile: Tile, values: Mapping[str, int]) -> Annotation:
-        """Points become the pixels that they lie in; polygons are filled."""
+        """Turn points into the pixels that they lie in, and fill polygons."""
         parsed.check_inside(tile.height_px, tile.width_px)
         names = [*values, *sorted(self.classes_in(parsed, [*values]) - values.keys())]
         near, pixels_N2 = parsed.nuclei_near(tile)
@@ -164,13 +164,13 @@ class ShapeReader(AnnotationReader[Shapes]):
         areas = [shape for shape in parsed.areas_in(tile.box) if shape.name in values]
         return Annotation(
             points_in(points, tile),
-            draw_areas(areas, tile.box, values) if areas else None,
+            paint_areas(areas, tile.box, values) if areas else None,
             inside_only(points_in(middles, tile), tile.box.height, tile.box.width),
         )
 
 
-def draw_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> Mask:
-    """HW uint8: polygons filled with the values of their classes, later ones over earlier ones."""
+def paint_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> Mask:
+    """Fill polygons with the values of their classes, later over earlier ones; return HW uint8."""
     mask_HW = np.zeros((box.height, box.width), np.uint8)
     for name, value in values.items():
         for shape in areas:
@@ -182,7 +182,7 @@ def draw_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> M
 def fill(mask_HW: Mask, rings: Sequence[Ring], value: int) -> None:
     """Write a value to the pixels whose middle is within the rings, by the even-odd rule.
 
-    cv2.fillPoly would draw the outline too: half a pixel more all around.
+    cv2.fillPoly would paint the outline too: half a pixel more all around.
     """
     corners = np.concatenate(rings)
     size = np.array(mask_HW.shape[::-1])
@@ -203,6 +203,6 @@ def fill(mask_HW: Mask, rings: Sequence[Ring], value: int) -> None:
     crossing = x + (row + 0.5 - y) * dx / dy
     column = np.clip(np.ceil(crossing - 0.5), 0, window_HW.shape[1]).astype(int)
     turns = np.zeros((len(window_HW), window_HW.shape[1] + 1), np.uint8)
-    np.bitwise_xor.at(turns, (row, column), 1)  # in and out again
+    np.bitwise_xor.at(turns, (row, column), 1)  # enter or leave the area
     is_in_HW = np.bitwise_xor.accumulate(turns[:, :-1], axis=1).astype(bool)
     window_HW[is_in_HW] = value

@@ -90,11 +90,11 @@ class TestParse:
             (b"{}", "annotates nothing"),
             (
                 b'{"lumen": [{"x": 0, "y": 0}], "tubule": [{"x": 1, "y": 1}]}',
-                "class 'lumen' stands twice",
+                "class 'lumen' occurs twice",
             ),
             (
                 b'{"tumor": [{"x": 0, "y": 0}], "tumor": [{"x": 1, "y": 1}]}',
-                "'tumor' stands twice",
+                "'tumor' occurs twice",
             ),
         ],
         ids=lambda value: str(value)[:40],

@@ -55,7 +55,9 @@ def test_an_image_without_rows_is_not_annotated(tmp_path: Path) -> None:
     (field,), (bad,) = find(write(tmp_path, "a-1,1,1,tumor"))
     assert field.name == "a-1"
     assert bad.file == "images/b-1.png"
-    assert bad.reason.startswith("has no row in points.csv (where there is nothing in it, say so:")
+    assert bad.reason.startswith(
+        "has no row in points.csv (if nothing is in the image, add the row"
+    )
     assert bad.reason.endswith("'b-1.png,,,')")
 
 
@@ -185,7 +187,7 @@ def test_every_bad_row_is_told_in_the_order_of_the_lines(tmp_path: Path) -> None
         "line 3 (b-1): x=one, y=1: expected two numbers",
         "line 6 (a-1): has no class",
         "line 7: no image 'c-1'",
-        "line 9 (a-1): a coordinate that is no place in an image",
+        "line 9 (a-1): a coordinate is not a position in any image",
     ]
     fields, bad = find(write(tmp_path, *rows, *no_rows))
     expected = "expected file,x,y,class as the first line has them"
@@ -215,8 +217,8 @@ def test_of_very_many_bad_rows_the_first_are_told(tmp_path: Path) -> None:
         ("b-1,one,1,tumor", r"line 3 \(b-1\): x=one, y=1: expected two numbers"),
         ("b-1,1_0,1,tumor", r"line 3 \(b-1\): x=1_0, y=1: expected two numbers"),
         ("b-1,1,,tumor", r"line 3 \(b-1\): x=1, y=: expected two numbers"),
-        ("b-1,nan,1,tumor", r"line 3 \(b-1\): a coordinate that is no place"),
-        ("b-1,1,inf,tumor", r"line 3 \(b-1\): a coordinate that is no place"),
+        ("b-1,nan,1,tumor", r"line 3 \(b-1\): a coordinate is not a position"),
+        ("b-1,1,inf,tumor", r"line 3 \(b-1\): a coordinate is not a position"),
         ("b-1,1,1,", r"line 3 \(b-1\): has no class"),
     ],
 )
