@@ -1,1 +1,1 @@
-"""What draws: a synthetic raw data set, and a contact sheet of a prepared one."""
+"""Make a synthetic raw data set, and a contact sheet of a prepared one."""

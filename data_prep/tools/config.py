@@ -17,11 +17,11 @@ class PreviewConfig:
     data: str = PREPARED
     """Folder of the prepared data set."""
     out: str = MISSING
-    """The picture to write, .jpg or .png; in place of an earlier one, not of another file."""
+    """The picture to write, .jpg or .png; replaces an earlier sheet, but no other file."""
     field: str = ""
-    """Name of the field; the first training field where empty."""
+    """Name of the field; if empty, the first training field."""
     columns: int = 4
-    """Variants side by side."""
+    """Number of variants side by side."""
     width_px: int = 480
     """Width of one variant in the picture, in px."""
 
@@ -36,7 +36,7 @@ class PreviewConfig:
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What to draw and where to write it."""
+    """Every setting of `python -m data_prep.synthetic`."""
 
     out: str = MISSING
     """Folder of the new data set: new, empty, or written by this command before."""
@@ -45,9 +45,9 @@ class SyntheticConfig:
     fields: int = 4
     """Number of fields of view per case, 1 to 99."""
     width_px: int = 1360
-    """Width of a field in pixels."""
+    """Width of a field in px."""
     height_px: int = 1024
-    """Height of a field in pixels."""
+    """Height of a field in px."""
     seed: int = 0
     """Seed of every random draw; the same seed gives the same bytes."""
 
@@ -56,4 +56,4 @@ class SyntheticConfig:
         ranges = {"cases": (1, 9999), "fields": (1, 99), **sides, "seed": (0, 2**32 - 1)}
         for key, (low, high) in ranges.items():
             if not low <= getattr(self, key) <= high:
-                raise ValueError(f"{key}={getattr(self, key)}: takes {low} to {high}")
+                raise ValueError(f"{key}={getattr(self, key)}: from {low} to {high}")

@@ -1,7 +1,7 @@
-"""Draw made-up H&E fields: an image and its annotated points.
+"""Paint synthetic H&E fields: an image and its annotated points.
 
 Axes in names: H height, W width, C red-green-blue, S the two stains (hematoxylin, eosin), P the
-side of a patch around one object; N3 is one round object a row: x, y and radius, in pixels.
+side of a patch around one object.
 """
 
 import cv2
@@ -27,12 +27,12 @@ Points = dict[str, list[tuple[int, int]]]
 
 
 def ramp(value: Plane, width: float) -> Plane:
-    """0 below -width/2, 1 above width/2, linear between: a soft edge at zero."""
+    """Return 0 below -width/2, 1 above width/2, linear between: a soft edge at zero."""
     return np.asarray(np.clip(value / np.float32(width) + np.float32(0.5), 0, 1))
 
 
-def draw_stroma(rng: Random, layout: Layout) -> Plane:
-    """Stain densities of fibrous stroma, with white slits where it is loose: (H, W, S)."""
+def stroma_density(rng: Random, layout: Layout) -> Plane:
+    """Make stain densities of fibrous stroma, with white slits where it is loose: (H, W, S)."""
     shape = layout.across.shape
     square = (sum(shape), sum(shape))
     fibre = 0.5 * smooth_noise(rng, square, 4, 14) + 0.6 * smooth_noise(rng, square, 13, 8)
@@ -47,8 +47,8 @@ def draw_stroma(rng: Random, layout: Layout) -> Plane:
     return np.asarray(np.maximum(np.dstack([hematoxylin_HW, eosin_HW]), 0.02))
 
 
-def draw_cytoplasm(rng: Random, layout: Layout) -> Plane:
-    """Stain densities inside nests: one tint per cell, paler where two cells meet: (H, W, S)."""
+def cytoplasm_density(rng: Random, layout: Layout) -> Plane:
+    """Make stain densities in nests: one tint per cell, paler where two cells meet: (H, W, S)."""
     shape = layout.nest_depth.shape
     nuclei_HW = np.ones(shape, np.uint8)
     x, y, _ = layout.spots["tumor"].astype(int).T
@@ -65,17 +65,17 @@ def draw_cytoplasm(rng: Random, layout: Layout) -> Plane:
     return np.asarray(np.maximum(body_HW1 * np.array([0.36, 0.42], np.float32), 0.02))
 
 
-def draw_tissue(rng: Random, style: CaseStyle, layout: Layout) -> Plane:
-    """Stain densities of all that is no cell (stroma, nests, the clefts between): (H, W, S)."""
+def tissue_density(rng: Random, style: CaseStyle, layout: Layout) -> Plane:
+    """Make stain densities below the cells: stroma, nests, the clefts between: (H, W, S)."""
     shape = layout.nest_depth.shape
     ragged_HW = layout.nest_depth + 2 * smooth_noise(rng, shape, 12)
     cleft_HW = np.maximum(style.cleft_px * (0.4 + smooth_noise(rng, shape, 60)), 0)
-    nest_HWS = ramp(ragged_HW, 4)[..., None] * draw_cytoplasm(rng, layout)
-    return nest_HWS + ramp(-ragged_HW - cleft_HW, 4)[..., None] * draw_stroma(rng, layout)
+    nest_HWS = ramp(ragged_HW, 4)[..., None] * cytoplasm_density(rng, layout)
+    return nest_HWS + ramp(-ragged_HW - cleft_HW, 4)[..., None] * stroma_density(rng, layout)
 
 
 def outline(rng: Random, radius_px: float, stretch: float, angle: float, rough: float) -> Plane:
-    """How deep each pixel lies in an irregular ellipse, in pixels, negative outside: (P, P)."""
+    """Return the depth of each pixel in an irregular ellipse, in px, negative outside: (P, P)."""
     half = int(radius_px * np.sqrt(stretch) * 1.2) + 4
     y_PP, x_PP = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     along_PP = (np.cos(angle) * x_PP + np.sin(angle) * y_PP) / np.sqrt(stretch)
@@ -89,7 +89,7 @@ def outline(rng: Random, radius_px: float, stretch: float, angle: float, rough: 
 
 
 def dots(rng: Random, side: int, num: int, spread_px: float, size_px: float) -> Plane:
-    """1 in `num` round dots near the middle of a patch, 0 elsewhere, soft edges: (P, P)."""
+    """Return 1 in `num` round dots near the middle of a patch, 0 outside, soft edges: (P, P)."""
     y_PP, x_PP = np.mgrid[:side, :side].astype(np.float32) - side // 2
     dots_PP = np.zeros((side, side), np.float32)
     for x, y in rng.uniform(-spread_px, spread_px, (num, 2)):
@@ -98,10 +98,10 @@ def dots(rng: Random, side: int, num: int, spread_px: float, size_px: float) -> 
     return dots_PP
 
 
-def draw_object(
+def make_object(
     rng: Random, kind: Kind, radius_px: float, angle: float, pale: float
 ) -> tuple[Plane, Plane]:
-    """How far an object covers what is below, 0 to 1 (P, P), and its densities (P, P, S)."""
+    """Return the opacity of an object, 0 to 1 (P, P), and its stain densities (P, P, S)."""
     depth_PP = outline(rng, radius_px, rng.uniform(*kind.stretch), angle, kind.rough)
     rim_PP1 = np.exp(-np.square((depth_PP - 1.5) / 1.8))[..., None]
     patch_PPS = np.array(kind.stains, np.float32) + rim_PP1 * np.array(kind.rim, np.float32)
@@ -115,14 +115,14 @@ def draw_object(
 
 
 def fibre_angle(across_HW: Plane, x: int, y: int) -> float:
-    """Direction of the fibres at a pixel, in radians from the x axis."""
+    """Return the direction of the fibres at a pixel, in radians from the x axis."""
     near_HW = across_HW[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4]
     slope_y, slope_x = (slope.mean() for slope in np.gradient(near_HW))
     return float(np.arctan2(slope_x, -slope_y))
 
 
 def paint(canvas_HWS: Plane, x: int, y: int, cover_PP: Plane, patch_PPS: Plane) -> None:
-    """Lay a patch over the canvas, centred on a pixel; what is outside of the field is cut."""
+    """Paint a patch on the canvas, centred on a pixel; cut it at the border of the field."""
     half = len(cover_PP) // 2
     rows, columns = slice(max(half - y, 0), None), slice(max(half - x, 0), None)
     below = canvas_HWS[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1]
@@ -132,17 +132,17 @@ def paint(canvas_HWS: Plane, x: int, y: int, cover_PP: Plane, patch_PPS: Plane) 
 
 
 def paint_objects(rng: Random, style: CaseStyle, layout: Layout, canvas_HWS: Plane) -> None:
-    """Paint every object of the layout; fibroblasts lie along the fibres, the others anyhow."""
+    """Paint every object of the layout; fibroblasts lie along the fibres, others at any angle."""
     for name, kind in KINDS.items():
         for x, y, radius_px in layout.spots[name]:
             turn = rng.normal(0, 0.1) if name == "spindle" else rng.uniform(0, np.pi)
             angle = fibre_angle(layout.across, int(x), int(y)) + turn
             pale = style.pale * rng.uniform(0.3, 1) if name == "tumor" else 0
-            paint(canvas_HWS, int(x), int(y), *draw_object(rng, kind, radius_px, angle, pale))
+            paint(canvas_HWS, int(x), int(y), *make_object(rng, kind, radius_px, angle, pale))
 
 
 def develop(rng: Random, style: CaseStyle, density_HWS: Plane) -> NDArray[np.uint8]:
-    """Stain densities -> the camera's picture: blur, Beer-Lambert, sensor noise: (H, W, C)."""
+    """Turn stain densities into a picture: blur, Beer-Lambert, sensor noise: (H, W, C) uint8."""
     shape = density_HWS.shape[:2]
     blurred_HWS = cv2.GaussianBlur(density_HWS, (0, 0), style.blur_px)
     absorbed_HWC = blurred_HWS @ style.stains.astype(np.float32) + style.glass.astype(np.float32)
@@ -151,12 +151,12 @@ def develop(rng: Random, style: CaseStyle, density_HWS: Plane) -> NDArray[np.uin
     return np.asarray(np.clip(light_HWC + 0.5, 0, 255).astype(np.uint8))
 
 
-def draw_field(config: SyntheticConfig, case: int, field: int) -> tuple[NDArray[np.uint8], Points]:
-    """One field: image (H, W, C) uint8 RGB, and the (x, y) pixels of each key's annotations."""
+def make_field(config: SyntheticConfig, case: int, field: int) -> tuple[NDArray[np.uint8], Points]:
+    """Make one field: image (H, W, C) uint8 RGB, and the annotated (x, y) pixels by class."""
     style = draw_style(config.seed, case)
     layout = draw_layout(config, style, case, field)
     rng = np.random.default_rng([config.seed, PIXELS, case, field])
-    canvas_HWS = draw_tissue(rng, style, layout)
+    canvas_HWS = tissue_density(rng, style, layout)
     paint_objects(rng, style, layout, canvas_HWS)
     points: Points = {key: [] for key in CLASSES}
     for name, kind in KINDS.items():

@@ -13,30 +13,30 @@ from common.command_line import UserError
 from common.ownership import PRIVATE, Item, clear_temporaries
 from common.progress import track
 from data_prep.tools.config import SyntheticConfig
-from data_prep.tools.synthetic_fields import Points, draw_field
+from data_prep.tools.synthetic_fields import Points, make_field
 
-MARK = "data_prep.synthetic"  # in the head of every image, to tell it from BreCaHAD's
+MARK = "data_prep.synthetic"  # in the header of every image, to distinguish it from BreCaHAD's
 KIND = "synthetic"  # private folder of the records
 
 
 def annotation_bytes(points: Points, width_px: int, height_px: int) -> bytes:
-    """The JSON of a field; half a pixel is added, so that int(x * width_px) gives x back."""
-    shares = {
+    """Encode the JSON of a field; half a pixel is added, so that int(x * width_px) returns x."""
+    fractions = {
         key: [{"x": (x + 0.5) / width_px, "y": (y + 0.5) / height_px} for x, y in pixels]
         for key, pixels in points.items()
     }
-    return json.dumps(shares, indent=2).encode()
+    return json.dumps(fractions, indent=2).encode()
 
 
 def image_bytes(image_HWC: NDArray[np.uint8]) -> bytes:
-    """An uncompressed RGB TIFF, as BreCaHAD's are, with this generator's mark."""
+    """Encode an uncompressed RGB TIFF, like BreCaHAD's, with this generator's mark."""
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, image_HWC, photometric="rgb", metadata=None, software=MARK)
     return buffer.getvalue()
 
 
 def field_paths(config: SyntheticConfig) -> Iterator[tuple[int, int, Path, Path]]:
-    """(case, field, image file, annotation file) of the whole data set, both counted from 1."""
+    """Yield (case, field, image file, annotation file), with cases and fields from 1."""
     out = Path(config.out)
     for case in range(1, config.cases + 1):
         for field in range(1, config.fields + 1):
@@ -45,12 +45,12 @@ def field_paths(config: SyntheticConfig) -> Iterator[tuple[int, int, Path, Path]
 
 
 def item_of(config: SyntheticConfig, image: Path) -> Item:
-    """The files of a field."""
+    """Return the item with the files of a field."""
     return Item(Path(config.out), KIND, image.stem)
 
 
 def refuse_foreign_files(config: SyntheticConfig) -> None:
-    """UserError if the folder holds anything that this data set would not replace by its like."""
+    """Raise UserError if the folder holds anything that this data set would not replace."""
     out = Path(config.out)
     known = {out / folder for folder in (PRIVATE, "images", "groundTruth")}
     for _, _, image, annotation in field_paths(config):
@@ -62,21 +62,21 @@ def refuse_foreign_files(config: SyntheticConfig) -> None:
     if foreign:
         raise UserError(
             f"{out} holds {foreign.relative_to(out)}, which this data set would not replace; "
-            "give a new or an empty folder as out="
+            "name a new or an empty folder as out="
         )
 
 
 def write_dataset(config: SyntheticConfig) -> int:
-    """Draw and write every field; the number of fields. UserError if the folder is not ours."""
+    """Make and write every field; return their number. Raises UserError for a foreign folder."""
     refuse_foreign_files(config)
     clear_temporaries(Path(config.out), KIND)
     for folder in ("images", "groundTruth"):
         Path(config.out, folder).mkdir(parents=True, exist_ok=True)
     tasks = list(field_paths(config))
     for case, field, image_path, annotation_path in track(
-        tasks, total=len(tasks), label="draw", unit="field"
+        tasks, total=len(tasks), label="make", unit="field"
     ):
-        image_HWC, points = draw_field(config, case, field)
+        image_HWC, points = make_field(config, case, field)
         contents = {
             image_path: image_bytes(image_HWC),
             annotation_path: annotation_bytes(points, config.width_px, config.height_px),

@@ -1,4 +1,4 @@
-"""Draw at random where things lie in made-up H&E fields, and what the fields of a case look like.
+"""Draw at random the layout of synthetic H&E fields, and the style of their cases.
 
 Axes in names: H height, W width, C red-green-blue, S the two stains (hematoxylin, eosin); N3 is
 one round object in each row: x, y and radius, in pixels.
@@ -18,51 +18,51 @@ Array = NDArray[np.float64]
 
 STAINS_SC = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])  # Ruifrok & Johnston 2001
 FULL_AREA_PX = 1360 * 1024  # counts of objects are per BreCaHAD field and scale with the area
-CASE, LAYOUT, PIXELS = range(3)  # random streams: a change to one leaves the others as they were
+CASE, LAYOUT, PIXELS = range(3)  # random streams: changing one does not change the others
 
 
 @dataclass(frozen=True)
 class CaseStyle:
-    """What the fields of one case have in common."""
+    """The look that all fields of one case have."""
 
     stains: Array  # (S, C) optical density per unit of each stain
     glass: Array  # (C,) optical density of the empty slide
     pale: float  # how pale the inside of a tumour nucleus is, 0 to 1
-    fat: float  # how many fat gaps there are, 0 to 1
-    infiltrate: float  # how many lymphocytes there are, 0 to 1
+    fat: float  # amount of fat gaps, 0 to 1
+    infiltrate: float  # amount of lymphocytes, 0 to 1
     cleft_px: float  # width of the white cleft around a nest
     blur_px: float  # standard deviation of the microscope's blur
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie in one field."""
+    """The positions of everything in one field."""
 
     nest_depth: Plane  # (H, W) distance to the border of the tumour nests, negative outside, px
     across: Plane  # (H, W) coordinate across the stroma's fibres, constant along a fibre, px
     along: Plane  # (H, W) coordinate along the fibres, px
-    spots: dict[str, Array]  # kind of object -> (N, 3) places
+    spots: dict[str, Array]  # kind of object -> (N, 3) x, y and radius, px
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of object: how many, where, and how it looks; (a, b) is a range to draw from."""
 
-    key: str  # the annotation key that lists it, or "" where none does
+    key: str  # the class that it is annotated as; "" for none
     tries: int  # darts thrown per full field; one too close to an earlier object is dropped
-    site: str  # where its centre may lie, of draw_sites
+    site: str  # the region of draw_sites() in which its centre lies
     gap_px: float  # least distance to its neighbours
     radius_px: tuple[float, float]
     stains: tuple[float, float]  # densities inside
     rim: tuple[float, float] = (0, 0)  # densities added along the edge
     texture: float = 0.08  # standard deviation of the hematoxylin inside
-    dots: tuple[int, float, float] = (0, 0, 0)  # at most how many, their radius px, their density
+    dots: tuple[int, float, float] = (0, 0, 0)  # largest number, radius px, density
     stretch: tuple[float, float] = (1, 1.35)  # length / width
-    rough: float = 0.06  # unevenness of the outline, as a share of the radius
+    rough: float = 0.06  # unevenness of the outline, as a fraction of the radius
 
 
 EMPTY, MEMBRANE, DENSE = (0.01, 0.02), (0.18, 0.4), (1.2, 0.3)
-KINDS = {  # what comes first is placed first and painted first
+KINDS = {  # in the order of placing and painting
     "fat": Kind("non_lumen", 40, "fat", 3, (25, 75), EMPTY, MEMBRANE, 0, rough=0.12),
     "lumen": Kind("lumen", 4, "lumen", 10, (14, 30), EMPTY, MEMBRANE, 0, rough=0.12),
     "mitosis": Kind("mitosis", 3, "nest", 6, (17, 20), (0.1, 0.25), dots=(9, 4, 2)),
@@ -77,7 +77,7 @@ KINDS = {  # what comes first is placed first and painted first
 
 
 def smooth_noise(rng: Random, shape: tuple[int, ...], scale_px: float, stretch: float = 1) -> Plane:
-    """Noise of about unit variance over (H, W), `scale_px` between features, wider by `stretch`."""
+    """Draw (H, W) noise of unit variance, with features `scale_px` apart, wider by `stretch`."""
     steps = (scale_px, scale_px * stretch)
     cells = [int(side / step) + 4 for side, step in zip(shape, steps, strict=True)]
     size_xy = round(cells[1] * steps[1]), round(cells[0] * steps[0])
@@ -88,7 +88,7 @@ def smooth_noise(rng: Random, shape: tuple[int, ...], scale_px: float, stretch: 
 
 
 def draw_style(seed: int, case: int) -> CaseStyle:
-    """The staining and the tissue habits of a case."""
+    """Draw the staining and the tissue habits of a case."""
     rng = np.random.default_rng([seed, CASE, case])
     strength_S1 = rng.uniform((0.65, 0.45), (1.15, 1.0))[:, None]
     hue_SC = STAINS_SC + rng.uniform(0, 1, (2, 1)) * [[0.08, 0.02, 0.0], [0.14, -0.12, 0.16]]
@@ -104,7 +104,7 @@ def draw_style(seed: int, case: int) -> CaseStyle:
 
 
 def draw_nest_depth(rng: Random, shape: tuple[int, int]) -> Plane:
-    """Distance to the border of the tumour nests in pixels, positive inside: (H, W)."""
+    """Draw tumour nests: (H, W) distance to their border in px, positive inside."""
     level_HW = smooth_noise(rng, shape, 150) + 0.3 * smooth_noise(rng, shape, 45)
     inside_HW = (level_HW > np.quantile(level_HW, 1 - rng.uniform(0.16, 0.38))).astype(np.uint8)
     inner_HW = cv2.distanceTransform(inside_HW, cv2.DIST_L2, 5)
@@ -113,7 +113,7 @@ def draw_nest_depth(rng: Random, shape: tuple[int, int]) -> Plane:
 
 
 def draw_fibre_axes(rng: Random, nest_depth_HW: Plane) -> tuple[Plane, Plane]:
-    """Coordinates (across, along) the fibres in pixels: one direction, bent around the nests."""
+    """Draw fibres in one direction, bent around the nests: coordinates (across, along) in px."""
     shape = nest_depth_HW.shape
     y_HW, x_HW = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle = rng.uniform(0, np.pi)
@@ -126,7 +126,7 @@ def draw_fibre_axes(rng: Random, nest_depth_HW: Plane) -> tuple[Plane, Plane]:
 def scatter(
     rng: Random, allowed_HW: NDArray[np.bool_], radii_px: Array, taken_N3: Array, gap_px: float
 ) -> Array:
-    """Throw a dart per radius at the allowed pixels; drop those too close to others: (N, 3)."""
+    """Throw one dart per radius at the allowed pixels; drop darts too close to others: (N, 3)."""
     pixels = np.flatnonzero(allowed_HW)
     if not len(pixels):
         return np.zeros((0, 3))
@@ -142,7 +142,7 @@ def scatter(
 
 
 def draw_sites(rng: Random, depth_HW: Plane, cleft_px: float) -> dict[str, NDArray[np.bool_]]:
-    """Name of a region -> where it is, (H, W), given the depth in nests."""
+    """Draw the regions, given the depth in nests: name -> (H, W)."""
     stroma_HW = depth_HW < -cleft_px - 6
     return {
         "nest": depth_HW > 14,
@@ -156,7 +156,7 @@ def draw_sites(rng: Random, depth_HW: Plane, cleft_px: float) -> dict[str, NDArr
 
 
 def draw_layout(config: SyntheticConfig, style: CaseStyle, case: int, field: int) -> Layout:
-    """Place everything in one field; what is placed first keeps its room."""
+    """Draw the positions of everything in one field; earlier objects keep their room."""
     rng = np.random.default_rng([config.seed, LAYOUT, case, field])
     shape = (config.height_px, config.width_px)
     depth_HW = draw_nest_depth(rng, shape)

@@ -15,7 +15,7 @@ from data_prep.images.arrays import Image
 from data_prep.images.image_files import read_image
 from data_prep.raw import find_images
 from data_prep.tools.config import SyntheticConfig
-from data_prep.tools.synthetic_fields import draw_field
+from data_prep.tools.synthetic_fields import make_field
 from model import build_model
 from train.config import PRESETS, TrainConfig
 from train.exchange import exported_model
@@ -55,7 +55,7 @@ def write_inputs(
 def read_fields(raw: str) -> Image:
     """The fields of a folder beside one another, four in a row; without one, a drawn field."""
     if not raw:
-        return draw_field(SyntheticConfig(out=""), case=1, field=1)[0]
+        return make_field(SyntheticConfig(out=""), case=1, field=1)[0]
     fields = [read_image(path) for (path,) in find_images(Path(raw)).values()]
     rows = [np.hstack(fields[start : start + 4]) for start in range(0, len(fields) // 4 * 4, 4)]
     return np.vstack(rows or fields[:1])

@@ -17,7 +17,7 @@ from data_prep.annotations.brecahad import CLASSES
 from data_prep.synthetic import main
 from data_prep.tools import synthetic_files
 from data_prep.tools.config import SyntheticConfig
-from data_prep.tools.synthetic_fields import Points, draw_field
+from data_prep.tools.synthetic_fields import Points, make_field
 from data_prep.tools.synthetic_files import write_dataset
 from data_prep.tools.synthetic_layout import STAINS_SC
 
@@ -61,7 +61,7 @@ def discs(
 @pytest.fixture(scope="module")
 def fields() -> list[tuple[NDArray[np.uint8], Points]]:
     config = SyntheticConfig(cases=4, fields=2, width_px=680, height_px=512)
-    return [draw_field(config, case, field) for case in range(1, 5) for field in (1, 2)]
+    return [make_field(config, case, field) for case in range(1, 5) for field in (1, 2)]
 
 
 def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_progress_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(synthetic_files, "track", track)
     main(settings(tmp_path, cases=1, fields=2))
-    how = {"total": 2, "label": "draw", "unit": "field"}
+    how = {"total": 2, "label": "make", "unit": "field"}
     assert shown == [(0, how, 2), (1, how, 4)]
 
 
@@ -113,7 +113,7 @@ def test_files_have_the_layout_of_brecahad(
     annotation = json.loads((tmp_path / "groundTruth/Case_2-01.json").read_text())
     assert tuple(annotation) == CLASSES
     config = SyntheticConfig(out=str(tmp_path), **SMALL)
-    drawn_HWC, points = draw_field(config, case=2, field=1)
+    drawn_HWC, points = make_field(config, case=2, field=1)
     assert np.array_equal(image_HWC, drawn_HWC)
     for key, shares in annotation.items():
         assert all(set(share) == {"x", "y"} for share in shares)
