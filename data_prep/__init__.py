@@ -1,1 +1,1 @@
-"""Raw histopathology fields of view and point annotations -> a prepared data set."""
+"""Turn raw histopathology fields of view and their annotations into a prepared data set."""

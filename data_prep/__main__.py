@@ -3,7 +3,7 @@
     python -m data_prep [raw=data/BreCaHAD out=data/prepared workers=N copies=16 radius_px=20 ...]
 
 Run it again, and it redoes only what changed; after an interruption it goes on.
-`python -m data_prep.synthetic` draws a raw data set to try it on.
+`python -m data_prep.synthetic` makes a raw data set to try it on.
 """
 
 import sys
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Prepare a data set and say what came of it."""
+    """Prepare a data set and print a summary."""
     if command_line.wants_help(argv):
         print(help_text(PrepConfig, __doc__ or ""))
         return 0
     config = command_line.load(PrepConfig, argv)
-    if Path(config.raw).is_dir() and not Path(config.out).exists():  # there will be much to do
+    if Path(config.raw).is_dir() and not Path(config.out).exists():  # workers will be needed
         get_ready("data_prep.field")
-    from data_prep.prepare import prepare  # here: it takes as long as workers take to get ready
+    from data_prep.prepare import prepare  # here, while workers get ready: it takes as long
 
     report(config, prepare(config))
     return 0
@@ -38,8 +38,8 @@ def report(config: PrepConfig, summary: "Summary") -> None:
     """Print counts per split, what was kept, and what was left out."""
     for entry in summary.bad:
         print(f"left out {entry.file}: {entry.reason}", file=sys.stderr)
-    if told := unmatched_text(summary.names, config.case_regex):
-        print(f"{told}: each is a case of its own")
+    if unmatched := unmatched_text(summary.names, config.case_regex):
+        print(f"{unmatched}: each is a case of its own")
     if config.share:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return
@@ -48,7 +48,7 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
         cases = shortened(summary.cases(split))
         print(f"{split:5} {', '.join(listed)}" + (f": {cases}" if cases else ""))
-    from data_prep.dataset import nuclei  # here, as in main
+    from data_prep.dataset import nuclei  # here, for the same reason
 
     print("\n".join(nuclei.table(nuclei.by_split(summary.samples))))
     for warning in nuclei.warnings(summary.samples, config.split):

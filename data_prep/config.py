@@ -1,6 +1,6 @@
 """The settings of `python -m data_prep`: every key, its unit and its default.
 
-This module imports nothing that takes long: help, and what is wrong with a setting, come at once.
+This module imports nothing that takes long, so that help and errors of settings come at once.
 """
 
 import re
@@ -21,43 +21,43 @@ TRANSFORMS = (
 )
 SPLITS = ("train", "val", "test")
 MAX_CLASSES = 255  # beside the background, in 8 bit
-MAX_SIDE_PX = 32_766  # of pictures: OpenCV's remap counts in 16 bit
-BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # where what comes next looks
-MARGIN_PX = 64  # how far outside a field points are known, whose discs may reach into it
-FLIPS = ("horizontal_flip", "vertical_flip")  # draw nothing: a second copy would be the same
+MAX_SIDE_PX = 32_766  # of an image: OpenCV's remap counts in 16 bit
+BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # the defaults of all commands
+MARGIN_PX = 64  # points so far outside a field are kept: their discs may reach into it
+FLIPS = ("horizontal_flip", "vertical_flip")  # not random: a second copy would be the same
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Which cases go to train, val and test: by share, by list, or by fold."""
+    """Which cases go to train, val and test: by fraction, by list, or by fold."""
 
     val: float = 0.15
-    """Share of the fields for validation, by whole cases; 0 for none."""
+    """Fraction of the fields for validation, by whole cases; 0 for none."""
     test: float = 0.15
-    """Share of the fields for the test split, by whole cases; 0 for none."""
+    """Fraction of the fields for the test split, by whole cases; 0 for none."""
     train_cases: list[str] = field(default_factory=list)
-    """Cases for training, as in [1,10]; with any explicit list, empty means all that are left."""
+    """Cases for training, as in [1,10]; if empty, all cases that are in no other split."""
     val_cases: list[str] = field(default_factory=list)
-    """Cases for validation; a given list takes the place of split.val."""
+    """Cases for validation; a list replaces split.val."""
     test_cases: list[str] = field(default_factory=list)
-    """Cases for testing; a given list takes the place of split.test."""
+    """Cases for testing; a list replaces split.test."""
     folds: int = 0
     """Number of folds for cross-validation by case; 0 for none, else at least 2."""
     fold: int = 0
-    """Which fold is the test split, 0 to folds-1; the next one is val, unless split.val is 0."""
+    """The fold that is the test split, 0 to folds-1; the next one is val, unless split.val is 0."""
 
     def __post_init__(self) -> None:
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):  # nor NaN
             raise ValueError(
                 f"split.val={self.val} and split.test={self.test} must be at least 0"
-                " and leave a share for training (sum below 1)"
+                " and leave a fraction for training (sum below 1)"
             )
         if self.folds:
             self._check_folds()
 
     def _check_folds(self) -> None:
         if self.train_cases or self.val_cases or self.test_cases:
-            raise ValueError("split.folds and explicit lists of cases exclude each other")
+            raise ValueError("split.folds and lists of cases exclude each other")
         least = 3 if self.val else 2
         if self.folds < least:
             raise ValueError(
@@ -73,7 +73,7 @@ class RotationConfig:
     """Rotation about the centre; what turns in from outside mirrors the field."""
 
     max_deg: float = 180.0
-    """Largest angle in degrees; drawn evenly from -max_deg to max_deg."""
+    """Largest angle in degrees; drawn uniformly from -max_deg to max_deg."""
 
     def __post_init__(self) -> None:
         if not 0 < self.max_deg <= 180:
@@ -97,8 +97,8 @@ class DisplacementConfig:
             )
         if self.rms_px > 2 * self.sigma_px:
             raise ValueError(
-                f"rms_px={self.rms_px}: at most twice sigma_px={self.sigma_px}, beyond which the"
-                " map is nothing but folds"
+                f"rms_px={self.rms_px}: at most twice sigma_px={self.sigma_px}; beyond that the map"
+                " folds everywhere"
             )
 
 
@@ -108,9 +108,9 @@ class LensConfig:
     and y in field heights."""
 
     min_k: float = 0.1
-    """Smallest size of the coefficient k (no unit)."""
+    """Smallest magnitude of the coefficient k (no unit)."""
     max_k: float = 0.3
-    """Largest size of the coefficient k (no unit)."""
+    """Largest magnitude of the coefficient k (no unit)."""
 
     def __post_init__(self) -> None:
         # a pincushion above 0.36 folds the corners over
@@ -142,7 +142,7 @@ class AugmentConfig:
     """What comes in from outside the field: its mirror image with its points, or one colour."""
     transforms: list[str] = field(default_factory=lambda: list(TRANSFORMS))
     """Names in the order of use: horizontal_flip, vertical_flip, rotation, elastic, gaussian,
-    barrel, pincushion, scale. Flips are used once, the others again with new draws."""
+    barrel, pincushion, scale. Flips are used once, the others again with new random values."""
     rotation: RotationConfig = field(default_factory=RotationConfig)
     elastic: DisplacementConfig = field(default_factory=DisplacementConfig)
     gaussian: DisplacementConfig = field(
@@ -176,54 +176,54 @@ class PrepConfig:
     polygons as QuPath exports them; 'csv', one table of points (file,x,y,class) for all fields;
     'masks', one image per field with 0 for background, 1 for the first of `classes`, and so on."""
     out: str = PREPARED
-    """Folder of the prepared data set; made if it is not there. It holds one data set: fields of an
-    earlier preparation that are not in this one are removed."""
+    """Folder of the prepared data set; made if missing. It holds one data set: fields of an earlier
+    preparation that are not in this one are removed."""
     config: str = ""
-    """A YAML file of keys, which come before those given here."""
+    """A YAML file of keys; keys on the command line override it."""
     workers: int = 2
     """Number of worker processes, each on one core; does not change the result."""
     pack: bool = False
     """Also write the training images and masks decoded, into one file that training maps into
-    memory: nothing is decoded then. It takes 5.6 MB of the disk for each 1360 x 1024 sample; as
-    much free memory keeps it from being read from there again and again."""
+    memory, so that it decodes nothing. The file takes 5.6 MB of disk for each 1360 x 1024 sample;
+    with as much free memory, training reads it from the disk only once."""
     share: str = ""
-    """Prepare only the k-th of n shares of the fields, as in 3/8 (for a job array); run without it
-    when all shares are done to join them into the data set."""
+    """Prepare only the k-th of n shares of the fields, as in 3/8 (for a job array). When all shares
+    are done, run without it to join them into the data set."""
     seed: int = 0
     """Seed of the split and of every variant."""
     copies: int = 16
-    """Variants of each training field, the original included (val and test keep the original)."""
+    """Variants of each training field, including the original (val and test have only it)."""
     classes: list[str] = field(default_factory=lambda: ["tumor"])
-    """Annotated classes drawn into the masks, later ones over earlier ones: BreCaHAD's, or those
+    """Annotated classes to paint into the masks, later ones over earlier ones: BreCaHAD's, or those
     that the annotations name."""
     radius_px: int = 20
-    """Radius in px of the disc drawn at each annotated point, at most 64. Areas are filled as they
-    were drawn; for them it says how large a nucleus is where nuclei are looked for."""
+    """Radius in px of the disc painted at each annotated point, at most 64. Areas keep their shape;
+    for them this is the size of a nucleus when nuclei are looked for."""
     mask_mode: Literal["redraw", "warp"] = "redraw"
-    """Masks of variants: 'redraw' draws discs of radius_px at the moved points, so that a disc is
-    the same thing in every sample; 'warp' moves the field's discs like its image. Areas are moved
-    like the image with both."""
+    """Masks of variants: 'redraw' paints discs of radius_px at the moved points, so that discs look
+    the same in every sample; 'warp' moves the field's discs like its image. Both move areas like
+    the image."""
     labels: Literal["binary", "per_class"] = "binary"
-    """Mask values: 'binary' draws every class as 255, 'per_class' the first as 1, the next as 2."""
+    """Mask values: 'binary' gives every class 255, 'per_class' the first class 1, the next 2."""
     format: Literal["jpg", "png"] = "jpg"
     """Format of prepared images: jpg at jpg_quality, or lossless png. Masks are always png."""
     jpg_quality: int = 95
     """JPG quality, 1 to 100 (no unit)."""
     tile_px: int = 0
-    """Side in px of the tiles that an image larger than that is cut into, each a field of its case;
-    0 keeps images whole. A TIF is read tile by tile, so it may be larger than memory."""
+    """Cut larger images into tiles with sides of this many px, each a field of its case; 0 keeps
+    images whole. A TIF is read tile by tile, so it may be larger than memory."""
     tile_overlap_px: int = 0
-    """How far neighbouring tiles overlap at least, in px; needs tile_px."""
+    """Smallest overlap of neighbouring tiles, in px; needs tile_px."""
     min_tissue: float = 0.1
-    """Share of a tile that must be tissue; a tile with less, and without a point, is left out."""
+    """Leave out a tile without a point if less than this fraction of it is tissue."""
     uint16_white: int = 65535
     """The value of a 16-bit image that becomes 255; v becomes round(255 v / uint16_white), at most
     255. Set 4095 for a 12-bit camera."""
     case_regex: str = DEFAULT_REGEX
-    """How a file name (without its ending) tells its case (patient): a regular expression with a
-    group 'case' that matches the whole name; 'each' makes each field a case of its own. So is a
-    name that does not match, but where names look as if several were of one patient, nothing is
-    prepared and a case_regex is shown that groups them."""
+    """Finds the case (patient) in a file name without its ending: a regular expression with a group
+    'case' that matches the whole name; 'each' makes each field a case of its own. A name that does
+    not match is a case of its own, too; but if several such names look like one patient's, nothing
+    is prepared, and a case_regex that groups them is shown."""
     on_error: Literal["stop", "skip"] = "stop"
     """Bad input: 'stop' lists every bad file and ends; 'skip' leaves them out and records them."""
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -243,8 +243,8 @@ class PrepConfig:
             raise ValueError(f"tile_overlap_px={self.tile_overlap_px}: 0 to below tile_px")
         if self.tile_overlap_px and not self.tile_px:
             raise ValueError(
-                f"tile_overlap_px={self.tile_overlap_px}: tile_px=0 makes no tiles that could"
-                " overlap; give their side too, as in tile_px=1024"
+                f"tile_overlap_px={self.tile_overlap_px}: tile_px=0 makes no tiles; set their side"
+                " too, as in tile_px=1024"
             )
         if not 0 <= self.min_tissue <= 1:
             raise ValueError(f"min_tissue={self.min_tissue}: from 0 to 1")
@@ -261,7 +261,7 @@ class PrepConfig:
             )
 
     def share_numbers(self) -> tuple[int, int]:
-        """k and n of share=k/n, 1 and 1 of the whole. Raises ValueError for a wrong share."""
+        """Return k and n of share=k/n; 1 and 1 without one. Raises ValueError for a wrong share."""
         match = re.fullmatch(r"(\d+)/(\d+)", self.share or "1/1")
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise ValueError(f"share={self.share}: k/n with k from 1 to n, as in 3/8")
@@ -270,12 +270,12 @@ class PrepConfig:
     def _check_classes(self) -> None:
         if not self.classes:
             raise ValueError("classes=[]: name at least one class, as in classes=[tumor]")
-        if not all(isinstance(name, str) for name in self.classes):  # YAML makes it a mapping
+        if not all(isinstance(name, str) for name in self.classes):  # YAML reads a: b as a mapping
             raise ValueError(
                 "classes: put names that hold a colon into quotes: '[\"Tumor: Positive\"]'"
             )
         if any(not name.isprintable() for name in self.classes):
-            raise ValueError(f"classes={self.classes!a}: a name holds what cannot be printed")
+            raise ValueError(f"classes={self.classes!a}: a name holds unprintable characters")
         if len(self.classes) > MAX_CLASSES:
             raise ValueError(
                 f"classes: {len(self.classes)}, at most {MAX_CLASSES}: a mask is 8 bit"

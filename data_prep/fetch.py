@@ -2,11 +2,10 @@
 
     python -m data_prep.fetch [out=data]
 
-Broken off, run it again: it does not load again what is there and
-whole. Afterwards it prints the command that prepares the data. BreCaHAD is Aksac, Demetrick, Ozyer,
-Alhajj, "BreCaHAD: a dataset for breast cancer histopathological annotation and diagnosis", BMC
-Research Notes 12:82 (2019), doi 10.1186/s13104-019-4121-7, under CC BY 4.0: cite it where you use
-it.
+If it was interrupted, run it again: it skips the files that are whole. At the end it prints the
+command that prepares the data. BreCaHAD is Aksac, Demetrick, Ozyer, Alhajj, "BreCaHAD: a dataset
+for breast cancer histopathological annotation and diagnosis", BMC Research Notes 12:82 (2019), doi
+10.1186/s13104-019-4121-7, under CC BY 4.0: cite it where you use it.
 """
 
 import os
@@ -35,22 +34,22 @@ from data_prep.download import (
 )
 
 API = "https://api.figshare.com/v2"
-PAGE_SIZE = 100  # figshare gives at most 1000 files at a time
+PAGE_SIZE = 100  # figshare allows at most 1000 files per page
 
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """Everything `python -m data_prep.fetch` can be told."""
+    """Every setting of `python -m data_prep.fetch`."""
 
     out: str = "data"
-    """Folder to load the files into, and to unpack them in; made if it is not there."""
+    """Folder to download the files to, and to unpack them in; made if missing."""
     article: int = 7379186
     """Number of the article at figshare, as at the end of its address; BreCaHAD by default."""
 
 
 @dataclass(frozen=True)
 class Article:
-    """What figshare says of an article."""
+    """An article as figshare describes it."""
 
     citation: str
     licence: str
@@ -58,7 +57,7 @@ class Article:
 
 
 def main(argv: list[str], api: str = API) -> int:
-    """Command line entry. `api`: the address of a server that answers as figshare's API does."""
+    """Download, unpack, and print what comes next. `api`: a server like figshare's API."""
     if command_line.wants_help(argv):
         print(help_text(FetchConfig, __doc__ or ""))
         return 0
@@ -68,20 +67,16 @@ def main(argv: list[str], api: str = API) -> int:
     raw, num_fields = find_raw(out)
     print(f"licence: {article.licence}; cite: {article.citation}")
     print(f"{raw} holds {command_line.counted(num_fields, 'field')}; next:")
-    print(f"python -m data_prep{where_it_is(raw)}")
+    setting = "" if raw == Path(BRECAHAD) else f" raw={shlex.quote(str(raw))}"
+    print(f"python -m data_prep{setting}")
     return 0
 
 
-def where_it_is(raw: Path) -> str:
-    """The setting by which data_prep finds a raw folder; '' where it looks by itself."""
-    return "" if raw == Path(BRECAHAD) else f" raw={shlex.quote(str(raw))}"
-
-
 def fetch(config: FetchConfig, api: str) -> Article:
-    """Load every file of an article, and unpack zip files.
+    """Download every file of an article, and unpack zip files.
 
-    Raises UserError for what cannot be had, or is not what it should be, and where another process
-    is at it.
+    Raises UserError if a file cannot be downloaded, or is another than expected, and if another
+    process is doing the same.
     """
     out = Path(config.out)
     try:
@@ -97,7 +92,7 @@ def fetch(config: FetchConfig, api: str) -> Article:
 
 
 def load_missing(files: list[RemoteFile], out: Path) -> None:
-    """Load those files of an article that are not there. Raises UserError."""
+    """Download the missing files of an article. Raises UserError."""
     missing = [file for file in files if not is_there(out / file.name, file)]
     for file in missing:
         check_target(out / file.name)
@@ -111,11 +106,11 @@ def describe(config: FetchConfig, api: str) -> Article:
     url = f"{api}/articles/{config.article}"
     try:
         found = read_json(url)
-        folders = found.get("folder_structure") or {}  # file id -> folder, where there are any
+        folders = found.get("folder_structure") or {}  # file id -> folder
         files = [
             remote_file(api, entry, folders.get(str(entry["id"]), ""))
             for entry in list_files(url)
-            if not entry["is_link_only"]  # figshare does not have those
+            if not entry["is_link_only"]  # figshare does not hold it
         ]
         if not files:
             raise UsageError(f"article={config.article}: holds no files")
@@ -125,7 +120,7 @@ def describe(config: FetchConfig, api: str) -> Article:
 
 
 def list_files(url: str) -> Iterator[dict[str, Any]]:
-    """What the API says of each file; the article itself names only the first ten."""
+    """Yield the API's description of each file; the article itself names only the first ten."""
     page = 1
     while entries := read_json(f"{url}/files?page={page}&page_size={PAGE_SIZE}"):
         yield from entries
@@ -135,48 +130,48 @@ def list_files(url: str) -> Iterator[dict[str, Any]]:
 
 
 def remote_file(api: str, entry: dict[str, Any], folder: str) -> RemoteFile:
-    """A file as the API describes it. Raises KeyError, TypeError or ValueError."""
+    """Read the API's description of a file. Raises KeyError, TypeError or ValueError."""
     name = f"{folder}/{entry['name']}" if folder else entry["name"]
     if not is_inside(name):
         raise ValueError(f"{name!r} would lie outside of the folder")
     md5 = entry["computed_md5"] or entry["supplied_md5"]
     if not md5:
         raise ValueError(f"{name} has no md5")
-    # figshare's download servers have turned programs away at times, when its API did not
+    # figshare's download servers have refused programs at times when its API did not
     urls = (entry["download_url"], f"{api}/file/download/{entry['id']}")
     return RemoteFile(name, int(entry["size"]), md5, urls)
 
 
 def is_there(path: Path, file: RemoteFile) -> bool:
-    """Whether a file has been loaded. Raises UserError where something else has its name."""
+    """Return whether a file was downloaded. Raises UserError if another file has its name."""
     if not path.exists():
         return False
     if problem := difference(path, file):
-        raise UserError(f"{path}: {problem}; move it away, and run again")
+        raise UserError(f"{path}: {problem}; move it away and run again")
     return True
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file of the article is one to unpack."""
+    """Return whether a file of the article is to be unpacked."""
     return path.suffix.lower() == ".zip"
 
 
 def check_target(path: Path) -> None:
-    """Look, before a zip file is loaded, for what stands where it is to be unpacked.
+    """Raise UserError if a folder is in the way of unpacking a zip file.
 
-    Raises UserError: without the zip file it cannot be told from what was unpacked.
+    Call it before the download: without the zip file, nobody can check what the folder holds.
     """
     folder = folder_of(path)
     if is_zip(path) and os.path.lexists(folder):
         raise UserError(
-            f"{folder}: is in the way of what {path.name} is unpacked to, which is not there yet;"
-            " move it away and run again, or name another out=. Where it is what was unpacked"
-            f" before, go on: python -m data_prep raw={shlex.quote(str(folder))}"
+            f"{folder}: is in the way: {path.name}, which is still to be downloaded, would be"
+            " unpacked there; move it away and run again, or name another out=. If it was unpacked"
+            f" from {path.name} before, go on: python -m data_prep raw={shlex.quote(str(folder))}"
         )
 
 
 def find_raw(out: Path) -> tuple[Path, int]:
-    """The folder to prepare, and how many fields it has. Raises UserError where there is none."""
+    """Return the folder to prepare and its number of fields. Raises UserError if there is none."""
     from data_prep.annotations.formats import READERS  # here: it loads numpy and OpenCV
 
     likely = out / Path(BRECAHAD).name
@@ -187,17 +182,17 @@ def find_raw(out: Path) -> tuple[Path, int]:
             if fields:
                 return folder, len(fields)
     raise UserError(
-        f"{out}: everything was loaded, but images with annotations, as data_prep reads them, are"
-        " not in it; unpack or arrange by hand what is there"
+        f"{out}: everything was downloaded, but it holds no images with annotations that data_prep"
+        " can read; unpack or arrange the files by hand"
     )
 
 
 def by_hand(config: FetchConfig) -> str:
-    """What to do where figshare cannot be reached from here."""
+    """Say how to download with a browser."""
     return (
-        f"load the files of https://doi.org/10.6084/m9.figshare.{config.article} with a browser,"
-        f" unpack them in {config.out}, and give data_prep the folder with images/ and groundTruth/"
-        " as raw="
+        f"download the files of https://doi.org/10.6084/m9.figshare.{config.article} with a"
+        f" browser, unpack them in {config.out}, and give data_prep the folder with images/ and"
+        " groundTruth/ as raw="
     )
 
 

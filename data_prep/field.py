@@ -1,4 +1,4 @@
-"""Prepare one field of view: read it, and write its variants' images, masks and points.
+"""Prepare one field of view: read it, and write the images, masks and points of its variants.
 
 A field is one task for one worker: read once, written `copies` times.
 """
@@ -23,7 +23,7 @@ from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
 from data_prep.images import image_files, masks
 from data_prep.images.arrays import Image, Mask, PointsPx
-from data_prep.images.tiles import Tile, inside_only, outside_only, tissue_share, whole
+from data_prep.images.tiles import Tile, inside_only, outside_only, tissue_fraction, whole
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field
 
 
@@ -33,18 +33,18 @@ class FieldTask:
 
     field: Field
     tile: Tile | None
-    """The part of the image that is the field; None where the whole image is."""
+    """The tile of the image that is the field; None if the whole image is."""
     copies: int
     out: Path
     config: PrepConfig
     key: str
-    """A hash over everything that decides the prepared bytes, see `records`."""
+    """Hash of everything that decides the prepared bytes, see `records`."""
     stamps: records.Stamps
     """The stamps of the files whose content is in the key."""
 
     @property
     def name(self) -> str:
-        """The field's name, after which its samples and its record are named."""
+        """The field's name; the names of its samples and its record begin with it."""
         return self.field.name + (self.tile.suffix if self.tile else "")
 
     @property
@@ -62,33 +62,34 @@ class PreparedField:
 
     @property
     def is_glass(self) -> bool:
-        """Whether the field is a tile of glass, which is left out."""
+        """Whether the field is a tile of glass, to be left out."""
         return not self.samples and not self.bad
 
 
 def prepare_field(task: FieldTask) -> PreparedField:
-    """Prepare one field, over whatever is there. A tile of glass has no samples."""
+    """Prepare one field, replacing its earlier files. A tile of glass gets no samples."""
     field, raw = task.field, Path(task.config.raw)
     bad: list[BadFile] = []
-    with noted(field.annotation, raw, bad):
+    with errors_collected(field.annotation, raw, bad):
         parsed = parse_annotation(task.config.annotations, field)
-    with noted(field.image, raw, bad):
+    with errors_collected(field.image, raw, bad):
         image_HWC = read_image(task)
     if bad:
         return PreparedField([], bad)
-    with noted(field.annotation, raw, bad):
+    with errors_collected(field.annotation, raw, bad):
         tile = task.tile or whole(*image_HWC.shape[:2])
         annotation = READERS[task.config.annotations].annotation_in(parsed, tile, task.values)
     for path, stamp in task.stamps:
-        with noted(path, raw, bad):
-            check_stamp(path, stamp)
+        with errors_collected(path, raw, bad):
+            if records.stamp_of(path) != stamp:  # changed since its preparation was planned
+                raise BadInputError(CHANGED)
     if bad:
         return PreparedField([], bad)
     is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
     with records.item_of(task.out, task.name) as item:
         try:
             samples = write_variants(task, image_HWC, annotation, item) if is_kept else []
-        except BadInputError as error:  # not OSError: that is about the files written
+        except BadInputError as error:  # not OSError: it comes from writing, not from the raw file
             return PreparedField([], [BadFile(str(field.image.relative_to(raw)), str(error))])
         unpublish(task.out)
         item.publish({"key": task.key, "samples": samples})
@@ -96,7 +97,7 @@ def prepare_field(task: FieldTask) -> PreparedField:
 
 
 @contextmanager
-def noted(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
+def errors_collected(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
     """Add a raw file to the bad ones if using it fails."""
     try:
         yield
@@ -104,15 +105,9 @@ def noted(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None]:
         bad.append(BadFile(str(path.relative_to(raw)), str(error)))
 
 
-def check_stamp(path: Path, stamp: records.Stamp) -> None:
-    """Raises BadInputError for a file that changed since its preparation was planned."""
-    if records.stamp_of(path) != stamp:
-        raise BadInputError(CHANGED)
-
-
 @lru_cache(maxsize=1)
 def parse_annotation(annotations: str, field: Field) -> Any:
-    """Read a field's annotation; cached, since most tiles of a worker are of one image."""
+    """Read a field's annotation; cached, since a worker's tiles are mostly of the same image."""
     return READERS[annotations].parse(field)
 
 
@@ -132,11 +127,11 @@ def read_image(task: FieldTask) -> Image:
 
 
 def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:
-    """Whether a tile holds no tissue, no point and no part of an area."""
+    """Return whether a tile holds too little tissue, no point and no pixel of an area."""
     nuclei = inside_only(annotation.nuclei, *image_HWC.shape[:2])
     if any(map(len, nuclei.values())) or annotation.has_areas:
         return False
-    return tissue_share(image_HWC) < min_tissue
+    return tissue_fraction(image_HWC) < min_tissue
 
 
 def write_variants(
@@ -144,8 +139,8 @@ def write_variants(
 ) -> list[dict[str, Any]]:
     """Write every variant's files under temporary names; return the samples' records."""
     config, field = task.config, as_field(task, image_HWC, annotation)
-    if config.mask_mode == "warp":  # then the discs are moved with the areas
-        field = replace(field, mask_HW=draw(task, field.points, field.mask_HW, image_HWC))
+    if config.mask_mode == "warp":  # variants move the discs with the areas
+        field = replace(field, mask_HW=paint(task, field.points, field.mask_HW, image_HWC))
     variants = variants_of(task)
     moved = apply(field, variants, config.augment.border)
     return [
@@ -155,24 +150,24 @@ def write_variants(
 
 
 def as_field(task: FieldTask, image_HWC: Image, annotation: Annotation) -> Annotated:
-    """Join the picture and what is annotated in it.
+    """Join an image and its annotation.
 
-    The part of a disc that reaches into a tile from outside counts as an area: variants move it,
-    and its middle is nowhere among their points.
+    Where a disc about a point outside reaches into the tile, it counts as an area: variants move
+    it, but not its point.
     """
     size, areas_HW = image_HWC.shape[:2], annotation.areas_HW
     outside = outside_only(annotation.points, *size)
     if any(map(len, outside.values())):
-        areas_HW = draw(task, outside, areas_HW, image_HWC)
+        areas_HW = paint(task, outside, areas_HW, image_HWC)
     points = inside_only(annotation.points, *size)
     return Annotated(image_HWC, points, areas_HW, annotation.middles)
 
 
-def draw(task: FieldTask, points: PointsPx, areas_HW: Mask | None, image_HWC: Image) -> Mask:
-    """Draw a mask of the image's size: discs at the points, over the areas."""
+def paint(task: FieldTask, points: PointsPx, areas_HW: Mask | None, image_HWC: Image) -> Mask:
+    """Paint a mask of the image's size: discs at the points, over the areas."""
     height_px, width_px = image_HWC.shape[:2]
     radius_px = task.config.radius_px
-    return masks.draw_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
+    return masks.paint_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
 
 
 def write_variant(
@@ -182,7 +177,7 @@ def write_variant(
     config = task.config
     mask_HW = moved.mask_HW
     if mask_HW is None or config.mask_mode == "redraw":
-        mask_HW = draw(task, moved.points, mask_HW, moved.image_HWC)
+        mask_HW = paint(task, moved.points, mask_HW, moved.image_HWC)
     height_px, width_px = mask_HW.shape
     nuclei = inside_only(with_middles(moved.points, moved.middles), height_px, width_px)
     sample_id = id_of(task, variant)
@@ -191,10 +186,10 @@ def write_variant(
         "mask": image_files.encode_mask(mask_HW),
         "points": brecahad.encode_points(nuclei, height_px, width_px),
     }
-    said: dict[str, Any] = {}
+    files: dict[str, Any] = {}
     for kind, path in paths_of(sample_id, config.format).items():
         content = contents[kind]
-        said |= {
+        files |= {
             kind: path,
             f"{kind}_bytes": len(content),
             f"{kind}_sha256": item.write(path, content),
@@ -211,7 +206,7 @@ def write_variant(
         "width_px": width_px,
         "foreground_px": cv2.countNonZero(mask_HW),
         "nuclei": {name: len(nuclei[name]) for name in task.values},
-        **said,
+        **files,
     }
 
 
@@ -221,12 +216,12 @@ def variants_of(task: FieldTask) -> list[Variant]:
 
 
 def id_of(task: FieldTask, variant: Variant) -> str:
-    """The name of a sample."""
+    """Return the id of a sample."""
     return f"{task.name}_v{variant.index:02d}_{variant.transform}"
 
 
 def paths_of(sample_id: str, image_format: str) -> dict[str, str]:
-    """Kind -> path of a sample's files in the data set."""
+    """Return the paths of a sample's files in the data set, by kind."""
     return {
         "image": f"images/{sample_id}.{image_format}",
         "mask": f"masks/{sample_id}.png",
@@ -235,6 +230,6 @@ def paths_of(sample_id: str, image_format: str) -> dict[str, str]:
 
 
 def files_of(task: FieldTask) -> list[str]:
-    """List the paths that a field is written to, unless it is glass."""
+    """List the paths that a field is written to, if it is not glass."""
     ids = (id_of(task, variant) for variant in variants_of(task))
     return [path for each in ids for path in paths_of(each, task.config.format).values()]

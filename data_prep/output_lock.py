@@ -1,6 +1,6 @@
-"""Who may write into an output folder at the same time: all shares of one n, or one whole run.
+"""Lock an output folder: for all shares k/n of one n at a time, or for one whole run.
 
-Each holds a lock of its own in the folder, `.lock` or `.lock-3-of-8`, for as long as it runs.
+Each run holds its own lock in the folder, `.lock` or `.lock-3-of-8`.
 """
 
 import re
@@ -15,10 +15,11 @@ SHARE = re.compile(r"\.lock-(\d+)-of-(\d+)")
 
 
 @contextmanager
-def claimed(out: Path, share: str) -> Iterator[Lease]:
-    """Hold an output folder, or a share of it. Raises UserError where another run is in the way.
+def locked(out: Path, share: str) -> Iterator[Lease]:
+    """Lock an output folder, or a share of it. Raises UserError if another run excludes this one.
 
-    First ours, then a look at the others': of two that start at once, one at least sees the other.
+    Takes our lock first, then looks at the others: if two runs start at once, at least one sees the
+    other.
     """
     ours = WHOLE
     if share:
@@ -26,14 +27,14 @@ def claimed(out: Path, share: str) -> Iterator[Lease]:
         ours = f"{WHOLE}-{int(k)}-of-{int(n)}"
     with lease_of(out, ours) as lease:
         for path in sorted(out.glob(f"{WHOLE}*")):
-            if is_in_the_way(path.name, ours):
+            if exclude(path.name, ours):
                 with lease_of(out, path.name):
                     pass  # its process is dead
         yield lease
 
 
-def is_in_the_way(theirs: str, ours: str) -> bool:
-    """Whether two locks of different names exclude each other; shares of one n do not."""
+def exclude(theirs: str, ours: str) -> bool:
+    """Return whether two different locks exclude each other; shares of one n do not."""
     if theirs == ours or not (theirs == WHOLE or SHARE.fullmatch(theirs)):
         return False
     of_ours, of_theirs = SHARE.fullmatch(ours), SHARE.fullmatch(theirs)
@@ -41,7 +42,7 @@ def is_in_the_way(theirs: str, ours: str) -> bool:
 
 
 def lease_of(out: Path, name: str) -> Lease:
-    """The lease of a lock in an output folder."""
+    """Return the lease of a lock in an output folder."""
     share = SHARE.fullmatch(name)
     doing = f"preparing share {share[1]}/{share[2]} of it" if share else "preparing it"
     return Lease(out, "out", name=name, doing=doing)

@@ -1,7 +1,7 @@
 """Turn a raw folder into a prepared data set: find, split, prepare what changed, publish.
 
-dataset.json is taken away before the first file under it changes, and written last; what was
-interrupted goes on where it was.
+dataset.json is removed before the first file changes, and written last. After an interruption,
+the same command goes on.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from data_prep.dataset.manifest import Sample, count_samples, unpublish, write_d
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
 from data_prep.images import masks
-from data_prep.output_lock import claimed
+from data_prep.output_lock import locked
 from data_prep.plan import FOLDERS, Plan, find_fields, make_plan, with_checked_classes
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
-from data_prep.records import Found
+from data_prep.records import FieldState
 
 SAMPLE_OF = re.compile(r"/(.+)_v\d{2,}_")  # the field in the path of a sample's file
 
@@ -38,25 +38,25 @@ class Summary:
     """What a preparation did."""
 
     names: list[str]
-    """Of the raw fields, or of those of the share."""
+    """Names of the raw fields, or of those in the share."""
     samples: list[Sample]
     bad: list[BadFile]
     num_reused: int
     num_glass: int
     """Tiles without tissue, left out."""
     num_removed: int
-    """Fields of an earlier preparation of `out` that this one has not, or has as bad."""
+    """Fields of an earlier preparation of `out` that are missing or bad in this one."""
     content_sha256: str
     left: list[str]
-    """What lies in the set's folders, was not written by a preparation, and was left there."""
+    """Files in the set's folders that no preparation wrote; they stay."""
 
     @property
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Split -> how many samples, fields, cases and nuclei it has."""
+        """Split -> its numbers of samples, fields, cases and nuclei."""
         return count_samples(self.samples)
 
     def cases(self, split: str) -> list[str]:
-        """The cases of a split, Case_2 before Case_10."""
+        """List the cases of a split, Case_2 before Case_10."""
         return sorted(
             {sample.case for sample in self.samples if sample.split == split}, key=natural_key
         )
@@ -65,24 +65,27 @@ class Summary:
 def prepare(config: PrepConfig) -> Summary:
     """Prepare `config.raw` into `config.out`.
 
-    Raises UsageError for what cannot be asked for, BadInputFilesError for bad raw files under
-    on_error=stop, WorkerError where a worker dies, and UserError where another run is at it.
+    Raises UsageError for wrong settings, BadInputFilesError for bad raw files with on_error=stop,
+    WorkerError if a worker dies, and UserError if another run prepares the same folder.
     """
     config = with_checked_classes(config)
     fields, bad = find_fields(config)
     plan = make_plan(config, fields, bad)
-    with claimed(Path(config.out), config.share) as lease:
+    with locked(Path(config.out), config.share) as lease:
         return carry_out(plan, config, lease)
 
 
 def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
-    """Prepare what is planned, and publish it unless it is a share. Raises as prepare()."""
-    found = look_at_all(plan.tasks, config)
-    left = check_files(plan.tasks, found, Path(config.out))
-    if not config.share:  # while others may be writing theirs
+    """Prepare the planned fields; publish the data set, unless it is a share.
+
+    Raises as prepare().
+    """
+    states = read_states(plan.tasks, config)
+    left = check_conflicts(plan.tasks, states, Path(config.out))
+    if not config.share:  # other shares may be writing their files
         for kind in (records.KIND, manifest.KIND, pack.KIND):
             clear_temporaries(Path(config.out), kind)
-    results, num_reused = run_tasks(plan.tasks, found, config.workers, lease)
+    results, num_reused = run_tasks(plan.tasks, states, config.workers, lease)
     bad = list(dict.fromkeys(plan.bad + [entry for result in results for entry in result.bad]))
     if bad and config.on_error == "stop":
         raise BadInputFilesError(bad)
@@ -106,7 +109,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
 
 
 def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str, Any]) -> str:
-    """Write the manifest and dataset.json, and the pack; returns the hash of the content."""
+    """Write the manifest, dataset.json and the pack; return the hash of the content."""
     out = Path(config.out)
     content_sha256 = write_dataset(out, samples, description)
     remove_other_packs(out, content_sha256)
@@ -115,32 +118,34 @@ def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str
     return content_sha256
 
 
-def look_at_all(tasks: Sequence[FieldTask], config: PrepConfig) -> dict[str, Found]:
-    """Name of a field -> what stands of it: of the tasks, and in a whole run of all that are
-    recorded."""
+def read_states(tasks: Sequence[FieldTask], config: PrepConfig) -> dict[str, FieldState]:
+    """Return the state of each task's field, by name; without share=, of all recorded ones too."""
     out = Path(config.out)
     names = [task.name for task in tasks]
     if not config.share:
         names = list(dict.fromkeys(names + recorded_items(out, records.KIND)))
     with ThreadPoolExecutor(config.workers) as pool:
-        return dict(zip(names, pool.map(lambda name: records.look(out, name), names), strict=True))
+        states = pool.map(lambda name: records.read_state(out, name), names)
+        return dict(zip(names, states, strict=True))
 
 
-def check_files(tasks: Sequence[FieldTask], found: Mapping[str, Found], out: Path) -> list[str]:
-    """Look, before anything changes, for files in the way: raises UserError that names them.
+def check_conflicts(
+    tasks: Sequence[FieldTask], states: Mapping[str, FieldState], out: Path
+) -> list[str]:
+    """Raise UserError that names files in the way, before anything changes.
 
-    Returns what else lies in the set's folders and was not written by a preparation.
+    Returns the other files in the set's folders that no preparation wrote.
     """
-    own = {file for each in found.values() for file in each.files}
+    own = {file for state in states.values() for file in state.files}
     own |= pack.item_of(out).read().files.keys()
     folders = [folder for folder in (*FOLDERS, PACKED) if (out / folder).is_dir()]
-    there = (f"{folder}/{name}" for folder in folders for name in sorted(os.listdir(out / folder)))
-    foreign = [path for path in there if path not in own]
+    paths = (f"{folder}/{name}" for folder in folders for name in sorted(os.listdir(out / folder)))
+    foreign = [path for path in paths if path not in own]
     likely = {match[1] for path in foreign if (match := SAMPLE_OF.search(path))}
     wanted = {path for task in tasks if task.name in likely for path in files_of(task)}
     in_the_way = [
         *manifest.item_of(out).conflicts([manifest.MANIFEST, manifest.DATASET]),
-        *(file for each in found.values() for file in each.changed),
+        *(file for state in states.values() for file in state.changed),
         *(path for path in foreign if path in wanted),
     ]
     if in_the_way:
@@ -149,25 +154,25 @@ def check_files(tasks: Sequence[FieldTask], found: Mapping[str, Found], out: Pat
 
 
 def run_tasks(
-    tasks: Sequence[FieldTask], found: Mapping[str, Found], workers: int, lease: Lease
+    tasks: Sequence[FieldTask], states: Mapping[str, FieldState], workers: int, lease: Lease
 ) -> tuple[list[PreparedField], int]:
-    """Prepare the fields that do not stand as they should, on worker processes.
+    """Prepare new and changed fields on worker processes.
 
-    Returns the results in the order of the tasks, and how many stood. Raises UserError once
-    another run has taken the folder over.
+    Returns the results in the order of the tasks, and how many fields were kept. Raises UserError
+    once another run has taken the folder over.
     """
     done = {
         index: PreparedField(samples, [])
         for index, task in enumerate(tasks)
-        if (samples := found[task.name].samples) is not None and found[task.name].key == task.key
+        if (samples := states[task.name].samples) is not None and states[task.name].key == task.key
     }
     num_reused = len(done)
     todo = [index for index in range(len(tasks)) if index not in done]
     mapped = map_tasks(
         prepare_field, [tasks[index] for index in todo], workers, lambda task: task.name
     )
-    for place, result in track(mapped, total=len(todo), label="prepare", unit="field"):
-        done[todo[place]] = result
+    for number, result in track(mapped, total=len(todo), label="prepare", unit="field"):
+        done[todo[number]] = result
         lease.check()
     return [done[index] for index in range(len(tasks))], num_reused
 
@@ -175,7 +180,7 @@ def run_tasks(
 def check_splits(
     plan: Plan, results: Sequence[PreparedField], bad: Sequence[BadFile], min_tissue: float
 ) -> None:
-    """A split that lost all its fields, to bad files or as glass, is an error, not an empty one."""
+    """Raise UserError for a split that lost all its fields, to bad files or as glass."""
     of_split: dict[str, list[PreparedField]] = {name: [] for name in sorted(plan.splits.values())}
     for task, result in zip(plan.tasks, results, strict=True):
         of_split[plan.splits[task.field.case]].append(result)
@@ -195,7 +200,7 @@ def check_splits(
 
 
 def remove_stale(out: Path, names: Iterable[str]) -> int:
-    """Remove the files of fields that are no longer there; how many fields."""
+    """Remove the files of fields that are not in `names`; return the number of fields."""
     stale = sorted(set(recorded_items(out, records.KIND)) - set(names))
     if stale:
         unpublish(out)
@@ -205,7 +210,7 @@ def remove_stale(out: Path, names: Iterable[str]) -> int:
 def describe(
     config: PrepConfig, splits: dict[str, str], bad: list[BadFile], num_glass: int
 ) -> dict[str, Any]:
-    """What dataset.json says beside counts; nothing of where or how fast it was made."""
+    """Collect what dataset.json says beside counts, but not where or how fast it was made."""
     return {
         "classes": config.classes,
         "labels": masks.label_values(config.classes, config.labels),

@@ -1,4 +1,4 @@
-"""Draw a contact sheet of a prepared field: its variants, the masks' outlines and the points.
+"""Make a contact sheet of a prepared field: its variants, the masks' outlines and the points.
 
     python -m data_prep.preview out=sheet.jpg [data=DIR field=Case_1-01 columns=4]
 

@@ -1,4 +1,4 @@
-"""Find the fields of a raw folder: an image and its annotation each.
+"""Find the fields of a raw folder, each an image with its annotation.
 
 images/Case_<case>-<field>.tif + groundTruth/Case_<case>-<field>.json      or all in one folder
 """
@@ -15,7 +15,7 @@ from data_prep.config import BRECAHAD
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
-CHANGED = "was changed meanwhile; run again"  # said of a file that a run reads twice
+CHANGED = "was changed meanwhile; run again"  # the reason for a file that changed between two reads
 
 
 class BadInputError(ValueError):
@@ -46,11 +46,11 @@ class BadInputFilesError(UserError):
     """Raw files that cannot be used, listed with their reasons."""
 
     def __init__(self, bad: Sequence[BadFile], missed: str = "") -> None:
-        """`missed`: what the set lacks without these files; '' where they may be left out."""
+        """`missed`: what the set lacks without these files; '' if they may be left out."""
         listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
         advice = ", or leave them out with on_error=skip"
         if missed:
-            advice = f" (other files may be bad, too): without them there are {missed}"
+            advice = f" (others may be bad, too): without them there are {missed}"
         super().__init__(f"{len(bad)} bad file(s):\n{listed}\nCorrect them{advice}")
 
 
@@ -61,7 +61,7 @@ def find_fields(
 
     Returns usable fields, and the files that are not.
     An annotation has its image's name, or that name and `ending`, and one of the `suffixes`.
-    Raises UsageError where `raw` holds no images in either layout.
+    Raises UsageError if `raw` holds no images in either layout.
     """
     image_folder, annotation_folder = raw_folders(raw)
     images = find_images(raw)
@@ -93,8 +93,8 @@ def ways_to_data(raw: Path) -> str:
     if raw.resolve() != Path(BRECAHAD).resolve():
         return ""
     return (
-        "; python -m data_prep.fetch downloads BreCaHAD there, python -m data_prep.synthetic"
-        f" out={BRECAHAD} draws a synthetic data set in its place"
+        "; python -m data_prep.fetch downloads BreCaHAD to it, python -m data_prep.synthetic"
+        f" out={BRECAHAD} makes a synthetic data set instead"
     )
 
 
@@ -110,7 +110,7 @@ def find_images(raw: Path) -> dict[str, list[Path]]:
 
 
 def nested_hint(raw: Path) -> str:
-    """Suggest the folder below or above, where the layout is there."""
+    """Suggest the folder below or above if it has the layout."""
     likely = [folder.parent for folder in sorted(raw.glob("*/images")) if folder.is_dir()]
     if len(set(raw_folders(raw.parent))) == 2 and raw in raw_folders(raw.parent):
         likely.append(raw.parent)
@@ -131,7 +131,7 @@ def by_image(
 ) -> dict[str, list[Path]]:
     """List annotations by the names of their images.
 
-    NAME + `ending` belongs to NAME, where there is such an image and none of the whole name.
+    NAME + `ending` belongs to NAME if that image exists and none has the whole name.
     """
     found: dict[str, list[Path]] = defaultdict(list)
     for stem, paths in annotations.items():
@@ -143,9 +143,9 @@ def by_image(
 def pairing_problem(
     images: list[Path], annotations: list[Path], expected: Path, image_folder: Path, ending: str
 ) -> str:
-    """Why these files of one name are not a pair; '' where they are.
+    """Say why these files of one name are not a pair; '' if they are.
 
-    `expected` is what the annotation would be called; it may have the `ending` too.
+    `expected` is the usual path of the annotation; its name may have the `ending` too.
     """
     if len(images) > 1:
         return f"two fields of one name: {', '.join(path.name for path in images)}; keep one"
@@ -163,6 +163,6 @@ def pairing_problem(
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Sorts Case_2 before Case_10."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+    """Return a key that sorts Case_2 before Case_10."""
+    pieces = re.split(r"(\d+)", text)
+    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces if piece]

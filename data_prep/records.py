@@ -1,7 +1,7 @@
-"""What has been prepared, so that running again redoes only what changed.
+"""Record prepared fields, so that running again redoes only what changed.
 
-A field that is done has its samples in its record (`written`), under a key over everything that
-decided their bytes: content of the inputs, settings, code, releases of libraries.
+The record of a finished field has its samples and a key: a hash of everything that decided their
+bytes, which is the inputs' content, settings, code and releases of libraries.
 """
 
 import dataclasses
@@ -22,19 +22,21 @@ from data_prep.images.tiles import Tile
 from data_prep.raw import Field
 
 KIND = "fields"  # private folder of the records
-# Libraries whose release may change a prepared byte
+# Libraries whose releases may change a prepared byte
 LIBRARIES = (
     *("albumentations", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "scipy"),
     *("tifffile", "zarr"),
 )
-# Folders and files of this package, and common/seeds.py, whose code may
+# Folders and files of this package whose code may change one; common/seeds.py may too
 CODE = ("annotations/[!_]*", "augment/[!_]*", "images/[!_]*", "config", "field", "raw")
 
-# Settings that change no prepared byte
+# Settings that do not affect any prepared byte
 WHERE_AND_HOW = ("raw", "out", "config", "workers", "share", "pack")
-OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")  # nor these that of one field
-OF_CUTTING = ("tile_px", "tile_overlap_px")  # they say where a tile is, which the key has
-OF_VARIANTS = ("augment", "mask_mode", "seed")  # nor these that of an original
+# Settings that do not affect a field's bytes
+OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")
+OF_CUTTING = ("tile_px", "tile_overlap_px")  # the key has the tile's box instead
+# Settings that do not affect an original's bytes
+OF_VARIANTS = ("augment", "mask_mode", "seed")
 
 
 Stamp = tuple[int, int]
@@ -47,20 +49,20 @@ class Inputs:
     """The files of a field as they were when its preparation was planned."""
 
     sha256: tuple[str, str]
-    """Of the content of its image and of its annotation."""
+    """Hashes of the content of its image and of its annotation."""
     stamps: Stamps
-    """Of these files; not of a table of all fields, of which a field has its own rows."""
+    """Stamps of these files, but not of a table that annotates several fields."""
 
 
 def code_files() -> list[Path]:
-    """The files of CODE, in order of their names."""
+    """List the files of CODE, sorted by name."""
     here = Path(__file__).parent
     return sorted(path for name in CODE for path in here.glob(f"{name}.py"))
 
 
 @cache
-def made_by() -> list[Any]:
-    """The code and the libraries that decide prepared bytes."""
+def code_and_libraries() -> list[Any]:
+    """Return the hash of the code, and the releases of libraries, that decide prepared bytes."""
     code = [path.read_bytes() for path in (Path(seeds.__file__), *code_files())]
     return [
         hashlib.sha256(b"".join(code)).hexdigest(),
@@ -71,15 +73,15 @@ def made_by() -> list[Any]:
 def field_key(
     field: Field, tile: Tile | None, copies: int, config: PrepConfig, inputs: Inputs
 ) -> str:
-    """A hash over everything that decides a field's prepared bytes."""
-    settings = settings_of(config, tile is not None, copies)
-    place = dataclasses.asdict(tile) if tile else None
-    what = [field.name, field.case, field.image.suffix.lower(), place, copies, *inputs.sha256]
-    return hashlib.sha256(json.dumps([made_by(), settings, what]).encode()).hexdigest()
+    """Hash everything that decides a field's prepared bytes."""
+    settings = settings_of_field(config, tile is not None, copies)
+    box = dataclasses.asdict(tile) if tile else None
+    what = [field.name, field.case, field.image.suffix.lower(), box, copies, *inputs.sha256]
+    return hashlib.sha256(json.dumps([code_and_libraries(), settings, what]).encode()).hexdigest()
 
 
-def settings_of(config: PrepConfig, is_tile: bool, copies: int) -> dict[str, Any]:
-    """The settings that a field's prepared bytes may rest on."""
+def settings_of_field(config: PrepConfig, is_tile: bool, copies: int) -> dict[str, Any]:
+    """Return the settings that may affect a field's prepared bytes."""
     settings = dataclasses.asdict(config)
     idle = [*WHERE_AND_HOW, *OF_THE_WHOLE_SET, *OF_CUTTING]
     if not is_tile:
@@ -94,45 +96,45 @@ def settings_of(config: PrepConfig, is_tile: bool, copies: int) -> dict[str, Any
 
 
 def settings_of_set(config: PrepConfig) -> dict[str, Any]:
-    """The settings that decide a data set: all but where and how fast it is made."""
+    """Return the settings that decide a data set: all but where and how fast it is made."""
     settings = dataclasses.asdict(config)
     return {key: value for key, value in settings.items() if key not in WHERE_AND_HOW}
 
 
 @dataclass(frozen=True)
-class Found:
-    """What stands of a field."""
+class FieldState:
+    """What an earlier preparation of a field left on the disk."""
 
     samples: list[dict[str, Any]] | None
-    """As recorded, where the field is done and its files are all there."""
+    """The recorded samples; None unless all their files exist unchanged."""
     key: str
-    """What they were made under."""
+    """The recorded key."""
     files: list[str]
-    """All that it has or had, as paths in the data set."""
+    """Every recorded file, as a path in the data set."""
     changed: list[str]
-    """Those that are there, and are not as they were written."""
+    """Recorded files that exist but are not as they were written."""
 
 
 def item_of(out: Path, name: str) -> Item:
-    """The files of a field."""
+    """Return the item with the files of a field."""
     return Item(out, KIND, name)
 
 
-def look(out: Path, name: str) -> Found:
+def read_state(out: Path, name: str) -> FieldState:
     """Compare a field's files with its record."""
     record = item_of(out, name).read()
-    there = {file for file in record.files if os.path.lexists(out / file)}
-    whole = {file for file in there if is_whole(record, out, file)}
+    existing = {file for file in record.files if os.path.lexists(out / file)}
+    whole = {file for file in existing if is_whole(record, out, file)}
     is_done = bool(record.about) and len(whole) == len(record.files)
-    return Found(
+    return FieldState(
         record.about.get("samples") if is_done else None,
         str(record.about.get("key")),
         list(record.files),
-        sorted(file for file in there - whole if not owns(record, out, file)),
+        sorted(file for file in existing - whole if not owns(record, out, file)),
     )
 
 
 def stamp_of(path: Path) -> Stamp:
-    """The stamp of a file that is there now."""
+    """Return the current stamp of a file."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size

@@ -1,7 +1,7 @@
 """Split the cases (patients) into train, val and test.
 
 A case goes to one split with all its fields, before any field is augmented: fields of one case
-overlap and repeat, so a field-wise split would test on what was trained on.
+overlap and repeat, so splitting fields would test on trained pixels.
 """
 
 from collections import Counter
@@ -14,16 +14,16 @@ from data_prep.raw import Field, natural_key
 
 
 def split_cases(fields: Sequence[Field], config: SplitConfig, seed: int) -> dict[str, str]:
-    """Case -> split. Raises UsageError where the cases cannot make the splits asked for."""
+    """Return case -> split. Raises UsageError if the cases cannot make the wanted splits."""
     sizes = Counter(field.case for field in fields)
     cases = sorted(sizes, key=natural_key)
     order = [cases[index] for index in seeds.generator(seed, "split").permutation(len(cases))]
     splits = split_by_fold(order, sizes, config) if config.folds else split_by_list(cases, config)
     if not config.folds and not config.train_cases:
-        for split, share in (("test", config.test), ("val", config.val)):
-            if share > 0 and split not in splits.values():
+        for split, fraction in (("test", config.test), ("val", config.val)):
+            if fraction > 0 and split not in splits.values():
                 left = [case for case in order if case not in splits]
-                splits |= dict.fromkeys(take_share(left, sizes, share, split), split)
+                splits |= dict.fromkeys(take_fraction(left, sizes, fraction, split), split)
         splits |= {case: "train" for case in cases if case not in splits}
     if "train" not in splits.values():
         raise UsageError("split: no case is left for training")
@@ -31,7 +31,10 @@ def split_cases(fields: Sequence[Field], config: SplitConfig, seed: int) -> dict
 
 
 def split_by_list(cases: Sequence[str], config: SplitConfig) -> dict[str, str]:
-    """The cases that are named in a list; with a list for training, every case must be in one."""
+    """Return case -> split for the listed cases. Raises UsageError.
+
+    If there is a list for training, every case must be in a list.
+    """
     splits: dict[str, str] = {}
     for split in SPLITS:
         for name in getattr(config, f"{split}_cases"):
@@ -42,34 +45,35 @@ def split_by_list(cases: Sequence[str], config: SplitConfig) -> dict[str, str]:
     if config.train_cases and left:
         raise UsageError(
             f"split: cases in no list: {', '.join(left)}; with split.train_cases every case must"
-            " be in one; without it all that are left are for training"
+            " be in one; without it, all other cases are for training"
         )
     return splits
 
 
 def find_case(name: str, cases: Sequence[str], key: str) -> str:
-    """The case meant by '10' or 'Case_10'."""
+    """Return the case meant by '10' or 'Case_10'. Raises UsageError."""
     for case in (name, f"Case_{name}"):
         if case in cases:
             return case
     raise UsageError(f"{key}: no case '{name}'; there are: {', '.join(cases)}")
 
 
-def take_share(
-    order: Sequence[str], sizes: Mapping[str, int], share: float, split: str
+def take_fraction(
+    order: Sequence[str], sizes: Mapping[str, int], fraction: float, split: str
 ) -> list[str]:
-    """Whole cases, in a drawn order, whose fields come near a share of all; at least one."""
+    """Take cases in this order until about a fraction of all fields is taken; at least one case."""
     if len(order) < 2:
         raise UsageError(
             f"split: {len(sizes)} case(s) are too few for {split} beside the other splits; set"
             f" split.{split}=0, or name cases with split.{split}_cases"
         )
-    target, taken = share * sum(sizes.values()), list[str]()
-    have = 0
+    target, taken = fraction * sum(sizes.values()), list[str]()
+    num_fields = 0
     for case in order:
-        if abs(have + sizes[case] - target) < abs(have - target) and len(taken) < len(order) - 1:
+        is_nearer = abs(num_fields + sizes[case] - target) < abs(num_fields - target)
+        if is_nearer and len(taken) < len(order) - 1:
             taken.append(case)
-            have += sizes[case]
+            num_fields += sizes[case]
     return taken or [min(order, key=lambda case: sizes[case])]
 
 

@@ -1,11 +1,11 @@
-"""Draw a BreCaHAD-shaped data set of made-up H&E fields, to try the whole pipeline without data.
+"""Make a BreCaHAD-shaped data set of synthetic H&E fields, to try the whole pipeline without data.
 
     python -m data_prep.synthetic out=DIR [cases=6 fields=4 width_px=1360 height_px=1024 seed=0]
 
 Writes DIR/images/Case_<case>-<field>.tif and DIR/groundTruth/Case_<case>-<field>.json. A pixel's
 colour follows Beer and Lambert: 255 * exp(-(h * H + e * E)), where h and e are the local densities
-of hematoxylin and eosin. Staining, blur and tissue habits are drawn once per case, so that cases
-differ as those of a clinic do; where the cells lie is drawn per field.
+of hematoxylin and eosin. Staining, blur and tissue habits are drawn at random once per case, so
+that cases differ as in a clinic; the positions of the cells are drawn once per field.
 """
 
 from common import command_line
@@ -15,7 +15,7 @@ from data_prep.tools.config import SyntheticConfig
 
 
 def main(argv: list[str]) -> int:
-    """Draw and write the data set, and say how large it is."""
+    """Make and write the data set, and print its size."""
     if command_line.wants_help(argv):
         print(help_text(SyntheticConfig, __doc__ or ""))
         return 0

@@ -1,1 +1,1 @@
-"""Image files <-> RGB uint8: whole, in tiles, with masks drawn."""
+"""Read, write and cut images and masks; paint masks and outlines."""

@@ -1,4 +1,4 @@
-"""The arrays that go from file to file: images, masks, and points in px."""
+"""Types of the arrays that modules exchange: images, masks, and points in px."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,8 @@ Mask = npt.NDArray[np.uint8]
 PointsN2 = npt.NDArray[np.float64]
 """Points, (N, 2) float64: x and y in px; the centre of the first pixel is (0, 0).
 
-Annotated points are at the centre of the pixel that they lie in: whole numbers. Points that a
-variant moved, or that a network found, may lie between.
+Annotated points are at the centre of their pixel: whole numbers. Points that a variant moved or a
+network found may lie between centres.
 """
 PointsPx = dict[str, PointsN2]
 """Class name -> its points."""

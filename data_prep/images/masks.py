@@ -1,4 +1,4 @@
-"""Masks: filled discs at annotated points, over areas; and from masks to channels of logits."""
+"""Paint masks: discs at annotated points, over areas; and turn masks into channels of logits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ def label_values(classes: Sequence[str], labels: Literal["binary", "per_class"])
     return {name: index for index, name in enumerate(classes, start=1)}
 
 
-def draw_mask(
+def paint_mask(
     points: PointsPx,
     values: Mapping[str, int],
     radius_px: int,
@@ -27,10 +27,10 @@ def draw_mask(
     width_px: int,
     areas_HW: Mask | None = None,
 ) -> Mask:
-    """HW uint8: a filled disc of `radius_px` about the pixel that each point lies in.
+    """Paint a disc of `radius_px` about the pixel that each point lies in; return HW uint8.
 
-    Classes are drawn in the order of `values`, later ones over earlier ones, each with its areas
-    first. A disc about a point outside the field is drawn as far as it reaches in.
+    Classes are painted in the order of `values`, later ones over earlier ones, each with its areas
+    first. A disc about a point outside the field is painted as far as it reaches in.
     """
     mask = np.zeros((height_px, width_px), np.uint8)
     for name, value in values.items():
@@ -47,5 +47,5 @@ def channel_values(values: Iterable[int]) -> list[int]:
 
 
 def channels_of(mask_HW: Mask, values: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """CHW bool: for each of the mask values, which pixels have it."""
+    """Return CHW bool: for each of the mask values, which pixels have it."""
     return np.stack([mask_HW == value for value in values])

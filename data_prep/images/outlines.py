@@ -1,4 +1,4 @@
-"""Outlines of masks: drawn on pictures, and as paths of an SVG."""
+"""Find the outlines of masks: paint them into images, or write them as paths of an SVG."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from data_prep.images.arrays import Image
 Bools = npt.NDArray[np.bool_]
 
 GREEN = (0, 158, 115)
-"""RGB, of Okabe & Ito's palette: told apart with any kind of colour vision."""
+"""RGB, from Okabe & Ito's palette for every kind of colour vision."""
 TOLERANCE_PX = 0.7
 """How far a path may leave the border, so that it needs fewer corners."""
 
@@ -25,8 +25,8 @@ def find_contours(mask_HW: Bools) -> Iterator[npt.NDArray[np.int32]]:
     yield from (np.asarray(contour[:, 0], np.int32) for contour in contours)
 
 
-def draw_outlines(image_HWC: Image, mask_HW: Bools, width_px: int = 1) -> None:
-    """Draw the outlines of a mask in GREEN into an image of the same size, HWC uint8 RGB."""
+def paint_outlines(image_HWC: Image, mask_HW: Bools, width_px: int = 1) -> None:
+    """Paint the outlines of a mask in GREEN into an image of the same size, HWC uint8 RGB."""
     smoothing = cv2.LINE_AA if width_px == 1 else cv2.LINE_8
     cv2.drawContours(image_HWC, [*find_contours(mask_HW)], -1, GREEN, width_px, smoothing)
 

@@ -19,7 +19,7 @@ WHITE = 255
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of an image that is a field of its own."""
+    """A rectangle of an image that is a field of its own."""
 
     box: Box
     height_px: int
@@ -29,11 +29,11 @@ class Tile:
 
     @property
     def suffix(self) -> str:
-        """What the name of the tile's field adds to the image's name."""
+        """The end of the field's name, after the image's name."""
         return f"_x{self.box.x}_y{self.box.y}"
 
     def reaches(self, points_N2: PointsN2) -> npt.NDArray[np.bool_]:
-        """(N,): which points of the image lie in the tile or up to MARGIN_PX outside."""
+        """Return (N,) bool: which points lie in the tile or up to MARGIN_PX outside."""
         return are_inside(
             points_N2 - (self.box.x, self.box.y), self.box.height, self.box.width, MARGIN_PX
         )
@@ -56,8 +56,8 @@ def cut(height_px: int, width_px: int, tile_px: int, overlap_px: int) -> list[Ti
 def tile_starts(length_px: int, size_px: int, overlap_px: int, grid_px: int = 1) -> list[int]:
     """Return starts of tiles that cover a length evenly and overlap by `overlap_px` at least.
 
-    The last tile ends with the length. The others start at multiples of `grid_px`, or of a tile
-    without its overlap where that is less.
+    The last tile ends with the length. The others start at multiples of `grid_px`, or of the size
+    without its overlap if that is less.
     """
     if length_px <= size_px:
         return [0]
@@ -69,7 +69,7 @@ def tile_starts(length_px: int, size_px: int, overlap_px: int, grid_px: int = 1)
 
 
 def pixels_of(from_corner_N2: npt.NDArray[np.float64], tile: Tile) -> PointsN2:
-    """The pixels of the tile's image that points lie in, given in px from its corner.
+    """Return the pixels that points lie in; the points are in px from the image's corner.
 
     A point on the far edge lies in the last pixel.
     """
@@ -77,34 +77,35 @@ def pixels_of(from_corner_N2: npt.NDArray[np.float64], tile: Tile) -> PointsN2:
 
 
 def points_in(points: PointsPx, tile: Tile) -> PointsPx:
-    """An image's points in px of the tile, with those around it whose discs may reach in."""
+    """Return an image's points in px of the tile, with those up to MARGIN_PX around it."""
     corner = tile.box.x, tile.box.y
     return {name: found[tile.reaches(found)] - corner for name, found in points.items()}
 
 
 def inside_only(points: PointsPx, height_px: int, width_px: int) -> PointsPx:
-    """The points that lie in a picture of this size."""
+    """Return the points that lie in an image of this size."""
     return {name: found[are_inside(found, height_px, width_px)] for name, found in points.items()}
 
 
 def outside_only(points: PointsPx, height_px: int, width_px: int) -> PointsPx:
-    """The points that do not lie in a picture of this size."""
+    """Return the points that do not lie in an image of this size."""
     return {name: found[~are_inside(found, height_px, width_px)] for name, found in points.items()}
 
 
 def are_inside(
     points_N2: PointsN2, height_px: int, width_px: int, margin_px: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """(N,): which points lie in a picture of this size, or up to `margin_px` around it."""
+    """Return (N,) bool: which points lie in an image of this size or up to `margin_px` outside."""
     first, end = -0.5 - margin_px, np.array([width_px, height_px]) - 0.5 + margin_px
     return np.all((points_N2 >= first) & (points_N2 < end), axis=1)
 
 
-def tissue_share(image_HWC: Image, step: int = 4) -> float:
-    """The fraction of pixels that are tissue and not glass, from 0 to 1.
+def tissue_fraction(image_HWC: Image, step: int = 4) -> float:
+    """Return the fraction of pixels that are tissue and not glass, from 0 to 1.
 
-    Only each `step`-th pixel along either side is looked at: every sixteenth is enough.
+    Looks at every `step`-th pixel along either side; one pixel in sixteen is enough.
     """
-    density = np.log10(WHITE / np.maximum(np.arange(256), 1.0)).astype(np.float32)  # of a uint8
+    # of every uint8 value
+    density = np.log10(WHITE / np.maximum(np.arange(256), 1.0)).astype(np.float32)
     density_HW = density[image_HWC[::step, ::step]].mean(axis=-1)
     return float((density_HW > TISSUE_DENSITY).mean())

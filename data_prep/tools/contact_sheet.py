@@ -1,4 +1,4 @@
-"""A contact sheet of a prepared field: its variants with the masks' outlines and the points."""
+"""Make a contact sheet of a prepared field: its variants with the masks' outlines and points."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from common.ownership import Item
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images.arrays import Image, Mask, PointsN2
-from data_prep.images.outlines import draw_outlines
+from data_prep.images.outlines import paint_outlines
 from data_prep.tools.config import PreviewConfig
 
 ORANGE, INK = (230, 159, 0), (40, 40, 40)
@@ -18,7 +18,7 @@ LABEL_PX, GAP_PX = 24, 6
 
 
 def write_contact_sheet(config: PreviewConfig) -> None:
-    """Write the sheet, and say of which field. Raises UserError."""
+    """Write the sheet, and print the field's name. Raises UserError."""
     path = Path(config.out)
     item = Item(path.parent, "preview", path.name)
     item.check([path.name])
@@ -36,7 +36,7 @@ def write_contact_sheet(config: PreviewConfig) -> None:
 
 
 def samples_of(dataset: Dataset, field: str) -> list[Sample]:
-    """Return the variants of a field, '' for the first. Raises UsageError for an unknown one."""
+    """Return the variants of a field; of the first one for ''. Raises UsageError if unknown."""
     field = field or (dataset.split("train") or dataset.samples)[0].field
     samples = [sample for sample in dataset.samples if sample.field == field]
     if not samples:
@@ -61,12 +61,12 @@ def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_p
 
 
 def outlined(image_HWC: Image, mask_HW: Mask, points_N2: PointsN2, width_px: int) -> Image:
-    """Shrink an image; draw each label's outlines and the points."""
+    """Shrink an image; paint each label's outlines and the points into it."""
     height_px = max(1, round(image_HWC.shape[0] * width_px / image_HWC.shape[1]))
     small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
     small_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
     for value in np.unique(small_mask[small_mask > 0]):
-        draw_outlines(small, small_mask == value)
+        paint_outlines(small, small_mask == value)
     scale = np.array([width_px, height_px]) / image_HWC.shape[1::-1]
     for x, y in np.floor((points_N2 + 0.5) * scale).astype(int).tolist():
         cv2.circle(small, (x, y), 1, ORANGE, cv2.FILLED)

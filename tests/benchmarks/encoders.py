@@ -63,7 +63,7 @@ def variant_of(field: Field) -> Annotated:
     """A field, bent."""
     image_HWC = image_files.read_image(field.image)
     points = brecahad.decode_points(field.annotation.read_bytes(), *image_HWC.shape[:2])
-    mask_HW = masks.draw_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
+    mask_HW = masks.paint_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     elastic = Variant(1, "elastic", 1, {"rms_px": 3.0, "sigma_px": 10.0})
     (moved,) = apply(Annotated(image_HWC, points, mask_HW), [elastic], "mirror")
     return moved

@@ -48,7 +48,7 @@ from data_prep.augment.variants import ORIGINAL, Variant, plan_variants
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
 from data_prep.images import image_files, masks
-from data_prep.plan import claim_folder, hash_inputs, make_task
+from data_prep.plan import hash_inputs, make_folders, make_task
 from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare
@@ -214,7 +214,7 @@ def tasks_of(fields: list[Field], config: PrepConfig) -> list[FieldTask]:
 def worker_beside_floor(raw: Path, out: Path) -> None:
     """What a worker at work takes, and the floor, a field each in turn."""
     config = training_config(raw, out)
-    claim_folder(out, raw)
+    make_folders(out, raw)
     fields, _ = find_fields(raw, config.case_regex, (".json",))
     tasks = tasks_of(fields, config)
     seconds_of(decode_and_encode, fields[-1])  # warm
@@ -253,7 +253,7 @@ def decode_and_encode(field: Field) -> None:
     """The least that must be done."""
     image_HWC = image_files.read_image(field.image)
     points = decode_points(field.annotation.read_bytes(), *image_HWC.shape[:2])
-    mask_HW = masks.draw_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
+    mask_HW = masks.paint_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     for _ in range(COPIES):
         image_files.encode_image(image_HWC, "jpg", QUALITY)
         image_files.encode_mask(mask_HW)
@@ -378,7 +378,7 @@ def memory(raw: Path, out: Path) -> None:
 def worker_memory_mb(raw: Path, out: Path) -> list[float]:
     """Peak memory after 4 and after 40 fields, in a process of its own."""
     config = training_config(raw, out)
-    claim_folder(out, raw)
+    make_folders(out, raw)
     fields, _ = find_fields(raw, config.case_regex, (".json",))
     peaks = []
     for number, task in enumerate(islice(cycle(tasks_of(fields, config)), 40), start=1):

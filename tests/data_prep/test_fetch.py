@@ -124,15 +124,16 @@ class TestWhole:
     def test_a_folder_in_the_way_is_named_before_the_download(
         self, fetch: Callable, figshare: Callable, out: Path
     ) -> None:
-        """As where the synthetic set was drawn there, which data_prep advises."""
+        """It may be the synthetic set, which data_prep advises to make there."""
         (out / "BreCaHAD").mkdir(parents=True)
         server = figshare(Stored("BreCaHAD.zip", ZIP))
         outcome = fetch(server)
         assert (outcome.code, outcome.out) == (1, "")
         assert outcome.err == (
-            f"error: {out}/BreCaHAD: is in the way of what BreCaHAD.zip is unpacked to, which is"
-            " not there yet; move it away and run again, or name another out=. Where it is what was"
-            f" unpacked before, go on: python -m data_prep raw={out}/BreCaHAD\n"
+            f"error: {out}/BreCaHAD: is in the way: BreCaHAD.zip, which is still to be downloaded,"
+            " would be unpacked there; move it away and run again, or name another out=. If it was"
+            " unpacked from BreCaHAD.zip before, go on: python -m data_prep"
+            f" raw={out}/BreCaHAD\n"
         )
         assert server.num_loaded() == 0
         assert [*out.rglob("*")] == [out / "BreCaHAD"]
@@ -147,7 +148,7 @@ class TestWhole:
         code, _, errors = fetch(figshare(Stored("BreCaHAD.zip", ZIP)))
         assert code == 1
         assert errors.startswith(f"error: {out}/BreCaHAD.zip: ")
-        assert errors.endswith("; move it away, and run again\n")
+        assert errors.endswith("; move it away and run again\n")
         assert (out / "BreCaHAD.zip").read_bytes() == mine
 
     def test_loose_files_go_where_the_article_has_them(
@@ -173,7 +174,7 @@ class TestWhole:
     ) -> None:
         code, said, errors = fetch(figshare(Stored("readme.txt", b"see the paper")))
         assert (code, said) == (1, "")
-        assert f"{out}: everything was loaded, but images with annotations" in errors
+        assert f"{out}: everything was downloaded, but it holds no images" in errors
 
 
 class TestFaults:
@@ -267,8 +268,9 @@ class TestApi:
         assert code == 1
         assert errors.splitlines()[-1] == (
             f"error: {api}/articles/7379186: Connection refused, 5 times in a row; run again, or"
-            " load the files of https://doi.org/10.6084/m9.figshare.7379186 with a browser, unpack"
-            f" them in {out}, and give data_prep the folder with images/ and groundTruth/ as raw="
+            " download the files of https://doi.org/10.6084/m9.figshare.7379186 with a browser,"
+            f" unpack them in {out}, and give data_prep the folder with images/ and groundTruth/ as"
+            " raw="
         )
         assert not out.exists()
 
@@ -356,7 +358,7 @@ class TestUnpack:
         half.mkdir(parents=True)
         (half / "Case_1-01.tif").write_bytes(b"half of it")
         (half / "notes.txt").write_text("mine")
-        with pytest.raises(UserError, match="holds what is not in the archive; move it"):
+        with pytest.raises(UserError, match="holds files that are not in the archive; move it"):
             download.unpack(path)
         assert [file.name for file in half.iterdir()] == ["notes.txt"]
         assert not (path.parent / "BreCaHAD").exists()

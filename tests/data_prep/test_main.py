@@ -147,7 +147,7 @@ class TestUsageErrors:
             (["share=0/8"], ["share=0/8", "as in 3/8"]),
             (["share=half"], ["share=half", "as in 3/8"]),
             (["tile_px=32767"], ["tile_px=32767", "at most 32766"]),
-            (['classes=["a\\tb"]'], ["classes=", "cannot be printed"]),
+            (['classes=["a\\tb"]'], ["classes=", "unprintable characters"]),
             ([f"classes=[{','.join(f'c{n}' for n in range(256))}]"], ["256, at most 255"]),
             (["augment.elastic.rms_px=21"], ["rms_px=21", "twice sigma_px=10"]),
             (["tile_overlap_px=32"], ["tile_overlap_px=32", "tile_px=0", "tile_px=1024"]),
@@ -375,8 +375,8 @@ class TestRuns:
         assert outcome.code == 2
         assert outcome.err == (
             "error: raw=data/BreCaHAD: no such folder; python -m data_prep.fetch downloads BreCaHAD"
-            " there, python -m data_prep.synthetic out=data/BreCaHAD draws a synthetic data set in"
-            " its place\n"
+            " to it, python -m data_prep.synthetic out=data/BreCaHAD makes a synthetic data set"
+            " instead\n"
         )
         assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,7 @@ import pytest
 
 from common import lease
 from data_prep import __main__ as command
-from data_prep.output_lock import claimed
+from data_prep.output_lock import locked
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
@@ -185,5 +185,5 @@ def test_a_run_that_stood_still_until_another_took_over_ends(
 def test_a_file_of_another_name_is_no_lock(out: Path) -> None:
     out.mkdir()
     (out / ".lock-of-mine").write_text("mine")
-    with claimed(out, ""):
+    with locked(out, ""):
         assert (out / ".lock-of-mine").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""What a share of a preparation is: which parts it has, and which files it reads."""
+"""What a share of a preparation is: which fields it has, and which files it reads."""
 
 import re
 from pathlib import Path
@@ -10,24 +10,24 @@ import tifffile
 from common.command_line import UsageError
 from data_prep import plan
 from data_prep.config import PrepConfig, SplitConfig
-from data_prep.plan import Part, find_fields, make_plan, parts_of_share
+from data_prep.plan import FieldTile, find_fields, make_plan, take_share
 from data_prep.raw import Field
 
 SPLITS = {"a": "train", "b": "val", "c": "train", "d": "test"}
 
 
-def parts(cases: str) -> list[Part]:
-    """A part of each case that is named, in this order."""
+def fields_of(cases: str) -> list[FieldTile]:
+    """A field of each case that is named, in this order."""
     paths = Path("image.tif"), Path("annotation.json")
     return [(Field(f"{case}-{number}", case, *paths), None) for number, case in enumerate(cases)]
 
 
 def shares(cases: str, num_shares: int, copies: int) -> list[str]:
-    """The cases of each share's parts."""
+    """The cases of the fields of each share."""
     of_each = []
     for k in range(1, num_shares + 1):
         config = PrepConfig(raw="raw", out="out", copies=copies, share=f"{k}/{num_shares}")
-        chosen = parts_of_share(parts(cases), SPLITS, config)
+        chosen = take_share(fields_of(cases), SPLITS, config)
         of_each.append("".join(field.case for field, _ in chosen))
     return of_each
 
@@ -124,6 +124,6 @@ def test_a_folder_that_was_not_begun_by_this_version_is_refused_and_left(
         (out / "dataset.json").write_text(content)
     before = sorted(out.rglob("*"))
     with pytest.raises(UsageError, match=re.escape(words)) as caught:
-        plan.claim_folder(out, tmp_path / "raw")
+        plan.make_folders(out, tmp_path / "raw")
     assert str(caught.value).endswith("; name another")
     assert sorted(out.rglob("*")) == before

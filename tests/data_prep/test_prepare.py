@@ -277,7 +277,7 @@ class TestNoLeak:
         shutil.copy(raw / "images/Case_1-01.tif", raw / "images/Case_4-02.tif")
         with pytest.raises(BadInputFilesError) as caught:
             prepare(raw, tmp_path / "out")
-        reason = r"the same picture stands under two cases \(Case_1-01, Case_4-02\)"
+        reason = r"two cases have the same picture \(Case_1-01, Case_4-02\)"
         for name in ("Case_1-01", "Case_4-02"):
             assert caught.match(rf"images/{name}\.tif: {reason}")
 
@@ -455,17 +455,17 @@ class TestAgain:
         monkeypatch.setattr(records, "__file__", str(copied / "records.py"))
         releases = {name: version(name) for name in records.LIBRARIES}
         monkeypatch.setattr(records, "version", releases.__getitem__)
-        records.made_by.cache_clear()
+        records.code_and_libraries.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 4
         with (copied / "augment" / "lattice.py").open("a") as file:
             file.write("# another line\n")
-        records.made_by.cache_clear()
+        records.code_and_libraries.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 0
         releases["pillow"] = "99"
-        records.made_by.cache_clear()
+        records.code_and_libraries.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 0
         monkeypatch.undo()
-        records.made_by.cache_clear()
+        records.code_and_libraries.cache_clear()
         assert prepare(raw, out, copies=3).num_reused == 0
 
     def test_the_code_that_counts_is_all_that_a_worker_loads(self) -> None:
@@ -868,7 +868,7 @@ def test_killed_at_each_change_of_a_field_what_is_ours_and_what_is_not_stays_kno
         was_killed = killed_at(instant, task)
         assert was_killed == (instant < 14), "3 files made, 2 records, dataset.json, 3 go, 3 come"
         half = shutil.copytree(out, tmp_path / f"half_{instant}")
-        prepare_module.check_files([task], {task.name: records.look(out, task.name)}, out)
+        prepare_module.check_conflicts([task], {task.name: records.read_state(out, task.name)}, out)
         (half / "masks/Case_1-01_v00_original.png").write_bytes(b"mine")
         with pytest.raises(UserError, match=r"in the way.*: masks/Case_1-01_v00_original\.png"):
             prepare(raw, half, radius_px=5)
@@ -1090,7 +1090,7 @@ class TestBadInput:
             (raw / name).parents[1].joinpath(f"groundTruth/{Path(name).stem}.json").write_bytes(
                 GOOD_JSON
             )
-            reasons[name] = "the same picture stands under two cases (Case_8-01, Case_9-14)"
+            reasons[name] = "two cases have the same picture (Case_8-01, Case_9-14)"
         return reasons
 
     def test_stop_lists_every_bad_file_with_its_reason_and_publishes_nothing(

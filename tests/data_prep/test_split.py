@@ -158,7 +158,7 @@ class TestByFold:
     ("settings", "message"),
     [
         ({"val": -0.1}, r"split\.val=-0\.1"),
-        ({"val": 0.5, "test": 0.5}, "leave a share for training"),
+        ({"val": 0.5, "test": 0.5}, "leave a fraction for training"),
         ({"val": float("nan")}, r"split\.val=nan"),
         ({"test": float("nan")}, r"split\.test=nan"),
         ({"folds": 1}, r"split\.folds=1: at least 3"),

@@ -22,7 +22,7 @@ from train.runs.newest import CONFIG
 
 ALL = ["prepare", "train", "evaluate"]
 FETCH = "python -m data_prep.fetch downloads BreCaHAD there"
-DRAW = "python -m data_prep.synthetic out=data/BreCaHAD draws a synthetic data set in its place"
+SYNTHETIC = "python -m data_prep.synthetic out=data/BreCaHAD makes a synthetic data set instead"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ class TestBare:
         with pytest.raises(UsageError) as refused:
             submit(["--dry-run", "--nodes", "2"])
         assert FETCH in str(refused.value)
-        assert DRAW in str(refused.value)
+        assert SYNTHETIC in str(refused.value)
         assert "\n" not in str(refused.value)
 
     def test_it_prepares_trains_and_evaluates_in_the_usual_places(

@@ -158,7 +158,7 @@ def read_raw(
     except (BadInputError, OSError) as error:
         raise UserError(f"{field.annotation}: {error}; {expected}") from None
     points, areas_HW = annotation.points, annotation.areas_HW
-    mask = masks.draw_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
+    mask = masks.paint_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
     return image, mask, by_channel(annotation.nuclei, labelling)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from data_prep.images.arrays import PointsN2
-from data_prep.images.masks import channels_of, draw_mask
+from data_prep.images.masks import channels_of, paint_mask
 from train.metrics.scores import Counts, count_pixels, score
 
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -29,7 +29,7 @@ def paint_discs(
     """Paint the discs of each channel's points, CHW bool, later channels over earlier ones."""
     values = {f"channel {value}": value for value in range(1, len(annotated) + 1)}
     points = dict(zip(values, annotated, strict=True))
-    mask_HW = draw_mask(points, values, radius_px, height_px, width_px)
+    mask_HW = paint_mask(points, values, radius_px, height_px, width_px)
     return channels_of(mask_HW, [*values.values()])
 
 

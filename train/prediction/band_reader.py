@@ -15,7 +15,7 @@ import numpy.typing as npt
 from data_prep.images import image_files
 from data_prep.images.arrays import Image
 from data_prep.images.image_files import TIF_SUFFIXES, Box
-from data_prep.images.tiles import tissue_share
+from data_prep.images.tiles import tissue_fraction
 from train.prediction.result_files import Task
 from train.prediction.tiles import Band, Corner
 
@@ -60,7 +60,7 @@ class BandReader:
             image_HWC = image_HWC[band.top : band.bottom]
         height, width = band.size
         fractions = (
-            tissue_share(image_HWC[top : top + height, left : left + width], step=4)
+            tissue_fraction(image_HWC[top : top + height, left : left + width], step=4)
             for top, left in band.corners
         )
         return image_HWC, self.with_tissue(band.corners, fractions)
@@ -89,7 +89,7 @@ class BandReader:
     ) -> tuple[Image, list[Corner]]:
         """Read only the tiles of a band with tissue; its other px are the overview, enlarged."""
         boxes = [Box(left, band.top + top, *reversed(band.size)) for top, left in band.corners]
-        fractions = (tissue_share(seen_in(overview_HWC, task, box), step=1) for box in boxes)
+        fractions = (tissue_fraction(seen_in(overview_HWC, task, box), step=1) for box in boxes)
         tissue = self.with_tissue(band.corners, fractions)
         whole = Box(0, band.top, *reversed(band.shape))
         size = whole.width, whole.height

@@ -18,7 +18,7 @@ from data_prep.images import image_files
 from data_prep.images.arrays import Mask
 from data_prep.images.image_files import Box
 from data_prep.images.masks import channel_values
-from data_prep.images.outlines import draw_outlines
+from data_prep.images.outlines import paint_outlines
 from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows
 from train.prediction.predicted_bands import PredictedBands
 from train.prediction.pyramid import halve_labels, halve_values, write_pyramid
@@ -139,7 +139,7 @@ class ResultFiles:
             if store.shrink == 1:
                 item.write(name(SMALL_MASK), image_files.encode_mask(mask_HW))
             overlay_HWC = store.picture().copy()
-            draw_outlines(overlay_HWC, mask_HW > 0, OUTLINE_PX)
+            paint_outlines(overlay_HWC, mask_HW > 0, OUTLINE_PX)
             item.write(name("_overlay.png"), image_files.encode_image(overlay_HWC, "png", 0))
             self.write_nuclei(item.make(name(NUCLEI)), item.make(name(".json")))
             item.write(name(SETTINGS), encode_settings(self.task.settings))

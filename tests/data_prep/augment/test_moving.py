@@ -10,7 +10,7 @@ from data_prep.augment.moving import Annotated, apply, check_size
 from data_prep.augment.variants import Variant, plan_variants
 from data_prep.config import MARGIN_PX, TRANSFORMS, AugmentConfig
 from data_prep.images.arrays import PointsPx
-from data_prep.images.masks import draw_mask
+from data_prep.images.masks import paint_mask
 from data_prep.raw import BadInputError
 from tests.data_prep.augment.test_transforms import STRONG
 from tests.points import as_lists, as_points
@@ -32,7 +32,7 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 def discs(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     points = {"tumor": np.random.default_rng(0).integers(0, (width, height), (25, 2)).astype(float)}
-    return draw_mask(points, {"tumor": 255}, 12, height, width)
+    return paint_mask(points, {"tumor": 255}, 12, height, width)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -112,7 +112,7 @@ def test_a_disc_at_every_mirror_image(name: str, factor: float) -> None:
     white = np.repeat(discs()[..., None], 3, axis=-1)
     given = {"factor": factor} if name == "scale" else STRONG[name]
     result = moved(Annotated(white, points), name, **given)
-    drawn = draw_mask(result.points, {"tumor": 255}, round(12 * factor), HEIGHT, WIDTH) > 0
+    drawn = paint_mask(result.points, {"tumor": 255}, round(12 * factor), HEIGHT, WIDTH) > 0
     shown = result.image_HWC[..., 0] > 127
     assert 2 * np.sum(drawn & shown) / (drawn.sum() + shown.sum()) > (0.8 if factor < 0.5 else 0.95)
 

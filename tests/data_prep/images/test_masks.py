@@ -21,7 +21,7 @@ def discs(points: list[tuple[float, float]], radius: int, height: int, width: in
 
 
 def draw(points: list[tuple[float, float]], radius: int, height: int, width: int) -> np.ndarray:
-    return masks.draw_mask(as_points({"tumor": points}), {"tumor": 255}, radius, height, width)
+    return masks.paint_mask(as_points({"tumor": points}), {"tumor": 255}, radius, height, width)
 
 
 @pytest.mark.parametrize("radius", [1, 8])
@@ -52,7 +52,7 @@ def test_many_discs_overlap_and_are_cut_at_the_border() -> None:
 def test_per_class_labels_follow_the_order_and_later_classes_lie_on_top(order: list[str]) -> None:
     points = {"tumor": [(100, 50)], "lumen": [(110, 50)], "mitosis": [(30, 30)]}  # not asked for
     values = masks.label_values(order, "per_class")
-    mask = masks.draw_mask(as_points(points), values, 10, 100, 200)
+    mask = masks.paint_mask(as_points(points), values, 10, 100, 200)
     below, above = (discs(points[name], 10, 100, 200) for name in order)
     assert np.array_equal(mask, np.where(above, 2, np.where(below, 1, 0)))
     assert (below & above).any()
@@ -86,6 +86,6 @@ def test_case_1_01_of_the_sample_has_the_published_number_of_pixels(real_data: P
     points = [(int(each["x"] * 1360), int(each["y"] * 1024)) for each in annotation["tumor"]]
     content = (real_data / "groundTruth/Case_1-01.json").read_bytes()
     found = brecahad.decode_points(content, 1024, 1360)
-    mask = masks.draw_mask(found, {"tumor": 255}, 20, 1024, 1360)
+    mask = masks.paint_mask(found, {"tumor": 255}, 20, 1024, 1360)
     assert np.count_nonzero(mask) == 172_413
     assert np.array_equal(mask > 0, discs(points, 20, 1024, 1360))

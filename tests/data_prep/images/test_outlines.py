@@ -5,7 +5,7 @@ import re
 import cv2
 import numpy as np
 
-from data_prep.images.outlines import GREEN, draw_outlines, outline_path
+from data_prep.images.outlines import GREEN, outline_path, paint_outlines
 
 
 def test_an_outline_runs_along_the_masks_edge() -> None:
@@ -14,7 +14,7 @@ def test_an_outline_runs_along_the_masks_edge() -> None:
     mask_HW = np.zeros((40, 40), bool)
     mask_HW[10:30, 10:30] = True
     picture = image_HWC.copy()
-    draw_outlines(picture, mask_HW, 3)
+    paint_outlines(picture, mask_HW, 3)
     drawn_HW = (picture == GREEN).all(axis=-1)
     y, x = np.mgrid[:40, :40]
     outside_px = np.maximum(np.abs(x - 19.5), np.abs(y - 19.5)) - 9.5  # 0 on the outermost pixels

@@ -25,7 +25,7 @@ from data_prep.images.tiles import (
     outside_only,
     pixels_of,
     points_in,
-    tissue_share,
+    tissue_fraction,
 )
 from data_prep.prepare import Summary, prepare
 from tests.points import as_lists, as_points
@@ -83,11 +83,11 @@ def test_glass_has_no_tissue() -> None:
     rng = np.random.default_rng(0)
     glass = rng.integers(225, 256, (80, 80, 3), np.uint8)
     stained = np.full((80, 80, 3), (190, 120, 170), np.uint8)
-    assert tissue_share(glass) == 0
-    assert tissue_share(stained) == 1
+    assert tissue_fraction(glass) == 0
+    assert tissue_fraction(stained) == 1
     half = glass.copy()
     half[:40] = stained[:40]
-    assert tissue_share(half) == 0.5
+    assert tissue_fraction(half) == 0.5
 
 
 @pytest.fixture

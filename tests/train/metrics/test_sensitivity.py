@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from data_prep.images.masks import draw_mask
+from data_prep.images.masks import paint_mask
 from train.metrics.sensitivity import counts_by_radius, dice_by_radius, paint_discs, radii_around
 
 NOWHERE = np.zeros((0, 2))
@@ -22,7 +22,7 @@ def test_discs_are_those_of_the_prepared_masks() -> None:
     """Also where they overlap, the later class over the earlier, and at the border."""
     rng = np.random.default_rng(0)
     points = {name: rng.uniform(0, (90, 60), (6, 2)).round() for name in ("tumor", "mitosis")}
-    mask_HW = draw_mask(points, {"tumor": 1, "mitosis": 2}, 9, 60, 90)
+    mask_HW = paint_mask(points, {"tumor": 1, "mitosis": 2}, 9, 60, 90)
     discs_CHW = paint_discs([*points.values()], 9, 60, 90)
     assert np.array_equal(discs_CHW[0], mask_HW == 1)
     assert np.array_equal(discs_CHW[1], mask_HW == 2)
