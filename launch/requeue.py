@@ -81,7 +81,7 @@ def decide(
         return Decision(Action.REQUEUE, "time limit")
     if was_preempted(job):
         return Decision(Action.REQUEUE, "preempted")
-    # srun sends SIGTERM too, to end the other ranks when one has crashed: `code` is then another
+    # srun also sends SIGTERM when a rank has crashed; then `code` is not EXIT_STOPPED
     if code == EXIT_STOPPED or (signum and state == UNKNOWN):
         return Decision(Action.REQUEUE, signal.Signals(signum).name if signum else "stopped")
     if code == EXIT_USAGE or failures >= retries:

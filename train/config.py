@@ -114,8 +114,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights, the order of samples and all other random numbers."""
     epochs: int = 10
-    """Passes over the training images. Where the crops of a pass are no multiple of batch_size, the
-    last ones are left out, each time others."""
+    """Passes over the training images. If batch_size does not divide the crops of a pass, the last
+    ones are left out; these are others in each pass."""
     batch_size: int | Literal["auto"] = "auto"
     """Crops per step over all ranks together. auto: 8 on up to 8 ranks, beyond that one crop per
     rank (rounded up to a multiple of microbatches), or as batch_per_rank says. A run keeps the

@@ -75,8 +75,8 @@ class LatticeMap:
     def inverse(self, sources_N2: Positions) -> tuple[Positions, Flags]:
         """Return where positions of the field are seen, to SOLVED_PX, and which were found, (N,).
 
-        Of a position that is seen several times, since the map folds over, one is found. Hardly
-        any is not, and only in strong folds.
+        Where the map folds over, a position may be seen several times; one of these is returned. In
+        strong folds a few are not found.
         """
         seen_N2, is_found = self._solve(sources_N2, sources_N2, self.reach_px)
         if not is_found.all():  # search again, from the node that is fetched from nearby

@@ -16,7 +16,7 @@ POINT_DECIMALS = 3  # of points, in px
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture with the points in it, and what of its mask is moved and not redrawn."""
+    """An image, the points in it, and the part of its mask that moves with the image."""
 
     image_HWC: Image
     points: PointsPx

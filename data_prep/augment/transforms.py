@@ -54,7 +54,7 @@ def pipeline_of(variant: Variant, border: Border) -> albumentations.Compose:
 
 
 def transform_of(variant: Variant, border: Border) -> albumentations.DualTransform:
-    """The transform of a variant with its parameters; only noise is left to be drawn."""
+    """Build the transform of a variant with its parameters; only noise is left to be drawn."""
     drawn, (mode, fill) = variant.parameters, BORDERS[border]
     match variant.transform:
         case "horizontal_flip":
@@ -69,8 +69,9 @@ def transform_of(variant: Variant, border: Border) -> albumentations.DualTransfo
             return Affine(scale=factors, border_mode=mode, fill=fill, p=1)
         case "barrel" | "pincushion":
             return Lens(mode, fill, **drawn)
-        case _:
+        case "elastic" | "gaussian":
             return SmoothNoise(mode, fill, **drawn)
+    raise ValueError(f"no transform is named {variant.transform}")
 
 
 HALF_PX = np.array([0.5, 0.5, 0])
@@ -141,9 +142,10 @@ class Lens(Displacement):
         self.k = k
 
     def map_of(self, height_px: int, width_px: int) -> LatticeMap:
-        """By the formula; from r = 1 on as there, lest a small field's margin be far away.
+        """Follow the formula up to r = 1, and keep its value there beyond.
 
-        Within 0.05 px of the strongest lens, whose second derivative falls with the sides.
+        Else the margin of a small field would come from far away. The lattice is within 0.05 px of
+        the strongest lens, whose second derivative falls with the sides.
         """
         step_px = max(1, math.isqrt(min(height_px, width_px)) // 4)
         lattice = Lattice(height_px, width_px, step_px)

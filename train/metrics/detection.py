@@ -117,8 +117,8 @@ def hits(found_N2: PointsN2, annotated_N2: PointsN2, radius_px: float) -> npt.ND
     """Return (N,): which found points, the highest score first, have an annotated point of their
     own.
 
-    At every threshold, the number of hits is the largest number of pairs that a matching of the
-    points above it can have. Sets of points that can be matched are a matroid (Edmonds & Fulkerson
+    At every threshold, as many found points as possible are matched, each with an annotated point
+    of its own. Sets of points that can be matched are a matroid (Edmonds & Fulkerson
     1965). So the heaviest matching, in which points of higher score weigh more, takes each point
     that can be matched together with those of higher score that it has taken.
     """

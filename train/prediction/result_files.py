@@ -74,7 +74,7 @@ class Task:
         others = [name for name in self.outputs if not is_whole(record, self.out, name)]
         in_the_way = self.item.conflicts(others, record)
         is_recorded = record.about == self.about and set(self.outputs) <= record.files.keys()
-        # of the others none is missing, or was emptied
+        # every result that differs from its record is there, and is no empty file of ours
         return Standing(is_recorded and in_the_way == others, in_the_way)
 
     @property
