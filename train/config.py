@@ -149,15 +149,15 @@ class TrainConfig:
     """Layout of images in memory. auto: channels_last on GPUs and on CPUs with AVX-512, where it
     is faster, else contiguous."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
+    """auto: a GPU if there is one."""
     threads: int = 1
     """CPU threads per rank; the bits depend on it. On a CPU, more ranks are faster than more
     threads."""
     loader_workers: int = 1
     """Processes per rank that read and crop images; 0 reads in the training process."""
     resume: Literal["same", "override"] = "same"
-    """What to do where the run was begun with other settings. same: refuse; override: go on with
-    the new settings, where the saved state fits them."""
+    """What to do if the run was begun with other settings. same: refuse; override: go on with
+    the new settings, if the saved state fits them."""
     checkpoint: Literal["async", "blocking"] = "async"
     """async: training goes on while a copy of the state is written. The copy takes as much memory
     as the state, spread over the ranks."""

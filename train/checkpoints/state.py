@@ -34,7 +34,7 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the gradient scaler; empty without fp16."""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """The last validation's metrics; None where nothing is annotated."""
+    """The last validation's metrics; None if nothing is annotated."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ class ExportConfig:
     """Every setting of `python -m train.export`."""
 
     run: str = ""
-    """Folder of the run, or an exported model.safetensors; the newest in runs/ where empty."""
+    """Folder of the run, or an exported model.safetensors; the newest in runs/ if empty."""
     out: str = MISSING
     """File to write, .safetensors or .onnx. It may replace an earlier export, but no other file.
     Its folder is made if it is not there."""

@@ -37,7 +37,7 @@ class PredictConfig:
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision; auto asks the hardware, as in training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
+    """auto: a GPU if there is one."""
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)

@@ -8,6 +8,6 @@ class ShowConfig:
     """Every setting of `python -m train.show`."""
 
     run: str = ""
-    """Folder of the run; the newest in runs/ where empty."""
+    """Folder of the run; the newest in runs/ if empty."""
     checkpoint: str = "latest"
     """latest, best, or the step of a checkpoint."""
