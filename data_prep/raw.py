@@ -93,7 +93,7 @@ def ways_to_data(raw: Path) -> str:
     if raw.resolve() != Path(BRECAHAD).resolve():
         return ""
     return (
-        "; python -m data_prep.fetch downloads BreCaHAD to it, python -m data_prep.synthetic"
+        "; python -m data_prep.fetch downloads BreCaHAD there, python -m data_prep.synthetic"
         f" out={BRECAHAD} makes a synthetic data set instead"
     )
 

@@ -375,7 +375,7 @@ class TestRuns:
         assert outcome.code == 2
         assert outcome.err == (
             "error: raw=data/BreCaHAD: no such folder; python -m data_prep.fetch downloads BreCaHAD"
-            " to it, python -m data_prep.synthetic out=data/BreCaHAD makes a synthetic data set"
+            " there, python -m data_prep.synthetic out=data/BreCaHAD makes a synthetic data set"
             " instead\n"
         )
         assert not list(tmp_path.iterdir())
