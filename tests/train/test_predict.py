@@ -245,19 +245,19 @@ def test_as_many_tiles_are_computed_as_asked_for(
 
 
 @pytest.mark.usefixtures("bands_of_a_row")
-@pytest.mark.parametrize("fails_at", [7, 29])
 def test_interrupted_it_goes_on_and_done_it_does_nothing(
-    fails_at: int, slide: Path, tmp_path: Path, run_predict: RunPredict, network: Network
+    slide: Path, tmp_path: Path, run_predict: RunPredict, network: Network
 ) -> None:
-    """Of bands of six tiles, what was done stays done."""
+    """Of bands of six tiles, what was done stays done: here the first, then three more."""
     network()
     assert run_predict(slide, out="straight").code == 0
-    network(fails_at)
-    assert run_predict(slide).code == 130
-    assert names(tmp_path / "out") == []
+    for fails_at in (7, 23):
+        network(fails_at)
+        assert run_predict(slide).code == 130
+        assert names(tmp_path / "out") == []
     rest = network()
     assert run_predict(slide).code == 0
-    assert rest.num_tiles == 30 - fails_at // 6 * 6
+    assert rest.num_tiles == 30 - 6 - 18
     assert_same_results(tmp_path / "out", tmp_path / "straight")
     nothing = network()
     outcome = run_predict(slide)
@@ -293,13 +293,13 @@ def test_folders_called_as_images_are_kept(
     assert (out / "ssh_settings.json").is_file()
 
 
-@pytest.mark.parametrize("out", ["raw", "raw/groundTruth"])
 def test_annotations_are_not_replaced_by_predictions(
-    out: str, raw: Path, tmp_path: Path, run_predict: RunPredict, network: Network
+    raw: Path, tmp_path: Path, run_predict: RunPredict, network: Network
 ) -> None:
-    """input=raw/X.tif out=raw, and out=raw/groundTruth; the other image goes on."""
+    """Into their folder; the other image goes on."""
     network()
-    (tmp_path / out).mkdir(parents=True)
+    out = "groundTruth"
+    (tmp_path / out).mkdir()
     source = tmp_path / "in"
     source.mkdir()
     for field in ("Case_4-01", "Case_5-01"):
@@ -390,17 +390,6 @@ def test_a_log_tells_of_tiles_and_of_rows_to_the_last(
     assert lines[-1] == f"write: {num_rows} of {num_rows} rows"
 
 
-def test_of_a_bad_image_no_row_is_waited_for(
-    pictures: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = (pictures / "b.tif").read_bytes()
-    (pictures / "b.tif").write_bytes(content[: len(content) // 2])
-    monkeypatch.setattr(predict_images, "track", partial(track, every_s=0.0))
-    lines = run_predict(pictures).err.splitlines()
-    num_rows = 3 * (50 + 131 + 1)
-    assert f"write: {num_rows} of {num_rows} rows" in lines
-
-
 def test_a_terminal_gets_a_bar_of_each(
     pictures: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,44 +423,35 @@ def test_rows_are_told_while_the_last_image_is_written(
     assert run_predict(slide).code == 0
 
 
-@pytest.mark.parametrize("change", ["setting", "image"])
 def test_what_was_made_otherwise_is_made_anew(
-    change: str, slide: Path, run_predict: RunPredict, network: Network
+    slide: Path, run_predict: RunPredict, network: Network
 ) -> None:
     network()
     assert run_predict(slide).code == 0
-    settings = ["threshold=0.6"] if change == "setting" else []
-    if change == "image":
-        tifffile.imwrite(slide, 255 - tifffile.imread(slide), photometric="rgb")
-    again = network()
-    assert run_predict(slide, *settings).code == 0
-    assert again.num_tiles > 0
-    assert run_predict(slide, *settings).out.count("(1 done before)") == 1
+    of_setting = network()
+    assert run_predict(slide, "threshold=0.6").code == 0
+    assert of_setting.num_tiles > 0
+    tifffile.imwrite(slide, 255 - tifffile.imread(slide), photometric="rgb")
+    of_image = network()
+    assert run_predict(slide, "threshold=0.6").code == 0
+    assert of_image.num_tiles > 0
 
 
-@pytest.mark.parametrize(
-    ("loss", "ending"),
-    [("deleted", ".json"), ("emptied", "_mask.tif"), ("deleted", "_settings.json")],
-)
 def test_a_result_that_was_lost_is_made_again(
-    loss: str,
-    ending: str,
-    slide: Path,
-    tmp_path: Path,
-    run_predict: RunPredict,
-    network: Network,
+    slide: Path, tmp_path: Path, run_predict: RunPredict, network: Network
 ) -> None:
     network()
     out = tmp_path / "out"
     assert run_predict(slide).code == 0
     before = {name: (out / name).stat().st_size for name in names(out)}
-    (out / f"slide{ending}").unlink()
-    if loss == "emptied":
-        (out / f"slide{ending}").write_bytes(b"")
-    outcome = run_predict(slide)
-    assert (outcome.code, outcome.err) == (0, "")
-    assert "done before" not in outcome.out
-    assert {name: (out / name).stat().st_size for name in names(out)} == before
+    for ending, is_emptied in ((".json", False), ("_mask.tif", True), ("_settings.json", False)):
+        (out / f"slide{ending}").unlink()
+        if is_emptied:
+            (out / f"slide{ending}").write_bytes(b"")
+        outcome = run_predict(slide)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "done before" not in outcome.out, ending
+        assert {name: (out / name).stat().st_size for name in names(out)} == before
 
 
 @pytest.mark.usefixtures("bands_of_a_row")
@@ -538,10 +518,13 @@ for image in sys.argv[3:]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the peak")
 def test_memory_does_not_grow_with_the_area(trained: Path, tmp_path: Path) -> None:
-    """25 and 126 MB of pixels; held whole, the larger would take 100 MB more at least."""
+    """13 and 63 MB of pixels; held whole, the larger would take 50 MB more at least.
+
+    A process takes tens of MB more for its second image, however small.
+    """
     paths = []
-    for height in (4096, 5 * 4096):
-        image_HWC = np.full((height, 2048, 3), 245, np.uint8)
+    for height in (4096, 4097, 5 * 4096):
+        image_HWC = np.full((height, 1024, 3), 245, np.uint8)
         image_HWC[::1024, :100, :] = (120, 60, 90)
         paths.append(tmp_path / f"{height}.tif")
         tifffile.imwrite(
@@ -556,7 +539,7 @@ def test_memory_does_not_grow_with_the_area(trained: Path, tmp_path: Path) -> No
     )
     assert ended.returncode == 0, ended.stderr
     peak_mib = [int(kib) / 1024 for kib in re.findall(r"peak (\d+)", ended.stdout)]
-    assert peak_mib[1] - peak_mib[0] < 85, peak_mib
+    assert peak_mib[2] - peak_mib[1] < 25, peak_mib
 
 
 @pytest.mark.usefixtures("warm_workers")
@@ -628,15 +611,19 @@ def test_thresholds_are_the_checkpoints_unless_given(
 
 
 def test_a_bad_image_is_named_and_the_rest_goes_on(
-    pictures: Path, tmp_path: Path, run_predict: RunPredict
+    pictures: Path, tmp_path: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of that which is found bad on the way, no row is waited for."""
+    monkeypatch.setattr(predict_images, "track", partial(track, every_s=0.0))
     (pictures / "a.png").write_bytes(b"no picture")
     content = (pictures / "b.tif").read_bytes()
     (pictures / "b.tif").write_bytes(content[: len(content) // 2])
     outcome = run_predict(pictures)
     assert outcome.code == 1
     lines = outcome.err.splitlines()
-    assert [line.split(": ")[0] for line in lines] == [
+    num_rows = 3 * (131 + 1)
+    assert lines[-3] == f"write: {num_rows} of {num_rows} rows"
+    assert [line.split(": ")[0] for line in lines[-2:]] == [
         f"left out {pictures / 'a.png'}",
         f"left out {pictures / 'b.tif'}",
     ]
