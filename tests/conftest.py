@@ -1,6 +1,7 @@
 """What several test files need: small raw data sets, the real sample, a command line to call."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import forkserver
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import tifffile
 
 from common import command_line
+from tests.processes import survives
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -132,3 +134,22 @@ def official_json() -> list[Path]:
     if not files:
         pytest.skip(f"the official annotation files are not at {REAL_DATA / 'official_json'}")
     return files
+
+
+@pytest.fixture
+def kills(tmp_path: Path) -> Callable[..., Iterator[Path]]:
+    """kills(before, action): copies of a folder in which action(copy) was killed, one an instant.
+
+    The last copy is of an action that came to its end.
+    """
+
+    def kill_everywhere(before: Path, action: Callable[[Path], object]) -> Iterator[Path]:
+        for instants in range(1000):
+            copy = Path(shutil.copytree(before, tmp_path / f"killed_{instants}"))
+            finished = survives(lambda folder=copy: action(folder), instants)
+            yield copy
+            if finished:
+                assert instants > 2, "next to nothing was killed"
+                return
+
+    return kill_everywhere

@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -33,11 +32,13 @@ from data_prep import __main__ as data_prep_main
 from data_prep import plan, records
 from data_prep import prepare as prepare_module
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
+from data_prep.dataset import pack
 from data_prep.dataset.manifest import FILES, read_dataset
 from data_prep.field import FieldTask, PreparedField, prepare_field
 from data_prep.plan import FOLDERS
 from data_prep.prepare import Summary
 from data_prep.raw import BadInputFilesError
+from tests.processes import map_here, survives
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("warm_workers")]
 
@@ -687,14 +688,11 @@ class TestInterrupted:
         )
         assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
-    @pytest.mark.parametrize("over_a_finished_one", [False, True])
-    def test_it_goes_on_to_the_same_bytes(
-        self, raw_folder: RawFolder, tmp_path: Path, over_a_finished_one: bool
-    ) -> None:
+    def test_it_goes_on_to_the_same_bytes(self, raw_folder: RawFolder, tmp_path: Path) -> None:
+        """Over a finished set of another seed."""
         raw, out = raw_folder({"1": 3, "2": 2, "3": 1}), tmp_path / "out"
-        if over_a_finished_one:
-            prepare(raw, out, copies=3, seed=9, split=ALL_TRAINING)
-            assert (out / "dataset.json").is_file()
+        prepare(raw, out, copies=3, seed=9, split=ALL_TRAINING)
+        assert (out / "dataset.json").is_file()
         self.kill(raw, out)
         assert not (out / "dataset.json").exists(), "an unfinished data set passes for a whole one"
 
@@ -727,6 +725,7 @@ class TestInterrupted:
         time.sleep(1)
         assert written_since(out, stopped_ns) == 0
 
+    @pytest.mark.repeats
     def test_killed_ten_times_at_any_instant(self, raw_folder: RawFolder, tmp_path: Path) -> None:
         """Each run is killed with its workers once it has written a few more files."""
         raw, out = raw_folder({"1": 4, "2": 3, "3": 3}), tmp_path / "out"
@@ -751,41 +750,21 @@ class TestInterrupted:
         assert tree(out) == tree(tmp_path / "fresh")
 
 
-# argv: the change of a file at which to be killed; a file that was to be written is begun
-KILLED_AT_A_CHANGE = """
-import os, signal, sys
-from common import command_line
-from data_prep import __main__
-
-at, seen = int(sys.argv.pop(1)), 0
-
-def die_at_a_change(event, args):
-    global seen
-    begins = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-    if not begins and event not in ("os.rename", "os.remove"):
-        return
-    seen += "/out/" in str(args[0])
-    if seen == at:
-        if begins:
-            seen = -10**9  # what follows is no change of the run's
-            open(args[0], "w").close()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(die_at_a_change)
-command_line.run(__main__.main, sys.argv[1:])
-"""
-
-
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("a_field_is_gone", [True, False])
 def test_killed_at_each_change_of_a_file_while_publishing(
-    raw_folder: RawFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_field_is_gone: bool
+    raw_folder: RawFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kills: Callable[..., Iterator[Path]],
+    a_field_is_gone: bool,
 ) -> None:
     """A set is never taken as whole that is none, and the next run makes the bytes of a fresh one.
 
     A case moved to another split, so manifest, dataset.json and pack are others.
     """
     raw, out = raw_folder({"1": 2, "2": 1, "3": 1}), tmp_path / "out"
+    for module in (prepare_module, pack):
+        monkeypatch.setattr(module, "map_tasks", map_here)
     settings: dict[str, Any] = {"copies": 1, "pack": True, "format": "png"}
     prepare(raw, out, **settings)
     if a_field_is_gone:
@@ -795,57 +774,23 @@ def test_killed_at_each_change_of_a_file_while_publishing(
     prepare(raw, tmp_path / "fresh", **settings)
     before, fresh = tree(out), tree(tmp_path / "fresh")
     wholes = [before["dataset.json"], fresh["dataset.json"]]
-    arguments = [f"raw={raw}", f"out={out}", "workers=1", "copies=1", "pack=true", "format=png"]
-    arguments += ["split.val=0", "split.test_cases=[3]", "augment.transforms=[gaussian]"]
-    kept = shutil.copytree(out, tmp_path / "kept")
     monkeypatch.setattr(lease, "BEAT_S", 0.1)  # a blank lock is waited for
-    for at in range(1, 100):
-        shutil.rmtree(out)
-        shutil.copytree(kept, out)
-        command = [sys.executable, "-c", KILLED_AT_A_CHANGE, str(at), *arguments]
-        ended = subprocess.run(command, cwd=ROOT, **IN_SILENCE)
-        now = tree(out)
+    for folder in kills(out, lambda folder: prepare(raw, folder, **settings)):
+        now = tree(folder)
         if "dataset.json" in now:
             whole = [before, fresh][wholes.index(now["dataset.json"])]
             names = [name for name in whole if name.startswith(("images", "masks", "points", "m"))]
             assert {name: now.get(name) for name in names} == {name: whole[name] for name in names}
         packs = {name: now[name] for name in now if name.endswith(".u8")}
         assert packs.items() <= before.items() | fresh.items(), "a pack that is not whole"
-        if ended.returncode == 0:
-            break
-        assert ended.returncode == -signal.SIGKILL
-        prepare(raw, out, **settings)
-        assert without_packs_record(tree(out)) == without_packs_record(fresh)
-    assert now == fresh
-    assert at > (12 if a_field_is_gone else 8), "lock, files, manifest, dataset.json, pack"
+        prepare(raw, folder, **settings)
+        assert without_packs_record(tree(folder)) == without_packs_record(fresh)
+    assert now == fresh, "the last one came to its end"
 
 
 def without_packs_record(files: dict[str, bytes]) -> dict[str, bytes]:
     """After a kill at the very end of its writing it still has the pack of before."""
     return {name: files[name] for name in files if name != ".eosin/pack/pack.json"}
-
-
-def killed_at(instant: int, task: FieldTask) -> bool:
-    """Prepare a field in a process that is killed at an instant; whether it was."""
-    cv2.setNumThreads(1)  # before: a forked process would wait for threads that it has not
-    child = os.fork()
-    if child == 0:
-        left = instant
-
-        def die_at_a_change(event: str, args: tuple[Any, ...]) -> None:
-            nonlocal left
-            writes = event == "open" and isinstance(args[2], int) and args[2] & os.O_WRONLY
-            if not writes and event not in ("os.rename", "os.remove"):
-                return
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-
-        sys.addaudithook(die_at_a_change)
-        os._exit(0 if prepare_field(task).samples else 1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
 
 
 def test_killed_at_each_change_of_a_field_what_is_ours_and_what_is_not_stays_known(
@@ -862,18 +807,18 @@ def test_killed_at_each_change_of_a_field_what_is_ours_and_what_is_not_stays_kno
         raw=str(raw), out=str(out), copies=1, augment=CHEAP, split=BY_LIST, radius_px=5
     )
     (task, *_) = plan.make_plan(config, *plan.find_fields(config)).tasks
-    for instant in range(40):
+    for instant in range(100):
         shutil.rmtree(out)
         shutil.copytree(kept, out)
-        was_killed = killed_at(instant, task)
-        assert was_killed == (instant < 14), "3 files made, 2 records, dataset.json, 3 go, 3 come"
+        is_done = survives(lambda: prepare_field(task), instant)
         half = shutil.copytree(out, tmp_path / f"half_{instant}")
         prepare_module.check_conflicts([task], {task.name: records.read_state(out, task.name)}, out)
         (half / "masks/Case_1-01_v00_original.png").write_bytes(b"mine")
         with pytest.raises(UserError, match=r"in the way.*: masks/Case_1-01_v00_original\.png"):
             prepare(raw, half, radius_px=5)
-        if not was_killed:
+        if is_done:
             break
+    assert instant >= 14, "3 files made, 2 records, dataset.json, 3 go, 3 come"
     prepare(raw, out, radius_px=5)
     assert tree(out) == fresh
 

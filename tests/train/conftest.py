@@ -1,15 +1,9 @@
-"""A tiny prepared data set, runs on it, and processes that are killed at every instant."""
+"""A tiny prepared data set, and runs on it."""
 
-import dataclasses
 import json
-import os
 import shutil
-import signal
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +16,7 @@ from data_prep import prepare
 from data_prep.config import PrepConfig
 from data_prep.dataset import pack
 from data_prep.dataset.manifest import Dataset, read_dataset
+from tests.processes import map_here
 from train.config import TrainConfig
 from train.crops.microbatches import CropKey, TrainingCrops
 from train.loop.trainer import Trainer, check_size
@@ -115,13 +110,6 @@ def prepare_here(raw: Path, out: Path, *settings: str) -> Dataset:
     return read_dataset(out)
 
 
-def map_here(
-    function: Callable[[Any], Any], tasks: list[Any], workers: int, name: Callable[[Any], str]
-) -> Iterator[tuple[int, Any]]:
-    """data_prep's map_tasks without processes, which take seconds to start."""
-    return enumerate(map(function, tasks))
-
-
 @pytest.fixture(scope="session")
 def tiny(prepared: Dataset) -> Callable[..., TrainConfig]:
     """tiny(run, "epochs=3") is a configuration that trains in a second."""
@@ -185,68 +173,3 @@ def one_rank(rank: int = 0, world_size: int = 1) -> Ranks:
 def ranks() -> Callable[..., Ranks]:
     """ranks() is the only rank; ranks(1, 4) one of four."""
     return one_rank
-
-
-@dataclasses.dataclass
-class Killer:
-    """An audit hook that kills its process at the n-th instant of its changes to the file system.
-
-    An instant is before each change, and after a file was opened but before anything is in it.
-    """
-
-    left: int
-    is_dying: bool = False
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.is_dying:
-            return
-        if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
-            self.pass_instant()
-        if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            self.pass_instant()
-            if arguments[2] & os.O_TRUNC:
-                self.pass_instant(emptied=arguments[0])
-
-    def pass_instant(self, emptied: str | None = None) -> None:
-        """Live on, or die."""
-        if self.left == 0:
-            self.is_dying = True
-            if emptied is not None:
-                Path(emptied).write_bytes(b"")
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
-
-
-def survives(action: Callable[[], object], instants: int) -> bool:
-    """Do something in a process killed after so many instants; whether it came to its end."""
-    child = os.fork()
-    if child == 0:
-        try:
-            sys.addaudithook(Killer(instants))
-            action()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, -signal.SIGKILL), "the action failed by itself"
-    return code == 0
-
-
-@pytest.fixture
-def kills(tmp_path: Path) -> Callable[..., Iterator[Path]]:
-    """kills(before, action): copies of a folder in which action(copy) was killed, one an instant.
-
-    The last copy is of an action that came to its end.
-    """
-
-    def kill_everywhere(before: Path, action: Callable[[Path], object]) -> Iterator[Path]:
-        for instants in range(1000):
-            copy = Path(shutil.copytree(before, tmp_path / f"killed_{instants}"))
-            finished = survives(lambda folder=copy: action(folder), instants)
-            yield copy
-            if finished:
-                assert instants > 2, "next to nothing was killed"
-                return
-
-    return kill_everywhere
