@@ -19,6 +19,7 @@ TRANSFORMS = (
     "pincushion",
     "scale",
 )
+PIPELINE = "pipeline"  # the transform that augment.pipeline is
 SPLITS = ("train", "val", "test")
 MAX_CLASSES = 255  # beside the background, in 8 bit
 MAX_SIDE_PX = 32_766  # of an image: OpenCV's remap counts in 16 bit
@@ -143,6 +144,9 @@ class AugmentConfig:
     transforms: list[str] = field(default_factory=lambda: list(TRANSFORMS))
     """Names in the order of use: horizontal_flip, vertical_flip, rotation, elastic, gaussian,
     barrel, pincushion, scale. Flips are used once, the others again with new random values."""
+    pipeline: str = ""
+    """A YAML file of a pipeline of albumentations, which comes in turn after the transforms, as
+    'pipeline' (docs/augmentation.md); its content is recorded. Empty for none."""
     rotation: RotationConfig = field(default_factory=RotationConfig)
     elastic: DisplacementConfig = field(default_factory=DisplacementConfig)
     gaussian: DisplacementConfig = field(
@@ -151,6 +155,11 @@ class AugmentConfig:
     barrel: LensConfig = field(default_factory=LensConfig)
     pincushion: LensConfig = field(default_factory=LensConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+
+    @property
+    def turn(self) -> list[str]:
+        """The names of all transforms, in the order of use."""
+        return [*self.transforms, *([PIPELINE] if self.pipeline else [])]
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.transforms) - set(TRANSFORMS))
@@ -253,8 +262,8 @@ class PrepConfig:
         self._check_classes()
         self.share_numbers()
         check_regex(self.case_regex)
-        distinct = 1 + len(set(self.augment.transforms) & set(FLIPS))
-        if self.copies > distinct and set(self.augment.transforms) <= set(FLIPS):
+        distinct = 1 + len(set(self.augment.turn) & set(FLIPS))
+        if self.copies > distinct and set(self.augment.turn) <= set(FLIPS):
             raise ValueError(
                 f"copies={self.copies}: augment.transforms={self.augment.transforms} can make only"
                 f" {distinct} different variants; add a random transform such as rotation"

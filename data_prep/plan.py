@@ -82,6 +82,17 @@ def with_checked_classes(config: PrepConfig) -> PrepConfig:
     return replace(config, classes=READERS[config.annotations].check_classes(config.classes))
 
 
+def with_pipeline_read(config: PrepConfig) -> PrepConfig:
+    """The configuration with the content of augment.pipeline in place of its file. Raises
+    UsageError where it cannot be used."""
+    if not config.augment.pipeline:
+        return config
+    from data_prep.augment.pipeline import read_for_fields  # it takes half a second
+
+    pipeline = read_for_fields(config.augment.pipeline)
+    return replace(config, augment=replace(config.augment, pipeline=pipeline))
+
+
 def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
     """Return usable fields, and the files that are not.
 

@@ -26,7 +26,14 @@ from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
 from data_prep.images import masks
 from data_prep.output_lock import locked
-from data_prep.plan import FOLDERS, Plan, find_fields, make_plan, with_checked_classes
+from data_prep.plan import (
+    FOLDERS,
+    Plan,
+    find_fields,
+    make_plan,
+    with_checked_classes,
+    with_pipeline_read,
+)
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
 from data_prep.records import FieldState
 
@@ -68,7 +75,7 @@ def prepare(config: PrepConfig) -> Summary:
     Raises UsageError for wrong settings, BadInputFilesError for bad raw files with on_error=stop,
     WorkerError if a worker dies, and UserError if another run prepares the same folder.
     """
-    config = with_checked_classes(config)
+    config = with_checked_classes(with_pipeline_read(config))
     fields, bad = find_fields(config)
     plan = make_plan(config, fields, bad)
     with locked(Path(config.out), config.share) as lease:

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from data_prep.augment.variants import ORIGINAL, Border, Variant
-from data_prep.config import FLIPS, MARGIN_PX, MAX_SIDE_PX
+from data_prep.config import FLIPS, MARGIN_PX, MAX_SIDE_PX, PIPELINE
 from data_prep.images.arrays import Image, Mask, PointsPx
 from data_prep.raw import BadInputError
 
@@ -37,9 +38,6 @@ def apply(field: Annotated, variants: Sequence[Variant], border: Border) -> Iter
 
 def move(field: Annotated, variant: Variant, border: Border) -> Annotated:
     """Return the field as a variant shows it. Raises BadInputError as apply()."""
-    # Imported late: it takes half a second, which a run that augments nothing need not wait for
-    from data_prep.augment.transforms import pipeline_of
-
     height_px, width_px = field.image_HWC.shape[:2]
     check_size(height_px, width_px, variant)
     groups = [*field.points.values(), *(field.middles or {}).values()]
@@ -48,7 +46,7 @@ def move(field: Annotated, variant: Variant, border: Border) -> Annotated:
     given = {"image": field.image_HWC, "keypoints": np.column_stack([points_N2, group_of])}
     if field.mask_HW is not None:
         given["mask"] = field.mask_HW
-    moved = pipeline_of(variant, border)(**given)
+    moved = albumentations_of(variant, border)(**given)
 
     moved_M2 = np.round(moved["keypoints"][:, :2].astype(np.float64), POINT_DECIMALS)
     end = np.array([width_px, height_px]) + MARGIN_PX
@@ -63,9 +61,21 @@ def move(field: Annotated, variant: Variant, border: Border) -> Annotated:
     return Annotated(moved["image"], points, moved.get("mask"), middles)
 
 
+def albumentations_of(variant: Variant, border: Border) -> Any:
+    """The transform of a variant, for `image`, `mask` and `keypoints`."""
+    # Imported late: it takes half a second, which a run that augments nothing need not wait for
+    if variant.transform == PIPELINE:
+        from data_prep.augment import pipeline
+
+        return pipeline.seeded(pipeline.build(variant.pipeline, with_points=True), variant.seed)
+    from data_prep.augment.transforms import pipeline_of
+
+    return pipeline_of(variant, border)
+
+
 def check_size(height_px: int, width_px: int, variant: Variant) -> None:
     """Raise BadInputError where pixels may come from too far away to be counted in 16 bit."""
-    if variant.transform in FLIPS:
+    if variant.transform in (*FLIPS, PIPELINE):
         return
     drawn = variant.parameters
     half_diagonal_px = math.hypot(height_px, width_px) / 2

@@ -20,7 +20,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Else it imports torch for its ToTensorV2: a second and 300 MB in each worker
 sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]
 
-import albumentations
+import albumentations as albumentations  # `as`: pipeline.py takes it from here
 import cv2
 import numpy as np
 from albumentations.augmentations.geometric.functional import (

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from common import seeds
-from data_prep.config import FLIPS, AugmentConfig, DisplacementConfig, LensConfig
+from data_prep.config import FLIPS, PIPELINE, AugmentConfig, DisplacementConfig, LensConfig
 
 Border = Literal["mirror", "white", "black"]
 ORIGINAL = "original"
@@ -21,6 +21,8 @@ class Variant:
     transform: str
     seed: int
     parameters: dict[str, float]
+    pipeline: str = ""
+    """The content of augment.pipeline, as JSON, where that is the transform."""
 
 
 def plan_variants(field: str, copies: int, config: AugmentConfig, seed: int) -> list[Variant]:
@@ -29,13 +31,14 @@ def plan_variants(field: str, copies: int, config: AugmentConfig, seed: int) -> 
     A flip draws nothing, so it is used once; the others come again with new draws.
     """
     variants = [Variant(0, ORIGINAL, 0, {})]
-    names = list(config.transforms)
+    names = config.turn
     while len(variants) < copies:
         for name in names[: copies - len(variants)]:
             variant_seed = seeds.derive_seed(seed, "augment", field, len(variants))
             parameters = draw_parameters(name, config, variant_seed)
-            variants.append(Variant(len(variants), name, variant_seed, parameters))
-        names = [name for name in config.transforms if name not in FLIPS]
+            pipeline = config.pipeline if name == PIPELINE else ""
+            variants.append(Variant(len(variants), name, variant_seed, parameters, pipeline))
+        names = [name for name in config.turn if name not in FLIPS]
     return variants
 
 
