@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from common import command_line
 from common.help_text import help_text
 from data_prep.dataset.manifest import read_dataset
-from train.config import PRESETS, TrainConfig
+from train.config import PRESETS, TrainConfig, with_pipeline_read
 
 if TYPE_CHECKING:
     from common.stop_request import StopRequest
@@ -32,6 +32,7 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
     if not Path(config.data).is_dir():
         read_dataset(Path(config.data))  # says so, without waiting for torch
+    with_pipeline_read(config)  # refused before a run is made
     from train.loop.start import start  # here: it takes seconds
 
     return start(config, argv, stop)

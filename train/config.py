@@ -1,7 +1,7 @@
 """The settings of `python -m train`: every key, its unit and its default."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -36,6 +36,9 @@ class CropConfig:
     """Largest shift of each stain's optical density, also where there is no stain; 0 for none."""
     brightness: float = 0.1
     """Largest relative change of brightness; 0 for none."""
+    pipeline: str = ""
+    """A YAML file of a pipeline of albumentations, which comes after all these
+    (docs/augmentation.md); its content is recorded. Empty for none."""
 
     def __post_init__(self) -> None:
         if self.size_px < 16 or self.per_sample < 1:
@@ -226,6 +229,17 @@ class TrainConfig:
         assert self.batch_size != AUTO
         assert self.microbatches != AUTO
         return Batch(self.batch_size, self.microbatches)
+
+
+def with_pipeline_read(config: TrainConfig) -> TrainConfig:
+    """The configuration with the content of crop.pipeline in place of its file. Raises UsageError
+    where it cannot be used."""
+    if not config.crop.pipeline:
+        return config
+    from data_prep.augment.pipeline import read_for_crops  # it takes half a second
+
+    pipeline = read_for_crops(config.crop.pipeline, config.crop.size_px)
+    return replace(config, crop=replace(config.crop, pipeline=pipeline))
 
 
 def check_threshold(given: str) -> None:

@@ -28,7 +28,11 @@ class TrainingCrops:
     """Image crops (H, W, 3) uint8 and their masks (H, W) uint8, one for each (epoch, index)."""
 
     def __init__(self, pixels: TrainingPixels, config: TrainConfig) -> None:
-        self.pixels, self.config = pixels, config
+        self.pixels, self.config, self.pipeline = pixels, config, None
+        if config.crop.pipeline:
+            from data_prep.augment.pipeline import build  # it takes half a second
+
+            self.pipeline = build(config.crop.pipeline, with_points=False)
 
     def __len__(self) -> int:
         return len(self.pixels) * self.config.crop.per_sample
@@ -37,12 +41,23 @@ class TrainingCrops:
         """Cut the image and the mask of each crop. Raises UserError if an image is damaged."""
         # all plans first: Python is three times as fast while no pixels fill the CPU's cache
         plans = [self.plan(crop_key) for crop_key in crop_keys]
-        return [
+        crops = [
             cut_crop(
                 self.pixels[self.sample_of(index)], self.pixels.is_binary, self.config.crop, plan
             )
             for (_, index), plan in zip(crop_keys, plans, strict=True)
         ]
+        if self.pipeline is None:
+            return crops
+        return [self.augment(*crop, key) for crop, key in zip(crops, crop_keys, strict=True)]
+
+    def augment(self, image_HWC: Image, mask_HW: Mask, crop_key: CropKey) -> tuple[Image, Mask]:
+        """Apply crop.pipeline to a crop, from a seed for this crop alone."""
+        from data_prep.augment import pipeline
+
+        seed = seeds.derive_seed(self.config.seed, "crop pipeline", *crop_key)
+        made = pipeline.seeded(self.pipeline, seed)(image=image_HWC, mask=mask_HW)
+        return made["image"], made["mask"]
 
     def plan(self, crop_key: CropKey) -> CropPlan:
         """Choose what is random in a crop."""

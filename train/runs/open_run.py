@@ -16,7 +16,7 @@ from data_prep.dataset.manifest import DATASET, Dataset
 from model.precision import choose_precision
 from train.checkpoints.digests import json_sha256
 from train.checkpoints.published import published_checkpoints
-from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
+from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig, with_pipeline_read
 from train.ranks.lock import LOCK
 from train.runs.newest import CONFIG
 from train.runs.run_folder import CHECKPOINTS, RunFolder, read_run_folder
@@ -32,17 +32,18 @@ def open_run(
 ) -> tuple[TrainConfig, list[str]]:
     """Make the run's folder, or check that settings and data fit the run in it.
 
-    Returns the configuration with precision and layout for 'auto', and a line for each setting that
-    has changed since the last start. 'auto' asks the hardware only when the run starts: another
-    answer after a restart on other hardware would change the results. Raises UserError if settings
-    or data do not fit.
+    Returns the configuration with the content of crop.pipeline, and with precision and layout for
+    'auto'; and a line for each setting that has changed since the last start. 'auto' asks the
+    hardware only when the run starts: another answer after a restart on other hardware would change
+    the results. Raises UserError if settings or data do not fit.
     """
-    folder = Path(config.run)
+    folder, pipeline = Path(config.run), config.crop.pipeline
+    config = with_pipeline_read(config)
     changes: list[str] = []
     if (folder / CONFIG).is_file() and (folder / DATASET).is_file():
         run = read_run_folder(folder)
         config = resolve_auto(config, run.config.amp, run.config.memory_format)
-        changes = check_same_run(run, config, dataset)
+        changes = check_same_run(run, config, dataset, pipeline)
     elif folder.is_dir() and has_other_content(folder):
         raise UsageError(f"run={folder}: holds files that are not a run's; name another folder")
     precision = choose_precision(device, config.amp, config.memory_format)
@@ -84,14 +85,21 @@ def has_other_content(folder: Path) -> bool:
     return bool(names - ALLOWED_BEFORE)
 
 
-def check_same_run(run: RunFolder, config: TrainConfig, dataset: Dataset) -> list[str]:
+def check_same_run(
+    run: RunFolder, config: TrainConfig, dataset: Dataset, pipeline: str
+) -> list[str]:
     """Return a line for each setting that differs from those of the run.
+
+    `pipeline`: the file of crop.pipeline, to be named.
 
     Raises UserError for other data, for settings that the saved state does not fit (FIXED_KEYS),
     and with resume=same for every setting that changes results (all but HARMLESS_KEYS).
     """
     before, now = (flat_settings(settings) for settings in (run.config, config))
     changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]}
+    if "crop.pipeline" in changed:
+        named = "crop.pipeline" if pipeline.startswith("{") else f"crop.pipeline={pipeline}"
+        changed["crop.pipeline"] = f"{named}: not the transforms that the run began with"
     fixed = [line for key, line in changed.items() if key.startswith(FIXED_KEYS)]
     fixed += [f"data: {line}" for line in differences(run.data, dataset.description)]
     free = [line for key, line in changed.items() if line not in fixed and key not in HARMLESS_KEYS]
