@@ -1,5 +1,6 @@
 """The stages of a chain: which of them to run, their arguments, and what is refused early."""
 
+import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +18,11 @@ from launch import slurm_commands
 from launch.events import LAUNCH, STAGES, SUBMISSION, read_submission
 from launch.profiles import Profile
 from launch.run_jobs import queued_jobs
-from train.config import PRESETS, TrainConfig
+from train.config import PRESETS, TrainConfig, with_pipeline_read
 from train.evaluation.config import EvaluateConfig
 from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
 from train.runs.newest import CONFIG, read_config
-from train.runs.same_data import as_typed, changed_settings, in_lines
+from train.runs.same_data import as_typed, changed_settings, flat, in_lines
 
 CONFIGS: dict[str, type] = {
     "prepare": PrepConfig,
@@ -29,6 +30,7 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
 }
 SUBMITTED = f"{LAUNCH}/{SUBMISSION}"
+PIPELINES = {"prepare": "augment.pipeline", "train": "crop.pipeline"}
 PATHS = ("raw", "data", "run")  # how stages find each other's files
 OF_EVALUATION = {"raw", "data", "out"}  # keys that evaluation uses for something else
 
@@ -132,17 +134,47 @@ def load_training(settings: Sequence[str]) -> TrainConfig:
 
 def check(arguments: dict[str, list[str]], request: Request) -> None:
     """Refuse what a stage would refuse, before anything is queued. Raises UsageError."""
-    configs: dict[str, Any] = {}
-    for stage, given in arguments.items():  # all settings before any data, which take longer
-        with naming(stage):
-            presets = PRESETS if stage == "train" else None
-            configs[stage] = command_line.load(CONFIGS[stage], given, preset_folder=presets)
+    configs = configurations(arguments)
     if "prepare" in configs:
         with naming("prepare"):
             check_preparation(configs["prepare"], request)
     elif "train" in configs:
         with naming("train"):
             check_data(Path(configs["train"].data))
+
+
+def configurations(arguments: dict[str, list[str]]) -> dict[str, Any]:
+    """Return stage -> its configuration, with the content of pipelines. Raises UsageError."""
+    configs: dict[str, Any] = {}
+    for stage, given in arguments.items():  # all settings before any data, which take longer
+        with naming(stage):
+            presets = PRESETS if stage == "train" else None
+            configs[stage] = command_line.load(CONFIGS[stage], given, preset_folder=presets)
+    for stage, config in configs.items():
+        with naming(stage):
+            configs[stage] = with_pipeline(config)
+    return configs
+
+
+def with_pipeline(config: Any) -> Any:
+    """Return a stage's configuration with the content of its pipeline. Raises UsageError."""
+    if isinstance(config, PrepConfig) and config.augment.pipeline:
+        from data_prep.plan import with_pipeline_read as read  # it takes seconds
+
+        return read(config)
+    return with_pipeline_read(config) if isinstance(config, TrainConfig) else config
+
+
+def with_pipelines_read(arguments: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the arguments, with the content of a pipeline in place of its file: a job starts in
+    another folder, and later, when the file may be another one. Raises UsageError."""
+    read = dict(arguments)
+    for stage, config in configurations(arguments).items():
+        key = PIPELINES.get(stage, "")
+        if content := flat(dataclasses.asdict(config)).get(key):
+            others = [setting for setting in arguments[stage] if not setting.startswith(f"{key}=")]
+            read[stage] = [*others, f"{key}={content}"]
+    return read
 
 
 @contextmanager
@@ -188,7 +220,7 @@ def prepared_before(out: Path, request: Request) -> list[tuple[dict[str, Any], s
             continue
         with suppress(UserError):  # Slurm does not answer, or another version wrote that
             if any(job.label in ("prepare", "join") for job in queued_jobs(run)):
-                queued = settings_of_set(command_line.load(PrepConfig, given))
+                queued = settings_of_set(with_pipeline(command_line.load(PrepConfig, given)))
                 found.append((queued, f"is being prepared for {run}"))
     return found
 

@@ -37,7 +37,14 @@ from launch.local import local_commands, run_here
 from launch.profiles import Profile, has_control_characters, load_profile
 from launch.queueing import plan, queue, record, script, take_snapshot, with_kept_config
 from launch.run_jobs import submitting
-from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
+from launch.stages import (
+    Request,
+    check,
+    check_ranks,
+    choose_stages,
+    stage_arguments,
+    with_pipelines_read,
+)
 from train.runs.newest import free_name, new_run
 
 # Settings of a profile that are flags too; the others only make sense in a file
@@ -67,7 +74,7 @@ def main(argv: list[str]) -> int:
         check_ranks(request, profile, argv)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())
-    arguments = stage_arguments(stages, request, profile)
+    arguments = with_pipelines_read(stage_arguments(stages, request, profile))
     if options.cluster == "local":
         commands = local_commands(arguments, profile)
         if options.dry_run:

@@ -13,7 +13,15 @@ from data_prep.__main__ import main as data_prep
 from launch.events import write_submission
 from launch.profiles import Profile
 from launch.queueing import with_kept_config
-from launch.stages import Request, check, check_ranks, choose_stages, stage_arguments
+from launch.stages import (
+    Request,
+    check,
+    check_ranks,
+    choose_stages,
+    load_training,
+    stage_arguments,
+    with_pipelines_read,
+)
 from launch.submit import main as submit
 from tests.launch.fakes import answer
 from train.config import TrainConfig
@@ -264,3 +272,54 @@ class TestRanks:
         assert str(refused.value).splitlines()[1:] == [
             "  python launch/submit.py --nodes 2 run=run"
         ]
+
+
+class TestPipelines:
+    """A job starts in another folder, days later: it gets what the file held when it was queued."""
+
+    BLUR = "transform: {__class_fullname__: Blur, p: 1.0}"
+    CONTENT = '{"transform":{"__class_fullname__":"Blur","p":1.0}}'
+
+    @pytest.mark.parametrize("train", ["crop.pipeline=a.yaml", "config=settings.yaml"])
+    def test_jobs_get_the_content_of_relative_files(
+        self, train: str, brecahad: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (here / "a.yaml").write_text(self.BLUR)
+        (here / "settings.yaml").write_text("crop: {pipeline: a.yaml}")
+        given = dict(each.split("=") for each in (train, "augment.pipeline=a.yaml", "copies=10"))
+        request = Request(given | {"split.val": "0", "split.test": "0"}, here / "run")
+        arguments = with_pipelines_read(stage_arguments(ALL, request, Profile(cpus_per_task=1)))
+        (here / "a.yaml").unlink()
+        (here / "elsewhere").mkdir()
+        monkeypatch.chdir(here / "elsewhere")
+        assert load_training(arguments["train"]).crop.pipeline == self.CONTENT
+        assert sum(each.startswith("crop.pipeline=") for each in arguments["train"]) == 1
+        assert data_prep(arguments["prepare"]) == 0
+        (about,) = [json.loads(file.read_text()) for file in here.glob("data/*/dataset.json")]
+        assert about["config"]["augment"]["pipeline"] == self.CONTENT
+        assert len([*here.glob("data/prepared/images/*_v09_pipeline.jpg")]) == 4
+
+    def test_a_script_shows_the_content(
+        self, brecahad: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (here / "a.yaml").write_text(self.BLUR)
+        assert submit(["--dry-run", "crop.pipeline=a.yaml", "augment.pipeline=a.yaml"]) == 0
+        out = capsys.readouterr().out
+        for key in ("crop.pipeline", "augment.pipeline"):
+            assert f"'{key}={self.CONTENT}'" in out
+
+    def test_they_are_checked_before_anything_is_queued(self, brecahad: Path, here: Path) -> None:
+        (here / "a.yaml").write_text("transform: {__class_fullname__: Lambda}")
+        for stage, key in (("prepare", "augment.pipeline"), ("train", "crop.pipeline")):
+            with pytest.raises(UsageError, match=f"^{stage}: {key}=a.yaml: Lambda: runs code"):
+                submit(["--dry-run", f"{key}=a.yaml"])
+
+    def test_a_changed_file_asks_for_another_data_set(self, brecahad: Path, here: Path) -> None:
+        (here / "a.yaml").write_text(self.BLUR)
+        prepare_here(**{"augment.pipeline": "a.yaml"})
+        given = {"augment.pipeline": "a.yaml", "copies": "1", "split.val": "0", "split.test": "0"}
+        request = Request(given, here / "run")
+        check(stage_arguments(ALL, request, Profile()), request)
+        (here / "a.yaml").write_text(self.BLUR.replace("1.0", "0.5"))
+        with pytest.raises(UsageError, match=r"was prepared in another way .augment\.pipeline: "):
+            check(stage_arguments(ALL, request, Profile()), request)
