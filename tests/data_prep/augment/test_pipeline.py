@@ -29,7 +29,10 @@ from data_prep.dataset.manifest import read_dataset
 from tests.points import as_lists, as_points
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTED = (ROOT / "docs/augmentation.md").read_text().split("```yaml\n")[1].split("```")[0]
+DOCUMENTED, IN_README = (
+    (ROOT / page).read_text().split("```yaml\n")[1].split("```")[0]
+    for page in ("docs/augmentation.md", "README.md")
+)
 SIDE_PX = 32
 REGISTRY = albumentations.core.serialization.SERIALIZABLE_REGISTRY
 # They refuse, too, to be used with their own defaults
@@ -68,10 +71,11 @@ MASK_HW = np.where(np.indices((SIDE_PX, SIDE_PX)).sum(axis=0) > SIDE_PX, 255, 0)
 
 
 class TestReading:
+    @pytest.mark.parametrize("text", [DOCUMENTED, IN_README], ids=["docs", "README"])
     def test_the_documented_file_is_taken_for_fields_and_crops(
-        self, written: Callable[[str], str]
+        self, text: str, written: Callable[[str], str]
     ) -> None:
-        path = written(DOCUMENTED)
+        path = written(text)
         content = read_for_fields(path)
         assert content == read_for_crops(path, 256)
         assert json.loads(content)["transform"]["transforms"]
