@@ -118,9 +118,7 @@ class TestWhatIsWritten:
     @pytest.mark.parametrize(
         ("labels", "classes", "radius"),
         [
-            ("binary", ["tumor"], 20),
             ("binary", ["tumor", "lumen"], 7),
-            ("per_class", ["non_tumor", "tumor", "lumen"], 20),
             ("per_class", ["lumen", "tumor", "non_tumor"], 20),
         ],
     )
@@ -234,13 +232,12 @@ class TestNoLeak:
         ],
         ids=["shares", "lists", "folds"],
     )
-    @pytest.mark.parametrize("seed", [0, 1])
     def test_no_case_and_no_copy_is_in_two_splits(
-        self, raw_folder: RawFolder, tmp_path: Path, split: SplitConfig, seed: int
+        self, raw_folder: RawFolder, tmp_path: Path, split: SplitConfig
     ) -> None:
         sizes = {"1": 2, "2": 3, "3": 2, "10": 1, "11": 2}
         raw, out = raw_folder(sizes, width_px=64, height_px=48), tmp_path / "out"
-        prepare(raw, out, split=split, copies=3, seed=seed)
+        prepare(raw, out, split=split, copies=3)
         samples = manifest(out)
         for kind in ("case", "field"):
             splits_of: dict[str, set[str]] = {}
@@ -315,11 +312,10 @@ class TestSameBytes:
     @pytest.mark.parametrize(
         ("shares", "settings", "num_fields"),
         [
-            (["3/3", "1/3", "2/3"], {}, 4),
             (["6/6", "1/6", "2/6", "5/6", "4/6", "3/6"], {}, 4),  # two have no field
             (["2/2", "1/2"], {"tile_px": 64, "tile_overlap_px": 8}, 4 * 6),
         ],
-        ids=["3", "6", "tiles"],
+        ids=["6", "tiles"],
     )
     def test_in_shares_and_joined(
         self,
@@ -401,52 +397,33 @@ class TestAgain:
         assert tree(out) == tree(tmp_path / "fresh")
 
     @pytest.mark.parametrize(
-        "settings",
-        [
-            {"format": "png"},
-            {"copies": 2},
-            {"copies": 1},
-            {"radius_px": 5},
-            {"classes": ["tumor", "lumen"]},
-            {"labels": "per_class"},
-            {"jpg_quality": 50},
-            {"seed": 1},
-            {"augment": AugmentConfig(transforms=["horizontal_flip", "gaussian"])},
-            {"augment": AugmentConfig(transforms=["gaussian"], border="white")},
-            {"mask_mode": "warp"},
-            {"tile_px": 64},
-        ],
-        ids=lambda settings: "-".join(settings),
-    )
-    def test_other_settings_leave_nothing_of_the_old_ones(
-        self, raw: Path, out: Path, tmp_path: Path, settings: dict[str, Any]
-    ) -> None:
-        old = tree(out)
-        prepare(raw, out, **{"copies": 3} | settings)
-        prepare(raw, tmp_path / "fresh", **{"copies": 3} | settings)
-        assert tree(out) == tree(tmp_path / "fresh")
-        assert tree(out) != old
-
-    @pytest.mark.parametrize(
         ("settings", "num_reused"),
         [
-            ({"augment": AugmentConfig(transforms=["barrel"])}, 2),  # val and test are originals
-            ({"augment": AugmentConfig(transforms=["gaussian"], border="white")}, 2),
-            ({"seed": 1}, 2),
-            ({"mask_mode": "warp"}, 2),
+            ({"format": "png"}, 0),
+            ({"classes": ["tumor", "lumen"]}, 0),
+            ({"labels": "per_class"}, 0),
+            ({"radius_px": 5}, 0),
+            ({"jpg_quality": 50}, 0),
+            ({"copies": 2}, 2),  # val and test are originals
             ({"copies": 1}, 2),
+            ({"seed": 1}, 2),
+            ({"augment": AugmentConfig(transforms=["horizontal_flip", "gaussian"])}, 2),
+            ({"augment": AugmentConfig(transforms=["gaussian"], border="white")}, 2),
+            ({"mask_mode": "warp"}, 2),
             ({"tile_px": 160}, 4),  # as large as the images: they stay whole
             ({"min_tissue": 0.9}, 4),
             ({"tile_px": 159}, 0),
-            ({"radius_px": 5}, 0),
-            ({"jpg_quality": 50}, 0),
         ],
         ids=str,
     )
-    def test_only_the_fields_that_a_setting_can_change(
-        self, raw: Path, out: Path, settings: dict[str, Any], num_reused: int
+    def test_other_settings_redo_what_they_can_change_and_leave_nothing_of_the_old_ones(
+        self, raw: Path, out: Path, tmp_path: Path, settings: dict[str, Any], num_reused: int
     ) -> None:
+        old = tree(out)
         assert prepare(raw, out, **{"copies": 3} | settings).num_reused == num_reused
+        prepare(raw, tmp_path / "fresh", **{"copies": 3} | settings)
+        assert tree(out) == tree(tmp_path / "fresh")
+        assert tree(out) != old
 
     def test_all_where_the_code_or_a_library_is_another(
         self, raw: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -496,17 +473,6 @@ class TestAgain:
         assert prepare(raw, out, copies=3, format="png").num_reused == 0
         assert prepare(raw, out, copies=3, format="png", jpg_quality=50).num_reused == 4
 
-    @pytest.mark.parametrize("settings", [{"mask_mode": "warp"}, {"seed": 1}], ids=str)
-    def test_what_is_kept_is_what_would_be_made(
-        self, raw: Path, out: Path, tmp_path: Path, settings: dict[str, Any]
-    ) -> None:
-        """Without the records of before: the originals of val and test, byte for byte."""
-        prepare(raw, tmp_path / "fresh", **{"copies": 3} | settings)
-        fresh, kept = tree(tmp_path / "fresh"), tree(out)
-        originals = {name for name in kept if "Case_2-" in name or "Case_3-" in name}
-        assert len(originals) == 2 * 4
-        assert {name: fresh[name] for name in originals} == {name: kept[name] for name in originals}
-
     def test_what_else_lies_in_its_folders_is_left_and_named(
         self, raw: Path, out: Path, tmp_path: Path, cli: Callable[..., Any]
     ) -> None:
@@ -536,16 +502,16 @@ class TestAgain:
         assert (elsewhere / "kept.jpg").exists()
 
     @pytest.mark.parametrize(
-        "file",
+        ("file", "change"),
         [
-            "masks/Case_1-01_v01_gaussian.png",
-            "images/Case_3-01_v00_original.jpg",
-            "points/Case_2-01_v00_original.json",
-            "manifest.jsonl",
-            "dataset.json",
+            ("masks/Case_1-01_v01_gaussian.png", "nothing"),
+            ("masks/Case_1-01_v01_gaussian.png", "a field is gone"),
+            ("images/Case_3-01_v00_original.jpg", "a setting"),
+            ("points/Case_2-01_v00_original.json", "a field is gone"),
+            ("manifest.jsonl", "nothing"),
+            ("dataset.json", "a setting"),
         ],
     )
-    @pytest.mark.parametrize("change", ["nothing", "a setting", "a field is gone"])
     def test_a_corrected_file_stops_the_run_before_anything_changes(
         self, raw: Path, out: Path, file: str, change: str
     ) -> None:
@@ -635,17 +601,16 @@ class TestAgain:
         prepare(raw, tmp_path / "fresh", copies=3)
         assert tree(out) == tree(tmp_path / "fresh")
 
-    def test_what_was_lost_is_made_again(self, raw: Path, out: Path) -> None:
+    def test_what_was_lost_or_emptied_by_a_power_loss_is_made_again(
+        self, raw: Path, out: Path
+    ) -> None:
+        """Emptied it has its name, and the disk has nothing of it."""
         before = tree(out)
         (out / manifest(out)[1]["mask"]).unlink()
         assert prepare(raw, out, copies=3).num_reused == 3
         assert tree(out) == before
-
-    @pytest.mark.parametrize("kind", ["image", "mask", "points"])
-    def test_what_a_power_loss_emptied_is_made_again(self, kind: str, raw: Path, out: Path) -> None:
-        """It has its name, and the disk has nothing of it."""
-        before = tree(out)
-        (out / manifest(out)[1][kind]).write_bytes(b"")
+        for kind in ("image", "mask", "points"):
+            (out / manifest(out)[1][kind]).write_bytes(b"")
         assert prepare(raw, out, copies=3).num_reused == 3
         assert tree(out) == before
 
