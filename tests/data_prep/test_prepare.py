@@ -508,8 +508,8 @@ class TestAgain:
             ("masks/Case_1-01_v01_gaussian.png", "a field is gone"),
             ("images/Case_3-01_v00_original.jpg", "a setting"),
             ("points/Case_2-01_v00_original.json", "a field is gone"),
-            ("manifest.jsonl", "nothing"),
-            ("dataset.json", "a setting"),
+            ("manifest.jsonl", "a setting"),
+            ("dataset.json", "nothing"),
         ],
     )
     def test_a_corrected_file_stops_the_run_before_anything_changes(

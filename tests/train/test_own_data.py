@@ -38,6 +38,8 @@ TINY = [
 TINY += ["model.width=4", "model.depth=1", "tile.size_px=48", "tile.overlap_px=8"]
 OCTAGON = RADIUS_PX * np.exp(np.arange(9) * np.pi / 4 * 1j)
 
+NO_FIGURES = "figures=0"
+
 Run = Callable[..., dict[str, Any]]
 
 
@@ -99,22 +101,19 @@ def evaluated(run: Path, tmp_path: Path, cli: Callable[..., Any]) -> Run:
     return call
 
 
-def test_raw_fields_are_evaluated_as_the_prepared_ones(evaluated: Run, annotated: Path) -> None:
-    prepared, raw = evaluated("figures=2"), evaluated(f"raw={annotated}", "cases=[4,5]")
+def test_raw_fields_are_evaluated_as_the_prepared_ones(
+    evaluated: Run, annotated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of areas nothing is said about discs of other sizes, and none is drawn for it."""
+    drawn: list[object] = []
+    monkeypatch.setattr(sensitivity, "paint_discs", lambda *given: drawn.append(given))
+    prepared, raw = evaluated("figures=1"), evaluated(f"raw={annotated}", "cases=[4,5]", NO_FIGURES)
+    assert "sensitivity" not in prepared
+    assert not drawn
     for key in ("all_pixels", "per_field", "per_class", "detection"):
         assert raw[key] == prepared[key], key
     assert list(raw["per_class"]) == CLASSES
     assert prepared["detection"]["annotated"] == 3 * 4
-
-
-def test_of_areas_nothing_is_said_about_discs(
-    evaluated: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And no disc is drawn for it."""
-    drawn: list[object] = []
-    monkeypatch.setattr(sensitivity, "paint_discs", lambda *given: drawn.append(given))
-    assert "sensitivity" not in evaluated()
-    assert not drawn
 
 
 def test_a_raw_folder_without_the_classes_is_refused(
@@ -148,8 +147,8 @@ def test_an_exported_model_knows_the_format(
 ) -> None:
     model = tmp_path / "model.safetensors"
     assert cli(export.main, f"run={run}", f"out={model}").code == 0
-    expected = evaluated(f"raw={annotated}", "cases=[4,5]")["all_pixels"]
-    assert evaluated(f"run={model}", f"raw={annotated}", "cases=[4,5]")["all_pixels"] == expected
+    given = [f"raw={annotated}", "cases=[4,5]", NO_FIGURES]
+    assert evaluated(f"run={model}", *given)["all_pixels"] == evaluated(*given)["all_pixels"]
 
 
 # Ready masks
@@ -191,8 +190,8 @@ def halves(model: object, image_HWC: np.ndarray, *settings: object) -> np.ndarra
 def test_fields_with_masks_are_evaluated_as_the_prepared_ones(
     evaluated: Run, run_on_masks: Path, masked: Path
 ) -> None:
-    prepared = evaluated(f"run={run_on_masks}")
-    raw = evaluated(f"run={run_on_masks}", f"raw={masked}", "cases=[4,5]")
+    prepared = evaluated(f"run={run_on_masks}", NO_FIGURES)
+    raw = evaluated(f"run={run_on_masks}", f"raw={masked}", "cases=[4,5]", NO_FIGURES)
     for key in ("all_pixels", "per_field", "per_class", "detection"):
         assert raw[key] == prepared[key], key
 
@@ -202,7 +201,7 @@ def test_what_is_counted_in_masks_is_what_one_counts(
 ) -> None:
     """Of 6144 px a field half are predicted a class; right are 256 of 512, and all 256."""
     monkeypatch.setattr(fields, "predict_probability", halves)
-    given = [f"run={run_on_masks}", f"raw={masked}", "cases=[4,5]", "threshold=0.5"]
+    given = [f"run={run_on_masks}", f"raw={masked}", "cases=[4,5]", "threshold=0.5", NO_FIGURES]
     summary = evaluated(*given)
     first, second = (summary["per_class"][name] for name in CLASSES)
     assert first["dice"] == pytest.approx(2 * 256 / (3072 + 512))

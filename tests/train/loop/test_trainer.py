@@ -103,7 +103,7 @@ def only_count(trainer: Trainer) -> None:
     trainer.state.progress.step += 1
 
 
-@pytest.mark.parametrize("dices", [(0.5, 0.7, 0.6), (0.5, 0.5, 0.4), (0.2, 0.3, 0.4)])
+@pytest.mark.parametrize("dices", [(0.5, 0.7, 0.6), (0.5, 0.5, 0.4)])
 def test_best_is_the_first_of_the_highest(
     dices: tuple[float, ...],
     tiny: Tiny,
@@ -156,7 +156,7 @@ def stop_after(trainer: Trainer, step: int, in_validation: bool) -> None:
 
 @pytest.mark.parametrize(
     ("step", "in_validation"),
-    [(1, False), (2, False), (4, False), (4, True), (7, False), (8, False)],
+    [(1, False), (4, False), (4, True), (7, False)],
 )
 def test_stopped_and_resumed_equals_uninterrupted(
     step: int,
@@ -244,7 +244,7 @@ def test_the_seed_decides_the_weights(tiny: Tiny, tmp_path: Path, new_trainer: N
 # The gradient of a step
 
 
-@pytest.mark.parametrize("microbatches", [1, 2, 4])
+@pytest.mark.parametrize("microbatches", [1, 4])
 def test_microbatches_add_up_to_the_gradient_of_the_whole_batch(
     microbatches: int,
     prepared: Dataset,
@@ -331,7 +331,7 @@ def test_more_crops_an_image_make_up_for_it(
 
 @pytest.mark.parametrize(
     "settings",
-    [("log_every_steps=1",), ("log_every_steps=100",), ("log_every_steps=100", "save_every_s=0")],
+    [("log_every_steps=1",), ("log_every_steps=100", "save_every_s=0")],
 )
 def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(
     settings: tuple[str, ...], tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
@@ -384,24 +384,23 @@ def test_a_run_that_waits_for_data_says_what_to_do_once(
 
 
 class SlowCrops(TrainingCrops):
-    """Grey crops that take 50 ms each."""
+    """Grey crops that take 20 ms each."""
 
     def cut(self, crop_keys: Sequence[CropKey]) -> list[tuple[np.ndarray, np.ndarray]]:
-        time.sleep(0.05 * len(crop_keys))
+        time.sleep(0.02 * len(crop_keys))
         size = self.config.crop.size_px
         crop = np.full((size, size, 3), 128, np.uint8), np.zeros((size, size), np.uint8)
         return [crop] * len(crop_keys)
 
 
-@pytest.mark.parametrize("loader_workers", [0, 1])
 def test_a_missing_image_is_named_in_a_line(
-    loader_workers: int, prepared: Dataset, tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
+    prepared: Dataset, tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
-    """From a worker, too, without its traceback."""
+    """From a worker, without its traceback."""
     data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
     missing = data / prepared.split("train")[3].image
     missing.unlink()
-    settings = command_line.as_yaml(tiny(tmp_path / "run", f"loader_workers={loader_workers}"))
+    settings = command_line.as_yaml(tiny(tmp_path / "run", "loader_workers=1"))
     (tmp_path / "settings.yaml").write_text(settings)
     outcome = cli(train_main.main, f"config={tmp_path / 'settings.yaml'}", f"data={data}")
     assert outcome.code == 1
@@ -479,17 +478,14 @@ def test_another_data_set_in_the_place_of_a_runs_own_stops_it(
     assert not list((tmp_path / "run/checkpoints").glob("step_*"))
 
 
-@pytest.mark.parametrize("content", [None, "{"])
 def test_a_dataset_json_that_cannot_be_read_just_now_costs_nothing(
-    content: str | None, prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+    prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
 ) -> None:
     """It is away while one lost field is prepared again, or the disk is: a preempted run saves."""
     data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
     trainer = new_trainer(tiny(tmp_path / "run", f"data={data}", "epochs=1"))
     trainer.dataset = read_dataset(data)
     (data / "dataset.json").unlink()
-    if content:
-        (data / "dataset.json").write_text(content)
     assert trainer.fit() == 0
     progress = json.loads((tmp_path / "run/progress.json").read_text())
     assert (progress["step"], progress["epoch"]) == (4, 1)
