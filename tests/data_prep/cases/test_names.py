@@ -43,7 +43,7 @@ def test_an_expression_that_never_ends_is_refused_and_leaves_no_clock_running(
         case_of("a" * 40, ENDLESS)
     assert case_of("aa-1", ENDLESS) == "aa"
     matched_at = time.process_time()
-    while time.process_time() - matched_at < 0.5:  # a clock would end the process
+    while time.process_time() - matched_at < 1:  # a clock would end the process
         pass
 
 
