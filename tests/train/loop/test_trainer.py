@@ -156,7 +156,7 @@ def stop_after(trainer: Trainer, step: int, in_validation: bool) -> None:
 
 @pytest.mark.parametrize(
     ("step", "in_validation"),
-    [(1, False), (4, False), (4, True), (7, False)],
+    [(1, False), (4, False), (4, True), (8, False)],
 )
 def test_stopped_and_resumed_equals_uninterrupted(
     step: int,
@@ -393,14 +393,15 @@ class SlowCrops(TrainingCrops):
         return [crop] * len(crop_keys)
 
 
+@pytest.mark.parametrize("loader_workers", [0, 1])
 def test_a_missing_image_is_named_in_a_line(
-    prepared: Dataset, tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
+    loader_workers: int, prepared: Dataset, tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
-    """From a worker, without its traceback."""
+    """From a worker, too, without its traceback."""
     data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
     missing = data / prepared.split("train")[3].image
     missing.unlink()
-    settings = command_line.as_yaml(tiny(tmp_path / "run", "loader_workers=1"))
+    settings = command_line.as_yaml(tiny(tmp_path / "run", f"loader_workers={loader_workers}"))
     (tmp_path / "settings.yaml").write_text(settings)
     outcome = cli(train_main.main, f"config={tmp_path / 'settings.yaml'}", f"data={data}")
     assert outcome.code == 1
@@ -478,14 +479,17 @@ def test_another_data_set_in_the_place_of_a_runs_own_stops_it(
     assert not list((tmp_path / "run/checkpoints").glob("step_*"))
 
 
+@pytest.mark.parametrize("content", [None, "{"])
 def test_a_dataset_json_that_cannot_be_read_just_now_costs_nothing(
-    prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+    content: str | None, prepared: Dataset, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
 ) -> None:
     """It is away while one lost field is prepared again, or the disk is: a preempted run saves."""
     data = Path(shutil.copytree(prepared.folder, tmp_path / "data"))
     trainer = new_trainer(tiny(tmp_path / "run", f"data={data}", "epochs=1"))
     trainer.dataset = read_dataset(data)
     (data / "dataset.json").unlink()
+    if content:
+        (data / "dataset.json").write_text(content)
     assert trainer.fit() == 0
     progress = json.loads((tmp_path / "run/progress.json").read_text())
     assert (progress["step"], progress["epoch"]) == (4, 1)
