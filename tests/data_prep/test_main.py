@@ -230,8 +230,10 @@ AREA = {
 class TestCasesOfNames:
     """patient10_roi03 does not match the default: one patient would be in train and in test."""
 
-    @pytest.mark.parametrize("annotations", ["brecahad", "geojson", "csv", "masks"])
-    @pytest.mark.parametrize("share", ["", "1/2"])
+    @pytest.mark.parametrize(
+        ("annotations", "share"),
+        [("brecahad", ""), ("geojson", "1/2"), ("csv", ""), ("masks", "1/2")],
+    )
     def test_names_that_look_alike_stop_before_anything_is_written(
         self,
         cli: Callable,
