@@ -177,10 +177,10 @@ def progress(run: Path) -> list[str]:
         return ["training  has not begun"]
     now = json.loads(path.read_text())
     saved = f"saved at step {last_step(run)}"
-    said = "finished" if now["step"] == now["total_steps"] else "last sign of life"
+    event = "finished" if now["is_finished"] else "last sign of life"
     lines = [
         f"training  step {now['step']} of {now['total_steps']}, epoch {now['epoch']}, {saved};"
-        f" {said} {age(time.time() - now['time_s'])} ago"
+        f" {event} {age(time.time() - now['time_s'])} ago"
     ]
     metrics = run / "metrics.jsonl"
     rows = read_lines(metrics)

@@ -27,8 +27,8 @@ CLASSES = (
     "non_lumen",
 )
 SPELLINGS = {"tubule": "lumen", "non_tubule": "non_lumen"}  # BreCaHAD's own README uses these
-# Added to written points: a point on the edge of two pixels might else come back in the pixel
-# before, once divided and multiplied by the width
+# Added to written points on the edge of two pixels: they might else come back in the pixel before,
+# once divided and multiplied by the width
 EDGE_PX = 1e-6
 
 Fractions = dict[str, npt.NDArray[np.float64]]
@@ -145,11 +145,11 @@ def decode_points(content: bytes, height_px: int, width_px: int) -> PointsPx:
 def encode_points(points: PointsPx, height_px: int, width_px: int) -> bytes:
     """Write points in an image of this size, of any classes, as BreCaHAD's JSON."""
     size = width_px, height_px
-    listed = {
-        name: [
-            {"x": x, "y": y} for x, y in np.minimum((points_N2 + 0.5 + EDGE_PX) / size, 1).tolist()
-        ]
-        for name, points_N2 in points.items()
-    }
+    listed = {}
+    for name, points_N2 in points.items():
+        from_corner_N2 = points_N2 + 0.5
+        from_corner_N2[from_corner_N2 % 1 == 0] += EDGE_PX
+        fractions = np.minimum(from_corner_N2 / size, 1).tolist()
+        listed[name] = [{"x": x, "y": y} for x, y in fractions]
     text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
     return f"{text}\n".encode()

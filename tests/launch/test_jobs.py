@@ -76,7 +76,8 @@ class TestJobs:
         note(run, "started", "train", job="7", restart=1, nodes="n1")
         note(run, "requeued", "train", job="7", step=5, reason="preempted", restart=0, nodes="n1")
         note(run, "finished", "train", job="7", restart=1, nodes="n1")
-        now = {"step": 9, "total_steps": 10, "epoch": 3, "time_s": time.time() - 200}
+        now = {"step": 9, "total_steps": 10, "epoch": 3, "is_finished": False}
+        now["time_s"] = time.time() - 200
         (run / "progress.json").write_text(json.dumps(now))
         metrics = [{"step": 4, "val/dice": 0.5}, {"step": 8, "val/dice": 0.25}]
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
@@ -92,9 +93,10 @@ class TestJobs:
         write_submission(tmp_path, {"time_s": 0, "revision": "abc", "jobs": {}})
         note(tmp_path, "finished", "train", job="local")
         now = {"step": 10, "total_steps": 10, "epoch": 3, "time_s": time.time() - 200}
-        (tmp_path / "progress.json").write_text(json.dumps(now))
-        _, training = jobs.status(tmp_path)
-        assert training.endswith("step 10 of 10, epoch 3, saved at step 0; finished 3 min ago")
+        for is_finished, event in ((False, "last sign of life"), (True, "finished")):
+            (tmp_path / "progress.json").write_text(json.dumps({**now, "is_finished": is_finished}))
+            _, training = jobs.status(tmp_path)
+            assert training.endswith(f"step 10 of 10, epoch 3, saved at step 0; {event} 3 min ago")
         with pytest.raises(UsageError, match="ran without Slurm"):
             jobs.main(["logs", str(tmp_path)])
 

@@ -27,7 +27,7 @@ from train.checkpoints.digests import json_sha256, model_sha256, tensors_sha256
 from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
 
-FORMAT = 2
+FORMAT = 3
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors")
 

@@ -27,7 +27,7 @@ from train.loop.optimizer import learning_rate
 from train.loop.validation import Validation
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
-from train.runs.monitor import Done, Monitor
+from train.runs.monitor import Done, Goal, Monitor
 from train.runs.open_run import config_sha256
 from train.runs.run_folder import CHECKPOINTS
 
@@ -101,9 +101,8 @@ class Trainer:
         """Train to the last epoch, or until asked to stop; returns the exit code. Collective."""
         config, progress = self.config, self.state.progress
         done = Done(progress.step, progress.epochs, not self.is_epoch_over)
-        self.monitor = Monitor(
-            self.run, done, self.total_steps, config.log_every_s, self.ranks.is_first
-        )
+        goal = Goal(self.total_steps, config.epochs)
+        self.monitor = Monitor(self.run, done, goal, config.log_every_s, self.ranks.is_first)
         self.monitor.resumed(progress.step, self.notes)
         self.monitor.sign_of_life(progress.step, progress.epochs)
         self.monitor.say(self.beginning())

@@ -43,13 +43,19 @@ class Done:
     """False if the validation at `step` is still to do."""
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What a run is to do in all."""
+
+    steps: int
+    epochs: int
+
+
 class Monitor:
     """Writes the run's curves and prints how far it is. If not `enabled`, it does nothing."""
 
-    def __init__(
-        self, run: Path, done: Done, total_steps: int, every_s: float, enabled: bool
-    ) -> None:
-        self.enabled, self.run, self.every_s = enabled, run, every_s
+    def __init__(self, run: Path, done: Done, goal: Goal, every_s: float, enabled: bool) -> None:
+        self.enabled, self.run, self.every_s, self.goal = enabled, run, every_s, goal
         if not enabled:
             return
         drop_lines_after(run / METRICS, "epoch", done.epochs)
@@ -59,7 +65,7 @@ class Monitor:
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
         threading.excepthook = without_writers
         self.bar = tqdm(
-            total=total_steps,
+            total=goal.steps,
             initial=done.step,
             desc="train",
             unit="step",
@@ -107,7 +113,13 @@ class Monitor:
         """Write progress.json: how far the run is, for launch/jobs.py and others."""
         if not self.enabled:
             return
-        now = {"step": step, "total_steps": self.bar.total, "epoch": epoch, "time_s": time.time()}
+        now = {
+            "step": step,
+            "total_steps": self.goal.steps,
+            "epoch": epoch,
+            "is_finished": epoch >= self.goal.epochs,  # the last validation is done, too
+            "time_s": time.time(),
+        }
         write_atomically(self.run / PROGRESS, json.dumps(now).encode())
 
     def curves(self, step: int, epoch: int, values: Mapping[str, Score]) -> None:

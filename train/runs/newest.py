@@ -11,6 +11,7 @@ from train.exchange.config import SAFETENSORS
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"  # a folder with this file is a run
+OTHER_VERSION = "use the version of Eosin that trained the run, or train it again into another run="
 PROGRESS = "progress.json"  # how far the run is
 
 
@@ -59,7 +60,8 @@ def read_config(run: Path) -> TrainConfig:
     try:
         return command_line.from_values(TrainConfig, command_line.read_yaml(file))
     except UsageError as error:
-        raise UserError(f"{file}: {error}") from None
+        way_out = f"if another version wrote it, {OTHER_VERSION}"
+        raise UserError(f"{file}: {error}\n{way_out}") from None
 
 
 def named_or_newest(run: str) -> Path:
@@ -93,7 +95,8 @@ def how_far(run: Path) -> str:
     """Say how far an unfinished training is; '' for a finished one."""
     try:
         now = json.loads((run / PROGRESS).read_text())
-        is_over, of = now["step"] >= now["total_steps"], f"{now['step']} of {now['total_steps']}"
+        if now["is_finished"]:
+            return ""
+        return f"; its training is at step {now['step']} of {now['total_steps']}"
     except (OSError, ValueError, KeyError, TypeError):  # missing, or damaged
         return ""
-    return "" if is_over else f"; its training is at step {of}"

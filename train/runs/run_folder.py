@@ -24,10 +24,9 @@ from train.checkpoints.published import find_checkpoint
 from train.config import TrainConfig
 from train.exchange import exported_model
 from train.ranks.distributed import Ranks
-from train.runs.newest import check_run, is_exported, read_config
+from train.runs.newest import OTHER_VERSION, check_run, is_exported, read_config
 
 CHECKPOINTS = "checkpoints"
-OTHER_VERSION = "use the version of Eosin that trained the run, or train it again into another run="
 
 
 class LoadedModel(NamedTuple):

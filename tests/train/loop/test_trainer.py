@@ -492,7 +492,7 @@ def test_a_dataset_json_that_cannot_be_read_just_now_costs_nothing(
         (data / "dataset.json").write_text(content)
     assert trainer.fit() == 0
     progress = json.loads((tmp_path / "run/progress.json").read_text())
-    assert (progress["step"], progress["epoch"]) == (4, 1)
+    assert (progress["step"], progress["epoch"], progress["is_finished"]) == (4, 1, True)
 
 
 def test_from_outside_a_stopped_run_is_where_it_was_saved(
@@ -509,7 +509,26 @@ def test_from_outside_a_stopped_run_is_where_it_was_saved(
 
     trainer.train_step = stopped_after_two  # type: ignore[method-assign]
     assert trainer.fit() == EXIT_STOPPED
-    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 2
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["step"], progress["is_finished"]) == (2, False)
+
+
+def test_a_run_that_is_stopped_before_its_last_validation_is_not_finished(
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    """All steps are done then; `jobs.py status` said that the run was finished."""
+    trainer = new_trainer(tiny(tmp_path, "epochs=1"))
+    step = trainer.train_step
+
+    def stopped_at_the_last() -> None:
+        step()
+        if trainer.state.progress.step == trainer.total_steps:
+            trainer.stop.note(signal.SIGTERM, None)
+
+    trainer.train_step = stopped_at_the_last  # type: ignore[method-assign]
+    assert trainer.fit() == EXIT_STOPPED
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["step"], progress["is_finished"]) == (trainer.total_steps, False)
 
 
 def test_the_network_for_gpus_is_named_as_slow_on_a_cpu(

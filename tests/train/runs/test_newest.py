@@ -52,7 +52,9 @@ def test_the_newest_is_the_one_that_was_trained_last(
     assert named_or_newest("") == Path("runs/a")
     assert capsys.readouterr().out == "run=runs/a, the newest\n"
     assert named_or_newest("elsewhere") == Path("elsewhere")
-    (Path("runs/a") / "progress.json").write_text('{"step": 13, "total_steps": 800}')
+    (Path("runs/a") / "progress.json").write_text(
+        '{"step": 13, "total_steps": 800, "is_finished": false}'
+    )
     named_or_newest("")
     assert "run=runs/a, the newest; its training is at step 13 of 800" in capsys.readouterr().out
 
