@@ -5,9 +5,11 @@ environment (HTTPS_PROXY, NO_PROXY).
 """
 
 import json
+import lzma
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import zipfile
@@ -37,6 +39,17 @@ RETRIES = 4  # pooch waits 1, 2, 3, 4 s
 # Worth another try: a busy server, or a link to figshare's storage, valid for ten seconds only
 PASSING_STATUSES = {403, 408, 429, 500, 502, 503, 504}
 MAX_JSON_BYTES = 10**7
+UNREADABLE = (
+    zipfile.BadZipFile,
+    ValueError,
+    RuntimeError,  # a password, or an unknown method of compression
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    FileExistsError,  # these three: one name is both a file and a folder
+    IsADirectoryError,
+    NotADirectoryError,
+)
 
 pooch.get_logger().setLevel("WARNING")
 
@@ -166,8 +179,8 @@ def unpack(archive: Path) -> None:
     """Unpack BreCaHAD.zip into BreCaHAD/ beside it, which gets its name only when whole.
 
     If the archive has one folder of that name at its top, that is the folder. A zip from the web is
-    not trusted: nothing is written outside. Raises UserError for an archive that cannot be
-    unpacked or would not fit, and for a folder that holds something else.
+    not trusted: nothing is written outside, and no links. Raises UserError for an archive that
+    cannot be unpacked or would not fit, and for a folder that holds something else.
     """
     folder, making = folder_of(archive), archive.parent / PRIVATE / KIND / archive.stem
     try:
@@ -183,8 +196,9 @@ def unpack(archive: Path) -> None:
             label = f"unpack {archive.name}"
             for info in track(infos, total=len(infos), label=label, unit="file"):
                 opened.extract(info, making)
-    except (zipfile.BadZipFile, ValueError, RuntimeError, zlib.error) as error:
-        raise UserError(f"{archive}: {error}; look at it, and unpack it by hand") from None
+    except UNREADABLE as error:
+        cause = str(error) or "its data ends too early"  # EOFError has no text
+        raise UserError(f"{archive}: {cause}; look at it, and unpack it by hand") from None
     (making / top_of(infos, archive)).rename(folder)
     with suppress(OSError):  # missing if it was itself renamed
         making.rmdir()
@@ -197,7 +211,10 @@ def folder_of(archive: Path) -> Path:
 
 
 def files_in(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """List the files of an archive. Raises ValueError if one would lie outside of its folder."""
+    """List the files of an archive.
+
+    Raises ValueError if it has none, or if one is a link or would lie outside of its folder.
+    """
     infos = [
         info
         for info in opened.infolist()
@@ -206,6 +223,10 @@ def files_in(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     for info in infos:
         if not is_inside(info.filename):
             raise ValueError(f"holds a file outside of its folder, {info.filename!r}")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ValueError(f"holds a link, {info.filename!r}")
+    if not infos:
+        raise ValueError("holds no files")
     return infos
 
 

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import socket
+import stat
+import struct
 import subprocess
 import sys
 import time
@@ -310,11 +312,30 @@ class TestApi:
         assert server.num_loaded() == 0
 
 
-def deflated_badly() -> bytes:
-    """A zip whose compressed bytes are none."""
-    content = zipped({"BreCaHAD/a": bytes(1000)}, compression=zipfile.ZIP_DEFLATED)
-    start = content.index(b"BreCaHAD/a") + len("BreCaHAD/a")
-    return content[:start] + b"\xff" * 4 + content[start + 4 :]
+def damaged(compression: int, after: int) -> bytes:
+    """A zip with compressed bytes overwritten, some bytes after their beginning."""
+    content = zipped({"BreCaHAD/a": CONTENT[:1000]}, compression=compression)
+    start = content.index(b"BreCaHAD/a") + len("BreCaHAD/a") + after
+    return content[:start] + b"\xff" * 60 + content[start + 60 :]
+
+
+def cut_off() -> bytes:
+    """A zip whose file is said to be longer than the whole zip."""
+    content = zipped({"BreCaHAD/a": b"1234"})
+    sizes = struct.pack("<LL", 4, 4)
+    at = content.rindex(sizes)
+    return content[:at] + struct.pack("<LL", 5000, 5000) + content[at + len(sizes) :]
+
+
+def with_link() -> bytes:
+    """A zip with a good file, and a symbolic link."""
+    link = zipfile.ZipInfo("BreCaHAD/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("BreCaHAD/images/Case_1-01.tif", b"II")
+        archive.writestr(link, "/etc/passwd")
+    return buffer.getvalue()
 
 
 def archive(folder: Path, content: bytes) -> Path:
@@ -330,9 +351,17 @@ class TestUnpack:
             (zipped({"a": b"", "../evil": b"x"}), "a file outside of its folder, '../evil'"),
             (zipped({"BreCaHAD/../../evil": b"x"}), "outside of its folder"),
             (zipped({"/tmp/evil": b"x"}), "outside of its folder"),
+            (with_link(), "holds a link, 'BreCaHAD/link'"),
+            (zipped({}), "holds no files"),
+            (zipped({"BreCaHAD/": b"", "__MACOSX/BreCaHAD/._a": b"x"}), "holds no files"),
+            (zipped({"BreCaHAD/a": b"1", "BreCaHAD/a/b": b"2"}), "BreCaHAD/a"),
+            (zipped({"BreCaHAD/a/b/c": b"1", "BreCaHAD/a/b": b"2"}), "BreCaHAD/a/b"),
+            (zipped({"BreCaHAD/a": b"1", "BreCaHAD/a/b/c": b"2"}), "BreCaHAD/a"),
             (ZIP[: len(ZIP) // 2], "File is not a zip file"),
             (ZIP.replace(CONTENT[1000:1010], b"0123456789"), "Bad CRC-32"),
-            (deflated_badly(), "while decompressing data"),
+            (damaged(zipfile.ZIP_DEFLATED, after=0), "while decompressing data"),
+            (damaged(zipfile.ZIP_LZMA, after=9), "Corrupt input data"),
+            (cut_off(), ""),  # later releases of Python 3.11 say more
         ],
     )
     def test_what_cannot_be_trusted_is_refused(
@@ -342,6 +371,7 @@ class TestUnpack:
         with pytest.raises(UserError, match="unpack it by hand") as caught:
             download.unpack(path)
         assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
         assert not (path.parent / "BreCaHAD").exists()
         assert [*tmp_path.iterdir()] == [path.parent]
 
