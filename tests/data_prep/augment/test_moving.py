@@ -35,13 +35,19 @@ def discs(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return paint_mask(points, {"tumor": 255}, 12, height, width)
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_point_is_where_the_picture_shows_what_it_marks(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "height", "width"),
+    # the corners of the large field show what lies 150 px outside, further than MARGIN_PX
+    [*((name, HEIGHT, WIDTH) for name in TRANSFORMS), ("barrel", 1024, 1360)],
+)
+def test_a_point_is_where_the_picture_shows_what_it_marks(
+    name: str, height: int, width: int
+) -> None:
     """Every spot has its point and every point its spot, mirrored ones too."""
-    y, x = np.mgrid[12 : HEIGHT - 12 : 40, 12 : WIDTH - 12 : 40]
+    y, x = np.mgrid[12 : height - 12 : 40, 12 : width - 12 : 40]
     jitter = np.random.default_rng(0).integers(0, 16, (x.size, 2))
     pixels_N2 = np.column_stack([x.ravel(), y.ravel()]) + jitter
-    spots = np.zeros((HEIGHT, WIDTH), np.float32)
+    spots = np.zeros((height, width), np.float32)
     spots[pixels_N2[:, 1], pixels_N2[:, 0]] = 1
     spots = ndimage.gaussian_filter(spots, 1.5)
     image = np.repeat(np.round(255 * spots / spots.max()).astype(np.uint8)[..., None], 3, axis=-1)
@@ -55,7 +61,7 @@ def test_a_point_is_where_the_picture_shows_what_it_marks(name: str) -> None:
     between = np.linalg.norm(points_N2[:, None] - spots_N2, axis=-1)
     # those whose spot is cut by the border have no centroid
     for nearest, position in ((between.min(axis=0), spots_N2), (between.min(axis=1), points_N2)):
-        inner = np.all((position > 16) & (position < (WIDTH - 17, HEIGHT - 17)), axis=1)
+        inner = np.all((position > 16) & (position < (width - 17, height - 17)), axis=1)
         assert inner.sum() > 30
         assert np.median(nearest[inner]) < 0.2
         assert np.mean(nearest[inner] < 0.5) > 0.9  # a stretched spot's centroid is not its point
