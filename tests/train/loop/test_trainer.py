@@ -286,23 +286,29 @@ def gradients_of(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def test_dropout_is_drawn_for_each_microbatch_of_each_step(
-    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
 ) -> None:
     """Keyed by step and microbatch: not the same again and again, nor another on another run."""
-    drawn: list[list[float]] = []
+    drawn: list[list[tuple[bool, ...]]] = []
     for run in ("a", "b"):
         trainer = new_trainer(tiny(tmp_path / run, "epochs=1", "model.dropout=0.5"))
-        seen: list[float] = []
-        trainer.state.model.dropout.register_forward_hook(
+        seen: list[tuple[bool, ...]] = []
+        dropout = trainer.state.model.dropout
+        # ones in place of every input, so that only what is drawn makes a channel zero
+        dropout.register_forward_pre_hook(lambda module, given: (0 * given[0] + 1,))
+        dropout.register_forward_hook(
             lambda module, given, result, seen=seen: (
-                seen.append((result == 0).float().mean().item()) if module.training else None
+                seen.append(tuple((result[0, :, 0, 0] == 0).tolist())) if module.training else None
             )
         )
         trainer.fit()
         drawn.append(seen)
     assert drawn[0] == drawn[1]
-    assert len(drawn[0]) == 16
-    assert len(set(drawn[0])) > 4
+    assert len(drawn[0]) == 16  # 4 microbatches of 1 crop in each of 4 steps
+    for in_one_step in range(0, 16, 4):
+        assert len(set(drawn[0][in_one_step : in_one_step + 4])) > 1
+    for in_each_step in range(4):
+        assert len(set(drawn[0][in_each_step::4])) > 1
 
 
 # What goes wrong
