@@ -15,7 +15,6 @@ from itertools import islice
 from types import TracebackType
 
 import cv2
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -58,7 +57,6 @@ def load_microbatches(
         worker_init_fn=start_worker,
         prefetch_factor=PREFETCH if config.loader_workers else None,
         pin_memory=ranks.device.type == "cuda",
-        generator=torch.Generator(),  # otherwise it uses that of the layers
     )
     try:
         for item in loader:

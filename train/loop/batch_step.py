@@ -52,7 +52,8 @@ class BatchStep:
         step = self.state.progress.step
         for microbatch in self.mine:
             image_BHWC, mask_BHW = next_microbatch()
-            # random numbers of a layer (dropout) depend on the microbatch, not on the rank
+            # Random numbers of a layer (dropout) depend on the microbatch, not on the rank. Seed
+            # after the microbatch is loaded: a DataLoader that starts draws from this generator.
             seed = seeds.derive_seed(self.config.seed, "layers", step, microbatch)
             self.generator.manual_seed(seed)
             is_last = microbatch == self.mine[-1]
