@@ -39,13 +39,13 @@ COMMANDS = {
     "train.show": "train.runs.config",
 }
 
-# What is not there, and is said without loading anything
+# Settings that name what is not there, which is said without loading anything
 MISSING = {
-    "train.__main__": ["data=nowhere"],
-    "train.evaluate": ["run=nowhere"],
-    "train.export": ["out=a.onnx", "run=nowhere"],
-    "train.predict": ["out=a", "input=nowhere"],
-    "train.show": ["run=nowhere"],
+    "train.__main__": [["data=nowhere"]],
+    "train.evaluate": [["run=nowhere"], ["raw=nowhere"]],
+    "train.export": [["out=a.onnx", "run=nowhere"]],
+    "train.predict": [["out=a", "input=nowhere"]],
+    "train.show": [["run=nowhere"]],
 }
 
 # Libraries that take long to load, of which the settings of a command need nothing
@@ -170,7 +170,7 @@ import sys
 from common.command_line import UsageError
 from {command} import main
 assert main(["--help"]) == 0
-for wrong in {[["sede=1"], MISSING.get(command, ["sede=1"])]}:
+for wrong in {[["sede=1"], *MISSING.get(command, [])]}:
     try:
         main(wrong)
     except UsageError as error:

@@ -11,7 +11,10 @@ RUN/evaluation/<split or folder>. They replace those of an earlier evaluation, a
 Under torchrun the ranks share the fields; the figures are the same.
 """
 
+from pathlib import Path
+
 from common import command_line
+from common.command_line import UsageError
 from common.help_text import help_text
 from train.evaluation.config import EvaluateConfig
 from train.runs.newest import check_run
@@ -23,6 +26,8 @@ def main(argv: list[str]) -> int:
         print(help_text(EvaluateConfig, __doc__ or ""))
         return 0
     config = command_line.load(EvaluateConfig, argv)
+    if config.raw and not Path(config.raw).is_dir():
+        raise UsageError(f"raw={config.raw}: no such folder")
     for run in config.runs or [config.run]:
         check_run(run)
     from train.evaluation.run_evaluation import evaluate_and_report  # here: it takes seconds

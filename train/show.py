@@ -1,6 +1,6 @@
 """Show a checkpoint: step, epoch, metrics, whether it is intact, and digests.
 
-    python -m train.show run=DIR [checkpoint=latest]
+    python -m train.show [run=DIR checkpoint=latest]
 
 The digests are sha256 over the values alone, so the number of ranks that trained or saved does not
 matter. Two checkpoints with the same digest are the same to the bit.

@@ -51,6 +51,8 @@ class EvaluateConfig:
         check_threshold(self.threshold)
         if not self.match_radius_px >= 0:
             raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
+        if self.figures < 0:
+            raise ValueError(f"figures={self.figures}: at least 0")
         if self.run and self.runs:
             raise ValueError("run=... and runs=[...] exclude each other; give one")
         if self.runs and not self.out:
