@@ -121,6 +121,24 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(
     assert digests(run) == digests(uninterrupted)
 
 
+def test_a_signal_to_the_whole_process_group_leaves_loader_workers_alive(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """As from `timeout` or Slurm: the last step still needs the workers' crops.
+
+    SIGTERM, which would end a worker; of SIGINT it has inherited the training's own handler.
+    """
+    run = tmp_path / "run"
+    settings = (*SETTINGS, "epochs=1000", "save_every_s=600", "loader_workers=1")
+    process = ranks.start("train", f"data={prepared}", f"run={run}", *settings)
+    ranks.wait_for(lambda: latest_step(run) >= STEPS_PER_EPOCH, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    code, output = ranks.finish(process)
+    assert code == EXIT_STOPPED, output
+    assert f"stopped by SIGTERM at step {latest_step(run)}, saved" in output
+    assert "Traceback" not in output
+
+
 def test_metrics_do_not_depend_on_the_number_of_ranks(
     start: Start, uninterrupted: Path, tmp_path: Path
 ) -> None:
