@@ -139,6 +139,17 @@ def test_a_signal_to_the_whole_process_group_leaves_loader_workers_alive(
     assert "Traceback" not in output
 
 
+def test_more_loader_workers_than_cores_are_the_users_choice(
+    start: Start, prepared: Path, tmp_path: Path
+) -> None:
+    """torch would warn in five lines, twice."""
+    workers = f"loader_workers={len(os.sched_getaffinity(0)) + 1}"
+    command = (TRAIN, f"data={prepared}", f"run={tmp_path / 'run'}", *SETTINGS)
+    output = start(*command, "epochs=1", workers).finish()
+    assert "finished: 1 epoch" in output
+    assert "Warning" not in output
+
+
 def test_metrics_do_not_depend_on_the_number_of_ranks(
     start: Start, uninterrupted: Path, tmp_path: Path
 ) -> None:

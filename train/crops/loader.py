@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -28,6 +29,10 @@ ITEM_CROPS, ITEM_BYTES = 16, 1 << 22  # an item from a pack holds at least the s
 PREFETCH = 2  # items that a worker is ahead
 NO_MEMORY = re.compile("allocate|file </torch_")  # in errors; the second is of shared memory
 DEAD_WORKER = "DataLoader worker (pid"  # the beginning of torch's message
+
+# Five lines at each start where workers outnumber cores. That is the user's choice: it is slower
+# at worst, and changes no crop.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 ADVICE = (
     "Most likely memory, or shared memory (/dev/shm), ran out: try loader_workers=0, a smaller"
