@@ -57,6 +57,8 @@ def fast_amp(device: torch.device) -> str:
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # Private, but nothing public asks oneDNN, which computes convolutions: torch.cpu's
+    # get_capabilities() lists instruction sets, not which of them oneDNN has bf16 for.
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "off"
 
 
