@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from common.file_records import read_record
 from tests import ranks
 from tests.launch.cluster import Cluster, events, restarts, step, why_not
 from train.checkpoints.checkpoint_files import STATE, verify
@@ -228,18 +229,23 @@ def a_preempted_preparation_loses_and_repeats_no_field(
     many = ("copies=800", "split.val=0", "split.test=0", "format=png")
     stages = ("--stages", "prepare", f"raw={data.raw}", f"data={out}")
     array = cluster.submit(run, *stages, *many)["prepare"]
-    records = out / ".eosin" / "fields"
-    cluster.wait(lambda: any(records.glob("*.json")), "a field is done", run)
+
+    def done() -> dict[str, int]:
+        """Complete records: their notes come once all files of a field have their names."""
+        paths = (out / ".eosin" / "fields").glob("*.json")
+        return {path.name: path.stat().st_mtime_ns for path in paths if read_record(path).about}
+
+    cluster.wait(lambda: bool(done()), "a field is done", run)
     # held until they are told to leave (Slurm sends SIGCONT first), however fast they are
     tasks = cluster.processes({f"SLURM_ARRAY_JOB_ID={array}", "SLURM_PROCID=0"})
     for pid in tasks:
         os.kill(pid, signal.SIGSTOP)
     assert len(tasks) == 2
-    before = {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
+    before = done()
     cluster.preempt(run, f"{array}_0", f"{array}_1")
     assert len(events(run, "requeued")) == 2
     cluster.wait((out / "dataset.json").is_file, "the shares are joined", run)
-    assert before.items() <= {p.name: p.stat().st_mtime_ns for p in records.glob("*.json")}.items()
+    assert before.items() <= done().items()
     whole = tmp_path / "whole"
     ranks.run("data_prep", f"raw={data.raw}", f"out={whole}", *many)
     assert (whole / "dataset.json").read_bytes() == (out / "dataset.json").read_bytes()
