@@ -268,6 +268,7 @@ def test_a_split_without_fields_is_refused_with_those_there_are(
         (["threshold=1"], ["threshold=1", "auto"]),
         (["threshold=best"], ["threshold=best", "auto"]),
         (["match_radius_px=-1"], ["match_radius_px=-1"]),
+        (["figures=-1"], ["figures=-1", "at least 0"]),
         (["runs=[a,b]"], ["run=... and runs=[...] exclude each other"]),
         (["raw=nowhere"], ["nowhere"]),
         (["checkpoint=7"], ["checkpoint=7", "step_00000008"]),
