@@ -21,7 +21,7 @@ from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant, plan_variants
 from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
-from data_prep.images import image_files, masks
+from data_prep.images import encoding, image_files, masks
 from data_prep.images.arrays import Image, Mask, PointsPx
 from data_prep.images.tiles import Tile, inside_only, outside_only, tissue_fraction, whole
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field
@@ -114,16 +114,15 @@ def parse_annotation(annotations: str, field: Field) -> Any:
 def read_image(task: FieldTask) -> Image:
     """Read the field's pixels. Raises BadInputError."""
     path, white = task.field.image, task.config.uint16_white
-    if task.tile:
-        return image_files.read_tile(path, task.tile.box, white)
-    image_HWC = image_files.read_image(path, white)
-    height_px, width_px = image_HWC.shape[:2]
-    if max(height_px, width_px) > MAX_SIDE_PX:
-        raise BadInputError(
-            f"{width_px} x {height_px} px is too large for one field (at most {MAX_SIDE_PX}):"
-            " cut it with tile_px=1024"
-        )
-    return image_HWC
+    with image_files.open_image(path, white) as image:
+        if task.tile:
+            return image.read(task.tile.box)
+        if max(image.height_px, image.width_px) > MAX_SIDE_PX:
+            raise BadInputError(
+                f"{image.width_px} x {image.height_px} px is too large for one field (at most"
+                f" {MAX_SIDE_PX}): cut it with tile_px=1024"
+            )
+        return image.read(image.whole)
 
 
 def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:
@@ -182,8 +181,8 @@ def write_variant(
     nuclei = inside_only(with_middles(moved.points, moved.middles), height_px, width_px)
     sample_id = id_of(task, variant)
     contents = {
-        "image": image_files.encode_image(moved.image_HWC, config.format, config.jpg_quality),
-        "mask": image_files.encode_mask(mask_HW),
+        "image": encoding.encode_image(moved.image_HWC, config.format, config.jpg_quality),
+        "mask": encoding.encode_mask(mask_HW),
         "points": brecahad.encode_points(nuclei, height_px, width_px),
     }
     files: dict[str, Any] = {}

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from common.command_line import UsageError
 from data_prep import raw
 from data_prep.annotations.reader import Annotation, AnnotationReader
-from data_prep.images.arrays import Mask, PointsN2
-from data_prep.images.image_files import Box, read_size, read_stored, read_stored_boxes
+from data_prep.images.arrays import Box, Mask, PointsN2
+from data_prep.images.image_files import open_image, read_size
 from data_prep.images.masks import BINARY_LABEL
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, BadInputError, Field
@@ -63,9 +63,10 @@ class MaskImageReader(AnnotationReader[MaskFile]):
             Box(0, top, parsed.width_px, min(STRIP_PX, parsed.height_px - top))
             for top in range(0, parsed.height_px, STRIP_PX)
         ]
-        for stored in read_stored_boxes(parsed.path, strips):
-            label_HW = labels_of(stored, classes)
-            found |= {classes[label - 1] for label in np.unique(label_HW).tolist() if label}
+        with open_image(parsed.path) as mask:
+            for strip in strips:
+                label_HW = labels_of(mask.read_labels(strip), classes)
+                found |= {classes[label - 1] for label in np.unique(label_HW).tolist() if label}
         return found
 
     def annotation_in(self, parsed: MaskFile, tile: Tile, values: Mapping[str, int]) -> Annotation:
@@ -75,7 +76,8 @@ class MaskImageReader(AnnotationReader[MaskFile]):
                 f"is {parsed.width_px} x {parsed.height_px} px, but its image"
                 f" {tile.width_px} x {tile.height_px} px"
             )
-        label_HW = labels_of(read_stored(parsed.path, tile.box), [*values])
+        with open_image(parsed.path) as mask:
+            label_HW = labels_of(mask.read_labels(tile.box), [*values])
         middles = {
             name: middles_of(label_HW == label) for label, name in enumerate(values, start=1)
         }

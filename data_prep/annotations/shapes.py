@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.annotations.reader import Annotation, AnnotationReader
-from data_prep.images.arrays import Mask, PointsN2
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box, Mask, PointsN2
 from data_prep.images.tiles import Tile, inside_only, pixels_of, points_in
 from data_prep.raw import BadInputError
 

@@ -1,4 +1,6 @@
-"""Types of the arrays that modules exchange: images, masks, and points in px."""
+"""Types that modules exchange: images, masks, points in px, and boxes of an image."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,3 +17,13 @@ network found may lie between centres.
 """
 PointsPx = dict[str, PointsN2]
 """Class name -> its points."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of an image, in px."""
+
+    x: int
+    y: int
+    width: int
+    height: int

@@ -9,36 +9,24 @@ Whatever comes in goes out as HWC uint8 RGB:
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from imagecodecs import PNG
 from PIL import Image as PillowImage
 
-from data_prep.images.arrays import Image, Mask
+from data_prep.images.arrays import Box, Image
 from data_prep.raw import IMAGE_SUFFIXES, BadInputError
 
 TIF_SUFFIXES = (".tif", ".tiff")
 PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack
-FAST_PNG = {"level": 1, "strategy": PNG.STRATEGY.RLE}
 PHOTOMETRICS = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR")
-
-
-@dataclass(frozen=True)
-class Box:
-    """A part of an image, in px."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 @contextmanager
@@ -52,68 +40,66 @@ def codec_errors_explained() -> Iterator[None]:
         raise BadInputError(f"unreadable or cut short: {' '.join(str(error).split())}") from None
 
 
-def read_image(path: Path, uint16_white: int = 65535) -> Image:
-    """Read a file as HWC uint8 RGB. Raises BadInputError where it is damaged or of another kind."""
-    return decode_image(read_bytes(path), path.suffix.lower(), uint16_white)
+class ImageFile(ABC):
+    """An open image file. Every way of reading it gives the same pixels."""
+
+    height_px: int
+    width_px: int
+    mpp: float | None = None
+    """Resolution, in micrometres per px; None if the file does not tell."""
+    segment_px: tuple[int, int]
+    """Height and width of the parts of the file that are decoded at once."""
+
+    @property
+    def whole(self) -> Box:
+        """The box that is the whole image."""
+        return Box(0, 0, self.width_px, self.height_px)
+
+    @abstractmethod
+    def read(self, box: Box) -> Image:
+        """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""
+
+    @abstractmethod
+    def read_labels(self, box: Box) -> npt.NDArray[Any]:
+        """Return a part of a mask's values, HW whole numbers. Raises BadInputError."""
+
+    def overview(self, most_shrink: float, most_px: int) -> Image | None:
+        """Return the smallest level of a pyramid in which a px stands for `most_shrink` px a side
+        or fewer, HWC uint8 RGB.
+
+        None if there is none below the full resolution, or if it has more than `most_px` in all.
+        Raises BadInputError.
+        """
+        return None
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file's content. Raises BadInputError where there is none."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInputError(f"cannot be read: {error.strerror}") from None
+class TifImage(ImageFile):
+    """A TIF; of a part no more is read than that takes."""
 
+    def __init__(self, tif: tifffile.TiffFile, num_bytes: int, uint16_white: int) -> None:
+        self.tif, self.num_bytes, self.uint16_white = tif, num_bytes, uint16_white
+        self.level = largest_level(tif)
+        check_segments(self.level, num_bytes)
+        sizes, page = plane_sizes(self.level), self.level.keyframe
+        self.height_px, self.width_px = sizes["Y"], sizes["X"]
+        self.segment_px = (page.rowsperstrip, page.imagewidth)
+        if page.is_tiled:
+            self.segment_px = (page.tilelength, page.tilewidth)
 
-def decode_image(content: bytes, suffix: str, uint16_white: int = 65535) -> Image:
-    """The same from the file's bytes and its ending."""
-    if not content:
-        raise BadInputError("is empty (0 bytes)")
-    with codec_errors_explained():
-        if suffix in TIF_SUFFIXES:
-            pixels = decode_tif(io.BytesIO(content), len(content))
-        elif suffix == ".png":
-            pixels = imagecodecs.png_decode(content)
-        elif suffix not in IMAGE_SUFFIXES:
-            raise BadInputError(
-                f"'{suffix}' is no image that can be read: {', '.join(IMAGE_SUFFIXES)}"
-            )
-        else:
-            pixels = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB"))
-    return to_rgb_uint8(pixels, uint16_white)
+    def read(self, box: Box) -> Image:
+        """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""
+        with codec_errors_explained():
+            part = decode_level(self.level, None if box == self.whole else box)
+            return to_rgb_uint8(part, self.uint16_white)
 
+    def read_labels(self, box: Box) -> npt.NDArray[Any]:
+        """Return a part of a mask's values, HW whole numbers. Raises BadInputError."""
+        with codec_errors_explained():
+            return stored_level(self.level, None if box == self.whole else box)
 
-def read_tile(path: Path, box: Box, uint16_white: int = 65535) -> Image:
-    """A part of an image as HWC uint8 RGB; of a TIF no more is read than that takes, and another
-    image is kept as it was decoded, for the next of its parts.
-
-    Raises BadInputError as read_image does.
-    """
-    if path.suffix.lower() not in TIF_SUFFIXES:
-        return part_of(latest_image(path, uint16_white), box).copy()
-    (tile,) = read_boxes(path, [box], uint16_white)
-    return tile
-
-
-def read_boxes(path: Path, boxes: Sequence[Box], uint16_white: int = 65535) -> Iterator[Image]:
-    """Parts of a TIF, one by one, as HWC uint8 RGB. Raises BadInputError as read_image does."""
-    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
-        largest = largest_level(tif)
-        check_segments(largest, path.stat().st_size)
-        for box in boxes:
-            yield to_rgb_uint8(decode_level(largest, box), uint16_white)
-
-
-def read_overview(
-    path: Path, most_shrink: float, most_px: int, uint16_white: int = 65535
-) -> Image | None:
-    """The smallest level of a pyramid in which a px stands for `most_shrink` px a side or fewer.
-
-    None where there is none below the full resolution, or where it has more than `most_px` in all.
-    Raises BadInputError as read_image does.
-    """
-    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
-        series = max(tif.series, key=lambda series: math.prod(plane_sizes(series).values()))
+    def overview(self, most_shrink: float, most_px: int) -> Image | None:
+        """Return the smallest level that ImageFile.overview allows. Raises BadInputError."""
+        series = max(self.tif.series, key=lambda series: math.prod(plane_sizes(series).values()))
         width = plane_sizes(series)["X"]
         smaller = [
             level for level in series.levels[1:] if width <= most_shrink * plane_sizes(level)["X"]
@@ -121,29 +107,79 @@ def read_overview(
         smallest = min(smaller, key=lambda level: plane_sizes(level)["X"], default=None)
         if smallest is None or math.prod(plane_sizes(smallest).values()) > most_px:
             return None
-        check_segments(smallest, path.stat().st_size)
-        pixels = decode_level(smallest)
-    return to_rgb_uint8(pixels, uint16_white)
+        with codec_errors_explained():
+            check_segments(smallest, self.num_bytes)
+            return to_rgb_uint8(decode_level(smallest), self.uint16_white)
 
 
-def read_segment_size(path: Path) -> tuple[int, int]:
-    """Height and width, in px, of the strips or tiles that a TIF is stored in."""
-    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
-        page = largest_level(tif).keyframe
-        if page.is_tiled:
-            return page.tilelength, page.tilewidth
-        return page.rowsperstrip, page.imagewidth
+class DecodedImage(ImageFile):
+    """A PNG or JPG, which can only be decoded whole; the latest one is kept."""
+
+    def __init__(self, path: Path, uint16_white: int) -> None:
+        self.path, self.uint16_white = path, uint16_white
+        with codec_errors_explained(), PillowImage.open(path) as image:
+            self.height_px, self.width_px = image.height, image.width
+        self.segment_px = self.height_px, self.width_px
+
+    def read(self, box: Box) -> Image:
+        """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""
+        return part_of(latest_image(self.path, self.uint16_white), box).copy()
+
+    def read_labels(self, box: Box) -> npt.NDArray[Any]:
+        """Return a part of a mask's values, HW whole numbers. Raises BadInputError."""
+        return part_of(latest_stored(self.path), box)
+
+
+@contextmanager
+def open_image(path: Path, uint16_white: int = 65535) -> Iterator[ImageFile]:
+    """Open an image file. Raises BadInputError if it is damaged or not an image."""
+    if path.suffix.lower() not in TIF_SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise BadInputError(
+                f"'{path.suffix}' is no image that can be read: {', '.join(IMAGE_SUFFIXES)}"
+            )
+        yield DecodedImage(path, uint16_white)
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadInputError(f"cannot be read: {error.strerror}") from None
+    with file, ExitStack() as stack:
+        num_bytes = path.stat().st_size
+        if not num_bytes:
+            raise BadInputError("is empty (0 bytes)")
+        with codec_errors_explained():
+            tif = stack.enter_context(tifffile.TiffFile(file))
+            image = TifImage(tif, num_bytes, uint16_white)
+        yield image
+
+
+def read_image(path: Path, uint16_white: int = 65535) -> Image:
+    """Read a whole image, HWC uint8 RGB. Raises BadInputError."""
+    with open_image(path, uint16_white) as image:
+        return image.read(image.whole)
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width in px, from a file's header. Raises BadInputError."""
+    """Read an image's height and width, in px. Raises BadInputError."""
+    with open_image(path) as image:
+        return image.height_px, image.width_px
+
+
+def decode_whole(path: Path, uint16_white: int) -> Image:
+    """Decode a PNG or JPG to HWC uint8 RGB. Raises BadInputError."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"cannot be read: {error.strerror}") from None
+    if not content:
+        raise BadInputError("is empty (0 bytes)")
     with codec_errors_explained():
-        if path.suffix.lower() in TIF_SUFFIXES:
-            with tifffile.TiffFile(path) as tif:
-                sizes = plane_sizes(largest_level(tif))
-                return sizes["Y"], sizes["X"]
-        with PillowImage.open(path) as image:
-            return image.height, image.width
+        if path.suffix.lower() == ".png":
+            pixels = imagecodecs.png_decode(content)
+        else:
+            pixels = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB"))
+    return to_rgb_uint8(pixels, uint16_white)
 
 
 def largest_level(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
@@ -156,14 +192,6 @@ def plane_sizes(level: tifffile.TiffPageSeries) -> dict[str, int]:
     """Length of the axes Y and X."""
     sizes = dict(zip(level.get_axes(squeeze=False), level.get_shape(squeeze=False), strict=True))
     return {axis: sizes.get(axis, 0) for axis in "YX"}
-
-
-def decode_tif(file: BinaryIO, num_bytes: int) -> npt.NDArray[Any]:
-    """The largest image of a TIF: HW or HWC, 8 or 16 bit, brighter is more."""
-    with tifffile.TiffFile(file) as tif:
-        largest = largest_level(tif)
-        check_segments(largest, num_bytes)
-        return decode_level(largest)
 
 
 def decode_level(level: tifffile.TiffPageSeries, box: Box | None = None) -> npt.NDArray[Any]:
@@ -188,31 +216,6 @@ def stored_level(level: tifffile.TiffPageSeries, box: Box | None = None) -> npt.
         return to_hwc(level.asarray(squeeze=False), axes)
     part = {"Y": slice(box.y, box.y + box.height), "X": slice(box.x, box.x + box.width)}
     return to_hwc(read_part(level, tuple(part.get(axis, slice(None)) for axis in axes)), axes)
-
-
-def read_stored(path: Path, box: Box) -> npt.NDArray[Any]:
-    """A part of a TIF's or PNG's values as they are stored, HW or HWC: of a palette its indices.
-
-    Of a TIF no more is read than that takes; a PNG is kept for the next of its parts. Raises
-    BadInputError.
-    """
-    if path.suffix.lower() in TIF_SUFFIXES or (box.height, box.width) == read_size(path):
-        (part,) = read_stored_boxes(path, [box])
-        return part
-    return part_of(latest_stored(path), box)
-
-
-def read_stored_boxes(path: Path, boxes: Iterable[Box]) -> Iterator[npt.NDArray[Any]]:
-    """The same of several parts, one by one; of a PNG nothing is kept."""
-    if path.suffix.lower() not in TIF_SUFFIXES:
-        whole = decode_stored(path)
-        yield from (part_of(whole, box) for box in boxes)
-        return
-    with codec_errors_explained(), tifffile.TiffFile(path) as tif:
-        largest = largest_level(tif)
-        check_segments(largest, path.stat().st_size)
-        for box in boxes:
-            yield stored_level(largest, box)
 
 
 def decode_stored(path: Path) -> npt.NDArray[Any]:
@@ -253,7 +256,7 @@ class Latest:
 
 
 # One image and one mask, for a worker's tiles are mostly of the same two files
-latest_image = Latest(read_image)
+latest_image = Latest(decode_whole)
 latest_stored = Latest(decode_stored)
 
 
@@ -331,15 +334,3 @@ def over_white(pixels: Image) -> Image:
     alpha = pixels[..., -1:].astype(np.uint16)
     over = pixels[..., :-1] * alpha + 255 * (255 - alpha)
     return ((over + 127) // 255).astype(np.uint8)
-
-
-def encode_image(image: Image, format: str, jpg_quality: int) -> bytes:
-    """HWC uint8 RGB -> the bytes of a JPG or a lossless PNG."""
-    if format == "jpg":
-        return bytes(imagecodecs.jpeg8_encode(image, level=jpg_quality, subsampling="420"))
-    return bytes(imagecodecs.png_encode(image, **FAST_PNG, filter=PNG.FILTER.PAETH))
-
-
-def encode_mask(mask: Mask) -> bytes:
-    """HW uint8 -> the bytes of a PNG: runs without filters are smallest and fastest for discs."""
-    return bytes(imagecodecs.png_encode(mask, **FAST_PNG, filter=PNG.FILTER.NONE))

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.config import MARGIN_PX
-from data_prep.images.arrays import Image, PointsN2, PointsPx
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box, Image, PointsN2, PointsPx
 
 TISSUE_DENSITY = 0.15  # decadic optical density
 WHITE = 255

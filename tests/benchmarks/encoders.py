@@ -22,7 +22,7 @@ from data_prep.annotations import brecahad
 from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant
 from data_prep.config import PrepConfig
-from data_prep.images import image_files, masks
+from data_prep.images import encoding, image_files, masks
 from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
 
@@ -86,10 +86,10 @@ def image_encoders() -> dict[str, Encode]:
         for subsampling in ("420", "444")
     }
     return {
-        "format=jpg": lambda image: image_files.encode_image(image, "jpg", 95),
+        "format=jpg": lambda image: encoding.encode_image(image, "jpg", 95),
         **qualities,
         "JPG 95, OpenCV": opencv(".jpg", cv2.IMWRITE_JPEG_QUALITY, 95),
-        "format=png": lambda image: image_files.encode_image(image, "png", 95),
+        "format=png": lambda image: encoding.encode_image(image, "png", 95),
         "PNG, OpenCV": opencv(".png"),
     }
 
@@ -101,7 +101,7 @@ def mask_encoders() -> dict[str, Encode]:
         return lambda mask: imagecodecs.png_encode(mask, 1, strategy=strategy, filter=chosen)
 
     return {
-        "as data_prep": image_files.encode_mask,
+        "as data_prep": encoding.encode_mask,
         **{
             f"level 1, {strategy.name}, filter {chosen.name}": png(strategy, chosen)
             for strategy in (PNG.STRATEGY.DEFAULT, PNG.STRATEGY.RLE)

@@ -21,7 +21,8 @@ import numpy as np
 import tifffile
 import torch
 
-from data_prep.images.image_files import Box, read_size, read_tile
+from data_prep.images.arrays import Box
+from data_prep.images.image_files import open_image, read_size
 from data_prep.images.tiles import tile_starts
 from model.precision import choose_precision
 from tests.benchmarks.slides import arguments, write_inputs
@@ -36,6 +37,12 @@ PART_PX = 3000
 MARGIN_PX = 512
 """What a pixel's probability depends on around it, and more."""
 CPU = torch.device("cpu")
+
+
+def read_part(path: Path, box: Box) -> np.ndarray:
+    """A part of an image file."""
+    with open_image(path) as image:
+        return image.read(box)
 
 
 def main() -> None:
@@ -90,7 +97,7 @@ def print_seams(run_folder: Path, image: Path, probability: Path) -> None:
     part = Box(0, top, PART_PX, PART_PX)
 
     def network(box: Box) -> Plane:
-        input_BCHW = precision.image_to_input(torch.from_numpy(read_tile(image, box)[None]))
+        input_BCHW = precision.image_to_input(torch.from_numpy(read_part(image, box)[None]))
         return tile_probability(model.eval(), input_BCHW, precision)[0, 0].numpy()
 
     def compare(name: str, one_HW: Plane, other_HW: Plane) -> None:
@@ -108,7 +115,7 @@ def print_seams(run_folder: Path, image: Path, probability: Path) -> None:
             total_HW[place] += weight * network(Box(x, y, tile.size_px, tile.size_px))
             weight_HW[place] += weight
     blended_HW = (total_HW / np.maximum(weight_HW, 1e-9))[tile.size_px :][:PART_PX, :PART_PX]
-    stored_HW = read_tile(probability, part)[..., 0] / np.float32(255)
+    stored_HW = read_part(probability, part)[..., 0] / np.float32(255)
     whole_HW = network(part)
     moved_HW = network(Box(1, top, PART_PX - 1, PART_PX))
     compare("as stored, and the same tiles blended in one piece", stored_HW, blended_HW)

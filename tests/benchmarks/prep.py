@@ -47,7 +47,7 @@ from data_prep.augment.transforms import albumentations  # which does not ask th
 from data_prep.augment.variants import ORIGINAL, Variant, plan_variants
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
-from data_prep.images import image_files, masks
+from data_prep.images import encoding, image_files, masks
 from data_prep.plan import hash_inputs, make_folders, make_task
 from data_prep.raw import Field, find_fields
 from tests import ranks as real_ranks
@@ -255,8 +255,8 @@ def decode_and_encode(field: Field) -> None:
     points = decode_points(field.annotation.read_bytes(), *image_HWC.shape[:2])
     mask_HW = masks.paint_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     for _ in range(COPIES):
-        image_files.encode_image(image_HWC, "jpg", QUALITY)
-        image_files.encode_mask(mask_HW)
+        encoding.encode_image(image_HWC, "jpg", QUALITY)
+        encoding.encode_mask(mask_HW)
 
 
 def naive_recipe(field: Field, out: Path) -> None:

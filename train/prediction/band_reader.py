@@ -6,15 +6,15 @@ images every tile is read, and every fourth px of every fourth row decides.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.images import image_files
-from data_prep.images.arrays import Image
-from data_prep.images.image_files import TIF_SUFFIXES, Box
+from data_prep.images.arrays import Box, Image
+from data_prep.images.image_files import ImageFile, open_image
 from data_prep.images.tiles import tissue_fraction
 from train.prediction.result_files import Task
 from train.prediction.tiles import Band, Corner
@@ -32,10 +32,9 @@ class Source:
     """An open image file."""
 
     task: Task
+    image: ImageFile
     overview_HWC: Image | None
     """The level of a pyramid that tissue is found in; None where there is no such level."""
-    image_HWC: Image | None
-    """The image, where it cannot be read by bands."""
 
 
 class BandReader:
@@ -44,20 +43,17 @@ class BandReader:
     def __init__(self, uint16_white: int, min_tissue: float) -> None:
         self.uint16_white, self.min_tissue = uint16_white, min_tissue
         self.source: Source | None = None
+        self.files = ExitStack()
 
     def read(self, task: Task, band: Band) -> tuple[Image, list[Corner]]:
         """Return a band's pixels, HWC uint8, and its tiles with tissue. Raises BadInputError."""
         if self.source is None or self.source.task.path != task.path:
             self.source = None  # frees the memory of the one before
+            self.files.close()
             self.source = self.open(task)
         if self.source.overview_HWC is not None:
-            return self.read_tissue(self.source.overview_HWC, task, band)
-        image_HWC = self.source.image_HWC
-        if image_HWC is None:
-            box = Box(0, band.top, *reversed(band.shape))
-            image_HWC = image_files.read_tile(task.path, box, self.uint16_white)
-        else:
-            image_HWC = image_HWC[band.top : band.bottom]
+            return self.read_tissue(self.source.overview_HWC, self.source.image, task, band)
+        image_HWC = self.source.image.read(Box(0, band.top, *reversed(band.shape)))
         height, width = band.size
         fractions = (
             tissue_fraction(image_HWC[top : top + height, left : left + width], step=4)
@@ -66,18 +62,13 @@ class BandReader:
         return image_HWC, self.with_tissue(band.corners, fractions)
 
     def open(self, task: Task) -> Source:
-        """Open an image: find its overview, or read it whole. Raises BadInputError."""
-        is_tif = task.path.suffix.lower() in TIF_SUFFIXES
-        if is_tif and self.min_tissue:
+        """Open an image, and find its overview. Raises BadInputError."""
+        image = self.files.enter_context(open_image(task.path, self.uint16_white))
+        overview_HWC = None
+        if self.min_tissue:
             most_shrink = min(task.bands[0].size) / OVERVIEW_PX
-            overview_HWC = image_files.read_overview(
-                task.path, most_shrink, MOST_PX, self.uint16_white
-            )
-            if overview_HWC is not None:
-                return Source(task, overview_HWC, None)
-        if is_tif and len(task.bands) > 1:
-            return Source(task, None, None)
-        return Source(task, None, image_files.read_image(task.path, self.uint16_white))
+            overview_HWC = image.overview(most_shrink, MOST_PX)
+        return Source(task, image, overview_HWC)
 
     def with_tissue(self, corners: Sequence[Corner], fractions: Iterable[float]) -> list[Corner]:
         """Keep the tiles whose fraction of tissue is large enough."""
@@ -85,7 +76,7 @@ class BandReader:
         return [corner for corner, fraction in pairs if fraction >= self.min_tissue]
 
     def read_tissue(
-        self, overview_HWC: Image, task: Task, band: Band
+        self, overview_HWC: Image, image: ImageFile, task: Task, band: Band
     ) -> tuple[Image, list[Corner]]:
         """Read only the tiles of a band with tissue; its other px are the overview, enlarged."""
         boxes = [Box(left, band.top + top, *reversed(band.size)) for top, left in band.corners]
@@ -96,12 +87,9 @@ class BandReader:
         image_HWC = cv2.resize(
             seen_in(overview_HWC, task, whole), size, interpolation=cv2.INTER_NEAREST
         )
-        segment = image_files.read_segment_size(task.path)
-        needed = boxes_with(band, tissue, segment)
-        pixels = image_files.read_boxes(task.path, needed, self.uint16_white) if needed else []
-        for box, box_HWC in zip(needed, pixels, strict=True):
+        for box in boxes_with(band, tissue, image.segment_px):
             top = box.y - band.top
-            image_HWC[top : top + box.height, box.x : box.x + box.width] = box_HWC
+            image_HWC[top : top + box.height, box.x : box.x + box.width] = image.read(box)
         return image_HWC, tissue
 
 

@@ -7,7 +7,7 @@ from itertools import cycle
 import numpy as np
 
 from data_prep.annotations.brecahad import CLASSES, encode_points
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box
 from data_prep.images.tiles import are_inside
 from train.metrics.detection import Nuclei, Plane, find_nuclei
 

@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.files import TEMPORARY, clear, holds, named_when_whole, write_atomically
-from data_prep.images.arrays import Image
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box, Image
 from train.prediction.tiles import Band, Plane, summed_ramps
 
 SETTINGS = "settings.json"

@@ -14,9 +14,8 @@ from common.file_records import is_whole
 from common.ownership import PRIVATE, Item
 from data_prep.annotations.qupath import PREDICTED
 from data_prep.dataset.manifest import Labelling
-from data_prep.images import image_files
-from data_prep.images.arrays import Mask
-from data_prep.images.image_files import Box
+from data_prep.images import encoding
+from data_prep.images.arrays import Box, Mask
 from data_prep.images.masks import channel_values
 from data_prep.images.outlines import paint_outlines
 from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows
@@ -137,10 +136,10 @@ class ResultFiles:
             mask_HW = self.write_mask(item.make(name("_mask.tif")))
             self.write_probability(item.make(name("_probability.tif")))
             if store.shrink == 1:
-                item.write(name(SMALL_MASK), image_files.encode_mask(mask_HW))
+                item.write(name(SMALL_MASK), encoding.encode_mask(mask_HW))
             overlay_HWC = store.picture().copy()
             paint_outlines(overlay_HWC, mask_HW > 0, OUTLINE_PX)
-            item.write(name("_overlay.png"), image_files.encode_image(overlay_HWC, "png", 0))
+            item.write(name("_overlay.png"), encoding.encode_image(overlay_HWC, "png", 0))
             self.write_nuclei(item.make(name(NUCLEI)), item.make(name(".json")))
             item.write(name(SETTINGS), encode_settings(self.task.settings))
             item.publish(self.task.about)

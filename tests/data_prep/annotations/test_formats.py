@@ -21,7 +21,8 @@ from data_prep import prepare as prepare_module
 from data_prep.annotations.formats import READERS
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.dataset.manifest import Sample, read_dataset
-from data_prep.images.image_files import Box, read_stored
+from data_prep.images.arrays import Box
+from data_prep.images.image_files import open_image
 from data_prep.prepare import Summary
 from data_prep.raw import BadInputFilesError
 
@@ -461,9 +462,10 @@ def test_of_a_large_mask_only_a_part_is_read(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "tiles.tif", labels, tile=(256, 256), compression="deflate")
     tifffile.imwrite(tmp_path / "strip.tif", labels, rowsperstrip=3000)
     for name in ("tiles.tif", "strip.tif"):
-        read_stored(tmp_path / name, Box(0, 0, 1, 1))  # imports
-        tracemalloc.start()
-        part = read_stored(tmp_path / name, Box(1000, 2000, 500, 400))
+        with open_image(tmp_path / name) as mask:
+            mask.read_labels(Box(0, 0, 1, 1))  # imports
+            tracemalloc.start()
+            part = mask.read_labels(Box(1000, 2000, 500, 400))
         _, most_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert np.array_equal(part, labels[2000:2400, 1000:1500])

@@ -15,7 +15,7 @@ from data_prep.annotations.mask_images import MaskImageReader
 from data_prep.annotations.reader import Annotation
 from data_prep.config import PrepConfig
 from data_prep.images import image_files
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box
 from data_prep.images.tiles import Tile, whole
 from data_prep.raw import BadInputError, Field
 from tests.points import as_lists

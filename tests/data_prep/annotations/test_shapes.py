@@ -7,7 +7,7 @@ import pytest
 from matplotlib.path import Path as Outline
 
 from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, fill, middle, point, polygon
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box
 from data_prep.images.tiles import Tile, whole
 from data_prep.raw import BadInputError
 from tests.points import as_lists

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.annotations import brecahad
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box
 from train.metrics.detection import Nuclei, find_nuclei
 from train.prediction import nuclei
 from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.images.image_files import Box
+from data_prep.images.arrays import Box
 from model.precision import Precision, choose_precision
 from train.config import TileConfig
 from train.prediction.predicted_bands import CERTAIN, PredictedBands, shrink
