@@ -1,10 +1,25 @@
-"""Choose the page of a TIF that is the picture, and the smaller levels of its pyramid."""
+"""Choose the page of a TIF that is the picture, and the smaller levels of its pyramid.
 
+The pages are walked here and not by tifffile's series, which open other files of a set and follow
+a ring of pages for ever. A slide's label, macro and thumbnail are left out where the file says
+what they are; of several pictures none is chosen.
+"""
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tifffile import TiffFile, TiffPage
 
+from data_prep.images.tif_descriptions import Role, Told, told_by
 from data_prep.raw import BadInputError
+
+MAX_PAGES = 256
+MAX_TAGS = 4096
+REDUCED, MASK = 1, 4  # bits of NewSubfileType
+LSM, STK, STK_PLANES, SOURCE_LENS, XMP = 34412, 33628, 33629, 65421, 700
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,227 @@ def picture_levels(tif: TiffFile) -> list[Level]:
 
     Raises BadInputError where the file does not tell which of its pages is the picture.
     """
-    levels = [Level((page,)) for page in tif.pages if isinstance(page, TiffPage)]
-    if not levels:
+    trees = page_trees(tif)
+    listed = [tree[0] for tree in trees]
+    refuse_planes_within(listed[0])
+    told = told_by(listed, Path(tif.filehandle.name).name)
+    if told.planes:
+        return [colour_planes([listed[number] for number in told.planes], listed)]
+    roles = [
+        (page, role)
+        for tree in zip(trees, slide_roles(listed, told), strict=True)
+        for page, role in with_roles(*tree)
+    ]
+    pictures = [page for page, role in roles if role is Role.PICTURE]
+    copies = [page for page, role in roles if role is Role.COPY]
+    base = max(pictures or copies, key=num_pixels, default=None)
+    if base is None:
+        raise BadInputError(f"of its {len(roles)} pages none is a picture, all are labels or masks")
+    others = [page for page in pictures if page is not base and not is_unmarked_level(page, base)]
+    others += [page for page in copies if page is not base and size_of(page) == size_of(base)]
+    if others:
+        raise BadInputError(several_pictures([base, *others]))
+    refuse_overlapping_tiles(listed[0], base)
+    levels = [
+        page
+        for page, role in roles
+        if role is not Role.ASIDE and page is not base and is_smaller_copy(page, base)
+    ]
+    return [Level((page,)) for page in [base, *sorted(levels, key=num_pixels, reverse=True)]]
+
+
+def page_trees(tif: TiffFile) -> list[list[TiffPage]]:
+    """Return the pages of the file's list, each with its SubIFDs after it. Raises BadInputError.
+
+    Time and memory are bounded by MAX_PAGES and by the size of the file.
+    """
+    trees: list[list[TiffPage]] = []
+    seen: set[int] = set()
+    num_segments = 0
+    for number, offset in enumerate(listed_offsets(tif)):
+        tree: list[TiffPage] = []
+        waiting: list[tuple[int, tuple[int, ...]]] = [(offset, (number,))]
+        while waiting:
+            at, index = waiting.pop(0)
+            if at in seen:
+                raise BadInputError("damaged: its list of pages runs in a ring")
+            seen.add(at)
+            if len(seen) > MAX_PAGES:
+                raise BadInputError(f"holds more than {MAX_PAGES} pages: expected one picture")
+            tif.filehandle.seek(at)
+            page = TiffPage(tif, index)
+            num_segments += len(page.dataoffsets)
+            if 4 * num_segments > tif.filehandle.size:  # a segment is listed in 4 bytes or more
+                raise BadInputError("damaged: its pages share their lists of strips or tiles")
+            tree.append(page)
+            waiting += [(start, (*index, child)) for child, start in enumerate(page.subifds or ())]
+        trees.append(tree)
+    return trees
+
+
+def listed_offsets(tif: TiffFile) -> Iterator[int]:
+    """Yield where each page begins. Raises BadInputError if the list leaves the file."""
+    if not tif.pages:
         raise BadInputError("holds no picture")
-    return sorted(levels, key=lambda level: level.height_px * level.width_px, reverse=True)
+    file, form = tif.filehandle, tif.tiff
+    offset = int(tif.pages.first.offset)
+    while offset:
+        yield offset
+        try:
+            file.seek(offset)
+            (num_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+            file.seek(offset + form.tagnosize + num_tags * form.tagsize)
+            (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+        except struct.error:
+            raise BadInputError("cut short: its list of pages ends beyond the file") from None
+        if num_tags > MAX_TAGS or offset >= file.size:
+            raise BadInputError("cut short: its list of pages goes on beyond the file's end")
+
+
+def refuse_planes_within(page: TiffPage) -> None:
+    """Raise BadInputError for a microscope's file that keeps several planes behind one page."""
+    if LSM in page.tags:
+        raise BadInputError(
+            "a confocal scan (LSM), whose channels are no colours; export it as RGB"
+        )
+    planes = page.tags.get(STK_PLANES)
+    if STK in page.tags and planes is not None and planes.count > 1:
+        raise BadInputError(f"holds {planes.count} planes (MetaMorph STK): expected one picture")
+    if page.imagedepth > 1:
+        raise BadInputError(f"holds {page.imagedepth} planes of a volume: expected one picture")
+    if re.search(r'"truncated": ?true', str(page.description)[:10_000]):
+        raise BadInputError(
+            "holds a stack behind one page (tifffile's 'truncate'): expected one picture"
+        )
+
+
+def slide_roles(listed: Sequence[TiffPage], told: Told) -> list[Role]:
+    """Return what each listed page is, by the words and tags of those who make scanners."""
+    first = listed[0]
+    if first.is_svs and first.is_tiled:
+        role_of = aperio_role
+    elif first.is_ndpi:
+        role_of = hamamatsu_role
+    elif first.is_philips:
+        role_of = philips_role
+    elif first.is_bif:
+        role_of = ventana_role
+    elif first.is_qpi:
+        role_of = perkin_elmer_role
+    else:
+        role_of = plain_role
+    return [told.roles.get(number, role_of(page)) for number, page in enumerate(listed)]
+
+
+def plain_role(page: TiffPage) -> Role:
+    """Return what NewSubfileType says of a page."""
+    if page.subfiletype & MASK:
+        return Role.ASIDE
+    return Role.COPY if page.subfiletype & REDUCED else Role.PICTURE
+
+
+def aperio_role(page: TiffPage) -> Role:
+    """Aperio's SVS: levels are in tiles; thumbnail, label and macro are in strips."""
+    named = re.search(r"^(label|macro)\b", str(page.description), re.MULTILINE)
+    return Role.ASIDE if named or page.is_reduced or not page.is_tiled else Role.COPY
+
+
+def hamamatsu_role(page: TiffPage) -> Role:
+    """Hamamatsu's NDPI: the magnification is -1 for the macro and -2 for the map."""
+    magnification = page.tags.valueof(SOURCE_LENS)
+    if magnification is None:
+        return plain_role(page)
+    return Role.ASIDE if magnification < 0 else Role.COPY
+
+
+def philips_role(page: TiffPage) -> Role:
+    """Philips' TIFF: levels are in tiles; label and macro are named."""
+    named = str(page.description).startswith(("Label", "Macro"))
+    return Role.ASIDE if named or not page.is_tiled else Role.COPY
+
+
+def ventana_role(page: TiffPage) -> Role:
+    """Ventana's BIF: levels are numbered."""
+    return Role.COPY if "level=" in str(page.description) else Role.ASIDE
+
+
+def perkin_elmer_role(page: TiffPage) -> Role:
+    """PerkinElmer's QPTIFF: an XML names the kind of each page."""
+    kind = re.search(r"<ImageType>(\w{1,40})</ImageType>", str(page.description))
+    roles = {"FullResolution": Role.PICTURE, "ReducedResolution": Role.COPY}
+    return roles.get(kind[1], Role.ASIDE) if kind else plain_role(page)
+
+
+def with_roles(tree: Sequence[TiffPage], role: Role) -> list[tuple[TiffPage, Role]]:
+    """Return a listed page and its SubIFDs, which are smaller copies unless they say otherwise."""
+    roles = [(tree[0], role)]
+    for page in tree[1:]:
+        own = Role.ASIDE if role is Role.ASIDE else plain_role(page)
+        if own is Role.PICTURE and is_smaller_copy(page, tree[0]):
+            own = Role.COPY
+        roles.append((page, own))
+    return roles
+
+
+def size_of(page: TiffPage) -> tuple[int, int]:
+    """Return height and width, in px."""
+    return int(page.imagelength), int(page.imagewidth)
+
+
+def num_pixels(page: TiffPage) -> int:
+    """Return height times width."""
+    return int(page.imagelength) * int(page.imagewidth)
+
+
+def is_smaller_copy(page: TiffPage, base: TiffPage) -> bool:
+    """Return whether a page can be `base` shrunk: the same shape to a px, and the same samples."""
+    least, most = 1.5, float("inf")  # by how much it is shrunk
+    for length_px, base_px in zip(size_of(page), size_of(base), strict=True):
+        least = max(least, base_px / (length_px + 1))
+        most = min(most, base_px / (length_px - 1) if length_px > 1 else most)
+    kinds = [(each.photometric, each.bitspersample, each.samplesperpixel) for each in (page, base)]
+    return least <= most and kinds[0] == kinds[1]
+
+
+def is_unmarked_level(page: TiffPage, base: TiffPage) -> bool:
+    """Return whether a page that is not called a copy is one: pyramids are kept in tiles."""
+    return bool(page.is_tiled and base.is_tiled) and is_smaller_copy(page, base)
+
+
+def colour_planes(planes: Sequence[TiffPage], listed: Sequence[TiffPage]) -> Level:
+    """Return the picture of three grey pages. Raises BadInputError if they are not alike."""
+    kinds = {
+        (*size_of(page), page.bitspersample, page.samplesperpixel, page.photometric.name)
+        for page in planes
+    }
+    if len(kinds) > 1 or next(iter(kinds))[-2:] != (1, "MINISBLACK"):
+        raise BadInputError("its pages of red, green and blue differ in size or kind")
+    others = [page for page in listed if page not in planes and plain_role(page) is Role.PICTURE]
+    if others:
+        raise BadInputError(several_pictures([planes[0], *others]))
+    return Level(tuple(planes))
+
+
+def several_pictures(pages: Sequence[TiffPage]) -> str:
+    """Return the reason why a file of several pictures cannot be used."""
+    sizes = ", ".join(f"{page.imagewidth} x {page.imagelength}" for page in pages[:4])
+    more = ", ..." if len(pages) > 4 else ""
+    return (
+        f"holds {len(pages)} pictures (pages of {sizes}{more} px), and nothing says which is meant:"
+        " keep one in a file"
+    )
+
+
+def refuse_overlapping_tiles(first: TiffPage, base: TiffPage) -> None:
+    """Raise BadInputError for scanners whose tiles overlap: every seam would show twice."""
+    overlaps: list[str] = []
+    if first.is_bif:
+        about = str(first.tags.valueof(XMP)) + str(base.tags.valueof(XMP))
+        overlaps = re.findall(r"\bOverlap[XY]=\"(-?\d{1,9})\"", about)
+    elif str(first.software).startswith("MedScan"):  # Trestle
+        overlaps = re.findall(r"\bOverlapsXY=([-\d. ]{1,100})", str(first.description))
+    if any(re.search("[1-9]", overlap) for overlap in overlaps):
+        raise BadInputError(
+            "its tiles overlap, and are not put together here; convert it with QuPath, or with"
+            " 'vips tiffsave --pyramid --tile', which reads it through OpenSlide"
+        )
