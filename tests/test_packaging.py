@@ -50,7 +50,9 @@ def test_the_tested_releases_are_ones_that_the_project_takes() -> None:
 def test_every_import_is_a_declared_dependency() -> None:
     """A fresh environment has whatever the code imports."""
     distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
-    entries = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["onnx"]
+    distributions["openslide"] = "openslide-python"
+    extras = PROJECT["optional-dependencies"]
+    entries = PROJECT["dependencies"] + extras["onnx"] + extras["slides"]
     declared = {re.split(r"[<>=]", entry)[0] for entry in entries}
     ours = {path.stem for path in ROOT.iterdir()}
     imported = set()
@@ -65,4 +67,5 @@ def test_every_import_is_a_declared_dependency() -> None:
     third_party = imported - ours - sys.stdlib_module_names
     third_party.add("tensorboard")  # which torch.utils.tensorboard imports
     third_party |= {"onnx", "onnxscript"}  # which torch.onnx imports
+    third_party.add("openslide-bin")  # which openslide-python loads
     assert {distributions.get(name, name) for name in third_party} == declared

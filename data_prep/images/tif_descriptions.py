@@ -263,37 +263,51 @@ def picture_planes(
     return tuple(numbers[index] for index in order)
 
 
+@dataclass
+class ScnImage:
+    """An element image of Leica's: a scanned region, or the whole slide (its macro)."""
+
+    is_macro: bool = False
+    numbers: list[int] = field(default_factory=list)
+    num_planes: int = 1
+
+
 def told_by_scn(text: str) -> Told:
-    """Return what Leica's XML says: a picture is a scanned region, or the whole slide (macro)."""
-    whole: list[tuple[str, ...]] = []
-    regions: list[tuple[bool, list[int]]] = []
+    """Return what Leica's XML says. Raises BadInputError for several regions, and for stacks."""
+    slide: list[tuple[str, ...]] = []
+    images: list[ScnImage] = []
 
     def start(name: str, given: dict[str, str]) -> None:
-        place = tuple(given.get(key, "0") for key in ("sizeX", "sizeY", "offsetX", "offsetY"))
         match name:
             case "collection":
-                whole.append((*place[:2], "0", "0"))
-            case "view":
-                regions.append((place in whole, []))
-            case "dimension" if regions:
-                for axis, what in (("z", "focal planes"), ("c", "channels")):
-                    if int(given.get(axis, 0)) and not regions[-1][0]:
-                        raise refuse_stack(int(given[axis]) + 1, f"{what} by its SCN description")
-                regions[-1][1].append(int(given["ifd"]))
+                slide.append((given.get("sizeX", ""), given.get("sizeY", ""), "0", "0"))
+            case "image":
+                images.append(ScnImage())
+            case "view" if images:
+                keys = ("sizeX", "sizeY", "offsetX", "offsetY")
+                images[-1].is_macro = tuple(given.get(key, "0") for key in keys) in slide
+            case "dimension" if images:
+                planes = (1 + int(given.get("z", 0))) * (1 + int(given.get("c", 0)))
+                images[-1].num_planes = max(images[-1].num_planes, planes)
+                images[-1].numbers.append(int(given.get("ifd", -1)))
 
     parser = expat.ParserCreate()
     parser.StartElementHandler = start
-    try:
-        parse_xml(text, parser, "SCN description")
-    except KeyError:
-        raise BadInputError("its SCN description does not say which pages it means") from None
-    told: dict[int, Role] = {}
-    for is_macro, numbers in regions:
-        told |= dict.fromkeys(numbers, Role.ASIDE if is_macro else Role.COPY)
-    mains = [numbers for is_macro, numbers in regions if numbers and not is_macro]
-    if len(mains) > 1:
+    parse_xml(text, parser, "SCN description")
+    regions = [image for image in images if image.numbers and not image.is_macro]
+    if len(regions) > 1:
         raise BadInputError(
-            f"holds {len(mains)} scanned regions: expected one picture; export each by itself,"
+            f"holds {len(regions)} scanned regions: expected one picture; export each by itself,"
             " with QuPath"
         )
-    return Told(told)
+    for image in regions:
+        if image.num_planes > 1:
+            what = "focal planes or channels by its SCN description"
+            raise refuse_stack(image.num_planes, what)
+    return Told(
+        {
+            number: Role.ASIDE if image.is_macro else Role.COPY
+            for image in images
+            for number in image.numbers
+        }
+    )

@@ -5,11 +5,13 @@ a ring of pages for ever. A slide's label, macro and thumbnail are left out wher
 what they are; of several pictures none is chosen.
 """
 
+import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tifffile import TiffFile, TiffPage
 
@@ -19,7 +21,9 @@ from data_prep.raw import BadInputError
 MAX_PAGES = 256
 MAX_TAGS = 4096
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
-LSM, STK, STK_PLANES, SOURCE_LENS, XMP = 34412, 33628, 33629, 65421, 700
+LSM, STK, STK_PLANES, XMP = 34412, 33628, 33629, 700
+NDPI, SOURCE_LENS, CAPTURE_MODE = 65420, 65421, 65441
+BRIGHTFIELD = 6  # the largest CaptureMode of colours with 8 bits
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,38 @@ class Level:
     def width_px(self) -> int:
         """Width, in px."""
         return int(self.pages[0].imagewidth)
+
+
+def open_tif(file: BinaryIO) -> TiffFile:
+    """Open a TIF by what is in it, whatever its name; no page but the first is read.
+
+    Raises BadInputError, and tifffile's errors.
+    """
+    flags = {"is_ndpi": is_hamamatsu(file), "is_lsm": False, "is_scanimage": False}
+    file.seek(0)
+    return TiffFile(file, _multifile=False, **flags)
+
+
+def is_hamamatsu(file: BinaryIO) -> bool:
+    """Return whether a file is Hamamatsu's: a TIF but for offsets of 64 bits.
+
+    Raises BadInputError for fluorescence, whose pages claim to be JPEGs of colours.
+    """
+    file.seek(0)
+    start = file.read(12)
+    if len(start) < 12 or start[:4] != b"II*\0":
+        return False
+    (offset,) = struct.unpack("<Q", start[4:])
+    if offset >= file.seek(0, os.SEEK_END):
+        return False
+    file.seek(offset)
+    num_tags = int.from_bytes(file.read(2), "little")
+    content = file.read(12 * num_tags)
+    entries = struct.iter_unpack("<HHII", content[: len(content) // 12 * 12])
+    tags = {code: value for code, _, _, value in entries}
+    if NDPI in tags and tags.get(CAPTURE_MODE, 0) > BRIGHTFIELD:
+        raise BadInputError("a fluorescence scan (NDPI), whose channels are no colours")
+    return NDPI in tags
 
 
 def picture_levels(tif: TiffFile) -> list[Level]:
