@@ -9,15 +9,20 @@ from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
 from tests.slide_files import Pixels, jpeg, tiles_as_decoded, tiles_of
 
 
-def write_dicom(path: Path, image: Pixels, tile_px: int = 32, mpp: float = 0.25) -> Pixels:
-    """Write the full resolution of a whole slide image; return what Pillow decodes of it."""
+def write_dicom(
+    path: Path, image: Pixels, tile_px: int = 32, mpp: float = 0.25, identifier: str = "1.2.3.4"
+) -> Pixels:
+    """Write a level of a whole slide image; return what Pillow decodes of it.
+
+    Levels of one slide are files of one folder, with identifiers of their own.
+    """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = VLWholeSlideMicroscopyImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    meta.MediaStorageSOPInstanceUID = identifier
     meta.TransferSyntaxUID = JPEGBaseline8Bit
     slide = Dataset()
     slide.file_meta = meta
-    slide.SOPClassUID, slide.SOPInstanceUID = VLWholeSlideMicroscopyImageStorage, "1.2.3.4"
+    slide.SOPClassUID, slide.SOPInstanceUID = VLWholeSlideMicroscopyImageStorage, identifier
     slide.StudyInstanceUID, slide.SeriesInstanceUID, slide.Modality = "1.2", "1.2.3", "SM"
     slide.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     slide.TotalPixelMatrixRows, slide.TotalPixelMatrixColumns = image.shape[:2]
