@@ -10,10 +10,11 @@ from itertools import accumulate
 from pathlib import Path
 
 from common.command_line import UsageError, UserError, make_output_folder
-from common.files import file_sha256, is_plain
+from common.files import file_sha256
 from common.ownership import PRIVATE, make_private
 from common.progress import track
 from data_prep import records, split
+from data_prep.annotations.folders import NoAnnotationsError
 from data_prep.annotations.formats import READERS, check_occurring
 from data_prep.cases.suggestions import check_cases
 from data_prep.config import PrepConfig
@@ -21,7 +22,7 @@ from data_prep.dataset import manifest, pack
 from data_prep.field import FieldTask
 from data_prep.images import image_files, tiles
 from data_prep.images.tiles import Tile
-from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field
+from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field, name_problem
 from data_prep.records import Inputs
 
 FOLDERS = ("images", "masks", "points")
@@ -100,17 +101,19 @@ def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
     """
     reader = READERS[config.annotations]
     raw = Path(config.raw)
-    fields, bad = reader.find_fields(raw, config.case_regex)
+    try:
+        fields, bad = reader.find_fields(raw, config.case_regex)
+    except NoAnnotationsError as error:
+        raise UsageError(f"{error} (annotations={config.annotations})") from None
     check_cases([field.name for field in fields], config.case_regex)
     check_occurring(reader, fields, config.classes, raw)
-    nameable = [field for field in fields if is_plain(field.name) and is_plain(field.case)]
-    reason = "its name, or its case's, has control characters or is '..'; rename it"
+    problems = {field: name_problem(field.name) or name_problem(field.case) for field in fields}
     bad += [
-        BadFile(str(field.image.relative_to(raw)), reason)
-        for field in fields
-        if not (is_plain(field.name) and is_plain(field.case))
+        BadFile(str(field.image.relative_to(raw)), problem)
+        for field, problem in problems.items()
+        if problem
     ]
-    return nameable, bad
+    return [field for field in fields if not problems[field]], bad
 
 
 def make_tasks(

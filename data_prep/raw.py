@@ -1,19 +1,29 @@
-"""Find the fields of a raw folder, each an image with its annotation.
+"""The files of a raw folder: fields, bad files, and what a file's name says.
 
-images/Case_<case>-<field>.tif + groundTruth/Case_<case>-<field>.json      or all in one folder
+Two names are one if they are the same in Unicode's composed form (NFC) without blanks at their
+ends: macOS writes "é" as two characters, and nobody sees a blank before an ending. A file is always
+opened by the name that it has. annotations/pairing.py finds the fields.
 """
 
+import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.command_line import UsageError, UserError
-from data_prep.cases.names import case_of
-from data_prep.config import BRECAHAD
+from common.command_line import UserError
+from common.files import is_plain
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (
+    *(".tif", ".tiff", ".png", ".jpg", ".jpeg"),
+    *(".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".tf2", ".tf8", ".btf"),  # kinds of TIF
+    *(".mrxs", ".dcm", ".vms", ".vmu"),
+)
+"""Endings of images, in lower case. The content decides how an image is read."""
+OME = ".ome"  # stands before the ending, as in NAME.ome.tif
+MOST_NAME_BYTES = 200  # a file name may have 255, and the names of results are longer
 
 CHANGED = "was changed meanwhile; run again"  # the reason for a file that changed between two reads
 
@@ -54,112 +64,64 @@ class BadInputFilesError(UserError):
         super().__init__(f"{len(bad)} bad file(s):\n{listed}\nCorrect them{advice}")
 
 
-def find_fields(
-    raw: Path, case_regex: str, suffixes: Sequence[str], ending: str = ""
-) -> tuple[list[Field], list[BadFile]]:
-    """Pair the images and annotations under `raw`.
+def composed(text: str) -> str:
+    """Return a text in the form in which names are compared."""
+    return unicodedata.normalize("NFC", text).strip()
 
-    Returns usable fields, and the files that are not.
-    An annotation has its image's name, or that name and `ending`, and one of the `suffixes`.
-    Raises UsageError if `raw` holds no images in either layout.
+
+def field_name(file: str) -> str:
+    """Return the name of an image's field: the file's name without its endings.
+
+    NAME.ome.tif and NAME.tif.tif are images called NAME.
     """
-    image_folder, annotation_folder = raw_folders(raw)
-    images = find_images(raw)
-    annotations = by_image(files_by_stem(annotation_folder, suffixes), images, ending)
-    fields, bad = [], []
-    for stem in sorted(images.keys() | annotations.keys(), key=natural_key):
-        pair = images.get(stem, []), annotations.get(stem, [])
-        expected = annotation_folder / f"{stem}{suffixes[0]}"
-        reason = pairing_problem(*pair, expected, image_folder, ending)
-        if reason:
-            bad += [BadFile(str(path.relative_to(raw)), reason) for path in pair[0] + pair[1]]
-        else:
-            fields.append(Field(stem, case_of(stem, case_regex), pair[0][0], pair[1][0]))
-    if not fields and (hint := nested_hint(raw)):
-        raise UsageError(f"raw={raw}: images without an annotation{hint}")
-    return fields, bad
+    name = composed(file)
+    while True:
+        stem, _, ending = name.rpartition(".")
+        if not stem or f".{ending}".lower() not in (*IMAGE_SUFFIXES, OME):
+            return name
+        name = stem.rstrip()
 
 
-def raw_folders(raw: Path) -> tuple[Path, Path]:
-    """Return the folders of the images and of the annotations."""
-    if not raw.is_dir():
-        raise UsageError(f"raw={raw}: no such folder{ways_to_data(raw)}")
-    images, annotations = raw / "images", raw / "groundTruth"
-    return (images, annotations) if images.is_dir() and annotations.is_dir() else (raw, raw)
-
-
-def ways_to_data(raw: Path) -> str:
-    """Name the commands that put data into the default folder."""
-    if raw.resolve() != Path(BRECAHAD).resolve():
-        return ""
-    return (
-        "; python -m data_prep.fetch downloads BreCaHAD there, python -m data_prep.synthetic"
-        f" out={BRECAHAD} makes a synthetic data set instead"
-    )
-
-
-def find_images(raw: Path) -> dict[str, list[Path]]:
-    """List the images by name without ending; a good name has one image. Raises UsageError."""
-    images = files_by_stem(raw_folders(raw)[0], IMAGE_SUFFIXES)
-    if not images:
-        raise UsageError(
-            f"raw={raw}: no images found; expected images/Case_*.tif with groundTruth/Case_*.json,"
-            f" or both in this folder{nested_hint(raw)}"
-        )
-    return images
-
-
-def nested_hint(raw: Path) -> str:
-    """Suggest the folder below or above if it has the layout."""
-    likely = [folder.parent for folder in sorted(raw.glob("*/images")) if folder.is_dir()]
-    if len(set(raw_folders(raw.parent))) == 2 and raw in raw_folders(raw.parent):
-        likely.append(raw.parent)
-    return f"; did you mean raw={likely[0]}?" if likely else ""
-
-
-def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """List files with one of the endings, by name without ending; skip hidden files."""
-    found = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            found[path.stem].append(path)
-    return found
-
-
-def by_image(
-    annotations: Mapping[str, list[Path]], images: Collection[str], ending: str
-) -> dict[str, list[Path]]:
-    """List annotations by the names of their images.
-
-    NAME + `ending` belongs to NAME if that image exists and none has the whole name.
-    """
-    found: dict[str, list[Path]] = defaultdict(list)
-    for stem, paths in annotations.items():
-        name = stem.removesuffix(ending)
-        found[name if name in images and stem not in images else stem] += paths
-    return found
-
-
-def pairing_problem(
-    images: list[Path], annotations: list[Path], expected: Path, image_folder: Path, ending: str
-) -> str:
-    """Say why these files of one name are not a pair; '' if they are.
-
-    `expected` is the usual path of the annotation; its name may have the `ending` too.
-    """
-    if len(images) > 1:
-        return f"two fields of one name: {', '.join(path.name for path in images)}; keep one"
-    if len(annotations) > 1:
-        names = ", ".join(path.name for path in annotations)
-        return f"two annotations of one field: {names}; keep one"
-    if not annotations:
-        return f"has no annotation: {expected.parent.name}/{expected.name} is not there"
-    if not images:
-        stem = annotations[0].stem
-        stems = dict.fromkeys([stem.removesuffix(ending), stem])
-        files = " or ".join(f"{image_folder.name}/{name}.tif" for name in stems)
-        return f"has no image: {files} is not there"
+def name_problem(name: str) -> str:
+    """Say why no file can have a field's name, or its case's, in its own; '' if one can."""
+    if not is_plain(name):
+        return "its name, or its case's, has control characters or is '..'; rename it"
+    if (num_bytes := len(os.fsencode(name))) > MOST_NAME_BYTES:
+        return f"its name has {num_bytes} bytes, at most {MOST_NAME_BYTES}; rename it"
     return ""
+
+
+def list_files(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
+    """List the files of a folder with one of the endings, or all; Case_2 comes before Case_10.
+
+    Hidden files and folders are passed over. A link to nothing counts as a file, so that reading it
+    says what is wrong.
+    """
+    found = (
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+        and (not suffixes or path.suffix.lower() in suffixes)
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
+    )
+    return sorted(found, key=lambda path: (natural_key(composed(path.name)), path.name))
+
+
+def by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """Sort files by the names of the images that they are, or annotate: NAME or NAME.tif."""
+    found = defaultdict(list)
+    for path in files:
+        annotated = path.name if path.suffix.lower() in IMAGE_SUFFIXES else path.stem
+        found[field_name(annotated)].append(path)
+    return dict(found)
+
+
+def several_of_one_name(files: Sequence[Path]) -> str:
+    """Name files that would be one field."""
+    names = ", ".join(path.name for path in files)
+    if len({unicodedata.normalize("NFC", path.name) for path in files}) < len(files):
+        return f"two fields of one name: {names}, which Unicode writes in two ways; keep one"
+    return f"two fields of one name: {names}; keep one"
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:

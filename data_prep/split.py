@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from common import seeds
 from common.command_line import UsageError
 from data_prep.config import SPLITS, SplitConfig
-from data_prep.raw import Field, natural_key
+from data_prep.raw import Field, composed, natural_key
 
 
 def split_cases(fields: Sequence[Field], config: SplitConfig, seed: int) -> dict[str, str]:
@@ -52,6 +52,7 @@ def split_by_list(cases: Sequence[str], config: SplitConfig) -> dict[str, str]:
 
 def find_case(name: str, cases: Sequence[str], key: str) -> str:
     """Return the case meant by '10' or 'Case_10'. Raises UsageError."""
+    name = composed(name)
     for case in (name, f"Case_{name}"):
         if case in cases:
             return case

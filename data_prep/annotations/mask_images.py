@@ -1,4 +1,4 @@
-"""Read ready masks: for each field an image of labels, in groundTruth/ under the field's name.
+"""Read ready masks: for each field an image of labels, NAME.png or NAME_mask.png.
 
 0 is background, 1 the first of classes=, 2 the next. With a single class, 255 means it too.
 """
@@ -12,14 +12,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from common.command_line import UsageError
-from data_prep import raw
 from data_prep.annotations.reader import Annotation, AnnotationReader
 from data_prep.images.arrays import Box, Mask, PointsN2
 from data_prep.images.image_files import open_image, read_size
 from data_prep.images.masks import BINARY_LABEL
 from data_prep.images.tiles import Tile
-from data_prep.raw import BadFile, BadInputError, Field
+from data_prep.raw import BadInputError, Field
 
 STRIP_PX = 1024  # rows of a large mask to read at a time
 MOST_LISTED = 8
@@ -38,19 +36,8 @@ class MaskImageReader(AnnotationReader[MaskFile]):
     """Reads TIF and PNG; of a TIF no more than a tile needs."""
 
     suffixes = (".png", ".tif", ".tiff")
+    words = ("mask", "masks", "cp_masks", "label", "labels", "seg", "segmentation")
     has_areas = True
-
-    def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-        """Return usable fields, and the files that are not.
-
-        Raises UsageError if images and masks are in one folder.
-        """
-        if len(set(raw.raw_folders(folder))) == 1:
-            raise UsageError(
-                f"raw={folder}: annotations=masks needs two folders, images/ and groundTruth/, with"
-                " files of the same names"
-            )
-        return super().find_fields(folder, case_regex)
 
     def parse(self, field: Field) -> MaskFile:
         """Read the mask's size from its header."""

@@ -20,6 +20,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from common.command_line import UsageError
+from data_prep.annotations.folders import (
+    AnnotationNames,
+    find_annotation_folder,
+    find_image_folder,
+)
 from data_prep.annotations.shapes import FARTHEST_PX, Shape, ShapeReader, Shapes, point
 from data_prep.cases.names import case_of
 from data_prep.raw import (
@@ -28,10 +33,11 @@ from data_prep.raw import (
     BadFile,
     BadInputError,
     Field,
-    files_by_stem,
-    find_images,
+    by_name,
+    field_name,
+    list_files,
     natural_key,
-    raw_folders,
+    several_of_one_name,
 )
 
 COLUMNS = ("file", "x", "y", "class")
@@ -67,8 +73,9 @@ class PointTableReader(ShapeReader):
         Names every bad row, in the order of the lines. A line that is not a row may belong to any
         field, so then no field is usable.
         """
-        images = find_images(folder)
-        path = the_table(folder)
+        image_folder = find_image_folder(folder)
+        images = by_name(list_files(image_folder, IMAGE_SUFFIXES))
+        path = the_table(folder, image_folder)
         named = str(path.relative_to(folder))
         try:
             rows = rows_by_stem(path)
@@ -93,21 +100,21 @@ class PointTableReader(ShapeReader):
         return Shapes([as_shape(row) for row in rows if not row.is_empty])
 
 
-def the_table(folder: Path) -> Path:
+def the_table(folder: Path, image_folder: Path) -> Path:
     """Find the CSV of a raw folder. Raises UsageError unless there is exactly one."""
-    tables = raw_folders(folder)[1]
-    paths = [path for found in files_by_stem(tables, (".csv",)).values() for path in found]
-    if len(paths) != 1:
-        names = ", ".join(path.name for path in paths) or "none"
-        raise UsageError(f"raw={folder}: expected one .csv in {tables}, found {names}")
+    names = AnnotationNames(PointTableReader.suffixes, table="points.csv")
+    tables = find_annotation_folder(folder, image_folder, names)
+    paths = list_files(tables, names.suffixes)
+    if len(paths) > 1:
+        listed = ", ".join(path.name for path in paths)
+        raise UsageError(f"raw={folder}: expected one .csv in {tables}, found {listed}")
     return paths[0]
 
 
 def image_problem(images: list[Path], is_in_table: bool, table: Path) -> str:
     """Say why an image is not a field; '' if it is."""
     if len(images) > 1:
-        names = ", ".join(path.name for path in images)
-        return f"two fields of one name: {names}; keep one"
+        return several_of_one_name(images)
     if not is_in_table:
         return (
             f"has no row in {table.name} (if nothing is in the image, add the row"
@@ -132,10 +139,9 @@ def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row
 
 
 def stem_of(file: str) -> str:
-    """Strip an image's ending, if any; keep a folder, so that no image has this name."""
-    path = Path(file)
-    named = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
-    return str(named) if file else ""
+    """Return the name of an image's field; keep a folder, so that no image has this name."""
+    path = Path(file)  # without ./
+    return field_name(path.name) if path.parent == Path() else str(path)
 
 
 def parse_table(content: bytes) -> list[Row]:

@@ -13,15 +13,13 @@ nucleus.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from data_prep import raw
 from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, point, polygon
-from data_prep.raw import BadFile, BadInputError, Field
+from data_prep.raw import BadInputError, Field
 
-PREDICTED = "_nuclei"
-"""The end that train.predict gives its files' names, after the image's name."""
+PREDICTED = "nuclei"
+"""The word that train.predict puts after the image's name: NAME_nuclei.geojson."""
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
 Position = tuple[float, float]
 """x and y in px from the image's corner."""
@@ -31,11 +29,8 @@ class QuPathReader(ShapeReader):
     """Reads GeoJSON, of the image NAME.tif as NAME.geojson or NAME_nuclei.geojson."""
 
     suffixes = (".geojson", ".json")
+    words = (PREDICTED, "annotations", "annotation", "detections", "cells")
     has_areas = True
-
-    def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-        """Return usable fields, and the files that are not; accept the names of train.predict."""
-        return raw.find_fields(folder, case_regex, self.suffixes, PREDICTED)
 
     def parse(self, field: Field) -> Shapes:
         """Read every point and polygon that has a class."""

@@ -12,7 +12,8 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from data_prep import raw
+from data_prep.annotations import pairing
+from data_prep.annotations.folders import AnnotationNames
 from data_prep.images.arrays import Mask, PointsPx
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, Field
@@ -57,14 +58,16 @@ class AnnotationReader(ABC, Generic[Parsed]):
 
     suffixes: ClassVar[tuple[str, ...]]
     """Endings of its files, in lower case, the usual ending first."""
+    words: ClassVar[tuple[str, ...]] = ()
+    """Words that may follow the image's name, as in NAME_mask.png, the usual one first."""
     has_areas: ClassVar[bool] = False
     """Whether a file may hold areas, so that a mask is more than discs."""
     lists_classes: ClassVar[bool] = False
     """Whether every file must list every wanted class, even without points."""
 
     def find_fields(self, folder: Path, case_regex: str) -> tuple[list[Field], list[BadFile]]:
-        """Return usable fields, and the files that are not. Raises what raw.find_fields raises."""
-        return raw.find_fields(folder, case_regex, self.suffixes)
+        """Return usable fields, and the files that are not. Raises UsageError as pairing does."""
+        return pairing.find_fields(folder, case_regex, AnnotationNames(self.suffixes, self.words))
 
     def check_classes(self, classes: Sequence[str]) -> list[str]:
         """Return the classes under their usual names. Raises UsageError for an unknown class."""

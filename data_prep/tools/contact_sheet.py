@@ -11,6 +11,7 @@ from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images.arrays import Image, Mask, PointsN2
 from data_prep.images.outlines import paint_outlines
+from data_prep.raw import composed
 from data_prep.tools.config import PreviewConfig
 
 ORANGE, INK = (230, 159, 0), (40, 40, 40)
@@ -37,7 +38,7 @@ def write_contact_sheet(config: PreviewConfig) -> None:
 
 def samples_of(dataset: Dataset, field: str) -> list[Sample]:
     """Return the variants of a field; of the first one for ''. Raises UsageError if unknown."""
-    field = field or (dataset.split("train") or dataset.samples)[0].field
+    field = composed(field) or (dataset.split("train") or dataset.samples)[0].field
     samples = [sample for sample in dataset.samples if sample.field == field]
     if not samples:
         known = sorted({sample.field for sample in dataset.samples})

@@ -19,11 +19,12 @@ import numpy as np
 from imagecodecs import PNG
 
 from data_prep.annotations import brecahad
+from data_prep.annotations.formats import READERS
 from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant
 from data_prep.config import PrepConfig
 from data_prep.images import encoding, image_files, masks
-from data_prep.raw import Field, find_fields
+from data_prep.raw import Field
 from tests import ranks as real_ranks
 
 REPEATS, RADIUS_PX = 5, 20
@@ -56,7 +57,7 @@ def main() -> None:
 
 def fields_of(raw: Path) -> list[Field]:
     """The fields of a folder."""
-    return find_fields(raw, PrepConfig(raw="", out="").case_regex, (".json",))[0]
+    return READERS["brecahad"].find_fields(raw, PrepConfig(raw="", out="").case_regex)[0]
 
 
 def variant_of(field: Field) -> Annotated:

@@ -43,13 +43,14 @@ from scipy import ndimage
 from common.malloc import keep_freed_memory
 from common.workers import map_tasks
 from data_prep.annotations.brecahad import decode_points
+from data_prep.annotations.formats import READERS
 from data_prep.augment.transforms import albumentations  # which does not ask the network
 from data_prep.augment.variants import ORIGINAL, Variant, plan_variants
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
 from data_prep.images import encoding, image_files, masks
 from data_prep.plan import hash_inputs, make_folders, make_task
-from data_prep.raw import Field, find_fields
+from data_prep.raw import Field
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare
 
@@ -114,7 +115,7 @@ def many_fields(source: Path, raw: Path, number: int) -> Path:
     """
     for folder in ("images", "groundTruth"):
         (raw / folder).mkdir(parents=True)
-    fields, _ = find_fields(source, PrepConfig(raw="", out="").case_regex, (".json",))
+    fields, _ = READERS["brecahad"].find_fields(source, PrepConfig(raw="", out="").case_regex)
     for index, field in enumerate(islice(cycle(fields), number)):
         name = f"Case_1-{index:03d}"  # one case: a repeated picture may be in one
         (raw / f"images/{name}{field.image.suffix}").symlink_to(field.image.resolve())
@@ -124,7 +125,7 @@ def many_fields(source: Path, raw: Path, number: int) -> Path:
 
 def side_by_side(raw: Path, folder: Path, number: int, rounds: int) -> Path:
     """The table of seconds a field and ratios; returns the data set of the last run."""
-    fields, _ = find_fields(raw, PrepConfig(raw="", out="").case_regex, (".json",))
+    fields, _ = READERS["brecahad"].find_fields(raw, PrepConfig(raw="", out="").case_regex)
     turn, latest = cycle(fields), folder
 
     def new_folder() -> Path:
@@ -215,7 +216,7 @@ def worker_beside_floor(raw: Path, out: Path) -> None:
     """What a worker at work takes, and the floor, a field each in turn."""
     config = training_config(raw, out)
     make_folders(out, raw)
-    fields, _ = find_fields(raw, config.case_regex, (".json",))
+    fields, _ = READERS["brecahad"].find_fields(raw, config.case_regex)
     tasks = tasks_of(fields, config)
     seconds_of(decode_and_encode, fields[-1])  # warm
     seconds_of(prepare_field, tasks[-1])
@@ -379,7 +380,7 @@ def worker_memory_mb(raw: Path, out: Path) -> list[float]:
     """Peak memory after 4 and after 40 fields, in a process of its own."""
     config = training_config(raw, out)
     make_folders(out, raw)
-    fields, _ = find_fields(raw, config.case_regex, (".json",))
+    fields, _ = READERS["brecahad"].find_fields(raw, config.case_regex)
     peaks = []
     for number, task in enumerate(islice(cycle(tasks_of(fields, config)), 40), start=1):
         prepare_field(task)

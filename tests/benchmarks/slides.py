@@ -10,10 +10,11 @@ import tifffile
 import torch
 
 from common import command_line
+from data_prep.annotations.folders import find_image_folder
 from data_prep.dataset.manifest import Description, Labelling
 from data_prep.images.arrays import Image
 from data_prep.images.image_files import read_image
-from data_prep.raw import find_images
+from data_prep.raw import IMAGE_SUFFIXES, list_files
 from data_prep.tools.config import SyntheticConfig
 from data_prep.tools.synthetic_fields import make_field
 from model import build_model
@@ -56,7 +57,7 @@ def read_fields(raw: str) -> Image:
     """The fields of a folder beside one another, four in a row; without one, a drawn field."""
     if not raw:
         return make_field(SyntheticConfig(out=""), case=1, field=1)[0]
-    fields = [read_image(path) for (path,) in find_images(Path(raw)).values()]
+    fields = [read_image(path) for path in list_files(find_image_folder(Path(raw)), IMAGE_SUFFIXES)]
     rows = [np.hstack(fields[start : start + 4]) for start in range(0, len(fields) // 4 * 4, 4)]
     return np.vstack(rows or fields[:1])
 

@@ -156,9 +156,12 @@ class TestUsageErrors:
             (["raw={raw}/nowhere"], ["raw=", "nowhere: no such folder"]),
             (
                 ["raw={raw}/groundTruth"],
-                ["no images found", "images/Case_*.tif", "did you mean raw={raw}?"],
+                ["no images found; it holds 4 .json", "did you mean raw={raw}?"],
             ),
-            (["raw={raw}/images"], ["without an annotation; did you mean raw={raw}?"]),
+            (
+                ["raw={raw}/images"],
+                ["4 images in this folder, but no annotation (.json)", "did you mean raw={raw}?"],
+            ),
             (["out={raw}"], ["is the raw folder"]),
             (["out={raw}/images"], ["holds something that is not a prepared data set"]),
             (["out={raw}/images/Case_1-01.tif"], ["Case_1-01.tif: is a file; name a folder"]),

@@ -9,8 +9,9 @@ import pytest
 import tifffile
 
 from common.command_line import UsageError
+from data_prep.annotations.formats import READERS
 from data_prep.config import SPLITS, PrepConfig, SplitConfig
-from data_prep.raw import Field, find_fields
+from data_prep.raw import Field
 from data_prep.split import split_cases
 
 # BreCaHAD's 17 cases and 162 fields; the cases are of very different sizes
@@ -179,7 +180,7 @@ def test_the_pair_of_one_picture_in_the_sample_stays_together(real_data: Path) -
     """Case_10-07 and Case_10-08 are one picture, annotated twice (and stored as JPEG twice)."""
     twins = [tifffile.imread(real_data / f"images/Case_10-0{number}.tif") for number in (7, 8)]
     assert np.abs(twins[0].astype(int) - twins[1]).mean() < 8
-    fields, _ = find_fields(real_data, PrepConfig().case_regex, (".json",))
+    fields, _ = READERS["brecahad"].find_fields(real_data, PrepConfig().case_regex)
     seen = set()
     for seed, fold in itertools.product(range(4), range(3)):
         splits = split_cases(fields, SplitConfig(folds=3, fold=fold), seed)

@@ -12,7 +12,7 @@ from common import ownership
 from common.command_line import UserError
 from data_prep.images import image_files
 from data_prep.images.arrays import Image
-from data_prep.raw import BadInputError
+from data_prep.raw import BadInputError, field_name, name_problem
 from model.precision import choose_precision
 from train.checkpoints.digests import model_sha256
 from train.prediction.band_reader import BandReader
@@ -124,6 +124,8 @@ class Predictor:
 
     def task(self, path: Path) -> Task:
         """Cut an image into bands. Raises BadInputError."""
+        if problem := name_problem(field_name(path.name)):
+            raise BadInputError(problem)
         height, width = image_files.read_size(path)
         about = path.stat()
         settings = {

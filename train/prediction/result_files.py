@@ -18,6 +18,7 @@ from data_prep.images import encoding
 from data_prep.images.arrays import Box, Mask
 from data_prep.images.masks import channel_values
 from data_prep.images.outlines import paint_outlines
+from data_prep.raw import field_name
 from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows
 from train.prediction.predicted_bands import PredictedBands
 from train.prediction.pyramid import halve_labels, halve_values, write_pyramid
@@ -28,7 +29,7 @@ PICTURE_PX = 4000
 """Longest side of an overlay and of a mask as PNG; the overlay of a larger image is shrunk."""
 OUTLINE_PX = 3
 SETTINGS = "_settings.json"
-NUCLEI = f"{PREDICTED}.geojson"
+NUCLEI = f"_{PREDICTED}.geojson"
 SMALL_MASK = "_mask.png"
 OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", NUCLEI, ".json", SETTINGS)
 
@@ -54,12 +55,12 @@ class Task:
     @property
     def bands_kind(self) -> str:
         """The private folder of its bands. The ending is for images with the name '.' or '..'."""
-        return f"{BANDS}/{self.path.stem}.bands"
+        return f"{BANDS}/{self.name()}.bands"
 
     @property
     def item(self) -> Item:
         """Its results in the records of the output folder."""
-        return Item(self.out, KIND, self.path.stem, making=self.store.folder)
+        return Item(self.out, KIND, self.name(), making=self.store.folder)
 
     @property
     def outputs(self) -> list[str]:
@@ -81,9 +82,9 @@ class Task:
         """What its record says once all its results are written, in the form that is read back."""
         return {"settings": json.loads(encode_settings(self.settings))}
 
-    def name(self, ending: str) -> str:
-        """Name one of its result files."""
-        return self.path.stem + ending
+    def name(self, ending: str = "") -> str:
+        """Name one of its result files, or the image without its ending."""
+        return field_name(self.path.name) + ending
 
 
 class Standing(NamedTuple):

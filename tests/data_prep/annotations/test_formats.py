@@ -344,10 +344,13 @@ class TestClasses:
     def test_without_any_field_the_files_are_told(
         self, raw_folder: RawFolder, tmp_path: Path
     ) -> None:
-        with pytest.raises(
-            BadInputFilesError, match=r"has no annotation: .*/Case_1-01\.png is not"
-        ):
+        with pytest.raises(UsageError) as caught:
             prepare(raw_folder(CASES), tmp_path / "out", "masks")
+        assert str(caught.value).endswith(
+            ": 4 images in images/, but no annotation (.png or .tif or .tiff); it holds"
+            " groundTruth/ (4 .json), images/ (4 .tif); expected, for Case_1-01.tif,"
+            " groundTruth/Case_1-01.png or Case_1-01_mask.png (annotations=masks)"
+        )
 
     def test_bad_files_are_told_before_classes_that_may_be_in_them(
         self, folder: Path, tmp_path: Path

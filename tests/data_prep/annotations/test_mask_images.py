@@ -17,7 +17,7 @@ from data_prep.config import PrepConfig
 from data_prep.images import image_files
 from data_prep.images.arrays import Box
 from data_prep.images.tiles import Tile, whole
-from data_prep.raw import BadInputError, Field
+from data_prep.raw import BadFile, BadInputError, Field
 from tests.points import as_lists
 
 READER = MaskImageReader()
@@ -191,12 +191,53 @@ def test_a_png_is_decoded_once_for_all_tiles(
     assert num_decoded() == 1
 
 
-def test_masks_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "a-1.tif").write_bytes(b"")
-    with pytest.raises(UsageError, match="needs two folders, images/ and groundTruth/"):
-        READER.find_fields(tmp_path, PrepConfig().case_regex)
-    for name in ("images/a-1.tif", "groundTruth/a-1.png"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(b"")
-    (field,), bad = READER.find_fields(tmp_path, PrepConfig().case_regex)
-    assert (field.annotation, bad) == (tmp_path / "groundTruth/a-1.png", [])
+def find(raw: Path, *names: str) -> tuple[dict[str, str], list[BadFile]]:
+    """Return each field's image and mask, and the bad files."""
+    for name in names:
+        (raw / name).parent.mkdir(exist_ok=True)
+        (raw / name).write_bytes(b"")
+    fields, bad = READER.find_fields(raw, PrepConfig().case_regex)
+    return {
+        str(field.image.relative_to(raw)): str(field.annotation.relative_to(raw))
+        for field in fields
+    }, bad
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/a-1.tif", "groundTruth/a-1.png"),
+        ("images/a-1.png", "masks/a-1.png"),
+        ("images/a-1.png", "Masks/a-1_mask.png"),
+        ("images/a-1.ome.tif", "labels/a-1.ome.tif"),
+        ("images/a-1.jpg", "masks/a-1.jpg.png"),
+        ("images/a-1.jpg", "masks/a-1-labels.tif"),
+        ("a-1.png", "mask/a-1.png"),
+        ("a-1.png", "a-1_mask.png"),
+        ("a-1.png", "a-1_Masks.PNG"),
+        ("a-1.ome.tif", "a-1.ome_label.ome.tif"),
+        ("a_mask-1.png", "a_mask-1_mask.png"),
+        ("images/a-1.png", "images/a-1_cp_masks.png"),
+    ],
+)
+def test_the_usual_names_of_masks_are_found(tmp_path: Path, image: str, mask: str) -> None:
+    assert find(tmp_path, image, mask) == ({image: mask}, [])
+
+
+def test_an_image_and_its_mask_of_one_name_cannot_be_told_apart_in_one_folder(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match=r"2 images in this folder, but no annotation"):
+        find(tmp_path, "a-1.tif", "a-1.png")
+
+
+def test_in_a_folder_of_images_only_a_mask_of_another_file_is_a_mask(tmp_path: Path) -> None:
+    """b_mask has no b; c has two masks; a mask of a mask is nobody's."""
+    names = ["a.png", "a_mask.png", "b_mask.png", "c.png", "c_mask.png", "c_label.png"]
+    fields, bad = find(tmp_path, *names, "a_mask_mask.png")
+    assert fields == {"a.png": "a_mask.png"}
+    assert {entry.file: entry.reason.partition(":")[0] for entry in bad} == {
+        "a_mask_mask.png": "has no image",
+        "b_mask.png": "has no annotation",
+        **dict.fromkeys(["c.png", "c_mask.png", "c_label.png"], "two annotations of one field"),
+    }

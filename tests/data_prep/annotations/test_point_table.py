@@ -1,5 +1,6 @@
 """The CSV of points: whose rows are whose, and every mistake with its line."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +111,12 @@ def test_there_is_one_table(tmp_path: Path, names: list[str]) -> None:
     (raw / "groundTruth/points.csv").unlink()
     for name in names:
         (raw / "groundTruth" / name).write_text(HEADER)
-    found = ", ".join(sorted(names)) or "none"
-    with pytest.raises(UsageError, match=rf"expected one \.csv in .*groundTruth, found {found}$"):
+    found = "expected one .csv in .*groundTruth, found more.csv, points.csv$"
+    none = "2 images in images/, but no annotation (.csv); it holds groundTruth/ (no files), "
+    expected = "expected, for a-1.tif, groundTruth/points.csv"
+    with pytest.raises(UsageError, match=found if names else re.escape(none)) as caught:
         find(raw)
+    assert names or expected in str(caught.value)
 
 
 def test_it_may_lie_beside_the_images(tmp_path: Path) -> None:
