@@ -51,6 +51,12 @@ def report(config: PrepConfig, summary: "Summary") -> None:
     from data_prep.dataset import nuclei  # here, for the same reason
 
     print("\n".join(nuclei.table(nuclei.by_split(summary.samples))))
+    from data_prep.annotations import findings
+
+    for line in findings.summary(summary.findings, config.classes):
+        print(line)
+    for warning in findings.warnings(summary.findings, config.classes, config.annotations):
+        print(f"warning: {warning}", file=sys.stderr)
     for warning in nuclei.warnings(summary.samples, config.split):
         print(f"warning: {warning}", file=sys.stderr)
     if summary.num_glass:

@@ -4,6 +4,7 @@ This module imports nothing that takes long, so that help and errors of settings
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +26,8 @@ MAX_CLASSES = 255  # beside the background, in 8 bit
 MAX_SIDE_PX = 32_766  # of an image: OpenCV's remap counts in 16 bit
 BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # the defaults of all commands
 MARGIN_PX = 64  # points so far outside a field are kept: their discs may reach into it
+OBJECT_TYPES = ("annotation", "detection", "cell")  # of QuPath's, those that are nuclei or areas
+ALL_OBJECT_TYPES = (*OBJECT_TYPES, "tile", "tma_core")
 FLIPS = ("horizontal_flip", "vertical_flip")  # not random: a second copy would be the same
 
 
@@ -202,6 +205,12 @@ class PrepConfig:
     """Seed of the split and of every variant."""
     copies: int = 16
     """Variants of each training field, including the original (val and test have only it)."""
+    object_types: list[str] = field(default_factory=lambda: list(OBJECT_TYPES))
+    """With annotations=geojson, the types of QuPath's objects that count: annotation, detection,
+    cell, tile, tma_core. [detection,cell] leaves out regions that are drawn around cells."""
+    empty: Literal["refuse", "accept"] = "refuse"
+    """A file that lists no object at all: 'refuse' takes it for a mistake, 'accept' for saying that
+    nothing is there. A row with only the file in a csv, and a mask of zeros, always say that."""
     classes: list[str] = field(default_factory=lambda: ["tumor"])
     """Annotated classes to paint into the masks, later ones over earlier ones: BreCaHAD's, or those
     that the annotations name."""
@@ -260,6 +269,7 @@ class PrepConfig:
         if not 1 <= self.jpg_quality <= 100:
             raise ValueError(f"jpg_quality={self.jpg_quality}: must be from 1 to 100")
         self._check_classes()
+        self._check_object_types()
         self.share_numbers()
         check_regex(self.case_regex)
         distinct = 1 + len(set(self.augment.turn) & set(FLIPS))
@@ -276,6 +286,14 @@ class PrepConfig:
             raise ValueError(f"share={self.share}: k/n with k from 1 to n, as in 3/8")
         return int(match[1]), int(match[2])
 
+    def _check_object_types(self) -> None:
+        listed = f"object_types=[{','.join(map(str, self.object_types))}]"
+        known = ", ".join(ALL_OBJECT_TYPES)
+        if not self.object_types or not {*self.object_types} <= {*ALL_OBJECT_TYPES}:
+            raise ValueError(f"{listed}: name some of {known}")
+        if self.annotations != "geojson" and {*self.object_types} != {*OBJECT_TYPES}:
+            raise ValueError(f"{listed}: only annotations=geojson has types of objects")
+
     def _check_classes(self) -> None:
         if not self.classes:
             raise ValueError("classes=[]: name at least one class, as in classes=[tumor]")
@@ -283,7 +301,7 @@ class PrepConfig:
             raise ValueError(
                 "classes: put names that hold a colon into quotes: '[\"Tumor: Positive\"]'"
             )
-        if any(not name.isprintable() for name in self.classes):
+        if not all(map(is_class_name, self.classes)):
             raise ValueError(f"classes={self.classes!a}: a name holds unprintable characters")
         if len(self.classes) > MAX_CLASSES:
             raise ValueError(
@@ -291,3 +309,8 @@ class PrepConfig:
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
+
+
+def is_class_name(name: str) -> bool:
+    """Whether all characters of a name can be printed; a blank of any kind can."""
+    return all(char.isprintable() or unicodedata.category(char) == "Zs" for char in name)

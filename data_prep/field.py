@@ -5,7 +5,7 @@ A field is one task for one worker: read once, written `copies` times.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import cv2
 from common.ownership import Item
 from data_prep import records
 from data_prep.annotations import brecahad
-from data_prep.annotations.formats import READERS
-from data_prep.annotations.reader import Annotation, with_middles
+from data_prep.annotations.findings import Findings
+from data_prep.annotations.formats import reader_of
+from data_prep.annotations.reader import Annotation, AnnotationReader, with_middles
 from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant, plan_variants
 from data_prep.config import MAX_SIDE_PX, PrepConfig
@@ -59,6 +60,8 @@ class PreparedField:
 
     samples: list[dict[str, Any]]
     bad: list[BadFile]
+    findings: Findings = field(default_factory=Findings)
+    """What the annotation of the whole image holds; the tiles of an image have the same."""
 
     @property
     def is_glass(self) -> bool:
@@ -68,17 +71,18 @@ class PreparedField:
 
 def prepare_field(task: FieldTask) -> PreparedField:
     """Prepare one field, replacing its earlier files. A tile of glass gets no samples."""
-    field, raw = task.field, Path(task.config.raw)
+    field, raw, reader = task.field, Path(task.config.raw), reader_of(task.config)
     bad: list[BadFile] = []
     with errors_collected(field.annotation, raw, bad):
-        parsed = parse_annotation(task.config.annotations, field)
+        parsed = parse_annotation(reader, field)
     with errors_collected(field.image, raw, bad):
         image_HWC = read_image(task)
     if bad:
         return PreparedField([], bad)
     with errors_collected(field.annotation, raw, bad):
         tile = task.tile or whole(*image_HWC.shape[:2])
-        annotation = READERS[task.config.annotations].annotation_in(parsed, tile, task.values)
+        annotation = reader.annotation_in(parsed, tile, task.values)
+        findings = reader.findings(parsed, tile)
     for path, stamp in task.stamps:
         with errors_collected(path, raw, bad):
             if records.stamp_of(path) != stamp:  # changed since its preparation was planned
@@ -92,8 +96,8 @@ def prepare_field(task: FieldTask) -> PreparedField:
         except BadInputError as error:  # not OSError: it comes from writing, not from the raw file
             return PreparedField([], [BadFile(str(field.image.relative_to(raw)), str(error))])
         unpublish(task.out)
-        item.publish({"key": task.key, "samples": samples})
-    return PreparedField(samples, [])
+        item.publish({"key": task.key, "samples": samples, "findings": asdict(findings)})
+    return PreparedField(samples, [], findings)
 
 
 @contextmanager
@@ -106,9 +110,9 @@ def errors_collected(path: Path, raw: Path, bad: list[BadFile]) -> Iterator[None
 
 
 @lru_cache(maxsize=1)
-def parse_annotation(annotations: str, field: Field) -> Any:
+def parse_annotation(reader: AnnotationReader[Any], field: Field) -> Any:
     """Read a field's annotation; cached, since a worker's tiles are mostly of the same image."""
-    return READERS[annotations].parse(field)
+    return reader.parse(field)
 
 
 def read_image(task: FieldTask) -> Image:

@@ -15,7 +15,7 @@ from common.ownership import PRIVATE, make_private
 from common.progress import track
 from data_prep import records, split
 from data_prep.annotations.folders import NoAnnotationsError
-from data_prep.annotations.formats import READERS, check_occurring
+from data_prep.annotations.formats import READERS, check_occurring, reader_of
 from data_prep.cases.suggestions import check_cases
 from data_prep.config import PrepConfig
 from data_prep.dataset import manifest, pack
@@ -99,7 +99,7 @@ def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
 
     Raises UsageError, also if one patient would be several cases, or a class is in no field.
     """
-    reader = READERS[config.annotations]
+    reader = reader_of(config)
     raw = Path(config.raw)
     try:
         fields, bad = reader.find_fields(raw, config.case_regex)

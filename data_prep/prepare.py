@@ -19,6 +19,7 @@ from common.ownership import clear_temporaries, recorded_items, refusal
 from common.progress import track
 from common.workers import map_tasks
 from data_prep import records
+from data_prep.annotations.findings import Findings, add_up
 from data_prep.config import SPLITS, PrepConfig
 from data_prep.dataset import manifest, pack
 from data_prep.dataset.manifest import Sample, count_samples, unpublish, write_dataset
@@ -54,6 +55,8 @@ class Summary:
     num_removed: int
     """Fields of an earlier preparation of `out` that are missing or bad in this one."""
     content_sha256: str
+    findings: Findings
+    """What the annotations hold, also beside what is learned; of all fields that are not bad."""
     left: list[str]
     """Files in the set's folders that no preparation wrote; they stay."""
 
@@ -98,10 +101,9 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
         raise BadInputFilesError(bad)
     names = list(dict.fromkeys(task.field.name for task in plan.tasks))
     num_glass = sum(result.is_glass for result in results)
+    findings = findings_of(plan.tasks, results)
     if config.share:
-        return Summary(
-            names, [], bad, num_reused, num_glass, num_removed=0, content_sha256="", left=[]
-        )
+        return Summary(names, [], bad, num_reused, num_glass, 0, "", findings, left=[])
     samples = [
         Sample(**sample, split=plan.splits[sample["case"]])
         for result in results
@@ -111,8 +113,9 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
     lease.check()
     num_removed = remove_stale(Path(config.out), done)
-    content_sha256 = publish(config, samples, describe(config, plan.splits, bad, num_glass))
-    return Summary(names, samples, bad, num_reused, num_glass, num_removed, content_sha256, left)
+    about = describe(config, plan.splits, bad, num_glass, findings)
+    sha256 = publish(config, samples, about)
+    return Summary(names, samples, bad, num_reused, num_glass, num_removed, sha256, findings, left)
 
 
 def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str, Any]) -> str:
@@ -169,7 +172,7 @@ def run_tasks(
     once another run has taken the folder over.
     """
     done = {
-        index: PreparedField(samples, [])
+        index: PreparedField(samples, [], Findings(**states[task.name].findings))
         for index, task in enumerate(tasks)
         if (samples := states[task.name].samples) is not None and states[task.name].key == task.key
     }
@@ -182,6 +185,16 @@ def run_tasks(
         done[todo[number]] = result
         lease.check()
     return [done[index] for index in range(len(tasks))], num_reused
+
+
+def findings_of(tasks: Sequence[FieldTask], results: Sequence[PreparedField]) -> Findings:
+    """Add up what the annotations of the images hold, those of an image's tiles once."""
+    of_image = {
+        task.field.name: result.findings
+        for task, result in zip(tasks, results, strict=True)
+        if not result.bad
+    }
+    return add_up(of_image.values())
 
 
 def check_splits(
@@ -215,7 +228,11 @@ def remove_stale(out: Path, names: Iterable[str]) -> int:
 
 
 def describe(
-    config: PrepConfig, splits: dict[str, str], bad: list[BadFile], num_glass: int
+    config: PrepConfig,
+    splits: dict[str, str],
+    bad: list[BadFile],
+    num_glass: int,
+    findings: Findings,
 ) -> dict[str, Any]:
     """Collect what dataset.json says beside counts, but not where or how fast it was made."""
     return {
@@ -226,5 +243,6 @@ def describe(
         },
         "skipped": [dataclasses.asdict(entry) for entry in bad],
         "glass_tiles": num_glass,
+        "findings": dataclasses.asdict(findings),
         "config": records.settings_of_set(config),
     }

@@ -107,6 +107,8 @@ class FieldState:
 
     samples: list[dict[str, Any]] | None
     """The recorded samples; None unless all their files exist unchanged."""
+    findings: dict[str, Any]
+    """What the field's annotation holds, as recorded."""
     key: str
     """The recorded key."""
     files: list[str]
@@ -128,6 +130,7 @@ def read_state(out: Path, name: str) -> FieldState:
     is_done = bool(record.about) and len(whole) == len(record.files)
     return FieldState(
         record.about.get("samples") if is_done else None,
+        record.about.get("findings", {}),
         str(record.about.get("key")),
         list(record.files),
         sorted(file for file in existing - whole if not owns(record, out, file)),

@@ -1,15 +1,17 @@
 """List the annotation formats, and check that classes occur somewhere."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from common.command_line import UsageError
 from data_prep.annotations.brecahad import BreCaHADReader
+from data_prep.annotations.findings import is_alike, quoted, shown
 from data_prep.annotations.mask_images import MaskImageReader
 from data_prep.annotations.point_table import PointTableReader
 from data_prep.annotations.qupath import QuPathReader
-from data_prep.annotations.reader import AnnotationReader
+from data_prep.annotations.reader import AnnotationReader, Rules
 from data_prep.raw import BadInputError, Field
 
 READERS: dict[str, AnnotationReader[Any]] = {
@@ -18,7 +20,24 @@ READERS: dict[str, AnnotationReader[Any]] = {
     "csv": PointTableReader(),
     "masks": MaskImageReader(),
 }
-"""Value of annotations= -> its reader."""
+"""Value of annotations= -> its reader, with the default rules."""
+
+
+class Reading(Protocol):
+    """Settings that say how annotations are read."""
+
+    @property
+    def annotations(self) -> str: ...  # noqa: D102
+    @property
+    def object_types(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def empty(self) -> Literal["refuse", "accept"]: ...  # noqa: D102
+
+
+def reader_of(reading: Reading) -> AnnotationReader[Any]:
+    """Return the reader of a format, with the rules that settings or a labelling give."""
+    rules = Rules(tuple(reading.object_types), reading.empty)
+    return replace(READERS[reading.annotations], rules=rules)
 
 
 def check_occurring(
@@ -41,5 +60,11 @@ def check_occurring(
             return
     if missing and (found or not num_bad) and fields:
         named = ", ".join(f"'{name}'" for name in classes if name in missing)
-        listed = ", ".join(sorted(found)) or "none"
-        raise UsageError(f"classes: no {named} anywhere in {raw}; there are: {listed}")
+        listed = ", ".join(map(shown, sorted(found))) or "none"
+        alike = "".join(
+            f"; {quoted(other, name)} is written otherwise than {quoted(name, other)}"
+            for name in classes
+            for other in sorted(found)
+            if name in missing and is_alike(other, name)
+        )
+        raise UsageError(f"classes: no {named} anywhere in {raw}; there are: {listed}{alike}")

@@ -7,25 +7,37 @@
 `file` is an image's name, without a folder, with or without its ending; x and y are px from the
 image's corner. A row with only the file means that nothing is in the image; an image without a row
 is not annotated, and counts as bad.
+
+Cells are separated by commas, semicolons or tabs, as the first line shows; without commas between
+the cells, numbers may have a decimal comma. What two readings would take for two numbers is
+refused.
 """
 
-import csv
 import hashlib
-import io
 import json
+import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from common.command_line import UsageError
+from data_prep.annotations.findings import UnusableError, shown
 from data_prep.annotations.folders import (
     AnnotationNames,
     find_annotation_folder,
     find_image_folder,
 )
-from data_prep.annotations.shapes import FARTHEST_PX, Shape, ShapeReader, Shapes, point
+from data_prep.annotations.reader import Rules
+from data_prep.annotations.shapes import (
+    FARTHEST_PX,
+    Collector,
+    Shape,
+    ShapeReader,
+    Shapes,
+    point,
+)
+from data_prep.annotations.table_text import NUMBER, Row, parse_table
 from data_prep.cases.names import case_of
 from data_prep.raw import (
     CHANGED,
@@ -40,26 +52,9 @@ from data_prep.raw import (
     several_of_one_name,
 )
 
-COLUMNS = ("file", "x", "y", "class")
+GROUPED = re.compile(r"[+-]?\d{1,3}([.,'\s\u2019]\d{3})+([.,]\d*)?")
+MISSING = ("", "nan", "na", "n/a", "null", "none", "inf", "-inf", "+inf", "infinity", "-infinity")
 MOST_LISTED = 100  # bad rows; most likely more of them have the same mistake
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table, as texts."""
-
-    line: int
-    file: str
-    x: str
-    y: str
-    name: str
-    problem: str = ""
-    """Why the line is not a row; '' if it is."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it has only the file: nothing is in the image."""
-        return not (self.x or self.y or self.name)
 
 
 class PointTableReader(ShapeReader):
@@ -97,7 +92,7 @@ class PointTableReader(ShapeReader):
         rows = rows_by_stem(field.annotation).get(field.name, [])
         if sha256_of(rows) != field.annotation_sha256:
             raise BadInputError(CHANGED)
-        return Shapes([as_shape(row) for row in rows if not row.is_empty])
+        return shapes_of(rows)
 
 
 def the_table(folder: Path, image_folder: Path) -> Path:
@@ -144,101 +139,98 @@ def stem_of(file: str) -> str:
     return field_name(path.name) if path.parent == Path() else str(path)
 
 
-def parse_table(content: bytes) -> list[Row]:
-    """Read the lines of a table, bad ones too. Raises BadInputError if it is not a table."""
-    try:
-        text = content.decode("utf-8-sig")  # spreadsheets begin it with a mark
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"is not UTF-8: {error}") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = reader.fieldnames or []
-        if missing := [name for name in COLUMNS if name not in header]:
-            raise BadInputError(
-                f"line 1: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, found"
-                f" {','.join(header) or 'nothing'}"
-            )
-    except csv.Error as error:
-        raise BadInputError(f"line {reader.reader.line_num}: {error}") from None
-    return list(read_rows(reader))
-
-
-def read_rows(reader: "csv.DictReader[str]") -> Iterator[Row]:
-    """Yield the lines below the first; after one that is not CSV, go on with the next."""
-    while True:
-        try:
-            cells = next(reader)
-            yield as_row(reader.line_num, cells)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            line = reader.reader.line_num
-            yield Row(line, "", "", "", "", f"line {line}: {error}")
-
-
-def as_row(line: int, cells: dict[str, str | None]) -> Row:
-    """Make a row; if it has too few or too many cells, note that as its problem."""
-    file, x, y, name = ((cells[column] or "").strip() for column in COLUMNS)
-    problem = ""
-    if not file or None in cells or None in cells.values():
-        problem = f"line {line}: expected {','.join(COLUMNS)} as the first line has them"
-    return Row(line, file, x, y, name, problem)
-
-
 def problems(rows: Mapping[str, list[Row]], stems: Collection[str]) -> list[str]:
     """List what is wrong with rows, in the order of their lines; `stems`: names of images."""
     found = []
     for stem, of_stem in rows.items():
         if stem and stem not in stems:
             row, alone = of_stem[0], " (its name alone, no folder)" if "/" in stem else ""
-            found.append((row.line, f"line {row.line}: no image '{row.file}'{alone}"))
+            found.append((row.line, f"line {row.line}: no image '{shown(row.file)}'{alone}"))
             continue
-        found += [(row.line, reason) for row in of_stem if (reason := problem_of(row))]
+        bad = [(row.line, reason) for row in of_stem if (reason := problem_of(row))]
+        found += bad or nothing_usable(of_stem)
     listed, more = sorted(found)[:MOST_LISTED], sorted(found)[MOST_LISTED:]
     reasons = [reason for _, reason in listed]
     return reasons + [f"line {line}: the first of {len(more)} more" for line, _ in more[:1]]
 
 
 def problem_of(row: Row) -> str:
-    """Say why a row cannot be used; '' if it can."""
-    if row.problem or row.is_empty:
+    """Say why a table with this row cannot be trusted; '' if it can."""
+    if row.problem or row.is_empty or is_point(row):  # fast, since most rows are points
         return row.problem
     try:
-        if not is_point(row):  # first, since making a shape takes ten times as long
-            as_shape(row)
+        as_shape(row)
+    except UnusableError:
+        return ""
     except BadInputError as error:
         return str(error)
     return ""
 
 
+def nothing_usable(rows: Sequence[Row]) -> list[tuple[int, str]]:
+    """Return the line of a field's first row, and why none of its rows can be used; [] if some
+    can."""
+    if any(map(is_point, rows)):
+        return []
+    try:
+        shapes_of(rows)
+    except BadInputError as error:
+        return [(rows[0].line, str(error))]
+    return []
+
+
 def is_point(row: Row) -> bool:
     """Return whether as_shape() can make a point of a row."""
-    try:
-        return bool(row.name) and all(abs(number(text)) < FARTHEST_PX for text in (row.x, row.y))
-    except ValueError:
+    if not (row.name.isprintable() and row.name):
         return False
+    return all(NUMBER.fullmatch(text) and abs(float(text)) < FARTHEST_PX for text in (row.x, row.y))
+
+
+def shapes_of(rows: Iterable[Row]) -> Shapes:
+    """Make the points of a field's rows. Raises BadInputError where the table is not to trust."""
+    found = Collector()
+    for row in rows:
+        if not row.is_empty:
+            with found.passing_over():
+                found.shapes.append(as_shape(row))
+    return found.collected(Rules(empty="accept"), "no row is a point")
 
 
 def as_shape(row: Row) -> Shape:
-    """Make the point of a row. Raises BadInputError with its line."""
-    where = f"line {row.line} ({row.file})"
-    try:
-        x, y = number(row.x), number(row.y)
-    except ValueError:
-        raise BadInputError(f"{where}: x={row.x}, y={row.y}: expected two numbers") from None
+    """Make the point of a row.
+
+    Raises UnusableError if it has no class or no position, BadInputError if that is no number.
+    """
+    where = f"line {row.line} ({shown(row.file)})"
+    is_missing = [text.casefold() in MISSING for text in (row.x, row.y)]
+    for text, missing in zip((row.x, row.y), is_missing, strict=True):
+        if not missing and not NUMBER.fullmatch(text):
+            raise BadInputError(f"{where}: {not_two_numbers(row)}")
     if not row.name:
-        raise BadInputError(f"{where}: has no class")
-    return point(where, row.name, x, y)
+        raise UnusableError(where, "without a class", "has no class")
+    if not row.x or not row.y:
+        raise UnusableError(where, "without a position", not_two_numbers(row))
+    if any(is_missing):
+        raise UnusableError(where, "a coordinate is not a position in any image")
+    return point(where, row.name, float(row.x), float(row.y))
 
 
-def number(text: str) -> float:
-    """Read a number. Raises ValueError, also for Python's own 1_000."""
-    if "_" in text:
-        raise ValueError
-    return float(text)
+def not_two_numbers(row: Row) -> str:
+    """Say that the coordinates of a row are not numbers, and which ones can be read."""
+    hint = ""
+    if any(GROUPED.fullmatch(text) for text in (row.x, row.y)):
+        hint = "; marks between thousands are not read"
+    elif "," in row.x + row.y:
+        hint = "; a decimal comma is read where cells are separated by semicolons or tabs"
+    return f"x={shown(row.x):.40}, y={shown(row.y):.40}: expected two numbers{hint}"
 
 
 def sha256_of(rows: Iterable[Row]) -> str:
-    """Hash the content of rows without their line numbers."""
-    content = [(row.x, row.y, row.name) for row in rows]
+    """Hash the content of rows, without line numbers and however the numbers are written."""
+    content = [(as_written(row.x), as_written(row.y), row.name) for row in rows]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def as_written(text: str) -> str:
+    """Return one way of writing a number; another text stays as it is."""
+    return repr(float(text)) if NUMBER.fullmatch(text) else text

@@ -7,20 +7,44 @@ write them (QuPathTypeAdapters.java of qupath-core). Objects may hold objects:
      "properties": {"objectType": "detection", "classification": {"name": "tumor"}}}
 
 The class is the classification's name, or its names as QuPath shows them, "Tumor: Positive".
-Objects without a class (tiles, cores, regions to work in) are skipped. A cell counts as its
-nucleus.
+A cell counts as its nucleus. Objects that cannot be used are passed over and counted: those without
+a class (tiles, cores, regions to work in), lines, outlines without area. All objects that count
+must be on one plane, since a picture is one.
 """
 
-import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, point, polygon
+from data_prep.annotations.findings import UnusableError
+from data_prep.annotations.json_text import parse_json
+from data_prep.annotations.reader import RULES, Rules
+from data_prep.annotations.shapes import Collector, Shape, ShapeReader, Shapes, point, polygon
+from data_prep.config import ALL_OBJECT_TYPES
 from data_prep.raw import BadInputError, Field
 
 PREDICTED = "nuclei"
 """The word that train.predict puts after the image's name: NAME_nuclei.geojson."""
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
+ROOT = "root"  # the image itself, above all objects of a hierarchy
+TYPES_BEFORE_0_3 = {
+    "PathAnnotationObject": "annotation",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tma_core",
+    "PathRootObject": ROOT,
+}
+"""The id that QuPath gave all objects of a type."""
+TYPE_KEYS = ("objectType", "object_type", "type")
+PLANE = {"c": -1, "z": 0, "t": 0}
+"""The plane of a geometry that names none."""
+KEYS = (
+    *("features", "geometry", "nucleusGeometry", "coordinates", "plane", "properties"),
+    *("childObjects", "children", "classification", "name", "names", "parentClass", *TYPE_KEYS),
+)
+"""What is read of a file, and must not be there twice in one object."""
 Position = tuple[float, float]
 """x and y in px from the image's corner."""
 
@@ -34,25 +58,47 @@ class QuPathReader(ShapeReader):
 
     def parse(self, field: Field) -> Shapes:
         """Read every point and polygon that has a class."""
-        return Shapes(parse_geojson(field.annotation.read_bytes()))
+        return parse_geojson(field.annotation.read_bytes(), self.rules)
 
 
-def parse_geojson(content: bytes) -> list[Shape]:
-    """Read the points and polygons of a file. Raises BadInputError with the bad feature."""
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"invalid JSON: {error}") from None
-    features = features_of(parsed)
-    try:
-        shapes = [shape for where, feature in features for shape in shapes_of(where, feature)]
-    except RecursionError:
-        raise BadInputError("invalid GeoJSON: objects within objects without end") from None
-    if not shapes:
-        raise BadInputError(
-            "annotates nothing: no feature has a class (properties.classification.name)"
-        )
-    return shapes
+def parse_geojson(content: bytes, rules: Rules = RULES) -> Shapes:
+    """Read the points and polygons of a file. Raises BadInputError where it cannot be trusted."""
+    found = Collector()
+    planes: dict[tuple[str, int], str] = {}
+    for where, feature in objects_of(features_of(parse_json(content, KEYS))):
+        with found.passing_over():
+            properties = properties_of(where, feature)
+            kind = object_type(feature, properties)
+            if kind not in rules.object_types:
+                if kind != ROOT:
+                    found.passed_over[f"of type {kind}, which object_types= leaves out"] += 1
+                continue
+            name = class_name(where, properties.get("classification"))
+            # a cell has two geometries
+            key = "nucleusGeometry" if feature.get("nucleusGeometry") else "geometry"
+            geometry = feature.get(key)
+            makers = shapes_of(where, name, geometry, found.passed_over)
+            plane = plane_of(where, geometry)
+            num_before = len(found.shapes)
+            for make in makers:
+                with found.passing_over():
+                    found.shapes.append(make())
+            if len(found.shapes) > num_before:
+                planes |= {(axis, at): where for axis, at in plane.items()}
+    check_one_plane(planes)
+    return found.collected(rules, "its list of features is empty, or of other types than count")
+
+
+def check_one_plane(planes: dict[tuple[str, int], str]) -> None:
+    """Raise BadInputError if objects are on several planes; `planes`: (axis, number) -> where."""
+    for axis, name in (("z", "planes z"), ("t", "times t"), ("c", "channels c")):
+        on_axis = {at: where for (its_axis, at), where in planes.items() if its_axis == axis}
+        if len(on_axis) > 1:
+            (one, _), (other, where) = sorted(on_axis.items())[:2]
+            raise BadInputError(
+                f"{where}: objects are on several {name} ({one} and {other}), but a picture is one"
+                " plane: export the objects of that plane alone"
+            )
 
 
 def features_of(parsed: Any) -> list[tuple[str, Any]]:
@@ -67,75 +113,126 @@ def features_of(parsed: Any) -> list[tuple[str, Any]]:
     return [(f"features[{number}]", feature) for number, feature in enumerate(listed)]
 
 
-def shapes_of(where: str, feature: Any) -> Iterator[Shape]:
-    """Yield the shapes of a feature and of the objects within it."""
+def objects_of(features: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield every feature, each before the objects within it."""
+    rest = features[::-1]
+    while rest:
+        where, feature = rest.pop()
+        yield where, feature
+        properties = feature.get("properties") if isinstance(feature, dict) else None
+        if isinstance(properties, dict):
+            key = "childObjects" if "childObjects" in properties else "children"
+            children = properties.get(key)
+            listed = enumerate(children if isinstance(children, list) else [])
+            rest += [(f"{where}.{key}[{number}]", child) for number, child in listed][::-1]
+
+
+def properties_of(where: str, feature: Any) -> dict[str, Any]:
+    """Return a feature's properties. Raises UnusableError."""
     properties = feature.get("properties") if isinstance(feature, dict) else None
     if not isinstance(properties, dict):
-        raise BadInputError(f"{where}: expected a Feature with properties")
-    if name := class_name(where, properties.get("classification")):
-        if not name.isprintable():
-            raise BadInputError(f"{where}: class {name!a}: a name holds unprintable characters")
-        # a cell has two geometries
-        key = "nucleusGeometry" if feature.get("nucleusGeometry") else "geometry"
-        yield from shapes_of_geometry(where, name, feature.get(key))
-    children = properties.get("childObjects")
-    for number, child in enumerate(children if isinstance(children, list) else []):
-        yield from shapes_of(f"{where}.childObjects[{number}]", child)
+        raise UnusableError(where, "without properties", "expected a Feature with properties")
+    return properties
+
+
+def object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:
+    """Return an object's type; like QuPath, take one that is not named for an annotation."""
+    named = next((properties[key] for key in TYPE_KEYS if key in properties), None)
+    if named is None and isinstance(feature.get("id"), str):
+        named = TYPES_BEFORE_0_3.get(feature["id"])
+    return named if named in (*ALL_OBJECT_TYPES, ROOT) else "annotation"
 
 
 def class_name(where: str, classification: Any) -> str:
-    """Name a class as QuPath shows it; '' if there is none."""
-    if not classification:  # null, or {} for 'unclassified'
-        return ""
+    """Name a class as QuPath shows it. Raises UnusableError if there is none."""
+    names: list[str] = []
+    parent = classification
+    while parent:  # before QuPath 0.4, a derived class named its parent
+        names[:0] = own_names(where, parent)
+        parent = parent.get("parentClass") if isinstance(parent, dict) else None
+    if not names:  # null, or {} for 'unclassified'
+        detail = "has no class (properties.classification.name)"
+        raise UnusableError(where, "without a class", detail)
+    return ": ".join(names)
+
+
+def own_names(where: str, classification: Any) -> list[str]:
+    """Return the names of a class without its parent's. Raises UnusableError."""
     if isinstance(classification, str):
-        return classification
+        return [classification]
     if isinstance(classification, dict):
         names = classification.get("names") or [classification.get("name")]
         if isinstance(names, list) and all(isinstance(name, str) and name for name in names):
-            # before QuPath 0.4, a derived class named its parent
-            parent = class_name(where, classification.get("parentClass"))
-            return ": ".join([parent, *names] if parent else names)
-    raise BadInputError(f'{where}: classification: expected {{"name": ..}}')
+            return names
+    detail = 'classification: expected {"name": ..}'
+    raise UnusableError(where, "classification without a name", detail)
 
 
-def shapes_of_geometry(where: str, name: str, geometry: Any) -> list[Shape]:
-    """Make the points or polygons of a geometry. Raises BadInputError for another kind."""
+def plane_of(where: str, geometry: Any) -> dict[str, int]:
+    """Return the plane of a geometry. Raises UnusableError."""
+    plane = geometry.get("plane") or {}
+    if not isinstance(plane, dict) or any(type(plane.get(axis, 0)) is not int for axis in PLANE):
+        raise UnusableError(where, "plane is not of whole numbers", f"plane {plane!r:.40}")
+    return {axis: plane.get(axis, at) for axis, at in PLANE.items()}
+
+
+def shapes_of(
+    where: str, name: str, geometry: Any, passed_over: Counter[str]
+) -> list[Callable[[], Shape]]:
+    """Return what makes each point or polygon of a geometry; making one may raise UnusableError.
+
+    Counts holes without area in `passed_over`. Raises UnusableError for another kind of geometry.
+    """
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in GEOMETRIES:
-        raise BadInputError(
-            f"{where}: geometry {kind!r} of class '{name}' is neither points nor an area;"
+        called = kind if isinstance(kind, str) and kind.isidentifier() else None
+        detail = (
+            f"geometry {called!r} of class {name!r} is neither points nor an area;"
             f" known: {', '.join(GEOMETRIES)}"
         )
+        raise UnusableError(where, f"geometry is {called or 'missing'}"[:40], detail)
     coordinates = geometry.get("coordinates")
     several = entries(where, coordinates) if kind.startswith("Multi") else [coordinates]
-    if kind.endswith("Point"):
-        return [point(where, name, *position(where, entry)) for entry in several]
-    return [polygon(where, name, rings(where, entry)) for entry in several]
+
+    def make_point(entry: Any) -> Shape:
+        return point(where, name, *position(where, entry))
+
+    def make_polygon(entry: Any) -> Shape:
+        outlines = rings(where, entry)
+        shape = polygon(where, name, outlines)
+        if num_flat := len(outlines) - len(shape.rings):
+            passed_over["hole without area"] += num_flat
+        return shape
+
+    make = make_point if kind.endswith("Point") else make_polygon
+    return [partial(make, entry) for entry in several]
 
 
 def rings(where: str, coordinates: Any) -> list[list[Position]]:
-    """Check a polygon's outline and holes."""
-    return [
-        [position(where, entry) for entry in entries(where, ring)]
-        for ring in entries(where, coordinates)
-    ]
+    """Check a polygon's outline and holes. Raises UnusableError."""
+    outline, *holes = entries(where, coordinates)
+    listed = [entries(where, outline)] + [entries(where, hole) for hole in holes if hole != []]
+    return [[position(where, entry) for entry in ring] for ring in listed]
 
 
 def entries(where: str, coordinates: Any) -> list[Any]:
-    """Check that coordinates are a list, not empty."""
+    """Check that coordinates are a list, not empty. Raises UnusableError."""
     if not isinstance(coordinates, list) or not coordinates:
-        raise BadInputError(f"{where}: coordinates: expected a list, found {coordinates!r:.40}")
+        detail = f"coordinates: expected a list, found {coordinates!r:.40}"
+        raise UnusableError(where, "coordinates are missing", detail)
     return coordinates
 
 
 def position(where: str, entry: Any) -> Position:
-    """Check one [x, y]; ignore what follows, such as z."""
+    """Check one [x, y]; ignore what follows, such as z. Raises UnusableError."""
     if not isinstance(entry, list) or len(entry) < 2:
-        raise BadInputError(f"{where}: coordinates: expected [x, y], found {entry!r:.40}")
+        detail = f"coordinates: expected [x, y], found {entry!r:.40}"
+        raise UnusableError(where, "coordinates that are not points [x, y]", detail)
     for value in entry[:2]:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadInputError(f"{where}: coordinates: expected a number, found {value!r:.40}")
+            detail = f"coordinates: expected a number, found {value!r:.40}"
+            raise UnusableError(where, "coordinates that are not points [x, y]", detail)
     try:
         return float(entry[0]), float(entry[1])
     except OverflowError:
-        raise BadInputError(f"{where}: a coordinate is not a position in any image") from None
+        raise UnusableError(where, "a coordinate is not a position in any image") from None

@@ -8,17 +8,38 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
 from data_prep.annotations import pairing
+from data_prep.annotations.findings import Findings
 from data_prep.annotations.folders import AnnotationNames
+from data_prep.config import OBJECT_TYPES
 from data_prep.images.arrays import Mask, PointsPx
 from data_prep.images.tiles import Tile
-from data_prep.raw import BadFile, Field
+from data_prep.raw import BadFile, BadInputError, Field
 
 Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What to take from files of annotations; `PrepConfig` explains the keys."""
+
+    object_types: tuple[str, ...] = OBJECT_TYPES
+    empty: Literal["refuse", "accept"] = "refuse"
+
+    def check_empty(self, what: str) -> None:
+        """Raise BadInputError for a file that annotates nothing, unless that is an answer."""
+        if self.empty == "refuse":
+            raise BadInputError(
+                f"annotates nothing: {what}; empty=accept of data_prep takes it to say that nothing"
+                " is there"
+            )
+
+
+RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -53,9 +74,11 @@ def with_middles(points: PointsPx, middles: PointsPx | None) -> PointsPx:
     return {name: np.concatenate([points[name], middles[name]]) for name in points}
 
 
+@dataclass(frozen=True)
 class AnnotationReader(ABC, Generic[Parsed]):
     """Reads the annotations of one format."""
 
+    rules: Rules = RULES
     suffixes: ClassVar[tuple[str, ...]]
     """Endings of its files, in lower case, the usual ending first."""
     words: ClassVar[tuple[str, ...]] = ()
@@ -75,7 +98,10 @@ class AnnotationReader(ABC, Generic[Parsed]):
 
     @abstractmethod
     def parse(self, field: Field) -> Parsed:
-        """Read a field's annotation. Raises BadInputError with the reason, or OSError."""
+        """Read a field's annotation. Raises BadInputError with the reason, or OSError.
+
+        Passes over objects that cannot be used, and counts them.
+        """
 
     @abstractmethod
     def classes_in(self, parsed: Parsed, classes: Sequence[str]) -> Collection[str]:
@@ -92,3 +118,10 @@ class AnnotationReader(ABC, Generic[Parsed]):
         `values`: wanted class -> mask value; later classes lie over earlier ones. Raises
         BadInputError if the file does not fit the image.
         """
+
+    def findings(self, parsed: Parsed, tile: Tile) -> Findings:
+        """Count what a parsed file holds for the whole image that a tile is of.
+
+        Raises what annotation_in() raises. A format that has no objects finds nothing.
+        """
+        return Findings()

@@ -5,21 +5,32 @@ Shapes have the coordinates of the files, from the image's corner: the first pix
 (images/arrays.py).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.annotations.reader import Annotation, AnnotationReader
+from data_prep.annotations.findings import Findings, UnusableError
+from data_prep.annotations.outlines import (
+    Ring,
+    centre_of_gravity,
+    clip,
+    fill,
+    holds_any,
+    signed_area,
+)
+from data_prep.annotations.reader import Annotation, AnnotationReader, Rules
+from data_prep.config import is_class_name
 from data_prep.images.arrays import Box, Mask, PointsN2
 from data_prep.images.tiles import Tile, inside_only, pixels_of, points_in
 from data_prep.raw import BadInputError
 
 FARTHEST_PX = 2**40  # so that areas are finite
-Ring = npt.NDArray[np.float64]
-"""Corners of an outline, (N, 2): x and y in px from the image's corner."""
+EDGE_PX = 0.5  # a point that is less far out was clicked on the edge
 
 
 @dataclass(frozen=True)
@@ -38,35 +49,65 @@ class Shape:
         """Whether it is a point: painted as a disc, not filled."""
         return len(self.rings[0]) == 1
 
+    @property
+    def content(self) -> tuple[object, ...]:
+        """The class and the geometry, whether the rings are closed or not."""
+        corners = (ring[:-1] if is_closed(ring) else ring for ring in self.rings)
+        return self.name, *((ring + 0.0).tobytes() for ring in corners)  # -0.0 becomes 0.0
+
+    def within(self, height_px: int, width_px: int) -> "Shape | None":
+        """Return the part inside an image of this size; None if there is none."""
+        size = np.array([width_px, height_px], np.float64)
+        if self.is_point:
+            inside = np.clip(self.rings[0], 0, size)
+            is_near = (np.abs(inside - self.rings[0]) < EDGE_PX).all()
+            return replace(self, rings=(inside,)) if is_near else None
+        rings = [clip(ring, size) for ring in self.rings]
+        if signed_area(rings[0]) == 0:
+            return None
+        return replace(self, rings=(rings[0], *(hole for hole in rings[1:] if signed_area(hole))))
+
+
+def is_closed(ring: Ring) -> bool:
+    """Whether a ring's last corner is its first."""
+    return len(ring) > 1 and bool((ring[0] == ring[-1]).all())
+
 
 def point(where: str, name: str, x: float, y: float) -> Shape:
-    """Make a point. Raises BadInputError for coordinates that no image has."""
-    return Shape(where, name, (as_ring(where, [(x, y)]),))
+    """Make a point. Raises UnusableError for coordinates that no image has."""
+    return Shape(where, class_name(where, name), (as_ring(where, [(x, y)]),))
 
 
 def polygon(where: str, name: str, rings: Sequence[Sequence[tuple[float, float]]]) -> Shape:
-    """Make a polygon with holes, closed or not. Raises BadInputError if it encloses nothing."""
-    outlines = tuple(as_ring(where, ring) for ring in rings)
-    if not outlines or any(signed_area(ring) == 0 for ring in outlines):
-        raise BadInputError(f"{where}: encloses no area")
-    return Shape(where, name, outlines)
+    """Make a polygon with holes, closed or not; leave out holes without area.
+
+    Raises UnusableError if it encloses nothing.
+    """
+    outlines = [as_ring(where, ring) for ring in rings]
+    if not outlines or signed_area(outlines[0]) == 0:
+        raise UnusableError(where, "encloses no area")
+    holes = [ring for ring in outlines[1:] if signed_area(ring) != 0]
+    return Shape(where, class_name(where, name), (outlines[0], *holes))
+
+
+def class_name(where: str, name: str) -> str:
+    """Check the name of a class. Raises UnusableError."""
+    if not is_class_name(name):
+        detail = f"class {name!a:.60}: a name holds unprintable characters"
+        raise UnusableError(where, "class with unprintable characters", detail)
+    return name
 
 
 def as_ring(where: str, corners: Sequence[tuple[float, float]]) -> Ring:
-    """Make an array of corners. Raises BadInputError for NaN, infinity, a text."""
+    """Make an array of corners. Raises UnusableError for NaN, infinity, a text."""
     try:
         ring = np.array(corners, np.float64).reshape(-1, 2)
     except (ValueError, TypeError, OverflowError):
-        raise BadInputError(f"{where}: expected points [x, y], found {corners!r:.40}") from None
+        detail = f"expected points [x, y], found {corners!r:.40}"
+        raise UnusableError(where, "coordinates that are not points [x, y]", detail) from None
     if not (np.abs(ring) < FARTHEST_PX).all():
-        raise BadInputError(f"{where}: a coordinate is not a position in any image")
+        raise UnusableError(where, "a coordinate is not a position in any image")
     return ring
-
-
-def signed_area(ring: Ring) -> float:
-    """Return the area that a ring encloses, in px; negative if it runs counterclockwise."""
-    x, y = (ring - ring[:1]).T  # relative to a corner, since large coordinates would cancel
-    return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
 
 
 def middle(shape: Shape) -> npt.NDArray[np.float64]:
@@ -77,29 +118,30 @@ def middle(shape: Shape) -> npt.NDArray[np.float64]:
     if shape.is_point:
         return shape.rings[0][0]
     low, high = shape.rings[0].min(axis=0), shape.rings[0].max(axis=0)
-    centre = centre_of_gravity(shape)
+    centre = centre_of_gravity(shape.rings)
     is_within = ((low <= centre) & (centre <= high)).all()
     return centre if is_within else (low + high) / 2
-
-
-def centre_of_gravity(shape: Shape) -> npt.NDArray[np.float64]:
-    """Return (2,): the centre of a polygon's signed areas, in px from the image's corner."""
-    areas, middles = [], []
-    for number, ring in enumerate(shape.rings):
-        near, following = ring - ring[0], np.roll(ring - ring[0], -1, axis=0)
-        cross = near[:, 0] * following[:, 1] - following[:, 0] * near[:, 1]
-        middles.append(ring[0] + ((near + following) * cross[:, None]).sum(0) / (3 * cross.sum()))
-        areas.append(abs(cross.sum()) * (1 if number == 0 else -1))
-    if sum(areas) <= 0:  # holes larger than the outline: ignore them
-        return middles[0]
-    return np.average(middles, axis=0, weights=areas)
 
 
 class Shapes:
     """The shapes of a file, with arrays to find the shapes of a tile fast."""
 
-    def __init__(self, shapes: Sequence[Shape]) -> None:
-        self.shapes = shapes
+    def __init__(
+        self,
+        shapes: Sequence[Shape],
+        passed_over: Mapping[str, int] | None = None,
+        num_clipped: int = 0,
+    ) -> None:
+        """`passed_over`: reason -> number of objects that the file has too. A shape that occurs
+        again is left out."""
+        first: dict[tuple[object, ...], Shape] = {}
+        for shape in shapes:
+            first.setdefault(shape.content, shape)
+        self.shapes = [*first.values()]
+        self.passed_over = passed_over or {}
+        self.num_duplicates = len(shapes) - len(self.shapes)
+        self.num_clipped = num_clipped
+        self.cut: dict[tuple[int, int], Shapes] = {}
 
     @cached_property
     def bounds(self) -> npt.NDArray[np.float64]:
@@ -118,16 +160,50 @@ class Shapes:
         """(N,): which shapes are points."""
         return np.array([shape.is_point for shape in self.shapes], bool)
 
-    def check_inside(self, height_px: int, width_px: int) -> None:
-        """Raise BadInputError for the first shape that reaches out of an image of this size."""
-        sides = np.array([width_px, height_px, width_px, height_px])
-        is_out = (self.bounds < 0) | (self.bounds > sides)
-        for number in np.flatnonzero(is_out.any(axis=1))[:1].tolist():
-            side = int(np.argmax(is_out[number]))
+    @cached_property
+    def holding(self) -> dict[str, int]:
+        """Class -> number of its areas that hold the middle of another shape of the class."""
+        found: Counter[str] = Counter()
+        names = np.array([shape.name for shape in self.shapes], object)
+        for name in {shape.name for shape in self.shapes if not shape.is_point}:
+            numbers = np.flatnonzero(names == name)
+            areas = [
+                (index, self.shapes[number].rings)
+                for index, number in enumerate(numbers.tolist())
+                if not self.are_points[number]
+            ]
+            found[name] = holds_any(areas, self.bounds[numbers], self.middles[numbers])
+        return {name: number for name, number in sorted(found.items()) if number}
+
+    def within(self, height_px: int, width_px: int) -> "Shapes":
+        """Return the shapes with outlines cut at the border of an image of this size.
+
+        Raises BadInputError if a shape lies wholly outside: the file is most likely another
+        image's.
+        """
+        size = height_px, width_px
+        if size not in self.cut:
+            self.cut[size] = self.cut_to(height_px, width_px)
+        return self.cut[size]
+
+    def cut_to(self, height_px: int, width_px: int) -> "Shapes":
+        """Do what `within` says, once for each size."""
+        sides = np.array([width_px, height_px])
+        low, high = self.bounds[:, :2], self.bounds[:, 2:]
+        is_out = ((high <= 0) | (low >= sides)).any(axis=1) & ~self.are_points
+        reaching = np.flatnonzero(((low < 0) | (high > sides)).any(axis=1) & ~is_out).tolist()
+        parts = {number: self.shapes[number].within(height_px, width_px) for number in reaching}
+        outside = sorted({*np.flatnonzero(is_out).tolist()} | {n for n in parts if not parts[n]})
+        if outside:
+            shape, of_all = self.shapes[outside[0]], f"{len(outside)} of {len(self.shapes)} objects"
+            where = outside_of(self.bounds[outside[0]], width_px, height_px)
             raise BadInputError(
-                f"{self.shapes[number].where}: {'xy'[side % 2]} ="
-                f" {self.bounds[number, side]:g} is outside the image (0 to {sides[side]} px)"
+                f"{shape.where}: {where} (as {'is' if len(outside) == 1 else 'are'} {of_all}); do"
+                " the annotations belong to another image?"
             )
+        shapes = [parts.get(number) or shape for number, shape in enumerate(self.shapes)]
+        num_clipped = sum(not self.shapes[number].is_point for number in reaching)
+        return Shapes(shapes, self.passed_over, num_clipped) if reaching else self
 
     def nuclei_near(self, tile: Tile) -> tuple[npt.NDArray[np.intp], PointsN2]:
         """Return the numbers of the shapes whose middle lies in or near the tile, and the image's
@@ -144,6 +220,46 @@ class Shapes:
         return [self.shapes[number] for number in np.flatnonzero(meets & ~self.are_points).tolist()]
 
 
+class Collector:
+    """Collects the shapes of a file, and counts what cannot be used."""
+
+    def __init__(self) -> None:
+        self.shapes: list[Shape] = []
+        self.passed_over: Counter[str] = Counter()
+        self.first = ""
+        """What is wrong with the first object that cannot be used."""
+
+    @contextmanager
+    def passing_over(self) -> Iterator[None]:
+        """Count an object if making its shapes raises UnusableError."""
+        try:
+            yield
+        except UnusableError as error:
+            self.passed_over[error.reason] += 1
+            self.first = self.first or str(error)
+
+    def collected(self, rules: Rules, what: str) -> Shapes:
+        """Return what was collected. Raises BadInputError where nothing was, though there were
+        objects, or else where the rules refuse that; `what` says how the file is empty."""
+        if not self.shapes and self.first:
+            num_objects = self.passed_over.total()
+            raise BadInputError(f"{self.first} (and none of {num_objects} object(s) can be used)")
+        if not self.shapes:
+            rules.check_empty(what)
+        return Shapes(self.shapes, self.passed_over)
+
+
+def outside_of(bounds: npt.NDArray[np.float64], width_px: int, height_px: int) -> str:
+    """Say on which axis left, top, right and bottom are outside an image."""
+    for axis, name, side in ((0, "x", width_px), (1, "y", height_px)):
+        low, high = bounds[axis], bounds[axis + 2]
+        if low == high and not 0 <= low <= side:
+            return f"{name} = {low:g} is outside the image (0 to {side} px)"
+        if high <= 0 or low >= side:
+            return f"{name} = {low:g} to {high:g} is outside the image (0 to {side} px)"
+    return f"is outside the image ({width_px} x {height_px} px)"
+
+
 class ShapeReader(AnnotationReader[Shapes]):
     """Base of readers whose files hold points and polygons in px; they only have to parse."""
 
@@ -153,7 +269,7 @@ class ShapeReader(AnnotationReader[Shapes]):
 
     def annotation_in(self, parsed: Shapes, tile: Tile, values: Mapping[str, int]) -> Annotation:
         """Turn points into the pixels that they lie in, and fill polygons."""
-        parsed.check_inside(tile.height_px, tile.width_px)
+        parsed = parsed.within(tile.height_px, tile.width_px)
         names = [*values, *sorted(self.classes_in(parsed, [*values]) - values.keys())]
         near, pixels_N2 = parsed.nuclei_near(tile)
         name_of = np.array([parsed.shapes[number].name for number in near.tolist()], object)
@@ -167,6 +283,16 @@ class ShapeReader(AnnotationReader[Shapes]):
             inside_only(points_in(middles, tile), tile.box.height, tile.box.width),
         )
 
+    def findings(self, parsed: Shapes, tile: Tile) -> Findings:
+        """Count the shapes of the whole image, and what was wrong with others."""
+        return Findings(
+            classes=dict(Counter(shape.name for shape in parsed.shapes)),
+            passed_over=dict(parsed.passed_over),
+            clipped=parsed.within(tile.height_px, tile.width_px).num_clipped,
+            duplicates=parsed.num_duplicates,
+            holding=parsed.holding,
+        )
+
 
 def paint_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> Mask:
     """Fill polygons with the values of their classes, later over earlier ones; return HW uint8."""
@@ -176,32 +302,3 @@ def paint_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> 
             if shape.name == name:
                 fill(mask_HW, [ring - (box.x, box.y) for ring in shape.rings], value)
     return mask_HW
-
-
-def fill(mask_HW: Mask, rings: Sequence[Ring], value: int) -> None:
-    """Write a value to the pixels whose middle is within the rings, by the even-odd rule.
-
-    cv2.fillPoly would paint the outline too: half a pixel more all around.
-    """
-    corners = np.concatenate(rings)
-    size = np.array(mask_HW.shape[::-1])
-    left, top = np.clip(np.floor(corners.min(axis=0)), 0, size).astype(int)
-    right, bottom = np.clip(np.ceil(corners.max(axis=0)), 0, size).astype(int)
-    window_HW = mask_HW[top:bottom, left:right]
-    starts = corners - (left, top)
-    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings]) - (left, top)
-    # an edge crosses the middle line y + 0.5 of these rows
-    low, high = np.sort([starts[:, 1], ends[:, 1]], axis=0)
-    first, last = (
-        np.clip(np.ceil(level - 0.5), 0, len(window_HW)).astype(int) for level in (low, high)
-    )
-    counts = last - first
-    edge = np.repeat(np.arange(len(starts)), counts)
-    row = np.arange(counts.sum()) + (first + counts - np.cumsum(counts))[edge]
-    (x, y), (dx, dy) = starts[edge].T, (ends - starts)[edge].T
-    crossing = x + (row + 0.5 - y) * dx / dy
-    column = np.clip(np.ceil(crossing - 0.5), 0, window_HW.shape[1]).astype(int)
-    turns = np.zeros((len(window_HW), window_HW.shape[1] + 1), np.uint8)
-    np.bitwise_xor.at(turns, (row, column), 1)  # enter or leave the area
-    is_in_HW = np.bitwise_xor.accumulate(turns[:, :-1], axis=1).astype(bool)
-    window_HW[is_in_HW] = value

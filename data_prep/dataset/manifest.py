@@ -8,17 +8,18 @@ import hashlib
 import json
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.command_line import UsageError, UserError
 from common.files import holds, is_inside, is_plain
 from common.ownership import Item
 from data_prep.cases.names import check_regex
+from data_prep.config import OBJECT_TYPES
 
-FORMAT = 4
+FORMAT = 5
 KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
@@ -77,6 +78,10 @@ class Labelling:
     case_regex: str
     annotations: str = "brecahad"
     """The format of the annotations, a key of formats.READERS."""
+    object_types: tuple[str, ...] = OBJECT_TYPES
+    """Types of QuPath's objects that count."""
+    empty: Literal["refuse", "accept"] = field(default="refuse", compare=False)
+    """What an annotation without objects is; not a part of what a mask means."""
 
     def __post_init__(self) -> None:
         check_regex(self.case_regex)
@@ -293,6 +298,8 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
             settings["uint16_white"],
             settings["case_regex"],
             settings["annotations"],
+            tuple(settings["object_types"]),
+            settings["empty"],
         )
         return Description(labelling, about["split"], about["content_sha256"], settings)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ from torch import nn
 
 from common.command_line import UsageError, UserError
 from common.stop_request import StopRequest
-from data_prep.annotations.formats import READERS, check_occurring
+from data_prep.annotations.formats import READERS, check_occurring, reader_of
 from data_prep.dataset.manifest import Dataset, Labelling, Sample
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images import image_files, masks
@@ -115,7 +115,7 @@ def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[Whol
     `described_in`: the file that the labelling is from, for messages. Raises UserError where a file
     has no partner, UsageError where a class is in no field.
     """
-    reader = READERS[labelling.annotations]
+    reader = reader_of(labelling)
     expected = expected_format(labelling, described_in)
     try:
         fields, bad = reader.find_fields(raw, labelling.case_regex)
@@ -147,7 +147,7 @@ def read_raw(
     field: Field, labelling: Labelling, expected: str
 ) -> tuple[Image, Mask, list[PointsN2]]:
     """Read image, mask and points of a raw field. Raises UserError where a file is bad."""
-    reader, values = READERS[labelling.annotations], labelling.labels
+    reader, values = reader_of(labelling), labelling.labels
     try:
         image = image_files.read_image(field.image, labelling.uint16_white)
     except BadInputError as error:

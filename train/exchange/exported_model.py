@@ -76,6 +76,8 @@ def describe(
             "cases": data.cases,
             "case_regex": labelling.case_regex,
             "annotations": labelling.annotations,
+            "object_types": list(labelling.object_types),
+            "empty": labelling.empty,
             "settings": data.settings,
         },
         "checkpoint": {
@@ -114,6 +116,8 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
             about["uint16_white"],
             source["case_regex"],
             source["annotations"],
+            tuple(source["object_types"]),
+            source["empty"],
         )
         state = dict(about["checkpoint"])
         sha256 = state.pop("model_sha256")

@@ -18,7 +18,7 @@ from common.command_line import UserError, named
 from data_prep.config import PrepConfig
 from data_prep.dataset.manifest import Dataset, Description
 
-LABELLING = ("annotations", "classes", "labels", "radius_px", "uint16_white")
+LABELLING = ("annotations", "object_types", "classes", "labels", "radius_px", "uint16_white")
 """The settings of data_prep that say what is annotated, and how it becomes masks."""
 CASE_REGEX = "case_regex"
 SHOWN_AS_CASES = "split."

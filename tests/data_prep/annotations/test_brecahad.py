@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ READER = brecahad.BreCaHADReader()
 POINT = {"x": 0.25, "y": 0.75}
 
 
-def parse(content: object) -> dict[str, Any]:
+def parse(content: object) -> brecahad.Listed:
     return brecahad.parse(json.dumps(content).encode())
 
 
@@ -27,19 +26,21 @@ class TestParse:
     def test_every_class_with_its_points(self) -> None:
         content = {name: [] for name in brecahad.CLASSES} | {"tumor": [POINT, {"x": 0, "y": 1}]}
         expected = {name: [] for name in brecahad.CLASSES}
-        assert as_lists(parse(content)) == expected | {"tumor": [(0.25, 0.75), (0.0, 1.0)]}
+        assert as_lists(parse(content).fractions) == expected | {
+            "tumor": [(0.25, 0.75), (0.0, 1.0)]
+        }
 
     @pytest.mark.parametrize(
         ("official", "usual"), [("tubule", "lumen"), ("non_tubule", "non_lumen")]
     )
     def test_both_spellings_name_one_class(self, official: str, usual: str) -> None:
         for name in (official, usual):
-            assert as_lists(parse({name: [POINT]})) == {usual: [(0.25, 0.75)]}
+            assert as_lists(parse({name: [POINT]}).fractions) == {usual: [(0.25, 0.75)]}
 
     def test_the_official_files(self, official_json: list[Path]) -> None:
         for path in official_json:
             plain = json.loads(path.read_text())
-            points = brecahad.parse(path.read_bytes())
+            points = brecahad.parse(path.read_bytes()).fractions
             assert set(points) == set(brecahad.CLASSES)
             assert as_lists(points) == {
                 name: [(entry["x"], entry["y"]) for entry in entries]
@@ -52,7 +53,7 @@ class TestParse:
         assert len(fields) == 16
         assert [field.case for field in fields] == ["Case_1"] + ["Case_10"] * 8 + ["Case_11"] * 7
         tumor = {
-            field.name: len(brecahad.parse(field.annotation.read_bytes())["tumor"])
+            field.name: len(brecahad.parse(field.annotation.read_bytes()).fractions["tumor"])
             for field in fields
         }
         assert tumor["Case_10-07"] == 245  # the two annotations of one picture, as README.md says

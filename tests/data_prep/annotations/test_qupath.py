@@ -34,7 +34,7 @@ def tumor(geometry: Any, **properties: Any) -> dict[str, Any]:
 
 def parse(content: Any) -> list[tuple[str, list[list[list[float]]]]]:
     """(class, rings) of each shape."""
-    shapes = parse_geojson(json.dumps(content).encode())
+    shapes = parse_geojson(json.dumps(content).encode()).shapes
     return [(shape.name, [ring.tolist() for ring in shape.rings]) for shape in shapes]
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, fill, middle, point, polygon
+from data_prep.annotations.outlines import fill
+from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, middle, point, polygon
 from data_prep.images.arrays import Box
 from data_prep.images.tiles import Tile, whole
 from data_prep.raw import BadInputError
