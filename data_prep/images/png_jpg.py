@@ -1,0 +1,186 @@
+"""Read a PNG or JPG, which can only be decoded whole; the latest one is kept for its next part."""
+
+import io
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+
+from data_prep.images.arrays import Box, Image
+from data_prep.images.image_files import PNG_START, ImageFile, codec_errors_explained
+from data_prep.images.samples import Extra, Meaning, to_labels, to_rgb, turned
+from data_prep.images.tif_structure import DEFLATE, JPEG, MOST_EXPANSION
+from data_prep.raw import BadInputError
+
+PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack
+
+ORIENTATION = 274
+GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # colour types of PNG
+SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a PNG or JPG says about itself."""
+
+    height_px: int
+    width_px: int
+    orientation: int
+    """1 to 8, as EXIF has it."""
+    bits: int
+    colour_type: int | None
+    """Of a PNG; None for a JPG."""
+
+
+class DecodedImage(ImageFile):
+    """An image that is decoded whole."""
+
+    def __init__(self, path: Path, uint16_white: int) -> None:
+        self.path, self.uint16_white = path, uint16_white
+        with codec_errors_explained(), path.open("rb") as file:
+            header = read_header(file)
+        self.height_px, self.width_px = header.height_px, header.width_px
+        if header.orientation >= 5:
+            self.height_px, self.width_px = self.width_px, self.height_px
+        self.segment_px = self.height_px, self.width_px
+
+    def read(self, box: Box) -> Image:
+        """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""
+        if box == self.whole:
+            return decode_image(self.path, self.uint16_white)
+        return part_of(latest_image(self.path, self.uint16_white), box).copy()
+
+    def read_labels(self, box: Box) -> npt.NDArray[Any]:
+        """Return a part of a mask's values, HW whole numbers. Raises BadInputError."""
+        if box == self.whole:
+            return decode_labels(self.path)
+        return part_of(latest_labels(self.path), box)
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read what a PNG or JPG says about itself. Raises BadInputError if it cannot be."""
+    num_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    is_png = file.read(len(PNG_START)) == PNG_START
+    header, pixel_bytes, most = png_header(file) if is_png else jpg_header(file, num_bytes)
+    if not (header.height_px and header.width_px):
+        raise BadInputError(f"holds no picture: {header.width_px} x {header.height_px} px")
+    if pixel_bytes > most:
+        raise BadInputError(
+            f"unreadable or cut short: {num_bytes} bytes cannot hold {header.width_px} x"
+            f" {header.height_px} px"
+        )
+    return header
+
+
+def png_header(file: BinaryIO) -> tuple[Header, int, int]:
+    """Read a PNG's header; return also the bytes of its pixels and the most that it can hold."""
+    found: dict[bytes, bytes] = {}
+    compressed_bytes = 0
+    while len(start := file.read(8)) == 8 and b"IEND" not in found:
+        length, name = struct.unpack(">I4s", start)
+        if name == b"IDAT":
+            compressed_bytes += length
+        if name in (b"IHDR", b"eXIf", b"IEND") and name not in found:
+            found[name] = file.read(length)
+            length = 0
+        file.seek(length + 4, io.SEEK_CUR)
+    width, height, bits, colour_type = struct.unpack(">IIBB", found.get(b"IHDR", b"")[:10])
+    row_bytes = -(-width * SAMPLES.get(colour_type, 1) * bits // 8)
+    header = Header(height, width, exif_orientation(found.get(b"eXIf", b"")), bits, colour_type)
+    return header, height * row_bytes, compressed_bytes * MOST_EXPANSION[DEFLATE[0]]
+
+
+def jpg_header(file: BinaryIO, num_bytes: int) -> tuple[Header, int, int]:
+    """Read a JPG's header; return also the number of its px and the most that it can hold."""
+    with PillowImage.open(file, formats=("JPEG", "MPO")) as image:
+        if image.mode not in ("L", "RGB"):
+            raise BadInputError(f"colour space {image.mode}: expected grey or RGB")
+        orientation = exif_orientation(image.info.get("exif", b""))
+        header = Header(image.height, image.width, orientation, 8, None)
+    return header, header.height_px * header.width_px, num_bytes * MOST_EXPANSION[JPEG]
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Return how a picture is turned, 1 to 8. Raises BadInputError."""
+    entries = PillowImage.Exif()
+    entries.load(exif)
+    orientation = entries.get(ORIENTATION, 1) or 1  # 0: not known
+    if orientation not in range(1, 9):
+        raise BadInputError(f"damaged: EXIF's Orientation {orientation}: expected 1 to 8")
+    return int(orientation)
+
+
+def decode_image(path: Path, uint16_white: int) -> Image:
+    """Decode a PNG or JPG to HWC uint8 RGB. Raises BadInputError."""
+    with codec_errors_explained(), path.open("rb") as file:
+        header = read_header(file)
+        file.seek(0)
+        if header.colour_type is None:
+            with PillowImage.open(file, formats=("JPEG", "MPO")) as image:
+                stored = np.asarray(image)
+        else:
+            stored = imagecodecs.png_decode(file.read())  # of any bits, tables and alpha
+        stored_HWC = stored.reshape(header.height_px, header.width_px, -1)
+        samples, bits = stored_HWC.shape[-1], 8 * stored.itemsize
+        extra = Extra.NONE if samples % 2 else Extra.ALPHA
+        meaning = Meaning("grey" if samples < 3 else "rgb", bits, extra=extra)
+        image_HWC = to_rgb(stored_HWC, meaning, uint16_white)
+        return np.ascontiguousarray(turned(image_HWC, header.orientation))
+
+
+def decode_labels(path: Path) -> npt.NDArray[Any]:
+    """Decode a PNG's values as they are stored, HW. Raises BadInputError."""
+    with codec_errors_explained(), path.open("rb") as file:
+        header = read_header(file)
+        if header.colour_type is None:
+            raise BadInputError("is a JPG, which changes values: save the mask as PNG or TIF")
+        with PillowImage.open(file, formats=("PNG",)) as image:
+            stored = np.asarray(image)
+        if header.colour_type == GREY and header.bits in (2, 4):
+            stored = stored // (255 // (2**header.bits - 1))  # Pillow makes the largest 255
+        stored_HWC = stored.reshape(header.height_px, header.width_px, -1)
+        labels_HW = to_labels(stored_HWC, Meaning("grey", header.bits))
+        return turned(labels_HW, header.orientation)
+
+
+def part_of(pixels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
+    """A view of a part of an image, HW or HWC."""
+    return pixels[box.y : box.y + box.height, box.x : box.x + box.width]
+
+
+class Latest:
+    """Decodes files, but not the same one twice in a row.
+
+    It lets go of one before it decodes the next: functools.lru_cache(maxsize=1) would hold both.
+    For one thread.
+    """
+
+    def __init__(self, decode: Callable[..., npt.NDArray[Any]]) -> None:
+        self.decode = decode
+        self.key: tuple[object, ...] = ()
+        self.pixels: npt.NDArray[Any] | None = None
+
+    def __call__(self, path: Path, *settings: object) -> npt.NDArray[Any]:
+        """The file's pixels, not to be written to. Raises BadInputError."""
+        try:
+            about = path.stat()
+        except OSError as error:
+            raise BadInputError(f"cannot be read: {error.strerror}") from None
+        key = (path, about.st_mtime_ns, about.st_size, *settings)
+        if self.pixels is None or self.key != key:
+            self.pixels = None
+            self.pixels, self.key = self.decode(path, *settings), key
+            self.pixels.flags.writeable = False
+        return self.pixels
+
+
+# One image and one mask, for a worker's tiles are mostly of the same two files
+latest_image = Latest(decode_image)
+latest_labels = Latest(decode_labels)

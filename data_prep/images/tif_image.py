@@ -1,0 +1,311 @@
+"""Read a TIF, or a part of it: the strips and tiles that meet the part, each decoded by itself."""
+
+import io
+from typing import Any, Literal
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+from tifffile import TiffFile, TiffPage
+
+from data_prep.images.arrays import Box, Image
+from data_prep.images.image_files import ImageFile, codec_errors_explained
+from data_prep.images.samples import Extra, Meaning, stored_box, to_labels, to_rgb, turned
+from data_prep.images.tif_pages import Level, picture_levels
+from data_prep.images.tif_structure import (
+    COEFFICIENTS,
+    COLOUR_MAP,
+    EXTRA,
+    JPEG,
+    JPEG_2000,
+    NOT_COMPRESSED,
+    ORIENTATION,
+    PICTURES,
+    REFERENCE,
+    SUBSAMPLING,
+    Layout,
+    checked_layout,
+)
+from data_prep.raw import BadInputError
+
+COLOURS: dict[int, Literal["grey", "rgb", "palette", "ycbcr"]] = {
+    0: "grey",
+    1: "grey",
+    2: "rgb",
+    3: "palette",
+    6: "ycbcr",
+}
+EXTRAS = {0: Extra.UNKNOWN, 1: Extra.PREMULTIPLIED, 2: Extra.ALPHA}
+FULL_RANGE = (0, 255, 128, 255, 128, 255)
+BT_601 = (0.299, 0.587, 0.114)
+
+
+class TifImage(ImageFile):
+    """A TIF; of a part no more is read than that takes."""
+
+    def __init__(self, tif: TiffFile, num_bytes: int, uint16_white: int) -> None:
+        self.tif, self.num_bytes, self.uint16_white = tif, num_bytes, uint16_white
+        self.levels = picture_levels(tif)
+        self.largest = StoredLevel(self.levels[0], num_bytes)
+        self.height_px, self.width_px = self.largest.shape
+        self.segment_px = self.largest.segment_px
+
+    def read(self, box: Box) -> Image:
+        """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""
+        return self.rgb(self.largest, box)
+
+    def rgb(self, level: "StoredLevel", box: Box) -> Image:
+        """Return a part of a level, HWC uint8 RGB. Raises BadInputError."""
+        with codec_errors_explained():
+            pixels_HWC = to_rgb(level.stored(box), level.meaning, self.uint16_white)
+            return np.ascontiguousarray(turned(pixels_HWC, level.orientation))
+
+    def read_labels(self, box: Box) -> npt.NDArray[Any]:
+        """Return a part of a mask's values, HW whole numbers. Raises BadInputError."""
+        with codec_errors_explained():
+            labels_HW = to_labels(self.largest.stored(box), self.largest.meaning)
+            return turned(labels_HW, self.largest.orientation)
+
+    def overview(self, most_shrink: float, most_px: int) -> Image | None:
+        """Return the smallest level that ImageFile.overview allows. Raises BadInputError."""
+        full_px = self.levels[0].width_px
+        smaller = [level for level in self.levels[1:] if full_px <= most_shrink * level.width_px]
+        smallest = min(smaller, key=lambda level: level.width_px, default=None)
+        if smallest is None or smallest.height_px * smallest.width_px > most_px:
+            return None
+        with codec_errors_explained():
+            level = StoredLevel(smallest, self.num_bytes)
+        height_px, width_px = level.shape
+        return self.rgb(level, Box(0, 0, width_px, height_px))
+
+
+class StoredLevel:
+    """The stored samples of one level, whose header has been checked. Raises BadInputError."""
+
+    def __init__(self, level: Level, num_bytes: int) -> None:
+        self.pages = level.pages
+        self.layouts = [checked_layout(page, num_bytes) for page in level.pages]
+        page, layout = self.pages[0], self.layouts[0]
+        meanings = [meaning_of(page) for page in self.pages]
+        self.meaning = meanings[0]
+        if len(self.pages) > 1:  # planes that the file calls red, green and blue
+            if any(each != Meaning("grey", layout.bits) for each in meanings):
+                raise BadInputError("planes of red, green and blue that are not grey")
+            self.meaning = Meaning("rgb", layout.bits)
+        self.orientation = orientation_of(page)
+        sizes = {(each.height_px, each.width_px, each.bits) for each in self.layouts}
+        if len(sizes) > 1:
+            raise BadInputError("planes of red, green and blue that differ in size")
+        self.stored_shape = layout.height_px, layout.width_px
+        self.shape = layout.height_px, layout.width_px
+        self.segment_px = segment_of(page, layout)
+        if self.orientation >= 5:
+            self.shape, self.segment_px = self.shape[::-1], self.segment_px[::-1]
+
+    def stored(self, box: Box) -> npt.NDArray[Any]:
+        """Return the samples of a part of the picture, HWC, not yet turned."""
+        box = stored_box(box, self.orientation, *self.stored_shape)
+        parts = [
+            stored_samples(page, layout, box)
+            for page, layout in zip(self.pages, self.layouts, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def orientation_of(page: TiffPage) -> int:
+    """Return how a page is turned, 1 to 8. Raises BadInputError."""
+    orientation = int(page.tags.valueof(ORIENTATION, default=1))
+    if not 1 <= orientation <= 8:
+        raise BadInputError(f"damaged: Orientation {orientation}: expected 1 to 8")
+    return orientation
+
+
+def segment_of(page: TiffPage, layout: Layout) -> tuple[int, int]:
+    """Return height and width of what is decoded at once."""
+    if not is_plain(page):
+        return layout.segment_height, layout.segment_width
+    return 1, 1 if layout.bits % 8 == 0 else layout.width_px
+
+
+def is_plain(page: TiffPage) -> bool:
+    """Return whether rows of px lie in the file as they are, so that some can be read alone."""
+    return page.compression == NOT_COMPRESSED and not page.is_tiled and page.fillorder == 1
+
+
+def meaning_of(page: TiffPage) -> Meaning:
+    """Return what a page's samples stand for. Raises BadInputError by the name of what is odd."""
+    name = getattr(page.photometric, "name", page.photometric)
+    colours = COLOURS.get(int(page.photometric))
+    if colours is None:
+        raise BadInputError(f"colour space {name}: expected grey, RGB or RGBA")
+    samples, bits = page.samplesperpixel, page.bitspersample
+    num_extra = samples - (3 if colours in ("rgb", "ycbcr") else 1)
+    listed = as_numbers(page, EXTRA)
+    if num_extra not in (0, 1) or len(listed) not in (0, num_extra):
+        raise BadInputError(
+            f"{samples} channels of kind {name}, {len(listed)} of them extra: expected grey, RGB or"
+            " RGBA"
+        )
+    extra = Extra.NONE
+    if num_extra:
+        if listed and listed[0] not in EXTRAS:
+            raise BadInputError(f"an extra channel of unknown kind {listed[0]}")
+        extra = EXTRAS[listed[0]] if listed else Extra.ALPHA
+    is_inverted = int(page.photometric) == 0
+    if extra is not Extra.NONE and (
+        is_inverted
+        or colours in ("palette", "ycbcr")
+        or page.compression in (JPEG, *JPEG_2000)
+        or (colours == "grey" and extra is Extra.UNKNOWN)
+    ):
+        raise BadInputError(f"kind {name} with a channel ({extra.value}) beside it: not known")
+    if samples > 1 and bits not in (8, 16, 32, 64):
+        raise BadInputError(f"{samples} channels of {bits} bits: expected 8 or 16")
+    if colours == "ycbcr":
+        return meaning_of_ycbcr(page)
+    palette = palette_of(page) if colours == "palette" else None
+    # ImageJ inverts to the eye only; tifffile says of every array of bool that its 0 is white
+    is_agreed = not is_inverted or (bits == 1 and "tifffile" not in page.software)
+    return Meaning(colours, bits, is_inverted, is_agreed, extra, palette)
+
+
+def meaning_of_ycbcr(page: TiffPage) -> Meaning:
+    """Return what Y, Cb and Cr stand for. Raises BadInputError where it cannot be converted."""
+    if page.planarconfig != 1 or page.bitspersample != 8:
+        raise BadInputError("YCbCr in planes, or not of 8 bits: save it as RGB")
+    if page.compression == JPEG:
+        return Meaning("rgb", 8)  # the decoder converts it
+    if page.compression in PICTURES and page.compression != 33003:
+        raise BadInputError("YCbCr in another form than JPEG: save it as RGB")
+    if page.compression not in PICTURES and as_numbers(page, SUBSAMPLING) != (1, 1):
+        raise BadInputError("YCbCr with coarser colours, and not as JPEG: save it as RGB")
+    for code, usual in ((REFERENCE, FULL_RANGE), (COEFFICIENTS, BT_601)):
+        if code in page.tags and not np.allclose(fractions_of(page, code), usual, atol=5e-4):
+            raise BadInputError("YCbCr of unusual range or weights: save it as RGB")
+    return Meaning("ycbcr", 8)
+
+
+def as_numbers(page: TiffPage, code: int) -> tuple[int, ...]:
+    """Return the whole numbers of a tag; none if there is no such tag."""
+    return tuple(np.atleast_1d(page.tags.valueof(code, default=())).astype(int).tolist())
+
+
+def fractions_of(page: TiffPage, code: int) -> npt.NDArray[np.float64]:
+    """Return the fractions of a tag, which stores numerators and denominators in turn."""
+    pairs = np.array(page.tags.valueof(code), float).reshape(-1, 2)
+    return pairs[:, 0] / np.where(pairs[:, 1] == 0, np.nan, pairs[:, 1])
+
+
+def palette_of(page: TiffPage) -> Image:
+    """Return the colours of a colour table, (2^bits, 3). Raises BadInputError."""
+    bits, map_tag = page.bitspersample, page.tags.get(COLOUR_MAP)
+    if bits not in (1, 2, 4, 8) or page.sampleformat != 1:
+        raise BadInputError(f"a colour table for {bits} bits: expected 1, 2, 4 or 8")
+    if map_tag is None or map_tag.count != 3 * 2**bits:
+        raise BadInputError(f"damaged: no colour table of {2**bits} colours")
+    colours = np.asarray(map_tag.value).reshape(3, -1).T
+    # some programs write 8 bits where 16 are meant; libtiff tells them apart in the same way
+    return (colours if colours.max() < 256 else colours >> 8).astype(np.uint8)
+
+
+def stored_samples(page: TiffPage, layout: Layout, box: Box) -> npt.NDArray[Any]:
+    """Return the samples of a part of a page, HWC, as they are stored."""
+    shape = box.height, box.width, layout.num_planes * layout.samples
+    out_HWC = np.empty(shape, page.dtype)
+    for plane in range(layout.num_planes):
+        samples = slice(plane * layout.samples, (plane + 1) * layout.samples)
+        if is_plain(page):
+            out_HWC[..., samples] = plain_rows(page, layout, plane, box)
+        else:
+            fill(out_HWC[..., samples], page, layout, plane, box)
+    return out_HWC
+
+
+def fill(out_HWC: npt.NDArray[Any], page: TiffPage, layout: Layout, plane: int, box: Box) -> None:
+    """Decode the segments of a plane that meet a box into `out_HWC`."""
+    height, width = layout.segment_height, layout.segment_width
+    for row in range(box.y // height, -(-(box.y + box.height) // height)):
+        for column in range(box.x // width, -(-(box.x + box.width) // width)):
+            index = (plane * layout.down + row) * layout.across + column
+            segment_HWC = decoded_segment(page, layout, index, row)
+            top, left = row * height, column * width
+            y0, y1 = max(box.y, top), min(box.y + box.height, top + height)
+            x0, x1 = max(box.x, left), min(box.x + box.width, left + width)
+            out_HWC[y0 - box.y : y1 - box.y, x0 - box.x : x1 - box.x] = segment_HWC[
+                y0 - top : y1 - top, x0 - left : x1 - left
+            ]
+
+
+def decoded_segment(page: TiffPage, layout: Layout, index: int, row: int) -> npt.NDArray[Any]:
+    """Decode a strip or tile, HWC. Raises BadInputError if it has not the size that it should."""
+    file = page.parent.filehandle
+    file.seek(page.dataoffsets[index])
+    data = file.read(page.databytecounts[index])
+    rows = layout.segment_height
+    if not page.is_tiled:
+        rows = min(rows, layout.height_px - row * layout.segment_height)
+    if page.compression in PICTURES and page.jpegheader is None:
+        check_picture(data, page, layout, rows)
+    decoded, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+    if decoded.shape != (1, rows, layout.segment_width, layout.samples):
+        raise BadInputError(f"damaged: a strip or tile of {decoded.shape[1:]} values")
+    return decoded[0]
+
+
+def check_picture(data: bytes, page: TiffPage, layout: Layout, rows: int) -> None:
+    """Refuse a picture inside a TIF (JPEG, ...) that has another size, or has no end."""
+    with PillowImage.open(io.BytesIO(data), formats=("JPEG", "JPEG2000", "WEBP")) as image:
+        width, height = image.size
+        samples = len(image.getbands())
+    # programs write the last strip whole, or only what of it is in the picture
+    if width != layout.segment_width or height not in (rows, layout.segment_height):
+        raise BadInputError(
+            f"damaged: a strip or tile of {width} x {height} px, where the header says"
+            f" {layout.segment_width} x {rows}"
+        )
+    if samples != layout.samples and page.compression == JPEG:
+        raise BadInputError(f"damaged: a JPEG of {samples} channels, not {layout.samples}")
+    if page.compression == JPEG and b"\xff\xd9" not in data[len(data) // 2 :]:
+        raise BadInputError("cut short: a JPEG in it has no end")
+
+
+def plain_rows(page: TiffPage, layout: Layout, plane: int, box: Box) -> npt.NDArray[Any]:
+    """Read the px of a box, HWC, from rows that lie in the file as they are."""
+    is_packed = bool(layout.bits % 8)
+    px_bytes = layout.samples * layout.bits // 8
+    start, length = box.x * px_bytes, box.width * px_bytes
+    if is_packed:
+        start, length = 0, layout.row_bytes
+    data = bytearray(box.height * length)
+    view, file = memoryview(data), page.parent.filehandle
+    for place, begin, end in pieces(page, layout, plane, box, start, length):
+        file.seek(place)
+        if file.readinto(view[begin:end]) != end - begin:
+            raise BadInputError("cut short")
+    if is_packed:
+        runs = layout.width_px * layout.samples
+        unpacked = imagecodecs.packints_decode(data, page.dtype, layout.bits, runlen=runs)
+        rows = unpacked.reshape(box.height, layout.width_px, layout.samples)
+        return rows[:, box.x : box.x + box.width]
+    stored = np.frombuffer(data, page.dtype.newbyteorder(page.parent.byteorder))
+    return stored.reshape(box.height, box.width, layout.samples)
+
+
+def pieces(
+    page: TiffPage, layout: Layout, plane: int, box: Box, start: int, length: int
+) -> list[tuple[int, int, int]]:
+    """Return what to read: the place in the file, and where it begins and ends in the box's bytes.
+
+    `start` and `length` say which bytes of a row. What lies together is one piece.
+    """
+    found: list[tuple[int, int, int]] = []
+    for number, y in enumerate(range(box.y, box.y + box.height)):
+        strip, row = divmod(y, layout.segment_height)
+        place = page.dataoffsets[plane * layout.down + strip] + row * layout.row_bytes + start
+        begin, end = number * length, (number + 1) * length
+        if found and found[-1][0] + found[-1][2] - found[-1][1] == place:
+            found[-1] = found[-1][0], found[-1][1], end
+        else:
+            found.append((place, begin, end))
+    return found

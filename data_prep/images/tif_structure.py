@@ -1,0 +1,206 @@
+"""Check what the header of a TIF claims before anything is decoded.
+
+Programs that read TIF differ in what they make of a header that contradicts itself; here it is
+refused. So no picture comes out that another program would not show, and no memory is asked for
+that the bytes of the file cannot fill.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from tifffile import TiffPage
+
+from data_prep.raw import BadInputError
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
+STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS, STRIP_COUNTS, PLANAR = 273, 274, 277, 278, 279, 284
+PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = (
+    *(317, 320, 322, 323, 324, 325),
+)
+EXTRA, FORMAT, COEFFICIENTS, SUBSAMPLING, REFERENCE = 338, 339, 529, 530, 532
+IMAGE_DEPTH, TILE_DEPTH = 32997, 32998
+ONE_NUMBER = {
+    *(WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLES, ROWS, PLANAR),
+    *(PREDICTOR, TILE_WIDTH, TILE_HEIGHT, IMAGE_DEPTH, TILE_DEPTH),
+}
+A_NUMBER_A_SAMPLE = {BITS, FORMAT}
+OTHERS = {STRIP_OFFSETS, STRIP_COUNTS, COLOUR_MAP, TILE_OFFSETS, TILE_COUNTS, EXTRA}
+OTHERS |= {COEFFICIENTS, SUBSAMPLING, REFERENCE, 292, 347}
+WHOLE_NUMBERS = (1, 3, 4, 16)  # types of tags: BYTE, SHORT, LONG, LONG8
+
+NOT_COMPRESSED, CCITT, LZW, JPEG, PACKBITS = 1, (2, 3, 4), 5, 7, 32773
+DEFLATE, LZMA, ZSTD, JPEG_2000, WEBP = (8, 32946), 34925, 50000, (33003, 33005, 34712), 50001
+PICTURES = (JPEG, *JPEG_2000, WEBP)
+WITH_PREDICTOR = (LZW, *DEFLATE, LZMA, ZSTD)
+MOST_EXPANSION = {
+    **dict.fromkeys(CCITT, 2**20),  # a white row is a bit
+    LZW: 2560,  # a code of 12 bits is at most 3,838 bytes
+    JPEG: 1024,  # an empty block of 64 values is a bit
+    PACKBITS: 64,
+    **dict.fromkeys(DEFLATE, 1032),
+    LZMA: 2**15,
+    ZSTD: 2**15,
+    **dict.fromkeys((*JPEG_2000, WEBP), 2**20),
+}
+"""How many bytes of pixels a stored byte can become, at most, for each compression."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a page has its pixels: planes of rows of segments (strips or tiles)."""
+
+    height_px: int
+    width_px: int
+    segment_height: int
+    segment_width: int
+    num_planes: int
+    """1 where the samples of a px lie together, else a plane a sample."""
+    samples: int
+    """Samples of a px that lie together."""
+    bits: int
+    row_bytes: int
+    """Length of a segment's row before compression."""
+
+    @property
+    def down(self) -> int:
+        """Segments below each other."""
+        return -(-self.height_px // self.segment_height)
+
+    @property
+    def across(self) -> int:
+        """Segments beside each other."""
+        return -(-self.width_px // self.segment_width)
+
+
+def checked_layout(page: TiffPage, num_bytes: int) -> Layout:
+    """Return where a page has its pixels in a file of so many bytes.
+
+    Raises BadInputError if the header contradicts itself or the file, or asks for what cannot be
+    read.
+    """
+    check_tags(page)
+    check_kind(page)
+    layout = layout_of(page)
+    check_segments(page, layout, num_bytes)
+    return layout
+
+
+def check_tags(page: TiffPage) -> None:
+    """Refuse tags that tifffile left out because they are damaged, and odd types and counts."""
+    file, tiff = page.parent.filehandle, page.parent.tiff
+    file.seek(page.offset)
+    (count,) = struct.unpack(tiff.tagnoformat, file.read(tiff.tagnosize))
+    entries = file.read(count * tiff.tagsize)
+    codes = [
+        struct.unpack_from(f"{tiff.byteorder}H", entries, start)[0]
+        for start in range(0, len(entries), tiff.tagsize)
+    ]
+    for code in ONE_NUMBER | A_NUMBER_A_SAMPLE | OTHERS:
+        if codes.count(code) != (code in page.tags):
+            raise BadInputError(f"damaged: tag {code} cannot be read, or is there twice")
+    for tag in page.tags:
+        if tag.code not in ONE_NUMBER | A_NUMBER_A_SAMPLE:
+            continue
+        allowed = (1,) if tag.code in ONE_NUMBER else (1, page.samplesperpixel)
+        if tag.count not in allowed or tag.dtype not in WHOLE_NUMBERS:
+            raise BadInputError(f"damaged: tag {tag.name} has {tag.count} values of another type")
+    for code in (WIDTH, HEIGHT, PHOTOMETRIC):
+        if code not in page.tags:
+            raise BadInputError(f"damaged: tag {code} is missing")
+
+
+def check_kind(page: TiffPage) -> None:
+    """Refuse what contradicts itself whatever the colours are, and compressions not known."""
+    if not (page.imagewidth > 0 and page.imagelength > 0):
+        raise BadInputError(f"holds no picture: {page.imagewidth} x {page.imagelength} px")
+    if page.imagedepth != 1 or page.tiledepth != 1:
+        raise BadInputError(f"is a volume of depth {page.imagedepth}: expected one picture")
+    compression, name = page.compression, getattr(page.compression, "name", page.compression)
+    if compression != NOT_COMPRESSED and compression not in MOST_EXPANSION:
+        raise BadInputError(
+            f"compression {name} cannot be read: save it uncompressed, or with LZW, deflate or JPEG"
+        )
+    if page.predictor not in ((1, 2) if compression in WITH_PREDICTOR else (1,)):
+        raise BadInputError(f"damaged: predictor {page.predictor} with compression {name}")
+    if page.fillorder not in (1, 2) or page.planarconfig not in (1, 2):
+        raise BadInputError(
+            f"damaged: FillOrder {page.fillorder}, PlanarConfiguration {page.planarconfig}"
+        )
+    if isinstance(page.bitspersample, tuple) or page.dtype is None:
+        raise BadInputError(
+            f"samples of {page.bitspersample} bits, format {page.sampleformat}: expected 8 or 16"
+        )
+    needed = {JPEG: 8, WEBP: 8, **dict.fromkeys(CCITT, 1)}.get(compression, page.bitspersample)
+    if page.bitspersample != needed or (page.predictor == 2 and page.bitspersample % 8):
+        raise BadInputError(f"damaged: {page.bitspersample} bits a sample with compression {name}")
+
+
+def layout_of(page: TiffPage) -> Layout:
+    """Return where a page has its pixels. Raises BadInputError for strips and tiles of no size."""
+    is_tiled = TILE_WIDTH in page.tags or page.jpegheader is not None
+    height, width = (page.tilelength, page.tilewidth) if is_tiled else (0, page.imagewidth)
+    if not is_tiled:
+        height = page.rowsperstrip
+    if height < 1 or width < 1:
+        raise BadInputError(f"damaged: strips or tiles of {width} x {height} px")
+    is_planar = page.planarconfig == 2
+    samples = 1 if is_planar else page.samplesperpixel
+    return Layout(
+        height_px=page.imagelength,
+        width_px=page.imagewidth,
+        segment_height=height,
+        segment_width=width,
+        num_planes=page.samplesperpixel if is_planar else 1,
+        samples=samples,
+        bits=page.bitspersample,
+        row_bytes=-(-width * samples * page.bitspersample // 8),
+    )
+
+
+def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
+    """Refuse a page that lacks strips or tiles, or whose bytes cannot hold its pixels."""
+    kind = "tiles" if layout.segment_width != layout.width_px or page.is_tiled else "strips"
+    offsets, counts = np.array(page.dataoffsets, object), np.array(page.databytecounts, object)
+    num_needed = layout.num_planes * layout.down * layout.across
+    listed = {len(offsets), len(counts)}
+    if page.jpegheader is None:  # tifffile shortens lists that are too long
+        pairs = ((TILE_OFFSETS, TILE_COUNTS), (STRIP_OFFSETS, STRIP_COUNTS))
+        mine, others = pairs if kind == "tiles" else pairs[::-1]
+        listed |= {page.tags[code].count if code in page.tags else 0 for code in mine}
+        if any(code in page.tags for code in others):
+            raise BadInputError("damaged: has both strips and tiles")
+    if listed != {num_needed}:
+        size = f"{layout.width_px} x {layout.height_px} px"
+        raise BadInputError(f"damaged: lists {min(listed)} {kind}, but {size} need {num_needed}")
+    num_missing = int(np.count_nonzero((offsets == 0) | (counts == 0)))
+    if num_missing:
+        raise BadInputError(
+            f"holds no data for {num_missing} of {num_needed} {kind}: it was not written to its"
+            " end, or is a sparse TIF; write it anew and whole, with QuPath or 'vips tiffsave'"
+        )
+    if (end := int((offsets + counts).max())) > num_bytes:
+        raise BadInputError(f"cut short: pixel data ends at byte {end}, the file at {num_bytes}")
+    sizes = segment_rows(layout, kind == "tiles") * layout.row_bytes
+    if page.compression == NOT_COMPRESSED:
+        full = layout.segment_height * layout.row_bytes
+        wrong = (counts != sizes) & (counts != full)
+    else:
+        wrong = sizes > counts * MOST_EXPANSION[page.compression]
+    if wrong.any():
+        number = int(np.flatnonzero(wrong)[0])
+        raise BadInputError(
+            f"damaged: {counts[number]} bytes cannot be the {sizes[number]} of its {kind[:-1]}"
+            f" number {number}"
+        )
+    claimed = layout.num_planes * layout.height_px * layout.row_bytes * layout.across
+    if claimed > num_bytes * MOST_EXPANSION.get(page.compression, 1):
+        raise BadInputError(f"damaged: {num_bytes} bytes cannot hold {claimed} bytes of pixels")
+
+
+def segment_rows(layout: Layout, is_tiled: bool) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+    """Return how many rows each strip or tile has; the last strip may have fewer."""
+    rows = np.full((layout.num_planes, layout.down, layout.across), layout.segment_height, object)
+    if not is_tiled:
+        rows[:, -1] = layout.height_px - (layout.down - 1) * layout.segment_height
+    return rows.ravel()
