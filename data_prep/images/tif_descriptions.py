@@ -1,4 +1,4 @@
-"""Read what the descriptions in a TIF say of its pages: OME, ImageJ, Leica's SCN.
+"""Read what the descriptions in a TIF say of its pages: OME and ImageJ.
 
 A file's planes are colours only where it calls them red, green and blue in words: fluorescence
 comes in two, three or four channels, too.
@@ -47,8 +47,6 @@ def told_by(pages: Sequence[TiffPage], file_name: str) -> Told:
         return told_by_imagej(pages)
     if text.rstrip().endswith("OME>") or "<OME" in text[:1000]:
         return told_by_ome(parse_ome(text), pages, file_name)
-    if text.rstrip().endswith("</scn>"):
-        return told_by_scn(text)
     return Told()
 
 
@@ -261,53 +259,3 @@ def picture_planes(
     if order is None or len(set(numbers)) < len(COLOURS):
         raise refuse_channels(names, "OME-XML")
     return tuple(numbers[index] for index in order)
-
-
-@dataclass
-class ScnImage:
-    """An element image of Leica's: a scanned region, or the whole slide (its macro)."""
-
-    is_macro: bool = False
-    numbers: list[int] = field(default_factory=list)
-    num_planes: int = 1
-
-
-def told_by_scn(text: str) -> Told:
-    """Return what Leica's XML says. Raises BadInputError for several regions, and for stacks."""
-    slide: list[tuple[str, ...]] = []
-    images: list[ScnImage] = []
-
-    def start(name: str, given: dict[str, str]) -> None:
-        match name:
-            case "collection":
-                slide.append((given.get("sizeX", ""), given.get("sizeY", ""), "0", "0"))
-            case "image":
-                images.append(ScnImage())
-            case "view" if images:
-                keys = ("sizeX", "sizeY", "offsetX", "offsetY")
-                images[-1].is_macro = tuple(given.get(key, "0") for key in keys) in slide
-            case "dimension" if images:
-                planes = (1 + int(given.get("z", 0))) * (1 + int(given.get("c", 0)))
-                images[-1].num_planes = max(images[-1].num_planes, planes)
-                images[-1].numbers.append(int(given.get("ifd", -1)))
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = start
-    parse_xml(text, parser, "SCN description")
-    regions = [image for image in images if image.numbers and not image.is_macro]
-    if len(regions) > 1:
-        raise BadInputError(
-            f"holds {len(regions)} scanned regions: expected one picture; export each by itself,"
-            " with QuPath"
-        )
-    for image in regions:
-        if image.num_planes > 1:
-            what = "focal planes or channels by its SCN description"
-            raise refuse_stack(image.num_planes, what)
-    return Told(
-        {
-            number: Role.ASIDE if image.is_macro else Role.COPY
-            for image in images
-            for number in image.numbers
-        }
-    )

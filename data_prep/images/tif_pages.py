@@ -15,14 +15,14 @@ from typing import BinaryIO
 
 from tifffile import TiffFile, TiffPage
 
-from data_prep.images.tif_descriptions import Role, Told, told_by
+from data_prep.images.slide_roles import plain_role, told_of
+from data_prep.images.tif_descriptions import Role
 from data_prep.raw import BadInputError
 
 MAX_PAGES = 256
 MAX_TAGS = 4096
-REDUCED, MASK = 1, 4  # bits of NewSubfileType
 LSM, STK, STK_PLANES, XMP = 34412, 33628, 33629, 700
-NDPI, SOURCE_LENS, CAPTURE_MODE = 65420, 65421, 65441
+NDPI, CAPTURE_MODE = 65420, 65441
 BRIGHTFIELD = 6  # the largest CaptureMode of colours with 8 bits
 
 
@@ -84,23 +84,23 @@ def picture_levels(tif: TiffFile) -> list[Level]:
     trees = page_trees(tif)
     listed = [tree[0] for tree in trees]
     refuse_planes_within(listed[0])
-    told = told_by(listed, Path(tif.filehandle.name).name)
+    told = told_of(listed, Path(tif.filehandle.name).name)
     if told.planes:
         return [colour_planes([listed[number] for number in told.planes], listed)]
     roles = [
-        (page, role)
-        for tree in zip(trees, slide_roles(listed, told), strict=True)
-        for page, role in with_roles(*tree)
+        both for number, tree in enumerate(trees) for both in with_roles(tree, told.roles[number])
     ]
     pictures = [page for page, role in roles if role is Role.PICTURE]
     copies = [page for page, role in roles if role is Role.COPY]
-    base = max(pictures or copies, key=num_pixels, default=None)
-    if base is None:
-        raise BadInputError(f"of its {len(roles)} pages none is a picture, all are labels or masks")
+    if not pictures and len(roles) > 1:
+        raise BadInputError("damaged: none of its pages is the picture of full resolution")
+    base = max(pictures or listed, key=num_pixels)
     others = [page for page in pictures if page is not base and not is_unmarked_level(page, base)]
     others += [page for page in copies if page is not base and size_of(page) == size_of(base)]
     if others:
         raise BadInputError(several_pictures([base, *others]))
+    if any(num_pixels(copy) > num_pixels(base) for copy in copies):
+        raise BadInputError("damaged: a page that is called a smaller copy is larger than the rest")
     refuse_overlapping_tiles(listed[0], base)
     levels = [
         page
@@ -173,63 +173,6 @@ def refuse_planes_within(page: TiffPage) -> None:
         raise BadInputError(
             "holds a stack behind one page (tifffile's 'truncate'): expected one picture"
         )
-
-
-def slide_roles(listed: Sequence[TiffPage], told: Told) -> list[Role]:
-    """Return what each listed page is, by the words and tags of those who make scanners."""
-    first = listed[0]
-    if first.is_svs and first.is_tiled:
-        role_of = aperio_role
-    elif first.is_ndpi:
-        role_of = hamamatsu_role
-    elif first.is_philips:
-        role_of = philips_role
-    elif first.is_bif:
-        role_of = ventana_role
-    elif first.is_qpi:
-        role_of = perkin_elmer_role
-    else:
-        role_of = plain_role
-    return [told.roles.get(number, role_of(page)) for number, page in enumerate(listed)]
-
-
-def plain_role(page: TiffPage) -> Role:
-    """Return what NewSubfileType says of a page."""
-    if page.subfiletype & MASK:
-        return Role.ASIDE
-    return Role.COPY if page.subfiletype & REDUCED else Role.PICTURE
-
-
-def aperio_role(page: TiffPage) -> Role:
-    """Aperio's SVS: levels are in tiles; thumbnail, label and macro are in strips."""
-    named = re.search(r"^(label|macro)\b", str(page.description), re.MULTILINE)
-    return Role.ASIDE if named or page.is_reduced or not page.is_tiled else Role.COPY
-
-
-def hamamatsu_role(page: TiffPage) -> Role:
-    """Hamamatsu's NDPI: the magnification is -1 for the macro and -2 for the map."""
-    magnification = page.tags.valueof(SOURCE_LENS)
-    if magnification is None:
-        return plain_role(page)
-    return Role.ASIDE if magnification < 0 else Role.COPY
-
-
-def philips_role(page: TiffPage) -> Role:
-    """Philips' TIFF: levels are in tiles; label and macro are named."""
-    named = str(page.description).startswith(("Label", "Macro"))
-    return Role.ASIDE if named or not page.is_tiled else Role.COPY
-
-
-def ventana_role(page: TiffPage) -> Role:
-    """Ventana's BIF: levels are numbered."""
-    return Role.COPY if "level=" in str(page.description) else Role.ASIDE
-
-
-def perkin_elmer_role(page: TiffPage) -> Role:
-    """PerkinElmer's QPTIFF: an XML names the kind of each page."""
-    kind = re.search(r"<ImageType>(\w{1,40})</ImageType>", str(page.description))
-    roles = {"FullResolution": Role.PICTURE, "ReducedResolution": Role.COPY}
-    return roles.get(kind[1], Role.ASIDE) if kind else plain_role(page)
 
 
 def with_roles(tree: Sequence[TiffPage], role: Role) -> list[tuple[TiffPage, Role]]:

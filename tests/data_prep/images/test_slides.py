@@ -31,11 +31,8 @@ WRITERS: dict[str, Callable[..., np.ndarray]] = {
     "a.tiff": slide_files.write_philips,
     "a.tif": slide_files.write_pyramid,
 }
-VENDORS = dict(
-    zip(
-        WRITERS, ["aperio", "hamamatsu", "leica", "ventana", "philips", "generic-tiff"], strict=True
-    )
-)
+VENDORS = ["aperio", "hamamatsu", "leica", "ventana", "philips", "generic-tiff"]
+VENDOR_OF = dict(zip(WRITERS, VENDORS, strict=True))
 
 
 def levels(path: Path) -> list[np.ndarray]:
@@ -63,10 +60,26 @@ class TestSlidesInTif:
     def test_openslide_takes_it_for_what_it_imitates(self, tmp_path: Path, name: str) -> None:
         expected = WRITERS[name](tmp_path / name, IMAGE)
         with openslide.OpenSlide(tmp_path / name) as slide:
-            assert slide.properties["openslide.vendor"] == VENDORS[name]
+            assert slide.properties["openslide.vendor"] == VENDOR_OF[name]
             at = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
             read = np.asarray(slide.read_region(tuple(at), 0, IMAGE.shape[1::-1]))
         assert np.abs(read[..., :3].astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "a.tif"])
+def test_a_damaged_full_resolution_is_refused_and_no_level_taken_for_it(
+    tmp_path: Path, name: str
+) -> None:
+    WRITERS[name](tmp_path / name, IMAGE)
+    number = {"a.scn": 1, "a.bif": 2}.get(name, 0)
+    with (tmp_path / name).open("rb") as opened, open_tif(opened) as file:
+        tag = file.pages[number].tags["ImageWidth"]
+        assert tag.value == 320
+    content = bytearray((tmp_path / name).read_bytes())
+    content[tag.valueoffset : tag.valueoffset + 2] = b"\1\0"
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInputError, match="damaged"):
+        levels(tmp_path / name)
 
 
 class TestWhatIsNoPicture:

@@ -92,12 +92,18 @@ class TestPagesOfSeveralKinds:
         read = picture(pages((large, {"subfiletype": 4}), (COLOUR, {})))
         np.testing.assert_array_equal(read, COLOUR)
 
-    def test_a_single_page_that_is_called_reduced_is_the_picture(self) -> None:
+    def test_a_single_page_is_the_picture_whatever_it_is_called(self) -> None:
         np.testing.assert_array_equal(picture(pages((COLOUR, {"subfiletype": 1}))), COLOUR)
 
-    def test_a_file_of_masks_only_is_refused(self) -> None:
-        with pytest.raises(BadInputError, match="none is a picture"):
-            picture(pages((GREY, {"subfiletype": 4})))
+    @pytest.mark.parametrize("flag", [1, 4])
+    def test_a_file_of_thumbnails_or_masks_only_is_refused(self, flag: int) -> None:
+        with pytest.raises(BadInputError, match="none of its pages is the picture"):
+            picture(pages(*[(GREY[:side], {"subfiletype": flag}) for side in (120, 60)]))
+
+    def test_a_copy_larger_than_the_picture_is_refused(self) -> None:
+        """Which of the two is meant is unknown; a damaged size looks like this."""
+        with pytest.raises(BadInputError, match="is larger than the rest"):
+            picture(pages((COLOUR, {"subfiletype": 1}), (OTHER[:60, :70], {})))
 
     def test_a_larger_picture_below_a_thumbnail_is_the_picture(self) -> None:
         """As cameras write it: the thumbnail is listed, and the picture a SubIFD of it."""
