@@ -19,7 +19,7 @@ from common.files import is_plain
 IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".png", ".jpg", ".jpeg"),
     *(".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".tf2", ".tf8", ".btf"),  # kinds of TIF
-    *(".mrxs", ".dcm", ".vms", ".vmu"),
+    *(".mrxs", ".dcm"),
 )
 """Endings of images, in lower case. The content decides how an image is read."""
 OME = ".ome"  # stands before the ending, as in NAME.ome.tif

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import tifffile
 
 from data_prep.images.arrays import Box, Image
 from data_prep.raw import BadInputError
@@ -76,19 +75,22 @@ class ImageFile(ABC):
 def open_image(path: Path, uint16_white: int = 65535) -> Iterator[ImageFile]:
     """Open an image file. Raises BadInputError if it is damaged or not an image."""
     # late: they derive from ImageFile
+    from data_prep.images.openslide_image import START_BYTES, is_slide, open_slide
     from data_prep.images.png_jpg import DecodedImage
     from data_prep.images.tif_image import TifImage
+    from data_prep.images.tif_pages import open_tif
 
     with ExitStack() as stack:
         with codec_errors_explained():
             file = stack.enter_context(path.open("rb"))
-            start = file.read(8)
+            start = file.read(START_BYTES)
             num_bytes = path.stat().st_size
             file.seek(0)
             if start.startswith(TIF_STARTS):
-                # _multifile: no other file is opened, whatever the header names
-                tif = stack.enter_context(tifffile.TiffFile(file, _multifile=False))
+                tif = stack.enter_context(open_tif(file))
                 image: ImageFile = TifImage(tif, num_bytes, uint16_white)
+            elif is_slide(path, start):
+                image = stack.enter_context(open_slide(path))
             elif start.startswith((PNG_START, JPG_START)):
                 image = DecodedImage(path, uint16_white)
             elif not start:

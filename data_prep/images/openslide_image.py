@@ -14,7 +14,8 @@ from data_prep.images.arrays import Box, Image
 from data_prep.images.image_files import ImageFile
 from data_prep.raw import BadInputError
 
-SUFFIXES = (".mrxs", ".dcm")
+START_BYTES = 132
+"""How much of a file's start tells what it is."""
 WHITE = "FFFFFF"
 SEGMENT_PX = 256
 """Side of a part that is decoded at once where OpenSlide does not tell."""
@@ -24,7 +25,7 @@ DICOM_ID = "dicom.MediaStorageSOPInstanceUID"
 
 
 def is_slide(path: Path, start: bytes) -> bool:
-    """Return whether a file is for OpenSlide, by its first 132 bytes or more.
+    """Return whether a file is for OpenSlide, by its first START_BYTES.
 
     A MIRAX slide is known by its name alone: its .mrxs is an index of any content, and the pixels
     are in the folder beside it.

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from data_prep.images.arrays import Box
+from data_prep.images.image_files import open_image
 from data_prep.images.openslide_image import is_slide, open_slide
 from data_prep.images.tif_pages import open_tif, picture_levels
 from data_prep.raw import BadInputError
@@ -64,6 +65,22 @@ class TestSlidesInTif:
             at = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
             read = np.asarray(slide.read_region(tuple(at), 0, IMAGE.shape[1::-1]))
         assert np.abs(read[..., :3].astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "a.dcm"])
+def test_every_slide_is_read_by_the_one_way_of_reading(tmp_path: Path, name: str) -> None:
+    expected = (WRITERS | {"a.dcm": write_dicom})[name](tmp_path / name, IMAGE)
+    with open_image(tmp_path / name) as image:
+        assert (image.height_px, image.width_px) == IMAGE.shape[:2]
+        whole = image.read(image.whole)
+        part = image.read(Box(33, 70, 100, 50))
+        overview = image.overview(most_shrink=4, most_px=10**5)
+    assert np.abs(whole.astype(int) - expected).max() <= 2
+    np.testing.assert_array_equal(part, whole[70:120, 33:133])
+    if name not in ("a.tiff", "a.dcm"):  # Philips' level is padded, and has another shape
+        assert overview is not None
+        shrunk = Pillow.fromarray(whole).resize(overview.shape[1::-1], Pillow.BOX)
+        assert np.abs(overview.astype(int) - np.asarray(shrunk)).mean() < 3
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "a.tif"])
