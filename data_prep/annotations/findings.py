@@ -61,7 +61,7 @@ def summary(findings: Findings, classes: Sequence[str]) -> list[str]:
     if others:
         lines.append(f"not learned: {listed_counts(others)}")
     if findings.passed_over:
-        lines.append(f"passed over: {listed_counts(findings.passed_over)}")
+        lines.append(f"passed over: {listed_counts(findings.passed_over, '{1} ({0})')}")
     if findings.duplicates:
         lines.append(f"counted once: {counted(findings.duplicates, 'object')} annotated again")
     if findings.clipped:
@@ -70,10 +70,10 @@ def summary(findings: Findings, classes: Sequence[str]) -> list[str]:
     return lines
 
 
-def listed_counts(counts: Mapping[str, int]) -> str:
+def listed_counts(counts: Mapping[str, int], form: str = "{0} {1}") -> str:
     """Write names with their counts, the largest count first."""
     largest = sorted(counts, key=lambda name: (-counts[name], name))
-    listed = [f"{shown(name)} {counts[name]}" for name in largest[:MOST_NAMED]]
+    listed = [form.format(shown(name), counts[name]) for name in largest[:MOST_NAMED]]
     more = len(largest) - MOST_NAMED
     return ", ".join(listed) + (f" and {more} more" if more > 0 else "")
 

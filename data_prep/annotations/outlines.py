@@ -16,8 +16,9 @@ TESTS_AT_ONCE = 1_000_000
 
 def signed_area(ring: Ring) -> float:
     """Return the area that a ring encloses, in px; negative if it runs counterclockwise."""
-    x, y = (ring - ring[:1]).T  # relative to a corner, since large coordinates would cancel
-    return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
+    # relative to a corner, since large coordinates would cancel; the last edge then adds nothing
+    x, y = (ring - ring[:1]).T
+    return float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) / 2)
 
 
 def centre_of_gravity(rings: Sequence[Ring]) -> npt.NDArray[np.float64]:
@@ -54,6 +55,17 @@ def beyond_removed(ring: Ring, axis: int, limit: float, sign: float) -> Ring:
     crossing = ring + part[:, None] * (following - ring)
     crossing[:, axis] = limit
     return np.stack([ring, crossing], axis=1)[np.stack([is_in, crosses], axis=1)]
+
+
+def outside_of(bounds: npt.NDArray[np.float64], width_px: int, height_px: int) -> str:
+    """Say on which axis left, top, right and bottom are outside an image."""
+    for axis, name, side in ((0, "x", width_px), (1, "y", height_px)):
+        low, high = bounds[axis], bounds[axis + 2]
+        if low == high and not 0 <= low <= side:
+            return f"{name} = {low:g} is outside the image (0 to {side} px)"
+        if high <= 0 or low >= side:
+            return f"{name} = {low:g} to {high:g} is outside the image (0 to {side} px)"
+    return f"is outside the image ({width_px} x {height_px} px)"
 
 
 def holds_any(

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from common.command_line import UsageError
+from common.command_line import UsageError, printable
 from data_prep.annotations.findings import UnusableError, shown
 from data_prep.annotations.folders import (
     AnnotationNames,
@@ -222,7 +222,7 @@ def not_two_numbers(row: Row) -> str:
         hint = "; marks between thousands are not read"
     elif "," in row.x + row.y:
         hint = "; a decimal comma is read where cells are separated by semicolons or tabs"
-    return f"x={shown(row.x):.40}, y={shown(row.y):.40}: expected two numbers{hint}"
+    return f"x={printable(row.x):.40}, y={printable(row.y):.40}: expected two numbers{hint}"
 
 
 def sha256_of(rows: Iterable[Row]) -> str:

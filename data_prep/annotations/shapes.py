@@ -8,6 +8,7 @@ Shapes have the coordinates of the files, from the image's corner: the first pix
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,6 +22,7 @@ from data_prep.annotations.outlines import (
     clip,
     fill,
     holds_any,
+    outside_of,
     signed_area,
 )
 from data_prep.annotations.reader import Annotation, AnnotationReader, Rules
@@ -123,14 +125,17 @@ def middle(shape: Shape) -> npt.NDArray[np.float64]:
     return centre if is_within else (low + high) / 2
 
 
+def bounds_of(shape: Shape) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of a shape."""
+    outline = shape.rings[0]
+    return (*outline.min(axis=0), *outline.max(axis=0))
+
+
 class Shapes:
     """The shapes of a file, with arrays to find the shapes of a tile fast."""
 
     def __init__(
-        self,
-        shapes: Sequence[Shape],
-        passed_over: Mapping[str, int] | None = None,
-        num_clipped: int = 0,
+        self, shapes: Sequence[Shape], passed_over: Mapping[str, int] | None = None
     ) -> None:
         """`passed_over`: reason -> number of objects that the file has too. A shape that occurs
         again is left out."""
@@ -140,15 +145,13 @@ class Shapes:
         self.shapes = [*first.values()]
         self.passed_over = passed_over or {}
         self.num_duplicates = len(shapes) - len(self.shapes)
-        self.num_clipped = num_clipped
+        self.num_clipped = 0
         self.cut: dict[tuple[int, int], Shapes] = {}
 
     @cached_property
     def bounds(self) -> npt.NDArray[np.float64]:
         """(N, 4): left, top, right and bottom of each shape."""
-        outlines = [shape.rings[0] for shape in self.shapes]
-        bounds = [(*ring.min(axis=0), *ring.max(axis=0)) for ring in outlines]
-        return np.array(bounds, np.float64).reshape(-1, 4)
+        return np.array([*map(bounds_of, self.shapes)], np.float64).reshape(-1, 4)
 
     @cached_property
     def middles(self) -> npt.NDArray[np.float64]:
@@ -201,9 +204,14 @@ class Shapes:
                 f"{shape.where}: {where} (as {'is' if len(outside) == 1 else 'are'} {of_all}); do"
                 " the annotations belong to another image?"
             )
-        shapes = [parts.get(number) or shape for number, shape in enumerate(self.shapes)]
-        num_clipped = sum(not self.shapes[number].is_point for number in reaching)
-        return Shapes(shapes, self.passed_over, num_clipped) if reaching else self
+        cut = copy(self)
+        cut.shapes = [parts.get(number) or shape for number, shape in enumerate(self.shapes)]
+        cut.bounds, cut.middles = self.bounds.copy(), self.middles.copy()
+        for number in reaching:
+            cut.bounds[number] = bounds_of(cut.shapes[number])
+            cut.middles[number] = middle(cut.shapes[number])
+        cut.num_clipped = int((~self.are_points[reaching]).sum())
+        return cut
 
     def nuclei_near(self, tile: Tile) -> tuple[npt.NDArray[np.intp], PointsN2]:
         """Return the numbers of the shapes whose middle lies in or near the tile, and the image's
@@ -242,22 +250,10 @@ class Collector:
         """Return what was collected. Raises BadInputError where nothing was, though there were
         objects, or else where the rules refuse that; `what` says how the file is empty."""
         if not self.shapes and self.first:
-            num_objects = self.passed_over.total()
-            raise BadInputError(f"{self.first} (and none of {num_objects} object(s) can be used)")
+            raise BadInputError(f"{self.first} (and no other object can be used)")
         if not self.shapes:
             rules.check_empty(what)
         return Shapes(self.shapes, self.passed_over)
-
-
-def outside_of(bounds: npt.NDArray[np.float64], width_px: int, height_px: int) -> str:
-    """Say on which axis left, top, right and bottom are outside an image."""
-    for axis, name, side in ((0, "x", width_px), (1, "y", height_px)):
-        low, high = bounds[axis], bounds[axis + 2]
-        if low == high and not 0 <= low <= side:
-            return f"{name} = {low:g} is outside the image (0 to {side} px)"
-        if high <= 0 or low >= side:
-            return f"{name} = {low:g} to {high:g} is outside the image (0 to {side} px)"
-    return f"is outside the image ({width_px} x {height_px} px)"
 
 
 class ShapeReader(AnnotationReader[Shapes]):

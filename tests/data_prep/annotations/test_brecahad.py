@@ -1,6 +1,7 @@
 """Reading BreCaHAD's annotations: every spelling, every mistake."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 
 from common.command_line import UsageError
 from data_prep.annotations import brecahad
-from data_prep.annotations.formats import READERS
+from data_prep.annotations.findings import Findings
+from data_prep.annotations.reader import Rules
 from data_prep.config import PrepConfig
 from data_prep.images.tiles import whole
-from data_prep.raw import BadInputError
+from data_prep.raw import BadInputError, find_fields
 from tests.points import as_lists, as_points
 
 READER = brecahad.BreCaHADReader()
@@ -48,7 +50,7 @@ class TestParse:
             }
 
     def test_the_sample(self, real_data: Path) -> None:
-        fields, bad = READERS["brecahad"].find_fields(real_data, PrepConfig().case_regex)
+        fields, bad = find_fields(real_data, PrepConfig().case_regex, (".json",))
         assert bad == []
         assert len(fields) == 16
         assert [field.case for field in fields] == ["Case_1"] + ["Case_10"] * 8 + ["Case_11"] * 7
@@ -149,3 +151,48 @@ class TestClasses:
     def test_one_class_under_two_spellings_is_refused(self) -> None:
         with pytest.raises(UsageError, match=r"classes=\[lumen,tubule\]: a class is named twice"):
             READER.check_classes(["lumen", "tubule"])
+
+
+class TestPassedOver:
+    """One point that cannot be used does not cost the others."""
+
+    def test_points_that_cannot_be_used_are_counted(self) -> None:
+        others = [{"x": 0.5}, [0.5, 0.5], {"x": float("nan"), "y": 0}, {"x": "1", "y": 0}, None]
+        listed = parse({"tumor": [*others, POINT, others[0]], "lumen": [others[3]]})
+        assert as_lists(listed.fractions) == {"tumor": [(0.25, 0.75)], "lumen": []}
+        assert READER.findings(listed, whole(10, 10)) == Findings(
+            classes={"tumor": 1},
+            passed_over={
+                'without "x" and "y"': 4,
+                "a coordinate is not a position in any image": 1,
+                "a coordinate is not a number": 2,
+            },
+        )
+
+    def test_a_point_that_is_there_twice_counts_once(self) -> None:
+        listed = parse({"tumor": [POINT, {"x": 0.5, "y": 0.5}, POINT], "lumen": [POINT]})
+        assert as_lists(listed.fractions)["tumor"] == [(0.25, 0.75), (0.5, 0.5)]
+        assert READER.findings(listed, whole(10, 10)) == Findings(
+            classes={"tumor": 2, "lumen": 1}, duplicates=1
+        )
+
+    def test_nothing_here_can_be_said(self) -> None:
+        """By empty lists, but by no list at all and by lists of nothing usable it is not."""
+        accepting = Rules(empty="accept")
+        listed = brecahad.parse(b'{"tumor": [], "lumen": []}', accepting)
+        assert as_lists(listed.fractions) == {"tumor": [], "lumen": []}
+        for content in (b"{}", b'{"tumor": [null]}'):
+            with pytest.raises(BadInputError):
+                brecahad.parse(content, accepting)
+
+    def test_the_refusal_of_nothing_names_the_key(self) -> None:
+        with pytest.raises(BadInputError, match=r"annotates nothing: .*; empty=accept of data_prep"):
+            parse({"tumor": []})
+
+    def test_very_many_keys_take_no_time(self) -> None:
+        """1.3 MB: minutes, if each key were looked for among all others."""
+        keys = [f'"k{number}": []' for number in range(100_000)]
+        started = time.process_time()
+        with pytest.raises(BadInputError, match="'k7' occurs twice"):
+            brecahad.parse(("{" + ",".join([*keys, keys[7]]) + "}").encode())
+        assert time.process_time() - started < 10

@@ -311,7 +311,8 @@ class TestClasses:
         self, folder: Path, tmp_path: Path
     ) -> None:
         """By a share of the fields too, though plasma cells are in the other share."""
-        expected = r"classes: no 'Lymphocyte' anywhere in .*; there are: lymphocyte, plasma cell$"
+        expected = r"classes: no 'Lymphocyte' anywhere in .*; there are: lymphocyte, plasma cell; "
+        expected += "'lymphocyte' is written otherwise than 'Lymphocyte'$"
         with pytest.raises(UsageError, match=expected):
             prepare(
                 folder,

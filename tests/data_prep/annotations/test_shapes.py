@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
+from data_prep.annotations.findings import Findings
 from data_prep.annotations.outlines import fill
 from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, middle, point, polygon
 from data_prep.images.arrays import Box
@@ -139,7 +140,7 @@ def test_a_point_is_the_pixel_that_it_lies_in() -> None:
             r"line 3: x = 120.5 is outside .* \(0 to 120 px\)",
         ),
         (point("line 3", "a", 10, -1), r"line 3: y = -1 is outside the image \(0 to 90 px\)"),
-        (polygon("b", "a", [[(1, 1), (9, 1), (9, 95)]]), r"b: y = 95 is outside .* \(0 to 90 px\)"),
+        (point("line 3", "a", 10, -0.5), r"line 3: y = -0.5 is outside the image \(0 to 90 px\)"),
     ],
 )
 def test_what_is_outside_the_image_is_refused_with_the_range(shape: Shape, reason: str) -> None:
@@ -158,3 +159,81 @@ def test_what_is_no_outline_is_refused(ring: Any) -> None:
 def test_what_encloses_nothing_is_refused(ring: Ring) -> None:
     with pytest.raises(BadInputError, match="here: encloses no area"):
         polygon("here", "a", [ring])
+
+
+def test_an_outline_over_the_border_is_cut_there() -> None:
+    """Pixels are as if it went on; its middle is that of the part inside."""
+    rng = np.random.default_rng(6)
+    reader, size = Given(), whole(HEIGHT, WIDTH)
+    for x, y in ((0, 0), (WIDTH, 40), (60, HEIGHT + 8), (-12, 50)):
+        outer, hole = blob(rng, x, y, 25), blob(rng, x, y, 8)
+        shapes = Shapes([polygon("a", "t", [outer, hole]), point("b", "t", 60, 45)])
+        expected = is_in(outer) & ~is_in(hole)
+        found = reader.annotation_in(shapes, size, {"t": 1})
+        assert np.array_equal(np.asarray(found.areas_HW) > 0, expected)
+        assert found.middles is not None
+        assert np.allclose(found.middles["t"], np.argwhere(expected)[:, ::-1].mean(axis=0), atol=1)
+        assert reader.findings(shapes, size) == Findings(classes={"t": 2}, clipped=1)
+
+
+def test_a_nucleus_counts_though_its_middle_was_outside() -> None:
+    shape = polygon("a", "t", [[(-10, 40), (5, 40), (5, 46), (-10, 46)]])
+    found = Given().annotation_in(Shapes([shape]), whole(HEIGHT, WIDTH), {"t": 1})
+    assert as_lists(found.nuclei) == {"t": [(2, 43)]}
+
+
+@pytest.mark.parametrize(
+    ("ring", "reason"),
+    [
+        (
+            [(1, 91), (9, 91), (9, 95)],
+            r"b: y = 91 to 95 is outside the image \(0 to 90 px\) \(as is 1 of 2 objects\); do the"
+            " annotations belong to another image",
+        ),
+        (  # its bounds reach into the image, but it does not
+            [(-10, -10), (5, -10), (-10, 5)],
+            r"b: is outside the image \(120 x 90 px\)",
+        ),
+    ],
+)
+def test_an_outline_wholly_outside_refuses_the_file(ring: Ring, reason: str) -> None:
+    shapes = [polygon("a", "t", [[(1, 1), (9, 1), (9, 9)]]), polygon("b", "t", [ring])]
+    with pytest.raises(BadInputError, match=reason):
+        drawn(shapes, whole(HEIGHT, WIDTH), {"t": 1})
+
+
+def test_a_point_less_than_half_a_pixel_out_is_in() -> None:
+    shapes = Shapes([point("a", "t", -0.4, 0), point("a", "t", 120.4, 90.4)])
+    found = Given().annotation_in(shapes, whole(HEIGHT, WIDTH), {"t": 1})
+    assert as_lists(found.points) == {"t": [(0, 0), (119, 89)]}
+    assert Given().findings(shapes, whole(HEIGHT, WIDTH)).clipped == 0
+
+
+def test_what_is_there_twice_counts_once() -> None:
+    ring = [(1.0, 1.0), (9.0, 1.0), (9.0, 9.0)]
+    again = [point("b", "t", 3, 4), polygon("d", "t", [[*ring, ring[0]]])]
+    shapes = [point("a", "t", 3, 4), again[0], point("c", "other", 3, 4), polygon("d", "t", [ring])]
+    parsed = Shapes([*shapes, again[1]])
+    assert Given().findings(parsed, whole(HEIGHT, WIDTH)) == Findings(
+        classes={"t": 2, "other": 1}, duplicates=2
+    )
+    found = Given().annotation_in(parsed, whole(HEIGHT, WIDTH), {"t": 1, "other": 2})
+    assert as_lists(found.nuclei) == {"t": [(3, 4), (6, 3)], "other": [(3, 4)]}
+
+
+def test_areas_that_hold_others_of_their_class_are_counted() -> None:
+    """By matplotlib; a middle in a hole is not held, nor one of another class, nor one's own."""
+    rng = np.random.default_rng(7)
+    rings = [blob(rng, *rng.uniform(10, 80, 2), rng.choice([3, 20])) for _ in range(40)]
+    shapes = [polygon(str(n), "ab"[n % 2], [ring]) for n, ring in enumerate(rings)]
+    expected = dict.fromkeys("ab", 0)
+    for shape in shapes:
+        others = [other for other in shapes if other is not shape and other.name == shape.name]
+        outline = Outline([*shape.rings[0].tolist(), shape.rings[0][0].tolist()])
+        expected[shape.name] += outline.contains_points([middle(each) for each in others]).any()
+    assert all(0 < number < 20 for number in expected.values())
+    assert Shapes(shapes).holding == expected
+    outer, hole = ([(r, r), (90 - r, r), (90 - r, 90 - r), (r, 90 - r)] for r in (0, 20))
+    ringed = [polygon("a", "t", [outer, hole]), point("b", "t", 45, 45)]
+    assert Shapes(ringed).holding == {}
+    assert Shapes([*ringed, point("c", "t", 10, 45)]).holding == {"t": 1}
