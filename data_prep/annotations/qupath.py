@@ -198,9 +198,8 @@ def shapes_of(
         return point(where, name, *position(where, entry))
 
     def make_polygon(entry: Any) -> Shape:
-        outlines = rings(where, entry)
-        shape = polygon(where, name, outlines)
-        if num_flat := len(outlines) - len(shape.rings):
+        shape = polygon(where, name, rings(where, entry))
+        if num_flat := len(entry) - len(shape.rings):
             passed_over["hole without area"] += num_flat
         return shape
 

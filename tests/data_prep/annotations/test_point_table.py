@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from common.command_line import UsageError
+from data_prep.annotations.findings import Findings
 from data_prep.annotations.point_table import PointTableReader, parse_table
 from data_prep.config import PrepConfig
+from data_prep.images.tiles import whole
 from data_prep.raw import BadFile, BadInputError, Field
 
 READER = PointTableReader()
@@ -141,8 +143,13 @@ def test_columns_in_any_order_and_others_beside_them(content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "line 1: no column file, x, y, class; expected file,x,y,class, found nothing"),
-        (b"file;x;y;class\na;1;1;t", "no column file, x, y, class; .* found file;x;y;class"),
+        (b"", "line 1: no column file, x, y, class; expected file,x,y,class .*, found nothing"),
+        (b"file:x:y:class\na:1:1:t", "no column file, x, y, class; .* found file:x:y:class"),
+        (b"file;x;y\na;1;1", "line 1: no column class; .* found file,x,y$"),
+        (b"file,x,X,y,class\na,1,1,1,t", "line 1: column x is there twice"),
+        ("file,x,y,class\nä,1,1,t".encode("latin-1"), r"line 2: is not UTF-8 \(it may be Latin-1"),
+        ("file,x,y,class".encode("utf-16-le"), r"line 1: is not UTF-8 \(it may be UTF-16\)"),
+        (b"\xff\xfef", "line 1: is not UTF-16"),
         (b"a-1.tif,1,1,tumor\n", "line 1: no column file, x, y, class"),
         (b"file,x,y\na,1,1\n", "line 1: no column class"),
         (b'file,"x"x,y,class\na,1\n', "line 1: ',' expected after '\"'"),
@@ -181,17 +188,17 @@ def test_every_bad_row_is_told_in_the_order_of_the_lines(tmp_path: Path) -> None
         "b-1,one,1,t",
         'a-1,1,"1"0,t',
         "b-1,1,1",
-        "a-1,2,2,",
+        "a-1,2,2 px,t",
         "c-1,,,",
         "b-1,3,3,t",
     ]
-    rows += ["a-1,nan,0,t"]
+    rows += ["a-1,1.5.5,0,t"]
     no_rows = ["a-1,1"]
     values = [
         "line 3 (b-1): x=one, y=1: expected two numbers",
-        "line 6 (a-1): has no class",
+        "line 6 (a-1): x=2, y=2 px: expected two numbers",
         "line 7: no image 'c-1'",
-        "line 9 (a-1): a coordinate is not a position in any image",
+        "line 9 (a-1): x=1.5.5, y=0: expected two numbers",
     ]
     fields, bad = find(write(tmp_path, *rows, *no_rows))
     expected = "expected file,x,y,class as the first line has them"
@@ -209,9 +216,9 @@ def test_every_bad_row_is_told_in_the_order_of_the_lines(tmp_path: Path) -> None
 
 
 def test_of_very_many_bad_rows_the_first_are_told(tmp_path: Path) -> None:
-    _, bad = find(write(tmp_path, *["a-1,1,1,"] * 103, "b-1,,,"))
+    _, bad = find(write(tmp_path, *["a-1,1,one,t"] * 103, "b-1,,,"))
     assert len(bad) == 101
-    assert bad[99].reason == "line 101 (a-1): has no class"
+    assert bad[99].reason == "line 101 (a-1): x=1, y=one: expected two numbers"
     assert bad[100].reason == "line 102: the first of 3 more"
 
 
@@ -248,3 +255,108 @@ def test_whatever_bytes_there_are_the_reason_is_said() -> None:
             num_refused += 1
     assert 100 < num_refused < 500 - num_bad
     assert num_bad > 20
+
+
+def rows_of(text: str, encoding: str = "utf-8") -> list[tuple[str, str, str, str]]:
+    return [(row.file, row.x, row.y, row.name) for row in parse_table(text.encode(encoding))]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("file;x;y;class\r\na-1.tif;10,5;20;tumor\r\n;;;\r\n", "utf-8-sig"),  # Excel in Europe
+        ("file\tx\ty\tclass\r\na-1.tif\t10,5\t20\ttumor\r\n", "utf-16"),  # its Unicode text
+        ("FILE , X,Y,Class,,\r\na-1.tif,10.5,20,tumor,,\r\n,,,,,\r\n , ,,\r\n", "utf-8"),
+        ("file,x,y,class\ra-1.tif,10.5,20,tumor\r", "utf-8"),  # an old Mac's
+        ('sep=;\n\n"file";"x";"y";"class"\n"a-1.tif";"10.5";"20";"tumor"\n', "utf-8"),
+        ("file;x;y;class\na-1.tif;10.5;20;tumor;;\n", "utf-8"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(text: str, encoding: str) -> None:
+    assert rows_of(text, encoding) == [("a-1.tif", "10.5", "20", "tumor")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (
+            ["a;10,5;20.5;t"],
+            r"line 2 has 20\.5 and line 2 has 10,5: write all",
+        ),
+        (["a;10,5;1;t", "a;1;1;t", "a;2.25;3;t"], r"line 4 has 2\.25 and line 2 has 10,5"),
+        (
+            ["a;1,234;20;t", "a;20;5,678;t"],
+            "line 2: 1,234 may be 1234 or 1,2340, like every",
+        ),
+        (["a;1.234;20;t"], r"line 2: 1\.234 may be 1234 or 1\.2340"),
+    ],
+)
+def test_numbers_that_may_be_two_are_named(lines: list[str], reason: str) -> None:
+    with pytest.raises(BadInputError, match=reason):
+        rows_of("\n".join(["file;x;y;class", *lines]))
+
+
+@pytest.mark.parametrize("other", ["1500", "0,125", "1024,125", "7,5", "7,1250"])
+def test_one_number_that_has_no_thousands_shows_what_the_mark_is(other: str) -> None:
+    ((_, x, y, _),) = rows_of(f"file;x;y;class\na;12,345;{other};t")
+    assert (float(x), float(y)) == (12.345, float(other.replace(",", ".")))
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("1.234,5", "; marks between thousands are not read"),
+        ("1 234,5", "; marks between thousands are not read"),
+        ("1'234", "; marks between thousands are not read"),
+        ("10px", ""),
+    ],
+)
+def test_marks_between_thousands_are_refused(tmp_path: Path, cell: str, hint: str) -> None:
+    raw = write(tmp_path)
+    table = f"file;x;y;class\na-1;{cell};1;t\nb-1;1;1;t\n"
+    (raw / "groundTruth/points.csv").write_text(table)
+    _, (bad,) = find(raw)
+    assert bad.reason == f"line 2 (a-1): x={cell}, y=1: expected two numbers{hint}"
+
+
+def test_a_decimal_comma_between_commas_is_refused(tmp_path: Path) -> None:
+    _, (bad,) = find(write(tmp_path, 'a-1,"10,5",1,t', "b-1,1,1,t"))
+    assert bad.reason.endswith(
+        "; a decimal comma is read where cells are separated by semicolons or tabs"
+    )
+
+
+def test_a_fields_hash_does_not_depend_on_the_spreadsheet(tmp_path: Path) -> None:
+    def hashes(text: str, encoding: str) -> list[str]:
+        (raw / "groundTruth/points.csv").write_bytes(text.encode(encoding))
+        return [field.annotation_sha256 for field in find(raw)[0]]
+
+    raw = write(tmp_path)
+    american = hashes("file,x,y,class\na-1,10.50,2,t\nb-1,,,\n", "utf-8")
+    european = hashes("File;X;Y;Class\r\n;;;\r\na-1;10,5;2,0;t\r\nb-1;;;\r\n", "utf-16")
+    assert american == european
+
+
+def test_rows_that_cannot_be_used_are_passed_over_and_counted(tmp_path: Path) -> None:
+    """As objects of other formats; a field with no other rows is refused."""
+    rows = ["a-1,1,1,t", "a-1,1,1,t", "a-1,2,2,", "a-1,,3,t", "a-1,NaN,3,t", "a-1,4,4,a\x1b[2J"]
+    (field, _), bad = find(write(tmp_path, *rows, "b-1,,,"))
+    assert bad == []
+    parsed = READER.parse(field)
+    assert READER.findings(parsed, whole(10, 10)) == Findings(
+        classes={"t": 1},
+        passed_over={
+            "without a class": 1,
+            "without a position": 1,
+            "a coordinate is not a position in any image": 1,
+            "class with unprintable characters": 1,
+        },
+        duplicates=1,
+    )
+    _, (told,) = find(write(tmp_path, *rows[2:], "b-1,,,"))
+    assert told.reason == "line 2 (a-1): has no class (and no other object can be used)"
+
+
+def test_a_name_in_a_table_cannot_control_the_terminal(tmp_path: Path) -> None:
+    _, bad = find(write(tmp_path, "a-1,1,1,t", "b-1,,,", "c\x1b[2J,x\x1b,1,t"))
+    assert all(entry.reason.isprintable() for entry in bad)

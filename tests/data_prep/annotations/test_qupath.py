@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.annotations.qupath import parse_geojson
+from data_prep.annotations.findings import Findings
+from data_prep.annotations.qupath import QuPathReader, parse_geojson
+from data_prep.annotations.reader import Rules
+from data_prep.images.tiles import whole
 from data_prep.raw import BadInputError
 
 SQUARE = [[10, 20], [14, 20], [14, 22], [10, 22], [10, 20]]
+SQUARES = [[[x, y + i] for x, y in SQUARE] for i in range(3)]
 HOLE = [[11, 20.5], [12, 20.5], [12, 21.5], [11, 20.5]]
 AREA = {"type": "Polygon", "coordinates": [SQUARE]}
 POINT = {"type": "Point", "coordinates": [10.5, 20.25]}
@@ -55,14 +59,14 @@ def test_geometries_are_points_and_polygons_each_by_itself() -> None:
     geometries = [
         {"type": "MultiPoint", "coordinates": [[1, 2], [3.5, 4, 0]]},
         {"type": "Polygon", "coordinates": [SQUARE, HOLE], "isEllipse": True},
-        {"type": "MultiPolygon", "coordinates": [[SQUARE], [SQUARE, HOLE]]},
+        {"type": "MultiPolygon", "coordinates": [[SQUARES[1]], [SQUARES[2], HOLE]]},
     ]
     assert parse([tumor(geometry) for geometry in geometries]) == [
         ("tumor", [[[1, 2]]]),
         ("tumor", [[[3.5, 4]]]),
         ("tumor", [SQUARE, HOLE]),
-        ("tumor", [SQUARE]),
-        ("tumor", [SQUARE, HOLE]),
+        ("tumor", [SQUARES[1]]),
+        ("tumor", [SQUARES[2], HOLE]),
     ]
 
 
@@ -116,16 +120,19 @@ def test_objects_within_objects_are_found() -> None:
         (b"[" * 100_000, "invalid JSON"),
         (b"7", "expected a FeatureCollection, a list of features or a Feature"),
         (b'{"tumor": [{"x": 0.5, "y": 0.5}]}', "expected a FeatureCollection"),
-        (b"[]", "annotates nothing: no feature has a class"),
+        (b"[]", r"annotates nothing: its list of features is empty.*; empty=accept of data_prep"),
         (b"[5]", r"features\[0\]: expected a Feature with properties"),
-        ([feature(AREA)], "annotates nothing: no feature has a class"),
-        ([tumor(POINT), feature(POINT, 7)], r"features\[1\]: classification: expected"),
+        ([feature(AREA)], r"features\[0\]: has no class .* \(and no other object can be used\)"),
+        ([feature(POINT, 7)], r"features\[0\]: classification: expected"),
+        (b'[{"properties": {"name": 1, "name": 2}}]', "'name' occurs twice"),
+        (b'{"features": [], "features": []}', "'features' occurs twice"),
+        (b"[1" + b"0" * 5000 + b"]", "invalid JSON"),
         (
             [feature(POINT, {"name": "\ud800"})],
             r"features\[0\]: class '\\ud800': a name holds unprintable",
         ),
         ([feature(POINT, {"names": []})], r"features\[0\]: classification: expected"),
-        ([tumor(POINT), tumor(None)], r"features\[1\]: geometry None of class 'tumor'"),
+        ([tumor(None)], r"features\[0\]: geometry None of class 'tumor'"),
         (
             [tumor({"type": "LineString", "coordinates": [[0, 0], [9, 9]]})],
             r"features\[0\]: geometry 'LineString' of class 'tumor' is neither .* known: Point",
@@ -144,8 +151,8 @@ def test_objects_within_objects_are_found() -> None:
         ([tumor({"type": "Polygon", "coordinates": SQUARE})], "expected .* found"),
         ([tumor({"type": "Polygon", "coordinates": [SQUARE[:2]]})], "encloses no area"),
         (
-            [feature(AREA, childObjects=[tumor(POINT), tumor({"type": "Point"})])],
-            r"features\[0\]\.childObjects\[1\]: coordinates",
+            [tumor(None, childObjects=[7, tumor({"type": "Point"})])],
+            r"features\[0\]: geometry None",
         ),
     ],
     ids=lambda value: str(value)[:40],
@@ -156,32 +163,148 @@ def test_a_mistake_is_refused_with_its_place(content: Any, reason: str) -> None:
         parse_geojson(raw)
 
 
+READER = QuPathReader(Rules(empty="accept"))
+
+
+def findings(content: Any, rules: Rules | None = None) -> Findings:
+    parsed = parse_geojson(json.dumps(content).encode(), rules or Rules())
+    return QuPathReader().findings(parsed, whole(100, 100))
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (tumor({"type": "LineString", "coordinates": [[0, 0], [9, 9]]}), "geometry is LineString"),
+        (tumor({"type": "GeometryCollection", "geometries": [AREA]}), "geometry is Geometry"),
+        (tumor(None), "geometry is missing"),
+        (tumor({}), "geometry is missing"),
+        (tumor({"type": "Polygon", "coordinates": []}), "coordinates are missing"),
+        (tumor({"type": "Polygon", "coordinates": [[]]}), "coordinates are missing"),
+        (tumor({"type": "Polygon", "coordinates": [SQUARE[:2]]}), "encloses no area"),
+        (tumor({"type": "Point", "coordinates": [float("nan"), 1]}), "a coordinate is not a posit"),
+        (tumor({"type": "Point", "coordinates": [1e999, 1]}), "a coordinate is not a position"),
+        (tumor({"type": "Point", "coordinates": [10**400, 1]}), "a coordinate is not a position"),
+        (tumor({"type": "Point", "coordinates": ["1", 1]}), "coordinates that are not points"),
+        (tumor({**POINT, "plane": {"z": "first"}}), "plane is not of whole numbers"),
+        (feature(AREA), "without a class"),
+        (feature(POINT, 7), "classification without a name"),
+        (feature(POINT, "a\x1b[2J"), "class with unprintable characters"),
+        (feature(POINT, "\ud800"), "class with unprintable characters"),
+        ({"type": "Feature", "geometry": AREA, "properties": None}, "without properties"),
+        ({"type": "Feature", "geometry": AREA}, "without properties"),
+        (None, "without properties"),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_one_object_that_cannot_be_used_is_passed_over_and_counted(other: Any, reason: str) -> None:
+    content = [tumor(AREA), other, tumor(POINT), other]
+    assert parse(content) == [("tumor", [SQUARE]), ("tumor", [[[10.5, 20.25]]])]
+    found = findings(content)
+    ((said, number),) = found.passed_over.items()
+    assert said.startswith(reason)
+    assert (number, found.classes) == (2, {"tumor": 2})
+
+
+def test_of_several_polygons_the_bad_one_is_passed_over() -> None:
+    content = [tumor({"type": "MultiPolygon", "coordinates": [[SQUARE], [SQUARE[:2]]]})]
+    assert parse(content) == [("tumor", [SQUARE])]
+    assert findings(content).passed_over == {"encloses no area": 1}
+
+
+def test_a_hole_without_area_costs_only_the_hole() -> None:
+    flat = [[11, 21], [12, 21], [11, 21]]
+    content = [tumor({"type": "Polygon", "coordinates": [SQUARE, flat, HOLE, []]})]
+    assert parse(content) == [("tumor", [SQUARE, HOLE])]
+    assert findings(content).passed_over == {"hole without area": 2}
+
+
+def test_an_object_flat_and_as_a_child_counts_once() -> None:
+    found = findings([feature(AREA, childObjects=[tumor(POINT)]), tumor(POINT)])
+    assert found == Findings({"tumor": 1}, {"without a class": 1}, duplicates=1)
+
+
+def test_types_of_objects_can_be_chosen() -> None:
+    """As QuPath 0.2, 0.3 and 0.4 write them; what names no type is an annotation, as in QuPath."""
+    at = [tumor({"type": "Point", "coordinates": [x, 1]}) for x in range(8)]
+    at[0]["properties"]["objectType"] = "detection"
+    at[1]["properties"]["objectType"] = "cell"
+    at[2]["properties"]["objectType"] = "tile"
+    at[4]["properties"] = {"object_type": "cell", "classification": {"name": "tumor"}}
+    del at[5]["properties"]["objectType"]
+    at[5]["id"] = "PathDetectionObject"
+    del at[6]["properties"]["objectType"]
+    at[7]["properties"]["objectType"] = "root"
+
+    def taken(*types: str) -> list[float]:
+        shapes = parse_geojson(json.dumps(at).encode(), Rules(types)).shapes
+        return [shape.rings[0][0, 0] for shape in shapes]
+
+    assert taken("annotation", "detection", "cell") == [0, 1, 3, 4, 5, 6]
+    assert taken("detection", "cell") == [0, 1, 4, 5]
+    assert taken("annotation") == [3, 6]
+    assert taken("tile") == [2]
+    left_out = "of type annotation, which object_types= leaves out"
+    assert findings(at, Rules(("detection", "cell", "tile"))).passed_over == {left_out: 2}
+
+
+def test_nothing_here_can_be_said() -> None:
+    """By no feature, or none of the types asked for; not by objects that cannot be used."""
+    for content in ([], {"type": "FeatureCollection", "features": []}):
+        assert findings(content, Rules(empty="accept")) == Findings()
+    cells_only = Rules(("cell",), empty="accept")
+    assert findings([tumor(AREA)], cells_only).classes == {}
+    with pytest.raises(BadInputError, match="has no class"):
+        findings([feature(AREA)], Rules(empty="accept"))
+
+
+@pytest.mark.parametrize(
+    ("axis", "named"), [("z", "several planes z"), ("t", "several times t"), ("c", "several chan")]
+)
+def test_objects_on_several_planes_are_refused(axis: str, named: str) -> None:
+    """The default plane, which is not written, is one too; a plane that is unusable is none."""
+    other = tumor({"type": "Point", "coordinates": [1, 1], "plane": {"c": -1, "z": 0, axis: 1}})
+    with pytest.raises(BadInputError, match=rf"features\[1\]: objects are on {named}"):
+        parse([tumor(POINT), other])
+    assert len(parse([other, {**tumor(None)}, feature(POINT)])) == 1
+
+
 def test_whatever_part_of_a_file_is_something_else_the_reason_is_said() -> None:
     """Each value in turn replaced by others: what is not refused is still points and polygons."""
     rng = np.random.default_rng(0)
     cell = tumor(AREA, childObjects=[tumor(POINT)]) | {"nucleusGeometry": AREA}
-    whole = {"type": "FeatureCollection", "features": [cell, tumor(POINT)]}
-    num_refused = 0
-    for path in paths(whole):
-        for other in (None, 7, -1.5, "text", [], {}, [[1]], {"name": 3}, True, 1e308):
-            content = json.loads(json.dumps(whole))
+    plane = {"c": -1, "z": 0, "t": 0}
+    multi = {"type": "MultiPolygon", "coordinates": [[SQUARE, HOLE], [SQUARE]], "plane": plane}
+    other = feature(multi, {"name": "Positive", "parentClass": {"name": "Tumor"}})
+    parts = {"type": "FeatureCollection", "features": [cell, tumor(POINT), other]}
+    num_refused = num_passed_over = 0
+
+    def read(content: bytes) -> None:
+        nonlocal num_refused, num_passed_over
+        try:
+            parsed = parse_geojson(content, READER.rules)
+            READER.annotation_in(parsed, whole(100, 100), {"tumor": 1})
+            num_passed_over += bool(READER.findings(parsed, whole(100, 100)).passed_over)
+        except BadInputError:
+            num_refused += 1
+
+    values = [None, 7, -1.5, "text", [], {}, [[1]], {"name": 3}, True, 1e308, float("nan")]
+    values += [10**400, "\x00\ud800", [[[[]]]]]
+    for path in paths(parts):
+        for number in rng.permutation(len(values))[:5].tolist():
+            value = values[number]
+            content = json.loads(json.dumps(parts))
             parent = content
             for key in path[:-1]:
                 parent = parent[key]
-            parent[path[-1]] = other
-            try:
-                parse_geojson(json.dumps(content).encode())
-            except BadInputError:
-                num_refused += 1
-    assert num_refused > 100
-    text = json.dumps(whole).encode()
+            parent[path[-1]] = value
+            read(json.dumps(content).encode())
+    assert num_refused > 20
+    assert num_passed_over > 100
+    text = json.dumps(parts).encode()
     for _ in range(300):  # and bytes
         damaged = bytearray(text)
         damaged[rng.integers(len(text))] = rng.integers(256)
-        try:
-            parse_geojson(bytes(damaged))
-        except BadInputError:
-            num_refused += 1
+        read(bytes(damaged))
 
 
 def paths(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
