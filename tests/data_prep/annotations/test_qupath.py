@@ -298,7 +298,7 @@ def test_whatever_part_of_a_file_is_something_else_the_reason_is_said() -> None:
                 parent = parent[key]
             parent[path[-1]] = value
             read(json.dumps(content).encode())
-    assert num_refused > 20
+    assert num_refused > 3
     assert num_passed_over > 100
     text = json.dumps(parts).encode()
     for _ in range(300):  # and bytes
