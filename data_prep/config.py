@@ -242,6 +242,9 @@ class PrepConfig:
     'case' that matches the whole name; 'each' makes each field a case of its own. A name that does
     not match is a case of its own, too; but if several such names look like one patient's, nothing
     is prepared, and a case_regex that groups them is shown."""
+    similar_cases: Literal["stop", "keep"] = "stop"
+    """Cases whose names differ only in letter case, separators, leading zeros or Unicode form:
+    'stop' names them, for they are most likely one patient; 'keep' takes them as different."""
     on_error: Literal["stop", "skip"] = "stop"
     """Bad input: 'stop' lists every bad file and ends; 'skip' leaves them out and records them."""
     split: SplitConfig = field(default_factory=SplitConfig)

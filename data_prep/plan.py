@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from common.command_line import UsageError, UserError, make_output_folder
+from common.command_line import MOST_NAMED, UsageError, UserError, make_output_folder
 from common.files import file_sha256
 from common.ownership import PRIVATE, make_private
 from common.progress import track
 from data_prep import records, split
 from data_prep.annotations.folders import NoAnnotationsError
 from data_prep.annotations.formats import READERS, check_occurring, reader_of
+from data_prep.cases.names import find_cases, unmatched_names
+from data_prep.cases.similar import check_similar, similar_cases
 from data_prep.cases.suggestions import check_cases
 from data_prep.config import PrepConfig
 from data_prep.dataset import manifest, pack
@@ -105,7 +108,10 @@ def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
         fields, bad = reader.find_fields(raw, config.case_regex)
     except NoAnnotationsError as error:
         raise UsageError(f"{error} (annotations={config.annotations})") from None
-    check_cases([field.name for field in fields], config.case_regex)
+    names = [field.name for field in fields]
+    check_cases(names, config.case_regex)
+    if config.similar_cases == "stop":
+        check_similar(names, config.case_regex)
     check_occurring(reader, fields, config.classes, raw)
     problems = {field: name_problem(field.name) or name_problem(field.case) for field in fields}
     bad += [
@@ -114,6 +120,16 @@ def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
         if problem
     ]
     return [field for field in fields if not problems[field]], bad
+
+
+def about_names(names: Sequence[str], case_regex: str) -> dict[str, Any]:
+    """Return what dataset.json says of the names of fields."""
+    unmatched = unmatched_names(names, case_regex)
+    return {
+        "not_matched": len(unmatched),
+        "not_matched_first": unmatched[:MOST_NAMED],
+        "similar_cases": similar_cases(find_cases(names, case_regex).values()),
+    }
 
 
 def make_tasks(

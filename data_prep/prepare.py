@@ -30,6 +30,7 @@ from data_prep.output_lock import locked
 from data_prep.plan import (
     FOLDERS,
     Plan,
+    about_names,
     find_fields,
     make_plan,
     with_checked_classes,
@@ -113,7 +114,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
     lease.check()
     num_removed = remove_stale(Path(config.out), done)
-    about = describe(config, plan.splits, bad, num_glass, findings)
+    about = describe(config, plan.splits, bad, num_glass, names, findings)
     sha256 = publish(config, samples, about)
     return Summary(names, samples, bad, num_reused, num_glass, num_removed, sha256, findings, left)
 
@@ -232,6 +233,7 @@ def describe(
     splits: dict[str, str],
     bad: list[BadFile],
     num_glass: int,
+    names: Sequence[str],
     findings: Findings,
 ) -> dict[str, Any]:
     """Collect what dataset.json says beside counts, but not where or how fast it was made."""
@@ -244,5 +246,6 @@ def describe(
         "skipped": [dataclasses.asdict(entry) for entry in bad],
         "glass_tiles": num_glass,
         "findings": dataclasses.asdict(findings),
+        "names": about_names(names, config.case_regex),
         "config": records.settings_of_set(config),
     }

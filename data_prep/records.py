@@ -33,7 +33,7 @@ CODE = ("annotations/[!_]*", "augment/[!_]*", "images/[!_]*", "config", "field",
 # Settings that do not affect any prepared byte
 WHERE_AND_HOW = ("raw", "out", "config", "workers", "share", "pack")
 # Settings that do not affect a field's bytes
-OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "copies")
+OF_THE_WHOLE_SET = ("on_error", "split", "case_regex", "similar_cases", "copies")
 OF_CUTTING = ("tile_px", "tile_overlap_px")  # the key has the tile's box instead
 # Settings that do not affect an original's bytes
 OF_VARIANTS = ("augment", "mask_mode", "seed")

@@ -20,7 +20,7 @@ from data_prep.annotations.folders import (
     find_image_folder,
     nested_hint,
 )
-from data_prep.cases.names import case_of
+from data_prep.cases.names import find_cases
 from data_prep.raw import (
     IMAGE_SUFFIXES,
     BadFile,
@@ -54,14 +54,15 @@ def find_fields(
     images, annotations = files.images, files.annotations
     if images.keys().isdisjoint(annotations):
         raise NoAnnotationsError(f"raw={raw}: {no_pairs(files, names)}{nested_hint(raw)}")
-    fields, bad = [], []
+    paired, bad = {}, []
     for name in sorted(images.keys() | annotations.keys(), key=natural_key):
         pair = images.get(name, []), annotations.get(name, [])
         if reason := pairing_problem(name, *pair, files, names):
             bad += [BadFile(str(path.relative_to(raw)), reason) for path in pair[0] + pair[1]]
         else:
-            fields.append(Field(name, case_of(name, case_regex), pair[0][0], pair[1][0]))
-    return fields, bad
+            paired[name] = pair[0][0], pair[1][0]
+    cases = find_cases([*paired], case_regex)
+    return [Field(name, cases[name], *pair) for name, pair in paired.items()], bad
 
 
 def find_files(raw: Path, names: AnnotationNames) -> RawFiles:

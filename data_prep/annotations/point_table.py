@@ -38,7 +38,7 @@ from data_prep.annotations.shapes import (
     point,
 )
 from data_prep.annotations.table_text import NUMBER, Row, parse_table
-from data_prep.cases.names import case_of
+from data_prep.cases.names import find_cases
 from data_prep.raw import (
     CHANGED,
     IMAGE_SUFFIXES,
@@ -79,12 +79,13 @@ class PointTableReader(ShapeReader):
         fields, bad = [], [BadFile(named, reason) for reason in problems(rows, images.keys())]
         if any(row.problem for of_stem in rows.values() for row in of_stem):
             return [], bad
+        cases = find_cases([*images], case_regex)
         for stem in sorted(images, key=natural_key):
             if reason := image_problem(images[stem], stem in rows, path):
                 bad += [BadFile(str(image.relative_to(folder)), reason) for image in images[stem]]
                 continue
-            case = case_of(stem, case_regex)
-            fields.append(Field(stem, case, images[stem][0], path, sha256_of(rows[stem])))
+            annotation = path, sha256_of(rows[stem])
+            fields.append(Field(stem, cases[stem], images[stem][0], *annotation))
         return fields, sorted(bad, key=lambda entry: natural_key(f"{entry.file} {entry.reason}"))
 
     def parse(self, field: Field) -> Shapes:

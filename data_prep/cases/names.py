@@ -7,7 +7,8 @@ ending, or the word `each`.
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,7 +16,7 @@ from common.command_line import UsageError, printable
 
 DEFAULT_REGEX = r"(?P<case>.+)-\d+"
 EACH = "each"  # instead of a regular expression: every field is a case of its own
-MATCH_LIMIT_S = 2.0  # CPU time to match one name; a good expression takes microseconds
+MATCH_LIMIT_S = 2.0  # CPU time to match all names; a good expression takes a microsecond each
 MOST_LISTED = 20
 
 
@@ -31,32 +32,25 @@ def check_regex(case_regex: str) -> None:
         raise ValueError(f"case_regex={case_regex}: needs a group (?P<case>...), or say {EACH}")
 
 
-def case_of(name: str, case_regex: str) -> str:
-    """Return the case of a field; a name that does not match is a case of its own.
+def find_cases(names: Sequence[str], case_regex: str) -> dict[str, str]:
+    """Return name -> case; a name that does not match is a case of its own.
 
-    Raises UsageError as time_limit().
+    Raises UsageError as match_all().
     """
-    return match_case(name, case_regex) or name
+    return {name: case or name for name, case in match_all(names, case_regex).items()}
 
 
-def match_case(name: str, case_regex: str) -> str | None:
-    """Return the case in a field's name, or None. Raises UsageError as time_limit()."""
+def match_all(names: Sequence[str], case_regex: str) -> dict[str, str | None]:
+    """Return the case in each field's name, or None.
+
+    Raises UsageError if that takes more CPU time than MATCH_LIMIT_S. Only the main thread has this
+    limit, since signals reach no other.
+    """
     if case_regex == EACH:
-        return name
-    with time_limit(name, case_regex):
-        match = re.fullmatch(case_regex, name)
-    return (match["case"] or None) if match else None
-
-
-@contextmanager
-def time_limit(name: str, case_regex: str) -> Iterator[None]:
-    """Raise UsageError if matching a name takes more CPU time than MATCH_LIMIT_S.
-
-    Only the main thread has this limit, since signals reach no other.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return {name: name for name in names}
+    regex = re.compile(unicodedata.normalize("NFC", case_regex))  # the form that names have
+    found: dict[str, str | None] = {}
+    name = ""
 
     def give_up(signum: int, frame: FrameType | None) -> None:
         raise UsageError(
@@ -64,6 +58,19 @@ def time_limit(name: str, case_regex: str) -> Iterator[None]:
             " it without repeats of repeats, such as (a+)+"
         )
 
+    with clock(give_up):
+        for name in names:
+            match = regex.fullmatch(name)
+            found[name] = (match["case"] or None) if match else None
+    return found
+
+
+@contextmanager
+def clock(give_up: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call `give_up` when this thread, if it is the main one, has used MATCH_LIMIT_S."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGVTALRM, give_up)
     signal.setitimer(signal.ITIMER_VIRTUAL, MATCH_LIMIT_S)
     try:
@@ -73,9 +80,14 @@ def time_limit(name: str, case_regex: str) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
+def unmatched_names(names: Sequence[str], case_regex: str) -> list[str]:
+    """List the names that do not match."""
+    return [name for name, case in match_all(names, case_regex).items() if case is None]
+
+
 def unmatched_text(names: Sequence[str], case_regex: str) -> str:
     """Return '2 of 9 names do not match case_regex (a, b)'; '' if all match."""
-    unmatched = [name for name in names if match_case(name, case_regex) is None]
+    unmatched = unmatched_names(names, case_regex)
     if not unmatched:
         return ""
     listed = ", ".join(map(printable, unmatched[:2])) + (", ..." if len(unmatched) > 2 else "")

@@ -19,13 +19,14 @@ from data_prep.cases.names import (
     DEFAULT_REGEX,
     EACH,
     check_regex,
-    match_case,
+    match_all,
     shortened,
     unmatched_text,
 )
 
 SEPARATOR = "[-_. ]"
 WORD = "[^-_. ]+"
+MOST_WORDS = 10  # of a name, that a case may be made of
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def check_cases(names: Sequence[str], case_regex: str) -> None:
     """
     if case_regex == EACH or not names:
         return
-    matched = {name: match_case(name, case_regex) for name in names}
+    matched = match_all(names, case_regex)
     if case_regex != DEFAULT_REGEX and not any(matched.values()):
         raise UsageError(matches_none(names, case_regex))
     now = {name: case or name for name, case in matched.items()}
@@ -128,8 +129,11 @@ def in_cases(cases: Mapping[str, str]) -> str:
 
 
 def cases_of(names: Sequence[str], case_regex: str) -> dict[str, str]:
-    """Return name -> case; {} if a name does not match, or the expression is empty."""
-    matched = {name: match_case(name, case_regex) for name in names} if case_regex else {}
+    """Return name -> case; {} if a name does not match, or the expression is empty or too slow."""
+    try:
+        matched = match_all(names, case_regex) if case_regex else {}
+    except UsageError:
+        return {}
     return {name: case for name, case in matched.items() if case} if all(matched.values()) else {}
 
 
@@ -196,9 +200,12 @@ def by_position(names: Sequence[str]) -> Iterator[str]:
 
 
 def by_lead(now: Mapping[str, str]) -> Iterator[str]:
-    """Yield expressions that take fewer words of a name than DEFAULT_REGEX does; fewest first."""
+    """Yield expressions that take fewer words of a name than DEFAULT_REGEX does; fewest first.
+
+    Of names with very many words only the first ones are tried, since each try takes time.
+    """
     counts = [len(re.findall(WORD, case)) for case in now.values()]
-    for count in range(1, max(counts)):
+    for count in range(1, min(max(counts), MOST_WORDS)):
         lead = WORD if count == 1 else rf"(?:{WORD}{SEPARATOR}+){{{count - 1}}}{WORD}"
         if count > min(counts):  # names with fewer words keep the case of DEFAULT_REGEX
             lead = rf"{lead}(?={SEPARATOR}.*-\d+$)|.+(?=-\d+$)|.+"

@@ -7,7 +7,7 @@ import pytest
 
 from common.command_line import UsageError
 from data_prep.cases import names
-from data_prep.cases.names import DEFAULT_REGEX, case_of, check_regex, shortened, unmatched_text
+from data_prep.cases.names import DEFAULT_REGEX, check_regex, find_cases, shortened, unmatched_text
 
 ENDLESS = r"(?P<case>(a+)+)-\d+"  # tries each of 2 ** 40 ways to cut 40 letters
 
@@ -26,7 +26,7 @@ ENDLESS = r"(?P<case>(a+)+)-\d+"  # tries each of 2 ** 40 ways to cut 40 letters
     ],
 )
 def test_the_case_of_a_field(name: str, regex: str, case: str) -> None:
-    assert case_of(name, regex) == case
+    assert find_cases([name], regex) == {name: case}
 
 
 @pytest.mark.parametrize("regex", ["(", ".*", "(?P<case>a{99999999999999999999})", "Each"])
@@ -40,20 +40,33 @@ def test_an_expression_that_never_ends_is_refused_and_leaves_no_clock_running(
 ) -> None:
     monkeypatch.setattr(names, "MATCH_LIMIT_S", 0.2)
     with pytest.raises(UsageError, match=r"^case_regex=.* takes more than 0\.2 s to match aaa"):
-        case_of("a" * 40, ENDLESS)
-    assert case_of("aa-1", ENDLESS) == "aa"
+        find_cases(["aa-1", "a" * 40], ENDLESS)
+    assert find_cases(["aa-1"], ENDLESS) == {"aa-1": "aa"}
     matched_at = time.process_time()
     while time.process_time() - matched_at < 1:  # a clock would end the process
         pass
 
 
+def test_the_time_for_all_names_together_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these takes some 20 ms."""
+    monkeypatch.setattr(names, "MATCH_LIMIT_S", 0.2)
+    began_at = time.process_time()
+    with pytest.raises(UsageError, match="takes more than"):
+        find_cases([f"{'a' * 18}{number}" for number in range(1000)], ENDLESS)
+    assert time.process_time() - began_at < 2
+
+
+def test_an_expression_typed_in_another_form_of_unicode_matches() -> None:
+    assert find_cases(["Ren\u00e9_1"], "(?P<case>Rene\u0301)_[0-9]") == {"Ren\u00e9_1": "Ren\u00e9"}
+
+
 def test_a_name_is_matched_in_a_thread_too() -> None:
     """Signals do not reach it, nor can it ask for one."""
-    found: list[str] = []
-    thread = threading.Thread(target=lambda: found.append(case_of("Case_1-01", DEFAULT_REGEX)))
+    found: dict[str, str] = {}
+    thread = threading.Thread(target=lambda: found.update(find_cases(["Case_1-01"], DEFAULT_REGEX)))
     thread.start()
     thread.join()
-    assert found == ["Case_1"]
+    assert found == {"Case_1-01": "Case_1"}
 
 
 def test_names_that_do_not_match_are_counted_and_the_first_told() -> None:

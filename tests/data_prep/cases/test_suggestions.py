@@ -4,12 +4,14 @@ import itertools
 import random
 import re
 import shlex
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from common.command_line import UsageError
-from data_prep.cases.names import DEFAULT_REGEX, case_of, shortened
+from data_prep.cases import names as names_module
+from data_prep.cases.names import DEFAULT_REGEX, find_cases, shortened
 from data_prep.cases.suggestions import check_cases
 
 PATIENTS = ["patient10_roi03", "patient10_roi04", "patient11_roi03", "patient11_roi04"]
@@ -38,7 +40,7 @@ def shown(message: str) -> list[str]:
 
 
 def grouped(names: Sequence[str], regex: str) -> list[str]:
-    return [case_of(name, regex) for name in names]
+    return [*find_cases(names, regex).values()]
 
 
 def each_twice(*cases: str) -> list[str]:
@@ -304,6 +306,21 @@ def test_five_hundred_names_are_looked_through_at_once(separator: str) -> None:
     names = [separator.join((f"{n // 50}", f"{n % 50}", "a")) for n in range(500)]
     *_, coarse = shown(refusal(names))
     assert len(set(grouped(names, coarse))) == 10
+
+
+def test_names_of_a_hundred_words_are_looked_through_in_a_second() -> None:
+    names = [f"{'a-' * 100}{number}-{number}" for number in range(300)]
+    began_at = time.process_time()
+    refused(names)
+    assert time.process_time() - began_at < 5
+
+
+def test_an_own_expression_that_takes_too_long_widened_is_not_shown_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(names_module, "MATCH_LIMIT_S", 0.2)
+    message = refusal([f"b{'a' * 40}!"], r"(?P<case>(a+)+)")
+    assert shlex.quote("case_regex=.*?(?P<case>(a+)+).*") in message
 
 
 def test_an_expression_that_not_all_names_match_is_not_shown() -> None:
