@@ -6,11 +6,13 @@ Run it again, and it redoes only what changed; after an interruption it goes on.
 `python -m data_prep.synthetic` makes a raw data set to try it on.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import command_line
+from common.command_line import UsageError
 from common.help_text import help_text
 from common.workers import get_ready
 from data_prep.cases.names import shortened, unmatched_text
@@ -25,6 +27,8 @@ def main(argv: list[str]) -> int:
     if command_line.wants_help(argv):
         print(help_text(PrepConfig, __doc__ or ""))
         return 0
+    if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("data_prep runs without torchrun, as python -m data_prep workers=N ...")
     config = command_line.load(PrepConfig, argv)
     if Path(config.raw).is_dir() and not Path(config.out).exists():  # workers will be needed
         get_ready("data_prep.field")

@@ -116,12 +116,12 @@ def by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
     return dict(found)
 
 
-def several_of_one_name(files: Sequence[Path]) -> str:
+def several_of_one_name(files: Sequence[Path], what: str = "two fields") -> str:
     """Name files that would be one field."""
     names = ", ".join(path.name for path in files)
     if len({unicodedata.normalize("NFC", path.name) for path in files}) < len(files):
-        return f"two fields of one name: {names}, which Unicode writes in two ways; keep one"
-    return f"two fields of one name: {names}; keep one"
+        return f"{what} of one name: {names}, which Unicode writes in two ways; keep one"
+    return f"{what} of one name: {names}; keep one"
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:

@@ -288,6 +288,57 @@ class TestCasesOfNames:
         assert told in said.splitlines()
         assert "train 3 samples, 3 fields, 3 cases: img_0, img_1, img_2" in said.splitlines()
 
+    def test_names_as_other_systems_write_them_are_one_patient_and_told_in_the_set(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """An OME-TIF, a name of macOS, a blank, and one that matches nothing."""
+        raw, out = raw_folder({"1": 3, "2": 1, "3": 1}), tmp_path / "out"
+        names = {
+            "Case_1-01": ("Rene\u0301-01.ome.tif", "Ren\u00e9-01.ome.json"),
+            "Case_1-02": ("Ren\u00e9-02 .tif", "Ren\u00e9-02.tif.json"),
+            "Case_1-03": ("Ren\u00e9-03.tif.tif", "Rene\u0301-03.json"),
+            "Case_3-01": ("overview.tif", "overview.json"),
+        }
+        for old, (image, annotation) in names.items():
+            (raw / f"images/{old}.tif").rename(raw / f"images/{image}")
+            (raw / f"groundTruth/{old}.json").rename(raw / f"groundTruth/{annotation}")
+        given = [f"raw={raw}", f"out={out}", "copies=1", "split.test_cases=[Rene\u0301]"]
+        code, said, _ = cli(main, *given, "split.val=0")
+        assert code == 0
+        assert "test  3 samples, 3 fields, 1 case: Ren\u00e9\n" in said
+        about = json.loads((out / "dataset.json").read_text())
+        assert about["names"] == {
+            "not_matched": 1,
+            "not_matched_first": ["overview"],
+            "similar_cases": [],
+        }
+
+    def test_similar_cases_stop_until_they_are_said_to_be_different(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw, out = raw_folder({"1": 1, "2": 1}), tmp_path / "out"
+        for path in raw.glob("*/Case_2*"):
+            path.rename(path.with_stem("CASE_1-02"))
+        given = [f"raw={raw}", f"out={out}", "copies=1", "split.val=0"]
+        refused = cli(main, *given)
+        assert refused.code == 2
+        assert not out.exists()
+        assert cli(main, *given, "similar_cases=keep").code == 0
+        about = json.loads((out / "dataset.json").read_text())
+        assert about["names"]["similar_cases"] == [["CASE_1", "Case_1"]]
+
+    def test_a_name_of_255_bytes_is_one_bad_field(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 1, "2": 1})
+        long = "x" * 248 + "-1"
+        for path in raw.glob("*/Case_2*"):
+            path.rename(path.with_stem(long))
+        given = [f"raw={raw}", f"out={tmp_path / 'out'}", "copies=1", "split.val=0", "split.test=0"]
+        outcome = cli(main, *given, "on_error=skip")
+        assert outcome.code == 0
+        assert ": its name has 250 bytes, at most 200; rename it\n" in outcome.err
+
     def test_an_expression_that_matches_nothing_is_refused(
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
     ) -> None:

@@ -613,12 +613,34 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
     assert names(tmp_path / "out") == [f"c{ending}" for ending in ENDINGS]
 
 
+def test_of_a_folder_only_files_that_may_be_images_are_predicted(
+    pictures: Path, tmp_path: Path, run_predict: RunPredict
+) -> None:
+    """One whose results would have too long names is bad; the others get all theirs."""
+    source = tmp_path / "mixed"
+    source.mkdir()
+    picture = (pictures / "c.jpg").read_bytes()
+    for name in ("Re\u0301ne 1 .jpg", "b.JPG.jpg", f"{'x' * 250}.jpg"):
+        (source / name).write_bytes(picture)
+    for name in ("._b.jpg", "Thumbs.db", ".hidden.jpg"):
+        (source / name).write_bytes(b"no picture")
+    (source / "B.tif").mkdir()
+    (source / "lost.jpg").symlink_to(source / "nowhere.jpg")
+    outcome = run_predict(source)
+    assert outcome.code == 1
+    lines = [line for line in outcome.err.splitlines() if line.startswith("left out ")]
+    assert ["lost.jpg: " in lines[0], "at most 200; rename it" in lines[1]] == [True, True]
+    assert outcome.out.startswith("predicted 2 of 4 images into ")
+    found = [name + ending for name in ("R\u00e9ne 1", "b") for ending in ENDINGS]
+    assert names(tmp_path / "out") == sorted(found)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"input": "nowhere"}, ["input=", "no such file or folder"]),
         ({"input": "empty"}, ["input=", "no images", ".tif"]),
-        ({"input": "double"}, ["images of one name: a"]),
+        ({"input": "double"}, ["images of one name: a.png, a.tif; keep one"]),
         ({"input": "both"}, ["a.png and a_settings.png would both give a_settings.json; rename"]),
         ({"out": "in"}, ["out=", "in: is the input; name a folder for what is"]),
         ({"out": "in/a.png"}, ["out=", "a.png: is a file; name a folder"]),

@@ -1,11 +1,14 @@
 """Write what a run prints about itself."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from common.command_line import UserError, counted
+from data_prep.dataset.manifest import Sample
 from data_prep.dataset.pack import TrainingPixels
 from train.checkpoints.state import Progress
-from train.config import REFERENCE_BATCH, TrainConfig
+from train.config import REFERENCE_BATCH, CropConfig, TrainConfig
 from train.metrics.scores import EMPTY
 from train.ranks.distributed import Ranks
 
@@ -25,6 +28,34 @@ def about_batch(config: TrainConfig, num_ranks: int) -> str:
         f"{about}, {batch.size / num_ranks:g} per rank; a new run with"
         f" batch_per_rank={REFERENCE_BATCH} lr_scale=sqrt gives each rank {REFERENCE_BATCH}"
         " (with a warm-up; or lr_scale=linear, or none)"
+    )
+
+
+def crop_problem(crop: CropConfig, samples: Sequence[Sample]) -> str:
+    """Say that more than half of every crop would be mirrored; '' if not."""
+    side = crop.size_px
+
+    def filled(sample: Sample) -> float:
+        return min(1.0, sample.height_px / side) * min(1.0, sample.width_px / side)
+
+    largest = max(samples, key=filled)
+    if filled(largest) >= 0.5:
+        return ""
+    return (
+        f"crop.size_px={side}: no image of the train split fills half of such a crop (the largest"
+        f" is {largest.width_px} x {largest.height_px} px), and the rest would be its mirror image;"
+        f" set crop.size_px={max(16, min(largest.height_px, largest.width_px))} or less"
+    )
+
+
+def about_mirrored(crop: CropConfig, samples: Sequence[Sample]) -> str:
+    """Say how many images are smaller than a crop; '' if none is."""
+    smaller = [each for each in samples if min(each.height_px, each.width_px) < crop.size_px]
+    if not smaller:
+        return ""
+    return (
+        f"\n{len(smaller)} of {counted(len(samples), 'training image')} do not fill a crop"
+        f" (crop.size_px={crop.size_px}): beyond their edges it shows their mirror image"
     )
 
 

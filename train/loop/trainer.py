@@ -124,6 +124,7 @@ class Trainer:
             f" {counted(self.steps_per_epoch, 'step')} an epoch, then "
             + (f"validation on {counted(validated, 'field')}" if validated else "no validation")
             + f"\n{messages.about_batch(self.config, self.ranks.world_size)}"
+            + messages.about_mirrored(self.config.crop, self.crops.pixels.samples)
             + messages.advice_on_size(self.state.model, self.ranks)
         )
 
@@ -267,10 +268,13 @@ class Trainer:
 
 
 def check_size(config: TrainConfig, dataset: Dataset) -> None:
-    """Raise UsageError if an epoch has fewer crops than a batch, before a run's folder is made."""
+    """Raise UsageError if an epoch has fewer crops than a batch, or if crops are far larger than
+    the images; before a run's folder is made."""
     num_crops = len(dataset.split("train")) * config.crop.per_sample
     if num_crops < config.batch.size:
         raise UsageError(
             f"batch_size={config.batch.size}: the train split gives only {num_crops} crop(s) an"
             f" epoch; lower batch_size, or raise crop.per_sample={config.crop.per_sample}"
         )
+    if problem := messages.crop_problem(config.crop, dataset.split("train")):
+        raise UsageError(problem)

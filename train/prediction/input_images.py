@@ -18,11 +18,14 @@ def find_images(source: Path) -> list[Path]:
     if not paths:
         nested = [folder for folder in called(source, IMAGE_FOLDERS) if holds_images(folder)]
         hint = f"; did you mean input={nested[0]}?" if nested else ""
-        raise UsageError(f"input={source}: no images; it holds {contents(source)}{hint}")
+        endings = ", ".join(IMAGE_SUFFIXES)
+        raise UsageError(
+            f"input={source}: no images ({endings}); it holds {contents(source)}{hint}"
+        )
     images = by_name(paths)
     for files in images.values():
         if len(files) > 1:
-            raise UsageError(f"input={source}: {several_of_one_name(files)}")
+            raise UsageError(f"input={source}: {several_of_one_name(files, 'images')}")
     check_results(source, images)
     return paths
 

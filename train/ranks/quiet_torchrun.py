@@ -16,12 +16,12 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
-COMMANDS = {"train", "train.evaluate", "train.predict"}
+PACKAGES = {"train", "data_prep"}
 LOGGERS = ("__main__", "torch.distributed.run", "torch.distributed.elastic.multiprocessing.api")
 
 
 def install() -> Callable[[Any], Any]:
-    """Quieten this process if it is torchrun and starts one of COMMANDS.
+    """Quieten this process if it is torchrun and starts a command of PACKAGES.
 
     Returns what torchrun expects of an entry point: a function that makes a rendezvous handler.
     """
@@ -33,8 +33,11 @@ def install() -> Callable[[Any], Any]:
 
 
 def starts_ours(argv: Sequence[str]) -> bool:
-    """Whether a command line of torchrun starts one of COMMANDS."""
-    return any(flag in ("-m", "--module") and name in COMMANDS for flag, name in pairwise(argv))
+    """Whether a command line of torchrun starts a command of PACKAGES."""
+    return any(
+        flag in ("-m", "--module") and name.partition(".")[0] in PACKAGES
+        for flag, name in pairwise(argv)
+    )
 
 
 def show_unexplained(

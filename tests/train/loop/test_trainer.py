@@ -328,6 +328,28 @@ def test_a_train_split_too_small_for_a_batch_is_refused_and_can_be_mended_in_the
     assert cli(train_main.main, given, "batch_size=16").code == 0
 
 
+def test_crops_that_are_mostly_mirror_images_are_refused(
+    tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """Fields are 96 x 64 px: of 110 x 110 px they fill 51%, of 112 x 112 px 49%."""
+    config = tiny(tmp_path / "run", "epochs=1", "panels=0")
+    (tmp_path / "settings.yaml").write_text(command_line.as_yaml(config))
+    given = f"config={tmp_path / 'settings.yaml'}"
+    refused = cli(train_main.main, given, "crop.size_px=112")
+    assert refused.code == 2
+    assert "crop.size_px=112: no image of the train split fills half of such a crop" in refused.err
+    assert refused.err.endswith(
+        "(the largest is 96 x 64 px), and the rest would be its mirror"
+        " image; set crop.size_px=64 or less\n"
+    )
+    assert not (tmp_path / "run").exists()
+    trained = cli(train_main.main, given, "crop.size_px=110")
+    assert trained.code == 0
+    told = "16 of 16 training images do not fill a crop (crop.size_px=110): beyond their edges"
+    assert trained.out.count(told) == 1
+    assert "do not fill" not in cli(train_main.main, given, f"run={tmp_path / 'run2'}").out
+
+
 def test_more_crops_an_image_make_up_for_it(
     tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
 ) -> None:

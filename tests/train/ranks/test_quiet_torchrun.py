@@ -34,10 +34,19 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_refusal_on_two_ranks_is_one_line(installed: Path) -> None:
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train"]
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        (["train", "sede=1"], "sede=1: no key 'sede'"),
+        (["data_prep", "seed=1"], "data_prep runs without torchrun, as python -m data_prep "),
+    ],
+)
+def test_a_refusal_on_two_ranks_is_one_line(
+    installed: Path, command: list[str], error: str
+) -> None:
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     ended = subprocess.run(
-        [sys.executable, "-m", *command, "sede=1"],
+        [sys.executable, "-m", *torchrun, *command],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{installed}{os.pathsep}{ROOT}"},
         capture_output=True,
@@ -46,7 +55,7 @@ def test_a_refusal_on_two_ranks_is_one_line(installed: Path) -> None:
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("error: sede=1: no key 'sede'")
+    assert ended.stderr.startswith(f"error: {error}")
     assert ended.stderr.count("\n") == 1, ended.stderr
 
 
@@ -94,7 +103,9 @@ def test_lines_of_its_log_that_say_something_stay(
     ("argv", "is_ours"),
     [
         (["torchrun", "--nproc-per-node", "2", "-m", "train.evaluate", "run=a"], True),
+        (["torchrun", "-m", "data_prep", "seed=1"], True),
         (["torchrun", "train.py"], False),
+        (["torchrun", "-m", "trainer"], False),
         (["torchrun", "-m", "another", "train"], False),
     ],
 )
