@@ -44,6 +44,8 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         print(f"left out {entry.file}: {entry.reason}", file=sys.stderr)
     if unmatched := unmatched_text(summary.names, config.case_regex):
         print(f"{unmatched}: each is a case of its own")
+    for note in summary.notes:
+        print(note)
     if config.share:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return

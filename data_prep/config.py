@@ -25,10 +25,19 @@ SPLITS = ("train", "val", "test")
 MAX_CLASSES = 255  # beside the background, in 8 bit
 MAX_SIDE_PX = 32_766  # of an image: OpenCV's remap counts in 16 bit
 BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # the defaults of all commands
+SMALLEST_MPP, LARGEST_MPP = 0.01, 10.0  # micrometres a px that a light microscope may have
 MARGIN_PX = 64  # points so far outside a field are kept: their discs may reach into it
 OBJECT_TYPES = ("annotation", "detection", "cell")  # of QuPath's, those that are nuclei or areas
 ALL_OBJECT_TYPES = (*OBJECT_TYPES, "tile", "tma_core")
 FLIPS = ("horizontal_flip", "vertical_flip")  # not random: a second copy would be the same
+
+
+def check_mpp(mpp: float) -> None:
+    """Raise ValueError for a resolution that no light microscope has."""
+    if mpp and not SMALLEST_MPP <= mpp <= LARGEST_MPP:  # nor NaN
+        raise ValueError(
+            f"mpp={mpp}: from {SMALLEST_MPP:g} to {LARGEST_MPP:g} micrometres per px, or 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -215,8 +224,12 @@ class PrepConfig:
     """Annotated classes to paint into the masks, later ones over earlier ones: BreCaHAD's, or those
     that the annotations name."""
     radius_px: int = 20
-    """Radius in px of the disc painted at each annotated point, at most 64. Areas keep their shape;
-    for them this is the size of a nucleus when nuclei are looked for."""
+    """Radius of the disc painted at each annotated point, in px of the prepared fields, at most 64.
+    Areas keep their shape; for them this is the size of a nucleus when nuclei are looked for."""
+    mpp: float = 0.0
+    """Resolution of the prepared fields, in micrometres per px: fields of another resolution are
+    rescaled with their annotations, and images that do not tell theirs are taken to have it. 0
+    keeps each image as it is; then images that tell different resolutions are refused."""
     mask_mode: Literal["redraw", "warp"] = "redraw"
     """Masks of variants: 'redraw' paints discs of radius_px at the moved points, so that discs look
     the same in every sample; 'warp' moves the field's discs like its image. Both move areas like
@@ -256,6 +269,7 @@ class PrepConfig:
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least {least}")
         if self.radius_px > MARGIN_PX:
             raise ValueError(f"radius_px={self.radius_px}: at most {MARGIN_PX}")
+        check_mpp(self.mpp)
         if self.tile_px and self.tile_px < 64:
             raise ValueError(f"tile_px={self.tile_px}: 0 (whole images) or at least 64")
         if self.tile_px > MAX_SIDE_PX:

@@ -24,6 +24,7 @@ from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
 from data_prep.images import encoding, image_files, masks
 from data_prep.images.arrays import Image, Mask, PointsPx
+from data_prep.images.rescaling import at_resolution
 from data_prep.images.tiles import Tile, inside_only, outside_only, tissue_fraction, whole
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field
 
@@ -76,11 +77,10 @@ def prepare_field(task: FieldTask) -> PreparedField:
     with errors_collected(field.annotation, raw, bad):
         parsed = parse_annotation(reader, field)
     with errors_collected(field.image, raw, bad):
-        image_HWC = read_image(task)
+        image_HWC, tile = read_image(task)
     if bad:
         return PreparedField([], bad)
     with errors_collected(field.annotation, raw, bad):
-        tile = task.tile or whole(*image_HWC.shape[:2])
         annotation = reader.annotation_in(parsed, tile, task.values)
         findings = reader.findings(parsed, tile)
     for path, stamp in task.stamps:
@@ -115,18 +115,21 @@ def parse_annotation(reader: AnnotationReader[Any], field: Field) -> Any:
     return reader.parse(field)
 
 
-def read_image(task: FieldTask) -> Image:
-    """Read the field's pixels. Raises BadInputError."""
-    path, white = task.field.image, task.config.uint16_white
-    with image_files.open_image(path, white) as image:
+def read_image(task: FieldTask) -> tuple[Image, Tile]:
+    """Read the field's pixels, and return the tile of the image that they are. Raises
+    BadInputError."""
+    path, white, mpp = task.field.image, task.config.uint16_white, task.config.mpp
+    with image_files.open_image(path, white) as file:
+        image = at_resolution(file, mpp, otherwise_mpp=mpp)
         if task.tile:
-            return image.read(task.tile.box)
+            return image.read(task.tile.box), task.tile
         if max(image.height_px, image.width_px) > MAX_SIDE_PX:
             raise BadInputError(
                 f"{image.width_px} x {image.height_px} px is too large for one field (at most"
                 f" {MAX_SIDE_PX}): cut it with tile_px=1024"
             )
-        return image.read(image.whole)
+        tile = whole(image.height_px, image.width_px, (file.height_px, file.width_px))
+        return image.read(tile.box), tile
 
 
 def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:

@@ -22,8 +22,11 @@ from data_prep.cases.similar import check_similar, similar_cases
 from data_prep.cases.suggestions import check_cases
 from data_prep.config import PrepConfig
 from data_prep.dataset import manifest, pack
+from data_prep.dataset.one_resolution import SetResolution, resolution_of_set
 from data_prep.field import FieldTask
-from data_prep.images import image_files, tiles
+from data_prep.images import tiles
+from data_prep.images.image_files import open_image
+from data_prep.images.rescaling import at_resolution
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field, name_problem
 from data_prep.records import Inputs
@@ -36,6 +39,18 @@ FieldTile = tuple[Field, Tile | None]
 
 
 @dataclass(frozen=True)
+class Header:
+    """What is known of an image before its pixels are read."""
+
+    mpp: float | None
+    """Resolution that the file tells, in micrometres per px; None if it does not."""
+    file_px: tuple[int, int]
+    """Height and width in the file."""
+    size_px: tuple[int, int]
+    """Height and width at the resolution of the data set."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to prepare."""
 
@@ -44,6 +59,7 @@ class Plan:
     """Case -> split."""
     bad: list[BadFile]
     """Files that were found bad before any field was prepared."""
+    resolution: SetResolution
 
 
 def make_plan(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> Plan:
@@ -59,20 +75,25 @@ def plan_whole(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> P
     fields, repeated = drop_repeated(fields, inputs, raw)
     bad = bad + unreadable + repeated
     splits = split_cases(fields, bad, config)
+    headers = read_headers(fields, config)
+    resolution = resolution_of(headers, config)
     make_folders(Path(config.out), raw)
-    return Plan(make_tasks(field_tiles(fields, config), inputs, splits, config), splits, bad)
+    tasks = make_tasks(field_tiles(fields, headers, config), inputs, splits, config)
+    return Plan(tasks, splits, bad, resolution)
 
 
 def plan_share(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> Plan:
-    """Plan the fields of a share, and read only these.
+    """Plan the fields of a share, and read only these, but the headers of all images.
 
     The run that joins all shares finds bad and repeated files among the others.
     """
     splits = split_cases(fields, bad, config)
+    headers = read_headers(fields, config)
+    resolution = resolution_of(headers, config)
     make_folders(Path(config.out), Path(config.raw))
-    chosen = take_share(field_tiles(fields, config), splits, config)
+    chosen = take_share(field_tiles(fields, headers, config), splits, config)
     inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in chosen)), config)
-    return Plan(make_tasks(chosen, inputs, splits, config), splits, unreadable)
+    return Plan(make_tasks(chosen, inputs, splits, config), splits, unreadable, resolution)
 
 
 def check_raw(config: PrepConfig) -> None:
@@ -249,9 +270,33 @@ def drop_repeated(
     return [field for field in fields if field not in dropped], bad
 
 
-def field_tiles(fields: Iterable[Field], config: PrepConfig) -> list[FieldTile]:
+def read_headers(fields: Sequence[Field], config: PrepConfig) -> dict[Field, Header]:
+    """Read the header of each image; of those that cannot be read, preparing reports the error."""
+
+    def read(field: Field) -> Header | None:
+        try:
+            with open_image(field.image) as file:
+                image = at_resolution(file, config.mpp, otherwise_mpp=config.mpp)
+                size_px = image.height_px, image.width_px
+                return Header(file.mpp, (file.height_px, file.width_px), size_px)
+        except BadInputError:
+            return None
+
+    with ThreadPoolExecutor(config.workers) as pool:
+        found = zip(fields, pool.map(read, fields), strict=True)
+        return {field: header for field, header in found if header}
+
+
+def resolution_of(headers: Mapping[Field, Header], config: PrepConfig) -> SetResolution:
+    """Return the resolution of the data set. Raises UsageError if its images differ."""
+    return resolution_of_set([header.mpp for header in headers.values()], config.mpp)
+
+
+def field_tiles(
+    fields: Iterable[Field], headers: Mapping[Field, Header], config: PrepConfig
+) -> list[FieldTile]:
     """List every field, or its tiles, one after the other."""
-    return [(field, tile) for field in fields for tile in tiles_of(field, config)]
+    return [(field, tile) for field in fields for tile in tiles_of(headers.get(field), config)]
 
 
 def take_share(
@@ -273,17 +318,12 @@ def take_share(
     ]
 
 
-def tiles_of(field: Field, config: PrepConfig) -> list[Tile | None]:
-    """Cut an image into tiles; return [None] if it stays whole."""
-    if not config.tile_px:
+def tiles_of(header: Header | None, config: PrepConfig) -> list[Tile | None]:
+    """Cut an image into tiles; return [None] if it stays whole, or cannot be read."""
+    if not header or not config.tile_px or max(header.size_px) <= config.tile_px:
         return [None]
-    try:
-        height_px, width_px = image_files.read_size(field.image)
-    except BadInputError:
-        return [None]  # preparing it reports the error
-    if max(height_px, width_px) <= config.tile_px:
-        return [None]
-    return [*tiles.cut(height_px, width_px, config.tile_px, config.tile_overlap_px)]
+    overlap_px = config.tile_overlap_px
+    return [*tiles.cut(*header.size_px, config.tile_px, overlap_px, header.file_px)]
 
 
 def make_task(

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,20 @@ class Summary:
 
     names: list[str]
     """Names of the raw fields, or of those in the share."""
-    samples: list[Sample]
     bad: list[BadFile]
     num_reused: int
     num_glass: int
     """Tiles without tissue, left out."""
-    num_removed: int
-    """Fields of an earlier preparation of `out` that are missing or bad in this one."""
-    content_sha256: str
     findings: Findings
     """What the annotations hold, also beside what is learned; of all fields that are not bad."""
-    left: list[str]
+    notes: list[str]
+    """What the user should know of the set's resolution, a line each."""
+    samples: list[Sample] = field(default_factory=list)
+    """None for a share, like all that follows."""
+    num_removed: int = 0
+    """Fields of an earlier preparation of `out` that are missing or bad in this one."""
+    content_sha256: str = ""
+    left: list[str] = field(default_factory=list)
     """Files in the set's folders that no preparation wrote; they stay."""
 
     @property
@@ -104,7 +107,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     num_glass = sum(result.is_glass for result in results)
     findings = findings_of(plan.tasks, results)
     if config.share:
-        return Summary(names, [], bad, num_reused, num_glass, 0, "", findings, left=[])
+        return Summary(names, bad, num_reused, num_glass, findings, plan.resolution.notes)
     samples = [
         Sample(**sample, split=plan.splits[sample["case"]])
         for result in results
@@ -114,9 +117,21 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
     lease.check()
     num_removed = remove_stale(Path(config.out), done)
-    about = describe(config, plan.splits, bad, num_glass, names, findings)
-    sha256 = publish(config, samples, about)
-    return Summary(names, samples, bad, num_reused, num_glass, num_removed, sha256, findings, left)
+    content_sha256 = publish(
+        config, samples, describe(config, plan, bad, num_glass, names, findings)
+    )
+    return Summary(
+        names,
+        bad,
+        num_reused,
+        num_glass,
+        findings,
+        plan.resolution.notes,
+        samples,
+        num_removed,
+        content_sha256,
+        left,
+    )
 
 
 def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str, Any]) -> str:
@@ -230,7 +245,7 @@ def remove_stale(out: Path, names: Iterable[str]) -> int:
 
 def describe(
     config: PrepConfig,
-    splits: dict[str, str],
+    plan: Plan,
     bad: list[BadFile],
     num_glass: int,
     names: Sequence[str],
@@ -241,8 +256,10 @@ def describe(
         "classes": config.classes,
         "labels": masks.label_values(config.classes, config.labels),
         "split": {
-            name: [case for case, split in splits.items() if split == name] for name in SPLITS
+            name: [case for case, split in plan.splits.items() if split == name] for name in SPLITS
         },
+        "mpp": plan.resolution.mpp,
+        "num_images_with_mpp": plan.resolution.num_told,
         "skipped": [dataclasses.asdict(entry) for entry in bad],
         "glass_tiles": num_glass,
         "findings": dataclasses.asdict(findings),

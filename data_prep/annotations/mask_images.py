@@ -16,6 +16,7 @@ from data_prep.annotations.reader import Annotation, AnnotationReader
 from data_prep.images.arrays import Box, Mask, PointsN2
 from data_prep.images.image_files import open_image, read_size
 from data_prep.images.masks import BINARY_LABEL
+from data_prep.images.rescaling import Rescaled
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadInputError, Field
 
@@ -58,12 +59,13 @@ class MaskImageReader(AnnotationReader[MaskFile]):
 
     def annotation_in(self, parsed: MaskFile, tile: Tile, values: Mapping[str, int]) -> Annotation:
         """Keep the areas as they are, with the middle of each connected component in the tile."""
-        if (parsed.height_px, parsed.width_px) != (tile.height_px, tile.width_px):
+        if (parsed.height_px, parsed.width_px) != tile.file_px:
             raise BadInputError(
                 f"is {parsed.width_px} x {parsed.height_px} px, but its image"
-                f" {tile.width_px} x {tile.height_px} px"
+                f" {tile.file_px[1]} x {tile.file_px[0]} px"
             )
-        with open_image(parsed.path) as mask:
+        with open_image(parsed.path) as file:
+            mask = Rescaled(file, tile.height_px, tile.width_px)
             label_HW = labels_of(mask.read_labels(tile.box), [*values])
         middles = {
             name: middles_of(label_HW == label) for label, name in enumerate(values, start=1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -256,6 +256,16 @@ class Collector:
         return Shapes(self.shapes, self.passed_over)
 
 
+@lru_cache(maxsize=1)
+def scaled(shapes: Shapes, scale: tuple[float, float]) -> Shapes:
+    """Return shapes in px of a rescaled image; cached, since all tiles of an image ask for them."""
+    if scale == (1, 1):
+        return shapes
+    return Shapes(
+        [replace(each, rings=tuple(ring * scale for ring in each.rings)) for each in shapes.shapes]
+    )
+
+
 class ShapeReader(AnnotationReader[Shapes]):
     """Base of readers whose files hold points and polygons in px; they only have to parse."""
 
@@ -265,7 +275,7 @@ class ShapeReader(AnnotationReader[Shapes]):
 
     def annotation_in(self, parsed: Shapes, tile: Tile, values: Mapping[str, int]) -> Annotation:
         """Turn points into the pixels that they lie in, and fill polygons."""
-        parsed = parsed.within(tile.height_px, tile.width_px)
+        parsed = scaled(parsed.within(*tile.file_px), tile.scale)
         names = [*values, *sorted(self.classes_in(parsed, [*values]) - values.keys())]
         near, pixels_N2 = parsed.nuclei_near(tile)
         name_of = np.array([parsed.shapes[number].name for number in near.tolist()], object)

@@ -17,7 +17,7 @@ from common.command_line import UsageError, UserError
 from common.files import holds, is_inside, is_plain
 from common.ownership import Item
 from data_prep.cases.names import check_regex
-from data_prep.config import OBJECT_TYPES
+from data_prep.config import LARGEST_MPP, OBJECT_TYPES, SMALLEST_MPP
 
 FORMAT = 5
 KIND = "dataset"  # private folder of the record
@@ -82,9 +82,13 @@ class Labelling:
     """Types of QuPath's objects that count."""
     empty: Literal["refuse", "accept"] = field(default="refuse", compare=False)
     """What an annotation without objects is; not a part of what a mask means."""
+    mpp: float | None = None
+    """Resolution of the fields, in micrometres per px; None if it is not known."""
 
     def __post_init__(self) -> None:
         check_regex(self.case_regex)
+        if self.mpp is not None and not SMALLEST_MPP <= self.mpp <= LARGEST_MPP:
+            raise ValueError(f"mpp {short(self.mpp)} is no resolution")
 
 
 @dataclass(frozen=True)
@@ -300,6 +304,7 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
             settings["annotations"],
             tuple(settings["object_types"]),
             settings["empty"],
+            about["mpp"],
         )
         return Description(labelling, about["split"], about["content_sha256"], settings)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -43,8 +43,6 @@ class ImageFile(ABC):
 
     height_px: int
     width_px: int
-    mpp: float | None = None
-    """Resolution, in micrometres per px; None if the file does not tell."""
     segment_px: tuple[int, int]
     """Height and width of the parts of the file that are decoded at once."""
 
@@ -52,6 +50,12 @@ class ImageFile(ABC):
     def whole(self) -> Box:
         """The box that is the whole image."""
         return Box(0, 0, self.width_px, self.height_px)
+
+    @property
+    @abstractmethod
+    def mpp(self) -> float | None:
+        """Resolution, in micrometres per px; None if the file does not tell. Raises BadInputError
+        if its px are not square."""
 
     @abstractmethod
     def read(self, box: Box) -> Image:

@@ -1,6 +1,5 @@
 """Read slides that are not TIFF (MRXS, DICOM) by OpenSlide, which the extra [slides] brings."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_files import ImageFile
+from data_prep.images.resolution import believed
 from data_prep.raw import BadInputError
 
 START_BYTES = 132
@@ -19,8 +19,6 @@ START_BYTES = 132
 WHITE = "FFFFFF"
 SEGMENT_PX = 256
 """Side of a part that is decoded at once where OpenSlide does not tell."""
-MOST_ANISOTROPY = 0.01
-"""By which fraction a px may be wider than high and still have one resolution."""
 DICOM_ID = "dicom.MediaStorageSOPInstanceUID"
 
 
@@ -85,9 +83,12 @@ class SlideImage(ImageFile):
             int(about.get("openslide.level[0].tile-width", SEGMENT_PX)),
         )
         self.background = np.array([*bytes.fromhex(about.get("openslide.background-color", WHITE))])
-        across, down = (float(about.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
-        if math.isclose(across, down, rel_tol=MOST_ANISOTROPY):
-            self.mpp = across
+        self.told_mpp = about.get("openslide.mpp-x"), about.get("openslide.mpp-y")
+
+    @property
+    def mpp(self) -> float | None:
+        """Resolution, in micrometres per px, as ImageFile.mpp."""
+        return believed([self.told_mpp])
 
     def read(self, box: Box) -> Image:
         """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""

@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_files import PNG_START, ImageFile, codec_errors_explained
+from data_prep.images.resolution import mpp_of_picture
 from data_prep.images.samples import Extra, Meaning, to_labels, to_rgb, turned
 from data_prep.images.tif_structure import DEFLATE, JPEG, MOST_EXPANSION
 from data_prep.raw import BadInputError
@@ -49,6 +50,15 @@ class DecodedImage(ImageFile):
         if header.orientation >= 5:
             self.height_px, self.width_px = self.width_px, self.height_px
         self.segment_px = self.height_px, self.width_px
+
+    @property
+    def mpp(self) -> float | None:
+        """Resolution, in micrometres per px, as ImageFile.mpp."""
+        with (
+            codec_errors_explained(),
+            PillowImage.open(self.path, formats=("PNG", "JPEG", "MPO")) as image,
+        ):
+            return mpp_of_picture(image)
 
     def read(self, box: Box) -> Image:
         """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""

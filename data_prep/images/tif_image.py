@@ -11,6 +11,7 @@ from tifffile import TiffFile, TiffPage
 
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_files import ImageFile, codec_errors_explained
+from data_prep.images.resolution import mpp_of_tif
 from data_prep.images.samples import Extra, Meaning, stored_box, to_labels, to_rgb, turned
 from data_prep.images.tif_pages import Level, picture_levels
 from data_prep.images.tif_structure import (
@@ -50,6 +51,12 @@ class TifImage(ImageFile):
         self.largest = StoredLevel(self.levels[0], num_bytes)
         self.height_px, self.width_px = self.largest.shape
         self.segment_px = self.largest.segment_px
+
+    @property
+    def mpp(self) -> float | None:
+        """Resolution, in micrometres per px, as ImageFile.mpp."""
+        with codec_errors_explained():
+            return mpp_of_tif(self.tif, self.levels[0].pages[0])
 
     def read(self, box: Box) -> Image:
         """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""

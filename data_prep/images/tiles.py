@@ -25,6 +25,19 @@ class Tile:
     """Height of the whole image."""
     width_px: int
     """Width of the whole image."""
+    file_px: tuple[int, int] = (0, 0)
+    """Height and width that the image has in its file, which may be of another resolution; those
+    of the image where none are given."""
+
+    def __post_init__(self) -> None:
+        if self.file_px == (0, 0):
+            object.__setattr__(self, "file_px", (self.height_px, self.width_px))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Px of the image for a px of its file, along x and y."""
+        height_px, width_px = self.file_px
+        return self.width_px / width_px, self.height_px / height_px
 
     @property
     def suffix(self) -> str:
@@ -38,15 +51,22 @@ class Tile:
         )
 
 
-def whole(height_px: int, width_px: int) -> Tile:
-    """Make the tile that is the whole image."""
-    return Tile(Box(0, 0, width_px, height_px), height_px, width_px)
+def whole(height_px: int, width_px: int, file_px: tuple[int, int] = (0, 0)) -> Tile:
+    """Make the tile that is the whole image; `file_px` as Tile has it."""
+    return Tile(Box(0, 0, width_px, height_px), height_px, width_px, file_px)
 
 
-def cut(height_px: int, width_px: int, tile_px: int, overlap_px: int) -> list[Tile]:
-    """Cut an image into evenly spread tiles of one size, row by row."""
+def cut(
+    height_px: int,
+    width_px: int,
+    tile_px: int,
+    overlap_px: int,
+    file_px: tuple[int, int] = (0, 0),
+) -> list[Tile]:
+    """Cut an image into evenly spread tiles of one size, row by row; `file_px` as Tile has it."""
+    size = min(tile_px, width_px), min(tile_px, height_px)
     return [
-        Tile(Box(x, y, min(tile_px, width_px), min(tile_px, height_px)), height_px, width_px)
+        Tile(Box(x, y, *size), height_px, width_px, file_px)
         for y in tile_starts(height_px, tile_px, overlap_px)
         for x in tile_starts(width_px, tile_px, overlap_px)
     ]

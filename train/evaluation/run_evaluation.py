@@ -84,8 +84,7 @@ def check_folds(runs: Sequence[Run], fields: Sequence[Sequence[WholeField]]) -> 
     UsageError."""
     tested: dict[str, Run] = {}
     for run, mine in zip(runs, fields, strict=True):
-        if run.data.labelling != runs[0].data.labelling:
-            lines = "; ".join(labelling_differences(runs[0].data, run.data))
+        if lines := "; ".join(labelling_differences(runs[0].data, run.data)):
             raise UsageError(
                 f"runs: {runs[0].path} and {run.path} are labelled in other ways ({lines});"
                 " pool runs of data prepared with the same settings"

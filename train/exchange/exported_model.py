@@ -27,7 +27,7 @@ from train.checkpoints.digests import json_sha256, model_sha256, tensors_sha256
 from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
 
-FORMAT = 3
+FORMAT = 4
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors")
 
@@ -71,6 +71,7 @@ def describe(
         "classes": labelling.labels,
         "mask_values": channel_values(labelling.labels.values()),
         "radius_px": labelling.radius_px,
+        "mpp": labelling.mpp,
         "data": {
             "content_sha256": data.content_sha256,
             "cases": data.cases,
@@ -118,6 +119,7 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
             source["annotations"],
             tuple(source["object_types"]),
             source["empty"],
+            about["mpp"],
         )
         state = dict(about["checkpoint"])
         sha256 = state.pop("model_sha256")

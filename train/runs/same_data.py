@@ -17,6 +17,7 @@ from typing import Any
 from common.command_line import UserError, named
 from data_prep.config import PrepConfig
 from data_prep.dataset.manifest import Dataset, Description
+from data_prep.images.resolution import is_same, mpp_text
 
 LABELLING = ("annotations", "object_types", "classes", "labels", "radius_px", "uint16_white")
 """The settings of data_prep that say what is annotated, and how it becomes masks."""
@@ -61,7 +62,7 @@ def differences(trained: Description, now: Description) -> list[str]:
         return []
     changed = changed_settings(trained.settings, now.settings)
     lines = in_lines({key: changed[key] for key in changed if not key.startswith(SHOWN_AS_CASES)})
-    return [*lines, *moved_cases(trained, now)] or [
+    return [*lines, *other_resolution(trained, now), *moved_cases(trained, now)] or [
         f"the images or annotations (content {trained.content_sha256[:12]} ->"
         f" {now.content_sha256[:12]})"
     ]
@@ -70,14 +71,25 @@ def differences(trained: Description, now: Description) -> list[str]:
 def labelling_differences(trained: Description, now: Description) -> list[str]:
     """List what differs between the labellings of two data sets."""
     changed = changed_settings(trained.settings, now.settings)
-    return in_lines({key: changed[key] for key in (*LABELLING, CASE_REGEX) if key in changed})
+    lines = in_lines({key: changed[key] for key in (*LABELLING, CASE_REGEX) if key in changed})
+    return [*lines, *other_resolution(trained, now)]
+
+
+def other_resolution(trained: Description, now: Description) -> list[str]:
+    """Say, in a line, that two data sets are of different resolutions; nothing if they are of one,
+    or one is not known."""
+    before, after = trained.labelling.mpp, now.labelling.mpp
+    if not before or not after or is_same(before, after):
+        return []
+    return [f"resolution: {mpp_text(before)} -> {mpp_text(after)}"]
 
 
 def is_labelled_alike(trained: Description, now: Description) -> bool:
     """Whether a model of one data set can be measured on the other: all of the labelling is the
-    same, except case_regex."""
-    regex = trained.labelling.case_regex
-    return trained.labelling == replace(now.labelling, case_regex=regex)
+    same, except case_regex. Resolutions that may be the same count as the same."""
+    before = trained.labelling
+    after = replace(now.labelling, case_regex=before.case_regex, mpp=before.mpp)
+    return before == after and not other_resolution(trained, now)
 
 
 def settings_as_typed(settings: Mapping[str, Any]) -> str:

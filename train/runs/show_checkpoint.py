@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from common.command_line import EXIT_FAILED
+from data_prep.images.resolution import mpp_text
 from train.checkpoints.checkpoint_files import COMPLETE, STATE, verify
 from train.checkpoints.digests import tensors_sha256
 from train.checkpoints.load_checkpoint import load_all_tensors
@@ -31,6 +32,7 @@ def show_checkpoint(config: ShowConfig) -> int:
     print(f"saved by      {complete['world_size']} rank(s)")
     is_same = complete["config_sha256"] == config_sha256(run.config)
     print(f"settings      {'the same as' if is_same else 'other than now'} in config.yaml")
+    print(f"resolution    {mpp_text(run.data.labelling.mpp)}")
     for name, value in state["metrics"].items():
         print(f"{name:13} {score_text(value, 6)}")
     if state["best_dice"] >= 0:

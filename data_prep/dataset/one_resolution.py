@@ -1,0 +1,84 @@
+"""Give a data set one resolution: the one that its images agree on, or that they are rescaled to.
+
+Discs have one radius in px. Where images have several resolutions, it is wrong for some of them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median_low
+
+from common.command_line import UsageError, counted
+from data_prep.images.resolution import is_same
+
+AGREE = 0.02
+"""How far the resolutions of a data set may differ, as a fraction of the finest."""
+
+
+@dataclass(frozen=True)
+class SetResolution:
+    """The resolution of a data set, and how it was found."""
+
+    mpp: float | None
+    """Micrometres per px of the prepared fields; None if it is not known."""
+    num_told: int
+    """Number of images that tell theirs."""
+    notes: list[str]
+    """What the user should know, a line each."""
+
+
+def resolution_of_set(told: Sequence[float | None], mpp: float) -> SetResolution:
+    """Return the resolution of a data set from those that its images tell, None for unknown.
+
+    `mpp`: the one to rescale to, 0 for none. Raises UsageError if images differ and there is none.
+    """
+    known = [value for value in told if value is not None]
+    num_unknown = len(told) - len(known)
+    if mpp:
+        return SetResolution(mpp, len(known), notes_on_rescaling(known, num_unknown, mpp))
+    if not known:
+        return SetResolution(None, 0, [])
+    if max(known) > (1 + AGREE) * min(known):
+        raise several_resolutions(known)
+    common = median_low(known)
+    if not num_unknown:
+        return SetResolution(common, len(known), [])
+    note = (
+        f"resolution: {len(known)} of {counted(len(told), 'image')} tell theirs"
+        f" ({common:.4g} micrometres per px), the others do not, so the data set has none; give"
+        f" mpp={common:.4g} if they have it, too"
+    )
+    return SetResolution(None, len(known), [note])
+
+
+def notes_on_rescaling(known: list[float], num_unknown: int, mpp: float) -> list[str]:
+    """Say how many images are rescaled, and of how many nothing is known."""
+    notes = []
+    factors = sorted(value / mpp for value in known if not is_same(value, mpp))
+    if factors:
+        notes.append(f"rescaled to mpp={mpp:g}: {counted(len(factors), 'image')}, {span(factors)}")
+    if num_unknown:
+        notes.append(
+            f"resolution of {counted(num_unknown, 'image')} is not known: taken to be mpp={mpp:g}"
+        )
+    return notes
+
+
+def span(factors: list[float]) -> str:
+    """Name the factors of images, sorted, that are rescaled."""
+    low, high = f"{factors[0]:.3g}", f"{factors[-1]:.3g}"
+    return f"by {low}" if low == high else f"by {low} to {high}"
+
+
+def several_resolutions(known: list[float]) -> UsageError:
+    """Return the error for images that differ, with what to type."""
+    counts = Counter(f"{value:.3g}" for value in known)
+    listed = ", ".join(
+        f"{mpp} ({counted(number, 'image')})"
+        for mpp, number in sorted(counts.items(), key=lambda entry: float(entry[0]))
+    )
+    ((most, _),) = counts.most_common(1)
+    return UsageError(
+        f"mpp=0: the images have several resolutions, in micrometres per px: {listed}; radius_px"
+        f" can be right for one only. Give mpp={most}, and all are rescaled to it"
+    )
