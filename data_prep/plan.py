@@ -22,13 +22,11 @@ from data_prep.cases.similar import check_similar, similar_cases
 from data_prep.cases.suggestions import check_cases
 from data_prep.config import PrepConfig
 from data_prep.dataset import manifest, pack
-from data_prep.dataset.one_resolution import SetResolution, resolution_of_set
+from data_prep.dataset.one_resolution import Header, SetResolution, read_headers, resolution_of_set
 from data_prep.field import FieldTask
 from data_prep.images import tiles
-from data_prep.images.image_files import open_image
-from data_prep.images.rescaling import at_resolution
 from data_prep.images.tiles import Tile
-from data_prep.raw import BadFile, BadInputError, BadInputFilesError, Field, name_problem
+from data_prep.raw import BadFile, BadInputFilesError, Field, name_problem
 from data_prep.records import Inputs
 
 FOLDERS = ("images", "masks", "points")
@@ -36,18 +34,6 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 FieldTile = tuple[Field, Tile | None]
 """A field and one of its tiles; None if it is not cut."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What is known of an image before its pixels are read."""
-
-    mpp: float | None
-    """Resolution that the file tells, in micrometres per px; None if it does not."""
-    file_px: tuple[int, int]
-    """Height and width in the file."""
-    size_px: tuple[int, int]
-    """Height and width at the resolution of the data set."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ def plan_whole(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> P
     bad = bad + unreadable + repeated
     splits = split_cases(fields, bad, config)
     headers = read_headers(fields, config)
-    resolution = resolution_of(headers, config)
+    resolution = resolution_of_set(headers.values(), config.mpp)
     make_folders(Path(config.out), raw)
     tasks = make_tasks(field_tiles(fields, headers, config), inputs, splits, config)
     return Plan(tasks, splits, bad, resolution)
@@ -89,7 +75,7 @@ def plan_share(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> P
     """
     splits = split_cases(fields, bad, config)
     headers = read_headers(fields, config)
-    resolution = resolution_of(headers, config)
+    resolution = resolution_of_set(headers.values(), config.mpp)
     make_folders(Path(config.out), Path(config.raw))
     chosen = take_share(field_tiles(fields, headers, config), splits, config)
     inputs, unreadable = hash_inputs(list(dict.fromkeys(field for field, _ in chosen)), config)
@@ -268,28 +254,6 @@ def drop_repeated(
             bad += [BadFile(str(field.image.relative_to(raw)), reason) for field in group]
             dropped |= set(group)
     return [field for field in fields if field not in dropped], bad
-
-
-def read_headers(fields: Sequence[Field], config: PrepConfig) -> dict[Field, Header]:
-    """Read the header of each image; of those that cannot be read, preparing reports the error."""
-
-    def read(field: Field) -> Header | None:
-        try:
-            with open_image(field.image) as file:
-                image = at_resolution(file, config.mpp, otherwise_mpp=config.mpp)
-                size_px = image.height_px, image.width_px
-                return Header(file.mpp, (file.height_px, file.width_px), size_px)
-        except BadInputError:
-            return None
-
-    with ThreadPoolExecutor(config.workers) as pool:
-        found = zip(fields, pool.map(read, fields), strict=True)
-        return {field: header for field, header in found if header}
-
-
-def resolution_of(headers: Mapping[Field, Header], config: PrepConfig) -> SetResolution:
-    """Return the resolution of the data set. Raises UsageError if its images differ."""
-    return resolution_of_set([header.mpp for header in headers.values()], config.mpp)
 
 
 def field_tiles(

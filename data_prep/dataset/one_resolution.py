@@ -4,15 +4,32 @@ Discs have one radius in px. Where images have several resolutions, it is wrong 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median_low
 
 from common.command_line import UsageError, counted
+from data_prep.config import PrepConfig
+from data_prep.images.image_files import open_image
+from data_prep.images.rescaling import at_resolution
 from data_prep.images.resolution import is_same
+from data_prep.raw import BadInputError, Field
 
 AGREE = 0.02
 """How far the resolutions of a data set may differ, as a fraction of the finest."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before its pixels are read."""
+
+    mpp: float | None
+    """Resolution that the file tells, in micrometres per px; None if it does not."""
+    file_px: tuple[int, int]
+    """Height and width in the file."""
+    size_px: tuple[int, int]
+    """Height and width at the resolution of the data set."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +44,30 @@ class SetResolution:
     """What the user should know, a line each."""
 
 
-def resolution_of_set(told: Sequence[float | None], mpp: float) -> SetResolution:
-    """Return the resolution of a data set from those that its images tell, None for unknown.
+def read_headers(fields: Sequence[Field], config: PrepConfig) -> dict[Field, Header]:
+    """Read the header of each image; of those that cannot be read, preparing reports the error."""
+
+    def read(field: Field) -> Header | None:
+        try:
+            with open_image(field.image) as file:
+                image = at_resolution(file, config.mpp, otherwise_mpp=config.mpp)
+                size_px = image.height_px, image.width_px
+                return Header(file.mpp, (file.height_px, file.width_px), size_px)
+        except BadInputError:
+            return None
+
+    with ThreadPoolExecutor(config.workers) as pool:
+        found = zip(fields, pool.map(read, fields), strict=True)
+        return {field: header for field, header in found if header}
+
+
+def resolution_of_set(headers: Collection[Header], mpp: float) -> SetResolution:
+    """Return the resolution of a data set from those that its images tell.
 
     `mpp`: the one to rescale to, 0 for none. Raises UsageError if images differ and there is none.
     """
-    known = [value for value in told if value is not None]
-    num_unknown = len(told) - len(known)
+    known = [header.mpp for header in headers if header.mpp is not None]
+    num_unknown = len(headers) - len(known)
     if mpp:
         return SetResolution(mpp, len(known), notes_on_rescaling(known, num_unknown, mpp))
     if not known:
@@ -44,7 +78,7 @@ def resolution_of_set(told: Sequence[float | None], mpp: float) -> SetResolution
     if not num_unknown:
         return SetResolution(common, len(known), [])
     note = (
-        f"resolution: {len(known)} of {counted(len(told), 'image')} tell theirs"
+        f"resolution: {len(known)} of {counted(len(headers), 'image')} tell theirs"
         f" ({common:.4g} micrometres per px), the others do not, so the data set has none; give"
         f" mpp={common:.4g} if they have it, too"
     )

@@ -19,8 +19,9 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     labelled in another way than those that the run was trained on."""
     notes: list[str] = []
     if config.raw:
-        fields = raw_fields(Path(config.raw), run.data.labelling, run.description)
-        notes = notes_on_names(fields, run.data.labelling.case_regex)
+        labelling = run.data.labelling
+        fields, notes = raw_fields(Path(config.raw), labelling, run.description, config.mpp)
+        notes += notes_on_names(fields, labelling.case_regex)
     else:
         if not (data := config.data or run.config.data):
             raise UsageError(f"run={run.path}: an exported model; give raw= or data=")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data_prep.config import SPLITS
+from data_prep.config import SPLITS, check_mpp
 from train.config import check_threshold
 
 
@@ -22,6 +22,10 @@ class EvaluateConfig:
     raw: str = ""
     """Folder of raw fields (images/ and groundTruth/) to evaluate in place of a split. They must be
     annotated in the format of the training data (annotations= of data_prep)."""
+    mpp: float = 0.0
+    """Resolution of the fields of raw= that do not tell theirs, in micrometres per px; 0 for
+    unknown. Fields of another resolution than the model's are rescaled with their annotations, and
+    measured at that of the model."""
     cases: list[str] = field(default_factory=list)
     """Only fields of these cases, as in [10]; empty for all."""
     data: str = ""
@@ -33,8 +37,8 @@ class EvaluateConfig:
     """Probability above which a pixel counts as predicted, 0 to 1. auto: the best on the validation
     split, which the checkpoint holds, or 0.5 where there was none."""
     match_radius_px: float = 0.0
-    """Largest distance between an annotated point and a nucleus that counts as found, in px; 0 for
-    the radius of the data set's discs."""
+    """Largest distance between an annotated point and a nucleus that counts as found, in px of the
+    data set's resolution; 0 for the radius of its discs."""
     out: str = ""
     """Folder of the results; RUN/evaluation/<split or name of raw> where empty, and
     MODEL_evaluation/... for an exported model."""
@@ -49,6 +53,9 @@ class EvaluateConfig:
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split}: must be one of {', '.join(SPLITS)}")
         check_threshold(self.threshold)
+        check_mpp(self.mpp)
+        if self.mpp and not self.raw:
+            raise ValueError(f"mpp={self.mpp}: only with raw=, a prepared data set has its own")
         if not self.match_radius_px >= 0:
             raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
         if self.figures < 0:

@@ -17,12 +17,14 @@ from data_prep.dataset.manifest import Dataset, Labelling, Sample
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images import image_files, masks
 from data_prep.images.arrays import Image, Mask, PointsN2, PointsPx
+from data_prep.images.rescaling import at_resolution
 from data_prep.images.tiles import whole
 from data_prep.raw import BadInputError, Field
 from model.precision import Precision
 from train.config import TileConfig
 from train.metrics.detection import Detections, detect
 from train.metrics.scores import Counts, count_pixels, histogram
+from train.prediction.model_resolution import notes_on_resolution
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 
@@ -109,10 +111,14 @@ def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Image, Mask, list[P
     return image, mask, by_channel(points, labelling)
 
 
-def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[WholeField]:
-    """Return the fields of a raw folder, to be read and drawn like the training data.
+def raw_fields(
+    raw: Path, labelling: Labelling, described_in: Path, mpp: float = 0.0
+) -> tuple[list[WholeField], list[str]]:
+    """Return the fields of a raw folder, to be read and drawn like the training data, and notes on
+    their resolution.
 
-    `described_in`: the file that the labelling is from, for messages. Raises UserError where a file
+    `described_in`: the file that the labelling is from, for messages. `mpp`: the resolution of
+    images that do not tell theirs, 0 for unknown. Raises UserError where a file
     has no partner, UsageError where a class is in no field.
     """
     reader = reader_of(labelling)
@@ -128,10 +134,22 @@ def raw_fields(raw: Path, labelling: Labelling, described_in: Path) -> list[Whol
             "Correct them, or give a folder that is annotated in that format"
         )
     check_occurring(reader, fields, [*labelling.labels], raw)
-    return [
-        WholeField(field.name, field.case, partial(read_raw, field, labelling, expected))
+    whole_fields = [
+        WholeField(field.name, field.case, partial(read_raw, field, labelling, expected, mpp))
         for field in fields
     ]
+    told = [mpp for field in fields for mpp in mpp_of(field.image)]
+    return whole_fields, notes_on_resolution(told, labelling.mpp, mpp)
+
+
+def mpp_of(image: Path) -> list[float | None]:
+    """Return the resolution that an image tells, None for unknown; nothing if the image is bad,
+    which reading it reports."""
+    try:
+        with image_files.open_image(image) as file:
+            return [file.mpp]
+    except BadInputError:
+        return []
 
 
 def expected_format(labelling: Labelling, described_in: Path) -> str:
@@ -144,17 +162,24 @@ def expected_format(labelling: Labelling, described_in: Path) -> str:
 
 
 def read_raw(
-    field: Field, labelling: Labelling, expected: str
+    field: Field, labelling: Labelling, expected: str, mpp: float
 ) -> tuple[Image, Mask, list[PointsN2]]:
-    """Read image, mask and points of a raw field. Raises UserError where a file is bad."""
+    """Read image, mask and points of a raw field, at the resolution of the training data.
+
+    Raises UserError where a file is bad.
+    """
     reader, values = reader_of(labelling), labelling.labels
     try:
-        image = image_files.read_image(field.image, labelling.uint16_white)
+        with image_files.open_image(field.image, labelling.uint16_white) as file:
+            rescaled = at_resolution(file, labelling.mpp, mpp)
+            image = rescaled.read(rescaled.whole)
+            file_px = file.height_px, file.width_px
     except BadInputError as error:
         raise UserError(f"{field.image}: {error}") from None
     height_px, width_px = image.shape[:2]
+    tile = whole(height_px, width_px, file_px)
     try:
-        annotation = reader.annotation_in(reader.parse(field), whole(height_px, width_px), values)
+        annotation = reader.annotation_in(reader.parse(field), tile, values)
     except (BadInputError, OSError) as error:
         raise UserError(f"{field.annotation}: {error}; {expected}") from None
     points, areas_HW = annotation.points, annotation.areas_HW

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_files import ImageFile, open_image
+from data_prep.images.rescaling import Rescaled
 from data_prep.images.tiles import tissue_fraction
 from train.prediction.result_files import Task
 from train.prediction.tiles import Band, Corner
@@ -63,7 +64,9 @@ class BandReader:
 
     def open(self, task: Task) -> Source:
         """Open an image, and find its overview. Raises BadInputError."""
-        image = self.files.enter_context(open_image(task.path, self.uint16_white))
+        image: ImageFile = self.files.enter_context(open_image(task.path, self.uint16_white))
+        if task.is_rescaled:
+            image = Rescaled(image, *task.predicted_px)
         overview_HWC = None
         if self.min_tissue:
             most_shrink = min(task.bands[0].size) / OVERVIEW_PX
@@ -94,12 +97,12 @@ class BandReader:
 
 
 def seen_in(overview_HWC: Image, task: Task, box: Box) -> Image:
-    """Cut out of an overview the pixels that show some of a box of the image."""
+    """Cut out of an overview the pixels that show some of a box of the image as it is predicted."""
     (top, bottom), (left, right) = (
         (start * seen // length, -(-(start + size) * seen // length))
         for start, size, seen, length in (
-            (box.y, box.height, overview_HWC.shape[0], task.height),
-            (box.x, box.width, overview_HWC.shape[1], task.width),
+            (box.y, box.height, overview_HWC.shape[0], task.predicted_px[0]),
+            (box.x, box.width, overview_HWC.shape[1], task.predicted_px[1]),
         )
     )
     return overview_HWC[top:bottom, left:right]

@@ -5,6 +5,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
+from data_prep.config import check_mpp
 from train.config import check_threshold
 
 
@@ -17,6 +18,10 @@ class PredictConfig:
     empty."""
     input: str = MISSING
     """An image, or a folder of images (.tif, .png, .jpg)."""
+    mpp: float = 0.0
+    """Resolution of the input where files do not tell it, in micrometres per px; 0 for unknown.
+    An image of another resolution than the model's is rescaled for the network; the results are in
+    px of the input."""
     out: str = MISSING
     """Folder of the results; made if it is not there."""
     checkpoint: str = "best"
@@ -41,6 +46,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        check_mpp(self.mpp)
         if self.tiles_at_once < 0:
             raise ValueError(f"tiles_at_once={self.tiles_at_once}: 1 or more, or 0 for the run's")
         if not 0 <= self.min_tissue <= 1:

@@ -54,6 +54,11 @@ def find_in_windows(
     return Nuclei(np.concatenate(centres), np.concatenate(scores))
 
 
+def in_px_of(nuclei: Nuclei, scale: tuple[float, float]) -> Nuclei:
+    """Return nuclei in px of a rescaled image. `scale`: its px for one px, along x and y."""
+    return Nuclei((nuclei.centres_N2 + 0.5) * scale - 0.5, nuclei.scores)
+
+
 def colours_of(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Choose a colour for each class: fixed ones for BreCaHAD's classes, in turn for others."""
     known = CLASSES if set(names) <= set(CLASSES) else names

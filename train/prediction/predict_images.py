@@ -32,6 +32,8 @@ def predict_images(config: PredictConfig) -> int:
             predictor = Predictor(config, run, ranks, check_ours)
             plan = ranks.first_does(lambda: predictor.plan(paths))
             predictor.bad |= plan.bad
+            if ranks.is_first:  # before the work, which may take hours
+                print("".join(f"{note}\n" for note in plan.notes), end="", flush=True)
             for _ in tracked(predictor, plan.tasks):
                 pass
     if ranks.is_first:

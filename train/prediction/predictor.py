@@ -10,13 +10,15 @@ import torch
 
 from common import ownership
 from common.command_line import UserError
-from data_prep.images import image_files
 from data_prep.images.arrays import Image
+from data_prep.images.image_files import open_image
+from data_prep.images.rescaling import at_resolution
 from data_prep.raw import BadInputError, field_name, name_problem
 from model.precision import choose_precision
 from train.checkpoints.digests import model_sha256
 from train.prediction.band_reader import BandReader
 from train.prediction.config import PredictConfig
+from train.prediction.model_resolution import notes_on_resolution
 from train.prediction.predicted_bands import CERTAIN
 from train.prediction.result_files import BANDS, KIND, ResultFiles, Task
 from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
@@ -24,7 +26,7 @@ from train.ranks.distributed import Ranks
 from train.runs.run_folder import Run
 from train.runs.thresholds import NUCLEI_THRESHOLD, choose_threshold
 
-FORMAT = 2  # of the results; those of another format are made anew
+FORMAT = 3  # of the results; those of another format are made anew
 POLL_S = 0.2  # between two looks at the progress of writing
 BAND_PX = 2**24  # of one band: bounds the memory for an image; a field of view is one band
 
@@ -52,6 +54,8 @@ class PredictionPlan:
     """Results of these that were changed since."""
     bad: dict[Path, str]
     """Images that cannot be predicted -> the reason."""
+    notes: list[str]
+    """What the user should know of resolutions, a line each."""
 
 
 class Predictor:
@@ -99,7 +103,7 @@ class Predictor:
     def plan(self, paths: Sequence[Path]) -> PredictionPlan:
         """Sort images into those to predict and the others, and make folders for the bands. One
         rank calls this for all."""
-        tasks, num_done, changed, bad = [], 0, list[str](), {}
+        tasks, num_done, changed, bad, told = [], 0, list[str](), {}, []
         out = Path(self.config.out)
         for kind in (KIND, BANDS):
             ownership.make_private(out, kind)
@@ -109,6 +113,7 @@ class Predictor:
             except BadInputError as error:
                 bad[path] = str(error)
                 continue
+            told.append(task.mpp)
             standing = task.look()
             if standing.is_done:
                 num_done += 1
@@ -120,20 +125,30 @@ class Predictor:
             ownership.make_private(out, task.bands_kind)
             task.store.begin(task.settings)
             tasks.append(task)
-        return PredictionPlan(tasks, num_done, changed, bad)
+        notes = notes_on_resolution(told, self.run.data.labelling.mpp, self.config.mpp)
+        return PredictionPlan(tasks, num_done, changed, bad, notes)
 
     def task(self, path: Path) -> Task:
         """Cut an image into bands. Raises BadInputError."""
         if problem := name_problem(field_name(path.name)):
             raise BadInputError(problem)
-        height, width = image_files.read_size(path)
+        model_mpp = self.run.data.labelling.mpp
+        with open_image(path) as file:
+            mpp = file.mpp or self.config.mpp or None
+            image = at_resolution(file, model_mpp, self.config.mpp)
+            is_rescaled = image is not file
+            height, width = file.height_px, file.width_px
+            predicted_px = image.height_px, image.width_px
         about = path.stat()
         settings = {
             "image": {"name": path.name, "bytes": about.st_size, "mtime_ns": about.st_mtime_ns},
+            "mpp": mpp,
+            "model_mpp": model_mpp,
+            "rescaled_by": mpp / model_mpp if mpp and model_mpp and is_rescaled else 1.0,
             **self.settings,
         }
         stride_px = stride_of(self.model)
-        bands = cut_into_bands(height, width, self.run.config.tile, stride_px, BAND_PX)
+        bands = cut_into_bands(*predicted_px, self.run.config.tile, stride_px, BAND_PX)
         return Task(path, Path(self.config.out), height, width, bands, settings)
 
     def missing_bands(self, tasks: Sequence[Task]) -> list[NumberedBand]:

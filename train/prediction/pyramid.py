@@ -32,14 +32,19 @@ def write_pyramid(
     rows: Rows,
     halve: Callable[[Array], Array],
     names: Sequence[str],
+    mpp: float | None = None,
 ) -> None:
     """Write C planes with these names. Asks for the rows of each plane once, from its top.
 
-    `halve` halves a strip along both axes; an odd last row or column stands for itself.
+    `halve` halves a strip along both axes; an odd last row or column stands for itself. `mpp`: the
+    resolution for the tags, in micrometres per px; None if it is not known.
     """
     shapes = level_shapes(shape_CHW)
     axes = "CYX" if len(names) > 1 else "YX"
-    metadata = {"axes": axes, "Channel": {"Name": list(names)}}
+    metadata: dict[str, Any] = {"axes": axes, "Channel": {"Name": list(names)}}
+    if mpp:
+        metadata |= {f"PhysicalSize{axis}": mpp for axis in "XY"}
+        metadata |= {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
     top: dict[str, Any] = {"subifds": len(shapes) - 1, "metadata": metadata}
     with ExitStack() as stack:
         is_big = int(np.prod(shape_CHW)) > CLASSIC_BYTES
@@ -56,9 +61,15 @@ def write_pyramid(
                 compressionargs={"level": 1},  # by default 6: half as fast again, and 2% smaller
                 buffersize=2**24,  # of tiles that wait for a thread; 256 MB by default
                 **(top if level == 0 else {"subfiletype": 1}),
+                **(resolution_tags(mpp * 2**level) if mpp else {}),
             )
             if level + 1 < len(shapes):
                 rows = partial(read_rows, below, shapes[level + 1])
+
+
+def resolution_tags(mpp: float) -> dict[str, Any]:
+    """Return what tifffile is to write of a resolution, in micrometres per px."""
+    return {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
 
 
 def level_shapes(shape_CHW: tuple[int, int, int]) -> list[tuple[int, int, int]]:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -15,11 +16,12 @@ from common.ownership import PRIVATE, Item
 from data_prep.annotations.qupath import PREDICTED
 from data_prep.dataset.manifest import Labelling
 from data_prep.images import encoding
-from data_prep.images.arrays import Box, Mask
+from data_prep.images.arrays import Box, Image, Mask
 from data_prep.images.masks import channel_values
 from data_prep.images.outlines import paint_outlines
+from data_prep.images.rescaling import Axis, resample
 from data_prep.raw import field_name
-from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows
+from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows, in_px_of
 from train.prediction.predicted_bands import PredictedBands
 from train.prediction.pyramid import halve_labels, halve_values, write_pyramid
 from train.prediction.tiles import Band, Plane
@@ -47,9 +49,30 @@ class Task:
     """Everything that its results depend on."""
 
     @property
+    def mpp(self) -> float | None:
+        """Its resolution, in micrometres per px; None if it is not known."""
+        told: float | None = self.settings["mpp"]
+        return told
+
+    @property
+    def predicted_px(self) -> tuple[int, int]:
+        """Height and width that it has for the network, at the model's resolution."""
+        return self.bands[-1].bottom, self.bands[0].shape[1]
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether the network sees it in another size."""
+        return self.predicted_px != (self.height, self.width)
+
+    @property
+    def shrink(self) -> int:
+        """Side of the square of px that becomes one px of its overlay."""
+        return -(-max(self.height, self.width) // PICTURE_PX)
+
+    @property
     def store(self) -> PredictedBands:
         """The files of its predicted bands."""
-        shrink = -(-max(self.height, self.width) // PICTURE_PX)
+        shrink = -(-max(self.predicted_px) // PICTURE_PX)
         return PredictedBands(self.out / PRIVATE / self.bands_kind, self.bands, shrink)
 
     @property
@@ -65,7 +88,7 @@ class Task:
     @property
     def outputs(self) -> list[str]:
         """The names of its result files."""
-        endings = [SMALL_MASK, *OUTPUTS] if self.store.shrink == 1 else OUTPUTS
+        endings = [SMALL_MASK, *OUTPUTS] if self.shrink == 1 else OUTPUTS
         return [self.name(ending) for ending in endings]
 
     def look(self) -> "Standing":
@@ -116,7 +139,7 @@ class ResultFiles:
     @property
     def num_rows(self) -> int:
         """Count the rows to work on: those of each plane for mask, probability and nuclei."""
-        return 3 * len(self.values) * self.task.height
+        return len(self.values) * (2 * self.task.height + self.task.predicted_px[0])
 
     @property
     def values(self) -> list[int]:
@@ -136,9 +159,9 @@ class ResultFiles:
         with self.task.item as item:
             mask_HW = self.write_mask(item.make(name("_mask.tif")))
             self.write_probability(item.make(name("_probability.tif")))
-            if store.shrink == 1:
+            if self.task.shrink == 1:
                 item.write(name(SMALL_MASK), encoding.encode_mask(mask_HW))
-            overlay_HWC = store.picture().copy()
+            overlay_HWC = in_size(store.picture(), mask_HW.shape)
             paint_outlines(overlay_HWC, mask_HW > 0, OUTLINE_PX)
             item.write(name("_overlay.png"), encoding.encode_image(overlay_HWC, "png", 0))
             self.write_nuclei(item.make(name(NUCLEI)), item.make(name(".json")))
@@ -148,7 +171,7 @@ class ResultFiles:
 
     def write_mask(self, path: Path) -> Mask:
         """Write the mask's pyramid; return the mask shrunk, of `shrink` x `shrink` px the first."""
-        shrink, strips = self.task.store.shrink, []
+        shrink, strips = self.task.shrink, []
 
         def rows(_: int, top: int, bottom: int) -> Mask:
             mask_HW = self.mask_rows(top, bottom)
@@ -156,18 +179,30 @@ class ResultFiles:
             strips.append(mask_HW[-top % shrink :: shrink, ::shrink].copy())
             return mask_HW
 
-        write_pyramid(path, (1, self.task.height, self.task.width), rows, halve_labels, ["mask"])
+        write_pyramid(
+            path,
+            (1, self.task.height, self.task.width),
+            rows,
+            halve_labels,
+            ["mask"],
+            self.task.mpp,
+        )
         return np.concatenate(strips)
 
     def write_probability(self, path: Path) -> None:
         """Write the pyramid of the probabilities, 0 to 255, a plane a class."""
         shape = len(self.values), self.task.height, self.task.width
-        write_pyramid(path, shape, self.byte_rows, halve_values, self.classes)
+        write_pyramid(path, shape, self.byte_rows, halve_values, self.classes, self.task.mpp)
 
     def rows(self, plane: int, top: int, bottom: int) -> Plane:
         """Return the probability of a class in some rows, (H, W) float32."""
-        box = Box(0, top, self.task.width, bottom - top)
-        probability_HW = self.task.store.probability(plane, box)
+        read = partial(self.task.store.probability, plane)
+        box, sizes = Box(0, top, self.task.width, bottom - top), (self.task.height, self.task.width)
+        if self.task.is_rescaled:
+            rows, columns = map(Axis, self.task.predicted_px, sizes)
+            probability_HW = resample(read, rows, columns, box)
+        else:
+            probability_HW = read(box)
         self.count_rows(bottom - top)
         return probability_HW
 
@@ -182,20 +217,34 @@ class ResultFiles:
 
     def write_nuclei(self, geojson: Path, annotation: Path) -> None:
         """Find the nuclei of every class, and write them in both formats."""
-        size = self.task.height, self.task.width
+        (height, width), size = self.task.predicted_px, (self.task.height, self.task.width)
         nuclei = {
-            name: find_in_windows(
-                partial(self.task.store.probability, plane),
-                *size,
-                self.labelling.radius_px,
-                self.nuclei_threshold,
-                self.count_rows,
+            name: in_px_of(
+                find_in_windows(
+                    partial(self.task.store.probability, plane),
+                    height,
+                    width,
+                    self.labelling.radius_px,
+                    self.nuclei_threshold,
+                    self.count_rows,
+                ),
+                (self.task.width / width, self.task.height / height),
             )
             for plane, name in enumerate(self.classes)
         }
         with geojson.open("wb") as file:
             file.writelines(as_geojson(nuclei))
         annotation.write_bytes(as_brecahad(nuclei, *size))
+
+
+def in_size(picture_HWC: Image, size: tuple[int, ...]) -> Image:
+    """Return a copy of a picture with this height and width."""
+    height, width = size
+    if picture_HWC.shape[:2] == size:
+        return picture_HWC.copy()
+    shrinks = picture_HWC.shape[0] > height
+    by = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture_HWC, (width, height), interpolation=by), np.uint8)
 
 
 def to_mask(
