@@ -145,7 +145,8 @@ def test_results_tell_the_resolution_of_their_input(
     for kind in ("mask", "probability"):
         with Image.open(out / f"x20_{kind}.tif") as image:
             assert (image.tag_v2[282], image.tag_v2[283], image.tag_v2[296]) == (20_000, 20_000, 3)
-            (pixels,) = ET.fromstring(image.tag_v2[270]).iter("{*}Pixels")
+            pixels = ET.fromstring(image.tag_v2[270]).find(".//{*}Pixels")
+        assert pixels is not None
         assert [pixels.get(f"PhysicalSize{axis}") for axis in "XY"] == ["0.5", "0.5"]
         with Image.open(out / f"untold_{kind}.tif") as image:
             assert "PhysicalSize" not in image.tag_v2[270]
@@ -210,11 +211,8 @@ def test_raw_fields_are_measured_at_the_models_resolution(
     words = {"told": "rescaled to the model's 0.25", "given": "rescaled to the model's 0.25"}
     words["untold"] = "resolution of 2 images is not known (model: 0.25"
     found = {}
-    for name, raw, given in (
-        ("told", told, []),
-        ("given", untold, ["mpp=0.5"]),
-        ("untold", untold, []),
-    ):
+    ways = {"told": (told, []), "given": (untold, ["mpp=0.5"]), "untold": (untold, [])}
+    for name, (raw, given) in ways.items():
         out = tmp_path / f"out_{name}"
         outcome = cli(evaluate.main, f"run={run}", f"raw={raw}", f"out={out}", "figures=0", *given)
         assert outcome.code == 0, outcome.err

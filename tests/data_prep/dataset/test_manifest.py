@@ -23,6 +23,7 @@ from data_prep.dataset.manifest import (
 
 ABOUT = {
     "labels": {"tumor": 1, "lumen": 2},
+    "mpp": 0.25,
     "split": {"train": ["Case_1"], "val": ["Case_2"], "test": ["Case_3", "Case_4"]},
     "config": {
         "radius_px": 12,
@@ -90,7 +91,8 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     assert dataset.samples == SAMPLES
     assert dataset.description.cases == ABOUT["split"]
     labelling = dataset.description.labelling
-    assert labelling == Labelling({"tumor": 1, "lumen": 2}, 12, 4095, "(?P<case>.+)-x", "csv")
+    regex = "(?P<case>.+)-x"
+    assert labelling == Labelling({"tumor": 1, "lumen": 2}, 12, 4095, regex, "csv", 0.25)
     assert list(labelling.labels) == ["tumor", "lumen"]
 
 
@@ -157,12 +159,16 @@ def test_counts_are_of_cases_fields_and_samples() -> None:
             lambda f: change(f / "dataset.json", lambda a: a | {"config": a["config"] | BAD_REGEX}),
             r"dataset\.json: .*damaged: case_regex=\(: missing \)",
         ),
+        (
+            lambda f: change(f / "dataset.json", lambda about: about | {"mpp": 300}),
+            r"dataset\.json: .*damaged: mpp 300 is no resolution",
+        ),
         (lambda f: (f / "manifest.jsonl").unlink(), r"manifest\.jsonl: missing"),
         (lambda f: (f / "manifest.jsonl").write_text("{}\n"), r"manifest\.jsonl: .*damaged"),
         (lambda f: (f / "manifest.jsonl").write_text("half a li"), r"manifest\.jsonl: .*damaged"),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"format": 99}),
-            "format 99; this version reads 4: prepare the data again with data_prep, into another",
+            "format 99; this version reads 5: prepare the data again with data_prep, into another",
         ),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"content_sha256": "0"}),

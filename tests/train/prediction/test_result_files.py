@@ -20,7 +20,9 @@ def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
         return row_HW.astype(np.uint8)
 
     monkeypatch.setattr(ResultFiles, "mask_rows", rows)
-    task = Task(tmp_path / "a.tif", tmp_path, height=20_000, width=3000, bands=[], settings={})
+    task = Task(
+        tmp_path / "a.tif", tmp_path, height=20_000, width=3000, bands=[], settings={"mpp": None}
+    )
     results = ResultFiles(task, prepared.description.labelling, threshold=0.5, nuclei_threshold=0.5)
     tracemalloc.start()
     mask_HW = results.write_mask(tmp_path / "mask.tif")

@@ -38,11 +38,11 @@ CASES = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
 
 def described(sha256: str = "1" * 64, **settings: Any) -> Description:
     """What dataset.json says of a set that was prepared with these settings."""
-    cases = settings.pop("cases", CASES)
+    cases, mpp = settings.pop("cases", CASES), settings.pop("told", None)
     given = {**SETTINGS, **settings}
     labels = dict.fromkeys(given["classes"], 255)
     keys = ("radius_px", "uint16_white", "case_regex", "annotations")
-    labelling = Labelling(labels, **{key: given[key] for key in keys})
+    labelling = Labelling(labels, **{key: given[key] for key in keys}, mpp=mpp)
     return Description(labelling, cases, sha256, given)
 
 
@@ -78,6 +78,24 @@ OTHER = "2" * 64
 )
 def test_what_differs_is_named(now: Description, expected: list[str]) -> None:
     assert differences(TRAINED, now) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (0.25, 0.5, ["resolution: 0.25 micrometres per px -> 0.5 micrometres per px"]),
+        (0.25, 0.251, []),  # a rounding
+        (0.25, None, []),
+        (None, 0.5, []),
+    ],
+)
+def test_another_resolution_is_another_labelling(
+    before: float | None, after: float | None, expected: list[str]
+) -> None:
+    trained, now = described(told=before), described(told=after)
+    assert differences(trained, now) == expected
+    assert labelling_differences(trained, now) == expected
+    assert is_labelled_alike(trained, now) == (not expected)
 
 
 @pytest.mark.parametrize(
