@@ -219,6 +219,17 @@ class TestOme:
     def test_rgb_is_read(self) -> None:
         np.testing.assert_array_equal(picture(ome(COLOUR, "YXS")), COLOUR)
 
+    def test_of_a_pyramid_all_levels_are_found(self) -> None:
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file, ome=True, bigtiff=True) as writer:
+            options: dict[str, Any] = {"photometric": "rgb", "tile": (32, 32)}
+            writer.write(COLOUR, subifds=2, metadata={"axes": "YXS"}, **options)
+            for step in (2, 4):
+                writer.write(COLOUR[::step, ::step], subfiletype=1, **options)
+        read = levels(file.getvalue())
+        assert [level.shape[:2] for level in read] == [(120, 160), (60, 80), (30, 40)]
+        np.testing.assert_array_equal(read[0], COLOUR)
+
     @pytest.mark.parametrize("num_channels", [2, 3, 4])
     def test_channels_are_no_colours(self, num_channels: int) -> None:
         content = ome(np.stack([GREY] * num_channels), "CYX")
