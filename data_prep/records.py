@@ -25,7 +25,7 @@ KIND = "fields"  # private folder of the records
 # Libraries whose releases may change a prepared byte
 LIBRARIES = (
     *("albumentations", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "scipy"),
-    *("tifffile", "zarr"),
+    "tifffile",
 )
 # Folders and files of this package whose code may change one; common/seeds.py may too
 CODE = ("annotations/[!_]*", "augment/[!_]*", "images/[!_]*", "config", "field", "raw")

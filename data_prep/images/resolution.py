@@ -10,13 +10,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
-
-import tifffile
-from PIL import Image as PillowImage
+from typing import TYPE_CHECKING, Any
 
 from data_prep.config import LARGEST_MPP, SMALLEST_MPP
 from data_prep.raw import BadInputError
+
+if TYPE_CHECKING:  # launch/ compares resolutions, and reads no image
+    import tifffile
+    from PIL import Image as PillowImage
 
 SAME = 0.01
 """Resolutions that differ by less than this fraction are one."""
@@ -52,14 +53,14 @@ def is_same(one: float, other: float) -> bool:
     return abs(one / other - 1) <= SAME
 
 
-def mpp_of_tif(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
+def mpp_of_tif(tif: "tifffile.TiffFile", page: "tifffile.TiffPage") -> float | None:
     """Return the micrometres a px of a page; None if the file does not tell. Raises BadInputError
     as `believed`."""
     described, own = (str(each.description) for each in (tif.pages.first, page))
     return believed(told_by_tif(described, own, page))
 
 
-def mpp_of_picture(image: PillowImage.Image) -> float | None:
+def mpp_of_picture(image: "PillowImage.Image") -> float | None:
     """Return the micrometres a px of a PNG or JPG; None if the file does not tell. Raises
     BadInputError as `believed`."""
     told: list[Told] = []
@@ -98,7 +99,7 @@ def number(value: object) -> float:
         return math.nan
 
 
-def told_by_tif(described: str, own: str, page: tifffile.TiffPage) -> Iterator[Told]:
+def told_by_tif(described: str, own: str, page: "tifffile.TiffPage") -> Iterator[Told]:
     """Yield what a TIF tells, the surest first. `described`: the text of its first page; `own`:
     that of the page."""
     if "<" in described:
@@ -111,7 +112,7 @@ def told_by_tif(described: str, own: str, page: tifffile.TiffPage) -> Iterator[T
     yield of_tags(x, y, 2 if unit is None else unit)
 
 
-def told_by_ome(text: str, page: tifffile.TiffPage) -> Iterator[Told]:
+def told_by_ome(text: str, page: "tifffile.TiffPage") -> Iterator[Told]:
     """Yield the physical sizes that OME's XML gives for an image of the page's size."""
     for found in PIXELS.finditer(text):
         values = {name: html.unescape(a or b) for name, a, b in ATTRIBUTE.findall(found[1])}
