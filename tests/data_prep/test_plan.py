@@ -111,7 +111,7 @@ def test_a_share_reads_the_slides_of_its_own_tiles(
             '{"format": 2}',
             "was prepared by another version of data_prep (format 2; this one writes",
         ),
-        ('{"format": 4}', "holds a prepared data set without .eosin/"),
+        ('{"format": 5}', "holds a prepared data set without .eosin/"),
     ],
 )
 def test_a_folder_that_was_not_begun_by_this_version_is_refused_and_left(

@@ -30,6 +30,8 @@ ABOUT = {
         "uint16_white": 4095,
         "case_regex": "(?P<case>.+)-x",
         "annotations": "csv",
+        "object_types": ["annotation", "detection", "cell"],
+        "empty": "accept",
     },
 }
 
@@ -92,7 +94,9 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     assert dataset.description.cases == ABOUT["split"]
     labelling = dataset.description.labelling
     regex = "(?P<case>.+)-x"
-    assert labelling == Labelling({"tumor": 1, "lumen": 2}, 12, 4095, regex, "csv", 0.25)
+    labels = {"tumor": 1, "lumen": 2}
+    assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25)
+    assert labelling.empty == "accept"
     assert list(labelling.labels) == ["tumor", "lumen"]
 
 
