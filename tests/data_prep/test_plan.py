@@ -106,7 +106,7 @@ def test_a_share_reads_the_slides_of_its_own_tiles(
     [
         (None, "holds something that is not a prepared data set"),
         ("{", "holds something that is not a prepared data set"),
-        ('{"format": "\\u001b[2J"}', r"format '\x1b[2J'; this one writes 4"),
+        ('{"format": "\\u001b[2J"}', r"format '\x1b[2J'; this one writes 5"),
         (
             '{"format": 2}',
             "was prepared by another version of data_prep (format 2; this one writes",
