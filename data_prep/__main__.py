@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 def report(config: PrepConfig, summary: "Summary") -> None:
     """Print counts per split, what was kept, and what was left out."""
     for entry in summary.bad:
-        print(f"left out {entry.file}: {entry.reason}", file=sys.stderr)
+        print(f"left out {entry}", file=sys.stderr)
     if unmatched := unmatched_text(summary.names, config.case_regex):
         print(f"{unmatched}: each is a case of its own")
     for note in summary.notes:

@@ -220,7 +220,7 @@ def check_splits(
     of_split: dict[str, list[PreparedField]] = {name: [] for name in sorted(plan.splits.values())}
     for task, result in zip(plan.tasks, results, strict=True):
         of_split[plan.splits[task.field.case]].append(result)
-    listed = "".join(f"\n  {entry.file}: {entry.reason}" for entry in bad)
+    listed = "".join(f"\n  {entry}" for entry in bad)
     for name, found in of_split.items():
         if any(result.samples for result in found):
             continue

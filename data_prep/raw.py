@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.command_line import UserError
+from common.command_line import UserError, printable
 from common.files import is_plain
 
 IMAGE_SUFFIXES = (
@@ -51,13 +51,17 @@ class BadFile:
     file: str
     reason: str
 
+    def __str__(self) -> str:
+        """Return both for a line of a message; names may hold anything but '/'."""
+        return f"{printable(self.file)}: {printable(self.reason)}"
+
 
 class BadInputFilesError(UserError):
     """Raw files that cannot be used, listed with their reasons."""
 
     def __init__(self, bad: Sequence[BadFile], missed: str = "") -> None:
         """`missed`: what the set lacks without these files; '' if they may be left out."""
-        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
+        listed = "\n".join(f"  {entry}" for entry in bad)
         advice = ", or leave them out with on_error=skip"
         if missed:
             advice = f" (others may be bad, too): without them there are {missed}"

@@ -327,6 +327,20 @@ class TestCasesOfNames:
         about = json.loads((out / "dataset.json").read_text())
         assert about["names"]["similar_cases"] == [["CASE_1", "Case_1"]]
 
+    def test_a_name_that_would_break_a_line_or_control_the_terminal_is_escaped(
+        self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        raw = raw_folder({"1": 1, "2": 1})
+        for path in raw.glob("*/Case_2*"):
+            path.rename(path.with_stem("a\n\x1b[31m-1"))
+        given = [f"raw={raw}", f"out={tmp_path / 'out'}", "copies=1", "split.val=0", "split.test=0"]
+        left_out = "'images/a\\n\\x1b[31m-1.tif': its name, or its case's, has control characters"
+        for setting, code, num_lines in (("on_error=stop", 1, 3), ("on_error=skip", 0, 1)):
+            outcome = cli(main, *given, setting)
+            assert outcome.code == code
+            assert left_out in outcome.err
+            assert outcome.err.count("\n") == num_lines
+
     def test_a_name_of_255_bytes_is_one_bad_field(
         self, cli: Callable, raw_folder: Callable[..., Path], tmp_path: Path
     ) -> None:

@@ -128,7 +128,7 @@ def raw_fields(
     except UsageError as error:
         raise UsageError(f"{error}; {expected}") from None
     if bad:
-        listed = "\n".join(f"  {entry.file}: {entry.reason}" for entry in bad)
+        listed = "\n".join(f"  {entry}" for entry in bad)
         raise UserError(
             f"raw={raw}: {len(bad)} bad file(s); {expected}:\n{listed}\n"
             "Correct them, or give a folder that is annotated in that format"
