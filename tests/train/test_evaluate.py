@@ -309,7 +309,8 @@ def test_what_every_rank_would_find_wrong_is_found_by_one(
     elif key == "raw":
         given["raw"] = tmp_path / "raw"
         given["raw"].mkdir()
-        (given["raw"] / "Case_1-01.png").write_bytes(b"")
+        for name in ("Case_1-01.png", "Case_1-01.json", "Case_1-02.png"):
+            (given["raw"] / name).write_bytes(b"")
     else:
         for path in (own_run / "checkpoints").glob("step_*/*.distcp"):
             path.write_bytes(b"")
@@ -342,21 +343,20 @@ def test_raw_fields_of_another_format_are_told_which_is_expected_and_by_what(
         (folder / f"{name}.geojson").write_text("[]")
     outcome = cli(evaluate.main, f"run={own_run}", f"raw={folder}")
     assert outcome == (
-        1,
+        2,
         "",
-        f"error: raw={folder}: 2 bad file(s); expected annotations=brecahad (.json), the format of"
-        f" the training data in {own_run}/dataset.json:\n"
-        "  Case_4-01.png: has no annotation: other/Case_4-01.json is not there\n"
-        "  Case_5-01.png: has no annotation: other/Case_5-01.json is not there\n"
-        "Correct them, or give a folder that is annotated in that format\n",
+        f"error: raw={folder}: 2 images in this folder, but no annotation (.json); it holds"
+        " 2 .geojson, 2 .png; expected, for Case_4-01.png, groundTruth/Case_4-01.json; expected"
+        " annotations=brecahad (.json), the format of the training data in"
+        f" {own_run}/dataset.json\n",
     )
 
 
 @pytest.mark.parametrize(
     ("annotations", "words"),
     [
-        ("csv", "expected one .csv in {raw}, found none; expected annotations=csv (.csv),"),
-        ("masks", "with files of the same names; expected annotations=masks (.png or .tif or"),
+        ("csv", "no annotation (.csv); it holds"),
+        ("masks", "groundTruth/Case_1-01.png or Case_1-01_mask.png; expected annotations=masks"),
     ],
 )
 def test_so_are_those_that_are_not_even_laid_out_like_it(
