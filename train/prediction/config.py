@@ -18,12 +18,12 @@ class PredictConfig:
     empty."""
     input: str = MISSING
     """An image, or a folder of images (.tif, .png, .jpg)."""
+    out: str = MISSING
+    """Folder of the results; made if it is not there."""
     mpp: float = 0.0
     """Resolution of the input where files do not tell it, in micrometres per px; 0 for unknown.
     An image of another resolution than the model's is rescaled for the network; the results are in
     px of the input."""
-    out: str = MISSING
-    """Folder of the results; made if it is not there."""
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
