@@ -49,7 +49,7 @@ def to_rgb(stored_HWC: npt.NDArray[Any], meaning: Meaning, uint16_white: int) ->
     if stored_HWC.dtype not in (np.bool_, np.uint8, np.uint16):
         raise BadInputError(f"pixels of type {stored_HWC.dtype}: expected 8 or 16 bit unsigned")
     if meaning.palette is not None:
-        return meaning.palette[stored_HWC[..., 0]]
+        return meaning.palette[stored_HWC[..., 0].astype(np.uint8)]
     pixels = to_uint8(stored_HWC, meaning.bits, uint16_white)
     if meaning.colours == "ycbcr":
         return ycbcr_to_rgb(pixels)

@@ -1,6 +1,7 @@
 """Read a TIF, or a part of it: the strips and tiles that meet the part, each decoded by itself."""
 
 import io
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import imagecodecs
@@ -218,14 +219,13 @@ def palette_of(page: TiffPage) -> Image:
 
 def stored_samples(page: TiffPage, layout: Layout, box: Box) -> npt.NDArray[Any]:
     """Return the samples of a part of a page, HWC, as they are stored."""
-    shape = box.height, box.width, layout.num_planes * layout.samples
-    out_HWC = np.empty(shape, page.dtype)
+    if is_plain(page):
+        planes = [plain_rows(page, layout, plane, box) for plane in range(layout.num_planes)]
+        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+    out_HWC = np.empty((box.height, box.width, layout.num_planes * layout.samples), page.dtype)
     for plane in range(layout.num_planes):
         samples = slice(plane * layout.samples, (plane + 1) * layout.samples)
-        if is_plain(page):
-            out_HWC[..., samples] = plain_rows(page, layout, plane, box)
-        else:
-            fill(out_HWC[..., samples], page, layout, plane, box)
+        fill(out_HWC[..., samples], page, layout, plane, box)
     return out_HWC
 
 
@@ -284,35 +284,40 @@ def plain_rows(page: TiffPage, layout: Layout, plane: int, box: Box) -> npt.NDAr
     start, length = box.x * px_bytes, box.width * px_bytes
     if is_packed:
         start, length = 0, layout.row_bytes
-    data = bytearray(box.height * length)
-    view, file = memoryview(data), page.parent.filehandle
-    for place, begin, end in pieces(page, layout, plane, box, start, length):
-        file.seek(place)
-        if file.readinto(view[begin:end]) != end - begin:
-            raise BadInputError("cut short")
+    rows = np.empty((box.height, length), np.uint8)
+    file = page.parent.filehandle
+    for place, begin, end in runs_of_rows(page, layout, plane, box):
+        if length == layout.row_bytes:
+            file.seek(place)
+            if file.readinto(rows[begin:end]) != rows[begin:end].nbytes:
+                raise BadInputError("cut short")
+        else:  # of wide rows no more is read than is asked for
+            shape = end - begin, layout.row_bytes
+            mapped = np.memmap(file._fh, np.uint8, "r", place, shape)
+            rows[begin:end] = mapped[:, start : start + length]
     if is_packed:
-        runs = layout.width_px * layout.samples
-        unpacked = imagecodecs.packints_decode(data, page.dtype, layout.bits, runlen=runs)
-        rows = unpacked.reshape(box.height, layout.width_px, layout.samples)
-        return rows[:, box.x : box.x + box.width]
-    stored = np.frombuffer(data, page.dtype.newbyteorder(page.parent.byteorder))
-    return stored.reshape(box.height, box.width, layout.samples)
+        run = layout.width_px * layout.samples
+        unpacked = imagecodecs.packints_decode(rows.tobytes(), page.dtype, layout.bits, runlen=run)
+        pixels = unpacked.reshape(box.height, layout.width_px, layout.samples)
+        return pixels[:, box.x : box.x + box.width]
+    pixels = rows.view(page.dtype.newbyteorder(page.parent.byteorder))
+    native = pixels.astype(page.dtype, copy=False)
+    return native.reshape(box.height, box.width, layout.samples)
 
 
-def pieces(
-    page: TiffPage, layout: Layout, plane: int, box: Box, start: int, length: int
-) -> list[tuple[int, int, int]]:
-    """Return what to read: the place in the file, and where it begins and ends in the box's bytes.
-
-    `start` and `length` say which bytes of a row. What lies together is one piece.
-    """
-    found: list[tuple[int, int, int]] = []
-    for number, y in enumerate(range(box.y, box.y + box.height)):
-        strip, row = divmod(y, layout.segment_height)
-        place = page.dataoffsets[plane * layout.down + strip] + row * layout.row_bytes + start
-        begin, end = number * length, (number + 1) * length
-        if found and found[-1][0] + found[-1][2] - found[-1][1] == place:
-            found[-1] = found[-1][0], found[-1][1], end
-        else:
-            found.append((place, begin, end))
-    return found
+def runs_of_rows(
+    page: TiffPage, layout: Layout, plane: int, box: Box
+) -> Iterator[tuple[int, int, int]]:
+    """Yield the box's rows in runs that lie together in the file: place, first row, end."""
+    height = layout.segment_height
+    first, end = box.y // height, -(-(box.y + box.height) // height)
+    place = begin = 0
+    for strip in range(first, end):
+        top = max(box.y, strip * height)
+        offset = page.dataoffsets[plane * layout.down + strip]
+        at = offset + (top - strip * height) * layout.row_bytes
+        if place + (top - box.y - begin) * layout.row_bytes != at:
+            if strip > first:
+                yield place, begin, top - box.y
+            place, begin = at, top - box.y
+    yield place, begin, box.height

@@ -160,10 +160,45 @@ def layout_of(page: TiffPage) -> Layout:
 
 def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
     """Refuse a page that lacks strips or tiles, or whose bytes cannot hold its pixels."""
-    kind = "tiles" if layout.segment_width != layout.width_px or page.is_tiled else "strips"
-    offsets, counts = np.array(page.dataoffsets, object), np.array(page.databytecounts, object)
+    kind = "tiles" if page.is_tiled else "strips"
+    check_listed(page, layout, kind)
+    is_compressed = page.compression != NOT_COMPRESSED
+    most = MOST_EXPANSION[page.compression] if is_compressed else 1
+    full_bytes = layout.segment_height * layout.row_bytes
+    height = layout.down * layout.segment_height if page.is_tiled else layout.height_px
+    claimed = layout.num_planes * height * layout.across * layout.row_bytes
+    if claimed > num_bytes * most:
+        raise BadInputError(f"damaged: {num_bytes} bytes cannot hold {claimed} bytes of pixels")
+    offsets, counts = (
+        np.minimum(np.array(listed, np.uint64), 2**62).astype(np.int64)
+        for listed in (page.dataoffsets, page.databytecounts)
+    )
+    num_missing = int(np.count_nonzero((offsets == 0) | (counts == 0)))
+    if num_missing:
+        raise BadInputError(
+            f"holds no data for {num_missing} of {len(offsets)} {kind}: it was not written to its"
+            " end, or is a sparse TIF; write it anew and whole, with QuPath or 'vips tiffsave'"
+        )
+    if (end := int((offsets + counts).max())) > num_bytes:
+        raise BadInputError(f"cut short: pixel data ends at byte {end}, the file at {num_bytes}")
+    needed = np.full((layout.num_planes, layout.down, layout.across), full_bytes)
+    if not page.is_tiled:  # the last strip may have fewer rows
+        needed[:, -1] -= (layout.down * layout.segment_height - height) * layout.row_bytes
+    wrong = needed.ravel() > counts * most
+    if not is_compressed:
+        wrong = (counts != needed.ravel()) & (counts != full_bytes)
+    if wrong.any():
+        number = int(np.flatnonzero(wrong)[0])
+        raise BadInputError(
+            f"damaged: {counts[number]} bytes cannot be the {needed.flat[number]} of its"
+            f" {kind[:-1]} number {number}"
+        )
+
+
+def check_listed(page: TiffPage, layout: Layout, kind: str) -> None:
+    """Refuse a page that lists more or fewer strips or tiles than its size needs."""
     num_needed = layout.num_planes * layout.down * layout.across
-    listed = {len(offsets), len(counts)}
+    listed = {len(page.dataoffsets), len(page.databytecounts)}
     if page.jpegheader is None:  # tifffile shortens lists that are too long
         pairs = ((TILE_OFFSETS, TILE_COUNTS), (STRIP_OFFSETS, STRIP_COUNTS))
         mine, others = pairs if kind == "tiles" else pairs[::-1]
@@ -173,34 +208,3 @@ def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
     if listed != {num_needed}:
         size = f"{layout.width_px} x {layout.height_px} px"
         raise BadInputError(f"damaged: lists {min(listed)} {kind}, but {size} need {num_needed}")
-    num_missing = int(np.count_nonzero((offsets == 0) | (counts == 0)))
-    if num_missing:
-        raise BadInputError(
-            f"holds no data for {num_missing} of {num_needed} {kind}: it was not written to its"
-            " end, or is a sparse TIF; write it anew and whole, with QuPath or 'vips tiffsave'"
-        )
-    if (end := int((offsets + counts).max())) > num_bytes:
-        raise BadInputError(f"cut short: pixel data ends at byte {end}, the file at {num_bytes}")
-    sizes = segment_rows(layout, kind == "tiles") * layout.row_bytes
-    if page.compression == NOT_COMPRESSED:
-        full = layout.segment_height * layout.row_bytes
-        wrong = (counts != sizes) & (counts != full)
-    else:
-        wrong = sizes > counts * MOST_EXPANSION[page.compression]
-    if wrong.any():
-        number = int(np.flatnonzero(wrong)[0])
-        raise BadInputError(
-            f"damaged: {counts[number]} bytes cannot be the {sizes[number]} of its {kind[:-1]}"
-            f" number {number}"
-        )
-    claimed = layout.num_planes * layout.height_px * layout.row_bytes * layout.across
-    if claimed > num_bytes * MOST_EXPANSION.get(page.compression, 1):
-        raise BadInputError(f"damaged: {num_bytes} bytes cannot hold {claimed} bytes of pixels")
-
-
-def segment_rows(layout: Layout, is_tiled: bool) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
-    """Return how many rows each strip or tile has; the last strip may have fewer."""
-    rows = np.full((layout.num_planes, layout.down, layout.across), layout.segment_height, object)
-    if not is_tiled:
-        rows[:, -1] = layout.height_px - (layout.down - 1) * layout.segment_height
-    return rows.ravel()
