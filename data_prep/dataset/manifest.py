@@ -6,18 +6,31 @@ configuration, and is written last: a folder without it is not a whole data set.
 
 import hashlib
 import json
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from common.command_line import UsageError, UserError
 from common.files import holds, is_inside, is_plain
 from common.ownership import Item
+from common.schema import (
+    MOST_LINES_BYTES,
+    read_small,
+    require_printable,
+    short,
+    validated,
+)
 from data_prep.cases.names import check_regex
-from data_prep.config import LARGEST_MPP, OBJECT_TYPES, SMALLEST_MPP
+from data_prep.config import (
+    LARGEST_MPP,
+    MARGIN_PX,
+    MAX_CLASSES,
+    OBJECT_TYPES,
+    SMALLEST_MPP,
+    SPLITS,
+    PrepConfig,
+)
 
 FORMAT = 5
 KIND = "dataset"  # private folder of the record
@@ -78,7 +91,7 @@ class Labelling:
     case_regex: str
     annotations: str = "brecahad"
     """The format of the annotations, a key of formats.READERS."""
-    object_types: tuple[str, ...] = OBJECT_TYPES
+    object_types: list[str] = field(default_factory=lambda: list(OBJECT_TYPES))
     """Types of QuPath's objects that count."""
     empty: Literal["refuse", "accept"] = field(default="refuse", compare=False)
     """What an annotation without objects is; not a part of what a mask means."""
@@ -89,6 +102,19 @@ class Labelling:
         check_regex(self.case_regex)
         if self.mpp is not None and not SMALLEST_MPP <= self.mpp <= LARGEST_MPP:
             raise ValueError(f"mpp {short(self.mpp)} is no resolution")
+        require_printable(self.labels, "labels")
+        wrong = [value for value in self.labels.values() if not 1 <= value <= MAX_CLASSES]
+        if wrong or not self.labels:
+            raise ValueError(f"labels: {short(self.labels)}; expected 1 to {MAX_CLASSES} for each")
+        if not 1 <= self.radius_px <= MARGIN_PX:
+            raise ValueError(f"radius_px: {short(self.radius_px)}; expected 1 to {MARGIN_PX}")
+        if self.uint16_white < 1:
+            raise ValueError(f"uint16_white: {short(self.uint16_white)}; expected at least 1")
+        formats = get_args(get_type_hints(PrepConfig)["annotations"])
+        if self.annotations not in formats:
+            raise ValueError(
+                f"annotations: {short(self.annotations)}; expected one of {', '.join(formats)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,6 +127,17 @@ class Description:
     content_sha256: str
     settings: dict[str, Any]
     """The settings of data_prep, without where and how fast it was prepared."""
+
+
+@dataclass(frozen=True)
+class DatasetFile:
+    """The schema of dataset.json, as far as it is read."""
+
+    labels: dict[str, int]
+    split: dict[str, list[str]]
+    mpp: float | None
+    config: dict[str, Any]
+    content_sha256: str
 
 
 @dataclass(frozen=True)
@@ -200,22 +237,34 @@ def read_dataset(folder: Path) -> Dataset:
         )
     description = read_description(folder / DATASET)
     try:
-        manifest = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{folder / MANIFEST}: missing: {error.strerror}{AGAIN}") from None
+        manifest = read_small(folder / MANIFEST, MOST_LINES_BYTES)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{folder / MANIFEST}: missing or damaged: {error}{AGAIN}") from None
     samples = read_samples(folder / MANIFEST, manifest)
     if hashlib.sha256(manifest).hexdigest() != description.content_sha256:
         raise DatasetError(
             f"{folder / MANIFEST}: not the one that {DATASET} was written with{AGAIN}"
         )
+    check_cases(folder, samples, description)
     return Dataset(folder, samples, description)
+
+
+def check_cases(folder: Path, samples: Iterable[Sample], description: Description) -> None:
+    """Check that each sample is in the split of its case. Raises DatasetError."""
+    split_of = {case: split for split in SPLITS for case in description.cases.get(split, [])}
+    for sample in samples:
+        if split_of.get(sample.case) != sample.split:
+            raise DatasetError(
+                f"{folder / MANIFEST}: {sample.id} of {sample.case} is in {short(sample.split)},"
+                f" but {DATASET} has the case in {split_of.get(sample.case)}{AGAIN}"
+            )
 
 
 def format_of(folder: Path) -> object:
     """Return the format of a folder's dataset.json; None if it cannot be read."""
     try:
-        return json.loads((folder / DATASET).read_text())["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return validated(dict[str, Any], read_small(folder / DATASET)).get("format")
+    except (OSError, ValueError):
         return None
 
 
@@ -224,46 +273,23 @@ def read_samples(path: Path, manifest: bytes) -> list[Sample]:
     samples = []
     for number, line in enumerate(manifest.splitlines(), start=1):
         try:
-            sample = Sample(**json.loads(line))
-            check_sample(sample)
-        except (ValueError, TypeError, RecursionError) as error:
+            sample = validated(Sample, line)
+            check_names(sample)
+        except ValueError as error:
             raise DatasetError(f"{path}: line {number} is damaged: {error}{AGAIN}") from None
         samples.append(sample)
     return samples
 
 
-def check_sample(sample: Sample) -> None:
-    """Check the types of values, and that names are no paths: a manifest may come from elsewhere.
-
-    Raises ValueError.
-    """
+def check_names(sample: Sample) -> None:
+    """Check that names are no paths: a manifest may come from elsewhere. Raises ValueError."""
     values: dict[str, Any] = vars(sample)
-    for name, kind, kinds in types_of_sample():
-        is_right = type(values[name]) is kind
-        if not is_right or (kinds and not all(type(v) in kinds for v in values[name].values())):
-            raise ValueError(f"{name} {short(values[name])} is not of type {kind.__name__}")
     for name in NAMES:
         if not is_plain(values[name]):
             raise ValueError(f"{name} {short(values[name])} is not a plain file name")
     for name in FILES:
         if not is_inside(values[name]):
             raise ValueError(f"{name} {short(values[name])} is not a path inside the data set")
-
-
-@cache
-def types_of_sample() -> list[tuple[str, type, tuple[type, ...]]]:
-    """Return (name, type, allowed types of a dict's values) of each value of a sample."""
-    found = []
-    for name, hint in typing.get_type_hints(Sample).items():
-        kinds = typing.get_args(hint)[1:]
-        found.append((name, typing.get_origin(hint) or hint, (int, *kinds) if kinds else ()))
-    return found
-
-
-def short(value: object) -> str:
-    """Shorten a value for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def check_unchanged(dataset: Dataset) -> None:
@@ -273,10 +299,10 @@ def check_unchanged(dataset: Dataset) -> None:
     with the same bytes, and samples.check_content refuses other bytes.
     """
     try:
-        about = json.loads((dataset.folder / DATASET).read_bytes())
-        if about["content_sha256"] == dataset.description.content_sha256:
+        about = validated(dict[str, Any], read_small(dataset.folder / DATASET))
+        if about.get("content_sha256", dataset) == dataset.description.content_sha256:
             return
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return
     raise DatasetError(
         f"data={dataset.folder}: was prepared anew while a run trained on it; the run's last"
@@ -290,22 +316,23 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
     `way_out`: advice about another format.
     """
     try:
-        about = json.loads(path.read_text())
-        if about["format"] != FORMAT:
+        content = read_small(path)
+        found = validated(dict[str, Any], content).get("format")
+        if found != FORMAT:
             raise DatasetError(
-                f"{path}: format {short(about['format'])}; this version reads {FORMAT}: {way_out}"
+                f"{path}: format {short(found)}; this version reads {FORMAT}: {way_out}"
             )
-        settings = about["config"]
-        labelling = Labelling(
-            about["labels"],
-            settings["radius_px"],
-            settings["uint16_white"],
-            settings["case_regex"],
-            settings["annotations"],
-            tuple(settings["object_types"]),
-            settings["empty"],
-            about["mpp"],
-        )
-        return Description(labelling, about["split"], about["content_sha256"], settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        about = validated(DatasetFile, content)
+        labelling = labelling_of(about.labels, about.config, about.mpp)
+        require_printable(about.config, "config")
+        require_printable(about.split, "split")
+        return Description(labelling, about.split, about.content_sha256, about.config)
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None
+
+
+def labelling_of(
+    labels: Mapping[str, int], settings: Mapping[str, Any], mpp: float | None
+) -> Labelling:
+    """Return how fields were read, from the settings of data_prep. Raises ValueError."""
+    return validated(Labelling, json.dumps({**settings, "labels": labels, "mpp": mpp}))

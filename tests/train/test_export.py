@@ -218,8 +218,8 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
     ("change", "words"),
     [
         (lambda about: about.update(format=1), "is of format 1; this version reads 4"),
-        (lambda about: about.pop("tile"), "no 'tile'"),
-        (lambda about: about["data"].pop("cases"), "no 'cases'"),
+        (lambda about: about.pop("tile"), "tile: is missing"),
+        (lambda about: about["data"].pop("cases"), "data.cases: is missing"),
         (lambda about: about["data"].update(case_regex="("), "cannot be used (case_regex=(: "),
         (lambda about: about["model"].update(width=8), "weights do not fit"),
         (lambda about: about["model"].update(width="wide"), "model.width: expected a whole number"),

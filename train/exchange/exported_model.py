@@ -21,7 +21,8 @@ from torch import nn
 
 from common import command_line
 from common.command_line import UsageError, UserError
-from data_prep.dataset.manifest import Description, Labelling
+from common.schema import require_printable, short, validated
+from data_prep.dataset.manifest import Description, labelling_of
 from data_prep.images.masks import channel_values
 from train.checkpoints.digests import json_sha256, model_sha256, tensors_sha256
 from train.config import TrainConfig
@@ -48,6 +49,44 @@ class About:
     """step, epochs and metrics of its checkpoint."""
     model_sha256: str
     """Digest of the weights, as `train.show` prints it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The schema of "data" in the metadata."""
+
+    content_sha256: str
+    cases: dict[str, list[str]]
+    case_regex: str
+    annotations: str
+    object_types: list[str]
+    empty: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The schema of "checkpoint" in the metadata."""
+
+    step: int
+    epochs: int
+    metrics: dict[str, float | None]
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The schema of the metadata, as far as they are read."""
+
+    model: dict[str, Any]
+    tile: dict[str, Any]
+    training: dict[str, Any]
+    classes: dict[str, int]
+    radius_px: int
+    uint16_white: int
+    mpp: float | None
+    data: Source
+    checkpoint: SavedState
 
 
 def describe(
@@ -103,34 +142,31 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
             f"run={path}: not written by train.export (no '{KEY}' in its metadata)"
         )
     try:
-        about = json.loads(metadata[KEY])
-        if about["format"] != FORMAT:
-            raise unusable(path, f"is of format {about['format']}; this version reads {FORMAT}")
-        if about.pop("sha256") != json_sha256(about):
+        about = validated(dict[str, Any], metadata[KEY])
+        if about.get("format") != FORMAT:
+            raise unusable(
+                path, f"is of format {short(about.get('format'))}; this version reads {FORMAT}"
+            )
+        if about.pop("sha256", "") != json_sha256(about):
             raise damaged(path, "sha256 of its metadata differs")
-        settings = {**about["training"], "model": about["model"], "tile": about["tile"]}
-        config = command_line.from_values(TrainConfig, settings)
-        source = about["data"]
-        labelling = Labelling(
-            about["classes"],
-            about["radius_px"],
-            about["uint16_white"],
-            source["case_regex"],
-            source["annotations"],
-            tuple(source["object_types"]),
-            source["empty"],
-            about["mpp"],
-        )
-        state = dict(about["checkpoint"])
-        sha256 = state.pop("model_sha256")
-        data = Description(labelling, source["cases"], source["content_sha256"], source["settings"])
-        return About(config, data, state, sha256)
-    except UsageError as error:
+        return about_in(validated(Metadata, metadata[KEY]))
+    except (UsageError, ValueError) as error:
         raise unusable(path, str(error)) from None
-    except KeyError as error:
-        raise unusable(path, f"has no {error}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise unusable(path, str(error)) from None
+
+
+def about_in(found: Metadata) -> About:
+    """Return what metadata say. Raises UsageError or ValueError for what cannot work."""
+    source, saved = found.data, found.checkpoint
+    read: dict[str, Any] = {"radius_px": found.radius_px, "uint16_white": found.uint16_white}
+    read |= {"case_regex": source.case_regex, "annotations": source.annotations}
+    read |= {"object_types": source.object_types, "empty": source.empty}
+    require_printable([source.cases, source.settings], "data")
+    settings = {**found.training, "model": found.model, "tile": found.tile}
+    config = command_line.from_values(TrainConfig, settings)
+    labelling = labelling_of(found.classes, read, found.mpp)
+    data = Description(labelling, source.cases, source.content_sha256, source.settings)
+    state = {"step": saved.step, "epochs": saved.epochs, "metrics": saved.metrics}
+    return About(config, data, state, saved.model_sha256)
 
 
 def damaged(path: Path, problem: str) -> ExportedModelError:

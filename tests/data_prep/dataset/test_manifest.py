@@ -205,13 +205,14 @@ def test_a_folder_that_is_no_whole_data_set_is_refused_in_one_line(
         ("mask", "/etc/passwd", "mask '/etc/passwd' is not a path inside the data set"),
         ("points", "points/../../x", "points .* is not a path inside the data set"),
         ("points", "points//x", "points .* is not a path inside the data set"),
-        ("image", 7, "image 7 is not of type str"),
-        ("height_px", "9", "height_px '9' is not of type int"),
-        ("height_px", True, "height_px True is not of type int"),
-        ("height_px", 1.5, "height_px 1.5 is not of type int"),
-        ("parameters", {"angle_deg": "x"}, "parameters .* is not of type dict"),
-        ("parameters", [], r"parameters \[\] is not of type dict"),
-        ("split", None, "split None is not of type str"),
+        ("image", 7, "image: expected a valid string, found 7"),
+        ("height_px", "9", "height_px: expected a valid integer, found '9'"),
+        ("height_px", True, "height_px: expected a valid integer, found True"),
+        ("height_px", 1.5, "height_px: expected a valid integer, found 1.5"),
+        ("parameters", {"angle_deg": "x"}, "parameters.angle_deg: expected a valid number"),
+        ("parameters", {"angle_deg": float("nan")}, "NaN is no JSON"),
+        ("parameters", [], r"parameters: expected a valid dictionary, found \[\]"),
+        ("split", None, "split: expected a valid string, found None"),
     ],
 )
 def test_a_name_in_a_manifest_is_a_name_and_no_path(
@@ -222,6 +223,48 @@ def test_a_name_in_a_manifest_is_a_name_and_no_path(
     write_dataset(tmp_path, samples, ABOUT)
     with pytest.raises(DatasetError, match=rf"manifest\.jsonl: line 3 is damaged: .*{message}"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["sample", "cases"])
+def test_a_case_of_two_splits_is_refused(tmp_path: Path, place: str) -> None:
+    """As in a set from elsewhere: a patient in training and test would flatter every figure."""
+    samples, about = [*SAMPLES], dict(ABOUT)
+    if place == "sample":
+        samples[0] = dataclasses.replace(SAMPLES[0], split="test")
+    else:
+        about["split"] = ABOUT["split"] | {"test": ["Case_1", "Case_3", "Case_4"]}
+    write_dataset(tmp_path, samples, about)
+    with pytest.raises(DatasetError, match=r"Case_1-01_v00 of Case_1 is in"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a["labels"].update(tumor="1"), "labels.tumor: expected a valid integer"),
+        (lambda a: a["labels"].update(tumor=0), "labels: .*expected 1 to 255"),
+        (lambda a: a["labels"].update(tumor=256), "labels: .*expected 1 to 255"),
+        (lambda a: a["labels"].clear(), "labels: .*expected 1 to 255"),
+        (lambda a: a["labels"].update({"a\x1b[2J": 1}), "labels: .*holds a control character"),
+        (lambda a: a["split"].update(train="Case_1"), "split.train: expected a valid list"),
+        (lambda a: a["split"].update(train=[1]), "split.train.0: expected a valid string"),
+        (lambda a: a.update(split=["Case_1"]), "split: expected a valid dictionary"),
+        (lambda a: a["config"].update(radius_px=10**9), "radius_px: 1000000000; expected 1 to 64"),
+        (lambda a: a["config"].update(uint16_white=-1), "uint16_white: -1; expected at least 1"),
+        (lambda a: a["config"].update(annotations="pickle"), "annotations: 'pickle'; expected one"),
+        (lambda a: a["config"].update(note="\x1b]0;x"), "config.note: .*holds a control character"),
+        (lambda a: a["config"].pop("annotations"), "annotations: is missing"),
+        (lambda a: a.pop("content_sha256"), "content_sha256: is missing"),
+    ],
+)
+def test_a_strangers_description_is_refused_by_its_key(
+    folder: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    about = json.loads((folder / "dataset.json").read_text())
+    change(about)
+    (folder / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(DatasetError, match=rf"dataset\.json: missing or damaged: .*{message}"):
+        read_dataset(folder)
 
 
 def test_numbers_of_a_transform_may_be_whole(tmp_path: Path) -> None:
