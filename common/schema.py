@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import stat
+import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -55,9 +56,9 @@ def validated(schema: type[Schema], content: bytes | str) -> Schema:
     """
     from pydantic import ValidationError
 
-    value = parsed(content)
+    kind, value = typing.cast(Any, schema), parsed(content)
     try:
-        checked = adapter(schema).validate_python(value, strict=True)
+        checked = adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         raise ValueError(in_a_line(error)) from None
     return as_dataclass(schema, checked)
@@ -97,10 +98,10 @@ def as_dataclass(schema: Any, checked: Any) -> Any:
     """Return a checked model as the dataclass that is its schema, and any other value as it is."""
     if not dataclasses.is_dataclass(schema):
         return checked
-    values = vars(checked)
-    for name, kind in nested(schema).items():
+    values, make = vars(checked), typing.cast(Any, schema)
+    for name, kind in nested(make).items():
         values[name] = as_dataclass(kind, values[name])
-    return schema(**values)
+    return make(**values)
 
 
 @cache

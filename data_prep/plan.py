@@ -14,6 +14,7 @@ from common.command_line import MOST_NAMED, UsageError, UserError, make_output_f
 from common.files import file_sha256
 from common.ownership import PRIVATE, make_private
 from common.progress import track
+from common.schema import short
 from data_prep import records, split
 from data_prep.annotations.folders import NoAnnotationsError
 from data_prep.annotations.formats import READERS, check_occurring, reader_of
@@ -203,7 +204,7 @@ def why_refused(out: Path) -> str:
         return "holds something that is not a prepared data set"
     if found != manifest.FORMAT:
         return (
-            f"was prepared by another version of data_prep (format {manifest.short(found)}; this"
+            f"was prepared by another version of data_prep (format {short(found)}; this"
             f" one writes {manifest.FORMAT})"
         )
     return f"holds a prepared data set without {PRIVATE}/, where data_prep keeps what it wrote"

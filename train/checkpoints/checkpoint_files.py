@@ -17,6 +17,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from common.command_line import UserError
 from common.file_records import Version
 from common.files import file_sha256, is_plain, sync
+from common.schema import read_small, short, validated
 from train.checkpoints.digests import json_sha256
 
 FileEntries = dict[str, dict[str, Any]]
@@ -34,11 +36,29 @@ FileEntries = dict[str, dict[str, Any]]
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 FORMAT = 1
-COMPLETE, STATE = "COMPLETE", "state.json"
+COMPLETE, STATE, METADATA = "COMPLETE", "state.json", ".metadata"
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be saved or used."""
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """The size and hash of a file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The schema of COMPLETE."""
+
+    world_size: int
+    config_sha256: str
+    files: dict[str, Any]
+    """Name -> a SavedFile."""
 
 
 def verify(path: Path) -> str:
@@ -48,31 +68,40 @@ def verify(path: Path) -> str:
     """
     try:
         complete = read_complete(path)
-        if complete["format"] != FORMAT:
-            return f"format {complete['format']}, this version reads {FORMAT}"
-        for name, expected in complete["files"].items():
+        for name in (*complete.files, METADATA, STATE):
             if not is_plain(name):
                 return f"{COMPLETE} is damaged ({name!r} is not a plain file name)"
+            if not (expected := complete.files.get(name)):
+                return f"{COMPLETE} is damaged (it does not list {name})"
             file = path / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != expected["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
-            if file_sha256(file) != expected["sha256"]:
+            if file.stat().st_size != expected.bytes:
+                return f"{name} has {file.stat().st_size} bytes, not {expected.bytes}"
+            if file_sha256(file) != expected.sha256:
                 return f"{name} is damaged (sha256 differs)"
     except FileNotFoundError:
         return f"no {COMPLETE}"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except CheckpointError as error:
+        return str(error)
+    except (ValueError, IsADirectoryError) as error:
         return f"{COMPLETE} is damaged ({error})"
     return ""
 
 
-def read_complete(path: Path) -> dict[str, Any]:
-    """Read COMPLETE. Raises ValueError if its own hash differs."""
-    content: dict[str, Any] = json.loads((path / COMPLETE).read_text())
-    if content.pop("sha256") != json_sha256(content):
+def read_complete(path: Path) -> Complete:
+    """Read COMPLETE. Raises OSError, ValueError if it is of another shape or its own hash differs,
+    and CheckpointError if it is of another format."""
+    content = read_small(path / COMPLETE)
+    hashed = validated(dict[str, Any], content)
+    if hashed.pop("sha256", "") != json_sha256(hashed):
         raise ValueError("sha256 differs")
-    return content
+    if (found := hashed.get("format")) != FORMAT:
+        raise CheckpointError(f"format {short(found)}, this version reads {FORMAT}")
+    complete = validated(Complete, content)
+    listed = complete.files.items()
+    files = {name: validated(SavedFile, json.dumps(entry)) for name, entry in listed}
+    return replace(complete, files=files)
 
 
 def write_complete(path: Path, content: Mapping[str, Any]) -> None:
@@ -86,13 +115,14 @@ def unchanged_files(path: Path) -> list[str]:
     Names none if COMPLETE is damaged.
     """
     try:
-        content, written_ns = read_complete(path), (path / COMPLETE).lstat().st_mtime_ns
-        listed = {name: entry for name, entry in content["files"].items() if is_plain(name)}
-        versions = {
-            name: Version(int(entry["bytes"]), entry["sha256"]) for name, entry in listed.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        complete, written_ns = read_complete(path), (path / COMPLETE).lstat().st_mtime_ns
+    except (OSError, ValueError, CheckpointError):
         return []
+    versions = {
+        name: Version(file.bytes, file.sha256)
+        for name, file in complete.files.items()
+        if is_plain(name)
+    }
 
     def is_unchanged(name: str) -> bool:
         """Whether a file is as it was written. If its time is newer, its content is hashed."""

@@ -5,7 +5,6 @@ those classes that torch writes into it.
 """
 
 import io
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,14 @@ from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from common.command_line import printable
 from common.files import is_plain
-from train.checkpoints.checkpoint_files import STATE, CheckpointError, torch_errors_explained
+from common.schema import read_small
+from train.checkpoints.checkpoint_files import METADATA, CheckpointError, torch_errors_explained
+from train.checkpoints.progress import read_state
 from train.ranks.distributed import Ranks
 
+MOST_METADATA_BYTES = 10**9
 # What torch writes into .metadata for dicts of plain tensors
 ALLOWED = {
     ("pathlib", "PosixPath"),
@@ -46,8 +49,7 @@ def load_checkpoint(path: Path, tensors: dict[str, Any], ranks: Ranks) -> dict[s
     Call `verify` first. Raises CheckpointError on every rank if loading fails on one.
     """
     read_tensors(path, tensors, alone=ranks.world_size == 1)
-    state: dict[str, Any] = json.loads((path / STATE).read_text())
-    return state
+    return read_state(path)
 
 
 def load_all_tensors(path: Path) -> dict[str, Tensor]:
@@ -75,18 +77,43 @@ class RestrictedReader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read `.metadata` as torch does. Raises CheckpointError for anything unexpected in it."""
-        content = (Path(self.path) / ".metadata").read_bytes()
-        metadata = RestrictedUnpickler(io.BytesIO(content)).load()
-        for info in (metadata.storage_data or {}).values():
-            if not is_plain(info.relative_path):
-                raise CheckpointError(
-                    f".metadata names a file {info.relative_path!r}, which is not a plain file"
-                    " name: not loaded"
-                )
+        metadata = unpickled(Path(self.path))
         if metadata.storage_meta is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
+
+
+def unpickled(path: Path) -> Metadata:
+    """Read a checkpoint's `.metadata`. Raises CheckpointError if it is not what torch writes."""
+    try:
+        content = read_small(path / METADATA, MOST_METADATA_BYTES)
+        metadata = RestrictedUnpickler(io.BytesIO(content)).load()
+        check_metadata(path, metadata)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a stranger's pickle may raise any
+        raise CheckpointError(f"{path / METADATA}: damaged ({printable(str(error))})") from None
+    return metadata
+
+
+def check_metadata(path: Path, metadata: Metadata) -> None:
+    """Raise an error of any kind unless these are the tensors that the files of a folder hold."""
+    entries = metadata.state_dict_metadata.values()
+    claimed = sum(
+        entry.size.numel() * entry.properties.dtype.itemsize
+        for entry in entries
+        if isinstance(entry, TensorStorageMetadata)
+    )
+    held = sum(file.stat().st_size for file in path.glob("*.distcp"))
+    if not 0 <= claimed <= held:
+        raise ValueError(f"its tensors take {claimed} bytes, and the files have {held}")
+    for info in metadata.storage_data.values():
+        if not is_plain(info.relative_path):
+            raise CheckpointError(
+                f"{METADATA} names a file {info.relative_path!r}, which is not a plain file"
+                " name: not loaded"
+            )
 
 
 class RestrictedUnpickler(pickle.Unpickler):

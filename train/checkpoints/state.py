@@ -1,7 +1,7 @@
 """The state that checkpoints hold: model, optimizer, gradient scaler and progress."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +9,10 @@ import torch
 from torch import nn
 
 from train.checkpoints.load_checkpoint import load_checkpoint
+from train.checkpoints.progress import Progress
 from train.checkpoints.published import newest_intact, set_pointer, step_name
 from train.checkpoints.upkeep import clean_up_after_kills, rename_newer_damaged
 from train.ranks.distributed import Ranks
-
-
-@dataclass
-class Progress:
-    """How far a run is: the state that is not in tensors.
-
-    It needs no state of random generators: each random number comes from a seed for its purpose
-    (common/seeds.py), made of the configuration's seed and the step.
-    """
-
-    step: int = 0
-    """Optimizer steps done."""
-    epochs: int = 0
-    """Epochs done, validation included."""
-    best_dice: float = -1.0
-    """Best validation Dice so far; -1 before the first validation."""
-    best_step: int = -1
-    """Step of the best validation. If the validation split has no annotation, or there is no such
-    split: step of the last epoch's end."""
-    scaler: dict[str, Any] = field(default_factory=dict)
-    """State of the gradient scaler; empty without fp16."""
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    """The last validation's metrics; None if nothing is annotated."""
 
 
 @dataclass

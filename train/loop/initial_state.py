@@ -5,7 +5,8 @@ import torch
 from common import seeds
 from model import build_model
 from model.precision import Precision
-from train.checkpoints.state import Progress, State
+from train.checkpoints.progress import Progress
+from train.checkpoints.state import State
 from train.config import TrainConfig
 from train.loop.optimizer import build_optimizer
 

@@ -7,7 +7,7 @@ from torch import nn
 from common.command_line import UserError, counted
 from data_prep.dataset.manifest import Sample
 from data_prep.dataset.pack import TrainingPixels
-from train.checkpoints.state import Progress
+from train.checkpoints.progress import Progress
 from train.config import REFERENCE_BATCH, CropConfig, TrainConfig
 from train.metrics.scores import EMPTY
 from train.ranks.distributed import Ranks

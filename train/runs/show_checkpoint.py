@@ -5,9 +5,10 @@ import json
 
 from common.command_line import EXIT_FAILED
 from data_prep.images.resolution import mpp_text
-from train.checkpoints.checkpoint_files import COMPLETE, STATE, verify
+from train.checkpoints.checkpoint_files import read_complete, verify
 from train.checkpoints.digests import tensors_sha256
 from train.checkpoints.load_checkpoint import load_all_tensors
+from train.checkpoints.progress import read_state
 from train.checkpoints.published import find_checkpoint
 from train.metrics.scores import score_text
 from train.runs.config import ShowConfig
@@ -25,12 +26,11 @@ def show_checkpoint(config: ShowConfig) -> int:
         print(f"intact        no: {problem}")
         return EXIT_FAILED
     print("intact        yes")
-    state = json.loads((path / STATE).read_text())
-    complete = json.loads((path / COMPLETE).read_text())
+    state, complete = read_state(path), read_complete(path)
     print(f"step          {state['step']}")
     print(f"epoch         {state['epochs']} of {run.config.epochs} done")
-    print(f"saved by      {complete['world_size']} rank(s)")
-    is_same = complete["config_sha256"] == config_sha256(run.config)
+    print(f"saved by      {complete.world_size} rank(s)")
+    is_same = complete.config_sha256 == config_sha256(run.config)
     print(f"settings      {'the same as' if is_same else 'other than now'} in config.yaml")
     print(f"resolution    {mpp_text(run.data.labelling.mpp)}")
     for name, value in state["metrics"].items():

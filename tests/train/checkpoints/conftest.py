@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from train.checkpoints.checkpoint_files import describe_files
+from train.checkpoints.progress import Progress
 from train.checkpoints.saver import Saver
-from train.checkpoints.state import Progress, State
+from train.checkpoints.state import State
 from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
 from train.loop.optimizer import build_optimizer

@@ -12,6 +12,7 @@ from train.checkpoints.checkpoint_files import verify
 from train.checkpoints.upkeep import remove_checkpoint
 
 FILES = (".metadata", "__0_0.distcp", "state.json")
+WHOLE: dict[str, Any] = {"format": 1, "world_size": 1, "config_sha256": "0", "files": {}}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -82,7 +83,9 @@ def test_a_damaged_complete_is_none(content: str | None, reason: str, two_steps:
     ("content", "reason"),
     [
         ({"format": 1, "files": {"state.json": 7}}, "COMPLETE is damaged"),
-        ({"format": 1, "files": {"state.json": {"bytes": 1}}}, "state.json has .* bytes, not 1"),
+        ({"format": 1, "files": {"state.json": {"bytes": 1}}}, "COMPLETE is damaged"),
+        (WHOLE | {"files": {"state.json": {"bytes": 1}}}, ".*sha256: is missing"),
+        (WHOLE, ".*it does not list .metadata"),
         ({"format": 2, "files": {}}, "format 2, this version reads 1"),
     ],
 )
@@ -95,7 +98,8 @@ def test_a_complete_that_says_something_else_is_none(
 
 def test_a_complete_that_names_a_file_elsewhere_is_none(two_steps: Path) -> None:
     path = two_steps / "step_00000002"
-    content = {"format": 1, "files": {"../latest": {"bytes": 14, "sha256": "0"}}}
+    files = {"../latest": {"bytes": 14, "sha256": "0"}}
+    content = {"format": 1, "world_size": 1, "config_sha256": "0", "files": files}
     write_complete(path, content)
     assert "'../latest' is not a plain file name" in verify(path)
     remove_checkpoint(path)

@@ -8,7 +8,7 @@ import torch
 
 from tests.train.checkpoints.conftest import empty_state, named_by, state_at
 from train.checkpoints.digests import tensors_sha256
-from train.checkpoints.state import Progress
+from train.checkpoints.progress import Progress
 from train.ranks.distributed import Ranks
 
 Kills = Callable[..., Iterator[Path]]
