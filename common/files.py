@@ -4,14 +4,13 @@ This module imports nothing of the project.
 """
 
 import hashlib
-import json
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """The name of a file that is being written."""
@@ -83,20 +82,6 @@ def ends_sha256(path: Path) -> str:
         file.seek(max(0, path.stat().st_size - END_BYTES))
         ends.update(file.read(END_BYTES))
     return ends.hexdigest()
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a JSON lines file that others may be writing to.
-
-    Returns [] if the file does not exist.
-    """
-    entries = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue  # being written, or cut short by a kill
-    return entries
 
 
 def is_plain(name: object) -> bool:

@@ -6,11 +6,12 @@ late, since it takes a while.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import stat
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -126,6 +127,11 @@ def short(value: object) -> str:
     """Shorten a value for a message."""
     text = ascii(value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def json_sha256(content: Mapping[str, Any]) -> str:
+    """Hash JSON; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def require_printable(value: Any, where: str = "") -> None:

@@ -11,21 +11,42 @@ import json
 import os
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import read_lines
 from common.ownership import Item
-from common.slurm_job import job_id
+from common.schema import read_small, validated
+from train.checkpoints.checkpoint_files import COMPLETE
+from train.checkpoints.published import published_checkpoints, read_pointer, step_of
+from train.ranks.slurm_job import job_id
+from train.runs import history
+from train.runs.history import EVENTS
+from train.runs.newest import CHECKPOINTS, check_time
 
 STAGES = ("prepare", "train", "evaluate")
-LAUNCH, SUBMISSION, EVENTS, JOBS = "launch", "submission.json", "events.jsonl", "jobs"
+LAUNCH, SUBMISSION, JOBS = "launch", "submission.json", "jobs"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The schema of a submission, as far as it is read."""
+
+    jobs: dict[str, str]
+    time_s: float
+    revision: str
+    prepare: list[str]
+
+    def __post_init__(self) -> None:
+        check_time(self.time_s)
+        if not all(job.isdecimal() for job in self.jobs.values()):
+            raise ValueError("jobs: not the numbers of jobs")
 
 
 def note(run: Path, event: str, stage: str, **facts: Any) -> None:
     """Append an event, in one write of one line: several jobs may write at once."""
     entry = {"time_s": round(time.time(), 1), "event": event, "stage": stage, **facts}
-    descriptor = os.open(run / LAUNCH / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = os.open(run / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(descriptor, (json.dumps(entry) + "\n").encode())
     finally:
@@ -44,16 +65,19 @@ def note_in_job(run: Path, event: str, stage: str, **facts: Any) -> None:
 
 def read_events(run: Path) -> list[dict[str, Any]]:
     """Return all events so far, in order."""
-    return read_lines(run / LAUNCH / EVENTS)
+    return history.read_events(run)
 
 
 def read_submission(run: Path) -> dict[str, Any] | None:
     """Return what was submitted; None where launch/submit.py did not start the run."""
     try:
-        content = json.loads((run / LAUNCH / SUBMISSION).read_text())
+        newest = validated(dict[str, Any], read_small(run / LAUNCH / SUBMISSION))
+        earlier = validated(list[dict[str, Any]], json.dumps(newest.get("earlier", [])))
+        for about in (newest, *earlier):
+            validated(Submission, json.dumps({"prepare": [], **about}))
     except (OSError, ValueError):  # not there, or somebody else's file
         return None
-    return content if isinstance(content, dict) and "jobs" in content else None
+    return newest
 
 
 def write_submission(run: Path, about: dict[str, Any]) -> None:
@@ -73,14 +97,14 @@ def submission_of(run: Path) -> Item:
 
 def last_step(run: Path) -> int:
     """Return the step of the newest published checkpoint, 0 where there is none."""
-    pointer = run / "checkpoints" / "latest"
-    return int(pointer.read_text().removeprefix("step_")) if pointer.is_file() else 0
+    latest = read_pointer(run / CHECKPOINTS, "latest")
+    return step_of(latest) if latest else 0
 
 
 def own_step(run: Path, job: str) -> int:
     """Return the step of the newest checkpoint that a job saved itself, 0 where there is none."""
-    for path in sorted((run / "checkpoints").glob("step_*/COMPLETE"), reverse=True):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # removed, or damaged
-            if json.loads(path.read_text()).get("job") == job:
-                return int(path.parent.name.removeprefix("step_"))
+    for path in reversed(published_checkpoints(run / CHECKPOINTS)):
+        with contextlib.suppress(OSError, ValueError):  # removed, or damaged
+            if validated(dict[str, Any], read_small(path / COMPLETE)).get("job") == job:
+                return step_of(path)
     return 0

@@ -24,11 +24,11 @@ from types import FrameType
 from common import command_line
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, UserError
 from common.lease import TakenError
-from common.slurm_job import job_id
 from common.stop_request import SIGNALS, StopRequest
 from launch import slurm_commands
 from launch.events import STAGES, last_step, note_in_job
 from launch.requeue import Action, decide, request_requeue
+from train.ranks.slurm_job import job_id
 
 WAIT_S = 120.0  # how long Slurm may take to end this process after a requeue
 TURN_S = 10.0  # between two looks whether another preparation of the same data set has ended

@@ -9,7 +9,6 @@ Without RUN they take the newest run in runs/.
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -23,8 +22,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from common import command_line
-from common.command_line import UsageError, UserError
-from common.files import read_lines
+from common.command_line import UsageError, UserError, printable
 from launch import slurm_commands
 from launch.events import (
     JOBS,
@@ -36,6 +34,7 @@ from launch.events import (
     read_submission,
 )
 from launch.run_jobs import RunJob, in_queue, known_jobs, queued_jobs
+from train.runs.history import read_metrics, read_progress, read_restarts
 from train.runs.newest import RUNS, newest_run
 
 # Events worth a line in `status`, besides the stages' states
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
     if read_submission(options.run) is None and not known_jobs(options.run):
         raise UsageError(f"{options.run}: holds no job of launch/submit.py or slurm/train.sbatch")
     if options.command == "status":
-        print("\n".join(status(options.run)))
+        print("\n".join(map(printable, status(options.run))))
         return 0
     if options.command == "cancel":
         return cancel(options.run)
@@ -172,25 +171,24 @@ def job_states(
 
 def progress(run: Path) -> list[str]:
     """Return lines about the training: step, age of the last report, best validation, restarts."""
-    path = run / "progress.json"
-    if not path.is_file():
+    now = read_progress(run)
+    if now is None:
         return ["training  has not begun"]
-    now = json.loads(path.read_text())
     saved = f"saved at step {last_step(run)}"
-    event = "finished" if now["is_finished"] else "last sign of life"
+    event = "finished" if now.is_finished else "last sign of life"
     lines = [
-        f"training  step {now['step']} of {now['total_steps']}, epoch {now['epoch']}, {saved};"
-        f" {event} {age(time.time() - now['time_s'])} ago"
+        f"training  step {now.step} of {now.total_steps}, epoch {now.epoch}, {saved};"
+        f" {event} {age(time.time() - now.time_s)} ago"
     ]
-    metrics = run / "metrics.jsonl"
-    rows = read_lines(metrics)
-    if measured := [row for row in rows if row["val/dice"] is not None]:
-        best = max(measured, key=lambda row: row["val/dice"])
-        lines.append(f"best      validation Dice {best['val/dice']:.4f} at step {best['step']}")
+    rows = read_metrics(run)
+    measured = [(dice, row["step"]) for row in rows if (dice := row.get("val/dice")) is not None]
+    if measured:
+        dice, step = max(measured, key=lambda pair: pair[0])
+        lines.append(f"best      validation Dice {dice:.4f} at step {step}")
     elif rows:
         lines.append("best      the newest checkpoint: nothing annotated in val")
-    if restarts := read_lines(run / "restarts.jsonl"):
-        steps = [str(restart["step"]) for restart in restarts]
+    if restarts := read_restarts(run):
+        steps = [str(restart.step) for restart in restarts]
         lines.append(f"restarts  {len(steps)}, at step {', '.join(steps)}")
     return lines
 
@@ -267,8 +265,11 @@ def list_runs(folder: Path) -> int:
     if not runs:
         raise UsageError(f"{folder}: no runs that launch/submit.py started")
     for run in runs:
-        lines = progress(run)
-        print(f"{run}: {lines[0].removeprefix('training').strip()}")
+        try:
+            line = progress(run)[0].removeprefix("training").strip()
+        except UserError as error:  # the others are listed nevertheless
+            line = str(error)
+        print(printable(f"{run}: {line}"))
     return 0
 
 

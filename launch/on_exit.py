@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import EXIT_FAILED
-from common.slurm_job import job_id
 from launch import slurm_commands
 from launch.events import last_step, note_in_job, own_step, read_events
 from launch.requeue import Action, decide, request_requeue
+from train.ranks.slurm_job import job_id
 
 
 def main(argv: list[str]) -> int:
@@ -66,9 +66,9 @@ def has_ended(run: Path, stage: str) -> bool:
 def failures_without_progress(run: Path, stage: str, saved: int) -> int:
     """Count this job's failures since it saved its newest checkpoint, the one of step `saved`."""
     failed = [
-        event["saved"]
+        event.get("saved", 0)
         for event in read_events(run)
-        if event["event"] == "failed" and event["stage"] == stage and event["job"] == job_id()
+        if event["event"] == "failed" and event["stage"] == stage and event.get("job") == job_id()
     ]
     return sum(step >= saved for step in failed)
 
@@ -77,7 +77,7 @@ def failure_reason(run: Path, stage: str, code: int) -> str:
     """Return the error that a rank noted, or the signal that killed it."""
     for event in events_since_start(run, stage):
         if event["event"] == "error":  # the first: the other ranks only miss the one that failed
-            return f"rank {event['rank']}: {event['reason']}"
+            return f"rank {event.get('rank', '?')}: {event.get('reason', '')}"
     if code - 128 in list(signal.Signals):
         return f"killed by {signal.Signals(code - 128).name}"
     return f"exit code {code}" if code != EXIT_FAILED else "failed; see the log"

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     if config.raw and not Path(config.raw).is_dir():
         raise UsageError(f"raw={config.raw}: no such folder")
     for run in config.runs or [config.run]:
-        check_run(run)
+        check_run(run, config.checkpoint)
     from train.evaluation.run_evaluation import evaluate_and_report  # here: it takes seconds
 
     return evaluate_and_report(config)

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         print(help_text(ExportConfig, __doc__ or ""))
         return 0
     config = command_line.load(ExportConfig, argv)
-    check_run(config.run)
+    check_run(config.run, config.checkpoint)
     from train.runs.export_run import export_run  # here: it takes seconds
 
     export_run(config)

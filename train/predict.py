@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     config = command_line.load(PredictConfig, argv)
     if not Path(config.input).exists():
         raise UsageError(f"input={config.input}: no such file or folder")
-    check_run(config.run)
+    check_run(config.run, config.checkpoint)
     from train.prediction.predict_images import predict_images  # here: it takes seconds
 
     return predict_images(config)

@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
         print(help_text(ShowConfig, __doc__ or ""))
         return 0
     config = command_line.load(ShowConfig, argv)
-    check_run(config.run)
+    check_run(config.run, config.checkpoint)
     from train.runs.show_checkpoint import show_checkpoint  # here: it takes seconds
 
     return show_checkpoint(config)

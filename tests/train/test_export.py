@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from common.schema import json_sha256
 from data_prep.dataset.manifest import Dataset
 from data_prep.images.image_files import read_image
 from model import ModelConfig, build_model
@@ -33,7 +34,6 @@ from tests.forked_ranks import ForkedRanks
 from tests.train.conftest import RADIUS_PX, TINY, prepare_here
 from train import __main__ as train_main
 from train import evaluate, export, predict, show
-from train.checkpoints.digests import json_sha256
 from train.checkpoints.load_checkpoint import load_all_tensors
 from train.exchange import exported_model, onnx_model
 from train.exchange.config import ExportConfig

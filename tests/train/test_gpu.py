@@ -37,7 +37,7 @@ from train.loop.initial_state import build_state
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock
-from train.runs.monitor import read_metrics
+from train.runs.history import read_metrics
 from train.runs.open_run import open_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

@@ -22,7 +22,7 @@ from train.evaluation.overlays import Overlay, worst_and_best
 from train.evaluation.summary import summarise
 from train.metrics.detection import Detections
 from train.metrics.scores import best_threshold, bootstrap_pooled, scores
-from train.runs.monitor import read_metrics
+from train.runs.history import read_metrics
 from train.runs.run_folder import read_run
 
 Cli = Callable[..., Any]

@@ -21,13 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.api import CheckpointException
-
 from common.command_line import UserError
 from common.file_records import Version
 from common.files import file_sha256, is_plain, sync
-from common.schema import read_small, short, validated
-from train.checkpoints.digests import json_sha256
+from common.schema import json_sha256, read_small, short, validated
 
 FileEntries = dict[str, dict[str, Any]]
 """Name of a file -> its "bytes" and "sha256"."""
@@ -148,7 +145,12 @@ def write_durably(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def torch_errors_explained(done: str) -> Iterator[None]:
-    """Raise CheckpointError, with the reason of each rank, for a failure inside torch."""
+    """Raise CheckpointError, with the reason of each rank, for a failure inside torch.
+
+    Imports torch, which takes seconds: commands look for a checkpoint before they load it.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         yield
     except CheckpointException as error:  # a BaseException, which no other code catches

@@ -1,7 +1,6 @@
-"""Compute sha256 of tensors and of JSON: equal values have equal digests."""
+"""Compute sha256 of tensors: equal values have equal digests."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,8 +33,3 @@ def named_tensors(tensors: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
             yield prefix + key, value
         else:
             yield from named_tensors(value, f"{prefix}{key}.")
-
-
-def json_sha256(content: Mapping[str, Any]) -> str:
-    """Hash JSON; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

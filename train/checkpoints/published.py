@@ -1,13 +1,18 @@
 """Find a run's checkpoints: by step, by the pointers `latest` and `best`, or the newest intact."""
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from common.command_line import UsageError
 from common.files import sync, write_atomically
+from common.schema import read_small
 from train.checkpoints.checkpoint_files import CheckpointError, verify
 
-STEP = re.compile(r"step_\d{8,}")
+STEP = re.compile(r"step_[0-9]{8,18}")
+MOST_POINTER_BYTES = 100
+MOST_DIGITS = 18  # of a step
 
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
@@ -38,8 +43,9 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     if name in ("latest", "best"):
         target = read_pointer(folder, name)
     else:
-        target = folder / (step_name(int(name)) if name.isdigit() else name)
-    if target is None or not target.is_dir():
+        is_step = name.isdecimal() and len(name) <= MOST_DIGITS
+        target = folder / (step_name(int(name)) if is_step else name)
+    if target is None or not (STEP.fullmatch(target.name) and os.path.isdir(target)):
         if not (steps := published_checkpoints(folder)):
             raise UsageError(f"checkpoint={name}: no checkpoint was saved yet in {folder}")
         known = ", ".join(["latest", "best", *(path.name for path in steps)])
@@ -72,6 +78,7 @@ def set_pointer(folder: Path, pointer: str, target: Path) -> None:
 
 def read_pointer(folder: Path, pointer: str) -> Path | None:
     """Return the folder that 'latest' or 'best' names; None if it names no step."""
-    file = folder / pointer
-    name = file.read_text().strip() if file.is_file() else ""
-    return folder / name if STEP.fullmatch(name) else None
+    with suppress(OSError, ValueError):  # missing, or not what was written
+        name = read_small(folder / pointer, MOST_POINTER_BYTES).decode().strip()
+        return folder / name if STEP.fullmatch(name) else None
+    return None

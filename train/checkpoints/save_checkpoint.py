@@ -14,7 +14,6 @@ from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from common.files import sync
-from common.slurm_job import job_id
 from train.checkpoints.checkpoint_files import (
     FORMAT,
     STATE,
@@ -28,6 +27,7 @@ from train.checkpoints.checkpoint_files import (
 from train.checkpoints.published import published_checkpoints, step_name
 from train.checkpoints.upkeep import remove_replaced, remove_unfinished
 from train.ranks.distributed import Ranks
+from train.ranks.slurm_job import job_id
 
 
 def save_checkpoint(

@@ -13,17 +13,21 @@ import jinja2
 from matplotlib.figure import Figure
 
 from common.command_line import counted
-from common.files import read_lines
 from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
 from train.metrics.scores import EMPTY, worst_first
-from train.runs.monitor import read_metrics, read_restarts, read_training
+from train.runs.history import (
+    Restart,
+    read_events,
+    read_metrics,
+    read_restarts,
+    read_training,
+)
 from train.runs.open_run import flat_settings
 from train.runs.run_folder import Run
 from train.runs.thresholds import CHOSEN_ON
 
 REPORT = "report.html"
-EVENTS = Path("launch") / "events.jsonl"
 MODEL = "Model"
 BASELINE_NAMES = {"otsu_hematoxylin": "Otsu on hematoxylin", "all_foreground": "All foreground"}
 
@@ -97,11 +101,11 @@ def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Collect what the page says of a run: curves, what happened to it, data and settings."""
     restarts = read_restarts(run.path)
     lines = read_training(run.path) + read_metrics(run.path)
-    restart_steps = [restart["step"] for restart in restarts]
+    restart_steps = [restart.step for restart in restarts]
     return {
         "summary": summary,
         "curves": learning_curves(lines, restart_steps, summary["step"]),
-        "story": story(restarts, read_lines(run.path / EVENTS)),
+        "story": story(restarts, read_events(run.path)),
         "num_restarts": len(restarts),
         "data": run.data,
         "settings": flat_settings(run.config),
@@ -113,12 +117,10 @@ def nuclei_curve(detection: Mapping[str, Any]) -> Figure | None:
     return None if detection["recall"] is None else precision_recall(detection)
 
 
-def story(
-    restarts: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
-) -> list[dict[str, str]]:
+def story(restarts: Sequence[Restart], events: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """List what happened to the run in order of time: restarts, and events of the launcher."""
     rows = [
-        (restart["time_s"], "training went on", restart["step"], "; ".join(restart["notes"]))
+        (restart.time_s, "training went on", restart.step, "; ".join(restart.notes))
         for restart in restarts
     ]
     for event in events:

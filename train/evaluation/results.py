@@ -16,7 +16,7 @@ from train.evaluation.measurement import Chosen, Measured, figure_names, overlay
 from train.evaluation.report import REPORT, report_page
 from train.ranks.distributed import Ranks
 from train.ranks.lock import output_locked
-from train.runs.monitor import read_metrics
+from train.runs.history import read_metrics
 from train.runs.run_folder import Run
 
 KIND = "evaluation"  # private folder of the record

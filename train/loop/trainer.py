@@ -28,8 +28,8 @@ from train.loop.validation import Validation
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
 from train.runs.monitor import Done, Goal, Monitor
+from train.runs.newest import CHECKPOINTS
 from train.runs.open_run import config_sha256
-from train.runs.run_folder import CHECKPOINTS
 
 MUCH_WAITING = 0.1  # fraction of an interval's time above which the user gets advice
 

@@ -1,8 +1,6 @@
 """Report how a run goes: TensorBoard, JSON lines, a progress bar or log lines. Rank 0 only.
 
-metrics.jsonl   one line per epoch: metrics of the validation
-training.jsonl  one line per `log_every_steps` steps: training loss, learning rate, speed, memory
-restarts.jsonl  one line per restart
+train.runs.history lists the files, and reads them.
 """
 
 import json
@@ -22,14 +20,14 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from common.files import read_lines, write_atomically
+from common.files import write_atomically
 from data_prep.images.arrays import Image
 from train.metrics.scores import EMPTY, Score, score_text
+from train.runs.history import METRICS, RESTARTS, TRAINING, points, read_restarts
 from train.runs.newest import PROGRESS
 
 Bools = npt.NDArray[np.bool_]
 
-METRICS, TRAINING, RESTARTS = "metrics.jsonl", "training.jsonl", "restarts.jsonl"
 TRAINING_LOSS = "train/loss"
 
 
@@ -91,7 +89,7 @@ class Monitor:
         if self.enabled and step:
             restart = {"step": step, "time_s": round(time.time()), "notes": list(notes)}
             append_line(self.run / RESTARTS, restart)
-            number = len((self.run / RESTARTS).read_text().splitlines())
+            number = len(read_restarts(self.run))
             self.writer.add_scalar("run/restarts", number, step)
             self.writer.add_text("restarts", f"restart {number} at step {step}", step)
 
@@ -201,21 +199,6 @@ def memory_mb() -> dict[str, float]:
     return peak
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the lines of metrics.jsonl; none before the first validation."""
-    return read_lines(run / METRICS)
-
-
-def read_training(run: Path) -> list[dict[str, Any]]:
-    """Read the lines of training.jsonl; none before the first point of the curves."""
-    return read_lines(run / TRAINING)
-
-
-def read_restarts(run: Path) -> list[dict[str, Any]]:
-    """Read the lines of restarts.jsonl (step, time_s, notes); none if the run was never stopped."""
-    return read_lines(run / RESTARTS)
-
-
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """Add a JSON line to a file. Raises ValueError for NaN and infinity, which JSON cannot hold."""
     with path.open("a") as file:
@@ -225,8 +208,9 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
 def drop_lines_after(path: Path, key: str, last: int) -> None:
     """Drop lines that were written after the checkpoint: the run will write them again.
 
-    These are the lines whose `key` is above `last`, and lines that a kill has cut short.
+    These are the lines whose `key` is above `last`, and lines that a kill has cut short. Raises
+    UserError for lines of another shape.
     """
     if path.is_file():
-        kept = [line for line in read_lines(path) if line[key] <= last]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        kept = [line for line, point in points(path, key) if (point[key] or 0) <= last]
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())

@@ -1,18 +1,42 @@
 """Find runs in the folder runs/: a free name for a new run, and the newest run."""
 
-import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from common import command_line
 from common.command_line import UsageError, UserError
+from common.schema import read_checked, require_printable
+from train.checkpoints.published import find_checkpoint
 from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
 
 RUNS = Path("runs")
+LAST_TIME_S = 10**11  # later times have no date
 CONFIG = "config.yaml"  # a folder with this file is a run
 OTHER_VERSION = "use the version of Eosin that trained the run, or train it again into another run="
+CHECKPOINTS = "checkpoints"  # folder in a run
 PROGRESS = "progress.json"  # how far the run is
+
+
+@dataclass(frozen=True)
+class ProgressNow:
+    """The schema of progress.json."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    is_finished: bool
+    time_s: float
+
+    def __post_init__(self) -> None:
+        check_time(self.time_s)
+
+
+def check_time(time_s: float) -> None:
+    """Raise ValueError for a time without a date."""
+    if not 0 <= time_s < LAST_TIME_S:
+        raise ValueError(f"time_s: {time_s:g} is no time")
 
 
 def free_name(parent: Path = RUNS) -> Path:
@@ -58,8 +82,10 @@ def read_config(run: Path) -> TrainConfig:
     """Read the settings of a run. Raises UserError if they cannot be used."""
     file = run / CONFIG
     try:
-        return command_line.from_values(TrainConfig, command_line.read_yaml(file))
-    except UsageError as error:
+        values = command_line.read_yaml(file)
+        require_printable(values)  # a name with a NUL is no path, others control a terminal
+        return command_line.from_values(TrainConfig, values)
+    except (UsageError, ValueError) as error:
         way_out = f"if another version wrote it, {OTHER_VERSION}"
         raise UserError(f"{file}: {error}\n{way_out}") from None
 
@@ -76,14 +102,26 @@ def named_or_newest(run: str) -> Path:
     return newest
 
 
-def check_run(run: str) -> None:
-    """Raise UsageError if there is no such run, or for '' no run at all.
+def check_run(run: str, checkpoint: str = "") -> None:
+    """Raise UsageError if there is no such run, or for '' no run at all, or no such checkpoint.
 
     Commands call this before they load torch.
     """
     folder = Path(run) if run else newest_run()
-    if not is_exported(folder) and not (folder / CONFIG).is_file():
+    if is_exported(folder):
+        check_exported(folder, checkpoint)
+    elif not (folder / CONFIG).is_file():
         raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
+    elif checkpoint:
+        find_checkpoint(folder / CHECKPOINTS, checkpoint)
+
+
+def check_exported(file: Path, checkpoint: str) -> None:
+    """Raise UsageError for a file that is missing, and for a checkpoint that it cannot hold."""
+    if file.suffix != SAFETENSORS or not file.is_file():
+        raise UsageError(f"run={file}: neither a run nor a {SAFETENSORS} file of train.export")
+    if checkpoint not in ("", "best"):
+        raise UsageError(f"checkpoint={checkpoint}: {file} is an exported model and holds one only")
 
 
 def is_exported(run: Path) -> bool:
@@ -94,9 +132,7 @@ def is_exported(run: Path) -> bool:
 def how_far(run: Path) -> str:
     """Say how far an unfinished training is; '' for a finished one."""
     try:
-        now = json.loads((run / PROGRESS).read_text())
-        if now["is_finished"]:
-            return ""
-        return f"; its training is at step {now['step']} of {now['total_steps']}"
-    except (OSError, ValueError, KeyError, TypeError):  # missing, or damaged
+        now = read_checked(run / PROGRESS, ProgressNow)
+    except (OSError, ValueError):  # missing, or damaged
         return ""
+    return "" if now.is_finished else f"; its training is at step {now.step} of {now.total_steps}"

@@ -12,14 +12,14 @@ from common import command_line
 from common.command_line import UsageError, UserError
 from common.files import holds
 from common.ownership import PRIVATE, Item
+from common.schema import json_sha256
 from data_prep.dataset.manifest import DATASET, Dataset
 from model.precision import choose_precision
-from train.checkpoints.digests import json_sha256
 from train.checkpoints.published import published_checkpoints
 from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig, with_pipeline_read
 from train.ranks.lock import LOCK
-from train.runs.newest import CONFIG
-from train.runs.run_folder import CHECKPOINTS, RunFolder, read_run_folder
+from train.runs.newest import CHECKPOINTS, CONFIG
+from train.runs.run_folder import RunFolder, read_run_folder
 from train.runs.same_data import differences, flat
 
 # What may be in the folder before config.yaml: from launch/submit.py, or from a killed start

@@ -24,9 +24,7 @@ from train.checkpoints.published import find_checkpoint
 from train.config import TrainConfig
 from train.exchange import exported_model
 from train.ranks.distributed import Ranks
-from train.runs.newest import OTHER_VERSION, check_run, is_exported, read_config
-
-CHECKPOINTS = "checkpoints"
+from train.runs.newest import CHECKPOINTS, OTHER_VERSION, check_run, is_exported, read_config
 
 
 class LoadedModel(NamedTuple):

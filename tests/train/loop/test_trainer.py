@@ -41,7 +41,7 @@ from train.metrics.detection import find_nuclei
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
-from train.runs.monitor import read_metrics
+from train.runs.history import read_metrics
 from train.runs.run_folder import read_run
 
 Tiny = Callable[..., TrainConfig]

@@ -10,14 +10,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.train.curves import read_curve
+from train.runs.history import read_metrics, read_training
 from train.runs.monitor import (
     Done,
     Goal,
     Monitor,
     drop_lines_after,
     panel_strip,
-    read_metrics,
-    read_training,
 )
 
 

@@ -53,7 +53,7 @@ def test_the_newest_is_the_one_that_was_trained_last(
     assert capsys.readouterr().out == "run=runs/a, the newest\n"
     assert named_or_newest("elsewhere") == Path("elsewhere")
     (Path("runs/a") / "progress.json").write_text(
-        '{"step": 13, "total_steps": 800, "is_finished": false}'
+        '{"step": 13, "total_steps": 800, "epoch": 1, "is_finished": false, "time_s": 400}'
     )
     named_or_newest("")
     assert "run=runs/a, the newest; its training is at step 13 of 800" in capsys.readouterr().out
