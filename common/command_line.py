@@ -41,6 +41,7 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 RANK_0_PRINTS_S = 5.0  # how long the other ranks let rank 0 print what is wrong
 MAX_YAML_BYTES = 10**6
+UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # control characters but newlines
 MOST_NAMED = 10  # files, cases or classes in a message
 
 
@@ -67,7 +68,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         # under torchrun a wrong command line is wrong on every rank alike
         is_shared = isinstance(error, UsageError) or error.is_shared
         if is_first or not is_shared:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {escaped(str(error))}", file=sys.stderr)
         else:
             time.sleep(RANK_0_PRINTS_S)  # torchrun kills rank 0 as soon as another rank ends
         code = error.exit_code
@@ -78,7 +79,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     except BrokenPipeError:
         code = EXIT_FAILED
     except OSError as error:  # a full disk or a read-only folder, not a bug of ours
-        print(f"error: {os_error_text(error)}", file=sys.stderr)
+        print(f"error: {escaped(os_error_text(error))}", file=sys.stderr)
         code = EXIT_FAILED
     sys.exit(code)
 
@@ -118,6 +119,11 @@ def named(names: Iterable[str]) -> str:
 def printable(name: str) -> str:
     """Escape a name that would break a line or control the terminal."""
     return name if name.isprintable() else ascii(name)
+
+
+def escaped(message: str) -> str:
+    """Escape what would control the terminal in a message, which may have several lines."""
+    return UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", message)
 
 
 def wants_help(argv: Sequence[str]) -> bool:

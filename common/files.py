@@ -23,6 +23,11 @@ def new_temporary(folder: Path) -> Path:
     return folder / f".{secrets.token_hex(8)}.tmp"
 
 
+def through_no_link(path: str | Path, flags: int) -> int:
+    """Open a file to add to it. Raises OSError for a link: what it names may be another's."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 @contextmanager
 def named_when_whole(
     path: Path, mtime_ns: int | None = None, *, is_synced: bool = False

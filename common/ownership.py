@@ -198,7 +198,8 @@ class Item:
 
 def make_private(out: Path, kind: str) -> None:
     """Make the private folder of a kind. Raises UserError if a file or a link has its name."""
-    for folder in (out / PRIVATE, out / PRIVATE / kind):
+    parts = (PRIVATE, *kind.split("/"))
+    for folder in (out.joinpath(*parts[: number + 1]) for number in range(len(parts))):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise UserError(
                 f"{folder}: must be this program's own folder, not a file or a link; move it away,"

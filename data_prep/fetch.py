@@ -9,6 +9,7 @@ for breast cancer histopathological annotation and diagnosis", BMC Research Note
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
@@ -34,6 +35,7 @@ from data_prep.download import (
 )
 
 API = "https://api.figshare.com/v2"
+MOST_PAGES = 100
 PAGE_SIZE = 100  # figshare allows at most 1000 files per page
 
 
@@ -123,6 +125,8 @@ def list_files(url: str) -> Iterator[dict[str, Any]]:
     """Yield the API's description of each file; the article itself names only the first ten."""
     page = 1
     while entries := read_json(f"{url}/files?page={page}&page_size={PAGE_SIZE}"):
+        if page > MOST_PAGES:
+            raise RefusedError(f"{url}: lists more than {MOST_PAGES * PAGE_SIZE} files")
         yield from entries
         if len(entries) < PAGE_SIZE:
             return
@@ -139,6 +143,8 @@ def remote_file(api: str, entry: dict[str, Any], folder: str) -> RemoteFile:
         raise ValueError(f"{name} has no md5")
     # figshare's download servers have refused programs at times when its API did not
     urls = (entry["download_url"], f"{api}/file/download/{entry['id']}")
+    if not all(re.match("https?://", address) for address in urls):
+        raise ValueError(f"{name}: {urls[0]!a} is no address of the web")
     return RemoteFile(name, int(entry["size"]), md5, urls)
 
 

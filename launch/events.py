@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.files import through_no_link
 from common.ownership import Item
 from common.schema import read_small, validated
 from train.checkpoints.checkpoint_files import COMPLETE
@@ -46,7 +47,7 @@ class Submission:
 def note(run: Path, event: str, stage: str, **facts: Any) -> None:
     """Append an event, in one write of one line: several jobs may write at once."""
     entry = {"time_s": round(time.time(), 1), "event": event, "stage": stage, **facts}
-    descriptor = os.open(run / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = through_no_link(run / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, (json.dumps(entry) + "\n").encode())
     finally:

@@ -30,6 +30,8 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"raw={config.raw}: no such folder")
     for run in config.runs or [config.run]:
         check_run(run, config.checkpoint)
+    if config.out and Path(config.out).is_file():
+        raise UsageError(f"out={config.out}: is a file; name a folder")
     from train.evaluation.run_evaluation import evaluate_and_report  # here: it takes seconds
 
     return evaluate_and_report(config)

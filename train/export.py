@@ -11,9 +11,12 @@ digest of the checkpoint and versions. Neither holds a pickle. Before an ONNX fi
 output is compared with the model's through onnxruntime.
 """
 
+from pathlib import Path
+
 from common import command_line
 from common.help_text import help_text
-from train.exchange.config import ExportConfig
+from common.ownership import Item
+from train.exchange.config import KIND, ExportConfig
 from train.runs.newest import check_run
 
 
@@ -24,6 +27,8 @@ def main(argv: list[str]) -> int:
         return 0
     config = command_line.load(ExportConfig, argv)
     check_run(config.run, config.checkpoint)
+    out = Path(config.out)
+    Item(out.parent, KIND, out.name).check([out.name])
     from train.runs.export_run import export_run  # here: it takes seconds
 
     export_run(config)

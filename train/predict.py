@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     config = command_line.load(PredictConfig, argv)
     if not Path(config.input).exists():
         raise UsageError(f"input={config.input}: no such file or folder")
+    if config.out and Path(config.out).is_file():
+        raise UsageError(f"out={config.out}: is a file; name a folder")
     check_run(config.run, config.checkpoint)
     from train.prediction.predict_images import predict_images  # here: it takes seconds
 

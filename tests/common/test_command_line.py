@@ -22,6 +22,7 @@ class TestRun:
         [
             (UserError("mend this"), 1, "error: mend this\n"),
             (UsageError("no such key"), 2, "error: no such key\n"),
+            (UserError("a:\n  \x1b]0;x\x07"), 1, "error: a:\n  \\x1b]0;x\\x07\n"),
             (KeyboardInterrupt(), 130, "interrupted; to go on, run the same command again\n"),
             (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
             (PermissionError(errno.EACCES, "Denied", "a/b"), 1, "error: a/b: Denied\n"),

@@ -1,21 +1,22 @@
 """Files that are whole or not there, JSON lines that are read while they are written, names."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from common import files
-from common.files import read_lines, write_atomically
+from common.files import write_atomically
 
 
-def test_only_whole_lines_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"a": 1}\n{"b": \n{"c": [2]}\n{"d": 3')
-    assert read_lines(path) == [{"a": 1}, {"c": [2]}]
-
-
-def test_no_file_has_no_lines(tmp_path: Path) -> None:
-    assert read_lines(tmp_path / "none.jsonl") == []
+def test_what_is_added_to_goes_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("mine")
+    (tmp_path / "metrics.jsonl").symlink_to("theirs")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.through_no_link(tmp_path / "metrics.jsonl", os.O_WRONLY)
+    with open(tmp_path / "new", "a", opener=files.through_no_link) as file:
+        file.write("x")
+    assert (tmp_path / "theirs").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,14 @@ def test_a_private_folder_that_is_none_is_refused(path: str, kind: str, tmp_path
         ownership.make_private(tmp_path / "out", "things")
 
 
+def test_no_folder_of_a_private_path_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "theirs/a.bands").mkdir(parents=True)
+    (tmp_path / "out/.eosin").mkdir(parents=True)
+    (tmp_path / "out/.eosin/bands").symlink_to(tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"\.eosin/bands: must be this program's own folder"):
+        ownership.make_private(tmp_path / "out", "bands/a.bands")
+
+
 def test_a_record_from_elsewhere_claims_nothing_outside(
     publish: Callable[..., Item], tmp_path: Path
 ) -> None:

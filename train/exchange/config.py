@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+KIND = "export"  # private folder of the record
 SAFETENSORS, ONNX = ".safetensors", ".onnx"  # endings of exported files
 
 

@@ -4,6 +4,7 @@ A level is written strip by strip. The rows of the next level are made from the 
 and wait in a file, so that memory holds a few strips whatever the image's height.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import tifffile
 
 TILE_PX = 512
+NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 SMALLEST_PX = 1024  # a level with no side longer has none below it
 SPOOLED_BYTES = 2**20  # of a level that waits in memory; a larger one goes to disk
 CLASSIC_BYTES = 2**31  # classic TIFs end at 4 GiB; leave room for data that grows in compression
@@ -41,7 +43,8 @@ def write_pyramid(
     """
     shapes = level_shapes(shape_CHW)
     axes = "CYX" if len(names) > 1 else "YX"
-    metadata: dict[str, Any] = {"axes": axes, "Channel": {"Name": list(names)}}
+    channels = {"Name": [name_in_xml(name) for name in names]}
+    metadata: dict[str, Any] = {"axes": axes, "Channel": channels}
     if mpp:
         metadata |= {f"PhysicalSize{axis}": mpp for axis in "XY"}
         metadata |= {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
@@ -70,6 +73,11 @@ def write_pyramid(
 def resolution_tags(mpp: float) -> dict[str, Any]:
     """Return what tifffile is to write of a resolution, in micrometres per px."""
     return {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+
+
+def name_in_xml(name: str) -> str:
+    """Escape the characters that no XML may hold, and that no parser of OME takes."""
+    return NOT_IN_XML.sub(lambda match: f"\\x{ord(match[0]):02x}", name)
 
 
 def level_shapes(shape_CHW: tuple[int, int, int]) -> list[tuple[int, int, int]]:

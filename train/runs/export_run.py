@@ -12,7 +12,7 @@ from data_prep.images import image_files, tiles
 from data_prep.raw import BadInputError
 from model.precision import Precision
 from train.exchange import exported_model, onnx_model
-from train.exchange.config import ONNX, ExportConfig
+from train.exchange.config import KIND, ONNX, ExportConfig
 from train.ranks.distributed import Ranks
 from train.runs.newest import named_or_newest
 from train.runs.run_folder import Run, read_run
@@ -29,7 +29,7 @@ def export_run(config: ExportConfig) -> None:
     out = Path(config.out)
     if out.suffix == ONNX:
         onnx_model.check_packages()
-    item = Item(out.parent, "export", out.name)
+    item = Item(out.parent, KIND, out.name)
     item.check([out.name])
     run = read_run(named_or_newest(config.run))
     model, path, state = run.load_model(config.checkpoint, Ranks(0, 1, CPU))

@@ -20,7 +20,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from common.files import write_atomically
+from common.files import through_no_link, write_atomically
 from data_prep.images.arrays import Image
 from train.metrics.scores import EMPTY, Score, score_text
 from train.runs.history import METRICS, RESTARTS, TRAINING, points, read_restarts
@@ -201,7 +201,7 @@ def memory_mb() -> dict[str, float]:
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """Add a JSON line to a file. Raises ValueError for NaN and infinity, which JSON cannot hold."""
-    with path.open("a") as file:
+    with open(path, "a", opener=through_no_link) as file:
         file.write(json.dumps(values, allow_nan=False) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -89,3 +90,14 @@ def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
         tracemalloc.stop()
     small, large = most_bytes.values()
     assert large < small + 2e6
+
+
+def test_a_class_with_any_name_makes_a_header_that_parsers_take(tmp_path: Path) -> None:
+    """As a table of a stranger may name it."""
+    planes_CHW, file = draw(2, 8, 8), tmp_path / "out.tif"
+    names = ['a\x1b[2J\0\x08<b>&"', "é\ud800\ufffe"]
+    write_pyramid(file, (2, 8, 8), lambda plane, a, b: planes_CHW[plane, a:b], halve_values, names)
+    with tifffile.TiffFile(file) as tif:
+        root = ElementTree.fromstring(tif.ome_metadata)
+    channels = [entry.get("Name") for entry in root.iter() if entry.tag.endswith("}Channel")]
+    assert channels == [r"a\x1b[2J\x00\x08" + '<b>&"', r"é\xd800\xfffe"]
