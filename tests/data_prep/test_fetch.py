@@ -27,7 +27,7 @@ from common.command_line import UserError
 from data_prep import __main__ as data_prep_main
 from data_prep import download, synthetic
 from data_prep.download import RemoteFile
-from data_prep.fetch import main
+from data_prep.fetch import main, remote_file
 from tests.data_prep.figshare import Figshare, Stored
 
 pytestmark = pytest.mark.timeout(120)
@@ -295,6 +295,20 @@ class TestApi:
         assert code == 1
         assert "would lie outside of the folder" in errors
         assert [*tmp_path.iterdir()] == []
+
+    def test_a_list_that_does_not_end_is_not_read_for_ever(
+        self, fetch: Callable, figshare: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("data_prep.fetch.PAGE_SIZE", 1)
+        monkeypatch.setattr("data_prep.fetch.MOST_PAGES", 2)
+        code, _, errors = fetch(figshare(*(Stored(f"{n}.txt", b"x") for n in range(3))))
+        assert code == 1
+        assert "lists more than 2 files" in errors
+
+    def test_an_address_that_is_none_of_the_web_is_refused_at_once(self) -> None:
+        entry = {"id": 1, "name": "a", "size": 1, "computed_md5": "0" * 32}
+        with pytest.raises(ValueError, match="'file:///etc/passwd' is no address of the web"):
+            remote_file("http://a", entry | {"download_url": "file:///etc/passwd"}, "")
 
     def test_an_article_without_files_is_refused(self, fetch: Callable, figshare: Callable) -> None:
         code, _, errors = fetch(figshare())

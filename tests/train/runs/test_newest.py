@@ -8,7 +8,7 @@ import pytest
 
 from common.command_line import UsageError
 from train.runs import newest
-from train.runs.newest import free_name, named_or_newest, new_run, newest_run
+from train.runs.newest import check_run, free_name, named_or_newest, new_run, newest_run
 
 
 def test_runs_that_start_in_one_second_have_a_folder_each(tmp_path: Path) -> None:
@@ -62,3 +62,16 @@ def test_the_newest_is_the_one_that_was_trained_last(
 def test_where_there_is_none_it_is_said_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="train one: python -m train"):
         newest_run(tmp_path / "runs")
+
+
+def test_a_missing_checkpoint_is_refused_with_those_that_exist(tmp_path: Path) -> None:
+    """Before torch is loaded: tests/test_imports.py keeps this module free of it."""
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "checkpoints/step_00000004").mkdir(parents=True)
+    for name in ("999", "x", "best", "..", "\u00b2", "9" * 5000):
+        with pytest.raises(UsageError, match="there are: latest, best, step_00000004"):
+            check_run(str(tmp_path), name)
+    check_run(str(tmp_path), "4")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UsageError, match="is an exported model and holds one only"):
+        check_run(str(tmp_path / "model.safetensors"), "4")
