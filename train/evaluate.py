@@ -17,7 +17,8 @@ from common import command_line
 from common.command_line import UsageError
 from common.help_text import help_text
 from train.evaluation.config import EvaluateConfig
-from train.runs.newest import check_run
+from train.runs.history import check_history
+from train.runs.newest import check_run, newest_run
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"raw={config.raw}: no such folder")
     for run in config.runs or [config.run]:
         check_run(run, config.checkpoint)
+        check_history(Path(run) if run else newest_run())  # the report needs it last
     if config.out and Path(config.out).is_file():
         raise UsageError(f"out={config.out}: is a file; name a folder")
     from train.evaluation.run_evaluation import evaluate_and_report  # here: it takes seconds
