@@ -47,12 +47,10 @@ class MaskImageReader(AnnotationReader[MaskFile]):
     def classes_in(self, parsed: MaskFile, classes: Sequence[str]) -> set[str]:
         """Return the classes whose value some pixel has."""
         found: set[str] = set()
-        strips = [
-            Box(0, top, parsed.width_px, min(STRIP_PX, parsed.height_px - top))
-            for top in range(0, parsed.height_px, STRIP_PX)
-        ]
         with open_image(parsed.path) as mask:
-            for strip in strips:
+            rows = max(STRIP_PX, mask.segment_px[0])  # none is decoded twice
+            for top in range(0, parsed.height_px, rows):
+                strip = Box(0, top, parsed.width_px, min(rows, parsed.height_px - top))
                 label_HW = labels_of(mask.read_labels(strip), classes)
                 found |= {classes[label - 1] for label in np.unique(label_HW).tolist() if label}
         return found

@@ -88,7 +88,7 @@ def ycbcr_to_rgb(pixels: Image) -> Image:
     half = 1 << 15
     converted = (
         luma + ((91881 * red + half) >> 16),
-        luma + ((-22554 * blue - 46802 * red + half) >> 16),
+        luma + ((-22553 * blue - 46802 * red + half) >> 16),
         luma + ((116130 * blue + half) >> 16),
     )
     return np.clip(np.stack(converted, axis=-1), 0, 255).astype(np.uint8)

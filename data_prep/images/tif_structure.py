@@ -29,12 +29,12 @@ OTHERS = {STRIP_OFFSETS, STRIP_COUNTS, COLOUR_MAP, TILE_OFFSETS, TILE_COUNTS, EX
 OTHERS |= {COEFFICIENTS, SUBSAMPLING, REFERENCE, 292, 347}
 WHOLE_NUMBERS = (1, 3, 4, 16)  # types of tags: BYTE, SHORT, LONG, LONG8
 
-NOT_COMPRESSED, CCITT, LZW, JPEG, PACKBITS = 1, (2, 3, 4), 5, 7, 32773
+NOT_COMPRESSED, GROUP_4, LZW, JPEG, PACKBITS = 1, 4, 5, 7, 32773
 DEFLATE, LZMA, ZSTD, JPEG_2000, WEBP = (8, 32946), 34925, 50000, (33003, 33005, 34712), 50001
 PICTURES = (JPEG, *JPEG_2000, WEBP)
 WITH_PREDICTOR = (LZW, *DEFLATE, LZMA, ZSTD)
 MOST_EXPANSION = {
-    **dict.fromkeys(CCITT, 2**20),  # a white row is a bit
+    GROUP_4: 2**20,  # a white row is a bit
     LZW: 2560,  # a code of 12 bits is at most 3,838 bytes
     JPEG: 1024,  # an empty block of 64 values is a bit
     PACKBITS: 64,
@@ -123,7 +123,9 @@ def check_kind(page: TiffPage) -> None:
         )
     if page.predictor not in ((1, 2) if compression in WITH_PREDICTOR else (1,)):
         raise BadInputError(f"damaged: predictor {page.predictor} with compression {name}")
-    if page.fillorder not in (1, 2) or page.planarconfig not in (1, 2):
+    if page.fillorder not in (
+        (1,) if compression == GROUP_4 else (1, 2)
+    ) or page.planarconfig not in (1, 2):
         raise BadInputError(
             f"damaged: FillOrder {page.fillorder}, PlanarConfiguration {page.planarconfig}"
         )
@@ -131,7 +133,7 @@ def check_kind(page: TiffPage) -> None:
         raise BadInputError(
             f"samples of {page.bitspersample} bits, format {page.sampleformat}: expected 8 or 16"
         )
-    needed = {JPEG: 8, WEBP: 8, **dict.fromkeys(CCITT, 1)}.get(compression, page.bitspersample)
+    needed = {JPEG: 8, WEBP: 8, GROUP_4: 1}.get(compression, page.bitspersample)
     if page.bitspersample != needed or (page.predictor == 2 and page.bitspersample % 8):
         raise BadInputError(f"damaged: {page.bitspersample} bits a sample with compression {name}")
 
@@ -168,7 +170,9 @@ def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
     height = layout.down * layout.segment_height if page.is_tiled else layout.height_px
     claimed = layout.num_planes * height * layout.across * layout.row_bytes
     if claimed > num_bytes * most:
-        raise BadInputError(f"damaged: {num_bytes} bytes cannot hold {claimed} bytes of pixels")
+        raise BadInputError(
+            f"damaged or cut short: {num_bytes} bytes cannot hold {claimed} bytes of pixels"
+        )
     offsets, counts = (
         np.minimum(np.array(listed, np.uint64), 2**62).astype(np.int64)
         for listed in (page.dataoffsets, page.databytecounts)
@@ -205,6 +209,6 @@ def check_listed(page: TiffPage, layout: Layout, kind: str) -> None:
         listed |= {page.tags[code].count if code in page.tags else 0 for code in mine}
         if any(code in page.tags for code in others):
             raise BadInputError("damaged: has both strips and tiles")
-    if listed != {num_needed}:
+    if wrong := listed - {num_needed}:
         size = f"{layout.width_px} x {layout.height_px} px"
-        raise BadInputError(f"damaged: lists {min(listed)} {kind}, but {size} need {num_needed}")
+        raise BadInputError(f"damaged: lists {min(wrong)} {kind}, but {size} need {num_needed}")

@@ -14,7 +14,7 @@ from common.command_line import UsageError
 from data_prep.annotations.mask_images import MaskImageReader
 from data_prep.annotations.reader import Annotation
 from data_prep.config import PrepConfig
-from data_prep.images import image_files
+from data_prep.images import png_jpg
 from data_prep.images.arrays import Box
 from data_prep.images.tiles import Tile, whole
 from data_prep.raw import BadFile, BadInputError, Field
@@ -58,6 +58,7 @@ WRITERS: dict[str, Any] = {
     ),
     "grey.tif": tifffile.imwrite,
     "palette.tif": palette_tif,
+    "one_bit.tif": lambda path, labels: Image.fromarray(labels > 0).save(path),
     "32_bit.tiff": lambda path, labels: tifffile.imwrite(path, labels.astype(np.int32)),
     "tiled.tif": lambda path, labels: tifffile.imwrite(
         path, labels, tile=(16, 16), compression="deflate"
@@ -65,7 +66,7 @@ WRITERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "one_bit.tif"])
 def test_value_k_is_the_kth_class_however_it_is_stored(
     labels: np.ndarray, tmp_path: Path, name: str
 ) -> None:
@@ -87,7 +88,7 @@ def test_every_connected_part_is_a_nucleus_at_its_middle(
 
 @pytest.mark.parametrize(
     ("name", "stored"),
-    [("grey.png", np.uint8(1)), ("grey.tif", np.uint8(255)), ("grey.tif", np.bool_(True))],
+    [("grey.png", np.uint8(1)), ("grey.tif", np.uint8(255)), ("one_bit.tif", np.bool_(True))],
 )
 def test_a_single_class_may_be_1_or_255(
     labels: np.ndarray, tmp_path: Path, name: str, stored: np.generic
@@ -140,21 +141,61 @@ def test_a_file_cut_short_is_refused(
     WRITERS["grey." + name[2:]](tmp_path / name, np.random.default_rng(0).permutation(labels))
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) * part // 100])
-    with pytest.raises(BadInputError, match="cut short"):
+    with pytest.raises(BadInputError, match=r"cut short|is empty"):
         read(tmp_path / name, {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "group4"])
+def test_of_one_bit_what_the_file_calls_white_is_followed(
+    labels: np.ndarray, tmp_path: Path, compression: str
+) -> None:
+    """Pillow turns the values round where it writes that 0 is white."""
+    image = Image.fromarray(labels > 0)
+    image.save(tmp_path / "a.tif", tiffinfo={262: 0}, compression=compression)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert tif.pages.first.photometric == 0
+    found = read(tmp_path / "a.tif", {"tumor": 255})
+    assert np.array_equal(found.areas_HW, np.where(np.asarray(image), 255, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.bool_])
+def test_where_programs_disagree_on_what_is_background_the_mask_is_refused(
+    labels: np.ndarray, tmp_path: Path, dtype: Any
+) -> None:
+    """ImageJ's inverting LUT, and tifffile, which calls 0 white for each array of bool."""
+    tifffile.imwrite(tmp_path / "a.tif", (labels > 0).astype(dtype), photometric="miniswhite")
+    with pytest.raises(BadInputError, match="0 is white"):
+        read(tmp_path / "a.tif", {"tumor": 255})
+
+
+def test_a_mask_is_turned_as_its_image_would_be(labels: np.ndarray, tmp_path: Path) -> None:
+    extra = [(274, "H", 1, 3, True)]
+    tifffile.imwrite(tmp_path / "a.tif", labels[::-1, ::-1].copy(), extratags=extra)
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(labels[::-1, ::-1].copy()).save(tmp_path / "a.png", exif=exif)
+    for name in ("a.tif", "a.png"):
+        found = read(tmp_path / name, {"tumor": 1, "lumen": 2})
+        assert np.array_equal(found.areas_HW, labels)
+
+
+def test_a_jpg_is_no_mask_whatever_it_is_called(labels: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(labels).save(tmp_path / "a.png", "JPEG")
+    with pytest.raises(BadInputError, match="is a JPG"):
+        read(tmp_path / "a.png", {"tumor": 1, "lumen": 2})
 
 
 @pytest.fixture
 def num_decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many PNG were decoded so far."""
-    decoded, decode = [], image_files.decode_stored
+    decoded, decode = [], png_jpg.decode_labels
 
     def noting(path: Path) -> np.ndarray:
         decoded.append(path)
         return decode(path)
 
-    monkeypatch.setattr(image_files, "decode_stored", noting)
-    monkeypatch.setattr(image_files, "latest_stored", image_files.Latest(noting))
+    monkeypatch.setattr(png_jpg, "decode_labels", noting)
+    monkeypatch.setattr(png_jpg, "latest_labels", png_jpg.Latest(noting))
     return lambda: len(decoded)
 
 
@@ -168,7 +209,7 @@ def test_the_classes_of_a_large_mask_are_found_by_strips(
     parsed = READER.parse(Field("a-1", "a", tmp_path / name, tmp_path / name))
     assert READER.classes_in(parsed, ["tumor", "lumen"]) == {"lumen"}
     assert num_decoded() == (name == "a.png"), "a PNG once, not once a strip"
-    assert image_files.latest_stored.pixels is None, "whoever looks for classes makes no tiles"
+    assert png_jpg.latest_labels.pixels is None, "whoever looks for classes makes no tiles"
 
 
 def test_of_a_png_that_is_not_cut_nothing_is_kept(
@@ -177,7 +218,7 @@ def test_of_a_png_that_is_not_cut_nothing_is_kept(
     Image.fromarray(labels).save(tmp_path / "a.png")
     read(tmp_path / "a.png", {"tumor": 1, "lumen": 2})
     assert num_decoded() == 1
-    assert image_files.latest_stored.pixels is None
+    assert png_jpg.latest_labels.pixels is None
 
 
 def test_a_png_is_decoded_once_for_all_tiles(
