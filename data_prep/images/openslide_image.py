@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.images.arrays import Box, Image
-from data_prep.images.image_files import ImageFile
+from data_prep.images.image_file import ImageFile
 from data_prep.images.resolution import believed
 from data_prep.raw import BadInputError
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from data_prep.images.arrays import Box, Image
-from data_prep.images.image_files import PNG_START, ImageFile, codec_errors_explained
+from data_prep.images.image_file import ImageFile, codec_errors_explained
 from data_prep.images.resolution import mpp_of_picture
 from data_prep.images.samples import Extra, Meaning, to_labels, to_rgb, turned
 from data_prep.images.tif_structure import DEFLATE, JPEG, MOST_EXPANSION
@@ -21,6 +21,7 @@ from data_prep.raw import BadInputError
 
 PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack
 
+PNG_START, JPG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 ORIENTATION = 274
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # colour types of PNG
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from data_prep.images.arrays import Box, Image
-from data_prep.images.image_files import ImageFile
+from data_prep.images.image_file import ImageFile
 from data_prep.images.resolution import is_same
 from data_prep.raw import BadInputError
 

@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from tifffile import TiffFile, TiffPage
 
 from data_prep.images.arrays import Box, Image
-from data_prep.images.image_files import ImageFile, codec_errors_explained
+from data_prep.images.image_file import ImageFile, codec_errors_explained
 from data_prep.images.resolution import mpp_of_tif
 from data_prep.images.samples import Extra, Meaning, stored_box, to_labels, to_rgb, turned
 from data_prep.images.tif_pages import Level, picture_levels

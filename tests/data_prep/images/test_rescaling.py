@@ -11,7 +11,8 @@ from PIL import Image
 
 from data_prep.images import rescaling
 from data_prep.images.arrays import Box
-from data_prep.images.image_files import ImageFile, open_image
+from data_prep.images.image_file import ImageFile
+from data_prep.images.image_files import open_image
 from data_prep.images.rescaling import Axis, Rescaled, at_resolution, resample
 from data_prep.raw import BadInputError
 
