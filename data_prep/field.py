@@ -22,7 +22,8 @@ from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant, plan_variants
 from data_prep.config import MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
-from data_prep.images import encoding, image_files, masks
+from data_prep.image_files.open_image import open_image
+from data_prep.images import encoding, masks
 from data_prep.images.arrays import Image, Mask, PointsPx
 from data_prep.images.rescaling import at_resolution
 from data_prep.images.tiles import Tile, inside_only, outside_only, tissue_fraction, whole
@@ -119,7 +120,7 @@ def read_image(task: FieldTask) -> tuple[Image, Tile]:
     """Read the field's pixels, and return the tile of the image that they are. Raises
     BadInputError."""
     path, white, mpp = task.field.image, task.config.uint16_white, task.config.mpp
-    with image_files.open_image(path, white) as file:
+    with open_image(path, white) as file:
         image = at_resolution(file, mpp, otherwise_mpp=mpp)
         if task.tile:
             return image.read(task.tile.box), task.tile

@@ -28,7 +28,15 @@ LIBRARIES = (
     "tifffile",
 )
 # Folders and files of this package whose code may change one; common/seeds.py may too
-CODE = ("annotations/[!_]*", "augment/[!_]*", "images/[!_]*", "config", "field", "raw")
+CODE = (
+    "annotations/[!_]*",
+    "augment/[!_]*",
+    "images/[!_]*",
+    "image_files/[!_]*",
+    "config",
+    "field",
+    "raw",
+)
 
 # Settings that do not affect any prepared byte
 WHERE_AND_HOW = ("raw", "out", "config", "workers", "share", "pack")

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.annotations.reader import Annotation, AnnotationReader
+from data_prep.image_files.open_image import open_image, read_size
 from data_prep.images.arrays import Box, Mask, PointsN2
-from data_prep.images.image_files import open_image, read_size
 from data_prep.images.masks import BINARY_LABEL
 from data_prep.images.rescaling import Rescaled
 from data_prep.images.tiles import Tile

@@ -11,7 +11,7 @@ from statistics import median_low
 
 from common.command_line import UsageError, counted
 from data_prep.config import PrepConfig
-from data_prep.images.image_files import open_image
+from data_prep.image_files.open_image import open_image
 from data_prep.images.rescaling import at_resolution
 from data_prep.images.resolution import is_same
 from data_prep.raw import BadInputError, Field

@@ -23,7 +23,8 @@ from data_prep.annotations.formats import READERS
 from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant
 from data_prep.config import PrepConfig
-from data_prep.images import encoding, image_files, masks
+from data_prep.image_files.open_image import read_image
+from data_prep.images import encoding, masks
 from data_prep.raw import Field
 from tests import ranks as real_ranks
 
@@ -62,7 +63,7 @@ def fields_of(raw: Path) -> list[Field]:
 
 def variant_of(field: Field) -> Annotated:
     """A field, bent."""
-    image_HWC = image_files.read_image(field.image)
+    image_HWC = read_image(field.image)
     points = brecahad.decode_points(field.annotation.read_bytes(), *image_HWC.shape[:2])
     mask_HW = masks.paint_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     elastic = Variant(1, "elastic", 1, {"rms_px": 3.0, "sigma_px": 10.0})

@@ -21,8 +21,8 @@ import numpy as np
 import tifffile
 import torch
 
+from data_prep.image_files.open_image import open_image, read_size
 from data_prep.images.arrays import Box
-from data_prep.images.image_files import open_image, read_size
 from data_prep.images.tiles import tile_starts
 from model.precision import choose_precision
 from tests.benchmarks.slides import arguments, write_inputs

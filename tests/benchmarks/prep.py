@@ -48,7 +48,8 @@ from data_prep.augment.transforms import albumentations  # which does not ask th
 from data_prep.augment.variants import ORIGINAL, Variant, plan_variants
 from data_prep.config import TRANSFORMS, AugmentConfig, PrepConfig, SplitConfig
 from data_prep.field import FieldTask, prepare_field
-from data_prep.images import encoding, image_files, masks
+from data_prep.image_files.open_image import read_image
+from data_prep.images import encoding, masks
 from data_prep.plan import hash_inputs, make_folders, make_task
 from data_prep.raw import Field
 from tests import ranks as real_ranks
@@ -252,7 +253,7 @@ def training_config(raw: Path, out: Path) -> PrepConfig:
 
 def decode_and_encode(field: Field) -> None:
     """The least that must be done."""
-    image_HWC = image_files.read_image(field.image)
+    image_HWC = read_image(field.image)
     points = decode_points(field.annotation.read_bytes(), *image_HWC.shape[:2])
     mask_HW = masks.paint_mask(points, {"tumor": 255}, RADIUS_PX, *image_HWC.shape[:2])
     for _ in range(COPIES):

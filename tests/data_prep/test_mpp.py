@@ -17,7 +17,7 @@ from data_prep import __main__ as data_prep_main
 from data_prep import prepare
 from data_prep.config import PrepConfig
 from data_prep.dataset.manifest import Dataset, read_dataset
-from data_prep.images.image_files import read_image
+from data_prep.image_files.open_image import read_image
 from tests.processes import map_here
 
 WIDTH_UM, HEIGHT_UM = 40, 25

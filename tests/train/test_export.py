@@ -27,7 +27,7 @@ from torch import nn
 
 from common.schema import json_sha256
 from data_prep.dataset.manifest import Dataset
-from data_prep.images.image_files import read_image
+from data_prep.image_files.open_image import read_image
 from model import ModelConfig, build_model
 from tests.conftest import ROOT
 from tests.forked_ranks import ForkedRanks

@@ -22,7 +22,7 @@ from common.command_line import EXIT_STOPPED
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset
 from data_prep.dataset.pack import TrainingPixels
-from data_prep.images.image_files import read_image
+from data_prep.image_files.open_image import read_image
 from model.precision import choose_precision
 from tests import ranks as real_ranks
 from tests.train.curves import read_curve

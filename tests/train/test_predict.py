@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from common.progress import track
 from data_prep import __main__ as data_prep_main
 from data_prep.dataset.manifest import read_dataset
-from data_prep.images.image_files import read_image
+from data_prep.image_files.open_image import read_image
 from model.precision import choose_precision
 from tests.forked_ranks import ForkedRanks
 from tests.train import small_bands

@@ -10,8 +10,8 @@ import pytest
 from data_prep import __main__ as data_prep_main
 from data_prep.dataset.manifest import read_dataset
 from data_prep.dataset.samples import read_sample
+from data_prep.image_files.tif_image import TifImage
 from data_prep.images.arrays import Box, Image
-from data_prep.images.tif_image import TifImage
 from tests.slide_files import write_svs
 from train import __main__ as train_main
 from train import predict

@@ -15,7 +15,8 @@ from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS, check_occurring, reader_of
 from data_prep.dataset.manifest import Dataset, Labelling, Sample
 from data_prep.dataset.samples import read_points, read_sample
-from data_prep.images import image_files, masks
+from data_prep.image_files.open_image import open_image
+from data_prep.images import masks
 from data_prep.images.arrays import Image, Mask, PointsN2, PointsPx
 from data_prep.images.rescaling import at_resolution
 from data_prep.images.tiles import whole
@@ -146,7 +147,7 @@ def mpp_of(image: Path) -> list[float | None]:
     """Return the resolution that an image tells, None for unknown; nothing if the image is bad,
     which reading it reports."""
     try:
-        with image_files.open_image(image) as file:
+        with open_image(image) as file:
             return [file.mpp]
     except BadInputError:
         return []
@@ -170,7 +171,7 @@ def read_raw(
     """
     reader, values = reader_of(labelling), labelling.labels
     try:
-        with image_files.open_image(field.image, labelling.uint16_white) as file:
+        with open_image(field.image, labelling.uint16_white) as file:
             rescaled = at_resolution(file, labelling.mpp, mpp)
             image = rescaled.read(rescaled.whole)
             file_px = file.height_px, file.width_px

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_file import ImageFile
-from data_prep.images.image_files import open_image
 from data_prep.images.rescaling import Rescaled
 from data_prep.images.tiles import tissue_fraction
 from train.prediction.result_files import Task

@@ -10,8 +10,8 @@ import torch
 
 from common import ownership
 from common.command_line import UserError
+from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Image
-from data_prep.images.image_files import open_image
 from data_prep.images.rescaling import at_resolution
 from data_prep.raw import BadInputError, field_name, name_problem
 from model.precision import choose_precision

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from common.command_line import UsageError
 from common.ownership import Item
-from data_prep.images import image_files, tiles
+from data_prep.image_files.open_image import read_image
+from data_prep.images import tiles
 from data_prep.raw import BadInputError
 from model.precision import Precision
 from train.exchange import exported_model, onnx_model
@@ -55,7 +56,7 @@ def field_tiles(check: str, run: Run) -> Iterator[tuple[str, Tensor]]:
     if not check:
         return
     try:
-        image_HWC = image_files.read_image(Path(check), run.data.labelling.uint16_white)
+        image_HWC = read_image(Path(check), run.data.labelling.uint16_white)
     except BadInputError as error:
         raise UsageError(f"check={check}: {error}") from None
     precision = Precision(CPU, "off", "contiguous")

@@ -21,8 +21,8 @@ from data_prep import prepare as prepare_module
 from data_prep.annotations.formats import READERS
 from data_prep.config import AugmentConfig, PrepConfig, SplitConfig
 from data_prep.dataset.manifest import Sample, read_dataset
+from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Box
-from data_prep.images.image_files import open_image
 from data_prep.prepare import Summary
 from data_prep.raw import BadInputFilesError
 

@@ -14,7 +14,7 @@ from common.command_line import UsageError
 from data_prep.annotations.mask_images import MaskImageReader
 from data_prep.annotations.reader import Annotation
 from data_prep.config import PrepConfig
-from data_prep.images import png_jpg
+from data_prep.image_files import png_jpg
 from data_prep.images.arrays import Box
 from data_prep.images.tiles import Tile, whole
 from data_prep.raw import BadFile, BadInputError, Field

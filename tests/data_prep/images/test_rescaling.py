@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from data_prep.image_files.open_image import open_image
 from data_prep.images import rescaling
 from data_prep.images.arrays import Box
 from data_prep.images.image_file import ImageFile
-from data_prep.images.image_files import open_image
 from data_prep.images.rescaling import Axis, Rescaled, at_resolution, resample
 from data_prep.raw import BadInputError
 

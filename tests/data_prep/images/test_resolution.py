@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from data_prep.images.image_files import open_image
+from data_prep.image_files.open_image import open_image
 from data_prep.images.resolution import told_by_ome
 from data_prep.raw import BadInputError
 

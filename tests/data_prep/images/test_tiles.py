@@ -16,7 +16,7 @@ from common.command_line import UserError
 from common.workers import WorkerError
 from data_prep.config import AugmentConfig, PrepConfig, ScaleConfig, SplitConfig
 from data_prep.dataset.manifest import Sample, read_dataset
-from data_prep.images import image_files
+from data_prep.image_files.open_image import open_image, read_image, read_size
 from data_prep.images.arrays import Box
 from data_prep.images.tiles import (
     Tile,
@@ -57,7 +57,7 @@ def test_tiles_cover_an_image_with_their_overlap(
 
 def read_part(path: Path, box: Box) -> np.ndarray:
     """A part of an image file."""
-    with image_files.open_image(path) as image:
+    with open_image(path) as image:
         return image.read(box)
 
 
@@ -245,9 +245,9 @@ def test_a_part_is_read_of_every_kind_of_file(
 ) -> None:
     write(slide, tmp_path / "a")
     (path,) = tmp_path.iterdir()
-    assert image_files.read_size(path) == (HEIGHT, WIDTH)
+    assert read_size(path) == (HEIGHT, WIDTH)
     part = read_part(path, Box(100, 50, 200, 120))
-    assert np.array_equal(part, image_files.read_image(path)[50:170, 100:300])
+    assert np.array_equal(part, read_image(path)[50:170, 100:300])
 
 
 def test_a_tile_of_a_large_tif_takes_the_memory_of_a_tile(tmp_path: Path) -> None:

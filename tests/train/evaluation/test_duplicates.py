@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.images.image_files import read_image
+from data_prep.image_files.open_image import read_image
 from train.evaluation.duplicates import (
     NEAR_BITS,
     agreement,

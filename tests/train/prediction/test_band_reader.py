@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from data_prep.images import image_files
+from data_prep.image_files.open_image import read_image
 from data_prep.raw import BadInputError
 from train import predict
 from train.config import TileConfig
@@ -88,7 +88,7 @@ def test_of_a_pyramid_the_tiles_of_glass_are_not_read(most_px: int, tmp_path: Pa
     num = spoil(path, lambda y, x: not (90 - far < y < 230 + 51 and 200 - far < x < 330 + 51))
     assert num > 15
     with pytest.raises(BadInputError):
-        image_files.read_image(path)
+        read_image(path)
     task, reader = task_of(path, most_px), BandReader(65535, 0.01)
     for band in task.bands:
         band_HWC, tissue = reader.read(task, band)

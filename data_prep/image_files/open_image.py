@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from data_prep.image_files.openslide_image import START_BYTES, is_slide, open_slide
+from data_prep.image_files.png_jpg import JPG_START, PNG_START, DecodedImage
+from data_prep.image_files.tif_image import TifImage
+from data_prep.image_files.tif_pages import open_tif
 from data_prep.images.arrays import Image
 from data_prep.images.image_file import ImageFile, codec_errors_explained
-from data_prep.images.openslide_image import START_BYTES, is_slide, open_slide
-from data_prep.images.png_jpg import JPG_START, PNG_START, DecodedImage
-from data_prep.images.tif_image import TifImage
-from data_prep.images.tif_pages import open_tif
 from data_prep.raw import BadInputError
 
 TIF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

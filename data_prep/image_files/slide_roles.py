@@ -7,7 +7,7 @@ from xml.parsers import expat
 
 from tifffile import TiffPage
 
-from data_prep.images.tif_descriptions import Role, Told, parse_xml, refuse_stack, told_by
+from data_prep.image_files.tif_descriptions import Role, Told, parse_xml, refuse_stack, told_by
 from data_prep.raw import BadInputError
 
 REDUCED, MASK = 1, 4  # bits of NewSubfileType

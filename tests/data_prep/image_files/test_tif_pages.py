@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from data_prep.images.tif_pages import open_tif, picture_levels
+from data_prep.image_files.tif_pages import open_tif, picture_levels
 from data_prep.raw import BadInputError
 from tests.slide_files import write_pyramid
 

@@ -14,10 +14,10 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
+from data_prep.image_files.open_image import open_image
+from data_prep.image_files.openslide_image import is_slide, open_slide
+from data_prep.image_files.tif_pages import open_tif, picture_levels
 from data_prep.images.arrays import Box
-from data_prep.images.image_files import open_image
-from data_prep.images.openslide_image import is_slide, open_slide
-from data_prep.images.tif_pages import open_tif, picture_levels
 from data_prep.raw import BadInputError
 from tests import slide_files
 from tests.dicom_file import write_dicom
@@ -242,7 +242,7 @@ class TestOpenSlide:
         code = (
             "import sys; sys.modules['openslide'] = None\n"
             "from pathlib import Path\n"
-            "from data_prep.images.openslide_image import open_slide\n"
+            "from data_prep.image_files.openslide_image import open_slide\n"
             f"with open_slide(Path({str(tmp_path / 'a.dcm')!r})): pass"
         )
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

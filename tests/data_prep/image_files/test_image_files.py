@@ -20,11 +20,11 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from data_prep.images import png_jpg
+from data_prep.image_files import png_jpg
+from data_prep.image_files.open_image import open_image, read_image
+from data_prep.image_files.png_jpg import Latest
 from data_prep.images.arrays import Box, Image
 from data_prep.images.encoding import encode_image, encode_mask
-from data_prep.images.image_files import open_image, read_image
-from data_prep.images.png_jpg import Latest
 from data_prep.raw import BadInputError
 
 HEIGHT, WIDTH = 120, 160

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from tifffile import TiffFile, TiffPage
 
-from data_prep.images.slide_roles import plain_role, told_of
-from data_prep.images.tif_descriptions import Role
+from data_prep.image_files.slide_roles import plain_role, told_of
+from data_prep.image_files.tif_descriptions import Role
 from data_prep.raw import BadInputError
 
 MAX_PAGES = 256

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
+from data_prep.image_files.samples import Extra, Meaning, to_labels, to_rgb, turned
+from data_prep.image_files.tif_structure import DEFLATE, JPEG, MOST_EXPANSION
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_file import ImageFile, codec_errors_explained
 from data_prep.images.resolution import mpp_of_picture
-from data_prep.images.samples import Extra, Meaning, to_labels, to_rgb, turned
-from data_prep.images.tif_structure import DEFLATE, JPEG, MOST_EXPANSION
 from data_prep.raw import BadInputError
 
 PillowImage.MAX_IMAGE_PIXELS = None  # large images are what is asked for, not an attack

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageOps
 
+from data_prep.image_files.open_image import open_image, read_image, read_size
 from data_prep.images.arrays import Box
-from data_prep.images.image_files import open_image, read_image, read_size
 from data_prep.raw import BadInputError
-from tests.data_prep.images.tif_files import packed, tif_bytes
+from tests.data_prep.image_files.tif_files import packed, tif_bytes
 
 HEIGHT, WIDTH = 37, 53
 ENCODERS: dict[int, Any] = {

@@ -10,12 +10,9 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 from tifffile import TiffFile, TiffPage
 
-from data_prep.images.arrays import Box, Image
-from data_prep.images.image_file import ImageFile, codec_errors_explained
-from data_prep.images.resolution import mpp_of_tif
-from data_prep.images.samples import Extra, Meaning, stored_box, to_labels, to_rgb, turned
-from data_prep.images.tif_pages import Level, picture_levels
-from data_prep.images.tif_structure import (
+from data_prep.image_files.samples import Extra, Meaning, stored_box, to_labels, to_rgb, turned
+from data_prep.image_files.tif_pages import Level, picture_levels
+from data_prep.image_files.tif_structure import (
     COEFFICIENTS,
     COLOUR_MAP,
     EXTRA,
@@ -30,6 +27,9 @@ from data_prep.images.tif_structure import (
     Layout,
     checked_layout,
 )
+from data_prep.images.arrays import Box, Image
+from data_prep.images.image_file import ImageFile, codec_errors_explained
+from data_prep.images.resolution import mpp_of_tif
 from data_prep.raw import BadInputError
 
 COLOURS: dict[int, Literal["grey", "rgb", "palette", "ycbcr"]] = {
