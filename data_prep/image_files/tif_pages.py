@@ -142,7 +142,7 @@ def page_trees(tif: TiffFile) -> list[list[TiffPage]]:
 def listed_offsets(tif: TiffFile) -> Iterator[int]:
     """Yield where each page begins. Raises BadInputError if the list leaves the file."""
     if not tif.pages:
-        raise BadInputError("holds no picture")
+        raise BadInputError("cut short: holds no picture")
     file, form = tif.filehandle, tif.tiff
     offset = int(tif.pages.first.offset)
     while offset:
