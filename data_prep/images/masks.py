@@ -46,6 +46,20 @@ def channel_values(values: Iterable[int]) -> list[int]:
     return sorted(set(values))
 
 
+def channel_names(labels: Mapping[str, int]) -> list[str]:
+    """Name each channel of logits: its class, or its classes where they share a mask value."""
+    values = channel_values(labels.values())
+    return ["+".join(name for name in labels if labels[name] == value) for value in values]
+
+
 def channels_of(mask_HW: Mask, values: Sequence[int]) -> npt.NDArray[np.bool_]:
     """Return CHW bool: for each of the mask values, which pixels have it."""
     return np.stack([mask_HW == value for value in values])
+
+
+def numbers_of(is_class_CHW: npt.NDArray[np.bool_]) -> Mask:
+    """Return HW uint8: 0 where there is no class, else 1 for the first channel and so on.
+
+    The first counts where a pixel is of several classes.
+    """
+    return np.where(is_class_CHW.any(axis=0), is_class_CHW.argmax(axis=0) + 1, 0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Find the outlines of masks: paint them into images, or write them as paths of an SVG."""
+"""Find the outlines of masks: paint them into images, or write them as SVG paths. Paint dots."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.images.arrays import Image
+from data_prep.images.arrays import Image, Mask, PointsN2
+from data_prep.images.class_colours import HALO, Colour, colour_of
 
 Bools = npt.NDArray[np.bool_]
 
-GREEN = (0, 158, 115)
-"""RGB, from Okabe & Ito's palette for every kind of colour vision."""
 TOLERANCE_PX = 0.7
 """How far a path may leave the border, so that it needs fewer corners."""
 
@@ -25,10 +24,34 @@ def find_contours(mask_HW: Bools) -> Iterator[npt.NDArray[np.int32]]:
     yield from (np.asarray(contour[:, 0], np.int32) for contour in contours)
 
 
-def paint_outlines(image_HWC: Image, mask_HW: Bools, width_px: int = 1) -> None:
-    """Paint the outlines of a mask in GREEN into an image of the same size, HWC uint8 RGB."""
-    smoothing = cv2.LINE_AA if width_px == 1 else cv2.LINE_8
-    cv2.drawContours(image_HWC, [*find_contours(mask_HW)], -1, GREEN, width_px, smoothing)
+def paint_outlines(
+    image_HWC: Image, class_HW: Mask, reach_px: int = 0, has_halo: bool = True
+) -> None:
+    """Paint the outlines of every class in its colour into an image of the same size, HWC uint8.
+
+    `class_HW` is 0, or 1 for the first class and so on. Lines reach `reach_px` to either side of a
+    class's outermost pixels, and a dark halo 1 px farther, which sets them off. All halos come
+    first, so that none covers the line of another class.
+    """
+    numbers = np.flatnonzero(np.bincount(class_HW.ravel()))
+    contours = {n: [*find_contours(class_HW == n)] for n in numbers.tolist() if n}
+    if has_halo:
+        for lines in contours.values():
+            cv2.drawContours(image_HWC, lines, -1, HALO, thickness(reach_px + 1))
+    for number, lines in contours.items():
+        cv2.drawContours(image_HWC, lines, -1, colour_of(number - 1), thickness(reach_px))
+
+
+def thickness(reach_px: int) -> int:
+    """Return what OpenCV calls the thickness of a line that is 2 reach_px + 1 wide."""
+    return 2 * reach_px or 1
+
+
+def paint_dots(image_HWC: Image, centres_N2: PointsN2, radius_px: int, colour: Colour) -> None:
+    """Paint a dot with a dark edge at each point, in px of the image, HWC uint8."""
+    for x, y in np.floor(centres_N2 + 0.5).astype(int).tolist():
+        cv2.circle(image_HWC, (x, y), radius_px + 1, HALO, cv2.FILLED)
+        cv2.circle(image_HWC, (x, y), radius_px, colour, cv2.FILLED)
 
 
 def outline_path(mask_HW: Bools, scale: float) -> str:

@@ -1,5 +1,9 @@
-"""Make a contact sheet of a prepared field: its variants with the masks' outlines and points."""
+"""Make a contact sheet of a prepared field: its variants with the masks' outlines and points.
 
+Each class has its colour. Above them is the field's name and, of several classes, a legend.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -9,13 +13,15 @@ from common.command_line import UsageError, counted
 from common.ownership import Item
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_points, read_sample
-from data_prep.images.arrays import Image, Mask, PointsN2
-from data_prep.images.outlines import paint_outlines
+from data_prep.images.arrays import Image, Mask, PointsPx
+from data_prep.images.class_colours import INK, colour_of, legend
+from data_prep.images.masks import channel_names, channel_values
+from data_prep.images.outlines import paint_dots, paint_outlines
 from data_prep.raw import composed
 from data_prep.tools.config import PreviewConfig
 
-ORANGE, INK = (230, 159, 0), (40, 40, 40)
 LABEL_PX, GAP_PX = 24, 6
+REACH_PX = 1  # of outlines, to either side
 
 
 def write_contact_sheet(config: PreviewConfig) -> None:
@@ -47,30 +53,37 @@ def samples_of(dataset: Dataset, field: str) -> list[Sample]:
 
 
 def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_px: int) -> Image:
-    """Lay samples out row by row, HWC uint8, each with its outlines under a line that names it."""
+    """Lay samples out row by row, HWC uint8, each with its outlines under a line that names it.
+
+    The head of the sheet names the field and the classes.
+    """
     labels = dataset.description.labelling.labels
     cells = []
     for sample in samples:
         image_HWC, mask_HW = read_sample(dataset.folder, sample)
         points = read_points(dataset.folder, sample, labels)
-        points_N2 = np.concatenate(list(points.values()))
-        cells.append(labelled(sample, outlined(image_HWC, mask_HW, points_N2, width_px)))
+        cells.append(labelled(sample, outlined(image_HWC, mask_HW, points, labels, width_px)))
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
-    return np.vstack(rows)
+    title = f"{samples[0].field}   {samples[0].case}   {samples[0].split}"
+    return np.vstack([legend(rows[0].shape[1], channel_names(labels), title), *rows])
 
 
-def outlined(image_HWC: Image, mask_HW: Mask, points_N2: PointsN2, width_px: int) -> Image:
-    """Shrink an image; paint each label's outlines and the points into it."""
+def outlined(
+    image_HWC: Image, mask_HW: Mask, points: PointsPx, labels: Mapping[str, int], width_px: int
+) -> Image:
+    """Shrink an image; paint each class's outlines and points into it, in its colour."""
     height_px = max(1, round(image_HWC.shape[0] * width_px / image_HWC.shape[1]))
     small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
     small_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
-    for value in np.unique(small_mask[small_mask > 0]):
-        paint_outlines(small, small_mask == value)
+    values = channel_values(labels.values())
+    class_HW = np.searchsorted([0, *values], small_mask).astype(np.uint8)
+    paint_outlines(small, class_HW, REACH_PX)
     scale = np.array([width_px, height_px]) / image_HWC.shape[1::-1]
-    for x, y in np.floor((points_N2 + 0.5) * scale).astype(int).tolist():
-        cv2.circle(small, (x, y), 1, ORANGE, cv2.FILLED)
+    for name, points_N2 in points.items():
+        colour = colour_of(values.index(labels[name]))
+        paint_dots(small, (points_N2 + 0.5) * scale - 0.5, 1, colour)
     return small
 
 

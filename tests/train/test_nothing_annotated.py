@@ -227,7 +227,7 @@ def test_no_threshold_is_the_best_where_nothing_is_annotated() -> None:
 
 
 def overlay(index: int, dice: float | None) -> Overlay:
-    return Overlay(index, f"f{index}", "1", dice, 1, 1, "", "", "")
+    return Overlay(index, f"f{index}", "1", dice, 1, 1, "", [], [])
 
 
 @pytest.mark.parametrize(

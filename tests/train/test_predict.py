@@ -22,6 +22,7 @@ from common.progress import track
 from data_prep import __main__ as data_prep_main
 from data_prep.dataset.manifest import read_dataset
 from data_prep.image_files.open_image import read_image
+from data_prep.images.class_colours import colour_of
 from model.precision import choose_precision
 from tests.forked_ranks import ForkedRanks
 from tests.train import small_bands
@@ -184,10 +185,17 @@ def test_the_network_sees_rgb_and_its_outline_is_drawn_on_the_image(
     probability_HW = 1 / (1 + np.exp(10 * (image_HWC[..., 0] / 255 - 0.6)))
     assert np.abs(byte_HW - 255 * probability_HW).max() < 0.51
     assert np.array_equal(mask_HW, np.where(image_HWC[..., 0] < 153, 255, 0))
-    outline_HW = (overlay_HWC == (0, 158, 115)).all(axis=-1)
-    assert outline_HW.any()
-    assert np.array_equal(overlay_HWC[~outline_HW], image_HWC[~outline_HW])
-    assert all(mask_HW[int(y), int(x)] for x, y in points_of(out, "Case_1-01"))
+    edge_HW = mask_HW - cv2.erode(mask_HW, np.ones((3, 3), np.uint8)) > 0
+    is_drawn_HW = (overlay_HWC != image_HWC).any(axis=-1)
+    near_HW = cv2.dilate(edge_HW.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert (overlay_HWC[edge_HW] == colour_of(0)).all(axis=-1).mean() > 0.9
+    found = points_of(out, "Case_1-01")
+    for x, y in found:
+        assert mask_HW[int(y), int(x)]
+        assert (overlay_HWC[int(y), int(x)] == colour_of(0)).all()
+        near_HW[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4] = True
+    assert found
+    assert not is_drawn_HW[~near_HW].any()
 
 
 @pytest.mark.usefixtures("bands_of_a_row")

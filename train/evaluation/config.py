@@ -20,8 +20,10 @@ class EvaluateConfig:
     split: str = "test"
     """Split of the run's prepared data set: train, val or test; only original fields count."""
     raw: str = ""
-    """Folder of raw fields (images/ and groundTruth/) to evaluate in place of a split. They must be
-    annotated in the format of the training data (annotations= of data_prep)."""
+    """Folder of raw fields (images/ and groundTruth/) to evaluate in place of a split."""
+    annotations: Literal["", "brecahad", "geojson", "csv", "masks"] = ""
+    """Format of the annotations in raw=; if empty, that of the training data. They must name the
+    classes as the run does; the values of masks are 1 for the run's first class, and so on."""
     mpp: float = 0.0
     """Resolution of the fields of raw= that do not tell theirs, in micrometres per px; 0 for
     unknown. Fields of another resolution than the model's are rescaled with their annotations, and
@@ -58,6 +60,8 @@ class EvaluateConfig:
             raise ValueError(f"mpp={self.mpp}: only with raw=, a prepared data set has its own")
         if not self.match_radius_px >= 0:
             raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
+        if self.annotations and not self.raw:
+            raise ValueError(f"annotations={self.annotations}: is the format of raw=...; give both")
         if self.figures < 0:
             raise ValueError(f"figures={self.figures}: at least 0")
         if self.run and self.runs:

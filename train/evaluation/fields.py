@@ -54,13 +54,18 @@ class Prediction:
     probability_CHW: npt.NDArray[np.float32]
 
     @property
-    def is_annotated(self) -> npt.NDArray[np.bool_]:
-        """(H, W): which pixels are annotated as any class."""
-        return np.asarray(self.truth_CHW.any(axis=0))
+    def annotated_classes(self) -> Mask:
+        """(H, W): the class that each pixel is annotated as, 0 for none, 1 for the first, ..."""
+        return masks.numbers_of(self.truth_CHW)
+
+    def predicted_classes(self, threshold: float) -> Mask:
+        """Return (H, W) in the same numbers: the most probable class above a threshold."""
+        best_CHW = self.probability_CHW == self.probability_CHW.max(axis=0)
+        return masks.numbers_of(best_CHW & self.is_predicted(threshold))
 
     def is_predicted(self, threshold: float) -> npt.NDArray[np.bool_]:
-        """(H, W): which pixels are predicted to be of any class."""
-        return np.asarray((self.probability_CHW > threshold).any(axis=0))
+        """Return (C, H, W): which pixels count as predicted to be of each class."""
+        return np.asarray(self.probability_CHW > threshold)
 
 
 @dataclass(frozen=True)
@@ -113,14 +118,14 @@ def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Image, Mask, list[P
 
 
 def raw_fields(
-    raw: Path, labelling: Labelling, described_in: Path, mpp: float = 0.0
+    raw: Path, labelling: Labelling, described_in: Path | None, mpp: float = 0.0
 ) -> tuple[list[WholeField], list[str]]:
     """Return the fields of a raw folder, to be read and drawn like the training data, and notes on
     their resolution.
 
-    `described_in`: the file that the labelling is from, for messages. `mpp`: the resolution of
-    images that do not tell theirs, 0 for unknown. Raises UserError where a file
-    has no partner, UsageError where a class is in no field.
+    `described_in`: the file that the format of the annotations is from, for messages; None if the
+    user named it. `mpp`: the resolution of images that do not tell theirs, 0 for unknown. Raises
+    UserError where a file has no partner, UsageError where a class is in no field.
     """
     reader = reader_of(labelling)
     expected = expected_format(labelling, described_in)
@@ -134,7 +139,10 @@ def raw_fields(
             f"raw={raw}: {len(bad)} bad file(s); {expected}:\n{listed}\n"
             "Correct them, or give a folder that is annotated in that format"
         )
-    check_occurring(reader, fields, [*labelling.labels], raw)
+    try:
+        check_occurring(reader, fields, [*labelling.labels], raw)
+    except UsageError as error:
+        raise UsageError(f"{error}; the run learned {', '.join(labelling.labels)}") from None
     whole_fields = [
         WholeField(field.name, field.case, partial(read_raw, field, labelling, expected, mpp))
         for field in fields
@@ -153,12 +161,15 @@ def mpp_of(image: Path) -> list[float | None]:
         return []
 
 
-def expected_format(labelling: Labelling, described_in: Path) -> str:
+def expected_format(labelling: Labelling, described_in: Path | None) -> str:
     """Name the format that raw fields must have, and the file that says so, for messages."""
     endings = " or ".join(READERS[labelling.annotations].suffixes)
+    expected = f"expected annotations={labelling.annotations} ({endings})"
+    if described_in is None:
+        return f"{expected}, as given"
     return (
-        f"expected annotations={labelling.annotations} ({endings}), the format of the training"
-        f" data in {described_in}"
+        f"{expected}, the format of the training data in {described_in}; annotations=... names"
+        " another"
     )
 
 

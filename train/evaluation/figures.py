@@ -8,13 +8,27 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from data_prep.images.arrays import Image
-from data_prep.images.outlines import GREEN, Bools
+from common.ownership import Item
+from data_prep.images.arrays import Image, Mask
+from data_prep.images.class_colours import (
+    GREEN,
+    ORANGE,
+    Colour,
+    as_line,
+    colour_of,
+    coloured,
+)
+from data_prep.images.outlines import Bools
+from train.evaluation.fields import FieldResult, Prediction
+from train.metrics.scores import score, score_text
 
-# With GREEN of Okabe & Ito's palette: told apart with any kind of colour vision
-HIT, MISS, FALSE_ALARM = GREEN, (230, 159, 0), (204, 33, 167)
+# With two of Okabe & Ito's palette: told apart with any kind of colour vision
+HIT, MISS, FALSE_ALARM, WRONG_CLASS = GREEN, ORANGE, (204, 33, 167), (20, 40, 230)
+LEGEND_COLUMNS, LEGEND_ROW_INCH = 5, 0.25
 
 # Title, upper end of the axis (None: as it comes), and name in the lines -> label
 PANELS: tuple[tuple[str, float | None, dict[str, str]], ...] = (
@@ -47,44 +61,113 @@ SVG = {
 Points = Sequence[tuple[float, float]]
 
 
-def save_panels(
-    path: Path, title: str, image_HWC: Image, truth_HW: Bools, predicted_HW: Bools
+def figure_names(field: str) -> tuple[str, str]:
+    """Name the files of a field's pictures: panels, and outcome."""
+    return f"{field}_panels.png", f"{field}_outcome.png"
+
+
+def draw(
+    prediction: Prediction,
+    result: FieldResult,
+    threshold: float,
+    names: Sequence[str],
+    item: Item,
 ) -> None:
-    """Save a figure of three panels: input, truth, prediction."""
+    """Save a field's pictures: three panels; and hits, misses, false alarms and wrong classes."""
+    image_HWC, title = prediction.image_HWC, f"{result.name}   Dice {dice_text(result)}"
+    panels, outcome = map(item.make, figure_names(result.name))
+    annotated_HW, predicted_HW = (
+        prediction.annotated_classes,
+        prediction.predicted_classes(threshold),
+    )
+    save_panels(panels, title, image_HWC, annotated_HW, predicted_HW, names)
+    predicted_CHW = prediction.is_predicted(threshold)
+    save_outcome(outcome, title, image_HWC, prediction.truth_CHW, predicted_CHW)
+
+
+def dice_text(result: FieldResult) -> str:
+    """Write a field's Dice; of several classes, say that it is of all together."""
+    of_all = " of all classes" if len(result.counts) > 1 else ""
+    return score_text(score(result.counts)["dice"], 3) + of_all
+
+
+def save_panels(
+    path: Path,
+    title: str,
+    image_HWC: Image,
+    truth_HW: Mask,
+    predicted_HW: Mask,
+    names: Sequence[str],
+) -> None:
+    """Save a figure of three panels: input, truth, prediction, with a legend of several classes.
+
+    `truth_HW` and `predicted_HW` are 0, or 1 for the first of the classes and so on.
+    """
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
-    figure = Figure(figsize=(15, 4.9 * ratio + 0.7), layout="constrained")
-    panels = {"input": image_HWC, "truth": truth_HW, "prediction": predicted_HW}
+    num_rows = -(-len(names) // LEGEND_COLUMNS) if len(names) > 1 else 0
+    height_inch = 4.9 * ratio + 0.7 + LEGEND_ROW_INCH * num_rows
+    figure = Figure(figsize=(15, height_inch), layout="constrained")
+    panels = {
+        "input": image_HWC,
+        "truth": coloured(truth_HW, len(names)),
+        "prediction": coloured(predicted_HW, len(names)),
+    }
     for axes, (name, panel) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        axes.imshow(panel, cmap="gray", vmin=0, interpolation="antialiased")
+        axes.imshow(panel, interpolation="antialiased")
         axes.set_title(name)
         axes.axis("off")
-    figure.suptitle(title)
+    if len(names) > 1:
+        entries = [(name, colour_of(number)) for number, name in enumerate(names)]
+        add_legend(figure, entries, loc="outside lower center", ncols=LEGEND_COLUMNS)
+    figure.suptitle(title, parse_math=False)
     save_png(figure, path)
 
 
 def save_outcome(
-    path: Path, title: str, image_HWC: Image, truth_HW: Bools, predicted_HW: Bools
+    path: Path, title: str, image_HWC: Image, truth_CHW: Bools, predicted_CHW: Bools
 ) -> None:
-    """Save a figure of hits, misses and false alarms over the image, with a legend."""
+    """Save a figure of hits, misses, false alarms and wrong classes over the image, with a legend.
+
+    `truth_CHW` and `predicted_CHW` say which pixels are of each class.
+    """
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
     figure = Figure(figsize=(9, 9 * ratio + 0.9), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(outcome_picture(image_HWC, truth_HW, predicted_HW))
-    for name, colour in (("hit", HIT), ("miss", MISS), ("false alarm", FALSE_ALARM)):
-        axes.plot([], [], "s", color=np.array(colour) / 255, label=name)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
-    axes.set_title(title)
+    axes.imshow(outcome_picture(image_HWC, truth_CHW, predicted_CHW))
+    entries = [("hit", HIT), ("miss", MISS), ("false alarm", FALSE_ALARM)]
+    if len(truth_CHW) > 1:
+        entries.append(("wrong class", WRONG_CLASS))
+    add_legend(axes, entries, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(entries))
+    axes.set_title(title, parse_math=False)
     axes.axis("off")
     save_png(figure, path)
 
 
-def outcome_picture(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools) -> Image:
-    """Lay hits, misses and false alarms over the image at half strength, HWC uint8."""
+def add_legend(where: Figure | Axes, entries: Sequence[tuple[str, Colour]], **more: Any) -> None:
+    """Add a legend of names and their colours. Names are texts, whatever their characters."""
+    squares = [Patch(fc=np.array(colour) / 255, ec=GREY) for _, colour in entries]
+    # written afterwards: as labels, those that begin with _ would be left out
+    made = where.legend(squares, ["-"] * len(squares), frameon=False, **more)
+    for text, (name, _) in zip(made.get_texts(), entries, strict=True):
+        text.set_parse_math(False)
+        text.set_text(as_line(name))
+
+
+def outcome_picture(image_HWC: Image, truth_CHW: Bools, predicted_CHW: Bools) -> Image:
+    """Lay hits, misses, false alarms and wrong classes over the image at half strength, HWC uint8.
+
+    A pixel is a hit where the annotated class alone is predicted. Where another one is, also
+    besides it, it has the wrong class, as the counts of pixels have a false alarm there.
+    """
+    is_annotated_HW, is_predicted_HW = truth_CHW.any(axis=0), predicted_CHW.any(axis=0)
+    is_both_HW = is_annotated_HW & is_predicted_HW
+    is_same_HW = (truth_CHW == predicted_CHW).all(axis=0)
     picture = image_HWC.astype(np.float32)
     for region, colour in (
-        (truth_HW & predicted_HW, HIT),
-        (truth_HW & ~predicted_HW, MISS),
-        (~truth_HW & predicted_HW, FALSE_ALARM),
+        (is_both_HW & is_same_HW, HIT),
+        (is_both_HW & ~is_same_HW, WRONG_CLASS),
+        (is_annotated_HW & ~is_predicted_HW, MISS),
+        (~is_annotated_HW & is_predicted_HW, FALSE_ALARM),
     ):
         picture[region] = 0.5 * picture[region] + 0.5 * np.array(colour, np.float32)
     return picture.round().astype(np.uint8)

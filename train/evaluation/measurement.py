@@ -13,6 +13,7 @@ from common.progress import track
 from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS
 from data_prep.dataset.manifest import Labelling
+from data_prep.images.masks import channel_names
 from model.precision import choose_precision
 from train.checkpoints.digests import model_sha256
 from train.evaluation.baselines import BASELINES, Baseline
@@ -34,10 +35,10 @@ from train.evaluation.fields import (
     measure,
     predict_fields,
 )
-from train.evaluation.figures import save_outcome, save_panels
+from train.evaluation.figures import draw
 from train.evaluation.overlays import Overlay, make_overlay, worst_and_best
 from train.evaluation.summary import summarise, summarise_nuclei, summarise_pixels
-from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score, score_text
+from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score
 from train.metrics.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import Run
@@ -45,6 +46,7 @@ from train.runs.thresholds import (
     NUCLEI_THRESHOLD,
     PIXEL_THRESHOLD,
     choose_threshold,
+    doubt_about_best,
     stored_threshold,
 )
 
@@ -56,6 +58,8 @@ class Chosen:
     """The fields that a run is measured on."""
 
     fields: Sequence[WholeField]
+    truth: Labelling
+    """How their truth is painted."""
     notes: Sequence[str]
     """Warnings about the fields, for the report."""
 
@@ -108,10 +112,11 @@ def evaluate_run(
     )
     total = len(ranks.items_of_rank(fields))
     predictions = track(predictions, total=total, label="evaluate", unit="field")
-    radii_px = disc_radii(run.data.labelling)
-    measured = gather(measure_all(predictions, criteria, radii_px, config.figures, item), ranks)
+    radii_px, names = disc_radii(chosen.truth), channel_names(run.data.labelling.labels)
+    mine = measure_all(predictions, criteria, radii_px, names, config.figures, item)
+    measured = gather(mine, ranks)
 
-    figures = figures_of(measured, run)
+    figures = figures_of(measured, run, radii_px)
     of_nuclei = {
         "radius_px": match_radius_px,
         "threshold": nuclei_threshold,
@@ -124,7 +129,7 @@ def evaluate_run(
         "checkpoint": path.name,
         "step": state["step"],
         "epoch": state["epochs"],
-        "data": {"raw": Path(config.raw).name} if config.raw else {"split": config.split},
+        "data": about_fields(config),
         "threshold": {"value": threshold, "chosen_on": chosen_on},
         **figures,
         "detection": of_nuclei | figures["detection"],
@@ -145,12 +150,14 @@ def measure_all(
     predictions: Iterable[Prediction],
     criteria: Criteria,
     radii_px: Sequence[int],
+    names: Sequence[str],
     num_figures: int,
     item: Item,
 ) -> Measured:
     """Measure predicted fields, and add pictures of the first `num_figures` fields to `item`.
 
     `radii_px`: the radii of discs that predictions are measured against, besides the truth.
+    `names`: those of the classes.
     """
     measured = Measured()
     for prediction in predictions:
@@ -162,7 +169,7 @@ def measure_all(
         measured.overlays.append(overlay_of(prediction, result, criteria.threshold))
         measured.overlays = overlays_to_show(measured, num_figures)
         if prediction.index < num_figures:
-            draw(prediction, result, criteria.threshold, item)
+            draw(prediction, result, criteria.threshold, names, item)
     return measured
 
 
@@ -208,13 +215,21 @@ def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int
     )
 
 
-def figures_of(measured: Measured, run: Run) -> dict[str, Any]:
+def about_fields(config: EvaluateConfig) -> dict[str, str]:
+    """Say in the summary which fields were measured."""
+    if not config.raw:
+        return {"split": config.split}
+    named = {"annotations": config.annotations} if config.annotations else {}
+    return {"raw": Path(config.raw).name, **named}
+
+
+def figures_of(measured: Measured, run: Run, radii_px: Sequence[int]) -> dict[str, Any]:
     """Compute the figures of the network and the baselines, and Dice by radius of discs."""
     seed = run.config.seed
     counts = [check.counts_by_radius for check in measured.checks]
-    by_radius = dice_by_radius(counts, disc_radii(run.data.labelling))
+    by_radius = dice_by_radius(counts, radii_px)
     return {
-        **summarise(measured.results, class_names(run), seed),
+        **summarise(measured.results, channel_names(run.data.labelling.labels), seed),
         "baselines": {
             name: {
                 **summarise_pixels(results, seed),
@@ -235,30 +250,16 @@ def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Crite
 
 
 def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) -> Overlay:
-    """Make a field's picture for the report, all classes as one."""
+    """Make a field's picture for the report."""
     return make_overlay(
         result.index,
         result.name,
         result.case,
         score(result.counts)["dice"],
         prediction.image_HWC,
-        prediction.is_annotated,
+        prediction.truth_CHW,
         prediction.is_predicted(threshold),
     )
-
-
-def figure_names(field: str) -> tuple[str, str]:
-    """Name the files of a field's pictures: panels, and outcome."""
-    return f"{field}_panels.png", f"{field}_outcome.png"
-
-
-def draw(prediction: Prediction, result: FieldResult, threshold: float, item: Item) -> None:
-    """Save a field's pictures: three panels, and hits, misses and false alarms; classes as one."""
-    pictures = (prediction.image_HWC, prediction.is_annotated, prediction.is_predicted(threshold))
-    title = f"{result.name}   Dice {score_text(score(result.counts)['dice'], 3)}"
-    panels, outcome = map(item.make, figure_names(result.name))
-    save_panels(panels, title, *pictures)
-    save_outcome(outcome, title, *pictures)
 
 
 def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:
@@ -272,12 +273,6 @@ def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, A
     if chosen and thresholds != [None, None]:
         listed = ", ".join(sorted(chosen))
         warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
+    if doubt := doubt_about_best(state):
+        warnings.append(doubt)
     return warnings
-
-
-def class_names(run: Run) -> list[str]:
-    """Name each channel of the logits: its class, or its classes if they have one mask value."""
-    labels = run.data.labelling.labels
-    return [
-        "+".join(name for name in labels if labels[name] == value) for value in run.label_values
-    ]

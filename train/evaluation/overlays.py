@@ -27,9 +27,9 @@ class Overlay:
     width_px: int
     height_px: int
     jpg_base64: str
-    truth: str
-    """Outlines as the `d` of an SVG path, in px of the image."""
-    prediction: str
+    truth: list[str]
+    """Outlines of each class as the `d` of an SVG path, in px of the image."""
+    prediction: list[str]
     """Outlines of the prediction in the same form."""
 
 
@@ -39,17 +39,23 @@ def make_overlay(
     case: str,
     dice: Score,
     image_HWC: Image,
-    truth_HW: npt.NDArray[np.bool_],
-    predicted_HW: npt.NDArray[np.bool_],
+    truth_CHW: npt.NDArray[np.bool_],
+    predicted_CHW: npt.NDArray[np.bool_],
 ) -> Overlay:
-    """Make the overlay of a field; one that is wider than WIDTH_PX is shrunk to it."""
+    """Make the overlay of a field; one that is wider than WIDTH_PX is shrunk to it.
+
+    `truth_CHW` and `predicted_CHW` say which pixels are of each class.
+    """
     scale = min(1.0, WIDTH_PX / image_HWC.shape[1])
     size = round(image_HWC.shape[1] * scale), round(image_HWC.shape[0] * scale)
     small_HWC = cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA)
     bgr_HWC = cv2.cvtColor(small_HWC, cv2.COLOR_RGB2BGR)
     _, jpg = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY])
     encoded = base64.b64encode(jpg.tobytes()).decode()
-    outlines = (outline_path(mask_HW, scale) for mask_HW in (truth_HW, predicted_HW))
+    outlines = (
+        [outline_path(mask_HW, scale) for mask_HW in mask_CHW]
+        for mask_CHW in (truth_CHW, predicted_CHW)
+    )
     return Overlay(index, field, case, dice, *size, encoded, *outlines)
 
 

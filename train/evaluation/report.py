@@ -13,6 +13,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from common.command_line import counted
+from data_prep.images.class_colours import Colour, colour_of
 from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
 from train.metrics.scores import EMPTY, worst_first
@@ -56,6 +57,7 @@ def report_page(
         model=MODEL,
         rows=score_rows(summary),
         overlays=overlays,
+        colours=[as_hex(colour_of(number)) for number in range(len(summary["per_class"]))],
         measured=measured_fields(summary),
         chosen_on=CHOSEN_ON,
         nothing=EMPTY,
@@ -81,7 +83,15 @@ def score_rows(summary: Mapping[str, Any]) -> dict[str, list[ScoreRow]]:
             (name, s["detection"], s["detection"]["interval"]) for name, s in sources.items()
         ],
         "classes": [(name, scores, {}) for name, scores in summary["per_class"].items()],
+        "nuclei_classes": [
+            (name, scores, {}) for name, scores in summary["detection"]["per_class"].items()
+        ],
     }
+
+
+def as_hex(colour: Colour) -> str:
+    """Write a colour for CSS."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def inner(entries: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:

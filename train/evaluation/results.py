@@ -11,8 +11,8 @@ from common import ownership
 from common.ownership import Item
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField
-from train.evaluation.figures import save_learning_curves
-from train.evaluation.measurement import Chosen, Measured, figure_names, overlays_to_show
+from train.evaluation.figures import figure_names, save_learning_curves
+from train.evaluation.measurement import Chosen, Measured, overlays_to_show
 from train.evaluation.report import REPORT, report_page
 from train.ranks.distributed import Ranks
 from train.ranks.lock import output_locked

@@ -8,7 +8,7 @@ from common.command_line import UsageError
 from train.evaluation.chosen_fields import choose_fields, subject
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField
-from train.evaluation.measurement import Chosen, evaluate_run, figures_of, pool
+from train.evaluation.measurement import Chosen, disc_radii, evaluate_run, figures_of, pool
 from train.evaluation.results import EvaluationFolder, results_in
 from train.evaluation.summary_text import report
 from train.metrics.scores import EMPTY_RULE
@@ -70,7 +70,7 @@ def evaluate_each(
     summary = {
         "runs": [run.path.name for run in runs],
         "data": folds[0]["data"],
-        **figures_of(measured, runs[0]),
+        **figures_of(measured, runs[0], disc_radii(chosen[0].truth)),
         "folds": folds,
         "empty_rule": EMPTY_RULE,
         "warnings": [f"{fold['run']}: {warning}" for fold in folds for warning in fold["warnings"]],

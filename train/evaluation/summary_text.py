@@ -8,6 +8,12 @@ from train.evaluation.report import REPORT
 from train.metrics.scores import EMPTY, METRICS, ConfidenceInterval, Score, score_text
 from train.runs.thresholds import thresholds_text
 
+COLUMN = 9
+"""Width of a column in the tables of classes, in characters."""
+PIXEL_SCORES = {"dice": "dice", "iou": "iou", "precision": "precision", "recall": "recall"}
+NUCLEI_SCORES = {"f1": "f1", "precision": "precision", "recall": "recall"}
+NUCLEI_SCORES |= {"average_precision": "AP"}
+
 
 def report(out: Path, summary: dict[str, Any]) -> None:
     """Print figures, warnings and where the report is."""
@@ -24,7 +30,7 @@ def report(out: Path, summary: dict[str, Any]) -> None:
     measured = summary["mean_over_fields"]["dice"]["num_fields"]
     if measured < summary["num_fields"]:
         print(f"{counted(summary['num_fields'] - measured, 'field')} with {EMPTY}: not in the mean")
-    for line in class_table(summary):
+    for line in class_tables(summary):
         print(line)
     if len(summary["cases"]) == 1:
         print("no intervals: one case")
@@ -64,19 +70,28 @@ def table(figures: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def class_table(summary: dict[str, Any]) -> list[str]:
-    """Return one line per class with the model's figures; none where there is one class."""
+def class_tables(summary: dict[str, Any]) -> list[str]:
+    """Return tables of pixels and of nuclei with a line per class; none where there is one class.
+
+    A class that is annotated nowhere has no scores.
+    """
     pixels, nuclei = summary["per_class"], summary["detection"]["per_class"]
     if len(pixels) == 1:
         return []
     width = max(20, *map(len, pixels))
-    names = ("dice", "precision", "recall")
-    heads = [*(f"pixels {name}" for name in names), "nuclei f1", "annotated", "found"]
-    lines = [" " * width + "".join(f"  {head:>17}" for head in heads)]
-    for name, scores in pixels.items():
-        cells = [score_text(scores[key]) for key in names] + [score_text(nuclei[name]["f1"])]
-        cells += [str(nuclei[name][key]) for key in ("annotated", "found")]
-        lines.append(f"{name:{width}}" + "".join(f"  {text:>17}" for text in cells))
+    lines = ["figures above are of all classes together, their counts added up; of each class:"]
+    for title, scores, of_class, counts in (
+        ("pixels", PIXEL_SCORES, pixels, ()),
+        ("nuclei", NUCLEI_SCORES, nuclei, ("annotated", "found")),
+    ):
+        heads = [*scores.values(), *counts]
+        lines.append(f"{title:{width}}" + "".join(f"  {head:>{COLUMN}}" for head in heads))
+        for name, figures in of_class.items():
+            cells = [f"  {score_text(figures[key]):>{COLUMN}}" for key in scores]
+            if figures["recall"] is None:
+                cells = [f"  {EMPTY:<{len(''.join(cells)) - 2}}"]
+            cells += [f"  {figures[key]:>{COLUMN}}" for key in counts]
+            lines.append(f"{name:{width}}" + "".join(cells).rstrip())
     return lines
 
 

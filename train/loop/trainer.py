@@ -30,6 +30,7 @@ from train.ranks.lock import RunLock
 from train.runs.monitor import Done, Goal, Monitor
 from train.runs.newest import CHECKPOINTS
 from train.runs.open_run import config_sha256
+from train.runs.thresholds import doubt_about_best
 
 MUCH_WAITING = 0.1  # fraction of an interval's time above which the user gets advice
 
@@ -147,6 +148,8 @@ class Trainer:
             else:
                 self.train_step()
         self.saver.wait()
+        if doubt := doubt_about_best(vars(self.state.progress)):
+            self.monitor.say(f"warning: {doubt}")
         self.monitor.finished(messages.summary(self.state.progress), self.saver.stalled_s)
         return 0
 

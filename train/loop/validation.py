@@ -8,7 +8,7 @@ from torch import nn
 
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset
-from data_prep.images.masks import channel_values
+from data_prep.images.masks import channel_names, channel_values
 from model.precision import Precision
 from train.config import TrainConfig
 from train.evaluation.fields import (
@@ -53,6 +53,7 @@ class Validation:
         labelling = dataset.description.labelling
         self.config, self.precision, self.ranks = config, precision, ranks
         self.label_values = channel_values(labelling.labels.values())
+        self.class_names = channel_names(labelling.labels)
         self.fields = prepared_fields(dataset, "val")
         radius_px = labelling.radius_px
         self.criteria = Criteria(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, radius_px, radius_px)
@@ -71,18 +72,22 @@ class Validation:
         ):
             results.append(measure(prediction, self.criteria))
             if prediction.index < self.config.panels:
-                pictures.append((f"panels/{prediction.field.name}", panel_of(prediction)))
+                pictures.append((f"panels/{prediction.field.name}", self.panel(prediction)))
         results = gather_results(results, self.ranks)
         if len(results) < len(self.fields):
             return None
         panels = [panel for of_rank in self.ranks.gather(pictures) for panel in of_rank]
         return Validated(validation_metrics(results) if results else {}, panels)
 
-
-def panel_of(prediction: Prediction) -> Any:
-    """Draw TensorBoard's picture of a field: input, truth and prediction, all classes as one."""
-    predicted_HW = prediction.is_predicted(DEFAULT_THRESHOLD)
-    return panel_strip(prediction.image_HWC, prediction.is_annotated, predicted_HW, PANEL_HEIGHT_PX)
+    def panel(self, prediction: Prediction) -> Any:
+        """Draw TensorBoard's picture of a field: input, truth and prediction."""
+        return panel_strip(
+            prediction.image_HWC,
+            prediction.annotated_classes,
+            prediction.predicted_classes(DEFAULT_THRESHOLD),
+            self.class_names,
+            PANEL_HEIGHT_PX,
+        )
 
 
 def validation_metrics(results: list[FieldResult]) -> dict[str, Score]:

@@ -1,13 +1,13 @@
 """Find the nuclei of an image of any size; write them as QuPath's GeoJSON and BreCaHAD's JSON."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from data_prep.annotations.brecahad import CLASSES, encode_points
 from data_prep.images.arrays import Box
+from data_prep.images.class_colours import colour_of
 from data_prep.images.tiles import are_inside
 from train.metrics.detection import Nuclei, Plane, find_nuclei
 
@@ -15,10 +15,6 @@ WINDOW_PX = 2048
 # How far beyond its window a nucleus depends on pixels, in radii: 2 that the Gaussian reaches, 1 to
 # the next peak, 1 to a nucleus that suppresses it, and 1 to spare
 HALO_RADII = 5
-
-VERMILION, SKY, YELLOW, PURPLE = (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167)
-GREEN, BLUE, ORANGE = (0, 158, 115), (0, 114, 178), (230, 159, 0)  # Okabe & Ito's palette
-PALETTE = (VERMILION, SKY, YELLOW, PURPLE, GREEN, BLUE, ORANGE)
 
 
 def find_in_windows(
@@ -59,22 +55,15 @@ def in_px_of(nuclei: Nuclei, scale: tuple[float, float]) -> Nuclei:
     return Nuclei((nuclei.centres_N2 + 0.5) * scale - 0.5, nuclei.scores)
 
 
-def colours_of(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """Choose a colour for each class: fixed ones for BreCaHAD's classes, in turn for others."""
-    known = CLASSES if set(names) <= set(CLASSES) else names
-    return dict(zip(known, cycle(PALETTE), strict=False))
-
-
 def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
     """Encode class -> nuclei as QuPath's FeatureCollection of detections, line by line.
 
     Coordinates are in px from the image's corner: the middle of the first pixel is (0.5, 0.5).
-    data_prep.annotations.qupath reads the file back.
+    data_prep.annotations.qupath reads the file back. Each class has its colour of all pictures.
     """
-    colours = colours_of([*nuclei])
     yield b'{"type": "FeatureCollection", "features": ['
     before = b"\n"
-    for name, found in nuclei.items():
+    for number, (name, found) in enumerate(nuclei.items()):
         for (x, y), score in zip(found.centres_N2.tolist(), found.scores.tolist(), strict=True):
             feature = {
                 "type": "Feature",
@@ -84,7 +73,7 @@ def as_geojson(nuclei: Mapping[str, Nuclei]) -> Iterator[bytes]:
                 },
                 "properties": {
                     "objectType": "detection",
-                    "classification": {"name": name, "color": colours[name]},
+                    "classification": {"name": name, "color": colour_of(number)},
                     "measurements": {"Probability": round(score, 4)},
                 },
             }

@@ -17,11 +17,12 @@ from data_prep.annotations.qupath import PREDICTED
 from data_prep.dataset.manifest import Labelling
 from data_prep.images import encoding
 from data_prep.images.arrays import Box, Image, Mask
-from data_prep.images.masks import channel_values
-from data_prep.images.outlines import paint_outlines
+from data_prep.images.masks import channel_names, channel_values
 from data_prep.images.rescaling import Axis, resample
 from data_prep.raw import field_name
+from train.metrics.detection import Nuclei
 from train.prediction.nuclei import as_brecahad, as_geojson, find_in_windows, in_px_of
+from train.prediction.overlay import draw_overlay
 from train.prediction.predicted_bands import PredictedBands
 from train.prediction.pyramid import halve_labels, halve_values, write_pyramid
 from train.prediction.tiles import Band, Plane
@@ -29,7 +30,6 @@ from train.prediction.tiles import Band, Plane
 KIND, BANDS = "predict", "bands"  # private folders
 PICTURE_PX = 4000
 """Longest side of an overlay and of a mask as PNG; the overlay of a larger image is shrunk."""
-OUTLINE_PX = 3
 SETTINGS = "_settings.json"
 NUCLEI = f"_{PREDICTED}.geojson"
 SMALL_MASK = "_mask.png"
@@ -161,10 +161,12 @@ class ResultFiles:
             self.write_probability(item.make(name("_probability.tif")))
             if self.task.shrink == 1:
                 item.write(name(SMALL_MASK), encoding.encode_mask(mask_HW))
-            overlay_HWC = in_size(store.picture(), mask_HW.shape)
-            paint_outlines(overlay_HWC, mask_HW > 0, OUTLINE_PX)
+            nuclei = self.find_nuclei()
+            overlay_HWC = self.overlay(mask_HW, [*nuclei.values()])
             item.write(name("_overlay.png"), encoding.encode_image(overlay_HWC, "png", 0))
-            self.write_nuclei(item.make(name(NUCLEI)), item.make(name(".json")))
+            with item.make(name(NUCLEI)).open("wb") as file:
+                file.writelines(as_geojson(nuclei))
+            item.write(name(".json"), as_brecahad(nuclei, self.task.height, self.task.width))
             item.write(name(SETTINGS), encode_settings(self.task.settings))
             item.publish(self.task.about)
         store.remove()
@@ -215,10 +217,10 @@ class ResultFiles:
         planes = [self.rows(number, top, bottom) for number in range(len(self.values))]
         return to_mask(np.stack(planes), self.values, self.threshold)
 
-    def write_nuclei(self, geojson: Path, annotation: Path) -> None:
-        """Find the nuclei of every class, and write them in both formats."""
-        (height, width), size = self.task.predicted_px, (self.task.height, self.task.width)
-        nuclei = {
+    def find_nuclei(self) -> dict[str, Nuclei]:
+        """Find the nuclei of every class, in px of the image."""
+        height, width = self.task.predicted_px
+        return {
             name: in_px_of(
                 find_in_windows(
                     partial(self.task.store.probability, plane),
@@ -232,9 +234,17 @@ class ResultFiles:
             )
             for plane, name in enumerate(self.classes)
         }
-        with geojson.open("wb") as file:
-            file.writelines(as_geojson(nuclei))
-        annotation.write_bytes(as_brecahad(nuclei, *size))
+
+    def overlay(self, mask_HW: Mask, nuclei: Sequence[Nuclei]) -> Image:
+        """Draw the shrunk mask and the nuclei of each class over the picture, HWC uint8."""
+        return draw_overlay(
+            in_size(self.task.store.picture(), mask_HW.shape),
+            np.searchsorted([0, *self.values], mask_HW).astype(np.uint8),
+            nuclei,
+            channel_names(self.labelling.labels),
+            self.task.shrink,
+            self.labelling.radius_px * self.task.width / self.task.predicted_px[1],
+        )
 
 
 def in_size(picture_HWC: Image, size: tuple[int, ...]) -> Image:

@@ -21,12 +21,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.files import through_no_link, write_atomically
-from data_prep.images.arrays import Image
+from data_prep.images.arrays import Image, Mask
+from data_prep.images.class_colours import coloured, legend
 from train.metrics.scores import EMPTY, Score, score_text
 from train.runs.history import METRICS, RESTARTS, TRAINING, points, read_restarts
 from train.runs.newest import PROGRESS
-
-Bools = npt.NDArray[np.bool_]
 
 TRAINING_LOSS = "train/loss"
 
@@ -177,18 +176,21 @@ def without_writers(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
-def panel_strip(image_HWC: Image, truth_HW: Bools, predicted_HW: Bools, height_px: int) -> Image:
-    """Put input, truth and prediction side by side, HWC uint8, for TensorBoard."""
-    grey = [
-        cv2.cvtColor(mask.astype(np.uint8) * 255, cv2.COLOR_GRAY2RGB)
-        for mask in (truth_HW, predicted_HW)
-    ]
+def panel_strip(
+    image_HWC: Image, truth_HW: Mask, predicted_HW: Mask, names: Sequence[str], height_px: int
+) -> Image:
+    """Put input, truth and prediction side by side, HWC uint8, for TensorBoard.
+
+    `truth_HW` and `predicted_HW` are 0, or 1 for the first of the classes and so on. Below them is
+    a legend of several classes.
+    """
+    masks = [coloured(class_HW, len(names)) for class_HW in (truth_HW, predicted_HW)]
     width_px = round(image_HWC.shape[1] * height_px / image_HWC.shape[0])
     panels = [
         cv2.resize(panel, (width_px, height_px), interpolation=cv2.INTER_AREA)
-        for panel in (image_HWC, *grey)
+        for panel in (image_HWC, *masks)
     ]
-    return np.hstack(panels)
+    return np.vstack([np.hstack(panels), legend(3 * width_px, names)])
 
 
 def memory_mb() -> dict[str, float]:

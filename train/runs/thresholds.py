@@ -1,10 +1,13 @@
 """The thresholds of a run: chosen on the validation split, given, or the default."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY
 
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
+NO_DICE = 5e-5
+"""A best Dice below it is written as 0.0000: nothing was found, or next to nothing."""
 CHOSEN_ON = {
     "val": "chosen on val",
     "given": "given",
@@ -31,6 +34,17 @@ def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
     if metrics.get(name) is not None:
         return metrics[name], "val"
     return DEFAULT_THRESHOLD, "empty_val" if name in metrics else "default"
+
+
+def doubt_about_best(state: Mapping[str, Any]) -> str:
+    """Say that the best checkpoint so far, when this one was saved, is no choice; '' if it is."""
+    if not 0 <= state["best_dice"] < NO_DICE:
+        return ""
+    return (
+        f"best is step {state['best_step']}, the first of several that are equal: no validation up"
+        f" to step {state['step']} found anything (Dice {state['best_dice']:.4f}). Train longer, or"
+        " look at masks and learning rate"
+    )
 
 
 def thresholds_text(pixels: float, chosen_on: str, nuclei: float, nuclei_chosen_on: str) -> str:

@@ -5,22 +5,55 @@ import re
 import cv2
 import numpy as np
 
-from data_prep.images.outlines import GREEN, outline_path, paint_outlines
+from data_prep.images.class_colours import HALO, colour_of
+from data_prep.images.outlines import outline_path, paint_dots, paint_outlines
+
+Y, X = np.mgrid[:40, :40]
+CORNERS = (np.abs(Y - 19.5) > 6) & (np.abs(X - 19.5) > 6)
+"""Of the picture with the square from 10 to 30: lines are round there."""
+
+
+def outside_px(left: int, right: int) -> np.ndarray:
+    """Distance from a square of the 40 px picture: 0 on its outermost pixels."""
+    middle, half = (left + right - 1) / 2, (right - left - 1) / 2
+    return np.maximum(np.abs(X - middle), np.abs(Y - middle)) - half
 
 
 def test_an_outline_runs_along_the_masks_edge() -> None:
     """Of a 20 px square the edge is drawn, its middle and what is far away are not."""
-    image_HWC = np.full((40, 40, 3), 7, np.uint8)
-    mask_HW = np.zeros((40, 40), bool)
-    mask_HW[10:30, 10:30] = True
-    picture = image_HWC.copy()
-    paint_outlines(picture, mask_HW, 3)
-    drawn_HW = (picture == GREEN).all(axis=-1)
-    y, x = np.mgrid[:40, :40]
-    outside_px = np.maximum(np.abs(x - 19.5), np.abs(y - 19.5)) - 9.5  # 0 on the outermost pixels
-    assert drawn_HW[outside_px == 0].all()
-    assert not drawn_HW[np.abs(outside_px) > 2].any()
+    picture = np.full((40, 40, 3), 7, np.uint8)
+    class_HW = np.zeros((40, 40), np.uint8)
+    class_HW[10:30, 10:30] = 1
+    paint_outlines(picture, class_HW, 2, has_halo=False)
+    drawn_HW = (picture == colour_of(0)).all(axis=-1)
+    expected_HW = np.abs(outside_px(10, 30)) <= 2
+    assert np.array_equal(drawn_HW | CORNERS, expected_HW | CORNERS)
     assert (picture[~drawn_HW] == 7).all()
+
+
+def test_each_class_has_its_colour_and_a_dark_edge_that_covers_no_other_class() -> None:
+    """Two squares side by side: both lines are whole, and dark runs along them."""
+    picture = np.full((40, 40, 3), 200, np.uint8)
+    class_HW = np.zeros((40, 40), np.uint8)
+    class_HW[10:30, 10:20], class_HW[10:30, 20:30] = 2, 3
+    paint_outlines(picture, class_HW)
+    edge_HW = outside_px(10, 30) == 0
+    left_HW = np.arange(40) < 20
+    for half_HW, number in ((left_HW, 1), (~left_HW, 2)):
+        assert (picture[edge_HW & half_HW] == colour_of(number)).all()
+    assert (picture[10:30, 19] == colour_of(1)).all()
+    assert (picture[10:30, 20] == colour_of(2)).all()
+    assert (picture[(outside_px(10, 30) == 1) & ~CORNERS] == HALO).all()
+    assert (picture[outside_px(10, 30) == 2] == 200).all()
+    assert (picture[14:26, 14:16] == 200).all()
+
+
+def test_a_dot_has_its_colour_in_the_middle_and_a_dark_edge() -> None:
+    picture = np.full((20, 20, 3), 200, np.uint8)
+    paint_dots(picture, np.array([[6.4, 11.0]]), 1, colour_of(3))
+    assert picture[11, 6].tolist() == [*colour_of(3)]
+    assert picture[11, 8].tolist() == [*HALO]
+    assert picture[11, 9].tolist() == [200] * 3
 
 
 def filled(path: str, height_px: int, width_px: int) -> np.ndarray:

@@ -10,10 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from data_prep.images.class_colours import colour_of
 from train.evaluation.figures import (
     FALSE_ALARM,
     HIT,
     MISS,
+    WRONG_CLASS,
     learning_curves,
     outcome_picture,
     precision_recall,
@@ -33,11 +35,12 @@ TRAINING = [{"step": step, "train/loss": 1 / step} for step in range(1, 13)]
 
 
 def panels(path: Path, truth_HW: np.ndarray = SOME) -> None:
-    save_panels(path, "a field", FIELD, truth_HW, ~SOME)
+    truth_HW, predicted_HW = (mask.astype(np.uint8) for mask in (truth_HW, ~SOME))
+    save_panels(path, "a field", FIELD, truth_HW, predicted_HW, ["tumor"])
 
 
 def outcome(path: Path) -> None:
-    save_outcome(path, "a field", FIELD, SOME, ~SOME)
+    save_outcome(path, "a field", FIELD, SOME[None], ~SOME[None])
 
 
 def curves(path: Path) -> None:
@@ -78,13 +81,92 @@ PREDICTED = np.array([[True, False, True, False]])
 def test_hit_miss_and_false_alarm_are_half_their_colour_half_the_image() -> None:
     """(100, 200, 50) with green (0, 158, 115), orange (230, 159, 0), purple (204, 33, 167)."""
     assert (HIT, MISS, FALSE_ALARM) == ((0, 158, 115), (230, 159, 0), (204, 33, 167))
-    picture = outcome_picture(IMAGE, TRUTH, PREDICTED)[0].tolist()
+    picture = outcome_picture(IMAGE, TRUTH[None], PREDICTED[None])[0].tolist()
     hit, miss, false_alarm, neither = picture
     assert np.abs(np.subtract(hit, (50, 179, 82.5))).max() <= 0.5
     assert np.abs(np.subtract(miss, (165, 179.5, 25))).max() <= 0.5
     assert np.abs(np.subtract(false_alarm, (152, 116.5, 108.5))).max() <= 0.5
     assert neither == [100, 200, 50]
     assert IMAGE[0, 0].tolist() == [100, 200, 50]  # the image itself is left alone
+
+
+def test_two_classes_taken_for_one_another_have_the_wrong_class_and_are_no_hit() -> None:
+    """Exactly where truth and prediction differ; with a Dice of 0 there is no hit at all."""
+    rng = np.random.default_rng(0)
+    class_HW = rng.integers(0, 3, (20, 30))
+    truth_CHW = np.stack([class_HW == 1, class_HW == 2])
+    image_HWC = np.full((20, 30, 3), 100, np.uint8)
+    picture = outcome_picture(image_HWC, truth_CHW, truth_CHW[::-1])
+    wrong = np.round(0.5 * np.array(WRONG_CLASS) + 50)
+    assert (picture[class_HW > 0] == wrong).all()
+    assert (picture[class_HW == 0] == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "colour"),
+    [
+        ((1, 0), (1, 0), HIT),
+        ((0, 1), (0, 1), HIT),
+        ((1, 0), (0, 1), WRONG_CLASS),
+        ((1, 0), (1, 1), WRONG_CLASS),  # a hit and a false alarm
+        ((1, 0), (0, 0), MISS),
+        ((0, 0), (0, 1), FALSE_ALARM),
+        ((0, 0), (1, 1), FALSE_ALARM),
+        ((0, 0), (0, 0), None),
+    ],
+)
+def test_a_pixel_of_two_classes_is_a_hit_only_if_all_of_it_is_right(
+    truth: tuple[int, int], predicted: tuple[int, int], colour: tuple[int, int, int] | None
+) -> None:
+    channels = [np.array(given, bool).reshape(2, 1, 1) for given in (truth, predicted)]
+    pixel = outcome_picture(np.full((1, 1, 3), 100, np.uint8), *channels)[0, 0]
+    assert pixel.tolist() == [round(0.5 * value + 50) for value in colour or (100, 100, 100)]
+
+
+def shown(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_panels_show_each_class_in_its_colour_with_a_legend(tmp_path: Path) -> None:
+    """Truth is all of the first class, the prediction all of the second; both are in the legend."""
+    first = np.full((48, 64), 1, np.uint8)
+    grey = np.full((48, 64, 3), 128, np.uint8)
+    save_panels(tmp_path / "a.png", "a", grey, first, first + 1, ["tumor", "lumen"])
+    picture = shown(tmp_path / "a.png")
+    _, x = np.nonzero((picture[100:300] == colour_of(0)).all(axis=-1))
+    assert x.min() > 500
+    assert x.max() < 1000
+    _, x = np.nonzero((picture[100:300] == colour_of(1)).all(axis=-1))
+    assert x.min() > 1000
+    below = picture[-40:]
+    for number in (0, 1):
+        assert (below == colour_of(number)).all(axis=-1).sum() > 50
+    save_panels(tmp_path / "b.png", "a", grey, first, first, ["tumor"])
+    assert (shown(tmp_path / "b.png")[200, 600:900] == 255).all(), "one class is white"
+
+
+def test_the_legend_of_an_outcome_names_the_wrong_class_where_there_are_classes(
+    tmp_path: Path,
+) -> None:
+    """At full strength the colour occurs in the legend only."""
+    channels = np.stack([SOME, ~SOME])
+    save_outcome(tmp_path / "two.png", "a field", FIELD, channels, channels[::-1])
+    save_outcome(tmp_path / "one.png", "a field", FIELD, SOME[None], ~SOME[None])
+    for name, is_named in (("two", True), ("one", False)):
+        legend = shown(tmp_path / f"{name}.png")[-60:]
+        assert (legend == WRONG_CLASS).all(axis=-1).any() == is_named
+        assert (legend == MISS).all(axis=-1).any()
+
+
+def test_names_are_texts_whatever_their_characters(tmp_path: Path) -> None:
+    """In matplotlib a $ begins a formula, and a label with _ is left out of a legend."""
+    names = ["_tumor", "$\\frac{$ a$", "c\nd"]
+    class_HW = np.zeros((48, 64), np.uint8)
+    save_panels(tmp_path / "a.png", "Case_1 $x^{$", FIELD, class_HW, class_HW, names)
+    below = shown(tmp_path / "a.png")[-40:]
+    for number in range(3):
+        assert (below == colour_of(number)).all(axis=-1).sum() > 50
 
 
 def drawn(figure: Figure) -> dict[str, dict[str, list[list[float]]]]:

@@ -15,9 +15,11 @@ def test_a_large_field_is_shown_smaller_with_its_outlines() -> None:
     image_HWC = np.full((1200, 1800, 3), (200, 120, 160), np.uint8)
     truth_HW = np.zeros((1200, 1800), bool)
     truth_HW[600:700, 1000:1200] = True
-    overlay = make_overlay(3, "a", "b", 0.5, image_HWC, truth_HW, ~truth_HW)
+    truth_CHW = np.stack([np.zeros_like(truth_HW), truth_HW])
+    overlay = make_overlay(3, "a", "b", 0.5, image_HWC, truth_CHW, ~truth_CHW)
     assert (overlay.width_px, overlay.height_px) == (900, 600)
-    corners = [float(number) for number in re.findall(r"[\d.]+", overlay.truth)]
+    corners = [float(number) for number in re.findall(r"[\d.]+", overlay.truth[1])]
+    assert overlay.truth[0] == ""
     assert min(corners[0::2]) == pytest.approx(500, abs=0.5)
     assert max(corners[0::2]) == pytest.approx(600, abs=0.5)
     assert min(corners[1::2]) == pytest.approx(300, abs=0.5)
@@ -28,7 +30,7 @@ def test_a_large_field_is_shown_smaller_with_its_outlines() -> None:
 
 
 def with_dice(index: int, dice: float) -> Overlay:
-    return Overlay(index, f"field {index}", "case", dice, 1, 1, "", "", "")
+    return Overlay(index, f"field {index}", "case", dice, 1, 1, "", [], [])
 
 
 def test_the_worst_and_the_best_are_shown() -> None:

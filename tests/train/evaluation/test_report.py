@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.images.class_colours import colour_of
 from tests.browser import CHROMIUM, Browser, start_browser
 from train import evaluate, show
 from train.evaluation.overlays import make_overlay
@@ -27,7 +28,13 @@ def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
     source = {
         "all_pixels": SCORES,
         "all_pixels_interval": dict.fromkeys(SCORES, interval),
-        "detection": {**nuclei, "radius_px": 20, "threshold": 0.45, "interval": {"f1": None}},
+        "detection": {
+            **nuclei,
+            "radius_px": 20,
+            "threshold": 0.45,
+            "interval": {"f1": None},
+            "per_class": {"tumor": nuclei},
+        },
         "mean_over_fields": {
             name: {"mean": value, "num_fields": 3, "interval": interval}
             for name, value in SCORES.items()
@@ -72,6 +79,14 @@ WHOLE = summary_of(
         "f1": 0.7467,
         "average_precision": 0.71,
         "interval": {"f1": [0.7, 0.79]},
+        "per_class": {
+            "tumor": {"f1": 0.75, "precision": 0.8, "recall": 0.7, "average_precision": 0.71}
+            | {"annotated": 30, "found": 26},
+            "mitosis+apoptosis": dict.fromkeys(
+                ("f1", "precision", "recall", "average_precision"), None
+            )
+            | {"annotated": 0, "found": 7},
+        },
         "curve": {
             "threshold": [0.9, 0.45, 0.1],
             "precision": [1, 0.8, 0.4],
@@ -105,7 +120,8 @@ def page(run: Run, tmp_path: Path) -> Path:
     truth_HW[20:280, 20:60] = True
     predicted_HW = np.zeros((300, 400), bool)
     predicted_HW[20:280, 200:300] = True
-    masks = truth_HW, predicted_HW
+    nothing = np.zeros_like(truth_HW)
+    masks = np.stack([truth_HW, nothing]), np.stack([nothing, predicted_HW])
     overlays = [
         make_overlay(number, f"Case_4-{number:02d}", "Case_4", 0.5, image_HWC, *masks)
         for number in (1, 2)
@@ -135,6 +151,10 @@ def test_the_page_says_what_the_summary_and_the_run_say(page: Path, run: Run) ->
         "0.667 0.610 to 0.720",
         "mitosis+apoptosis 0.667",
         "All foreground 0.667",
+        "tumor 0.750 0.800 0.700 0.710 30 26",
+        "mitosis+apoptosis nothing annotated nothing annotated nothing annotated nothing annotated"
+        " 0 7",
+        "All other figures pool the classes",
         "Model 0.747 0.700 to 0.790 0.800",
         "30 0.500",
         "Case_4-01, Case_4-02 0.594",
@@ -264,6 +284,34 @@ def test_outlines_are_switched_on_and_off(page: Path, browser: Browser) -> None:
     assert are_seen() == [False, False]
     click("#show-truth")
     assert are_seen() == [True, False]
+    click("#show-prediction")
+    click("#show-class-1")  # of the truth's outline
+    assert are_seen() == [False, True]
+    click("#show-class-2")
+    assert are_seen() == [False, False]
+
+
+@needs_browser
+def test_outlines_and_legend_have_the_colours_of_the_classes(page: Path, browser: Browser) -> None:
+    """Truth is of the first class, and 6 px wide; the prediction is of the second, in dark."""
+    browser.look(1280)
+    browser.open(page)
+    left, top, _, _ = browser.box(".overlay svg")
+    picture = browser.screenshot()
+    row = picture[top + 150, left:]
+    assert (row[18:23] == colour_of(0)).all()
+    assert (row[200] == colour_of(1)).all()
+    assert row[198].max() < 120
+    for number in (0, 1):
+        left, top, right, bottom = browser.box(f".swatch.class-{number + 1}")
+        middle = picture[(top + bottom) // 2, (left + right) // 2]
+        assert middle.tolist() == [*colour_of(number)]
+
+
+def test_one_class_needs_no_legend(run: Run) -> None:
+    html = report_page(summary_of(None), [], [run])
+    assert "show-class" not in html
+    assert "pool the classes" not in html
 
 
 @needs_browser

@@ -1,7 +1,6 @@
 """Nuclei of large images: found as in the whole, and the files that say where they are."""
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -79,7 +78,7 @@ def test_geojson_is_what_qupath_reads() -> None:
         "geometry": {"type": "Point", "coordinates": [10.5, 20.5]},
         "properties": {
             "objectType": "detection",
-            "classification": {"name": "tumor", "color": [204, 121, 167]},
+            "classification": {"name": "tumor", "color": [240, 228, 66]},
             "measurements": {"Probability": 0.875},
         },
     }
@@ -88,14 +87,10 @@ def test_geojson_is_what_qupath_reads() -> None:
     assert json.loads(b"".join(as_geojson({"mitosis": nothing})))["features"] == []
 
 
-def test_every_class_has_a_colour_of_its_own() -> None:
-    colours = nuclei.colours_of(["tumor"])
-    assert set(colours) == set(brecahad.CLASSES)
-    assert all(one != other for one, other in pairwise(sorted(colours.values())))
-    own = nuclei.colours_of(["lymphocyte", "tumor", "plasma cell"])
-    assert len({own[name] for name in ("lymphocyte", "tumor", "plasma cell")}) == 3
-    many = [f"class {number}" for number in range(20)]
-    assert set(nuclei.colours_of(many)) == set(many)
+def test_the_colours_are_those_of_the_pictures() -> None:
+    written = features({"lymphocyte": two(), "tumor": two()})
+    colours = [feature["properties"]["classification"]["color"] for feature in written]
+    assert colours == [[240, 228, 66]] * 2 + [[86, 180, 233]] * 2
 
 
 def test_classes_of_ones_own_are_written_too() -> None:

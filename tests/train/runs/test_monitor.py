@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data_prep.images.class_colours import colour_of, legend
 from tests.train.curves import read_curve
 from train.runs.history import read_metrics, read_training
 from train.runs.monitor import (
@@ -201,12 +202,25 @@ def test_lines_of_a_log_are_seen_as_they_are_written(
 
 def test_a_strip_has_input_truth_and_prediction_side_by_side() -> None:
     image_HWC = np.full((80, 120, 3), (10, 20, 30), np.uint8)
-    truth_HW, predicted_HW = np.zeros((2, 80, 120), bool)
-    truth_HW[:, :60], predicted_HW[:40] = True, True
-    strip = panel_strip(image_HWC, truth_HW, predicted_HW, height_px=40)
+    truth_HW, predicted_HW = np.zeros((2, 80, 120), np.uint8)
+    truth_HW[:, :60], predicted_HW[:40] = 1, 1
+    strip = panel_strip(image_HWC, truth_HW, predicted_HW, ["tumor"], height_px=40)
     assert (strip.shape, strip.dtype) == ((40, 3 * 60, 3), np.uint8)
     assert (strip[:, :60] == (10, 20, 30)).all()
     assert (strip[:, 60:90] == 255).all()
     assert (strip[:, 90:120] == 0).all()
     assert (strip[:20, 120:] == 255).all()
     assert (strip[20:, 120:] == 0).all()
+
+
+def test_a_strip_of_several_classes_has_a_colour_for_each_and_a_legend() -> None:
+    """The truth is the first class on the left; the prediction takes it for the second."""
+    image_HWC = np.full((80, 120, 3), (10, 20, 30), np.uint8)
+    truth_HW = np.repeat([[1, 0]], [60, 60], axis=1) * np.ones((80, 1), np.uint8)
+    names = ["tumor", "lumen"]
+    strip = panel_strip(image_HWC, truth_HW, 2 * truth_HW, names, height_px=40)
+    assert (strip[:40, 60:90] == colour_of(0)).all()
+    assert (strip[:40, 120:150] == colour_of(1)).all()
+    assert (strip[:40, 90:120] == 0).all()
+    assert (strip[40:] == legend(180, names)).all()
+    assert len(strip) > 40
