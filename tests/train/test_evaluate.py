@@ -268,6 +268,8 @@ def test_a_split_without_fields_is_refused_with_those_there_are(
         (["threshold=1"], ["threshold=1", "auto"]),
         (["threshold=best"], ["threshold=best", "auto"]),
         (["match_radius_px=-1"], ["match_radius_px=-1"]),
+        (["annotations=csv"], ["annotations=csv", "raw="]),
+        (["raw=x", "annotations=xml"], ["annotations=xml", "geojson"]),
         (["figures=-1"], ["figures=-1", "at least 0"]),
         (["runs=[a,b]"], ["run=... and runs=[...] exclude each other"]),
         (["raw=nowhere"], ["nowhere"]),
@@ -348,7 +350,7 @@ def test_raw_fields_of_another_format_are_told_which_is_expected_and_by_what(
         f"error: raw={folder}: 2 images in this folder, but no annotation (.json); it holds"
         " 2 .geojson, 2 .png; expected, for Case_4-01.png, groundTruth/Case_4-01.json; expected"
         " annotations=brecahad (.json), the format of the training data in"
-        f" {own_run}/dataset.json\n",
+        f" {own_run}/dataset.json, or name theirs: annotations=...\n",
     )
 
 
@@ -366,6 +368,55 @@ def test_so_are_those_that_are_not_even_laid_out_like_it(
     with pytest.raises(UsageError, match=re.escape(words.format(raw=raw))) as caught:
         fields.raw_fields(raw, labelling, Path("model.safetensors"))
     assert str(caught.value).endswith("the format of the training data in model.safetensors")
+
+
+@pytest.fixture
+def table(raw: Path, tmp_path: Path) -> Path:
+    """The points of the raw fields of cases 4 and 5 as a table, in px, and their images."""
+    folder, lines = tmp_path / "table", ["file,x,y,class"]
+    folder.mkdir()
+    for path in sorted(raw.glob("Case_[45]-*.png")):
+        shutil.copy(path, folder)
+        with Image.open(path) as picture:
+            width_px, height_px = picture.size
+        for point in json.loads(path.with_suffix(".json").read_text())["tumor"]:
+            x, y = point["x"] * width_px, point["y"] * height_px
+            lines.append(f"{path.name},{x!r},{y!r},tumor")
+    (folder / "points.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_same_points_in_another_format_give_the_same_figures(
+    evaluated: Evaluate, raw: Path, table: Path
+) -> None:
+    """Discs as they are trained on, so there is no warning, and Dice for other radii."""
+    of_json = evaluated(f"raw={raw}", "cases=[4,5]")
+    of_table = evaluated(f"raw={table}", "annotations=csv")
+    assert of_table.pop("data") == {"raw": "table", "annotations": "csv"}
+    of_json.pop("data")
+    assert of_table == of_json
+    assert len(of_table["sensitivity"]) == 5
+
+
+def test_a_format_that_is_named_need_not_be_that_of_the_training_data(
+    own_run: Path, table: Path, cli: Callable[..., Any]
+) -> None:
+    """And what is wrong with it is told of the format that was named."""
+    (table / "points.csv").unlink()
+    outcome = cli(evaluate.main, f"run={own_run}", f"raw={table}", "annotations=csv")
+    assert outcome.code == 2
+    assert outcome.err.endswith("expected annotations=csv (.csv), as given\n")
+
+
+def test_a_class_under_another_name_is_refused_with_both(
+    own_run: Path, table: Path, cli: Callable[..., Any]
+) -> None:
+    path = table / "points.csv"
+    path.write_text(path.read_text().replace(",tumor", ",Tumour"))
+    outcome = cli(evaluate.main, f"run={own_run}", f"raw={table}", "annotations=csv")
+    assert outcome.code == 2
+    assert "no 'tumor' anywhere in" in outcome.err
+    assert "there are: Tumour; the run learned tumor\n" in outcome.err
 
 
 def names(folder: Path) -> list[str]:

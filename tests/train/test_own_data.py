@@ -1,6 +1,7 @@
 """Data of one's own through every command: areas and points of classes of any name."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from data_prep.prepare import prepare
 from train import __main__ as train_main
 from train import evaluate, export, predict
 from train.evaluation import fields
+from train.evaluation.summary_text import class_tables
 from train.metrics import sensitivity
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
@@ -212,6 +214,91 @@ def test_what_is_counted_in_masks_is_what_one_counts(
     of_classes = summary["detection"]["per_class"]
     assert [of_classes[name]["annotated"] for name in CLASSES] == [3 * 2, 3 * 1]
     assert "sensitivity" not in summary
+
+
+def test_masks_measure_a_run_that_was_trained_on_outlines(
+    evaluated: Run, masked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their values are the run's classes in order: figures as of a run that was trained on them."""
+    monkeypatch.setattr(fields, "predict_probability", halves)
+    given = [f"raw={masked}", "annotations=masks", "cases=[4,5]", "threshold=0.5", "figures=1"]
+    summary = evaluated(*given)
+    first, second = (summary["per_class"][name] for name in CLASSES)
+    assert first["dice"] == pytest.approx(2 * 256 / (3072 + 512))
+    assert second["dice"] == pytest.approx(2 * 256 / (3072 + 256))
+    assert "sensitivity" not in summary
+    (warning,) = [line for line in summary["warnings"] if "shapes" in line]
+    assert warning == (
+        "the truth is areas as drawn (annotations=masks); the run was trained on areas as drawn,"
+        " and discs of radius_px=8 about points (annotations=geojson). Figures of pixels compare"
+        " the two shapes; those of nuclei show better what is found"
+    )
+
+
+def test_discs_about_points_measure_it_too_at_other_radii(
+    evaluated: Run, annotated: Path, tmp_path: Path
+) -> None:
+    folder, lines = tmp_path / "table", ["file,x,y,class"]
+    folder.mkdir()
+    for path in sorted((annotated / "images").glob("Case_4-*")):
+        shutil.copy(path, folder)
+        lines += [f"{path.name},{20 + 40 * n},30,{name}" for n, name in enumerate(CLASSES)]
+    (folder / "points.csv").write_text("\n".join(lines) + "\n")
+    summary = evaluated(f"raw={folder}", "annotations=csv", NO_FIGURES)
+    by_radius = {row["radius_px"]: row["dice"] for row in summary["sensitivity"]}
+    assert by_radius[RADIUS_PX] == pytest.approx(summary["all_pixels"]["dice"])
+    assert "discs of radius_px=8 about points (annotations=csv)" in "".join(summary["warnings"])
+
+
+def test_a_format_that_cannot_name_the_classes_is_refused(
+    run: Path, raw: Path, cli: Callable[..., Any]
+) -> None:
+    outcome = cli(evaluate.main, f"run={run}", f"raw={raw}", "annotations=brecahad")
+    assert outcome.code == 2
+    assert outcome.err.startswith(
+        "error: annotations=brecahad: cannot name what the run learned, lymphocyte, plasma cell:"
+        " classes: unknown 'lymphocyte'; known: mitosis,"
+    )
+
+
+def test_the_console_has_a_table_of_pixels_and_one_of_nuclei_with_a_line_for_each_class(
+    run_on_masks: Path,
+    masked: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The figures that test_what_is_counted_in_masks_is_what_one_counts works out."""
+    monkeypatch.setattr(fields, "predict_probability", halves)
+    given = [f"run={run_on_masks}", f"raw={masked}", "cases=[4]", "threshold=0.5", NO_FIGURES]
+    outcome = cli(evaluate.main, *given, f"out={tmp_path / 'out'}")
+    lines = [re.split(r" {2,}", line) for line in outcome.out.splitlines()]
+    start = lines.index(["pixels", "dice", "iou", "precision", "recall"])
+    assert lines[start + 1] == ["lymphocyte", "0.1429", "0.0769", "0.0833", "0.5000"]
+    assert lines[start + 2] == ["plasma cell", "0.1538", "0.0833", "0.0833", "1.0000"]
+    heads = ["nuclei", "f1", "precision", "recall", "AP", "annotated", "found"]
+    assert lines[start + 3] == heads
+    assert [line[0] for line in lines[start + 4 : start + 6]] == CLASSES
+    num_fields = len(list((masked / "images").glob("Case_4-*")))
+    annotated = [line[-2] for line in lines[start + 4 : start + 6]]
+    assert annotated == [str(2 * num_fields), str(num_fields)]
+    assert "all classes together" in outcome.out
+
+
+def test_a_class_that_is_annotated_nowhere_has_no_scores_in_the_tables() -> None:
+    """Neither 0 nor 1; what was found of it is told."""
+    scores = dict.fromkeys(("dice", "iou", "precision", "recall", "f1", "average_precision"), 0.5)
+    nothing = dict.fromkeys(scores)
+    pixels = {"tumor": scores, "lumen": nothing}
+    counts = {"annotated": 0, "found": 7}
+    nuclei = {"tumor": scores | {"annotated": 5, "found": 5}, "lumen": nothing | counts}
+    lines = class_tables({"per_class": pixels, "detection": {"per_class": nuclei}})
+    assert [line.split() for line in lines if line.startswith("lumen")] == [
+        ["lumen", "nothing", "annotated"],
+        ["lumen", "nothing", "annotated", "0", "7"],
+    ]
+    alone = {"per_class": {"tumor": scores}, "detection": {"per_class": {"tumor": scores}}}
+    assert class_tables(alone) == []
 
 
 def test_what_predict_writes_for_qupath_data_prep_reads_back(

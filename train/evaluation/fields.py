@@ -137,7 +137,8 @@ def raw_fields(
         listed = "\n".join(f"  {entry}" for entry in bad)
         raise UserError(
             f"raw={raw}: {len(bad)} bad file(s); {expected}:\n{listed}\n"
-            "Correct them, or give a folder that is annotated in that format"
+            "Correct them, or give a folder that is annotated in that format, or name theirs:"
+            " annotations=..."
         )
     try:
         check_occurring(reader, fields, [*labelling.labels], raw)
@@ -167,10 +168,7 @@ def expected_format(labelling: Labelling, described_in: Path | None) -> str:
     expected = f"expected annotations={labelling.annotations} ({endings})"
     if described_in is None:
         return f"{expected}, as given"
-    return (
-        f"{expected}, the format of the training data in {described_in}; annotations=... names"
-        " another"
-    )
+    return f"{expected}, the format of the training data in {described_in}"
 
 
 def read_raw(

@@ -140,6 +140,7 @@ def evaluate_run(
         "warnings": [
             *chosen.notes,
             *warnings_about(fields, run, state),
+            *doubts(config, state),
             *duplicate_warnings(near_duplicates),
         ],
     }
@@ -262,6 +263,14 @@ def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) ->
     )
 
 
+def doubts(config: EvaluateConfig, state: Mapping[str, Any]) -> list[str]:
+    """Say that the best checkpoint was not chosen for what it finds; nothing of another one."""
+    if config.checkpoint != "best":
+        return []
+    doubt = doubt_about_best(state["metrics"].get("val/dice"), state["step"])
+    return [doubt] if doubt else []
+
+
 def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:
     """Say what makes the figures of a checkpoint look better than they are."""
     warnings = split_warnings(run.data.cases)
@@ -273,6 +282,4 @@ def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, A
     if chosen and thresholds != [None, None]:
         listed = ", ".join(sorted(chosen))
         warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
-    if doubt := doubt_about_best(state):
-        warnings.append(doubt)
     return warnings

@@ -82,10 +82,6 @@ def score_rows(summary: Mapping[str, Any]) -> dict[str, list[ScoreRow]]:
         "nuclei": [
             (name, s["detection"], s["detection"]["interval"]) for name, s in sources.items()
         ],
-        "classes": [(name, scores, {}) for name, scores in summary["per_class"].items()],
-        "nuclei_classes": [
-            (name, scores, {}) for name, scores in summary["detection"]["per_class"].items()
-        ],
     }
 
 

@@ -148,7 +148,8 @@ class Trainer:
             else:
                 self.train_step()
         self.saver.wait()
-        if doubt := doubt_about_best(vars(self.state.progress)):
+        progress = self.state.progress
+        if doubt := doubt_about_best(progress.best_dice, progress.best_step):
             self.monitor.say(f"warning: {doubt}")
         self.monitor.finished(messages.summary(self.state.progress), self.saver.stalled_s)
         return 0

@@ -1,9 +1,8 @@
 """The thresholds of a run: chosen on the validation split, given, or the default."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY
+from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY, Score
 
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
 NO_DICE = 5e-5
@@ -36,14 +35,13 @@ def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
     return DEFAULT_THRESHOLD, "empty_val" if name in metrics else "default"
 
 
-def doubt_about_best(state: Mapping[str, Any]) -> str:
-    """Say that the best checkpoint so far, when this one was saved, is no choice; '' if it is."""
-    if not 0 <= state["best_dice"] < NO_DICE:
+def doubt_about_best(dice: Score, step: int) -> str:
+    """Say that the best step, with this Dice of the validation, is no choice; '' if it is."""
+    if dice is None or not 0 <= dice < NO_DICE:
         return ""
     return (
-        f"best is step {state['best_step']}, the first of several that are equal: no validation up"
-        f" to step {state['step']} found anything (Dice {state['best_dice']:.4f}). Train longer, or"
-        " look at masks and learning rate"
+        f"best is step {step}: no validation found anything (Dice {dice:.4f}), so it is only the"
+        " first of equals; train longer, or look at the masks and the learning rate"
     )
 
 

@@ -15,6 +15,7 @@ from train import evaluate, show
 from train.evaluation.overlays import make_overlay
 from train.evaluation.report import in_words, report_page, story
 from train.runs.run_folder import Run, read_run
+from train.runs.thresholds import doubt_about_best
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install)")
 
@@ -152,8 +153,7 @@ def test_the_page_says_what_the_summary_and_the_run_say(page: Path, run: Run) ->
         "mitosis+apoptosis 0.667",
         "All foreground 0.667",
         "tumor 0.750 0.800 0.700 0.710 30 26",
-        "mitosis+apoptosis nothing annotated nothing annotated nothing annotated nothing annotated"
-        " 0 7",
+        "mitosis+apoptosis nothing annotated 0 7",
         "All other figures pool the classes",
         "Model 0.747 0.700 to 0.790 0.800",
         "30 0.500",
@@ -306,6 +306,14 @@ def test_outlines_and_legend_have_the_colours_of_the_classes(page: Path, browser
         left, top, right, bottom = browser.box(f".swatch.class-{number + 1}")
         middle = picture[(top + bottom) // 2, (left + right) // 2]
         assert middle.tolist() == [*colour_of(number)]
+
+
+def test_a_best_of_nothing_is_no_choice() -> None:
+    """Nor is a Dice that is written as 0.0000; one that is, and nothing annotated, are no doubt."""
+    for dice in (0.0, 0.00004):
+        assert doubt_about_best(dice, 4).startswith("best is step 4: no validation found anything")
+    for known in (None, -1.0, 0.0002):
+        assert doubt_about_best(known, 4) == ""
 
 
 def test_one_class_needs_no_legend(run: Run) -> None:

@@ -98,6 +98,25 @@ def test_latest_names_the_last_step_and_best_that_of_the_best_dice(own_run: Path
     assert (state["best_dice"], state["best_step"]) == (dice, -step)
 
 
+def test_a_run_that_found_nothing_says_that_its_best_is_no_choice(
+    tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """It hardly learns, so every pixel stays below 0.5; evaluation says it again, of the best."""
+    run = tmp_path / "run"
+    config = tiny(run, "lr=1e-9", "loss.dice_weight=0", "panels=0")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(command_line.as_yaml(config))
+    outcome = cli(train_main.main, f"config={settings}")
+    dices = [line["val/dice"] for line in read_metrics(run)]
+    assert dices == [0, 0]
+    doubt = "best is step 4: no validation found anything (Dice 0.0000)"
+    assert f"warning: {doubt}" in outcome.out
+    given = [f"run={run}", "figures=0", "amp=off"]
+    assert f"warning: {doubt}" in cli(evaluate.main, *given, f"out={tmp_path / 'a'}").out
+    latest = cli(evaluate.main, *given, f"out={tmp_path / 'b'}", "checkpoint=latest")
+    assert doubt not in latest.out
+
+
 def only_count(trainer: Trainer) -> None:
     """A step for tests that ask when, not what."""
     trainer.state.progress.step += 1
