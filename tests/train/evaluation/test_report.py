@@ -15,7 +15,6 @@ from train import evaluate, show
 from train.evaluation.overlays import make_overlay
 from train.evaluation.report import in_words, report_page, story
 from train.runs.run_folder import Run, read_run
-from train.runs.thresholds import doubt_about_best
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install)")
 
@@ -306,14 +305,6 @@ def test_outlines_and_legend_have_the_colours_of_the_classes(page: Path, browser
         left, top, right, bottom = browser.box(f".swatch.class-{number + 1}")
         middle = picture[(top + bottom) // 2, (left + right) // 2]
         assert middle.tolist() == [*colour_of(number)]
-
-
-def test_a_best_of_nothing_is_no_choice() -> None:
-    """Nor is a Dice that is written as 0.0000; one that is, and nothing annotated, are no doubt."""
-    for dice in (0.0, 0.00004):
-        assert doubt_about_best(dice, 4).startswith("best is step 4: no validation found anything")
-    for known in (None, -1.0, 0.0002):
-        assert doubt_about_best(known, 4) == ""
 
 
 def test_one_class_needs_no_legend(run: Run) -> None:
