@@ -1,0 +1,162 @@
+"""A trial: a mutated input, the real command that reads it, and what is right."""
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from common import command_line
+from tests.fuzz.pictures import Pixels
+from tests.fuzz.running import Outcome, run_forked
+
+RIGHT, REFUSED, WRONG = "right", "refused", "silently wrong"
+TRACEBACK, MEMORY, TIME = "traceback", "memory", "time"
+BAD = (WRONG, TRACEBACK, MEMORY, TIME)
+SECRET = "secret-of-the-environment"  # no file of a stranger may read it
+ANY_TRACEBACK = re.compile(
+    r"Traceback \(most recent|unexpected error in a worker|Fatal Python error|worker process"
+)
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+RADIUS_PX = 5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial came to, with a line about it."""
+
+    name: str
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line; `may_write` are the paths in the trial's folder that it may change."""
+
+    module: str
+    arguments: tuple[str, ...]
+    may_write: tuple[str, ...] = ("out",)
+
+    def __call__(self) -> int | None:
+        """Run it in this process, which it ends."""
+        main = importlib.import_module(self.module).main
+        command_line.run(main, self.arguments)
+
+    @property
+    def typed(self) -> str:
+        """What one types for it."""
+        name = self.module.removesuffix(".__main__")
+        start = "python launch/jobs.py" if name == "launch.jobs" else f"python -m {name}"
+        return " ".join(
+            [start, *(repr(a) if re.search(r"[^\w=./-]", a) else a for a in self.arguments)]
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A command, and a judge for when it ends with 0, which says what came of it."""
+
+    command: Command
+    judge: Callable[[Outcome], Verdict]
+    about: str
+    """What was mutated, and how."""
+    goes_on: bool = False
+    """Whether the bad file is one of several, so that the command must not end for it."""
+
+
+def tried(trial: Trial, folder: Path, limit_s: float) -> tuple[Verdict, Outcome]:
+    """Run a trial in its folder."""
+    before = stamps(folder, trial.command.may_write)
+    outcome = run_forked(trial.command, folder / "log", limit_s)
+    if broken := outcome.broken_limit:
+        return Verdict(broken, f"{outcome.seconds:.1f} s, {outcome.growth_bytes >> 20} MB"), outcome
+    if ANY_TRACEBACK.search(outcome.told) or outcome.code not in (0, 1, 2):
+        return Verdict(TRACEBACK, f"exit code {outcome.code}"), outcome
+    if found := CONTROL.search(outcome.told):
+        return Verdict(WRONG, f"prints the control character {found[0]!r}"), outcome
+    if SECRET in outcome.told or any(map(holds_secret, written(folder))):
+        return Verdict(WRONG, "tells what the environment holds"), outcome
+    if changed := before.items() ^ stamps(folder, trial.command.may_write).items():
+        return Verdict(WRONG, f"changed {sorted({name for name, _ in changed})}"), outcome
+    if outcome.code:
+        return on_refusal(trial, outcome), outcome
+    return judged(trial, outcome, folder, limit_s), outcome
+
+
+def on_refusal(trial: Trial, outcome: Outcome) -> Verdict:
+    """Judge a command that ended with 1 or 2."""
+    if not outcome.told.strip():
+        return Verdict(WRONG, f"exit code {outcome.code} without a word")
+    if trial.goes_on:
+        return Verdict(WRONG, "one bad file ended the whole run")
+    return Verdict(REFUSED)
+
+
+def judged(trial: Trial, outcome: Outcome, folder: Path, limit_s: float) -> Verdict:
+    """Ask the judge, in a process of its own: readers may fall over what ours has read."""
+    answer = folder / "verdict.json"
+
+    def judge() -> None:
+        verdict = trial.judge(outcome)
+        answer.write_text(json.dumps([verdict.name, verdict.about]))
+
+    asked = run_forked(judge, folder / "judge", limit_s)
+    if not answer.exists():
+        return Verdict(WRONG, f"no verdict: {asked.told[-1500:]}")
+    return Verdict(*json.loads(answer.read_text()))
+
+
+def stamps(folder: Path, may_write: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return size and time of the files that a command is not to change."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        is_free = any(name == free or name.startswith(f"{free}/") for free in (*may_write, "log"))
+        if not is_free and path.is_file():
+            about = path.stat()
+            found[name] = (about.st_size, about.st_mtime_ns)
+    return found
+
+
+def written(folder: Path) -> list[Path]:
+    """Return the small files in a trial's folder."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size < 10**6]
+
+
+def holds_secret(path: Path) -> bool:
+    """Whether a file holds what only the environment should."""
+    return SECRET.encode() in path.read_bytes()
+
+
+def prepared_fields(out: Path) -> dict[str, tuple[Pixels, Pixels]]:
+    """Return the image and the mask of every field of a prepared set, unvaried."""
+    found = {}
+    for line in (out / "manifest.jsonl").read_text().splitlines():
+        sample = json.loads(line)
+        found[sample["field"]] = tuple(
+            np.asarray(PillowImage.open(out / sample[key])) for key in ("image", "mask")
+        )
+    return found  # type: ignore[return-value]
+
+
+def skipped(out: Path) -> str:
+    """Return what dataset.json says of the files that were left out."""
+    return json.dumps(json.loads((out / "dataset.json").read_text())["skipped"])
+
+
+def preparing(folder: Path, *more: str) -> Command:
+    """Return the command that prepares folder/raw, with every field for training."""
+    arguments = ("workers=1", "copies=1", "split.val=0", "split.test=0", "format=png")
+    paths = (f"raw={folder / 'raw'}", f"out={folder / 'out'}", f"radius_px={RADIUS_PX}")
+    return Command("data_prep.__main__", (*paths, *arguments, *more))
+
+
+def environment() -> None:
+    """Set what runs of the fuzzer depend on, before anything large is imported."""
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    os.environ.update(one | {"CUDA_VISIBLE_DEVICES": "", "FUZZ_SECRET": SECRET})
