@@ -31,7 +31,7 @@ def copied(source: Path, target: Path) -> Path:
 
 
 def mutate_file(folder: Path, names: list[str], rng: np.random.Generator) -> tuple[str, str]:
-    """Mutate one of the files that match one of the patterns; return its name, and what was done."""
+    """Mutate one of the files that match a pattern; return its name, and what was done."""
     paths = sorted(folder.glob(str(rng.choice(names))))
     path = paths[int(rng.integers(len(paths)))]
     content = path.read_bytes()
@@ -54,7 +54,7 @@ def set_trial(rng: np.random.Generator, folder: Path, reference: Reference) -> T
     data = copied(reference.data, folder / "data")
     files = ["dataset.json", "dataset.json", "manifest.jsonl", "manifest.jsonl", "images/*",
              "masks/*", "points/*", "packed/*"]  # fmt: skip
-    name, about = mutate_file(data, files, rng)
+    _, about = mutate_file(data, files, rng)
     way = rng.random()
     if way < 0.35:
         given = (f"run={reference.run}", f"data={data}", f"out={folder / 'out'}")

@@ -79,7 +79,7 @@ def geojson(content: bytes, size: tuple[int, int], radius_px: int) -> Pixels:
     """Paint QuPath's GeoJSON, without what cannot be used. Raises as brecahad()."""
     parsed = json.loads(content)
     if isinstance(parsed, dict):
-        parsed = parsed["features"] if "features" in parsed else [parsed]
+        parsed = parsed.get("features", [parsed])
     if not isinstance(parsed, list):
         raise Unclear("no features")
     discs: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""Read pictures with OpenCV (libtiff, libpng, libjpeg) and with Pillow, by the rules of input.md."""
+"""Read pictures with OpenCV and with Pillow, by the rules of docs/input.md."""
 
 import io
 import struct
@@ -35,9 +35,9 @@ def raw_readings(path: Path, as_labels: bool = False) -> list[Pixels]:
     found = []
     for number, is_upright in pictures_in(content):
         readers: list[Callable[[], Pixels | None]]
-        readers = [lambda n=number: with_pillow(content, n, as_labels)]  # type: ignore[misc]
+        readers = [lambda n=number: with_pillow(content, n, as_labels)]
         if is_upright:
-            readers.append(lambda n=number: with_opencv(path, content, n))  # type: ignore[misc]
+            readers.append(lambda n=number: with_opencv(path, content, n))
         for read in readers:
             try:
                 pixels = read()

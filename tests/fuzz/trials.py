@@ -141,7 +141,7 @@ def prepared_fields(out: Path) -> dict[str, tuple[Pixels, Pixels]]:
         found[sample["field"]] = tuple(
             np.asarray(PillowImage.open(out / sample[key])) for key in ("image", "mask")
         )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def skipped(out: Path) -> str:
