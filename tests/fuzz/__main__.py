@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def get_ready() -> None:
-    """Import all that the runs need, and let workers be forked: no seconds of imports for each."""
+    """Import all that the runs need, and let them work without worker processes: both take long."""
     trials.environment()
     for module in PRELOAD:
         importlib.import_module(module)
@@ -118,13 +118,16 @@ def get_ready() -> None:
     import cv2
     import torch
 
-    from common import workers
     from data_prep import __main__ as preparing
+    from data_prep import prepare
+    from data_prep.dataset import pack
+    from tests.processes import map_here
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    workers.CONTEXT = multiprocessing.get_context("fork")
-    workers.get_ready = preparing.get_ready = lambda module: None
+    for module in (prepare, pack):
+        module.map_tasks = map_here
+    preparing.get_ready = lambda module: None
 
 
 def run_all(numbers: Sequence[int], options: argparse.Namespace, folder: Path) -> list[Result]:

@@ -45,7 +45,7 @@ def inside(rings: list[Ring], x_HW: Pixels, y_HW: Pixels) -> Pixels:
         for (x0, y0), (x1, y1) in zip(ring, ring[1:] + ring[:1], strict=True):
             if y0 != y1:
                 crosses = (np.minimum(y0, y1) <= y_HW) & (y_HW < np.maximum(y0, y1))
-                is_in ^= crosses & (x_HW > x0 + (y_HW - y0) * (x1 - x0) / (y1 - y0))
+                is_in ^= crosses & (x_HW >= x0 + (y_HW - y0) * (x1 - x0) / (y1 - y0))
     return is_in
 
 

@@ -130,7 +130,7 @@ def compared(
     """Judge a picture by the others' readings."""
     if any(alike(ours, reading) for reading in theirs):
         return Verdict(RIGHT)
-    sizes = [reading.shape for reading in theirs]
+    sizes = [reading.shape for reading in theirs] or "none"
     far = [int(np.abs(ours.astype(int) - reading).max()) for reading in theirs
            if reading.shape == ours.shape]  # fmt: skip
     return Verdict(WRONG, f"{ours.shape}, others {sizes}, differ by {far}")

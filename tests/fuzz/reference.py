@@ -75,6 +75,9 @@ def make_reference(folder: Path) -> Reference:
     did(("data_prep.__main__", raw, f"out={reference.data}", *sizes, *split), folder)
     did(("train.__main__", data, run, *TRAINING), folder)
     did(("train.export", run, f"out={reference.model}"), folder)
+    for path in sorted((reference.run / "checkpoints").glob("step_*")):
+        shown = did(("train.show", run, f"checkpoint={path.name}"), folder)
+        (folder / f"shown_{path.name}.txt").write_text(shown)
     predicted(reference, folder / "predicted", folder)
     evaluated(reference, folder / "evaluated", folder)
     jobs = {"time_s": 0, "revision": "abc", "jobs": {"train": "7"}, "earlier": []}

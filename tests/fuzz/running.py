@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 MEMORY_BYTES = 1500 * 2**20  # address space that a run may ask for, beyond this process's own
 MOST_GROWTH_BYTES = 700 * 2**20  # of resident memory: the inputs have some ten kilobytes
@@ -32,9 +33,9 @@ class Outcome:
     """Its exit code; minus the signal that ended it."""
     out: str
     err: str
-    seconds: float
-    is_timed_out: bool
-    growth_bytes: int
+    seconds: float = 0.0
+    is_timed_out: bool = False
+    growth_bytes: int = 0
     """Resident memory beyond what it began with."""
 
     @property
@@ -51,15 +52,23 @@ class Outcome:
         return "memory" if is_large or NO_MEMORY.search(self.told) else ""
 
 
-def run_forked(function: Callable[[], int | None], folder: Path, limit_s: float) -> Outcome:
-    """Call a function in a process of its own, in a working folder, and return what came of it."""
+def run_forked(
+    function: Callable[[], int | None],
+    folder: Path,
+    limit_s: float,
+    judge: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Call a function in a process of its own, in a working folder, and return what came of it.
+
+    Where it ends with 0, that process calls the judge, too: a fork takes longer than many runs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     logs = folder / "stdout.txt", folder / "stderr.txt"
-    own_bytes = pages("statm", 1)
+    _, own_bytes = memory_bytes()
     begun = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        os._exit(be_the_child(function, folder, logs))
+        be_the_child(function, folder, logs, judge)
     handle = os.pidfd_open(pid)
     is_done = bool(select.select([handle], [], [], limit_s)[0])
     os.close(handle)
@@ -68,21 +77,24 @@ def run_forked(function: Callable[[], int | None], folder: Path, limit_s: float)
     except ProcessLookupError:
         os.kill(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
-    out, err = (log.read_text(errors="replace") if log.exists() else "" for log in logs)
+    outcome = outcome_of(os.waitstatus_to_exitcode(status), logs)
     seconds, growth_bytes = time.monotonic() - begun, usage.ru_maxrss * 1024 - own_bytes
-    code = os.waitstatus_to_exitcode(status)
-    return Outcome(code, out, err, seconds, not is_done, growth_bytes)
+    return replace(outcome, seconds=seconds, growth_bytes=growth_bytes, is_timed_out=not is_done)
 
 
-def be_the_child(function: Callable[[], int | None], folder: Path, logs: tuple[Path, Path]) -> int:
-    """Set the limits, call the function, and return the exit code that Python would end with."""
+def be_the_child(
+    function: Callable[[], int | None],
+    folder: Path,
+    logs: tuple[Path, Path],
+    judge: Callable[[Outcome], None],
+) -> NoReturn:
+    """Set the limits, call the function, and end with the exit code that Python would end with."""
     os.setsid()
     os.chdir(folder)
     for number, log in enumerate(logs, start=1):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    most_bytes = pages("statm", 0) + MEMORY_BYTES
+    most_bytes = memory_bytes()[0] + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         code = function() or 0
     except SystemExit as ending:
@@ -92,10 +104,23 @@ def be_the_child(function: Callable[[], int | None], folder: Path, logs: tuple[P
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    return code
+    if code == 0:
+        outcome = outcome_of(0, logs)
+        os.dup2(os.open(folder / "judge.txt", os.O_WRONLY | os.O_CREAT), 2)
+        try:
+            judge(outcome)
+        except BaseException:
+            traceback.print_exc()
+    os._exit(code)
 
 
-def pages(file: str, column: int) -> int:
-    """Return a figure of this process's memory from /proc, in bytes: 0 all, 1 resident."""
-    counts = Path(f"/proc/self/{file}").read_text().split()
-    return int(counts[column]) * resource.getpagesize()
+def outcome_of(code: int, logs: tuple[Path, Path]) -> Outcome:
+    """Return what a process printed, and its exit code."""
+    out, err = (log.read_text(errors="replace") if log.exists() else "" for log in logs)
+    return Outcome(code, out, err)
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Return this process's address space, and the part of its memory that a fork begins with."""
+    counts = [int(text) for text in Path("/proc/self/statm").read_text().split()]
+    return counts[0] * resource.getpagesize(), (counts[1] - counts[2]) * resource.getpagesize()

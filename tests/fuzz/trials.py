@@ -1,5 +1,6 @@
 """A trial: a mutated input, the real command that reads it, and what is right."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -72,7 +73,13 @@ class Trial:
 def tried(trial: Trial, folder: Path, limit_s: float) -> tuple[Verdict, Outcome]:
     """Run a trial in its folder."""
     before = stamps(folder, trial.command.may_write)
-    outcome = run_forked(trial.command, folder / "log", limit_s)
+    answer = folder / "log/verdict.json"
+
+    def judge(outcome: Outcome) -> None:
+        """Say what came of it, in the command's process: readers may fall over its picture."""
+        answer.write_text(json.dumps(dataclasses.astuple(trial.judge(outcome))))
+
+    outcome = run_forked(trial.command, folder / "log", limit_s, judge)
     if broken := outcome.broken_limit:
         return Verdict(broken, f"{outcome.seconds:.1f} s, {outcome.growth_bytes >> 20} MB"), outcome
     if ANY_TRACEBACK.search(outcome.told) or outcome.code not in (0, 1, 2):
@@ -85,7 +92,9 @@ def tried(trial: Trial, folder: Path, limit_s: float) -> tuple[Verdict, Outcome]
         return Verdict(WRONG, f"changed {sorted({name for name, _ in changed})}"), outcome
     if outcome.code:
         return on_refusal(trial, outcome), outcome
-    return judged(trial, outcome, folder, limit_s), outcome
+    if not answer.exists():
+        return Verdict(WRONG, "the judge fell over"), outcome
+    return Verdict(*json.loads(answer.read_text())), outcome
 
 
 def on_refusal(trial: Trial, outcome: Outcome) -> Verdict:
@@ -95,20 +104,6 @@ def on_refusal(trial: Trial, outcome: Outcome) -> Verdict:
     if trial.goes_on:
         return Verdict(WRONG, "one bad file ended the whole run")
     return Verdict(REFUSED)
-
-
-def judged(trial: Trial, outcome: Outcome, folder: Path, limit_s: float) -> Verdict:
-    """Ask the judge, in a process of its own: readers may fall over what ours has read."""
-    answer = folder / "verdict.json"
-
-    def judge() -> None:
-        verdict = trial.judge(outcome)
-        answer.write_text(json.dumps([verdict.name, verdict.about]))
-
-    asked = run_forked(judge, folder / "judge", limit_s)
-    if not answer.exists():
-        return Verdict(WRONG, f"no verdict: {asked.told[-1500:]}")
-    return Verdict(*json.loads(answer.read_text()))
 
 
 def stamps(folder: Path, may_write: Iterable[str]) -> dict[str, tuple[int, int]]:
