@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 
 from tests.fuzz import painter, pictures
 from tests.fuzz.picture_trials import POINTS, raw_folder
-from tests.fuzz.pictures import HEIGHT_PX, WIDTH_PX, Pixels
+from tests.fuzz.pictures import HEIGHT_PX, WIDTH_PX
 from tests.fuzz.reference import Reference
 from tests.fuzz.running import Outcome
 from tests.fuzz.text_mutations import mutate_json, mutate_table
@@ -27,7 +27,6 @@ from tests.fuzz.trials import (
 )
 
 SIZE = HEIGHT_PX, WIDTH_PX
-Painter = Callable[[bytes], Pixels]
 TABLE = "file,x,y,class\nCase_1-01.png,20.5,15.5,tumor\nCase_1-01.png,70.25,30.75,tumor\n"
 TABLE += "Case_1-01.png,50.5,60.5,lumen\nCase_2-01.png,30.5,40.5,tumor\n"
 
@@ -89,7 +88,7 @@ def per_field(
     ending: str,
     contents: tuple[bytes, bytes],
     about: str,
-    paint: Callable[..., Pixels],
+    paint: Callable[..., painter.Painted],
 ) -> Trial:
     """Prepare a mutated and a good field."""
     raw = with_images(folder)
@@ -101,6 +100,7 @@ def per_field(
     def judge(outcome: Outcome) -> Verdict:
         return judge_mask(
             folder / "out",
+            outcome,
             f"Case_1-01{ending}",
             lambda: paint(contents[0], SIZE, RADIUS_PX),
         )
@@ -119,6 +119,7 @@ def table_trial(rng: np.random.Generator, folder: Path, reference: Reference) ->
             return Verdict(REFUSED)
         return judge_mask(
             folder / "out",
+            outcome,
             "Case_1-01.png",
             lambda: painter.table(content, "Case_1-01", SIZE, RADIUS_PX),
         )
@@ -135,18 +136,25 @@ def with_images(folder: Path) -> Path:
     return raw
 
 
-def judge_mask(out: Path, name: str, paint: Callable[[], Pixels]) -> Verdict:
-    """Judge the mask of the mutated field: painted alike, or left out and named."""
+def judge_mask(
+    out: Path, outcome: Outcome, name: str, paint: Callable[[], painter.Painted]
+) -> Verdict:
+    """Judge the mask of the mutated field: painted alike, or left out and named.
+
+    Objects that cannot be used may be passed over, with a word.
+    """
     fields = prepared_fields(out)
     if "Case_1-01" not in fields:
         is_named = name in skipped(out)
         return Verdict(REFUSED) if is_named else Verdict(WRONG, "left out without a word")
     ours_HW = fields["Case_1-01"][1]
     try:
-        theirs_HW = paint()
+        right = paint()
     except (painter.Unclear, ValueError, TypeError, RecursionError, AttributeError) as error:
         return Verdict(WRONG, f"used, though {error!r:.200}; {(ours_HW > 0).sum()} px")
-    if np.array_equal(ours_HW, theirs_HW):
-        return Verdict(RIGHT)
-    counts = int((ours_HW > 0).sum()), int((theirs_HW > 0).sum())
-    return Verdict(WRONG, f"the mask has {counts[0]} px, right {counts[1]}")
+    if not np.array_equal(ours_HW, right.mask_HW):
+        counts = int((ours_HW > 0).sum()), int((right.mask_HW > 0).sum())
+        return Verdict(WRONG, f"the mask has {counts[0]} px, right {counts[1]}")
+    if right.num_lost and "passed over" not in outcome.told:
+        return Verdict(WRONG, f"{right.num_lost} objects passed over without a word")
+    return Verdict(RIGHT)

@@ -83,7 +83,7 @@ def run_trial(rng: np.random.Generator, folder: Path, reference: Reference) -> T
         return show_trial(run, reference, about)
     if way < 0.45:
         command = Command("train.export", (f"run={run}", f"out={folder / 'out.safetensors'}"),
-                          ("out.safetensors",))  # fmt: skip
+                          ("out.safetensors", ".eosin"))  # fmt: skip
         return Trial(command, lambda outcome: Verdict(RIGHT), about)
     if way < 0.65:
         given = (f"run={run}", f"out={folder / 'out'}", "figures=1", "amp=off")

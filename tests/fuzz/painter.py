@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,13 @@ from tests.fuzz.pictures import Pixels
 CLASS = "tumor"
 Ring = list[tuple[float, float]]
 CLASSES = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
+
+
+class Painted(NamedTuple):
+    """A mask, HW uint8 of 0 and 255, and how many objects of its class could not be painted."""
+
+    mask_HW: Pixels
+    num_lost: int
 
 
 class Unclear(Exception):  # noqa: N818  (a verdict)
@@ -61,22 +68,24 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def brecahad(content: bytes, size: tuple[int, int], radius_px: int) -> Pixels:
+def brecahad(content: bytes, size: tuple[int, int], radius_px: int) -> Painted:
     """Paint BreCaHAD's JSON. Raises Unclear, ValueError or RecursionError."""
     listed = json.loads(content, object_pairs_hook=once)
     if not isinstance(listed, dict) or CLASS not in listed or not isinstance(listed[CLASS], list):
         raise Unclear("no list of the class")
-    discs = []
+    discs, num_lost = [], 0
     for entry in listed[CLASS]:
-        is_point = isinstance(entry, dict) and {"x", "y"} <= entry.keys()
-        if not is_point or not all(is_number(entry[k]) and 0 <= entry[k] <= 1 for k in "xy"):
-            raise Unclear(f"no point: {entry!r:.60}")
+        if not isinstance(entry, dict) or not all(is_number(entry.get(key)) for key in "xy"):
+            num_lost += 1
+            continue
+        if not all(0 <= entry[key] <= 1 for key in "xy"):
+            raise Unclear(f"a point outside: {entry!r:.60}")
         discs.append((entry["x"] * size[1], entry["y"] * size[0]))
-    return painted(discs, [], size, radius_px)
+    return Painted(painted(discs, [], size, radius_px), num_lost)
 
 
-def geojson(content: bytes, size: tuple[int, int], radius_px: int) -> Pixels:
-    """Paint QuPath's GeoJSON, without what cannot be used. Raises as brecahad()."""
+def geojson(content: bytes, size: tuple[int, int], radius_px: int) -> Painted:
+    """Paint QuPath's GeoJSON. Raises as brecahad()."""
     parsed = json.loads(content)
     if isinstance(parsed, dict):
         parsed = parsed.get("features", [parsed])
@@ -84,6 +93,7 @@ def geojson(content: bytes, size: tuple[int, int], radius_px: int) -> Pixels:
         raise Unclear("no features")
     discs: list[tuple[float, float]] = []
     areas: list[list[Ring]] = []
+    num_lost = 0
     while parsed:
         feature = parsed.pop()
         properties = feature.get("properties") if isinstance(feature, dict) else None
@@ -93,11 +103,11 @@ def geojson(content: bytes, size: tuple[int, int], radius_px: int) -> Pixels:
         parsed += children if isinstance(children, list) else []
         if class_of(properties.get("classification")) == CLASS:
             key = "nucleusGeometry" if feature.get("nucleusGeometry") else "geometry"
-            take(feature.get(key), discs, areas)
+            num_lost += not take(feature.get(key), discs, areas)
     is_inside = [0 <= x <= size[1] and 0 <= y <= size[0] for x, y in discs]
     if not all(is_inside):
         raise Unclear("a point outside")
-    return painted(discs, areas, size, radius_px)
+    return Painted(painted(discs, areas, size, radius_px), num_lost)
 
 
 def class_of(given: Any) -> str:
@@ -113,14 +123,15 @@ def class_of(given: Any) -> str:
     return ": ".join([*([parent] if parent else []), *names])
 
 
-def take(geometry: Any, discs: list[tuple[float, float]], areas: list[list[Ring]]) -> None:
-    """Add the points or areas of a geometry, if it has some."""
+def take(geometry: Any, discs: list[tuple[float, float]], areas: list[list[Ring]]) -> bool:
+    """Add the points or areas of a geometry; return whether it has some."""
+    before = len(discs) + len(areas)
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     given = geometry.get("coordinates") if isinstance(geometry, dict) else None
     if kind in ("Point", "Polygon"):
         given = [given]
     if not isinstance(given, list):
-        return
+        return False
     if kind in ("Point", "MultiPoint"):
         discs += [(p[0], p[1]) for p in given if is_position(p)]
     if kind in ("Polygon", "MultiPolygon"):
@@ -129,6 +140,7 @@ def take(geometry: Any, discs: list[tuple[float, float]], areas: list[list[Ring]
                 isinstance(ring, list) and all(map(is_position, ring)) for ring in polygon
             ):
                 areas.append([[(p[0], p[1]) for p in ring] for ring in polygon])
+    return len(discs) + len(areas) > before
 
 
 def is_position(given: Any) -> bool:
@@ -136,7 +148,7 @@ def is_position(given: Any) -> bool:
     return isinstance(given, list) and len(given) >= 2 and all(map(is_number, given[:2]))
 
 
-def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> Pixels:
+def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> Painted:
     """Paint the points that a table lists for an image. Raises as brecahad()."""
     text = decoded(content)
     lines = text.splitlines()
@@ -164,7 +176,7 @@ def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> P
             number(x, separator), number(y, separator)
     if not all(0 <= x <= size[1] and 0 <= y <= size[0] for x, y in discs):
         raise Unclear("a point outside")
-    return painted(discs, [], size, radius_px)
+    return Painted(painted(discs, [], size, radius_px), 0)
 
 
 def decoded(content: bytes) -> str:

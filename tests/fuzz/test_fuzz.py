@@ -156,7 +156,8 @@ DISC = {(2, 1), (1, 2), (2, 2), (3, 2), (2, 3)}  # of radius 1 about the pixel (
     ],
 )
 def test_annotations_are_painted_as_by_hand(
-    paint: Callable[..., pictures.Pixels], content: bytes, pixels: set[tuple[int, int]]
+    paint: Callable[..., painter.Painted], content: bytes, pixels: set[tuple[int, int]]
 ) -> None:
-    mask_HW = paint(content, (6, 7), 1)
+    mask_HW, num_lost = paint(content, (6, 7), 1)
+    assert num_lost == 0
     assert {(x, y) for y, x in np.argwhere(mask_HW).tolist()} == pixels
