@@ -15,6 +15,7 @@ import numpy as np
 from tests.fuzz.pictures import Pixels
 
 CLASS = "tumor"
+FARTHEST_PX = 1e9
 Ring = list[tuple[float, float]]
 CLASSES = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
 
@@ -144,8 +145,10 @@ def take(geometry: Any, discs: list[tuple[float, float]], areas: list[list[Ring]
 
 
 def is_position(given: Any) -> bool:
-    """Whether a JSON value begins with x and y."""
-    return isinstance(given, list) and len(given) >= 2 and all(map(is_number, given[:2]))
+    """Whether a JSON value begins with x and y, as an image may have them."""
+    if not isinstance(given, list) or len(given) < 2:
+        return False
+    return all(is_number(value) and abs(value) < FARTHEST_PX for value in given[:2])
 
 
 def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> Painted:
