@@ -99,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", type=int, help="the run of this number alone")
     parser.add_argument("--keep", type=Path, help="folder for the inputs of runs that failed")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--limit-s", type=float, default=20.0, help="seconds for a command (20)")
+    parser.add_argument(
+        "--limit-s", type=float, default=20.0, help="seconds of work for a command (20)"
+    )
     options = parser.parse_args(argv)
     get_ready()
     numbers = [options.only] if options.only is not None else list(range(options.runs))

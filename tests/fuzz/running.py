@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 MEMORY_BYTES = 1500 * 2**20  # address space that a run may ask for, beyond this process's own
+PATIENCE = 3  # seconds to wait for each second of work, on a machine that is busy otherwise
 MOST_GROWTH_BYTES = 700 * 2**20  # of resident memory: the inputs have some ten kilobytes
 NO_MEMORY = re.compile(
     r"MemoryError|memory ran out|(annot|nable to) allocate|bad_alloc|SIGKILL|Insufficient memory",
@@ -60,6 +61,7 @@ def run_forked(
 ) -> Outcome:
     """Call a function in a process of its own, in a working folder, and return what came of it.
 
+    `limit_s`: seconds of work on a core, and of waiting a few times as many.
     Where it ends with 0, that process calls the judge, too: a fork takes longer than many runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,16 +72,17 @@ def run_forked(
     if pid == 0:
         be_the_child(function, folder, logs, judge)
     handle = os.pidfd_open(pid)
-    is_done = bool(select.select([handle], [], [], limit_s)[0])
+    is_done = bool(select.select([handle], [], [], PATIENCE * limit_s)[0])
     os.close(handle)
     try:  # whatever it has started, too
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         os.kill(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
+    is_late = not is_done or usage.ru_utime + usage.ru_stime > limit_s
     outcome = outcome_of(os.waitstatus_to_exitcode(status), logs)
     seconds, growth_bytes = time.monotonic() - begun, usage.ru_maxrss * 1024 - own_bytes
-    return replace(outcome, seconds=seconds, growth_bytes=growth_bytes, is_timed_out=not is_done)
+    return replace(outcome, seconds=seconds, growth_bytes=growth_bytes, is_timed_out=is_late)
 
 
 def be_the_child(
