@@ -162,7 +162,7 @@ def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> P
     ]
     header = [cell.lower() for cell in rows[0]] if rows else []
     columns = [header.index(column) for column in ("file", "x", "y", "class")]
-    discs = []
+    discs, num_lost = [], 0
     for row in rows[1:]:
         if not any(row):
             continue
@@ -174,12 +174,13 @@ def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> P
                 continue
             raise Unclear(f"no image {file!r}")
         if kind == CLASS:
-            discs.append((number(x, separator), number(y, separator)))
-        elif x or y or kind:
-            number(x, separator), number(y, separator)
+            try:
+                discs.append((number(x, separator), number(y, separator)))
+            except ValueError:
+                num_lost += 1
     if not all(0 <= x <= size[1] and 0 <= y <= size[0] for x, y in discs):
         raise Unclear("a point outside")
-    return Painted(painted(discs, [], size, radius_px), 0)
+    return Painted(painted(discs, [], size, radius_px), num_lost)
 
 
 def decoded(content: bytes) -> str:
@@ -193,6 +194,6 @@ def number(text: str, separator: str) -> float:
     """Read a number, with a decimal comma where a comma separates nothing. Raises ValueError."""
     if separator != "," and "." not in text:
         text = text.replace(",", ".")
-    if not text.isascii() or "_" in text or not math.isfinite(float(text)):
+    if not text.isascii() or "_" in text or not abs(float(text)) < FARTHEST_PX:
         raise ValueError(text)
     return float(text)
