@@ -12,6 +12,7 @@ Ring = npt.NDArray[np.float64]
 
 MOST_TESTS = 200_000_000  # of a corner against a middle, so that no file takes minutes
 TESTS_AT_ONCE = 1_000_000
+MOST_CROSSINGS = 1_000_000  # of edges and rows at once: each takes some 70 bytes
 
 
 def signed_area(ring: Ring) -> float:
@@ -93,11 +94,11 @@ def holds_any(
         for first in range(0, len(others), at_once):
             some = others[first : first + at_once]
             num_tests += num_corners * len(some)
+            if num_tests > MOST_TESTS:
+                return num_holding
             if are_held(middles[some], rings).any():
                 num_holding += 1
                 break
-        if num_tests > MOST_TESTS:
-            break
     return num_holding
 
 
@@ -130,13 +131,15 @@ def fill(mask_HW: Mask, rings: Sequence[Ring], value: int) -> None:
     first, last = (
         np.clip(np.ceil(level - 0.5), 0, len(window_HW)).astype(int) for level in (low, high)
     )
-    counts = last - first
-    edge = np.repeat(np.arange(len(starts)), counts)
-    row = np.arange(counts.sum()) + (first + counts - np.cumsum(counts))[edge]
-    (x, y), (dx, dy) = starts[edge].T, (ends - starts)[edge].T
-    crossing = x + (row + 0.5 - y) * dx / dy
-    column = np.clip(np.ceil(crossing - 0.5), 0, window_HW.shape[1]).astype(int)
     turns = np.zeros((len(window_HW), window_HW.shape[1] + 1), np.uint8)
-    np.bitwise_xor.at(turns, (row, column), 1)  # enter or leave the area
+    num_groups = 1 + int((last - first).sum()) // MOST_CROSSINGS
+    for edges in np.array_split(np.arange(len(starts)), num_groups):
+        counts = (last - first)[edges]
+        edge = np.repeat(edges, counts)
+        row = np.arange(counts.sum()) + np.repeat(first[edges] + counts - np.cumsum(counts), counts)
+        (x, y), (dx, dy) = starts[edge].T, (ends - starts)[edge].T
+        crossing = x + (row + 0.5 - y) * dx / dy
+        column = np.clip(np.ceil(crossing - 0.5), 0, window_HW.shape[1]).astype(int)
+        np.bitwise_xor.at(turns, (row, column), 1)  # enter or leave the area
     is_in_HW = np.bitwise_xor.accumulate(turns[:, :-1], axis=1).astype(bool)
     window_HW[is_in_HW] = value

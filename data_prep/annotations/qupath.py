@@ -92,7 +92,11 @@ def parse_geojson(content: bytes, rules: Rules = RULES) -> Shapes:
 def check_one_plane(planes: dict[tuple[str, int], str]) -> None:
     """Raise BadInputError if objects are on several planes; `planes`: (axis, number) -> where."""
     for axis, name in (("z", "planes z"), ("t", "times t"), ("c", "channels c")):
-        on_axis = {at: where for (its_axis, at), where in planes.items() if its_axis == axis}
+        on_axis = {
+            at: where
+            for (its_axis, at), where in planes.items()
+            if its_axis == axis and at != PLANE["c"]  # all channels
+        }
         if len(on_axis) > 1:
             (one, _), (other, where) = sorted(on_axis.items())[:2]
             raise BadInputError(

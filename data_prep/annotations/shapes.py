@@ -294,7 +294,7 @@ class ShapeReader(AnnotationReader[Shapes]):
         return Findings(
             classes=dict(Counter(shape.name for shape in parsed.shapes)),
             passed_over=dict(parsed.passed_over),
-            clipped=parsed.within(tile.height_px, tile.width_px).num_clipped,
+            clipped=parsed.within(*tile.file_px).num_clipped,
             duplicates=parsed.num_duplicates,
             holding=parsed.holding,
         )

@@ -124,6 +124,20 @@ def test_fields_of_two_resolutions_become_of_one(
     assert dataset.description.labelling.mpp == 0.25
 
 
+@pytest.mark.parametrize("mpp", [0.125, 0.5, 1.0])
+def test_objects_are_held_against_the_border_of_the_file(
+    mpp: float, tmp_path: Path, prepare_here: Callable[..., Dataset]
+) -> None:
+    """A nucleus in the lower right corner, half outside: cut there, at whatever resolution."""
+    draw(tmp_path / "raw", "Case_1-01", "geojson", 0.25, told=0.25)
+    features = polygons([(155, 95), (160, 50)], 4.0)
+    (tmp_path / "raw/groundTruth/Case_1-01.geojson").write_text(json.dumps(features))
+    dataset = prepare_here(f"mpp={mpp}", "annotations=geojson")
+    about = json.loads((dataset.folder / "dataset.json").read_text())
+    assert about["findings"]["clipped"] == 1
+    assert len(points_of(dataset, "Case_1-01")) == 2
+
+
 def test_a_rescaled_image_in_tiles_is_the_rescaled_image(
     tmp_path: Path, prepare_here: Callable[..., Dataset]
 ) -> None:

@@ -262,10 +262,19 @@ def test_nothing_here_can_be_said() -> None:
 )
 def test_objects_on_several_planes_are_refused(axis: str, named: str) -> None:
     """The default plane, which is not written, is one too; a plane that is unusable is none."""
-    other = tumor({"type": "Point", "coordinates": [1, 1], "plane": {"c": -1, "z": 0, axis: 1}})
+    one, other = (
+        tumor({"type": "Point", "coordinates": [at, 1], "plane": {"c": 0, "z": 0, axis: at}})
+        for at in (0, 1)
+    )
     with pytest.raises(BadInputError, match=rf"features\[1\]: objects are on {named}"):
-        parse([tumor(POINT), other])
+        parse([one, other])
     assert len(parse([other, {**tumor(None)}, feature(POINT)])) == 1
+
+
+def test_an_object_on_all_channels_is_on_any() -> None:
+    """QuPath's -1 is all channels."""
+    first = tumor({"type": "Point", "coordinates": [1, 1], "plane": {"c": 0, "z": 0, "t": 0}})
+    assert len(parse([tumor(POINT), first])) == 2
 
 
 def test_whatever_part_of_a_file_is_something_else_the_reason_is_said() -> None:
