@@ -8,6 +8,7 @@ late, since it takes a while.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import stat
 import typing
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema")
 
 MOST_BYTES = 10**7  # of a file of settings, counts and the like
-MOST_LINES_BYTES = 10**9  # of a file of JSON lines
+MOST_LINES_BYTES = 10**8  # of a file of JSON lines
 MOST_SHOWN = 60  # characters of a value in a message
 
 
@@ -55,22 +56,33 @@ def validated(schema: type[Schema], content: bytes | str) -> Schema:
 
     Every field of a dataclass must be there; other keys are passed over.
     """
+    return checked(schema, parsed(content))
+
+
+def checked(schema: type[Schema], value: Any) -> Schema:
+    """Return a parsed value as what its schema says. Raises ValueError as `validated`."""
     from pydantic import ValidationError
 
-    kind, value = typing.cast(Any, schema), parsed(content)
     try:
-        checked = adapter(kind).validate_python(value, strict=True)
+        found = adapter(typing.cast(Any, schema)).validate_python(value, strict=True)
     except ValidationError as error:
         raise ValueError(in_a_line(error)) from None
-    return as_dataclass(schema, checked)
+    return as_dataclass(schema, found)
 
 
 def parsed(content: bytes | str) -> Any:
     """Parse JSON. Raises ValueError."""
     try:
-        return json.loads(content, parse_constant=refuse_constant)
+        return json.loads(content, parse_constant=refuse_constant, parse_float=finite)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def finite(text: str) -> float:
+    """Read a number of JSON. Raises ValueError for 1e400, which json takes for infinity."""
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text:.20} is no number that a computer holds")
+    return number
 
 
 def refuse_constant(name: str) -> None:
@@ -95,11 +107,11 @@ def adapter(schema: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(model(schema), config=None if is_model else finite)
 
 
-def as_dataclass(schema: Any, checked: Any) -> Any:
-    """Return a checked model as the dataclass that is its schema, and any other value as it is."""
+def as_dataclass(schema: Any, model: Any) -> Any:
+    """Return a model as the dataclass that is its schema, and any other value as it is."""
     if not dataclasses.is_dataclass(schema):
-        return checked
-    values, make = vars(checked), typing.cast(Any, schema)
+        return model
+    values, make = vars(model), typing.cast(Any, schema)
     for name, kind in nested(make).items():
         values[name] = as_dataclass(kind, values[name])
     return make(**values)
@@ -163,11 +175,11 @@ def numbered_lines(path: Path, schema: type[Schema]) -> Iterator[tuple[str, Sche
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            parsed(line)
+            value = parsed(line)
         except ValueError:
             continue  # being written, or cut short by a kill
         try:
-            yield line.decode(), validated(schema, line)
+            yield line.decode(), checked(schema, value)
         except ValueError as error:
             raise UserError(
                 f"{path}: line {number}: {error}; not as this version writes it: move the file away"

@@ -15,7 +15,6 @@ from common.command_line import UsageError, UserError
 from common.files import holds, is_inside, is_plain
 from common.ownership import Item
 from common.schema import (
-    MOST_LINES_BYTES,
     read_small,
     require_printable,
     short,
@@ -36,6 +35,7 @@ FORMAT = 5
 KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
+MOST_BYTES = 10**9  # of a manifest: a million samples
 AGAIN = "; run data_prep again"  # how to repair a damaged set
 ELSEWHERE = "prepare the data again with data_prep, into another out="
 NAMES = ("id", "case", "field")  # values that become names of files
@@ -237,7 +237,7 @@ def read_dataset(folder: Path) -> Dataset:
         )
     description = read_description(folder / DATASET)
     try:
-        manifest = read_small(folder / MANIFEST, MOST_LINES_BYTES)
+        manifest = read_small(folder / MANIFEST, MOST_BYTES)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{folder / MANIFEST}: missing or damaged: {error}{AGAIN}") from None
     samples = read_samples(folder / MANIFEST, manifest)

@@ -16,9 +16,6 @@ from data_prep.images.rescaling import at_resolution
 from data_prep.images.resolution import is_same
 from data_prep.raw import BadInputError, Field
 
-AGREE = 0.02
-"""How far the resolutions of a data set may differ, as a fraction of the finest."""
-
 
 @dataclass(frozen=True)
 class Header:
@@ -72,7 +69,7 @@ def resolution_of_set(headers: Collection[Header], mpp: float) -> SetResolution:
         return SetResolution(mpp, len(known), notes_on_rescaling(known, num_unknown, mpp))
     if not known:
         return SetResolution(None, 0, [])
-    if max(known) > (1 + AGREE) * min(known):
+    if not is_same(min(known), max(known)):
         raise several_resolutions(known)
     common = median_low(known)
     if not num_unknown:

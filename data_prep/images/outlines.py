@@ -47,10 +47,14 @@ def thickness(reach_px: int) -> int:
     return 2 * reach_px or 1
 
 
-def paint_dots(image_HWC: Image, centres_N2: PointsN2, radius_px: int, colour: Colour) -> None:
-    """Paint a dot with a dark edge at each point, in px of the image, HWC uint8."""
+def paint_dots(
+    image_HWC: Image, centres_N2: PointsN2, radius_px: int, colour: Colour, has_halo: bool = True
+) -> None:
+    """Paint a dot at each point, in px of the image, HWC uint8; with a dark edge that sets it
+    off."""
     for x, y in np.floor(centres_N2 + 0.5).astype(int).tolist():
-        cv2.circle(image_HWC, (x, y), radius_px + 1, HALO, cv2.FILLED)
+        if has_halo:
+            cv2.circle(image_HWC, (x, y), radius_px + 1, HALO, cv2.FILLED)
         cv2.circle(image_HWC, (x, y), radius_px, colour, cv2.FILLED)
 
 

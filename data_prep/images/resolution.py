@@ -19,10 +19,8 @@ if TYPE_CHECKING:  # launch/ compares resolutions, and reads no image
     import tifffile
     from PIL import Image as PillowImage
 
-SAME = 0.01
-"""Resolutions that differ by less than this fraction are one."""
-SQUARE = 0.02
-"""How far the sides of a px may differ, as a fraction."""
+SAME = 0.02
+"""Resolutions, or the sides of a px, that differ by no more than this fraction are one."""
 X, Y, UNIT = 282, 283, 296  # tags of TIF and EXIF
 INCH_UM = 25_400.0
 UNITS_UM = {
@@ -50,7 +48,7 @@ def mpp_text(mpp: float | None) -> str:
 
 def is_same(one: float, other: float) -> bool:
     """Return whether two resolutions are one."""
-    return abs(one / other - 1) <= SAME
+    return max(one, other) <= (1 + SAME) * min(one, other)
 
 
 def mpp_of_tif(tif: "tifffile.TiffFile", page: "tifffile.TiffPage") -> float | None:
@@ -82,7 +80,7 @@ def believed(told: Iterable[Told]) -> float | None:
         x, y = (number(value) for value in pair)
         if not all(SMALLEST_MPP <= value <= LARGEST_MPP for value in (x, y)):
             continue
-        if max(x, y) > (1 + SQUARE) * min(x, y):
+        if not is_same(x, y):
             raise BadInputError(
                 f"its tags say that a px is {x:.4g} x {y:.4g} micrometres, which is not square:"
                 " resample it to square ones, or correct the tags"

@@ -78,6 +78,11 @@ def test_what_is_no_json_is_refused(content: bytes) -> None:
         validated(float, content)
 
 
+def test_no_number_is_infinite_wherever_it_is() -> None:
+    with pytest.raises(ValueError, match="1e400 is no number"):
+        validated(dict[str, Any], b'{"a": {"b": [1e400]}}')
+
+
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(
     ("make", "message"),

@@ -457,7 +457,7 @@ class TestAgain:
         }
         # the case itself is in a field's key
         of_no_byte = {"dataset.manifest", "records", "cases.names"}
-        rooms = {"annotations", "augment", "cases", "dataset", "images"}
+        rooms = {"annotations", "augment", "cases", "dataset", "images", "image_files"}
         assert names - {f"data_prep.{name}" for name in of_no_byte | rooms} <= counted
 
     def test_a_file_made_again_is_another(self, raw: Path, out: Path, tmp_path: Path) -> None:
@@ -1065,9 +1065,9 @@ class TestBadInput:
         self, raw_folder: RawFolder, tmp_path: Path
     ) -> None:
         raw = raw_folder({"1": 1})
-        (raw / "groundTruth/Case_1-01.json").unlink()
+        (raw / "images/Case_1-01.png").write_bytes(b"")
         for on_error in ("stop", "skip"):
-            with pytest.raises(BadInputFilesError, match="has no annotation") as caught:
+            with pytest.raises(BadInputFilesError, match="two fields of one name") as caught:
                 prepare(raw, tmp_path / "out", on_error=on_error)
             assert str(caught.value).endswith("without them there are no fields")
 

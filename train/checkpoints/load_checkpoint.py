@@ -99,14 +99,16 @@ def unpickled(path: Path) -> Metadata:
 
 def check_metadata(path: Path, metadata: Metadata) -> None:
     """Raise an error of any kind unless these are the tensors that the files of a folder hold."""
-    entries = metadata.state_dict_metadata.values()
-    claimed = sum(
-        entry.size.numel() * entry.properties.dtype.itemsize
-        for entry in entries
+    entries = [
+        entry
+        for entry in metadata.state_dict_metadata.values()
         if isinstance(entry, TensorStorageMetadata)
-    )
+    ]
+    if any(length < 0 for entry in entries for length in entry.size):
+        raise ValueError("a tensor of a negative size")
+    claimed = sum(entry.size.numel() * entry.properties.dtype.itemsize for entry in entries)
     held = sum(file.stat().st_size for file in path.glob("*.distcp"))
-    if not 0 <= claimed <= held:
+    if claimed > held:
         raise ValueError(f"its tensors take {claimed} bytes, and the files have {held}")
     for info in metadata.storage_data.values():
         if not is_plain(info.relative_path):

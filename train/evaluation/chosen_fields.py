@@ -11,7 +11,7 @@ from data_prep.cases.names import unmatched_text
 from data_prep.config import SPLITS
 from data_prep.dataset.manifest import Labelling, read_dataset
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.fields import WholeField, prepared_fields, raw_fields
+from train.evaluation.fields import WholeField, notes_on_images, prepared_fields, raw_fields
 from train.evaluation.measurement import Chosen
 from train.runs.run_folder import Run
 from train.runs.same_data import check_same_data
@@ -24,8 +24,8 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     if config.raw:
         truth = truth_of(config.annotations, run.data.labelling)
         described_in = None if config.annotations else run.description
-        fields, notes = raw_fields(Path(config.raw), truth, described_in, config.mpp)
-        notes += notes_on_names(fields, truth.case_regex)
+        fields = raw_fields(Path(config.raw), truth, described_in, config.mpp)
+        notes = notes_on_names(fields, truth.case_regex)
         notes += notes_on_truth(run.data.labelling, truth)
     else:
         if not (data := config.data or run.config.data):
@@ -36,13 +36,18 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
         if not fields:
             others = ", ".join(name for name in SPLITS if dataset.split(name))
             raise UsageError(f"split={config.split}: the data set has no such fields, but {others}")
-    if not config.cases:
-        return Chosen(fields, truth, notes)
+    fields = of_cases(fields, config.cases)
+    return Chosen(fields, truth, [*notes, *notes_on_images(fields, truth.mpp, config.mpp)])
+
+
+def of_cases(fields: list[WholeField], cases: Sequence[str]) -> list[WholeField]:
+    """Return the fields of these cases; all, where none is named. Raises UsageError for a case that
+    has no field."""
     found = {field.case for field in fields}
-    wanted = {name if name in found else f"Case_{name}" for name in config.cases}
+    wanted = {name if name in found else f"Case_{name}" for name in cases}
     if unknown := sorted(wanted - found):
         raise UsageError(f"cases: no {', '.join(unknown)}; there are: {', '.join(sorted(found))}")
-    return Chosen([field for field in fields if field.case in wanted], truth, notes)
+    return [field for field in fields if field.case in wanted] if wanted else fields
 
 
 def truth_of(annotations: str, trained: Labelling) -> Labelling:

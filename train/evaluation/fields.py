@@ -38,6 +38,8 @@ class WholeField:
     case: str
     read: Callable[[], tuple[Image, Mask, list[PointsN2]]]
     """Returns the image, the mask, and the annotated points of each channel of the logits."""
+    image: Path | None = None
+    """The image file of a raw field."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,8 @@ def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Image, Mask, list[P
 
 def raw_fields(
     raw: Path, labelling: Labelling, described_in: Path | None, mpp: float = 0.0
-) -> tuple[list[WholeField], list[str]]:
-    """Return the fields of a raw folder, to be read and drawn like the training data, and notes on
-    their resolution.
+) -> list[WholeField]:
+    """Return the fields of a raw folder, to be read and drawn like the training data.
 
     `described_in`: the file that the format of the annotations is from, for messages; None if the
     user named it. `mpp`: the resolution of images that do not tell theirs, 0 for unknown. Raises
@@ -144,12 +145,23 @@ def raw_fields(
         check_occurring(reader, fields, [*labelling.labels], raw)
     except UsageError as error:
         raise UsageError(f"{error}; the run learned {', '.join(labelling.labels)}") from None
-    whole_fields = [
-        WholeField(field.name, field.case, partial(read_raw, field, labelling, expected, mpp))
+    return [
+        WholeField(
+            field.name,
+            field.case,
+            partial(read_raw, field, labelling, expected, mpp),
+            field.image,
+        )
         for field in fields
     ]
-    told = [mpp for field in fields for mpp in mpp_of(field.image)]
-    return whole_fields, notes_on_resolution(told, labelling.mpp, mpp)
+
+
+def notes_on_images(
+    fields: Sequence[WholeField], model_mpp: float | None, given_mpp: float
+) -> list[str]:
+    """Return notes on the resolution of raw fields, see notes_on_resolution."""
+    told = [mpp for field in fields if field.image for mpp in mpp_of(field.image)]
+    return notes_on_resolution(told, model_mpp, given_mpp)
 
 
 def mpp_of(image: Path) -> list[float | None]:

@@ -27,6 +27,7 @@ from train.loop.optimizer import learning_rate
 from train.loop.validation import Validation
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
+from train.runs.history import check_history
 from train.runs.monitor import Done, Goal, Monitor
 from train.runs.newest import CHECKPOINTS
 from train.runs.open_run import config_sha256
@@ -103,6 +104,7 @@ class Trainer:
         config, progress = self.config, self.state.progress
         done = Done(progress.step, progress.epochs, not self.is_epoch_over)
         goal = Goal(self.total_steps, config.epochs)
+        self.ranks.first_does(lambda: check_history(self.run))  # the monitor is on the first alone
         self.monitor = Monitor(self.run, done, goal, config.log_every_s, self.ranks.is_first)
         self.monitor.resumed(progress.step, self.notes)
         self.monitor.sign_of_life(progress.step, progress.epochs)

@@ -50,7 +50,7 @@ class BandReader:
     def read(self, task: Task, band: Band) -> tuple[Image, list[Corner]]:
         """Return a band's pixels, HWC uint8, and its tiles with tissue. Raises BadInputError."""
         if self.source is None or self.source.task.path != task.path:
-            self.source = None  # frees the memory of the one before
+            self.source = None
             self.files.close()
             self.source = self.open(task)
         if self.source.overview_HWC is not None:

@@ -31,10 +31,11 @@ def draw_overlay(
     """
     overlay_HWC = picture_HWC.copy()
     seen_px = radius_px / shrink
-    paint_outlines(overlay_HWC, class_HW, int(seen_px / 10), seen_px >= FOR_HALO_PX)
+    has_halo = seen_px >= FOR_HALO_PX
+    paint_outlines(overlay_HWC, class_HW, int(seen_px / 10), has_halo)
     for number, found in enumerate(nuclei):
         centres_N2 = (found.centres_N2 + 0.5) / shrink - 0.5
-        paint_dots(overlay_HWC, centres_N2, int(seen_px / 6), colour_of(number))
+        paint_dots(overlay_HWC, centres_N2, int(seen_px / 6), colour_of(number), has_halo)
     width_px = overlay_HWC.shape[1]
     font_px = int(np.clip(width_px / 80, 14, 40))
     return np.vstack([overlay_HWC, legend(width_px, names, font_px=font_px)])

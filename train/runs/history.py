@@ -82,9 +82,13 @@ def points(path: Path, key: str = "step") -> list[tuple[str, Point]]:
 
 def check_history(run: Path) -> None:
     """Raise UserError if the history of a run cannot be read: before work that needs it last."""
-    read_metrics(run)
-    read_training(run)
-    read_restarts(run)
+    try:
+        read_metrics(run)
+        read_training(run)
+        read_restarts(run)
+    except UserError as error:
+        error.is_shared = True  # whichever ranks look, all find the same
+        raise
 
 
 def read_events(run: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,8 @@ def check_same_data(trained: Description, dataset: Dataset, run: Path, is_named:
     if not (lines := differences(trained, now)):
         return []
     if is_named and is_labelled_alike(trained, now):
-        return [f"data={dataset.folder} is not the set that was trained on ({'; '.join(lines)})"]
+        other = f"data={dataset.folder} is not the set that was trained on ({'; '.join(lines)})"
+        return [other, *unknown_resolution(trained, now)]
     settings = settings_as_typed(trained.settings)
     ways = [
         f"prepare it as before: python -m data_prep raw=... out={dataset.folder}{settings}",
@@ -82,6 +83,17 @@ def other_resolution(trained: Description, now: Description) -> list[str]:
     if not before or not after or is_same(before, after):
         return []
     return [f"resolution: {mpp_text(before)} -> {mpp_text(after)}"]
+
+
+def unknown_resolution(trained: Description, now: Description) -> list[str]:
+    """Say, in a line, that the resolution of one of two data sets is not known."""
+    before, after = trained.labelling.mpp, now.labelling.mpp
+    if bool(before) == bool(after):
+        return []
+    return [
+        f"not checked whether the resolution is the same: {mpp_text(before)} where it was trained,"
+        f" {mpp_text(after)} here"
+    ]
 
 
 def is_labelled_alike(trained: Description, now: Description) -> bool:

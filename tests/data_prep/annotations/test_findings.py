@@ -125,7 +125,7 @@ def test_of_regions_and_cells_the_cells_can_be_taken(
     assert points(out, "b-1") == [(24, 24)]
     assert found_in(out).holding == {}
     labelling = read_dataset(out).description.labelling
-    assert labelling.object_types == ("detection", "cell")
+    assert labelling.object_types == ["detection", "cell"]
     fields = raw_fields(raw, labelling, out)
     assert [len(field.read()[2][0]) for field in fields] == [2, 1], "evaluation reads alike"
 
@@ -171,7 +171,7 @@ def test_empty_is_not_a_part_of_what_a_mask_means() -> None:
     """A model may be measured on data that have empty fields, too; not on other objects."""
     one, other = (Labelling({"t": 1}, 9, 9, "each", empty=empty) for empty in ("refuse", "accept"))
     assert one == other
-    assert one != Labelling({"t": 1}, 9, 9, "each", object_types=("cell",))
+    assert one != Labelling({"t": 1}, 9, 9, "each", object_types=["cell"])
 
 
 def test_a_class_that_is_missing_for_its_spelling_is_named(tmp_path: Path) -> None:

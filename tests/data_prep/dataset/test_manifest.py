@@ -165,7 +165,7 @@ def test_counts_are_of_cases_fields_and_samples() -> None:
         ),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"mpp": 300}),
-            r"dataset\.json: .*damaged: mpp 300 is no resolution",
+            r"dataset\.json: .*damaged: mpp 300.0 is no resolution",
         ),
         (lambda f: (f / "manifest.jsonl").unlink(), r"manifest\.jsonl: missing"),
         (lambda f: (f / "manifest.jsonl").write_text("{}\n"), r"manifest\.jsonl: .*damaged"),

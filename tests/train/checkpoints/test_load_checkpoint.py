@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from tests.train.checkpoints.conftest import empty_state, remake_complete, state_at
 from train.checkpoints.checkpoint_files import CheckpointError, verify
 from train.checkpoints.digests import tensors_sha256
-from train.checkpoints.load_checkpoint import load_all_tensors, load_checkpoint
+from train.checkpoints.load_checkpoint import check_metadata, load_all_tensors, load_checkpoint
 from train.ranks.distributed import Ranks
 
 
@@ -51,3 +56,15 @@ def test_a_pickle_that_calls_something_is_refused_and_not_run(
         with pytest.raises(CheckpointError, match="which no checkpoint needs"):
             load()
     assert not trap.exists()
+
+
+def test_no_tensor_pays_for_another_by_a_negative_size(tmp_path: Path) -> None:
+    """A stranger's metadata: a huge tensor and one of fewer than no values, together none."""
+    (tmp_path / "__0_0.distcp").write_bytes(bytes(100))
+    properties = TensorProperties(dtype=torch.float32)
+    sizes = {"huge": torch.Size((10**9,)), "less": torch.Size((-(10**9),))}
+    entries: dict[str, Any] = {
+        name: TensorStorageMetadata(properties, size, []) for name, size in sizes.items()
+    }
+    with pytest.raises(ValueError, match="negative"):
+        check_metadata(tmp_path, Metadata(entries, storage_data={}))

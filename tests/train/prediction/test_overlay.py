@@ -46,6 +46,17 @@ def test_nuclei_are_dots_in_the_colour_of_their_class_where_they_are() -> None:
         assert is_dot_HW.sum() < 10
 
 
+def test_many_small_nuclei_do_not_darken_the_picture() -> None:
+    """Every 2 px of the picture, each less than a px wide: dots without an edge."""
+    picture = np.full((80, 160, 3), TISSUE, np.uint8)
+    y, x = np.mgrid[0:80:2, 0:160:2]
+    centres = np.stack([x.ravel(), y.ravel()], 1) * 25.0
+    nothing = np.zeros((80, 160), np.uint8)
+    overlay = draw_overlay(picture, nothing, [nuclei_at(*centres.tolist())], ["tumor"], 25, 20)
+    is_tissue_HW = (overlay == TISSUE).all(axis=-1)
+    assert is_tissue_HW.mean() > 0.7
+
+
 def test_classes_have_outlines_of_their_colour_and_a_legend_below() -> None:
     picture = np.full((80, 160, 3), TISSUE, np.uint8)
     class_HW = disc(20)

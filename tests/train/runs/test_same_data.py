@@ -18,6 +18,7 @@ from train.runs.same_data import (
     is_labelled_alike,
     labelling_differences,
     settings_as_typed,
+    unknown_resolution,
 )
 
 Cli = Callable[..., Any]
@@ -96,6 +97,17 @@ def test_another_resolution_is_another_labelling(
     assert differences(trained, now) == expected
     assert labelling_differences(trained, now) == expected
     assert is_labelled_alike(trained, now) == (not expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_told"),
+    [(0.25, None, True), (None, 0.25, True), (None, None, False), (0.25, 0.5, False)],
+)
+def test_a_resolution_that_is_not_known_is_told(
+    before: float | None, after: float | None, is_told: bool
+) -> None:
+    notes = unknown_resolution(described(told=before), described(told=after))
+    assert [note[:11] for note in notes] == ["not checked"] * is_told
 
 
 @pytest.mark.parametrize(
@@ -232,7 +244,8 @@ def test_a_set_that_was_moved_is_the_same(mine: Path, cli: Cli) -> None:
     moved = shutil.move(mine / "prepared", mine / "moved")
     outcome = cli(evaluate.main, f"run={mine / 'run'}", f"data={moved}", "figures=0")
     assert outcome.code == 0
-    assert "warning" not in outcome.out
+    told = [line for line in outcome.out.splitlines() if line.startswith("warning")]
+    assert [line for line in told if "best is step" not in line] == []
 
 
 def test_each_of_several_runs_is_held_against_its_own_data(
