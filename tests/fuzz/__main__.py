@@ -28,14 +28,15 @@ from tqdm import tqdm
 
 from common import seeds
 from tests.fuzz import trials
-from tests.fuzz.trials import BAD, REFUSED, RIGHT, Trial
+from tests.fuzz.trials import BAD, READ_BY_OTHERS, REFUSED, RIGHT, Trial
 
-COLUMNS = (RIGHT, REFUSED, *BAD)
+COLUMNS = (RIGHT, REFUSED, READ_BY_OTHERS, *BAD)
 # Modules that the runs need, and what they import late
 PRELOAD = (
     "data_prep.__main__",
     "data_prep.prepare",
     "data_prep.field",
+    "data_prep.augment.pipeline",
     "train.__main__",
     "train.loop.start",
     "train.evaluate",
@@ -64,17 +65,27 @@ class Result:
 
 def kinds() -> dict[str, Callable[..., Trial]]:
     """Return what makes the trials of each kind of input; imported after the environment is set."""
-    from tests.fuzz import annotation_trials, file_trials, picture_trials, pictures
+    from tests.fuzz import (
+        annotation_trials,
+        file_trials,
+        mask_trials,
+        picture_trials,
+        pictures,
+        setting_trials,
+    )
 
     return {
         "TIF": picture_trials.PictureTrials(pictures.TIFS),
         "slides, pages": picture_trials.PictureTrials(pictures.SLIDES),
         "PNG": picture_trials.PictureTrials(pictures.PNGS),
         "JPG": picture_trials.PictureTrials(pictures.JPGS),
-        "masks": picture_trials.mask_trial,
+        "masks": mask_trials.mask_trial,
         "BreCaHAD JSON": annotation_trials.brecahad_trial,
         "GeoJSON": annotation_trials.geojson_trial,
         "CSV": annotation_trials.table_trial,
+        "resolution": setting_trials.resolution_trial,
+        "config=": setting_trials.config_trial,
+        "pipeline": setting_trials.pipeline_trial,
         "prepared sets": file_trials.set_trial,
         "runs": file_trials.run_trial,
         "jobs": file_trials.jobs_trial,
@@ -175,7 +186,7 @@ def run_one(number: int, options: argparse.Namespace, folder: Path, reference: o
     verdict, outcome = trials.tried(trial, place, options.limit_s)
     lines = [trial.about, verdict.about, trial.command.typed, outcome.told.strip()[-1500:]]
     story = "\n".join(f"  {line}" for line in lines)
-    if options.keep and (verdict.name in BAD or options.only is not None):
+    if options.keep and (verdict.name in (READ_BY_OTHERS, *BAD) or options.only is not None):
         shutil.copytree(place, options.keep / str(number), dirs_exist_ok=True)
         (options.keep / str(number) / "story.txt").write_text(f"{kind}: {verdict.name}\n{story}\n")
     shutil.rmtree(place)
@@ -190,7 +201,7 @@ def table(results: Sequence[Result]) -> str:
         for kind in (result.kind, "all"):
             counts[kind][result.verdict] += 1
             longest[kind] = max(longest[kind], result.seconds)
-    heads = ("kind", "tried", "right", "refused with reason", *BAD, "longest, s")
+    heads = ("kind", "tried", "right", "refused with reason", READ_BY_OTHERS, *BAD, "longest, s")
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for kind in [*(name for name in kinds() if name in counts), "all"]:
         cells = [counts[kind].total(), *(counts[kind][name] for name in COLUMNS)]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,23 @@ def qupath_file() -> dict[str, Any]:
         feature("MultiPolygon", [[box(60, 40, 10)], [box(80, 45, 9)]]),
         feature("Polygon", [box(30, 20, 10)], "lumen"),
         feature("Polygon", [box(40, 50, 8)], childObjects=[feature("Point", [90.5, 8.5])]),
+        feature(
+            "Polygon",
+            [box(2, 2, 20)],
+            objectType="annotation",
+            childObjects=[
+                feature("Polygon", [box(4, 30, 9)], objectType="cell")
+                | {"nucleusGeometry": {"type": "Polygon", "coordinates": [box(5, 31, 4)]}},
+                feature(
+                    "Polygon",
+                    [box(80, 2, 9)],
+                    objectType="tile",
+                    childObjects=[feature("MultiPoint", [[95.5, 60.5], [93.5, 65.5]])],
+                ),
+            ],
+        ),
+        feature("Polygon", [box(1, 60, 9)], objectType="tma_core"),
+        feature("LineString", [[1, 1], [5, 5]], objectType="annotation"),
     ]
     return {"type": "FeatureCollection", "features": features}
 
@@ -71,20 +89,23 @@ def brecahad_trial(rng: np.random.Generator, folder: Path, reference: Reference)
     """Prepare a field with a mutated JSON of BreCaHAD's."""
     content, about = mutate_json(json.dumps(brecahad_file()).encode(), rng)
     good = json.dumps(POINTS).encode()
-    return per_field(rng, folder, "brecahad", ".json", (content, good), about, painter.brecahad)
+    return per_field(rng, folder, ("brecahad",), ".json", (content, good), about, painter.brecahad)
 
 
 def geojson_trial(rng: np.random.Generator, folder: Path, reference: Reference) -> Trial:
     """Prepare a field with a mutated GeoJSON."""
     content, about = mutate_json(json.dumps(qupath_file()).encode(), rng)
     good = json.dumps([feature("Point", [30.5, 40.5])]).encode()
-    return per_field(rng, folder, "geojson", ".geojson", (content, good), about, painter.geojson)
+    types = (*painter.TYPES, "tile") if rng.random() < 0.3 else painter.TYPES
+    settings = ("geojson", f"object_types=[{','.join(types)}]")
+    paint = partial(painter.geojson, types=types)
+    return per_field(rng, folder, settings, ".geojson", (content, good), about, paint)
 
 
 def per_field(
     rng: np.random.Generator,
     folder: Path,
-    kind: str,
+    settings: tuple[str, ...],
     ending: str,
     contents: tuple[bytes, bytes],
     about: str,
@@ -95,7 +116,8 @@ def per_field(
     for stem, content in zip(("Case_1-01", "Case_2-01"), contents, strict=True):
         (raw / f"groundTruth/{stem}{ending}").write_bytes(content)
     goes_on = bool(rng.random() < 0.5)
-    command = preparing(folder, f"annotations={kind}", f"on_error={'skip' if goes_on else 'stop'}")
+    on_error = f"on_error={'skip' if goes_on else 'stop'}"
+    command = preparing(folder, f"annotations={settings[0]}", *settings[1:], on_error)
 
     def judge(outcome: Outcome) -> Verdict:
         return judge_mask(

@@ -53,7 +53,7 @@ def set_trial(rng: np.random.Generator, folder: Path, reference: Reference) -> T
     """Use a mutated prepared set: train on it, evaluate with it, or prepare it again."""
     data = copied(reference.data, folder / "data")
     files = ["dataset.json", "dataset.json", "manifest.jsonl", "manifest.jsonl", "images/*",
-             "masks/*", "points/*", "packed/*"]  # fmt: skip
+             "masks/*", "points/*", "packed/*", ".eosin/*/*.json", ".eosin/pack/*"]  # fmt: skip
     _, about = mutate_file(data, files, rng)
     way = rng.random()
     if way < 0.35:

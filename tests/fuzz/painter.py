@@ -15,6 +15,8 @@ import numpy as np
 from tests.fuzz.pictures import Pixels
 
 CLASS = "tumor"
+TYPES = ("annotation", "detection", "cell")
+ALL_TYPES = (*TYPES, "tile", "tma_core", "root")  # another is taken for an annotation
 FARTHEST_PX = 1e9
 Ring = list[tuple[float, float]]
 CLASSES = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
@@ -85,8 +87,10 @@ def brecahad(content: bytes, size: tuple[int, int], radius_px: int) -> Painted:
     return Painted(painted(discs, [], size, radius_px), num_lost)
 
 
-def geojson(content: bytes, size: tuple[int, int], radius_px: int) -> Painted:
-    """Paint QuPath's GeoJSON. Raises as brecahad()."""
+def geojson(
+    content: bytes, size: tuple[int, int], radius_px: int, types: tuple[str, ...] = TYPES
+) -> Painted:
+    """Paint QuPath's GeoJSON, objects of some types. Raises as brecahad()."""
     parsed = json.loads(content)
     if isinstance(parsed, dict):
         parsed = parsed.get("features", [parsed])
@@ -100,9 +104,12 @@ def geojson(content: bytes, size: tuple[int, int], radius_px: int) -> Painted:
         properties = feature.get("properties") if isinstance(feature, dict) else None
         if not isinstance(properties, dict):
             continue
-        children = properties.get("childObjects")
+        children = properties.get("childObjects", properties.get("children"))
         parsed += children if isinstance(children, list) else []
-        if class_of(properties.get("classification")) == CLASS:
+        kind = properties.get("objectType")
+        if (kind if kind in ALL_TYPES else "annotation") in types and class_of(
+            properties.get("classification")
+        ) == CLASS:
             key = "nucleusGeometry" if feature.get("nucleusGeometry") else "geometry"
             num_lost += not take(feature.get(key), discs, areas)
     is_inside = [0 <= x <= size[1] and 0 <= y <= size[0] for x, y in discs]

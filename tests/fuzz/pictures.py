@@ -1,7 +1,11 @@
 """Pictures of every kind that comes in, drawn small, to be mutated."""
 
 import io
+import struct
+import tempfile
 from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 from PIL import Image as PillowImage
+
+from tests import slide_files
 
 HEIGHT_PX, WIDTH_PX = 72, 100
 Pixels = npt.NDArray[Any]
@@ -29,7 +35,6 @@ GREY = RGB[..., 1].copy()
 ALPHA = np.tile(np.linspace(0, 255, WIDTH_PX).astype(np.uint8), (HEIGHT_PX, 1))
 RGB16 = RGB.astype(np.uint16) * 257
 IS_DARK = GREY < 128
-BELOW = RGB[::2, ::2].copy()
 
 
 def tif(pixels: Pixels, **settings: Any) -> bytes:
@@ -43,15 +48,6 @@ def pillow(image: PillowImage.Image, kind: str, **settings: Any) -> bytes:
     """Write a file with Pillow."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **settings)
-    return buffer.getvalue()
-
-
-def several(pages: list[dict[str, Any]], **settings: Any) -> bytes:
-    """Write a TIF of several pages."""
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer, **settings) as writer:
-        for page in pages:
-            writer.write(**({"photometric": "rgb", "metadata": None} | page))
     return buffer.getvalue()
 
 
@@ -72,20 +68,41 @@ def with_exif(orientation: int) -> PillowImage.Exif:
     return exif
 
 
-def svs() -> bytes:
-    """A slide as Aperio's scanners write it: base, thumbnail, a smaller level, label, macro."""
-    tile = {"tile": (32, 32), "compression": "jpeg"}
-    about = f"Aperio Image Library v11.2.1\r\n{WIDTH_PX}x{HEIGHT_PX} [0,0 {WIDTH_PX}x{HEIGHT_PX}]"
-    about += " (32x32) JPEG/RGB Q=70|AppMag = 40|MPP = 0.2500"
-    small = {"data": BELOW[::2, ::2].copy(), "compression": "jpeg", "rowsperstrip": 8}
-    pages = [
-        {"data": RGB, "description": about, **tile},
-        {**small, "description": "Aperio Image Library v11.2.1\r\nthumbnail"},
-        {"data": BELOW, "description": about, **tile},
-        {**small, "description": "Aperio\r\nlabel 20x20", "subfiletype": 1},
-        {**small, "description": "Aperio\r\nmacro 20x20", "subfiletype": 9},
-    ]
-    return several(pages)
+def packed(bits: int, photometric: int = 1) -> bytes:
+    """Write a grey TIF of so many bits a px, which no library writes: rows of px, the most
+    significant bit first, each row filled up to a byte; 16 bit as words."""
+    depths_HW = depths(bits)
+    if bits == 16:
+        data = depths_HW.astype("<u2").tobytes()
+    else:
+        digits = depths_HW[..., None] >> np.arange(bits - 1, -1, -1) & 1
+        data = np.packbits(digits.reshape(HEIGHT_PX, -1).astype(np.uint8), axis=1).tobytes()
+    values = {256: WIDTH_PX, 257: HEIGHT_PX, 258: bits, 259: 1, 262: photometric, 273: 0,
+              277: 1, 278: HEIGHT_PX, 279: len(data)}  # fmt: skip
+    values[273] = 8 + 2 + 12 * len(values) + 4
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + tags + bytes(4) + data
+
+
+def depths(bits: int) -> Pixels:
+    """Return the grey picture with values of so many bits, HW."""
+    return GREY.astype(np.int64) * (2**bits - 1) // 255
+
+
+def of_depth(bits: int, is_inverted: bool = False) -> Pixels:
+    """Return what `packed` means, by the formula of docs/input.md; HWC."""
+    grey_HW = np.rint(255 * depths(bits) / (2**bits - 1)).astype(np.uint8)
+    return np.repeat((255 - grey_HW if is_inverted else grey_HW)[..., None], 3, axis=-1)
+
+
+@cache
+def slide(write: Callable[..., Pixels], side: int = 1) -> tuple[bytes, Pixels]:
+    """Write a slide of tests/slide_files.py, with sides of so many px; and what is to be seen."""
+    image_HWC = RGB[: HEIGHT_PX // side * side, : WIDTH_PX // side * side].copy()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slide.tif"
+        seen_HWC = write(path, image_HWC)
+        return path.read_bytes(), seen_HWC
 
 
 def orientation(value: int) -> list[tuple[Any, ...]]:
@@ -139,21 +156,30 @@ TIFS: dict[str, Callable[[], bytes]] = {
     "rgb and a sample": lambda: tif(
         np.dstack([RGB, 0 * GREY]), photometric="rgb", extrasamples=["unspecified"]
     ),
+    "rgb 16 bit planar": lambda: tif(
+        np.moveaxis(RGB16, -1, 0).copy(),
+        photometric="rgb",
+        planarconfig="separate",
+        rowsperstrip=16,
+    ),
+    **{f"grey {bits} bit": partial(packed, bits) for bits in (2, 4, 10, 12)},
+    **{f"grey {bits} bit inverted": partial(packed, bits, 0) for bits in (4, 16)},
     "upside down": lambda: tif(RGB, photometric="rgb", extratags=orientation(3)),
     "on its side": lambda: tif(RGB, photometric="rgb", extratags=orientation(6)),
 }
+WRITERS: dict[str, tuple[Callable[..., Pixels], int, int]] = {
+    "svs": (slide_files.write_svs, 1, 0),
+    "ndpi": (slide_files.write_ndpi, 32, 0),
+    "scn": (slide_files.write_scn, 1, 1),
+    "bif": (slide_files.write_bif, 32, 2),
+    "philips": (slide_files.write_philips, 1, 0),
+    "pyramid": (partial(slide_files.write_pyramid, subifds=True), 1, 0),
+    "pyramid of pages": (slide_files.write_pyramid, 1, 0),
+    "pyramid unmarked": (partial(slide_files.write_pyramid, marked=False), 1, 0),
+}
+"""Name -> what writes it, what its sides are multiples of, the page that is the picture."""
 SLIDES: dict[str, Callable[[], bytes]] = {
-    "svs": svs,
-    "pyramid": lambda: several(
-        [
-            {"data": RGB, "subifds": 1, "tile": (32, 32)},
-            {"data": BELOW, "subfiletype": 1, "tile": (32, 32)},
-        ]
-    ),
-    "pyramid of pages": lambda: several(
-        [{"data": RGB, "tile": (32, 32)}, {"data": BELOW, "subfiletype": 1, "tile": (32, 32)}]
-    ),
-    "two pages": lambda: several([{"data": BELOW}, {"data": RGB, "compression": "lzw"}]),
+    **{name: lambda w=write, s=side: slide(w, s)[0] for name, (write, side, _) in WRITERS.items()},
     "OME": lambda: tif(RGB, ome=True, photometric="rgb", metadata={"axes": "YXS"}),
     "ImageJ": lambda: tif(RGB, imagej=True, photometric="rgb", metadata={"axes": "YXS"}),
 }
@@ -173,6 +199,13 @@ JPGS: dict[str, Callable[[], bytes]] = {
     "jpg grey": lambda: pillow(PillowImage.fromarray(GREY), "JPEG"),
     "jpg on its side": lambda: pillow(PillowImage.fromarray(RGB), "JPEG", exif=with_exif(6)),
 }
+KNOWN: dict[str, Callable[[], Pixels]] = {
+    **{f"grey {bits} bit": partial(of_depth, bits) for bits in (2, 4, 10, 12)},
+    **{f"grey {bits} bit inverted": partial(of_depth, bits, True) for bits in (4, 16)},
+    "rgb 16 bit planar": lambda: RGB,
+    **{name: lambda w=write, s=side: slide(w, s)[1] for name, (write, side, _) in WRITERS.items()},
+}
+"""What is to be seen in pictures that other readers do not read, or not rightly; HWC uint8 RGB."""
 MASKS: dict[str, Callable[[], bytes]] = {
     "mask png": lambda: pillow(PillowImage.fromarray(IS_DARK.astype(np.uint8) * 255), "PNG"),
     "mask png 1 bit": lambda: pillow(PillowImage.fromarray(IS_DARK), "PNG"),
@@ -180,4 +213,19 @@ MASKS: dict[str, Callable[[], bytes]] = {
     "mask tif tiles": lambda: tif(IS_DARK.astype(np.uint8) * 255, tile=(32, 32)),
     "mask tif 16 bit": lambda: tif(IS_DARK.astype(np.uint16), photometric="minisblack"),
     "mask tif 1 bit": lambda: pillow(PillowImage.fromarray(IS_DARK), "TIFF"),
+}
+LABELS = IS_DARK.astype(np.uint8) * np.where(np.arange(WIDTH_PX) < WIDTH_PX // 2, 1, 2).astype(
+    np.uint8
+)
+COLOURED = PillowImage.fromarray(LABELS, "L").convert("P")
+COLOURED.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+CLASS_MASKS: dict[str, Callable[[], bytes]] = {
+    "mask png": lambda: pillow(PillowImage.fromarray(LABELS), "PNG"),
+    "mask png palette": lambda: pillow(COLOURED, "PNG", bits=8),
+    "mask png palette 2 bit": lambda: pillow(COLOURED, "PNG", bits=2),
+    "mask png 16 bit": lambda: pillow(PillowImage.fromarray(LABELS.astype(np.uint16)), "PNG"),
+    "mask tif": lambda: tif(LABELS, compression="lzw", rowsperstrip=16),
+    "mask tif tiles 16 bit": lambda: tif(
+        LABELS.astype(np.uint16), tile=(32, 32), compression="deflate", photometric="minisblack"
+    ),
 }

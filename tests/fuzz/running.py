@@ -62,7 +62,8 @@ def run_forked(
     """Call a function in a process of its own, in a working folder, and return what came of it.
 
     `limit_s`: seconds of work on a core, and of waiting a few times as many.
-    Where it ends with 0, that process calls the judge, too: a fork takes longer than many runs.
+    Where it ends with 0, 1 or 2, that process calls the judge, too: a fork takes longer than
+    many runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     logs = folder / "stdout.txt", folder / "stderr.txt"
@@ -107,8 +108,8 @@ def be_the_child(
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == 0:
-        outcome = outcome_of(0, logs)
+    if code in (0, 1, 2):
+        outcome = outcome_of(code, logs)
         os.dup2(os.open(folder / "judge.txt", os.O_WRONLY | os.O_CREAT), 2)
         try:
             judge(outcome)

@@ -8,15 +8,15 @@ import numpy as np
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 0.5, 1e308, -1e308, 2**31, 2**63, 10**40, float("nan"),
     float("inf"), "", "x", "0", "1.5", "tumor", "Tumor", "../../x", "/etc/passwd", "\u0000",
-    "\u001b[31mred", "line\nline", "${oc.env:HOME}", "${a}", "\ud800", [], {}, [[]], [{}], [1, 2],
-    {"x": 1}, {"name": "tumor"}, [None], [[[[[]]]]], "a" * 5000, "e\u0301", "\u00e9", "\u202e",
+    "\u001b[31mred", "line\nline", "${oc.env:FUZZ_SECRET}", "${a}", "\ud800", [], {}, [[]], [{}],
+    [1, 2], {"x": 1}, {"name": "tumor"}, [None], [[[[[]]]]], "a" * 5000, "e\u0301", "\u00e9", "\u202e",
 )  # fmt: skip
 SIGNS = ("\t", ";", ",", '"', "'", "\r", "\r\n", "\n\n", "\x00", "\u2028", " ", ",,,\n", "\ufeff",
          "NaN", "1e400", "1_000", "0x10", "-0", "\u0661", "=1+1")  # fmt: skip
 YAML = (
     "&a [*a, *a]",
     "!!python/object/apply:os.system [id]",
-    "${oc.env:HOME}",
+    "${oc.env:FUZZ_SECRET}",
     "[" * 300,
     "{}",
     "!!binary aGk=",
@@ -139,7 +139,11 @@ def mutate_table(content: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
     if way < 0.3:
         return mutate_bytes(content, rng)
     if way < 0.5:
-        return rewritten(text, rng)
+        content, what = rewritten(text, rng)
+        if rng.random() < 0.5:
+            content, done = mutate_bytes(content, rng)
+            what = f"{what}, {done}"
+        return content, what
     lines = text.splitlines()
     row, cell = int(rng.integers(len(lines))), int(rng.integers(4))
     if way < 0.9:
@@ -170,9 +174,10 @@ def rewritten(text: str, rng: np.random.Generator) -> tuple[bytes, str]:
     if rng.random() < 0.3:
         lines[0] = str(rng.choice((lines[0].upper(), lines[0].title())))
     ending = str(rng.choice(("\n", "\r\n", "\r")))
-    encoding = str(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1")))
+    encoding = str(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-be")))
     what = f"{separator!r}, decimal {decimal}, {ending!r}, {encoding}"
-    return ending.join([*lines, ""]).encode(encoding), what
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    return mark + ending.join([*lines, ""]).encode(encoding), what
 
 
 def mutate_yaml(content: bytes, rng: np.random.Generator) -> tuple[bytes, str]:

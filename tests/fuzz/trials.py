@@ -17,6 +17,7 @@ from tests.fuzz.pictures import Pixels
 from tests.fuzz.running import Outcome, run_forked
 
 RIGHT, REFUSED, WRONG = "right", "refused", "silently wrong"
+READ_BY_OTHERS = "refused though others read it"  # no failure: a rule may be stricter than theirs
 TRACEBACK, MEMORY, TIME = "traceback", "memory", "time"
 BAD = (WRONG, TRACEBACK, MEMORY, TIME)
 SECRET = "secret-of-the-environment"  # no file of a stranger may read it
@@ -68,6 +69,8 @@ class Trial:
     """What was mutated, and how."""
     goes_on: bool = False
     """Whether the bad file is one of several, so that the command must not end for it."""
+    is_read_by_others: Callable[[], bool] = lambda: False
+    """Whether several other programs see in the mutated file what it was before."""
 
 
 def tried(trial: Trial, folder: Path, limit_s: float) -> tuple[Verdict, Outcome]:
@@ -77,7 +80,10 @@ def tried(trial: Trial, folder: Path, limit_s: float) -> tuple[Verdict, Outcome]
 
     def judge(outcome: Outcome) -> None:
         """Say what came of it, in the command's process: readers may fall over its picture."""
-        answer.write_text(json.dumps(dataclasses.astuple(trial.judge(outcome))))
+        verdict = trial.judge(outcome) if outcome.code == 0 else Verdict(REFUSED)
+        if verdict.name == REFUSED and trial.is_read_by_others():
+            verdict = Verdict(READ_BY_OTHERS)
+        answer.write_text(json.dumps(dataclasses.astuple(verdict)))
 
     outcome = run_forked(trial.command, folder / "log", limit_s, judge)
     if broken := outcome.broken_limit:
@@ -90,20 +96,18 @@ def tried(trial: Trial, folder: Path, limit_s: float) -> tuple[Verdict, Outcome]
         return Verdict(WRONG, "tells what the environment holds"), outcome
     if changed := before.items() ^ stamps(folder, trial.command.may_write).items():
         return Verdict(WRONG, f"changed {sorted({name for name, _ in changed})}"), outcome
-    if outcome.code:
-        return on_refusal(trial, outcome), outcome
+    if outcome.code and (wrong := wrong_refusal(trial, outcome)):
+        return Verdict(WRONG, wrong), outcome
     if not answer.exists():
         return Verdict(WRONG, "the judge fell over"), outcome
     return Verdict(*json.loads(answer.read_text())), outcome
 
 
-def on_refusal(trial: Trial, outcome: Outcome) -> Verdict:
-    """Judge a command that ended with 1 or 2."""
+def wrong_refusal(trial: Trial, outcome: Outcome) -> str:
+    """Say what is wrong with a command that ended with 1 or 2; '' for nothing."""
     if not outcome.told.strip():
-        return Verdict(WRONG, f"exit code {outcome.code} without a word")
-    if trial.goes_on:
-        return Verdict(WRONG, "one bad file ended the whole run")
-    return Verdict(REFUSED)
+        return f"exit code {outcome.code} without a word"
+    return "one bad file ended the whole run" if trial.goes_on else ""
 
 
 def stamps(folder: Path, may_write: Iterable[str]) -> dict[str, tuple[int, int]]:
