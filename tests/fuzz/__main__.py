@@ -153,9 +153,15 @@ def run_all(numbers: Sequence[int], options: argparse.Namespace, folder: Path) -
     results = []
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(options.workers, len(numbers)), context) as pool:
-        done = as_completed([pool.submit(run, number) for number in numbers])
-        for future in tqdm(done, total=len(numbers), disable=not sys.stderr.isatty(), unit="run"):
-            results.append(result := future.result())
+        submitted = {pool.submit(run, number): number for number in numbers}
+        for future in tqdm(
+            as_completed(submitted), total=len(numbers), disable=not sys.stderr.isatty(), unit="run"
+        ):
+            try:
+                results.append(result := future.result())
+            except Exception as error:
+                error.add_note(f"a fault of the fuzzer itself, in run {submitted[future]}")
+                raise
             if result.verdict in BAD:
                 tqdm.write(f"run {result.number}, {result.kind}: {result.verdict.upper()}")
                 tqdm.write(result.story)

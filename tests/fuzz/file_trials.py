@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 import yaml
 
+from common.schema import json_sha256
 from tests.fuzz.reference import TRAINING, Reference
 from tests.fuzz.running import Outcome
 from tests.fuzz.text_mutations import (
@@ -141,8 +142,6 @@ def with_other_header(content: bytes, rng: np.random.Generator) -> tuple[bytes, 
 
 def hashed_anew(text: str) -> str:
     """Return JSON with the hash of its content, as a stranger would write it."""
-    from train.checkpoints.digests import json_sha256
-
     try:
         about = json.loads(text)
         about.pop("sha256", None)

@@ -9,7 +9,8 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 0.5, 1e308, -1e308, 2**31, 2**63, 10**40, float("nan"),
     float("inf"), "", "x", "0", "1.5", "tumor", "Tumor", "../../x", "/etc/passwd", "\u0000",
     "\u001b[31mred", "line\nline", "${oc.env:FUZZ_SECRET}", "${a}", "\ud800", [], {}, [[]], [{}],
-    [1, 2], {"x": 1}, {"name": "tumor"}, [None], [[[[[]]]]], "a" * 5000, "e\u0301", "\u00e9", "\u202e",
+    [1, 2], {"x": 1}, {"name": "tumor"}, [None], [[[[[]]]]], "a" * 5000, "e\u0301", "\u00e9",
+    "\u202e",
 )  # fmt: skip
 SIGNS = ("\t", ";", ",", '"', "'", "\r", "\r\n", "\n\n", "\x00", "\u2028", " ", ",,,\n", "\ufeff",
          "NaN", "1e400", "1_000", "0x10", "-0", "\u0661", "=1+1")  # fmt: skip
