@@ -246,7 +246,7 @@ def judge_evaluation(folder: Path, picture: Picture, reference: Reference) -> Ve
     """Judge an evaluation: the figures are those of the same picture as a PNG."""
     ours, theirs = figures_of(folder / "out"), []
     for number, reading in enumerate(picture.expected()):
-        again = folder / "again" / str(number)
+        again = folder / "log" / str(number)  # what the command itself wrote is looked at later
         raw = raw_folder(again)
         PillowImage.fromarray(reading).save(raw / "images/Case_1-01.png")
         (raw / "groundTruth/Case_1-01.json").write_text(json.dumps(POINTS))
