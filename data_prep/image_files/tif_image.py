@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 from tifffile import TiffFile, TiffPage
 
+from data_prep.image_files.group_4 import check_group_4
 from data_prep.image_files.samples import Extra, Meaning, stored_box, to_labels, to_rgb, turned
 from data_prep.image_files.tif_pages import Level, picture_levels
 from data_prep.image_files.tif_structure import (
@@ -255,18 +256,12 @@ def decoded_segment(page: TiffPage, layout: Layout, index: int, row: int) -> npt
         rows = min(rows, layout.height_px - row * layout.segment_height)
     if page.compression in PICTURES and page.jpegheader is None:
         check_picture(data, page, layout, rows)
-    if page.compression == GROUP_4 and not ends_as_group_4(data):
-        raise BadInputError("unreadable or cut short: Group 4 data without its end")
     decoded, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     if decoded.shape != (1, rows, layout.segment_width, layout.samples):
         raise BadInputError(f"damaged: a strip or tile of {decoded.shape[1:]} values")
+    if page.compression == GROUP_4:
+        check_group_4(data, decoded[0, ..., 0])
     return decoded[0]
-
-
-def ends_as_group_4(data: bytes) -> bool:
-    """Return whether data ends with Group 4's mark; its decoders make a picture of any bytes."""
-    bits = f"{int.from_bytes(data[-8:], 'big'):064b}".rstrip("0")
-    return bits.endswith("000000000001" * 2)
 
 
 def check_picture(data: bytes, page: TiffPage, layout: Layout, rows: int) -> None:
