@@ -154,20 +154,27 @@ def run_all(numbers: Sequence[int], options: argparse.Namespace, folder: Path) -
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(options.workers, len(numbers)), context) as pool:
         submitted = {pool.submit(run, number): number for number in numbers}
-        for future in tqdm(
-            as_completed(submitted), total=len(numbers), disable=not sys.stderr.isatty(), unit="run"
-        ):
-            try:
-                results.append(result := future.result())
-            except Exception as error:
-                error.add_note(f"a fault of the fuzzer itself, in run {submitted[future]}")
-                raise
-            if result.verdict in BAD:
-                tqdm.write(f"run {result.number}, {result.kind}: {result.verdict.upper()}")
-                tqdm.write(result.story)
-                tqdm.write(f"  again: python -m tests.fuzz --seed {options.seed} --only"
-                           f" {result.number}" + again(options))  # fmt: skip
+        done = as_completed(submitted)
+        try:
+            for future in tqdm(done, total=len(numbers), disable=not sys.stderr.isatty()):
+                results.append(future.result())
+                report(results[-1], options)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            print(f"interrupted: {len(results)} of {len(numbers)} runs are done")
+        except Exception as error:
+            error.add_note(f"a fault of the fuzzer itself, in run {submitted[future]}")
+            raise
     return sorted(results, key=lambda result: result.number)
+
+
+def report(result: Result, options: argparse.Namespace) -> None:
+    """Tell of a run that failed."""
+    if result.verdict in BAD:
+        tqdm.write(f"run {result.number}, {result.kind}: {result.verdict.upper()}")
+        tqdm.write(result.story)
+        command = f"python -m tests.fuzz --seed {options.seed} --only {result.number}"
+        tqdm.write(f"  again: {command}{again(options)}")
 
 
 def again(options: argparse.Namespace) -> str:
