@@ -173,7 +173,7 @@ def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> P
     for row in rows[1:]:
         if not any(row):
             continue
-        if len(row) != len(header):
+        if len(row) < len(header) or any(row[len(header) :]):  # blank ones too many do no harm
             raise Unclear(f"row {row}")
         file, x, y, kind = (row[column] for column in columns)
         if file.rpartition(".")[0] != name and file != name:

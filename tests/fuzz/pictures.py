@@ -35,6 +35,7 @@ GREY = RGB[..., 1].copy()
 ALPHA = np.tile(np.linspace(0, 255, WIDTH_PX).astype(np.uint8), (HEIGHT_PX, 1))
 RGB16 = RGB.astype(np.uint16) * 257
 IS_DARK = GREY < 128
+OME_ID = "urn:uuid:00000000-0000-4000-8000-000000000000"  # tifffile would draw one
 
 
 def tif(pixels: Pixels, **settings: Any) -> bytes:
@@ -180,7 +181,7 @@ WRITERS: dict[str, tuple[Callable[..., Pixels], int, int]] = {
 """Name -> what writes it, what its sides are multiples of, the page that is the picture."""
 SLIDES: dict[str, Callable[[], bytes]] = {
     **{name: lambda w=write, s=side: slide(w, s)[0] for name, (write, side, _) in WRITERS.items()},
-    "OME": lambda: tif(RGB, ome=True, photometric="rgb", metadata={"axes": "YXS"}),
+    "OME": lambda: tif(RGB, ome=True, photometric="rgb", metadata={"axes": "YXS", "UUID": OME_ID}),
     "ImageJ": lambda: tif(RGB, imagej=True, photometric="rgb", metadata={"axes": "YXS"}),
 }
 PNGS: dict[str, Callable[[], bytes]] = {

@@ -125,6 +125,12 @@ def test_an_independent_reader_reads_every_picture_before_it_is_mutated(
     assert all(look_alike(found[0], reading) for reading in found)
 
 
+def test_pictures_are_the_same_bytes_each_time() -> None:
+    """So that a run of the same seed and number is the same run."""
+    made = [{name: draw() for name, draw in ALL.items()} for _ in range(2)]
+    assert made[0] == made[1]
+
+
 def of_json(parsed: object) -> bytes:
     return json.dumps(parsed).encode()
 
