@@ -64,7 +64,7 @@ def read_record(path: Path) -> Record:
             if is_inside(name)  # do not trust a record from another computer
         }
         return Record(versions, dict(content["about"]), path.stat().st_mtime_ns)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Record()
 
 

@@ -216,7 +216,9 @@ def test_a_record_from_elsewhere_claims_nothing_outside(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"files": 1, "about": {}}', '{"files": {"a": [1]}}']
+    "content",
+    ["", "[]", '{"files": 1, "about": {}}', '{"files": {"a": [1]}}', "[" * 10**4 + "]" * 10**4],
+    ids=["empty", "list", "number", "half", "deep"],
 )
 def test_a_damaged_record_claims_nothing(
     content: str, publish: Callable[..., Item], tmp_path: Path
