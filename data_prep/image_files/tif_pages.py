@@ -5,6 +5,7 @@ a ring of pages for ever. A slide's label, macro and thumbnail are left out wher
 what they are; of several pictures none is chosen.
 """
 
+import logging
 import os
 import re
 import struct
@@ -24,6 +25,9 @@ MAX_TAGS = 4096
 LSM, STK, STK_PLANES, XMP = 34412, 33628, 33629, 700
 NDPI, CAPTURE_MODE = 65420, 65441
 BRIGHTFIELD = 6  # the largest CaptureMode of colours with 8 bits
+
+# It logs each tag that it cannot read and goes on; tif_structure.py refuses those that matter
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from data_prep.image_files.open_image import open_image, read_image, read_size
 from data_prep.images.arrays import Box
 from data_prep.raw import BadInputError
 from tests.data_prep.image_files.tif_files import packed, tif_bytes
+from tests.fuzz.tif_structure import Entry, Tif
 
 HEIGHT, WIDTH = 37, 53
 ENCODERS: dict[int, Any] = {
@@ -273,6 +274,20 @@ def test_a_header_with_random_bytes_gives_what_libtiff_gives_or_is_refused(tmp_p
         told = [at for at in range(len(content)) if content[at] != damaged[at]]
         assert any(is_close(found, other) for other in others if other is not None), (number, told)
     assert 200 < num_refused < 590
+
+
+def test_a_damaged_tag_that_matters_to_no_px_is_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels_HWC = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Pillow.fromarray(pixels_HWC).save(tmp_path / "a.tif", dpi=(300, 300))
+    tif = Tif((tmp_path / "a.tif").read_bytes())
+    (page,) = tif.pages()
+    nowhere = b"\xff\xff\xff\x7f"
+    damaged = tuple(Entry(282, 5, 1, nowhere) if e.tag == 282 else e for e in page.entries)
+    (tmp_path / "a.tif").write_bytes(tif.with_page(page, damaged, 0))
+    assert np.array_equal(read_image(tmp_path / "a.tif"), pixels_HWC)
+    assert not caplog.records
 
 
 def is_close(one: np.ndarray, other: np.ndarray) -> bool:
