@@ -1,7 +1,6 @@
 """Pictures of every kind that comes in, drawn small, to be mutated."""
 
 import io
-import struct
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial
@@ -15,6 +14,7 @@ import tifffile
 from PIL import Image as PillowImage
 
 from tests import slide_files
+from tests.data_prep.image_files.tif_files import packed, tif_bytes
 
 HEIGHT_PX, WIDTH_PX = 72, 100
 Pixels = npt.NDArray[Any]
@@ -69,20 +69,11 @@ def with_exif(orientation: int) -> PillowImage.Exif:
     return exif
 
 
-def packed(bits: int, photometric: int = 1) -> bytes:
-    """Write a grey TIF of so many bits a px, which no library writes: rows of px, the most
-    significant bit first, each row filled up to a byte; 16 bit as words."""
-    depths_HW = depths(bits)
-    if bits == 16:
-        data = depths_HW.astype("<u2").tobytes()
-    else:
-        digits = depths_HW[..., None] >> np.arange(bits - 1, -1, -1) & 1
-        data = np.packbits(digits.reshape(HEIGHT_PX, -1).astype(np.uint8), axis=1).tobytes()
-    values = {256: WIDTH_PX, 257: HEIGHT_PX, 258: bits, 259: 1, 262: photometric, 273: 0,
-              277: 1, 278: HEIGHT_PX, 279: len(data)}  # fmt: skip
-    values[273] = 8 + 2 + 12 * len(values) + 4
-    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(values)) + tags + bytes(4) + data
+def of_bits(bits: int, photometric: int = 1) -> bytes:
+    """Write a grey TIF of so many bits a px, which no library writes."""
+    tags = {256: [WIDTH_PX], 257: [HEIGHT_PX], 258: [bits], 259: [1], 262: [photometric]}
+    tags |= {277: [1], 278: [HEIGHT_PX]}
+    return tif_bytes(tags, [packed(depths(bits)[..., None], bits, "<")])
 
 
 def depths(bits: int) -> Pixels:
@@ -91,7 +82,7 @@ def depths(bits: int) -> Pixels:
 
 
 def of_depth(bits: int, is_inverted: bool = False) -> Pixels:
-    """Return what `packed` means, by the formula of docs/input.md; HWC."""
+    """Return what `of_bits` means, by the formula of docs/input.md; HWC."""
     grey_HW = np.rint(255 * depths(bits) / (2**bits - 1)).astype(np.uint8)
     return np.repeat((255 - grey_HW if is_inverted else grey_HW)[..., None], 3, axis=-1)
 
@@ -163,8 +154,8 @@ TIFS: dict[str, Callable[[], bytes]] = {
         planarconfig="separate",
         rowsperstrip=16,
     ),
-    **{f"grey {bits} bit": partial(packed, bits) for bits in (2, 4, 10, 12)},
-    **{f"grey {bits} bit inverted": partial(packed, bits, 0) for bits in (4, 16)},
+    **{f"grey {bits} bit": partial(of_bits, bits) for bits in (2, 4, 10, 12)},
+    **{f"grey {bits} bit inverted": partial(of_bits, bits, 0) for bits in (4, 16)},
     "upside down": lambda: tif(RGB, photometric="rgb", extratags=orientation(3)),
     "on its side": lambda: tif(RGB, photometric="rgb", extratags=orientation(6)),
 }
