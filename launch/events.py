@@ -40,7 +40,7 @@ class Submission:
 
     def __post_init__(self) -> None:
         check_time(self.time_s)
-        if not all(job.isdecimal() for job in self.jobs.values()):
+        if not all(history.JOB.fullmatch(job) for job in self.jobs.values()):
             raise ValueError("jobs: not the numbers of jobs")
 
 

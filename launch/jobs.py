@@ -9,12 +9,14 @@ Without RUN they take the newest run in runs/.
 """
 
 import argparse
+import codecs
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
@@ -22,7 +24,8 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from common import command_line
-from common.command_line import UsageError, UserError, printable
+from common.command_line import UsageError, UserError, escaped, printable
+from common.schema import without_waiting
 from launch import slurm_commands
 from launch.events import (
     JOBS,
@@ -37,6 +40,7 @@ from launch.run_jobs import RunJob, in_queue, known_jobs, queued_jobs
 from train.runs.history import read_metrics, read_progress, read_restarts
 from train.runs.newest import RUNS, newest_run
 
+READ_BYTES = 2**16  # of a log at a time
 # Events worth a line in `status`, besides the stages' states
 STORY = ("requeued", "stopped", "failed", "requeue refused", "gave up", "cancelled")
 
@@ -231,10 +235,26 @@ def cancel(run: Path) -> int:
 def logs(run: Path, stage: str, rank: int, follow: bool) -> int:
     """Print or follow a log."""
     path = find_log(run, stage, rank)
-    if follow:
-        os.execvp("tail", ["tail", "-n", "+1", "-F", str(path)])
-    sys.stdout.write(path.read_text(errors="replace"))
+    if not follow:
+        with open(path, "rb", opener=without_waiting) as file:
+            show(file.fileno())
+        return 0
+    # --pid: it ends with this process, however that ends
+    command = ["tail", "-n", "+1", "-F", f"--pid={os.getpid()}", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
+        try:
+            show(cast(IO[bytes], tail.stdout).fileno())
+        finally:
+            tail.terminate()
     return 0
+
+
+def show(log: int) -> None:
+    """Print a log piece by piece; show what would control the terminal as an escape."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while piece := os.read(log, READ_BYTES):
+        text = decoder.decode(piece).replace("\r", "\n")  # a bar that is drawn anew
+        print("\t".join(map(escaped, text.split("\t"))), end="", flush=True)
 
 
 def find_log(run: Path, stage: str, rank: int) -> Path:

@@ -10,6 +10,7 @@ from common.command_line import UsageError
 from common.lease import Lease
 from launch import slurm_commands
 from launch.events import JOBS, LAUNCH, SUBMISSION, read_events, read_submission, submission_of
+from train.runs.history import JOB
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def known_jobs(run: Path) -> list[RunJob]:
     known = {job: RunJob(label, job) for jobs in queued for label, job in jobs.items()}
     for event in events:
         job = str(event.get("job", "")).split("_")[0]
-        if job.isdigit() and job not in known:
+        if JOB.fullmatch(job) and job not in known:
             known[job] = RunJob(event["stage"], job, by_hand=True)
     return [known[job] for job in sorted(known, key=int)]
 

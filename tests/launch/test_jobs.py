@@ -5,6 +5,9 @@ real ones are asked in test_cluster.py.
 """
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -119,6 +122,46 @@ class TestJobs:
         assert capfd.readouterr().out == "of rank one\n"
         with pytest.raises(UsageError, match="no log of rank 4; ranks with a log: 1"):
             jobs.main(["logs", str(run), "--rank", "4"])
+
+    def test_a_log_cannot_control_the_terminal(
+        self, run: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = run / "launch" / "jobs" / "7"
+        folder.mkdir(parents=True)
+        two_pieces = b"x" * (jobs.READ_BYTES - 1) + "é\n".encode()
+        (folder / "7_0_log.out").write_bytes(two_pieces + b"a\tb\r\x1b[2J\x07\0\xc2\x9b1m\xff\n")
+        assert jobs.main(["logs", str(run)]) == 0
+        first, *rest = capfd.readouterr().out.splitlines()
+        assert (len(first), first[-1]) == (jobs.READ_BYTES, "é")
+        assert rest == ["a\tb", "\\x1b[2J\\x07\\x00\\x9b1m\ufffd"]
+
+    def test_a_log_is_followed_until_its_reader_goes(self, run: Path) -> None:
+        folder = run / "launch" / "jobs" / "7"
+        folder.mkdir(parents=True)
+        log = folder / "7_0_log.out"
+        log.write_text("begun\n")
+        command = [sys.executable, "launch/jobs.py", "logs", "-f", str(run)]
+        with subprocess.Popen(command, cwd=jobs.ROOT, stdout=subprocess.PIPE, text=True) as shown:
+            assert shown.stdout
+            assert shown.stdout.readline() == "begun\n"
+            log.write_text("begun\n\x1b[2J\n")
+            assert shown.stdout.readline() == "\\x1b[2J\n"
+            shown.send_signal(signal.SIGINT)
+            assert shown.wait(timeout=30) == 130
+
+    @pytest.mark.parametrize("number", ["9" * 5000, "\u0667", "7; rm", "-7", ""])
+    def test_what_is_no_number_of_a_job_is_passed_over(
+        self, number: str, run: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        answer(slurm, "scontrol", "Invalid job id specified", 1)
+        note(run, "queued", "chain", jobs={"train": number})
+        note(run, "started", "train", job=number)
+        assert jobs.main(["status", str(run)]) == 0
+        about = json.loads((run / "launch" / "submission.json").read_text())
+        about["earlier"] = [about | {"jobs": {"train": number}}]
+        (run / "launch" / "submission.json").write_text(json.dumps(about))
+        with pytest.raises(UsageError, match="holds no job"):
+            jobs.main(["status", str(run)])
 
     def test_a_submission_that_was_cut_off_is_known_by_its_jobs(
         self, tmp_path: Path, slurm: Path

@@ -7,6 +7,7 @@ progress.json         how far the run is
 launch/events.jsonl   one line per event of its jobs, see launch.events
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -17,6 +18,7 @@ from train.runs.newest import LAST_TIME_S, PROGRESS, ProgressNow, check_time
 
 METRICS, TRAINING, RESTARTS = "metrics.jsonl", "training.jsonl", "restarts.jsonl"
 EVENTS = "launch/events.jsonl"
+JOB = re.compile(r"[0-9]{1,18}")  # the number of a job
 LARGEST = 1e100  # of a curve; no figure can be drawn of much more
 TYPES_OF_EVENT: dict[str, Any] = {
     **dict.fromkeys(("event", "stage", "job", "nodes", "reason"), str),
@@ -110,5 +112,5 @@ def is_event(entry: Any) -> TypeGuard[dict[str, Any]]:
     if any(not isinstance(entry[key], kinds[key]) for key in entry.keys() & kinds.keys()):
         return False
     jobs = entry.get("jobs", {}).values()
-    is_of_jobs = all(isinstance(job, str) and job.isdecimal() for job in jobs)
+    is_of_jobs = all(isinstance(job, str) and JOB.fullmatch(job) for job in jobs)
     return is_of_jobs and 0 <= entry["time_s"] < LAST_TIME_S
