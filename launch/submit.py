@@ -67,7 +67,8 @@ def main(argv: list[str]) -> int:
     flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
     profile = load_profile(options.profile, flags)
     request = Request(settings, Path(settings.get("run") or free_name()).resolve())
-    refuse_control_characters(settings | {"run": str(request.run)})
+    paths = {"run": request.run, "raw": request.raw, "data": request.data, "folder": Path.cwd()}
+    refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
     stages = choose_stages(options.stages, request)
     check(stage_arguments(stages, request, profile), request)
     if "train" in stages:
@@ -136,13 +137,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def refuse_control_characters(given: dict[str, str]) -> None:
+def refuse_control_characters(settings: dict[str, str], paths: dict[str, str]) -> None:
     """Refuse texts that would add a line to a script, and patterns of Slurm's in a path."""
-    for key, value in given.items():
+    for key, value in [*settings.items(), *paths.items()]:
         if has_control_characters(value):
             raise UsageError(f"{key}={value!r}: holds a line break or a control character")
-    if wrong := [character for character in "%\\" if character in given["run"]]:
-        raise UsageError(f"run={given['run']}: Slurm reads {wrong[0]} as a pattern; leave it out")
+    if wrong := [character for character in "%\\" if character in paths["run"]]:
+        raise UsageError(f"run={paths['run']}: Slurm reads {wrong[0]} as a pattern; leave it out")
 
 
 def report(request: Request, stages: Sequence[str], ids: dict[str, str]) -> None:

@@ -2,13 +2,16 @@
 
 import os
 import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from common import plain_yaml
 from common.command_line import UsageError
-from launch import submit
+from launch import profiles, submit
 from launch.queueing import Job, too_large
 from tests.launch.fakes import answer, write
 
@@ -67,6 +70,49 @@ def test_the_script_is_the_printed_one_and_the_shell_stays_outside(
     assert without_time(queued) in without_time(printed.out)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a $HOME `id` $(id)", "say \"x\" && 'y'", "-rf", "#SBATCH --hold", "ü 中 🔬", "~;*?|>&!"],
+)
+def test_any_name_is_printed_and_queued_alike_and_means_itself(
+    name: str, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    raw_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Names of folders, and texts of a profile. The shell of the job reads each as it is."""
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    texts = {"partition": name, "account": name, "qos": name, "constraint": name}
+    texts |= {"environment": {"NAME": name}, "sbatch_args": [f"--comment={name}"]}
+    texts |= {"srun_args": [f"--comment={name}"], "setup": ["echo 'set up'"]}
+    (tmp_path / "mine.yaml").write_text(plain_yaml.dump(texts))
+    raw, run = raw_folder({"1": 1, "2": 1, "3": 1}), tmp_path / name / "run"
+    asked = ["--profile", "mine", "--stages", "prepare", "--prep-jobs", "1", f"raw={raw}"]
+    asked += [f"data={tmp_path / name / 'set'}", f"run={run}"]
+    assert submit.main(asked) == 0
+    queued = (slurm / "script").read_text()
+    capsys.readouterr()
+    submit.main(["--dry-run", *asked])
+    script, called = capsys.readouterr().out.split("\n# The stage in each task")
+    assert without_time(script) == without_time(f"##### prepare\n{queued}")
+    assert shlex.split(called.splitlines()[1])[1:][1] == f"out={tmp_path / name / 'set'}"
+    assert_flags_mean(queued, dict.fromkeys(("partition", "account", "qos", "comment"), name))
+    shell = "".join(f"{word}() {{ printf '%s\\0' \"$@\"; }}\n" for word in ("srun", "cd", "export"))
+    lines = [line for line in queued.splitlines() if " -m launch.on_exit " not in line]
+    bash = subprocess.run(
+        ["/bin/bash", "-c", shell + "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    words = bash.stdout.split("\0")
+    assert {f"NAME={name}", f"--comment={name}", f"{run}/launch/jobs/%j"} <= set(words)
+    on_exit = next(line for line in queued.splitlines() if " -m launch.on_exit " in line)
+    assert shlex.split(on_exit)[3] == str(run)
+
+
+def assert_flags_mean(script: str, expected: dict[str, str]) -> None:
+    """Check the arguments of sbatch in a script."""
+    flags = [line[8:] for line in script.splitlines() if line.startswith("#SBATCH --")]
+    given = dict(shlex.split(flag)[0].removeprefix("--").partition("=")[::2] for flag in flags)
+    assert expected.items() <= given.items()
+
+
 def without_time(text: str) -> str:
     """A script without the time in the snapshot's name."""
     return re.sub(r"code-[\d-]+", "code", text)
@@ -118,6 +164,21 @@ def test_what_would_be_a_line_or_a_pattern_is_refused(
     with pytest.raises(UsageError, match="holds a line break"):
         submit.main([*arguments, "--partition", "low\n#SBATCH --no-requeue"])
     assert not (slurm / "script").exists()
+
+
+def test_a_folder_whose_name_would_be_a_line_is_refused(
+    slurm: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs are told whole paths, in the folder that submit.py was called in."""
+    folder = tmp_path / "a\n#SBATCH --hold"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError, match=r"folder='.*a\\n#SBATCH --hold': holds a line break"):
+        submit.main(["--dry-run", *arguments, "config=mine.yaml"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UsageError, match=r"data=.*: holds a line break"):
+        submit.main(["--dry-run", *arguments, "data=link"])
 
 
 def test_a_job_that_no_node_can_hold_is_told_what_it_asks_for() -> None:
