@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from common.command_line import UsageError
 from data_prep.annotations.findings import Findings, UnusableError, shown
-from data_prep.annotations.json_text import parse_json
+from data_prep.annotations.json_text import parse_json, read_content
 from data_prep.annotations.reader import RULES, Annotation, AnnotationReader, Rules
 from data_prep.images.arrays import PointsPx
 from data_prep.images.tiles import Tile, pixels_of, points_in, whole
@@ -71,7 +71,7 @@ class BreCaHADReader(AnnotationReader[Listed]):
 
     def parse(self, field: Field) -> Listed:
         """Read the points of every class."""
-        return parse(field.annotation.read_bytes(), self.rules)
+        return parse(read_content(field.annotation), self.rules)
 
     def classes_in(self, parsed: Listed, classes: Sequence[str]) -> list[str]:
         """Return the classes that have a list."""

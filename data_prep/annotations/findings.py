@@ -31,7 +31,10 @@ class Findings:
     duplicates: int = 0
     """Objects left out because another has the same class and the same geometry."""
     holding: dict[str, int] = field(default_factory=dict)
-    """Class -> number of its areas that hold the middle of another object of the class."""
+    """Class -> number of its areas that hold the middle of another object of the class, which is
+    not larger."""
+    untested: int = 0
+    """Areas that were not tested for that, since their outlines have too many corners."""
 
 
 def add_up(findings: Iterable[Findings]) -> Findings:
@@ -43,6 +46,7 @@ def add_up(findings: Iterable[Findings]) -> Findings:
         sum(entry.clipped for entry in listed),
         sum(entry.duplicates for entry in listed),
         summed(entry.holding for entry in listed),
+        sum(entry.untested for entry in listed),
     )
 
 
@@ -55,7 +59,7 @@ def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def summary(findings: Findings, classes: Sequence[str]) -> list[str]:
-    """Say in at most four lines what is not learned; `classes` are those that are."""
+    """Say in at most five lines what is not learned; `classes` are those that are."""
     others = {name: n for name, n in findings.classes.items() if name not in classes}
     lines = []
     if others:
@@ -67,6 +71,9 @@ def summary(findings: Findings, classes: Sequence[str]) -> list[str]:
     if findings.clipped:
         outlines = counted(findings.clipped, "outline")
         lines.append(f"cut at the border of the image: {outlines}")
+    if findings.untested:
+        areas = counted(findings.untested, "area")
+        lines.append(f"not tested for holding others (too many corners): {areas}")
     return lines
 
 

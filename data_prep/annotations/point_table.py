@@ -28,6 +28,7 @@ from data_prep.annotations.folders import (
     find_annotation_folder,
     find_image_folder,
 )
+from data_prep.annotations.json_text import read_content
 from data_prep.annotations.reader import Rules
 from data_prep.annotations.shapes import (
     FARTHEST_PX,
@@ -129,7 +130,7 @@ def rows_by_stem(path: Path) -> dict[str, list[Row]]:
 def cached_rows(path: Path, mtime_ns: int, num_bytes: int) -> dict[str, list[Row]]:
     """Read a table once, not again for every field."""
     rows = defaultdict(list)
-    for row in parse_table(path.read_bytes()):
+    for row in parse_table(read_content(path)):
         rows[stem_of(row.file)].append(row)
     return dict(rows)
 

@@ -14,11 +14,16 @@ must be on one plane, since a picture is one.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from data_prep.annotations.findings import UnusableError
-from data_prep.annotations.json_text import parse_json
+from data_prep.annotations.json_text import parse_json, read_content, without_collecting
+from data_prep.annotations.outlines import Ring
 from data_prep.annotations.reader import RULES, Rules
 from data_prep.annotations.shapes import Collector, Shape, ShapeReader, Shapes, point, polygon
 from data_prep.config import ALL_OBJECT_TYPES
@@ -58,9 +63,10 @@ class QuPathReader(ShapeReader):
 
     def parse(self, field: Field) -> Shapes:
         """Read every point and polygon that has a class."""
-        return parse_geojson(field.annotation.read_bytes(), self.rules)
+        return parse_geojson(read_content(field.annotation), self.rules)
 
 
+@without_collecting()
 def parse_geojson(content: bytes, rules: Rules = RULES) -> Shapes:
     """Read the points and polygons of a file. Raises BadInputError where it cannot be trusted."""
     found = Collector()
@@ -211,11 +217,21 @@ def shapes_of(
     return [partial(make, entry) for entry in several]
 
 
-def rings(where: str, coordinates: Any) -> list[list[Position]]:
+def rings(where: str, coordinates: Any) -> list[Ring]:
     """Check a polygon's outline and holes. Raises UnusableError."""
     outline, *holes = entries(where, coordinates)
     listed = [entries(where, outline)] + [entries(where, hole) for hole in holes if hole != []]
-    return [[position(where, entry) for entry in ring] for ring in listed]
+    return [corners(where, ring) for ring in listed]
+
+
+def corners(where: str, ring: list[Any]) -> Ring:
+    """Return the corners of a ring, (N, 2). Raises UnusableError."""
+    if set(map(type, ring)) == {list} and {*map(len, ring)} == {2}:  # fast, for most rings
+        numbers = [*chain.from_iterable(ring)]
+        if set(map(type, numbers)) <= {int, float}:
+            with suppress(OverflowError):
+                return np.array(numbers, np.float64).reshape(-1, 2)
+    return np.array([position(where, entry) for entry in ring], np.float64)
 
 
 def entries(where: str, coordinates: Any) -> list[Any]:

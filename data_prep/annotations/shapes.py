@@ -18,12 +18,13 @@ import numpy.typing as npt
 from data_prep.annotations.findings import Findings, UnusableError
 from data_prep.annotations.outlines import (
     Ring,
-    centre_of_gravity,
     clip,
     fill,
     holds_any,
+    is_flat,
+    measure,
     outside_of,
-    signed_area,
+    without_holes,
 )
 from data_prep.annotations.reader import Annotation, AnnotationReader, Rules
 from data_prep.config import is_class_name
@@ -53,9 +54,9 @@ class Shape:
 
     @property
     def content(self) -> tuple[object, ...]:
-        """The class and the geometry, whether the rings are closed or not."""
-        corners = (ring[:-1] if is_closed(ring) else ring for ring in self.rings)
-        return self.name, *((ring + 0.0).tobytes() for ring in corners)  # -0.0 becomes 0.0
+        """The class and the geometry, wherever the rings begin, closed or not, and whichever way
+        round."""
+        return self.name, *(canonical(ring).tobytes() for ring in self.rings)
 
     def within(self, height_px: int, width_px: int) -> "Shape | None":
         """Return the part inside an image of this size; None if there is none."""
@@ -65,9 +66,10 @@ class Shape:
             is_near = (np.abs(inside - self.rings[0]) < EDGE_PX).all()
             return replace(self, rings=(inside,)) if is_near else None
         rings = [clip(ring, size) for ring in self.rings]
-        if signed_area(rings[0]) == 0:
+        if not len(rings[0]) or is_flat(rings[0]):
             return None
-        return replace(self, rings=(rings[0], *(hole for hole in rings[1:] if signed_area(hole))))
+        holes = [hole for hole in rings[1:] if len(hole) and not is_flat(hole)]
+        return replace(self, rings=(rings[0], *holes))
 
 
 def is_closed(ring: Ring) -> bool:
@@ -75,20 +77,33 @@ def is_closed(ring: Ring) -> bool:
     return len(ring) > 1 and bool((ring[0] == ring[-1]).all())
 
 
+def canonical(ring: Ring) -> Ring:
+    """Return a ring from its leftmost corner on, towards the more leftward of its neighbours."""
+    corners = (ring[:-1] if is_closed(ring) else ring) + 0.0  # -0.0 becomes 0.0
+    if len(corners) < 3:
+        return corners
+    order = corners.view(np.complex128)[:, 0]  # is compared by x, then by y
+    first = int(order.argmin())
+    after, before = order[(first + 1) % len(order)], order[first - 1]
+    if (after.real, after.imag) > (before.real, before.imag):
+        corners, first = corners[::-1], len(order) - 1 - first
+    return np.concatenate([corners[first:], corners[:first]])
+
+
 def point(where: str, name: str, x: float, y: float) -> Shape:
     """Make a point. Raises UnusableError for coordinates that no image has."""
     return Shape(where, class_name(where, name), (as_ring(where, [(x, y)]),))
 
 
-def polygon(where: str, name: str, rings: Sequence[Sequence[tuple[float, float]]]) -> Shape:
+def polygon(where: str, name: str, rings: Sequence[Ring | Sequence[tuple[float, float]]]) -> Shape:
     """Make a polygon with holes, closed or not; leave out holes without area.
 
     Raises UnusableError if it encloses nothing.
     """
     outlines = [as_ring(where, ring) for ring in rings]
-    if not outlines or signed_area(outlines[0]) == 0:
+    if not outlines or is_flat(outlines[0]):
         raise UnusableError(where, "encloses no area")
-    holes = [ring for ring in outlines[1:] if signed_area(ring) != 0]
+    holes = [ring for ring in outlines[1:] if not is_flat(ring)]
     return Shape(where, class_name(where, name), (outlines[0], *holes))
 
 
@@ -100,7 +115,7 @@ def class_name(where: str, name: str) -> str:
     return name
 
 
-def as_ring(where: str, corners: Sequence[tuple[float, float]]) -> Ring:
+def as_ring(where: str, corners: Ring | Sequence[tuple[float, float]]) -> Ring:
     """Make an array of corners. Raises UnusableError for NaN, infinity, a text."""
     try:
         ring = np.array(corners, np.float64).reshape(-1, 2)
@@ -112,23 +127,21 @@ def as_ring(where: str, corners: Sequence[tuple[float, float]]) -> Ring:
     return ring
 
 
-def middle(shape: Shape) -> npt.NDArray[np.float64]:
-    """Return (2,): the centre of gravity without the holes, in px from the image's corner.
+def bounds_and_middles(shapes: Sequence[Shape]) -> tuple[npt.NDArray[np.float64], PointsN2]:
+    """Return (N, 4), left, top, right and bottom, and (N, 2), the centres of gravity of the areas
+    without their holes, in px from the image's corner.
 
     If an outline crosses itself, its centre may be far away; then return the middle of its bounds.
     """
-    if shape.is_point:
-        return shape.rings[0][0]
-    low, high = shape.rings[0].min(axis=0), shape.rings[0].max(axis=0)
-    centre = centre_of_gravity(shape.rings)
-    is_within = ((low <= centre) & (centre <= high)).all()
-    return centre if is_within else (low + high) / 2
-
-
-def bounds_of(shape: Shape) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of a shape."""
-    outline = shape.rings[0]
-    return (*outline.min(axis=0), *outline.max(axis=0))
+    outlines = measure([shape.rings[0] for shape in shapes])
+    centres = outlines.centres
+    for number, shape in enumerate(shapes):
+        if len(shape.rings) > 1:
+            rings = measure(shape.rings)
+            centres[number] = without_holes(rings.areas, rings.centres)
+    low, high = outlines.low, outlines.high
+    is_within = ((low <= centres) & (centres <= high)).all(axis=1, keepdims=True)
+    return np.hstack([low, high]), np.where(is_within, centres, (low + high) / 2)
 
 
 class Shapes:
@@ -151,12 +164,14 @@ class Shapes:
     @cached_property
     def bounds(self) -> npt.NDArray[np.float64]:
         """(N, 4): left, top, right and bottom of each shape."""
-        return np.array([*map(bounds_of, self.shapes)], np.float64).reshape(-1, 4)
+        bounds, self.middles = bounds_and_middles(self.shapes)
+        return bounds
 
     @cached_property
-    def middles(self) -> npt.NDArray[np.float64]:
+    def middles(self) -> PointsN2:
         """(N, 2): the middle of each shape, in px from the image's corner."""
-        return np.array([middle(shape) for shape in self.shapes], np.float64).reshape(-1, 2)
+        self.bounds, middles = bounds_and_middles(self.shapes)
+        return middles
 
     @cached_property
     def are_points(self) -> npt.NDArray[np.bool_]:
@@ -164,9 +179,10 @@ class Shapes:
         return np.array([shape.is_point for shape in self.shapes], bool)
 
     @cached_property
-    def holding(self) -> dict[str, int]:
-        """Class -> number of its areas that hold the middle of another shape of the class."""
-        found: Counter[str] = Counter()
+    def holding(self) -> tuple[dict[str, int], int]:
+        """Class -> number of its areas that hold the middle of another shape of the class; and the
+        number of areas that were not tested."""
+        found, num_untested = Counter[str](), 0
         names = np.array([shape.name for shape in self.shapes], object)
         for name in {shape.name for shape in self.shapes if not shape.is_point}:
             numbers = np.flatnonzero(names == name)
@@ -175,8 +191,9 @@ class Shapes:
                 for index, number in enumerate(numbers.tolist())
                 if not self.are_points[number]
             ]
-            found[name] = holds_any(areas, self.bounds[numbers], self.middles[numbers])
-        return {name: number for name, number in sorted(found.items()) if number}
+            found[name], untested = holds_any(areas, self.bounds[numbers], self.middles[numbers])
+            num_untested += untested
+        return {name: number for name, number in sorted(found.items()) if number}, num_untested
 
     def within(self, height_px: int, width_px: int) -> "Shapes":
         """Return the shapes with outlines cut at the border of an image of this size.
@@ -207,9 +224,8 @@ class Shapes:
         cut = copy(self)
         cut.shapes = [parts.get(number) or shape for number, shape in enumerate(self.shapes)]
         cut.bounds, cut.middles = self.bounds.copy(), self.middles.copy()
-        for number in reaching:
-            cut.bounds[number] = bounds_of(cut.shapes[number])
-            cut.middles[number] = middle(cut.shapes[number])
+        own = bounds_and_middles([cut.shapes[number] for number in reaching])
+        cut.bounds[reaching], cut.middles[reaching] = own
         cut.num_clipped = int((~self.are_points[reaching]).sum())
         return cut
 
@@ -291,12 +307,14 @@ class ShapeReader(AnnotationReader[Shapes]):
 
     def findings(self, parsed: Shapes, tile: Tile) -> Findings:
         """Count the shapes of the whole image, and what was wrong with others."""
+        holding, num_untested = parsed.holding
         return Findings(
             classes=dict(Counter(shape.name for shape in parsed.shapes)),
             passed_over=dict(parsed.passed_over),
             clipped=parsed.within(*tile.file_px).num_clipped,
             duplicates=parsed.num_duplicates,
-            holding=parsed.holding,
+            holding=holding,
+            untested=num_untested,
         )
 
 
@@ -304,7 +322,6 @@ def paint_areas(areas: Sequence[Shape], box: Box, values: Mapping[str, int]) -> 
     """Fill polygons with the values of their classes, later over earlier ones; return HW uint8."""
     mask_HW = np.zeros((box.height, box.width), np.uint8)
     for name, value in values.items():
-        for shape in areas:
-            if shape.name == name:
-                fill(mask_HW, [ring - (box.x, box.y) for ring in shape.rings], value)
+        of_class = [shape.rings for shape in areas if shape.name == name]
+        fill(mask_HW, [[ring - (box.x, box.y) for ring in rings] for rings in of_class], value)
     return mask_HW

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
+from data_prep.annotations import outlines
 from data_prep.annotations.findings import Findings
 from data_prep.annotations.outlines import fill
-from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, middle, point, polygon
+from data_prep.annotations.shapes import Shape, ShapeReader, Shapes, point, polygon
 from data_prep.images.arrays import Box
 from data_prep.images.tiles import Tile, whole
 from data_prep.raw import BadInputError
@@ -37,6 +38,10 @@ def blob(rng: np.random.Generator, x: float, y: float, radius: float) -> Ring:
     return list(zip(x + reach * np.cos(angle), y + reach * np.sin(angle), strict=True))
 
 
+def middle(shape: Shape) -> np.ndarray:
+    return Shapes([shape]).middles[0]
+
+
 def is_in(ring: Ring, height: int = HEIGHT, width: int = WIDTH, fine: int = 1) -> np.ndarray:
     """By matplotlib: the pixels (or parts of 1 / fine px) whose middle is within an outline."""
     y, x = (np.mgrid[: height * fine, : width * fine] + 0.5) / fine
@@ -49,14 +54,14 @@ def test_a_polygon_is_the_pixels_whose_middle_it_holds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     ring = blob(rng, rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT), 25)  # also across the border
     mask_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
-    fill(mask_HW, [np.array(ring)], 7)
+    fill(mask_HW, [[np.array(ring)]], 7)
     assert np.array_equal(mask_HW, np.where(is_in(ring), 7, 0))
 
 
 def test_pixels_on_whole_coordinates_are_counted_once() -> None:
     """A QuPath rectangle from (10, 20) to (14, 22) is 4 x 2 pixels; its neighbour's begin there."""
     mask_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
-    fill(mask_HW, [np.array([[10, 20], [14, 20], [14, 22], [10, 22], [10, 20]], float)], 1)
+    fill(mask_HW, [[np.array([[10, 20], [14, 20], [14, 22], [10, 22], [10, 20]], float)]], 1)
     expected = np.zeros_like(mask_HW)
     expected[20:22, 10:14] = 1
     assert np.array_equal(mask_HW, expected)
@@ -68,6 +73,46 @@ def test_holes_are_left_out_and_an_island_in_one_is_not() -> None:
     shapes = [polygon("a", "tumor", [outer, hole]), polygon("b", "tumor", [island])]
     expected = (is_in(outer) & ~is_in(hole)) | is_in(island)
     assert np.array_equal(drawn(shapes, whole(HEIGHT, WIDTH), {"tumor": 255}) > 0, expected)
+
+
+def test_holes_outside_the_outline_and_holes_that_overlap_add_nothing() -> None:
+    """A hole is never foreground: 10 x 10 px without 4 x 4 and 4 x 4 that share 2 x 2."""
+
+    def square(low: float, high: float) -> Ring:
+        return [(low, low), (high, low), (high, high), (low, high)]
+
+    rings = [square(20, 30), square(22, 26), square(24, 28), square(40, 45), square(29, 33)]
+    found = drawn([polygon("a", "t", rings)], whole(HEIGHT, WIDTH), {"t": 1})
+    assert found.sum() == 100 - (16 + 16 - 4) - 1
+    assert not found[30:].any()
+
+
+def test_many_outlines_are_filled_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups, also those that cross, and rows that are long."""
+    monkeypatch.setattr(outlines, "CORNERS_AT_ONCE", 70)
+    rng = np.random.default_rng(8)
+    rings = [blob(rng, *rng.uniform(-5, 100, 2), rng.uniform(3, 45)) for _ in range(30)]
+    eight = [(10.0, 10.0), (110.0, 80.2), (110.0, 10.0), (10.0, 80.0)]
+    together_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
+    fill(together_HW, [[np.array(ring)] for ring in (*rings, eight)], 3)
+    assert np.array_equal(together_HW == 3, np.any([is_in(ring) for ring in rings], 0) | lobes())
+
+
+def lobes() -> np.ndarray:
+    """The two triangles of that figure of eight."""
+    x = 10 + 100 / (1 + 70.2 / 70)
+    y = 10 + 70.2 * (x - 10) / 100
+    left = [(10.0, 10.0), (x, y), (10.0, 80.0)]
+    return is_in(left) | is_in([(110.0, 80.2), (x, y), (110.0, 10.0)])
+
+
+def test_an_outline_that_would_take_minutes_to_fill_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outlines, "MOST_CROSSINGS", 100)
+    zigzag = [(float(x), float(x % 2 * 60)) for x in range(4)]  # four edges across 60 rows
+    with pytest.raises(BadInputError, match="cross more than 100 rows: too many to fill"):
+        drawn([polygon("a", "t", [zigzag])], whole(HEIGHT, WIDTH), {"t": 1})
 
 
 @pytest.mark.parametrize("order", [["tumor", "lumen"], ["lumen", "tumor"]])
@@ -213,27 +258,56 @@ def test_what_is_there_twice_counts_once() -> None:
     ring = [(1.0, 1.0), (9.0, 1.0), (9.0, 9.0)]
     again = [point("b", "t", 3, 4), polygon("d", "t", [[*ring, ring[0]]])]
     shapes = [point("a", "t", 3, 4), again[0], point("c", "other", 3, 4), polygon("d", "t", [ring])]
-    parsed = Shapes([*shapes, again[1]])
+    turned = polygon("e", "t", [[ring[1], ring[0], ring[2]]])  # begins elsewhere, other way round
+    parsed = Shapes([*shapes, again[1], turned])
     assert Given().findings(parsed, whole(HEIGHT, WIDTH)) == Findings(
-        classes={"t": 2, "other": 1}, duplicates=2
+        classes={"t": 2, "other": 1}, duplicates=3
     )
     found = Given().annotation_in(parsed, whole(HEIGHT, WIDTH), {"t": 1, "other": 2})
     assert as_lists(found.nuclei) == {"t": [(3, 4), (6, 3)], "other": [(3, 4)]}
 
 
 def test_areas_that_hold_others_of_their_class_are_counted() -> None:
-    """By matplotlib; a middle in a hole is not held, nor one of another class, nor one's own."""
+    """By matplotlib; a middle in a hole is not held, nor one of another class, nor one's own, nor
+    that of an object with larger bounds."""
     rng = np.random.default_rng(7)
     rings = [blob(rng, *rng.uniform(10, 80, 2), rng.choice([3, 20])) for _ in range(40)]
     shapes = [polygon(str(n), "ab"[n % 2], [ring]) for n, ring in enumerate(rings)]
     expected = dict.fromkeys("ab", 0)
     for shape in shapes:
-        others = [other for other in shapes if other is not shape and other.name == shape.name]
+        others = [
+            other
+            for other in shapes
+            if other is not shape and other.name == shape.name and size(other) <= size(shape)
+        ]
         outline = Outline([*shape.rings[0].tolist(), shape.rings[0][0].tolist()])
-        expected[shape.name] += outline.contains_points([middle(each) for each in others]).any()
+        middles = np.array([middle(each) for each in others]).reshape(-1, 2)
+        expected[shape.name] += outline.contains_points(middles).any()
     assert all(0 < number < 20 for number in expected.values())
-    assert Shapes(shapes).holding == expected
+    assert Shapes(shapes).holding == (expected, 0)
     outer, hole = ([(r, r), (90 - r, r), (90 - r, 90 - r), (r, 90 - r)] for r in (0, 20))
     ringed = [polygon("a", "t", [outer, hole]), point("b", "t", 45, 45)]
-    assert Shapes(ringed).holding == {}
-    assert Shapes([*ringed, point("c", "t", 10, 45)]).holding == {"t": 1}
+    assert Shapes(ringed).holding == ({}, 0)
+    assert Shapes([*ringed, point("c", "t", 10, 45)]).holding == ({"t": 1}, 0)
+
+
+def size(shape: Shape) -> float:
+    return float(np.prod(np.ptp(shape.rings[0], axis=0)))
+
+
+def test_areas_that_are_not_tested_for_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each middle is beside two edges of the square, so only one of three squares is tested."""
+    monkeypatch.setattr(outlines, "MOST_TESTS", 8)
+    squares = [[(x, 0.0), (x + 20, 0.0), (x + 20, 20.0), (x, 20.0)] for x in (0.0, 30.0, 60.0)]
+    shapes = [polygon(str(n), "t", [ring]) for n, ring in enumerate(squares)]
+    shapes += [point("p", "t", x + 5 + n, 5) for x in (0, 30, 60) for n in range(3)]
+    assert Given().findings(Shapes(shapes), whole(HEIGHT, WIDTH)) == Findings(
+        classes={"t": 12}, holding={"t": 1}, untested=2
+    )
+
+
+@pytest.mark.parametrize("turn", [0.1, 1.3, 2.9])
+def test_a_line_there_and_back_encloses_no_area_though_rounding_leaves_some(turn: float) -> None:
+    line = [(r * np.cos(turn) + 50, r * np.sin(turn) + 40) for r in (0.1, 7.7, 3.3)]
+    with pytest.raises(BadInputError, match="encloses no area"):
+        polygon("a", "t", [line])
