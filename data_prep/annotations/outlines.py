@@ -65,6 +65,8 @@ def next_corners(lengths: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 
 def is_flat(ring: Ring) -> bool:
     """Whether a ring encloses no area, but for errors of rounding."""
+    if len(ring) < 3:
+        return True
     width_px, height_px = np.ptp(ring, axis=0)
     return bool(abs(signed_area(ring)) <= FLAT * width_px * height_px)
 

@@ -34,8 +34,7 @@ class Rules:
         """Raise BadInputError for a file that annotates nothing, unless that is an answer."""
         if self.empty == "refuse":
             raise BadInputError(
-                f"annotates nothing: {what}; empty=accept of data_prep takes it to say that nothing"
-                " is there"
+                f"annotates nothing: {what}; empty=accept takes it to say that nothing is there"
             )
 
 

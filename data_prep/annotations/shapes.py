@@ -66,9 +66,9 @@ class Shape:
             is_near = (np.abs(inside - self.rings[0]) < EDGE_PX).all()
             return replace(self, rings=(inside,)) if is_near else None
         rings = [clip(ring, size) for ring in self.rings]
-        if not len(rings[0]) or is_flat(rings[0]):
+        if is_flat(rings[0]):
             return None
-        holes = [hole for hole in rings[1:] if len(hole) and not is_flat(hole)]
+        holes = [hole for hole in rings[1:] if not is_flat(hole)]
         return replace(self, rings=(rings[0], *holes))
 
 

@@ -11,7 +11,7 @@ from data_prep.cases.names import unmatched_text
 from data_prep.config import SPLITS
 from data_prep.dataset.manifest import Labelling, read_dataset
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.fields import WholeField, notes_on_images, prepared_fields, raw_fields
+from train.evaluation.fields import WholeField, notes_on_raw, prepared_fields, raw_fields
 from train.evaluation.measurement import Chosen
 from train.runs.run_folder import Run
 from train.runs.same_data import check_same_data
@@ -23,6 +23,7 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     notes, truth = list[str](), run.data.labelling
     if config.raw:
         truth = truth_of(config.annotations, run.data.labelling)
+        truth = replace(truth, empty=config.empty or truth.empty)
         described_in = None if config.annotations else run.description
         fields = raw_fields(Path(config.raw), truth, described_in, config.mpp)
         notes = notes_on_names(fields, truth.case_regex)
@@ -37,7 +38,7 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
             others = ", ".join(name for name in SPLITS if dataset.split(name))
             raise UsageError(f"split={config.split}: the data set has no such fields, but {others}")
     fields = of_cases(fields, config.cases)
-    return Chosen(fields, truth, [*notes, *notes_on_images(fields, truth.mpp, config.mpp)])
+    return Chosen(fields, truth, [*notes, *notes_on_raw(fields, truth, config.mpp)])
 
 
 def of_cases(fields: list[WholeField], cases: Sequence[str]) -> list[WholeField]:

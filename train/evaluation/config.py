@@ -24,6 +24,9 @@ class EvaluateConfig:
     annotations: Literal["", "brecahad", "geojson", "csv", "masks"] = ""
     """Format of the annotations in raw=; if empty, that of the training data. They must name the
     classes as the run does; the values of masks are 1 for the run's first class, and so on."""
+    empty: Literal["", "refuse", "accept"] = ""
+    """What a file in raw= that lists no object is: 'refuse' takes it for a mistake, 'accept' for
+    saying that nothing is there; if not given, as for the training data."""
     mpp: float = 0.0
     """Resolution of the fields of raw= that do not tell theirs, in micrometres per px; 0 for
     unknown. Fields of another resolution than the model's are rescaled with their annotations, and
@@ -62,6 +65,8 @@ class EvaluateConfig:
             raise ValueError(f"match_radius_px={self.match_radius_px}: at least 0")
         if self.annotations and not self.raw:
             raise ValueError(f"annotations={self.annotations}: is the format of raw=...; give both")
+        if self.empty and not self.raw:
+            raise ValueError(f"empty={self.empty}: is about the files of raw=...; give both")
         if self.figures < 0:
             raise ValueError(f"figures={self.figures}: at least 0")
         if self.run and self.runs:

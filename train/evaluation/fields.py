@@ -1,7 +1,8 @@
 """Whole fields of view: read them, predict them over the ranks, count their pixels and nuclei."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from common.command_line import UsageError, UserError
 from common.stop_request import StopRequest
+from data_prep.annotations.findings import Findings, add_up, summary, warnings
 from data_prep.annotations.formats import READERS, check_occurring, reader_of
 from data_prep.dataset.manifest import Dataset, Labelling, Sample
 from data_prep.dataset.samples import read_points, read_sample
@@ -38,8 +40,8 @@ class WholeField:
     case: str
     read: Callable[[], tuple[Image, Mask, list[PointsN2]]]
     """Returns the image, the mask, and the annotated points of each channel of the logits."""
-    image: Path | None = None
-    """The image file of a raw field."""
+    raw: Field | None = None
+    """The files of a raw field."""
 
 
 @dataclass(frozen=True)
@@ -150,28 +152,35 @@ def raw_fields(
             field.name,
             field.case,
             partial(read_raw, field, labelling, expected, mpp),
-            field.image,
+            field,
         )
         for field in fields
     ]
 
 
-def notes_on_images(
-    fields: Sequence[WholeField], model_mpp: float | None, given_mpp: float
-) -> list[str]:
-    """Return notes on the resolution of raw fields, see notes_on_resolution."""
-    told = [mpp for field in fields if field.image for mpp in mpp_of(field.image)]
-    return notes_on_resolution(told, model_mpp, given_mpp)
+def notes_on_raw(fields: Sequence[WholeField], labelling: Labelling, mpp: float) -> list[str]:
+    """Return notes on what the annotations of raw fields hold, and on their resolution.
+
+    `mpp`: the resolution of images that do not tell theirs, 0 for unknown.
+    """
+    reader, told, found = reader_of(labelling), [], []
+    for field in (each.raw for each in fields if each.raw):
+        with suppress(BadInputError, OSError):  # reading the field reports it
+            with open_image(field.image) as file:
+                told.append(file.mpp)
+                size = file.height_px, file.width_px
+            found.append(reader.findings(reader.parse(field), whole(*size, size)))
+    notes = notes_on_findings(add_up(found), labelling)
+    return notes + notes_on_resolution(told, labelling.mpp, mpp)
 
 
-def mpp_of(image: Path) -> list[float | None]:
-    """Return the resolution that an image tells, None for unknown; nothing if the image is bad,
-    which reading it reports."""
-    try:
-        with open_image(image) as file:
-            return [file.mpp]
-    except BadInputError:
-        return []
+def notes_on_findings(found: Findings, labelling: Labelling) -> list[str]:
+    """Say what of the annotations is not in the truth, but not which other classes there are."""
+    classes = [*labelling.labels]
+    learned = {name: number for name, number in found.classes.items() if name in classes}
+    lines = summary(replace(found, classes=learned), classes)
+    told = [f"annotations: {'; '.join(lines)}"] if lines else []
+    return told + warnings(found, classes, labelling.annotations)
 
 
 def expected_format(labelling: Labelling, described_in: Path | None) -> str:

@@ -187,7 +187,7 @@ class TestPassedOver:
                 brecahad.parse(content, accepting)
 
     def test_the_refusal_of_nothing_names_the_key(self) -> None:
-        with pytest.raises(BadInputError, match=r"annotates nothing: .*; empty=accept of data_"):
+        with pytest.raises(BadInputError, match=r"annotates nothing: .*; empty=accept takes"):
             parse({"tumor": []})
 
     def test_very_many_keys_take_no_time(self) -> None:

@@ -158,7 +158,7 @@ def test_a_file_that_annotates_nothing_is_refused_unless_it_may(
     outcome = cli(data_prep_main.main, *arguments(raw, out, *given))
     assert outcome.code == 1
     assert f"groundTruth/b-1.{ending}: annotates nothing: " in outcome.err
-    assert "empty=accept of data_prep takes it to say that nothing is there" in outcome.err
+    assert "empty=accept takes it to say that nothing is there" in outcome.err
     assert cli(data_prep_main.main, *arguments(raw, out, *given, "empty=accept")).code == 0
     dataset = read_dataset(out)
     assert [sample.foreground_px > 0 for sample in dataset.samples] == [True, False]

@@ -120,7 +120,7 @@ def test_objects_within_objects_are_found() -> None:
         (b"[" * 100_000, "invalid JSON"),
         (b"7", "expected a FeatureCollection, a list of features or a Feature"),
         (b'{"tumor": [{"x": 0.5, "y": 0.5}]}', "expected a FeatureCollection"),
-        (b"[]", r"annotates nothing: its list of features is empty.*; empty=accept of data_prep"),
+        (b"[]", r"annotates nothing: its list of features is empty.*; empty=accept takes"),
         (b"[5]", r"features\[0\]: expected a Feature with properties"),
         ([feature(AREA)], r"features\[0\]: has no class .* \(and no other object can be used\)"),
         ([feature(POINT, 7)], r"features\[0\]: classification: expected"),

@@ -110,7 +110,7 @@ def test_an_outline_that_would_take_minutes_to_fill_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(outlines, "MOST_CROSSINGS", 100)
-    zigzag = [(float(x), float(x % 2 * 60)) for x in range(4)]  # four edges across 60 rows
+    zigzag = [(float(x), float(x % 2 * 60)) for x in range(5)]  # four edges across 60 rows
     with pytest.raises(BadInputError, match="cross more than 100 rows: too many to fill"):
         drawn([polygon("a", "t", [zigzag])], whole(HEIGHT, WIDTH), {"t": 1})
 
