@@ -31,6 +31,7 @@ from data_prep.raw import BadInputError, Field
 
 PREDICTED = "nuclei"
 """The word that train.predict puts after the image's name: NAME_nuclei.geojson."""
+MOST_OBJECTS = 5_000_000  # of a file: some minutes
 GEOMETRIES = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
 ROOT = "root"  # the image itself, above all objects of a hierarchy
 TYPES_BEFORE_0_3 = {
@@ -111,30 +112,41 @@ def check_one_plane(planes: dict[tuple[str, int], str]) -> None:
             )
 
 
-def features_of(parsed: Any) -> list[tuple[str, Any]]:
-    """List the features of a file, each with its position in the file."""
+def features_of(parsed: Any) -> Iterator[tuple[str, Any]]:
+    """Return the features of a file, each with its position in the file."""
     if isinstance(parsed, dict) and parsed.get("type") == "Feature":
-        return [("feature", parsed)]
+        return iter([("feature", parsed)])
     listed = parsed.get("features") if isinstance(parsed, dict) else parsed
     if not isinstance(listed, list):
         raise BadInputError(
             "invalid GeoJSON: expected a FeatureCollection, a list of features or a Feature"
         )
-    return [(f"features[{number}]", feature) for number, feature in enumerate(listed)]
+    return numbered("features", listed)
 
 
-def objects_of(features: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield every feature, each before the objects within it."""
-    rest = features[::-1]
+def numbered(where: str, listed: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the objects of a list, each with its position in the file."""
+    return ((f"{where}[{number}]", each) for number, each in enumerate(listed))
+
+
+def objects_of(features: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield every feature, each before the objects within it. Raises BadInputError if there are
+    more than any slide has."""
+    rest, num_objects = [features], 0
     while rest:
-        where, feature = rest.pop()
+        where, feature = next(rest[-1], ("", None))
+        if not where:
+            rest.pop()
+            continue
+        num_objects += 1
+        if num_objects > MOST_OBJECTS:
+            raise BadInputError(f"{where}: more than {MOST_OBJECTS:,} objects; split the file")
         yield where, feature
         properties = feature.get("properties") if isinstance(feature, dict) else None
         if isinstance(properties, dict):
             key = "childObjects" if "childObjects" in properties else "children"
-            children = properties.get(key)
-            listed = enumerate(children if isinstance(children, list) else [])
-            rest += [(f"{where}.{key}[{number}]", child) for number, child in listed][::-1]
+            if isinstance(children := properties.get(key), list):
+                rest.append(numbered(f"{where}.{key}", children))
 
 
 def properties_of(where: str, feature: Any) -> dict[str, Any]:

@@ -166,4 +166,9 @@ def with_points(rows: list[Row]) -> list[Row]:
         )
     if not marked[","]:
         return rows
-    return [replace(row, x=row.x.replace(",", "."), y=row.y.replace(",", ".")) for row in rows]
+    return [replace(row, x=with_point(row.x), y=with_point(row.y)) for row in rows]
+
+
+def with_point(text: str) -> str:
+    """Put a decimal point for a decimal comma; leave what is not a number as it is written."""
+    return text.replace(",", ".") if MARKED.fullmatch(text) else text

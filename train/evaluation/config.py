@@ -25,8 +25,8 @@ class EvaluateConfig:
     """Format of the annotations in raw=; if empty, that of the training data. They must name the
     classes as the run does; the values of masks are 1 for the run's first class, and so on."""
     empty: Literal["", "refuse", "accept"] = ""
-    """What a file in raw= that lists no object is: 'refuse' takes it for a mistake, 'accept' for
-    saying that nothing is there; if not given, as for the training data."""
+    """A file in raw= that lists no object: 'refuse' takes it for a mistake, 'accept' for saying
+    that nothing is there; if not given, as for the training data."""
     mpp: float = 0.0
     """Resolution of the fields of raw= that do not tell theirs, in micrometres per px; 0 for
     unknown. Fields of another resolution than the model's are rescaled with their annotations, and

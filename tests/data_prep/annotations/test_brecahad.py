@@ -10,7 +10,6 @@ import pytest
 from common.command_line import UsageError
 from data_prep.annotations import brecahad
 from data_prep.annotations.findings import Findings
-from data_prep.annotations.formats import READERS
 from data_prep.annotations.reader import Rules
 from data_prep.config import PrepConfig
 from data_prep.images.tiles import whole
@@ -51,7 +50,7 @@ class TestParse:
             }
 
     def test_the_sample(self, real_data: Path) -> None:
-        fields, bad = READERS["brecahad"].find_fields(real_data, PrepConfig().case_regex)
+        fields, bad = brecahad.BreCaHADReader().find_fields(real_data, PrepConfig().case_regex)
         assert bad == []
         assert len(fields) == 16
         assert [field.case for field in fields] == ["Case_1"] + ["Case_10"] * 8 + ["Case_11"] * 7

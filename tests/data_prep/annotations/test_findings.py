@@ -162,9 +162,25 @@ def test_a_file_that_annotates_nothing_is_refused_unless_it_may(
     assert cli(data_prep_main.main, *arguments(raw, out, *given, "empty=accept")).code == 0
     dataset = read_dataset(out)
     assert [sample.foreground_px > 0 for sample in dataset.samples] == [True, False]
-    fields = raw_fields(raw, dataset.description.labelling, out)
+    fields, notes = raw_fields(raw, dataset.description.labelling, out)
+    assert not any(note.startswith("annotations") for note in notes)
     assert [bool(field.read()[1].any()) for field in fields] == [True, False]
     assert cli(data_prep_main.main, *arguments(raw, out, *given)).code == 1, "kept fields too"
+
+
+def test_evaluation_of_raw_fields_says_what_is_not_in_the_truth(tmp_path: Path) -> None:
+    """Not that Fat is there, which the run never learned."""
+    raw = write(tmp_path / "raw", CONTENT)
+    labelling = Labelling({"Tumor": 255}, 4, 65535, "each", "geojson")
+    _, notes = raw_fields(raw, labelling, None)
+    assert notes[:3] == [
+        "annotations: passed over: 1 (geometry is LineString); counted once: 1 object annotated"
+        " again; cut at the border of the image: 1 outline",
+        "classes: 'tumor' (1 object) is not learned, since only 'Tumor' (4 objects) is; give them"
+        " one name in the annotations, or list all in classes=",
+        "1 area of Tumor holds others of the same class, and all are learned; if they are regions"
+        " around cells, object_types=[detection,cell] leaves them out",
+    ]
 
 
 def test_empty_is_not_a_part_of_what_a_mask_means() -> None:

@@ -1,16 +1,18 @@
 """GeoJSON in every form that QuPath writes, and every mistake in it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from data_prep.annotations import json_text, qupath
 from data_prep.annotations.findings import Findings
 from data_prep.annotations.qupath import QuPathReader, parse_geojson
 from data_prep.annotations.reader import Rules
 from data_prep.images.tiles import whole
-from data_prep.raw import BadInputError
+from data_prep.raw import BadInputError, Field
 
 SQUARE = [[10, 20], [14, 20], [14, 22], [10, 22], [10, 20]]
 SQUARES = [[[x, y + i] for x, y in SQUARE] for i in range(3)]
@@ -325,3 +327,28 @@ def paths(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         if isinstance(entry, dict | list):
             found += paths(entry, (*above, key))
     return found
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x1f\x8b\x08\x00", "is compressed; unpack it"),
+        ('["Tum\u00f6r"]'.encode("latin-1"), "is not UTF-8; save it as UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_named(content: bytes, reason: str) -> None:
+    with pytest.raises(BadInputError, match=reason):
+        parse_geojson(content)
+
+
+def test_files_beyond_any_slide_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qupath, "MOST_OBJECTS", 3)
+    with pytest.raises(BadInputError, match=r"features\[3\]: more than 3 objects; split the file"):
+        parse([tumor(POINT)] * 4)
+    monkeypatch.setattr(json_text, "MOST_BYTES", 10)
+    path = tmp_path / "a.geojson"
+    path.write_bytes(b"[" + b" " * 9 + b"]")
+    with pytest.raises(BadInputError, match="has 11 bytes, at most 10; split it"):
+        QuPathReader().parse(Field("a", "a", path, path))
