@@ -46,6 +46,8 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         print(f"{unmatched}: each is a case of its own")
     for note in summary.notes:
         print(note)
+    for doubt in summary.doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
     if config.share:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return

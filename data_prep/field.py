@@ -64,6 +64,8 @@ class PreparedField:
     bad: list[BadFile]
     findings: Findings = field(default_factory=Findings)
     """What the annotation of the whole image holds; the tiles of an image have the same."""
+    largest_uint16: int = 0
+    """As ImageFile.largest_uint16."""
 
     @property
     def is_glass(self) -> bool:
@@ -78,7 +80,7 @@ def prepare_field(task: FieldTask) -> PreparedField:
     with errors_collected(field.annotation, raw, bad):
         parsed = parse_annotation(reader, field)
     with errors_collected(field.image, raw, bad):
-        image_HWC, tile = read_image(task)
+        image_HWC, tile, largest_uint16 = read_image(task)
     if bad:
         return PreparedField([], bad)
     with errors_collected(field.annotation, raw, bad):
@@ -97,8 +99,9 @@ def prepare_field(task: FieldTask) -> PreparedField:
         except BadInputError as error:  # not OSError: it comes from writing, not from the raw file
             return PreparedField([], [BadFile(str(field.image.relative_to(raw)), str(error))])
         unpublish(task.out)
-        item.publish({"key": task.key, "samples": samples, "findings": asdict(findings)})
-    return PreparedField(samples, [], findings)
+        about = {"samples": samples, "findings": asdict(findings), "largest_uint16": largest_uint16}
+        item.publish({"key": task.key, **about})
+    return PreparedField(samples, [], findings, largest_uint16)
 
 
 @contextmanager
@@ -116,21 +119,21 @@ def parse_annotation(reader: AnnotationReader[Any], field: Field) -> Any:
     return reader.parse(field)
 
 
-def read_image(task: FieldTask) -> tuple[Image, Tile]:
-    """Read the field's pixels, and return the tile of the image that they are. Raises
-    BadInputError."""
+def read_image(task: FieldTask) -> tuple[Image, Tile, int]:
+    """Read the field's pixels; return also the tile of the image that they are, and the image's
+    `largest_uint16`. Raises BadInputError."""
     path, white, mpp = task.field.image, task.config.uint16_white, task.config.mpp
     with open_image(path, white) as file:
         image = at_resolution(file, mpp, otherwise_mpp=mpp)
         if task.tile:
-            return image.read(task.tile.box), task.tile
+            return image.read(task.tile.box), task.tile, image.largest_uint16
         if max(image.height_px, image.width_px) > MAX_SIDE_PX:
             raise BadInputError(
                 f"{image.width_px} x {image.height_px} px is too large for one field (at most"
                 f" {MAX_SIDE_PX}): cut it with tile_px=1024"
             )
         tile = whole(image.height_px, image.width_px, (file.height_px, file.width_px))
-        return image.read(tile.box), tile
+        return image.read(tile.box), tile, image.largest_uint16
 
 
 def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:

@@ -26,6 +26,7 @@ from data_prep.dataset.manifest import Sample, count_samples, unpublish, write_d
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
 from data_prep.images import masks
+from data_prep.images.white import doubts_about_white
 from data_prep.output_lock import locked
 from data_prep.plan import (
     FOLDERS,
@@ -56,6 +57,8 @@ class Summary:
     """What the annotations hold, also beside what is learned; of all fields that are not bad."""
     notes: list[str]
     """What the user should know of the set's resolution, a line each."""
+    doubts: list[str]
+    """What is probably not meant, of the images, a line each."""
     samples: list[Sample] = field(default_factory=list)
     """None for a share, like all that follows."""
     num_removed: int = 0
@@ -106,8 +109,9 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     names = list(dict.fromkeys(task.field.name for task in plan.tasks))
     num_glass = sum(result.is_glass for result in results)
     findings = findings_of(plan.tasks, results)
+    about = (findings, plan.resolution.notes, doubts_about_images(plan.tasks, results, config))
     if config.share:
-        return Summary(names, bad, num_reused, num_glass, findings, plan.resolution.notes)
+        return Summary(names, bad, num_reused, num_glass, *about)
     samples = [
         Sample(**sample, split=plan.splits[sample["case"]])
         for result in results
@@ -125,8 +129,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
         bad,
         num_reused,
         num_glass,
-        findings,
-        plan.resolution.notes,
+        *about,
         samples,
         num_removed,
         content_sha256,
@@ -188,9 +191,9 @@ def run_tasks(
     once another run has taken the folder over.
     """
     done = {
-        index: PreparedField(samples, [], Findings(**states[task.name].findings))
+        index: PreparedField(state.samples, [], Findings(**state.findings), state.largest_uint16)
         for index, task in enumerate(tasks)
-        if (samples := states[task.name].samples) is not None and states[task.name].key == task.key
+        if (state := states[task.name]).samples is not None and state.key == task.key
     }
     num_reused = len(done)
     todo = [index for index in range(len(tasks)) if index not in done]
@@ -211,6 +214,17 @@ def findings_of(tasks: Sequence[FieldTask], results: Sequence[PreparedField]) ->
         if not result.bad
     }
     return add_up(of_image.values())
+
+
+def doubts_about_images(
+    tasks: Sequence[FieldTask], results: Sequence[PreparedField], config: PrepConfig
+) -> list[str]:
+    """Return what makes the pictures doubtful; the tiles of an image count together."""
+    largest: dict[str, int] = {}
+    for task, result in zip(tasks, results, strict=True):
+        name = task.field.image.name
+        largest[name] = max(largest.get(name, 0), result.largest_uint16)
+    return doubts_about_white(largest, config.uint16_white, may_set=True)
 
 
 def check_splits(

@@ -117,6 +117,8 @@ class FieldState:
     """The recorded samples; None unless all their files exist unchanged."""
     findings: dict[str, Any]
     """What the field's annotation holds, as recorded."""
+    largest_uint16: int
+    """Recorded, as ImageFile.largest_uint16."""
     key: str
     """The recorded key."""
     files: list[str]
@@ -139,6 +141,7 @@ def read_state(out: Path, name: str) -> FieldState:
     return FieldState(
         record.about.get("samples") if is_done else None,
         record.about.get("findings", {}),
+        int(record.about.get("largest_uint16", 0)),
         str(record.about.get("key")),
         list(record.files),
         sorted(file for file in existing - whole if not owns(record, out, file)),

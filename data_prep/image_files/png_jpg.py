@@ -5,14 +5,21 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from data_prep.image_files.samples import Extra, Meaning, to_labels, to_rgb, turned
+from data_prep.image_files.samples import (
+    Extra,
+    Meaning,
+    largest_uint16,
+    to_labels,
+    to_rgb,
+    turned,
+)
 from data_prep.image_files.tif_structure import DEFLATE, JPEG, MOST_EXPANSION
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_file import ImageFile, codec_errors_explained
@@ -40,6 +47,15 @@ class Header:
     """Of a PNG; None for a JPG."""
 
 
+class Decoded(NamedTuple):
+    """The pixels of a file."""
+
+    pixels: npt.NDArray[Any]
+    """HWC uint8 RGB, or a mask's values, HW."""
+    largest_uint16: int = 0
+    """As ImageFile.largest_uint16."""
+
+
 class DecodedImage(ImageFile):
     """An image that is decoded whole."""
 
@@ -64,14 +80,17 @@ class DecodedImage(ImageFile):
     def read(self, box: Box) -> Image:
         """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""
         if box == self.whole:
-            return decode_image(self.path, self.uint16_white)
-        return part_of(latest_image(self.path, self.uint16_white), box).copy()
+            decoded = decode_image(self.path, self.uint16_white)
+        else:
+            decoded = latest_image(self.path, self.uint16_white)
+        self.largest_uint16 = decoded.largest_uint16
+        return decoded.pixels if box == self.whole else part_of(decoded.pixels, box).copy()
 
     def read_labels(self, box: Box) -> npt.NDArray[Any]:
         """Return a part of a mask's values, HW whole numbers. Raises BadInputError."""
         if box == self.whole:
-            return decode_labels(self.path)
-        return part_of(latest_labels(self.path), box)
+            return decode_labels(self.path).pixels
+        return part_of(latest_labels(self.path).pixels, box)
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -128,7 +147,7 @@ def exif_orientation(exif: bytes) -> int:
     return int(orientation)
 
 
-def decode_image(path: Path, uint16_white: int) -> Image:
+def decode_image(path: Path, uint16_white: int) -> Decoded:
     """Decode a PNG or JPG to HWC uint8 RGB. Raises BadInputError."""
     with codec_errors_explained(), path.open("rb") as file:
         header = read_header(file)
@@ -143,10 +162,11 @@ def decode_image(path: Path, uint16_white: int) -> Image:
         extra = Extra.NONE if samples % 2 else Extra.ALPHA
         meaning = Meaning("grey" if samples < 3 else "rgb", bits, extra=extra)
         image_HWC = to_rgb(stored_HWC, meaning, uint16_white)
-        return np.ascontiguousarray(turned(image_HWC, header.orientation))
+        pixels = np.ascontiguousarray(turned(image_HWC, header.orientation))
+        return Decoded(pixels, largest_uint16(stored_HWC, meaning))
 
 
-def decode_labels(path: Path) -> npt.NDArray[Any]:
+def decode_labels(path: Path) -> Decoded:
     """Decode a PNG's values as they are stored, HW. Raises BadInputError."""
     with codec_errors_explained(), path.open("rb") as file:
         header = read_header(file)
@@ -158,7 +178,7 @@ def decode_labels(path: Path) -> npt.NDArray[Any]:
             stored = stored // (255 // (2**header.bits - 1))  # Pillow makes the largest 255
         stored_HWC = stored.reshape(header.height_px, header.width_px, -1)
         labels_HW = to_labels(stored_HWC, Meaning("grey", header.bits))
-        return turned(labels_HW, header.orientation)
+        return Decoded(turned(labels_HW, header.orientation))
 
 
 def part_of(pixels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
@@ -173,23 +193,23 @@ class Latest:
     For one thread.
     """
 
-    def __init__(self, decode: Callable[..., npt.NDArray[Any]]) -> None:
+    def __init__(self, decode: Callable[..., Decoded]) -> None:
         self.decode = decode
         self.key: tuple[object, ...] = ()
-        self.pixels: npt.NDArray[Any] | None = None
+        self.decoded: Decoded | None = None
 
-    def __call__(self, path: Path, *settings: object) -> npt.NDArray[Any]:
+    def __call__(self, path: Path, *settings: object) -> Decoded:
         """The file's pixels, not to be written to. Raises BadInputError."""
         try:
             about = path.stat()
         except OSError as error:
             raise BadInputError(f"cannot be read: {error.strerror}") from None
         key = (path, about.st_mtime_ns, about.st_size, *settings)
-        if self.pixels is None or self.key != key:
-            self.pixels = None
-            self.pixels, self.key = self.decode(path, *settings), key
-            self.pixels.flags.writeable = False
-        return self.pixels
+        if self.decoded is None or self.key != key:
+            self.decoded = None
+            self.decoded, self.key = self.decode(path, *settings), key
+            self.decoded.pixels.flags.writeable = False
+        return self.decoded
 
 
 # One image and one mask, for a worker's tiles are mostly of the same two files

@@ -66,6 +66,14 @@ def to_rgb(stored_HWC: npt.NDArray[Any], meaning: Meaning, uint16_white: int) ->
     return np.ascontiguousarray(colours)
 
 
+def largest_uint16(stored_HWC: npt.NDArray[Any], meaning: Meaning) -> int:
+    """Return the largest value of the colours of a 16-bit picture; 0 if it is of other bits."""
+    if meaning.bits != 16 or not stored_HWC.size:
+        return 0
+    colours = stored_HWC if meaning.extra is Extra.NONE else stored_HWC[..., :-1]
+    return int(colours.max())
+
+
 def to_uint8(pixels: npt.NDArray[Any], bits: int, uint16_white: int) -> Image:
     """Scale values so that white is 255."""
     if bits == 8:

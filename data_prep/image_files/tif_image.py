@@ -11,7 +11,15 @@ from PIL import Image as PillowImage
 from tifffile import TiffFile, TiffPage
 
 from data_prep.image_files.group_4 import check_group_4
-from data_prep.image_files.samples import Extra, Meaning, stored_box, to_labels, to_rgb, turned
+from data_prep.image_files.samples import (
+    Extra,
+    Meaning,
+    largest_uint16,
+    stored_box,
+    to_labels,
+    to_rgb,
+    turned,
+)
 from data_prep.image_files.tif_pages import Level, picture_levels
 from data_prep.image_files.tif_structure import (
     COEFFICIENTS,
@@ -68,7 +76,10 @@ class TifImage(ImageFile):
     def rgb(self, level: "StoredLevel", box: Box) -> Image:
         """Return a part of a level, HWC uint8 RGB. Raises BadInputError."""
         with codec_errors_explained():
-            pixels_HWC = to_rgb(level.stored(box), level.meaning, self.uint16_white)
+            stored_HWC = level.stored(box)
+            pixels_HWC = to_rgb(stored_HWC, level.meaning, self.uint16_white)
+            largest = largest_uint16(stored_HWC, level.meaning)
+            self.largest_uint16 = max(self.largest_uint16, largest)
             return np.ascontiguousarray(turned(pixels_HWC, level.orientation))
 
     def read_labels(self, box: Box) -> npt.NDArray[Any]:

@@ -38,6 +38,8 @@ class ImageFile(ABC):
     width_px: int
     segment_px: tuple[int, int]
     """Height and width of the parts of the file that are decoded at once."""
+    largest_uint16: int = 0
+    """Largest value that `read` has met so far in a 16-bit image; 0 if it is of other bits."""
 
     @property
     def whole(self) -> Box:

@@ -127,7 +127,9 @@ class Rescaled(ImageFile):
 
     def read(self, box: Box) -> Image:
         """Return a part of the image, HWC uint8 RGB. Raises BadInputError."""
-        return resample(self.image.read, self.rows, self.columns, box)
+        pixels_HWC = resample(self.image.read, self.rows, self.columns, box)
+        self.largest_uint16 = self.image.largest_uint16
+        return pixels_HWC
 
     def read_labels(self, box: Box) -> Pixels:
         """Return a part of a mask's values, each that of the nearest px. Raises BadInputError."""

@@ -162,6 +162,23 @@ def test_cases_that_training_or_validation_saw_are_warned_of(
 
 
 @pytest.mark.usefixtures("known")
+def test_raw_fields_with_values_of_12_bits_are_warned_of(
+    evaluated: Evaluate, raw: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for name in ("Case_4-01", "Case_5-01"):
+        shutil.copy(raw / f"{name}.json", folder)
+        shutil.copy(raw / f"{name}.png", folder)
+    of_8_bits = cv2.imread(str(raw / "Case_5-01.png"))
+    cv2.imwrite(str(folder / "Case_5-01.png"), of_8_bits.astype(np.uint16) * 16)
+    warnings = evaluated(f"raw={folder}")["warnings"]
+    (warning,) = [line for line in warnings if "uint16_white" in line]
+    assert warning.startswith("no value is above 4095 in 1 16-bit image, though uint16_white=65535")
+    assert warning.endswith("multiply their values by 16 before: Case_5-01")
+
+
+@pytest.mark.usefixtures("known")
 def test_raw_names_that_tell_no_case_are_warned_of(
     evaluated: Evaluate, raw: Path, tmp_path: Path
 ) -> None:

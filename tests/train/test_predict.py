@@ -609,8 +609,11 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
     """Of that which is found bad on the way, no row is waited for."""
     monkeypatch.setattr(predict_images, "track", partial(track, every_s=0.0))
     (pictures / "a.png").write_bytes(b"no picture")
+    image_HWC = tifffile.imread(pictures / "b.tif")
+    tifffile.imwrite(pictures / "b.tif", image_HWC, photometric="rgb", compression="zlib")
     content = (pictures / "b.tif").read_bytes()
-    (pictures / "b.tif").write_bytes(content[: len(content) // 2])
+    middle = len(content) // 2
+    (pictures / "b.tif").write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
     outcome = run_predict(pictures)
     assert outcome.code == 1
     lines = outcome.err.splitlines()
@@ -621,6 +624,21 @@ def test_a_bad_image_is_named_and_the_rest_goes_on(
         f"left out {pictures / 'b.tif'}",
     ]
     assert names(tmp_path / "out") == [f"c{ending}" for ending in ENDINGS]
+
+
+@pytest.mark.usefixtures("bands_of_a_row")
+def test_values_of_12_bits_are_told_for_the_model_takes_them_as_of_16(
+    pictures: Path, run_predict: RunPredict
+) -> None:
+    for name, largest in (("d.tif", 4000), ("e.tif", 50000)):
+        pixels = np.full((131, 33, 3), 1000, np.uint16)
+        pixels[130, 5] = largest  # in the last band
+        tifffile.imwrite(pictures / name, pixels, photometric="rgb")
+    told = [line for line in run_predict(pictures).err.splitlines() if "uint16_white" in line]
+    assert told == [
+        "warning: no value is above 4095 in 1 16-bit image, though uint16_white=65535, so it is"
+        " read as dark as 6.2% of white; multiply their values by 16 before: d.tif"
+    ]
 
 
 def test_of_a_folder_only_files_that_may_be_images_are_predicted(

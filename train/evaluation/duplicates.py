@@ -136,9 +136,9 @@ def agreement(
         is_near = np.bitwise_count(hashes[number + 1 :] ^ hashes[number]) <= NEAR_BITS
         for other in (later[index] for index in np.flatnonzero(is_near).tolist()):
             pair = fields[entry.index], fields[other.index]
-            (image_HWC, mask_HW, _), (other_HWC, other_HW, _) = (field.read() for field in pair)
-            if is_same_picture(image_HWC, other_HWC):
-                dice = agreement_of(mask_HW, other_HW, label_values)
+            one, other_one = (field.read() for field in pair)
+            if is_same_picture(one.image_HWC, other_one.image_HWC):
+                dice = agreement_of(one.mask_HW, other_one.mask_HW, label_values)
                 found.append({"fields": [field.name for field in pair], "dice": dice})
     return found
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +33,24 @@ from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 
 
+class FieldContent(NamedTuple):
+    """The content of a field."""
+
+    image_HWC: Image
+    mask_HW: Mask
+    annotated: list[PointsN2]
+    """The annotated points of each channel of the logits."""
+    largest_uint16: int = 0
+    """As ImageFile.largest_uint16."""
+
+
 @dataclass(frozen=True)
 class WholeField:
     """A field of view with its truth, read when needed."""
 
     name: str
     case: str
-    read: Callable[[], tuple[Image, Mask, list[PointsN2]]]
-    """Returns the image, the mask, and the annotated points of each channel of the logits."""
+    read: Callable[[], FieldContent]
     raw: Field | None = None
     """The files of a raw field."""
 
@@ -56,6 +67,8 @@ class Prediction:
     annotated: list[PointsN2]
     """The annotated points of each channel."""
     probability_CHW: npt.NDArray[np.float32]
+    largest_uint16: int = 0
+    """As ImageFile.largest_uint16."""
 
     @property
     def annotated_classes(self) -> Mask:
@@ -113,12 +126,12 @@ def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
     ]
 
 
-def read_prepared(dataset: Dataset, sample: Sample) -> tuple[Image, Mask, list[PointsN2]]:
+def read_prepared(dataset: Dataset, sample: Sample) -> FieldContent:
     """Read image, mask and points of a sample. Raises UserError where a file is bad."""
     image, mask = read_sample(dataset.folder, sample)
     labelling = dataset.description.labelling
     points = read_points(dataset.folder, sample, labelling.labels)
-    return image, mask, by_channel(points, labelling)
+    return FieldContent(image, mask, by_channel(points, labelling))
 
 
 def raw_fields(
@@ -192,9 +205,7 @@ def expected_format(labelling: Labelling, described_in: Path | None) -> str:
     return f"{expected}, the format of the training data in {described_in}"
 
 
-def read_raw(
-    field: Field, labelling: Labelling, expected: str, mpp: float
-) -> tuple[Image, Mask, list[PointsN2]]:
+def read_raw(field: Field, labelling: Labelling, expected: str, mpp: float) -> FieldContent:
     """Read image, mask and points of a raw field, at the resolution of the training data.
 
     Raises UserError where a file is bad.
@@ -215,7 +226,8 @@ def read_raw(
         raise UserError(f"{field.annotation}: {error}; {expected}") from None
     points, areas_HW = annotation.points, annotation.areas_HW
     mask = masks.paint_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
-    return image, mask, by_channel(annotation.nuclei, labelling)
+    annotated = by_channel(annotation.nuclei, labelling)
+    return FieldContent(image, mask, annotated, rescaled.largest_uint16)
 
 
 def by_channel(points: PointsPx, labelling: Labelling) -> list[PointsN2]:
@@ -246,14 +258,15 @@ def predict_fields(
             return
         index = first + ranks.rank
         if index < len(fields):
-            image_HWC, mask_HW, annotated = fields[index].read()
+            content = fields[index].read()
             yield Prediction(
                 index,
                 fields[index],
-                image_HWC,
-                masks.channels_of(mask_HW, label_values),
-                annotated,
-                predict_probability(model, image_HWC, tile, precision),
+                content.image_HWC,
+                masks.channels_of(content.mask_HW, label_values),
+                content.annotated,
+                predict_probability(model, content.image_HWC, tile, precision),
+                content.largest_uint16,
             )
 
 

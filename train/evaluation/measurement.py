@@ -14,6 +14,7 @@ from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS
 from data_prep.dataset.manifest import Labelling
 from data_prep.images.masks import channel_names
+from data_prep.images.white import doubts_about_white
 from model.precision import choose_precision
 from train.checkpoints.digests import model_sha256
 from train.evaluation.baselines import BASELINES, Baseline
@@ -79,6 +80,8 @@ class FieldCheck:
     fingerprint: Fingerprint
     counts_by_radius: Counts
     """(R, C, 4) int64, of pixels, against discs of each radius; R = 0 if the truth is areas."""
+    largest_uint16: int
+    """As ImageFile.largest_uint16."""
 
 
 @dataclass
@@ -139,6 +142,7 @@ def evaluate_run(
         "empty_rule": EMPTY_RULE,
         "warnings": [
             *chosen.notes,
+            *doubts_about_images(measured.checks, run.data.labelling),
             *warnings_about(fields, run, state),
             *doubts(config, state),
             *duplicate_warnings(near_duplicates),
@@ -213,6 +217,7 @@ def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int
     return FieldCheck(
         fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
         counts_by_radius(prediction.probability_CHW > threshold, prediction.annotated, radii_px),
+        prediction.largest_uint16,
     )
 
 
@@ -261,6 +266,12 @@ def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) ->
         prediction.truth_CHW,
         prediction.is_predicted(threshold),
     )
+
+
+def doubts_about_images(checks: Sequence[FieldCheck], labelling: Labelling) -> list[str]:
+    """Say which 16-bit images are read as darker or lighter than they are meant."""
+    largest = {check.fingerprint.field: check.largest_uint16 for check in checks}
+    return doubts_about_white(largest, labelling.uint16_white, may_set=False)
 
 
 def doubts(config: EvaluateConfig, state: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ images every tile is read, and every fourth px of every fourth row decides.
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -45,17 +46,31 @@ class BandReader:
     def __init__(self, uint16_white: int, min_tissue: float) -> None:
         self.uint16_white, self.min_tissue = uint16_white, min_tissue
         self.source: Source | None = None
+        self.largest_uint16: dict[Path, int] = {}
+        """Image -> the largest value read of it, as ImageFile.largest_uint16."""
         self.files = ExitStack()
 
     def read(self, task: Task, band: Band) -> tuple[Image, list[Corner]]:
         """Return a band's pixels, HWC uint8, and its tiles with tissue. Raises BadInputError."""
+        source = self.source_of(task)
+        found = self.read_from(source, band)
+        largest = max(self.largest_uint16.get(task.path, 0), source.image.largest_uint16)
+        self.largest_uint16[task.path] = largest
+        return found
+
+    def source_of(self, task: Task) -> Source:
+        """Return the open image of a task. Raises BadInputError."""
         if self.source is None or self.source.task.path != task.path:
             self.source = None
             self.files.close()
             self.source = self.open(task)
-        if self.source.overview_HWC is not None:
-            return self.read_tissue(self.source.overview_HWC, self.source.image, task, band)
-        image_HWC = self.source.image.read(Box(0, band.top, *reversed(band.shape)))
+        return self.source
+
+    def read_from(self, source: Source, band: Band) -> tuple[Image, list[Corner]]:
+        """As `read`, of an open image."""
+        if source.overview_HWC is not None:
+            return self.read_tissue(source.overview_HWC, source.image, source.task, band)
+        image_HWC = source.image.read(Box(0, band.top, *reversed(band.shape)))
         height, width = band.size
         fractions = (
             tissue_fraction(image_HWC[top : top + height, left : left + width], step=4)

@@ -36,7 +36,10 @@ def predict_images(config: PredictConfig) -> int:
                 print("".join(f"{note}\n" for note in plan.notes), end="", flush=True)
             for _ in tracked(predictor, plan.tasks):
                 pass
+            doubts = predictor.doubts()
     if ranks.is_first:
+        for doubt in doubts:
+            print(f"warning: {doubt}", file=sys.stderr)
         report(predictor, plan, len(paths))
     return EXIT_FAILED if predictor.bad else 0
 

@@ -13,6 +13,7 @@ from common.command_line import UserError
 from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Image
 from data_prep.images.rescaling import at_resolution
+from data_prep.images.white import doubts_about_white
 from data_prep.raw import BadInputError, field_name, name_problem
 from model.precision import choose_precision
 from train.checkpoints.digests import model_sha256
@@ -206,6 +207,15 @@ class Predictor:
     def count_rows(self, number: int) -> None:
         """Add to the rows written; the thread that writes calls this."""
         self.num_written += number
+
+    def doubts(self) -> list[str]:
+        """Return a line about 16-bit images that are read as darker or lighter than they are
+        meant. Collective."""
+        largest: dict[str, int] = {}
+        for of_rank in self.ranks.gather(self.reader.largest_uint16):
+            for path, value in of_rank.items():
+                largest[path.name] = max(largest.get(path.name, 0), value)
+        return doubts_about_white(largest, self.run.data.labelling.uint16_white, may_set=False)
 
     def predict_bands(self, bands: Sequence[NumberedBand]) -> Iterator[None]:
         """Predict bands and save them; yields once per tile."""

@@ -190,7 +190,7 @@ def num_decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many PNG were decoded so far."""
     decoded, decode = [], png_jpg.decode_labels
 
-    def noting(path: Path) -> np.ndarray:
+    def noting(path: Path) -> png_jpg.Decoded:
         decoded.append(path)
         return decode(path)
 
@@ -209,7 +209,7 @@ def test_the_classes_of_a_large_mask_are_found_by_strips(
     parsed = READER.parse(Field("a-1", "a", tmp_path / name, tmp_path / name))
     assert READER.classes_in(parsed, ["tumor", "lumen"]) == {"lumen"}
     assert num_decoded() == (name == "a.png"), "a PNG once, not once a strip"
-    assert png_jpg.latest_labels.pixels is None, "whoever looks for classes makes no tiles"
+    assert png_jpg.latest_labels.decoded is None, "whoever looks for classes makes no tiles"
 
 
 def test_of_a_png_that_is_not_cut_nothing_is_kept(
@@ -218,7 +218,7 @@ def test_of_a_png_that_is_not_cut_nothing_is_kept(
     Image.fromarray(labels).save(tmp_path / "a.png")
     read(tmp_path / "a.png", {"tumor": 1, "lumen": 2})
     assert num_decoded() == 1
-    assert png_jpg.latest_labels.pixels is None
+    assert png_jpg.latest_labels.decoded is None
 
 
 def test_a_png_is_decoded_once_for_all_tiles(

@@ -22,7 +22,7 @@ from PIL import Image as Pillow
 
 from data_prep.image_files import png_jpg
 from data_prep.image_files.open_image import open_image, read_image
-from data_prep.image_files.png_jpg import Latest
+from data_prep.image_files.png_jpg import Decoded, Latest
 from data_prep.images.arrays import Box, Image
 from data_prep.images.encoding import encode_image, encode_mask
 from data_prep.raw import BadInputError
@@ -350,7 +350,7 @@ class TestParts:
         """The endings of the files that were decoded."""
         found = []
 
-        def noting(path: Path, white: int) -> Image:
+        def noting(path: Path, white: int) -> Decoded:
             found.append(path.suffix)
             return png_jpg.decode_image(path, white)
 
@@ -386,13 +386,13 @@ class TestParts:
     def test_one_is_let_go_before_the_next_is_decoded(self, tmp_path: Path) -> None:
         held: list[weakref.ref[np.ndarray]] = []
 
-        def decode(path: Path) -> np.ndarray:
+        def decode(path: Path) -> Decoded:
             assert all(pixels() is None for pixels in held)
             if path.name == "bad":
                 raise BadInputError("unreadable")
             pixels = np.zeros(3)
             held.append(weakref.ref(pixels))
-            return pixels
+            return Decoded(pixels)
 
         for name in ("a", "b", "bad"):
             (tmp_path / name).write_bytes(b"")

@@ -21,7 +21,7 @@ from train.evaluation.duplicates import (
     near_duplicates,
     split_warnings,
 )
-from train.evaluation.fields import WholeField, raw_fields
+from train.evaluation.fields import FieldContent, WholeField, raw_fields
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import read_run
 
@@ -83,12 +83,12 @@ def field(name: str, image_HWC: np.ndarray, *points: tuple[int, int]) -> WholeFi
     mask_HW = np.zeros(image_HWC.shape[:2], np.uint8)
     for point in points:
         cv2.circle(mask_HW, point, 10, 255, cv2.FILLED)
-    return WholeField(name, name[:6], lambda: (image_HWC, mask_HW, []))
+    return WholeField(name, name[:6], lambda: FieldContent(image_HWC, mask_HW, []))
 
 
 def agreements(fields: list[WholeField]) -> list[dict[str, Any]]:
     prints = [
-        fingerprint(index, field.name, field.case, field.read()[0])
+        fingerprint(index, field.name, field.case, field.read().image_HWC)
         for index, field in enumerate(fields)
     ]
     return agreement(fields, prints, [255])
