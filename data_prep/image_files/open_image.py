@@ -3,6 +3,7 @@
 What a file is, its first bytes decide and not its ending. What its values mean, `samples.py` says.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,18 @@ from data_prep.images.arrays import Image
 from data_prep.images.image_file import ImageFile, codec_errors_explained
 from data_prep.raw import BadInputError
 
+OTHER_STARTS = {
+    rb"GIF8": "GIF",
+    rb"BM": "BMP",
+    rb"RIFF....WEBP": "WEBP",
+    rb"(....jP  |\xff\x4f\xff\x51)": "JPEG 2000",
+    rb"....ftyp": "HEIC or AVIF, or a film",
+    rb"%PDF": "PDF",
+    rb"\s*<(\?xml|svg|!DOCTYPE|html)": "web page or SVG",
+    rb"(PK\x03\x04|\x1f\x8b|7z\xbc\xaf)": "packed archive",
+    rb"\x89HDF": "HDF5 file",
+}
+"""First bytes of what is often found under another ending, and its name."""
 TIF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -37,8 +50,16 @@ def open_image(path: Path, uint16_white: int = 65535) -> Iterator[ImageFile]:
             elif not start:
                 raise BadInputError("is empty (0 bytes)")
             else:
-                raise BadInputError("unreadable or cut short: begins as no TIF, PNG or JPG does")
+                raise BadInputError(f"{kind_of(start)}: expected TIF, PNG or JPG")
         yield image
+
+
+def kind_of(start: bytes) -> str:
+    """Say what a file is by its first bytes."""
+    for number, name in OTHER_STARTS.items():
+        if re.match(number, start, re.DOTALL):
+            return f"is a {name}"
+    return "unreadable or cut short: begins as no TIF, PNG or JPG does"
 
 
 def read_image(path: Path, uint16_white: int = 65535) -> Image:

@@ -73,7 +73,7 @@ class DecodedImage(ImageFile):
         """Resolution, in micrometres per px, as ImageFile.mpp."""
         with (
             codec_errors_explained(),
-            PillowImage.open(self.path, formats=("PNG", "JPEG", "MPO")) as image,
+            PillowImage.open(self.path, formats=("PNG", "JPEG")) as image,
         ):
             return mpp_of_picture(image)
 
@@ -129,12 +129,22 @@ def png_header(file: BinaryIO) -> tuple[Header, int, int]:
 
 def jpg_header(file: BinaryIO, num_bytes: int) -> tuple[Header, int, int]:
     """Read a JPG's header; return also the number of its px and the most that it can hold."""
-    with PillowImage.open(file, formats=("JPEG", "MPO")) as image:
+    with open_jpg(file) as image:
         if image.mode not in ("L", "RGB"):
             raise BadInputError(f"colour space {image.mode}: expected grey or RGB")
         orientation = exif_orientation(image.info.get("exif", b""))
         header = Header(image.height, image.width, orientation, 8, None)
     return header, header.height_px * header.width_px, num_bytes * MOST_EXPANSION[JPEG]
+
+
+def open_jpg(file: BinaryIO) -> PillowImage.Image:
+    """Open a JPG, of several pictures (MPO) the first. Raises BadInputError."""
+    try:
+        return PillowImage.open(file, formats=("JPEG",))
+    except PillowImage.UnidentifiedImageError:
+        raise BadInputError(
+            "unreadable or cut short: no JPEG of 8 bits; save it as PNG or TIF"
+        ) from None
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -153,7 +163,7 @@ def decode_image(path: Path, uint16_white: int) -> Decoded:
         header = read_header(file)
         file.seek(0)
         if header.colour_type is None:
-            with PillowImage.open(file, formats=("JPEG", "MPO")) as image:
+            with open_jpg(file) as image:
                 stored = np.asarray(image)
         else:
             stored = imagecodecs.png_decode(file.read())  # of any bits, tables and alpha

@@ -1,16 +1,11 @@
 """Read a TIF, or a part of it: the strips and tiles that meet the part, each decoded by itself."""
 
-import io
-from collections.abc import Iterator
 from typing import Any, Literal
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as PillowImage
 from tifffile import TiffFile, TiffPage
 
-from data_prep.image_files.group_4 import check_group_4
 from data_prep.image_files.samples import (
     Extra,
     Meaning,
@@ -21,14 +16,13 @@ from data_prep.image_files.samples import (
     turned,
 )
 from data_prep.image_files.tif_pages import Level, picture_levels
+from data_prep.image_files.tif_segments import check_first_segment, is_plain, stored_samples
 from data_prep.image_files.tif_structure import (
     COEFFICIENTS,
     COLOUR_MAP,
     EXTRA,
-    GROUP_4,
     JPEG,
     JPEG_2000,
-    NOT_COMPRESSED,
     ORIENTATION,
     PICTURES,
     REFERENCE,
@@ -118,6 +112,8 @@ class StoredLevel:
         sizes = {(each.height_px, each.width_px, each.bits) for each in self.layouts}
         if len(sizes) > 1:
             raise BadInputError("planes of red, green and blue that differ in size")
+        for each, its_layout in zip(self.pages, self.layouts, strict=True):
+            check_first_segment(each, its_layout)
         self.stored_shape = layout.height_px, layout.width_px
         self.shape = layout.height_px, layout.width_px
         self.segment_px = segment_of(page, layout)
@@ -136,7 +132,7 @@ class StoredLevel:
 
 def orientation_of(page: TiffPage) -> int:
     """Return how a page is turned, 1 to 8. Raises BadInputError."""
-    orientation = int(page.tags.valueof(ORIENTATION, default=1))
+    orientation = int(page.tags.valueof(ORIENTATION, default=1)) or 1  # 0: not known
     if not 1 <= orientation <= 8:
         raise BadInputError(f"damaged: Orientation {orientation}: expected 1 to 8")
     return orientation
@@ -147,11 +143,6 @@ def segment_of(page: TiffPage, layout: Layout) -> tuple[int, int]:
     if not is_plain(page):
         return layout.segment_height, layout.segment_width
     return 1, 1 if layout.bits % 8 == 0 else layout.width_px
-
-
-def is_plain(page: TiffPage) -> bool:
-    """Return whether rows of px lie in the file as they are, so that some can be read alone."""
-    return page.compression == NOT_COMPRESSED and not page.is_tiled and page.fillorder == 1
 
 
 def meaning_of(page: TiffPage) -> Meaning:
@@ -228,111 +219,3 @@ def palette_of(page: TiffPage) -> Image:
     colours = np.asarray(map_tag.value).reshape(3, -1).T
     # some programs write 8 bits where 16 are meant; libtiff tells them apart in the same way
     return (colours if colours.max() < 256 else colours >> 8).astype(np.uint8)
-
-
-def stored_samples(page: TiffPage, layout: Layout, box: Box) -> npt.NDArray[Any]:
-    """Return the samples of a part of a page, HWC, as they are stored."""
-    if is_plain(page):
-        planes = [plain_rows(page, layout, plane, box) for plane in range(layout.num_planes)]
-        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
-    out_HWC = np.empty((box.height, box.width, layout.num_planes * layout.samples), page.dtype)
-    for plane in range(layout.num_planes):
-        samples = slice(plane * layout.samples, (plane + 1) * layout.samples)
-        fill(out_HWC[..., samples], page, layout, plane, box)
-    return out_HWC
-
-
-def fill(out_HWC: npt.NDArray[Any], page: TiffPage, layout: Layout, plane: int, box: Box) -> None:
-    """Decode the segments of a plane that meet a box into `out_HWC`."""
-    height, width = layout.segment_height, layout.segment_width
-    for row in range(box.y // height, -(-(box.y + box.height) // height)):
-        for column in range(box.x // width, -(-(box.x + box.width) // width)):
-            index = (plane * layout.down + row) * layout.across + column
-            segment_HWC = decoded_segment(page, layout, index, row)
-            top, left = row * height, column * width
-            y0, y1 = max(box.y, top), min(box.y + box.height, top + height)
-            x0, x1 = max(box.x, left), min(box.x + box.width, left + width)
-            out_HWC[y0 - box.y : y1 - box.y, x0 - box.x : x1 - box.x] = segment_HWC[
-                y0 - top : y1 - top, x0 - left : x1 - left
-            ]
-
-
-def decoded_segment(page: TiffPage, layout: Layout, index: int, row: int) -> npt.NDArray[Any]:
-    """Decode a strip or tile, HWC. Raises BadInputError if it has not the size that it should."""
-    file = page.parent.filehandle
-    file.seek(page.dataoffsets[index])
-    data = file.read(page.databytecounts[index])
-    rows = layout.segment_height
-    if not page.is_tiled:
-        rows = min(rows, layout.height_px - row * layout.segment_height)
-    if page.compression in PICTURES and page.jpegheader is None:
-        check_picture(data, page, layout, rows)
-    decoded, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-    if decoded.shape != (1, rows, layout.segment_width, layout.samples):
-        raise BadInputError(f"damaged: a strip or tile of {decoded.shape[1:]} values")
-    if page.compression == GROUP_4:
-        check_group_4(data, decoded[0, ..., 0])
-    return decoded[0]
-
-
-def check_picture(data: bytes, page: TiffPage, layout: Layout, rows: int) -> None:
-    """Refuse a picture inside a TIF (JPEG, ...) that has another size, or has no end."""
-    with PillowImage.open(io.BytesIO(data), formats=("JPEG", "JPEG2000", "WEBP")) as image:
-        width, height = image.size
-        samples = len(image.getbands())
-    # programs write the last strip whole, or only what of it is in the picture
-    if width != layout.segment_width or height not in (rows, layout.segment_height):
-        raise BadInputError(
-            f"damaged: a strip or tile of {width} x {height} px, where the header says"
-            f" {layout.segment_width} x {rows}"
-        )
-    if samples != layout.samples and page.compression == JPEG:
-        raise BadInputError(f"damaged: a JPEG of {samples} channels, not {layout.samples}")
-    if page.compression == JPEG and b"\xff\xd9" not in data[len(data) // 2 :]:
-        raise BadInputError("cut short: a JPEG in it has no end")
-
-
-def plain_rows(page: TiffPage, layout: Layout, plane: int, box: Box) -> npt.NDArray[Any]:
-    """Read the px of a box, HWC, from rows that lie in the file as they are."""
-    is_packed = bool(layout.bits % 8)
-    px_bytes = layout.samples * layout.bits // 8
-    start, length = box.x * px_bytes, box.width * px_bytes
-    if is_packed:
-        start, length = 0, layout.row_bytes
-    rows = np.empty((box.height, length), np.uint8)
-    file = page.parent.filehandle
-    for place, begin, end in runs_of_rows(page, layout, plane, box):
-        if length == layout.row_bytes:
-            file.seek(place)
-            if file.readinto(rows[begin:end]) != rows[begin:end].nbytes:
-                raise BadInputError("cut short")
-        else:  # of wide rows no more is read than is asked for
-            shape = end - begin, layout.row_bytes
-            mapped = np.memmap(file._fh, np.uint8, "r", place, shape)
-            rows[begin:end] = mapped[:, start : start + length]
-    if is_packed:
-        run = layout.width_px * layout.samples
-        unpacked = imagecodecs.packints_decode(rows.tobytes(), page.dtype, layout.bits, runlen=run)
-        pixels = unpacked.reshape(box.height, layout.width_px, layout.samples)
-        return pixels[:, box.x : box.x + box.width]
-    pixels = rows.view(page.dtype.newbyteorder(page.parent.byteorder))
-    native = pixels.astype(page.dtype, copy=False)
-    return native.reshape(box.height, box.width, layout.samples)
-
-
-def runs_of_rows(
-    page: TiffPage, layout: Layout, plane: int, box: Box
-) -> Iterator[tuple[int, int, int]]:
-    """Yield the box's rows in runs that lie together in the file: place, first row, end."""
-    height = layout.segment_height
-    first, end = box.y // height, -(-(box.y + box.height) // height)
-    place = begin = 0
-    for strip in range(first, end):
-        top = max(box.y, strip * height)
-        offset = page.dataoffsets[plane * layout.down + strip]
-        at = offset + (top - strip * height) * layout.row_bytes
-        if place + (top - box.y - begin) * layout.row_bytes != at:
-            if strip > first:
-                yield place, begin, top - box.y
-            place, begin = at, top - box.y
-    yield place, begin, box.height

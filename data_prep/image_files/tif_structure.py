@@ -29,6 +29,7 @@ OTHERS = {STRIP_OFFSETS, STRIP_COUNTS, COLOUR_MAP, TILE_OFFSETS, TILE_COUNTS, EX
 OTHERS |= {COEFFICIENTS, SUBSAMPLING, REFERENCE, 292, 347}
 WHOLE_NUMBERS = (1, 3, 4, 16)  # types of tags: BYTE, SHORT, LONG, LONG8
 
+YCBCR = 6  # of PhotometricInterpretation
 NOT_COMPRESSED, GROUP_4, LZW, JPEG, PACKBITS = 1, 4, 5, 7, 32773
 DEFLATE, LZMA, ZSTD, JPEG_2000, WEBP = (8, 32946), 34925, 50000, (33003, 33005, 34712), 50001
 PICTURES = (JPEG, *JPEG_2000, WEBP)
@@ -44,6 +45,12 @@ MOST_EXPANSION = {
     **dict.fromkeys((*JPEG_2000, WEBP), 2**20),
 }
 """How many bytes of pixels a stored byte can become, at most, for each compression."""
+BOUNDLESS = (GROUP_4, LZMA, ZSTD, *JPEG_2000, WEBP)
+"""Compressions by which a few bytes may stand for any number of px, or nearly so."""
+
+
+MOST_AT_ONCE = 2**30
+"""Most samples of a strip or tile, for compressions that are BOUNDLESS."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ def checked_layout(page: TiffPage, num_bytes: int) -> Layout:
     check_tags(page)
     check_kind(page)
     layout = layout_of(page)
+    if STRIP_COUNTS not in page.tags and not page.is_tiled and page.compression == NOT_COMPRESSED:
+        page.databytecounts = plain_counts(layout)  # old scanners leave it out
     check_segments(page, layout, num_bytes)
     return layout
 
@@ -92,10 +101,11 @@ def check_tags(page: TiffPage) -> None:
     file.seek(page.offset)
     (count,) = struct.unpack(tiff.tagnoformat, file.read(tiff.tagnosize))
     entries = file.read(count * tiff.tagsize)
-    codes = [
-        struct.unpack_from(f"{tiff.byteorder}H", entries, start)[0]
-        for start in range(0, len(entries), tiff.tagsize)
-    ]
+    # one that is there twice with the same content is one
+    listed = {
+        entries[start : start + tiff.tagsize] for start in range(0, len(entries), tiff.tagsize)
+    }
+    codes = [struct.unpack_from(f"{tiff.byteorder}H", entry)[0] for entry in listed]
     for code in ONE_NUMBER | A_NUMBER_A_SAMPLE | OTHERS:
         if codes.count(code) != (code in page.tags):
             raise BadInputError(f"damaged: tag {code} cannot be read, or is there twice")
@@ -121,7 +131,11 @@ def check_kind(page: TiffPage) -> None:
         raise BadInputError(
             f"compression {name} cannot be read: save it uncompressed, or with LZW, deflate or JPEG"
         )
-    if page.predictor not in ((1, 2) if compression in WITH_PREDICTOR else (1,)):
+    if compression not in WITH_PREDICTOR:
+        page.predictor = 1  # it means nothing here, but tifffile would apply it
+    if page.photometric != YCBCR:
+        page.subsampling = (1, 1)  # for the same reason
+    if page.predictor not in (1, 2):
         raise BadInputError(f"damaged: predictor {page.predictor} with compression {name}")
     if page.fillorder not in (
         (1,) if compression == GROUP_4 else (1, 2)
@@ -160,6 +174,13 @@ def layout_of(page: TiffPage) -> Layout:
     )
 
 
+def plain_counts(layout: Layout) -> tuple[int, ...]:
+    """Return the bytes of each strip of a page that is not compressed."""
+    ends = (min((row + 1) * layout.segment_height, layout.height_px) for row in range(layout.down))
+    heights = [end - row * layout.segment_height for row, end in enumerate(ends)]
+    return tuple(height * layout.row_bytes for height in heights) * layout.num_planes
+
+
 def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
     """Refuse a page that lacks strips or tiles, or whose bytes cannot hold its pixels."""
     kind = "tiles" if page.is_tiled else "strips"
@@ -167,12 +188,6 @@ def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
     is_compressed = page.compression != NOT_COMPRESSED
     most = MOST_EXPANSION[page.compression] if is_compressed else 1
     full_bytes = layout.segment_height * layout.row_bytes
-    height = layout.down * layout.segment_height if page.is_tiled else layout.height_px
-    claimed = layout.num_planes * height * layout.across * layout.row_bytes
-    if claimed > num_bytes * most:
-        raise BadInputError(
-            f"damaged or cut short: {num_bytes} bytes cannot hold {claimed} bytes of pixels"
-        )
     offsets, counts = (
         np.minimum(np.array(listed, np.uint64), 2**62).astype(np.int64)
         for listed in (page.dataoffsets, page.databytecounts)
@@ -182,6 +197,18 @@ def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
         raise BadInputError(
             f"holds no data for {num_missing} of {len(offsets)} {kind}: it was not written to its"
             " end, or is a sparse TIF; write it anew and whole, with QuPath or 'vips tiffsave'"
+        )
+    height = layout.down * layout.segment_height if page.is_tiled else layout.height_px
+    claimed = layout.num_planes * height * layout.across * layout.row_bytes
+    stored = min(num_bytes, num_stored_bytes(page))  # strips and tiles may be the same bytes
+    if claimed > stored * most:
+        raise BadInputError(
+            f"damaged or cut short: {stored} bytes cannot hold {claimed} bytes of pixels"
+        )
+    if page.compression in BOUNDLESS and full_bytes * 8 > MOST_AT_ONCE * layout.bits:
+        raise BadInputError(
+            f"{kind} of {layout.segment_width} x {layout.segment_height} px are too large to decode"
+            " at once: save it in tiles, with QuPath or 'vips tiffsave --tile'"
         )
     if (end := int((offsets + counts).max())) > num_bytes:
         raise BadInputError(f"cut short: pixel data ends at byte {end}, the file at {num_bytes}")
@@ -199,6 +226,12 @@ def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
         )
 
 
+def num_stored_bytes(page: TiffPage) -> int:
+    """Return how many bytes a page's strips or tiles take, those that are listed again once."""
+    lengths = dict(zip(page.dataoffsets, page.databytecounts, strict=False))
+    return sum(map(int, lengths.values()))
+
+
 def check_listed(page: TiffPage, layout: Layout, kind: str) -> None:
     """Refuse a page that lists more or fewer strips or tiles than its size needs."""
     num_needed = layout.num_planes * layout.down * layout.across
@@ -206,7 +239,7 @@ def check_listed(page: TiffPage, layout: Layout, kind: str) -> None:
     if page.jpegheader is None:  # tifffile shortens lists that are too long
         pairs = ((TILE_OFFSETS, TILE_COUNTS), (STRIP_OFFSETS, STRIP_COUNTS))
         mine, others = pairs if kind == "tiles" else pairs[::-1]
-        listed |= {page.tags[code].count if code in page.tags else 0 for code in mine}
+        listed |= {page.tags[code].count for code in mine if code in page.tags}
         if any(code in page.tags for code in others):
             raise BadInputError("damaged: has both strips and tiles")
     if wrong := listed - {num_needed}:

@@ -2,7 +2,9 @@
 
 import io
 import random
+import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +195,6 @@ WRONG: dict[str, tuple[dict[int, list[int]], str]] = {
     "no planar configuration": ({284: [0]}, "PlanarConfiguration 0"),
     "planes that are not there": ({284: [2]}, "lists 4 strips, but .* need 12"),
     "another compression": ({259: [34676]}, "compression .*cannot be read"),
-    "a predictor of values as they are": ({317: [2]}, "predictor 2"),
     "no orientation": ({274: [9]}, "Orientation 9"),
     "colours unknown": ({262: [8]}, "colour space CIELAB"),
     "more extra samples than there are": ({338: [0, 0]}, "channels of kind RGB"),
@@ -208,6 +209,96 @@ def test_a_header_that_contradicts_itself_is_refused(name: str, tmp_path: Path) 
     (tmp_path / "a.tif").write_bytes(written(8, 2, 3, tags=tags))
     with pytest.raises(BadInputError, match=reason):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{317: [0]}, {317: [2]}, {530: [2, 2]}, {274: [0]}],
+    ids=["predictor 0", "predictor 2", "subsampling of RGB", "orientation not known"],
+)
+@pytest.mark.parametrize("compression", [1, 32773])
+def test_what_says_nothing_of_the_picture_is_passed_over(
+    tags: dict[int, list[int]], compression: int, tmp_path: Path
+) -> None:
+    """As libtiff does."""
+    for tile in (None, (16, 32)):
+        content = written(8, 2, 3, compression=compression, tile=tile, tags=tags)
+        assert np.array_equal(ours(tmp_path / "a.tif", content), values(8, 3))
+        read = by_pillow(content) if tile is None else by_libtiff(content)
+        assert read is None or np.array_equal(read, values(8, 3))
+
+
+def with_entries(content: bytes, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
+    """A TIF of one page with other entries in its list of tags, at its end."""
+    (start,) = struct.unpack("<I", content[4:8])
+    (count,) = struct.unpack("<H", content[start : start + 2])
+    places = range(start + 2, start + 2 + 12 * count, 12)
+    entries = change([content[place : place + 12] for place in places])
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return content[:4] + struct.pack("<I", len(content)) + content[8:] + directory
+
+
+def test_strips_that_lie_as_they_are_need_no_lengths(tmp_path: Path) -> None:
+    """Old scanners leave StripByteCounts out."""
+    for planar in (1, 2):
+        content = with_entries(
+            written(8, 2, 3, planar=planar),
+            lambda entries: [entry for entry in entries if entry[:2] != b"\x17\x01"],
+        )
+        assert np.array_equal(ours(tmp_path / "a.tif", content), values(8, 3))
+    (tmp_path / "a.tif").write_bytes(content[:200])
+    with pytest.raises(BadInputError):
+        read_image(tmp_path / "a.tif")
+    content = with_entries(
+        written(8, 2, 3, compression=5),
+        lambda entries: [entry for entry in entries if entry[:2] != b"\x17\x01"],
+    )
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(BadInputError, match="lists 1 strips"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_tag_that_is_there_twice_counts_once_if_it_says_the_same(tmp_path: Path) -> None:
+    content = with_entries(written(8, 2, 3), lambda entries: entries[:1] + entries)
+    assert np.array_equal(ours(tmp_path / "a.tif", content), values(8, 3))
+    other_width = struct.pack("<HHII", 256, 4, 1, WIDTH - 1)
+    content = with_entries(written(8, 2, 3), lambda entries: [*entries, other_width])
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"tag 256 .* is there twice"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", [4, 34712, 34925, 50000, 50001])
+def test_a_claim_that_a_few_bytes_may_hold_is_checked_against_the_first_of_them(
+    compression: int, tmp_path: Path
+) -> None:
+    """Else each of the tiles that it claims would be listed before one is decoded."""
+    bits, photometric = ([1], 0) if compression == 4 else ([8], 1)
+    side, tiles = 2560, 100
+    about = {256: [side], 257: [side], 258: bits, 259: [compression], 262: [photometric]}
+    about |= {277: [1], 322: [256], 323: [256]}
+    content = tif_bytes(about, [bytes(310)] * tiles, tiled=True)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"are not (JPEG|ZSTD|LZMA|WEBP)|without its end"):
+        read_size(tmp_path / "a.tif")
+
+
+def test_tiles_that_are_all_the_same_bytes_hold_no_more_than_these(tmp_path: Path) -> None:
+    tile = zlib.compress(bytes(256 * 256))
+    about = {256: [60_000], 257: [60_000], 258: [8], 259: [8], 262: [1], 277: [1]}
+    about |= {322: [256], 323: [256], 324: [8] * 235**2, 325: [len(tile)] * 235**2}
+    (tmp_path / "a.tif").write_bytes(tif_bytes(about, [tile], tiled=True))
+    with pytest.raises(BadInputError, match=f"{len(tile)} bytes cannot hold"):
+        read_size(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", [4, 34712, 50001])
+def test_a_strip_that_no_memory_holds_is_refused(compression: int, tmp_path: Path) -> None:
+    bits, photometric = ([1], 0) if compression == 4 else ([8], 1)
+    about = {256: [60_000], 257: [60_000], 258: bits, 259: [compression], 262: [photometric]}
+    (tmp_path / "a.tif").write_bytes(tif_bytes({**about, 278: [60_000]}, [bytes(31_000)]))
+    with pytest.raises(BadInputError, match="too large to decode at once"):
+        read_size(tmp_path / "a.tif")
 
 
 def test_a_jpeg_of_another_size_than_its_tile_or_without_end_is_refused(tmp_path: Path) -> None:
