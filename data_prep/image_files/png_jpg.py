@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 
 from data_prep.image_files.samples import (
     Extra,
@@ -141,7 +142,7 @@ def open_jpg(file: BinaryIO) -> PillowImage.Image:
     """Open a JPG, of several pictures (MPO) the first. Raises BadInputError."""
     try:
         return PillowImage.open(file, formats=("JPEG",))
-    except PillowImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadInputError(
             "unreadable or cut short: no JPEG of 8 bits; save it as PNG or TIF"
         ) from None

@@ -8,6 +8,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 from tifffile import TiffPage
 
 from data_prep.image_files.group_4 import check_group_4
@@ -117,7 +118,7 @@ def check_picture(data: bytes, page: TiffPage, layout: Layout, rows: int) -> Non
         with PillowImage.open(io.BytesIO(data), formats=("JPEG", "JPEG2000", "WEBP")) as image:
             width, height = image.size
             samples = len(image.getbands())
-    except PillowImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadInputError(
             f"unreadable: its strips or tiles are not {page.compression.name}"
         ) from None
