@@ -78,6 +78,12 @@ class TifImage(ImageFile):
 
     def read_labels(self, box: Box) -> npt.NDArray[Any]:
         """Return a part of a mask's values, HW whole numbers. Raises BadInputError."""
+        compression = self.levels[0].pages[0].compression
+        if compression in PICTURES:
+            raise BadInputError(
+                f"is compressed by {compression.name}, which may change values: save the mask"
+                " uncompressed, or with LZW or deflate"
+            )
         with codec_errors_explained():
             labels_HW = to_labels(self.largest.stored(box), self.largest.meaning)
             return turned(labels_HW, self.largest.orientation)

@@ -185,6 +185,16 @@ def test_a_jpg_is_no_mask_whatever_it_is_called(labels: np.ndarray, tmp_path: Pa
         read(tmp_path / "a.png", {"tumor": 1, "lumen": 2})
 
 
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000"])
+def test_a_tif_compressed_as_a_picture_is_no_mask(
+    labels: np.ndarray, tmp_path: Path, compression: str
+) -> None:
+    """JPEG makes 1 of some zeros, which would count as tumor."""
+    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack", compression=compression)
+    with pytest.raises(BadInputError, match="may change values"):
+        read(tmp_path / "a.tif", {"tumor": 1, "lumen": 2})
+
+
 @pytest.fixture
 def num_decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many PNG were decoded so far."""
