@@ -14,7 +14,7 @@ from common.command_line import MOST_NAMED, UsageError, UserError, make_output_f
 from common.files import file_sha256
 from common.ownership import PRIVATE, make_private
 from common.progress import track
-from common.schema import short
+from common.schema import json_sha256, short
 from data_prep import records, split
 from data_prep.annotations.folders import NoAnnotationsError
 from data_prep.annotations.formats import READERS, check_occurring, reader_of
@@ -27,7 +27,7 @@ from data_prep.dataset.one_resolution import Header, SetResolution, read_headers
 from data_prep.field import FieldTask
 from data_prep.images import tiles
 from data_prep.images.tiles import Tile
-from data_prep.raw import BadFile, BadInputFilesError, Field, name_problem
+from data_prep.raw import BadFile, BadInputFilesError, Field, files_of_image, name_problem
 from data_prep.records import Inputs
 
 FOLDERS = ("images", "masks", "points")
@@ -216,13 +216,15 @@ def hash_inputs(
     """Hash the files of each field; also return the files that cannot be read."""
 
     def read(field: Field) -> Inputs | BadFile:
-        path, files = field.annotation, (field.image, field.annotation)
+        path, own = field.annotation, [] if field.annotation_sha256 else [field.annotation]
         try:  # stamps first: a file that is written later has another one
-            own = files[: 1 if field.annotation_sha256 else 2]
-            stamps = tuple((file, records.stamp_of(file)) for file in own)
+            images = files_of_image(field.image)
+            stamps = tuple((file, records.stamp_of(file)) for file in [*images, *own])
             annotation = field.annotation_sha256 or file_sha256(path)
             path = field.image
-            return Inputs((file_sha256(path), annotation), stamps)
+            hashes = [file_sha256(file) for file in images]
+            image = hashes[0] if len(hashes) == 1 else json_sha256({"files": hashes})
+            return Inputs((image, annotation), stamps)
         except OSError as error:  # it has no file name if reading failed
             file = Path(error.filename or path).relative_to(config.raw)
             return BadFile(str(file), f"cannot be read: {error.strerror}")

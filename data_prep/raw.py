@@ -86,6 +86,14 @@ def field_name(file: str) -> str:
         name = stem.rstrip()
 
 
+def files_of_image(path: Path) -> list[Path]:
+    """List the files that an image is read from: a .mrxs is the index of the folder beside it."""
+    folder = path.with_suffix("")
+    if path.suffix.lower() != ".mrxs" or not folder.is_dir():
+        return [path]
+    return [path, *sorted(file for file in folder.iterdir() if file.is_file())]
+
+
 def name_problem(name: str) -> str:
     """Say why no file can have a field's name, or its case's, in its own; '' if one can."""
     if not is_plain(name):

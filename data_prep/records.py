@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ KIND = "fields"  # private folder of the records
 # Libraries whose releases may change a prepared byte
 LIBRARIES = (
     *("albumentations", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "scipy"),
-    "tifffile",
+    *("openslide-bin", "openslide-python", "tifffile"),
 )
 # Folders and files of this package whose code may change one; common/seeds.py may too
 CODE = (
@@ -74,8 +74,16 @@ def code_and_libraries() -> list[Any]:
     code = [path.read_bytes() for path in (Path(seeds.__file__), *code_files())]
     return [
         hashlib.sha256(b"".join(code)).hexdigest(),
-        {library: version(library) for library in LIBRARIES},
+        {library: release_of(library) for library in LIBRARIES},
     ]
+
+
+def release_of(library: str) -> str:
+    """Return the release of a library; '' for one of an extra that is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
 
 
 def field_key(

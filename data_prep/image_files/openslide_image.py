@@ -73,11 +73,18 @@ def one_line(error: Exception) -> str:
 
 
 class SlideImage(ImageFile):
-    """A slide that OpenSlide reads; where nothing was scanned it has the slide's background."""
+    """A slide that OpenSlide reads; where nothing was scanned it has the slide's background.
+
+    It begins and ends where the scan does, if the slide tells, as in QuPath.
+    """
 
     def __init__(self, slide: Any) -> None:
         self.slide, about = slide, slide.properties
-        self.width_px, self.height_px = slide.dimensions
+        width_px, height_px = slide.dimensions
+        self.left_px, self.top_px, self.width_px, self.height_px = (
+            int(about.get(f"openslide.bounds-{name}", whole))
+            for name, whole in (("x", 0), ("y", 0), ("width", width_px), ("height", height_px))
+        )
         self.segment_px = (
             int(about.get("openslide.level[0].tile-height", SEGMENT_PX)),
             int(about.get("openslide.level[0].tile-width", SEGMENT_PX)),
@@ -95,14 +102,15 @@ class SlideImage(ImageFile):
         return self.read_level(box, 0)
 
     def read_level(self, box: Box, level: int) -> Image:
-        """Return a part of a level, HWC uint8 RGB: `box` has its size, and its place in level 0.
+        """Return a part of a level, HWC uint8 RGB: `box` has its size, and its place in the image.
 
         Raises BadInputError.
         """
         import openslide
 
         try:
-            region = self.slide.read_region((box.x, box.y), level, (box.width, box.height))
+            place = self.left_px + box.x, self.top_px + box.y
+            region = self.slide.read_region(place, level, (box.width, box.height))
         except openslide.OpenSlideError as error:
             raise BadInputError(f"unreadable or cut short: {one_line(error)}") from None
         rgba = np.asarray(region).astype(np.uint16)  # not premultiplied
@@ -118,7 +126,9 @@ class SlideImage(ImageFile):
         """Return the smallest level that ImageFile.overview allows. Raises BadInputError."""
         shrinks = self.slide.level_downsamples
         level = max(n for n, shrink in enumerate(shrinks) if n == 0 or shrink <= most_shrink)
-        width, height = self.slide.level_dimensions[level]
+        width, height = (
+            max(1, int(length / shrinks[level])) for length in (self.width_px, self.height_px)
+        )
         if level == 0 or width * height > most_px:
             return None
         return self.read_level(Box(0, 0, width, height), level)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # launch/ compares resolutions, and reads no image
 
 SAME = 0.02
 """Resolutions, or the sides of a px, that differ by no more than this fraction are one."""
-X, Y, UNIT = 282, 283, 296  # tags of TIF and EXIF
+X, Y, UNIT, XMP = 282, 283, 296, 700  # tags of TIF, the first three of EXIF, too
 INCH_UM = 25_400.0
 UNITS_UM = {
     **{"pm": 1e-6, "å": 1e-4, "angstrom": 1e-4, "nm": 1e-3, "nanometer": 1e-3, "mm": 1e3},
@@ -34,6 +34,11 @@ UNITS_OF_TAG_UM = {2: INCH_UM, 3: 1e4, 4: 1e3, 5: 1.0}
 # Texts may be long and from anyone: each of these patterns takes time in proportion to the text
 PIXELS = re.compile(r"<(?:\w+:)?Pixels\s([^<>]*)>")
 ATTRIBUTE = re.compile(r"""(?<!\w)(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+PHILIPS = re.compile(
+    r'"DICOM_PIXEL_SPACING"[^<>]*>\s*(?:"|&quot;)([0-9.eE+-]+)(?:"|&quot;)'
+    r'\s+(?:"|&quot;)([0-9.eE+-]+)(?:"|&quot;)'
+)
+VENTANA = re.compile(r'\bScanRes="([0-9.eE+-]+)"')
 APERIO = re.compile(r"(?:^|\|)\s*MPP\s*=\s*([0-9.eE+-]+)", re.MULTILINE)
 IMAGEJ_UNIT = re.compile(r"^unit=(.*)$", re.MULTILINE)
 
@@ -55,7 +60,9 @@ def mpp_of_tif(tif: "tifffile.TiffFile", page: "tifffile.TiffPage") -> float | N
     """Return the micrometres a px of a page; None if the file does not tell. Raises BadInputError
     as `believed`."""
     described, own = (str(each.description) for each in (tif.pages.first, page))
-    return believed(told_by_tif(described, own, page))
+    xmp = tif.pages.first.tags.valueof(XMP)
+    scanner = xmp.decode("latin-1") if isinstance(xmp, bytes) else ""
+    return believed(told_by_tif(described, own, scanner, page))
 
 
 def mpp_of_picture(image: "PillowImage.Image") -> float | None:
@@ -97,11 +104,17 @@ def number(value: object) -> float:
         return math.nan
 
 
-def told_by_tif(described: str, own: str, page: "tifffile.TiffPage") -> Iterator[Told]:
+def told_by_tif(
+    described: str, own: str, scanner: str, page: "tifffile.TiffPage"
+) -> Iterator[Told]:
     """Yield what a TIF tells, the surest first. `described`: the text of its first page; `own`:
-    that of the page."""
+    that of the page; `scanner`: what Ventana's scanners write of themselves."""
     if "<" in described:
         yield from told_by_ome(described, page)
+        if found := PHILIPS.search(described):  # of the largest level, in mm
+            yield number(found[1]) * 1e3, number(found[2]) * 1e3
+    if found := VENTANA.search(scanner):
+        yield found[1], found[1]
     if found := APERIO.search(own):
         yield found[1], found[1]
     x, y, unit = (tag.value if (tag := page.tags.get(code)) else None for code in (X, Y, UNIT))

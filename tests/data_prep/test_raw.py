@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.raw import IMAGE_SUFFIXES, field_name, list_files, name_problem
+from data_prep.raw import (
+    IMAGE_SUFFIXES,
+    field_name,
+    files_of_image,
+    list_files,
+    name_problem,
+)
 
 E_ACUTE, E_AND_ACCENT = "\u00e9", "e\u0301"
 
@@ -52,3 +58,13 @@ def test_a_name_whose_results_would_have_too_long_names_is_refused() -> None:
     assert name_problem("漢" * 67) == "its name has 201 bytes, at most 200; rename it"
     assert "control characters" in name_problem("a\nb")
     assert name_problem(unicodedata.normalize("NFC", "--a # % \" ' $(x)")) == ""
+
+
+def test_a_mirax_slide_is_its_index_and_the_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    names = ["a.mrxs", "a/Data0000.dat", "a/Slidedat.ini", "a.tif"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    files = files_of_image(tmp_path / "a.mrxs")
+    assert [str(file.relative_to(tmp_path)) for file in files] == names[:3]
+    assert files_of_image(tmp_path / "a.tif") == [tmp_path / "a.tif"]

@@ -32,6 +32,7 @@ WRITERS: dict[str, Callable[..., np.ndarray]] = {
     "a.tiff": slide_files.write_philips,
     "a.tif": slide_files.write_pyramid,
 }
+MPP = {"a.svs": 0.25, "a.ndpi": 0.25, "a.bif": 0.25, "a.tiff": 0.25}  # the others: no tags
 VENDORS = ["aperio", "hamamatsu", "leica", "ventana", "philips", "generic-tiff"]
 VENDOR_OF = dict(zip(WRITERS, VENDORS, strict=True))
 
@@ -46,6 +47,11 @@ class TestSlidesInTif:
     def test_the_picture_is_the_full_resolution(self, tmp_path: Path, name: str) -> None:
         expected = WRITERS[name](tmp_path / name, IMAGE)
         np.testing.assert_array_equal(levels(tmp_path / name)[0], expected)
+
+    def test_its_resolution_is_what_its_maker_writes(self, tmp_path: Path, name: str) -> None:
+        WRITERS[name](tmp_path / name, IMAGE)
+        with open_image(tmp_path / name) as image:
+            assert image.mpp == (pytest.approx(MPP[name], rel=0.01) if name in MPP else None)
 
     def test_its_levels_show_the_same(self, tmp_path: Path, name: str) -> None:
         WRITERS[name](tmp_path / name, IMAGE)
@@ -194,15 +200,19 @@ class TestOpenSlide:
             assert slide.overview(most_shrink=3.9, most_px=80 * 64) is None
             assert slide.overview(most_shrink=8, most_px=80 * 64 - 1) is None
 
-    def test_what_was_not_scanned_is_white(self, tmp_path: Path) -> None:
-        """Leica's canvas is the whole slide; around the region there is nothing."""
+    def test_it_begins_and_ends_where_the_scan_does(self, tmp_path: Path) -> None:
+        """As in QuPath; Leica's canvas is the whole slide, and around the region is nothing."""
         expected = slide_files.write_scn(tmp_path / "a.scn", IMAGE)
         with open_slide(tmp_path / "a.scn") as slide:
-            left, top = (int(slide.slide.properties[f"openslide.bounds-{axis}"]) for axis in "xy")
-            read = slide.read(Box(left - 40, top - 20, 72, 52))
-        assert (read[:20] == 255).all()
-        assert (read[:, :40] == 255).all()
-        assert np.abs(read[20:, 40:].astype(int) - expected[:32, :32]).max() <= 2
+            assert (slide.height_px, slide.width_px) == IMAGE.shape[:2]
+            assert slide.slide.dimensions[0] > IMAGE.shape[1]
+            whole, overview = slide.read(slide.whole), slide.overview(4, 10**6)
+            part = slide.read(Box(33, 70, 100, 50))
+        assert np.abs(whole.astype(int) - expected).max() <= 2
+        np.testing.assert_array_equal(part, whole[70:120, 33:133])
+        assert overview is not None
+        times = IMAGE.shape[0] // overview.shape[0]
+        assert np.abs(overview - halved(expected, times // 2).astype(int)).mean() < 3
 
     def test_a_slide_is_no_mask(self, tmp_path: Path) -> None:
         write_dicom(tmp_path / "a.dcm", IMAGE)
