@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from common import plain_yaml
+from common.files import FULL
 from common.settings import (
     Config,
     as_number,
@@ -85,9 +86,11 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
 
 
 def os_error_text(error: OSError) -> str:
-    """Describe what the system refused, naming the file if known. Advise on a full disk."""
+    """Describe what the system refused, naming the file if known, and what to do."""
     text = f"{error.filename or 'I/O'}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        text += "; raise the limit of open files, as in `ulimit -n 1024`"
+    if error.errno in FULL:
         text += "; make room on the disk of the output, and run the same command again"
     return text
 

@@ -3,6 +3,7 @@
 This module imports nothing of the project.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -16,6 +17,16 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """The name of a file that is being written."""
 END_BYTES = 2**20  # hashed of either end of a file that is too large to be read again
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # control characters
+
+
+FULL = errno.ENOSPC, errno.EDQUOT
+"""The errors of a full disk and of a full quota."""
+
+
+def name_in(error: BaseException | None, path: Path) -> None:
+    """Let the error of a full disk name what was written; the system names no file in it."""
+    if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+        error.filename = str(path)
 
 
 def new_temporary(folder: Path) -> Path:
@@ -47,8 +58,9 @@ def named_when_whole(
         if mtime_ns is not None:
             os.utime(temporary, ns=(mtime_ns, mtime_ns))
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        name_in(error, path)
         raise
 
 

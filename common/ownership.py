@@ -28,6 +28,7 @@ from common.files import (
     clear,
     ends_sha256,
     file_sha256,
+    name_in,
     new_temporary,
     sync,
     write_atomically,
@@ -79,6 +80,7 @@ class Item:
         for made in self.made.values():
             made.temporary.unlink(missing_ok=True)
         self.made.clear()
+        name_in(error, self.out)
 
     def read(self) -> Record:
         """Read the record; an empty one if it is missing or damaged."""

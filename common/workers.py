@@ -6,6 +6,7 @@ always a worker dies because one field does not fit in memory, and a user needs 
 
 import contextlib
 import os
+import resource
 import signal
 import threading
 import traceback
@@ -30,6 +31,9 @@ Result = TypeVar("Result")
 CONTEXT: Any = get_context("forkserver")
 
 
+OWN_HANDLES, HANDLES_A_WORKER = 24, 4
+
+
 class WorkerError(UserError):
     """A worker died, or its function raised an error."""
 
@@ -45,6 +49,7 @@ def map_tasks(
     `function` must be importable by name. Raises WorkerError with the task's name if a worker is
     killed or its function raises, after ending the other workers.
     """
+    check_handles(min(workers, len(tasks)))
     if tasks:
         get_ready(function.__module__)
     pool = [Worker(function) for _ in range(min(workers, len(tasks)))]
@@ -61,6 +66,17 @@ def map_tasks(
     finally:
         for worker in pool:
             worker.end()
+
+
+def check_handles(workers: int) -> None:
+    """Raise UserError unless this process may open the files that `workers` processes need."""
+    needed = OWN_HANDLES + HANDLES_A_WORKER * workers
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise UserError(
+            f"a process may open {limit} files, but workers={workers} needs {needed}; raise the"
+            " limit, as in `ulimit -n 1024`, or use fewer workers="
+        )
 
 
 def get_ready(module: str) -> None:

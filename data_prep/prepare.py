@@ -89,7 +89,19 @@ def prepare(config: PrepConfig) -> Summary:
     fields, bad = find_fields(config)
     plan = make_plan(config, fields, bad)
     with locked(Path(config.out), config.share) as lease:
-        return carry_out(plan, config, lease)
+        try:
+            return carry_out(plan, config, lease)
+        except Exception:
+            lease.check()  # else these files may be another run's by now
+            clear_unfinished(config)
+            raise
+
+
+def clear_unfinished(config: PrepConfig) -> None:
+    """Remove the files that killed workers were writing, unless other shares may write theirs."""
+    if not config.share:
+        for kind in (records.KIND, manifest.KIND, pack.KIND):
+            clear_temporaries(Path(config.out), kind)
 
 
 def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
@@ -99,9 +111,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     """
     states = read_states(plan.tasks, config)
     left = check_conflicts(plan.tasks, states, Path(config.out))
-    if not config.share:  # other shares may be writing their files
-        for kind in (records.KIND, manifest.KIND, pack.KIND):
-            clear_temporaries(Path(config.out), kind)
+    clear_unfinished(config)
     results, num_reused = run_tasks(plan.tasks, states, config.workers, lease)
     bad = list(dict.fromkeys(plan.bad + [entry for result in results for entry in result.bad]))
     if bad and config.on_error == "stop":

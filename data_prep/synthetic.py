@@ -9,7 +9,6 @@ that cases differ as in a clinic; the positions of the cells are drawn once per 
 """
 
 from common import command_line
-from common.command_line import UserError
 from common.help_text import help_text
 from data_prep.tools.config import SyntheticConfig
 
@@ -22,10 +21,7 @@ def main(argv: list[str]) -> int:
     config = command_line.load(SyntheticConfig, argv)
     from data_prep.tools.synthetic_files import write_dataset  # here: it loads numpy and OpenCV
 
-    try:
-        num_fields = write_dataset(config)
-    except OSError as error:
-        raise UserError(f"out={config.out}: {error}") from None
+    num_fields = write_dataset(config)
     cases = command_line.counted(config.cases, "case")
     print(f"{config.out} holds {command_line.counted(num_fields, 'field')} of {cases}")
     return 0

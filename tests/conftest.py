@@ -1,7 +1,9 @@
 """What several test files need: small raw data sets, the real sample, a command line to call."""
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import forkserver
 from pathlib import Path
@@ -69,6 +71,19 @@ def warm_workers() -> None:
     modules = ("field", "augment.transforms", "dataset.pack")
     forkserver.set_forkserver_preload([f"data_prep.{module}" for module in modules])
     forkserver.ensure_running()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB, which needs root."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("a small disk is mounted, as root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.fixture

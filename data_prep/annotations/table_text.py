@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("file", "x", "y", "class")
 SEPARATORS = ",;\t"
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 MARKED = re.compile(r"[+-]?\d*([.,])\d*([eE][+-]?\d+)?", re.ASCII)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)  # or thousandths
 UNGROUPED = re.compile(r"[+-]?\d{4,}", re.ASCII)  # so no number has a mark between thousands

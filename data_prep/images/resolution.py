@@ -35,11 +35,11 @@ UNITS_OF_TAG_UM = {2: INCH_UM, 3: 1e4, 4: 1e3, 5: 1.0}
 PIXELS = re.compile(r"<(?:\w+:)?Pixels\s([^<>]*)>")
 ATTRIBUTE = re.compile(r"""(?<!\w)(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 PHILIPS = re.compile(
-    r'"DICOM_PIXEL_SPACING"[^<>]*>\s*(?:"|&quot;)([0-9.eE+-]+)(?:"|&quot;)'
-    r'\s+(?:"|&quot;)([0-9.eE+-]+)(?:"|&quot;)'
+    r'"DICOM_PIXEL_SPACING"[^<>]{0,200}>\s{0,20}(?:"|&quot;)([0-9.eE+-]{1,40})(?:"|&quot;)'
+    r'\s{1,20}(?:"|&quot;)([0-9.eE+-]{1,40})(?:"|&quot;)'
 )
 VENTANA = re.compile(r'\bScanRes="([0-9.eE+-]+)"')
-APERIO = re.compile(r"(?:^|\|)\s*MPP\s*=\s*([0-9.eE+-]+)", re.MULTILINE)
+APERIO = re.compile(r"(?:^|\|)[ \t]*MPP[ \t]*=[ \t]*([0-9.eE+-]+)", re.MULTILINE)
 IMAGEJ_UNIT = re.compile(r"^unit=(.*)$", re.MULTILINE)
 
 Told = tuple[object, object]

@@ -27,6 +27,12 @@ class TestRun:
             (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
             (PermissionError(errno.EACCES, "Denied", "a/b"), 1, "error: a/b: Denied\n"),
             (
+                OSError(errno.EMFILE, "Too many open files"),
+                1,
+                "error: I/O: Too many open files; raise the limit of open files, as in"
+                " `ulimit -n 1024`\n",
+            ),
+            (
                 OSError(errno.ENOSPC, "No space left"),
                 1,
                 "error: I/O: No space left; make room on the disk of the output, and run"

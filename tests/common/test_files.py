@@ -49,3 +49,9 @@ def test_a_file_is_replaced_whole_or_not_at_all_and_a_failure_leaves_no_temporar
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
     write_atomically(path, b"new")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "new")]
+
+
+def test_a_full_disk_is_told_with_the_file_and_nothing_of_it_stays(small_disk: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*/disk/a.txt'"):
+        files.write_atomically(small_disk / "a.txt", b"x" * 2**17)
+    assert not [*small_disk.iterdir()]

@@ -345,3 +345,14 @@ def test_what_a_power_loss_must_not_empty_is_on_the_disk_before_it_has_its_name(
         ("names", durably),
         ("one.json", True),
     ]
+
+
+def test_a_full_disk_is_told_with_the_folder_and_nothing_of_it_stays(small_disk: Path) -> None:
+    def fill() -> None:
+        with Item(small_disk, "things", "a") as item:
+            item.write("a", b"x")
+            item.make("b").write_bytes(b"x" * 2**17)
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/disk'"):
+        fill()
+    assert not [path for path in small_disk.rglob("*") if path.is_file()]

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.command_line import UserError
 from common.workers import WorkerError, map_tasks
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("warm_workers")]
@@ -183,3 +184,13 @@ def test_stopping_early_ends_the_workers(pipe: str) -> None:
     assert len(multiprocessing.active_children()) == 2
     results.close()
     assert multiprocessing.active_children() == []
+
+
+def test_too_few_open_files_are_told_before_any_worker_starts() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (31, hard))
+    try:
+        with pytest.raises(UserError, match="may open 31 files, but workers=2 needs 32; raise"):
+            next(map_tasks(square, [1, 2, 3], 2, str))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

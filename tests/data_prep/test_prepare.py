@@ -1090,3 +1090,15 @@ def assert_reasons(found: dict[str, str], expected: dict[str, str]) -> None:
 def no_worker_is_left() -> Iterator[None]:
     yield
     assert multiprocessing.active_children() == []
+
+
+def test_a_full_disk_names_the_folder_and_nothing_unfinished_stays(
+    raw_folder: Callable[..., Path], small_disk: Path
+) -> None:
+    """Not of the workers either that were killed while they wrote, since they keep it full."""
+    raw = raw_folder({"1": 4})
+    split = SplitConfig(val=0, test=0)
+    config = PrepConfig(raw=str(raw), out=str(small_disk / "set"), workers=2, split=split)
+    with pytest.raises(WorkerError, match="disk/set: No space left on device; make room"):
+        prepare_module.prepare(config)
+    assert not [*small_disk.rglob("*.tmp")]

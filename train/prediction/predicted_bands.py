@@ -104,8 +104,10 @@ class PredictedBands:
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write a .npy file; it gets its name when it is whole."""
-    with named_when_whole(path) as file:
-        np.save(file, array)
+    packed = np.ascontiguousarray(array)
+    with named_when_whole(path) as file:  # np.save would tell nothing of a full disk
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(packed))
+        file.write(packed.data)
 
 
 def shrink(image_HWC: Image, factor: int) -> Image:

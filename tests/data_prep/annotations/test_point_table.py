@@ -1,6 +1,7 @@
 """The CSV of points: whose rows are whose, and every mistake with its line."""
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from common.command_line import UsageError
 from data_prep.annotations.findings import Findings
 from data_prep.annotations.point_table import PointTableReader, parse_table
+from data_prep.annotations.table_text import NUMBER
 from data_prep.config import PrepConfig
 from data_prep.images.tiles import whole
 from data_prep.raw import BadFile, BadInputError, Field
@@ -360,3 +362,10 @@ def test_rows_that_cannot_be_used_are_passed_over_and_counted(tmp_path: Path) ->
 def test_a_name_in_a_table_cannot_control_the_terminal(tmp_path: Path) -> None:
     _, bad = find(write(tmp_path, "a-1,1,1,t", "b-1,,,", "c\x1b[2J,x\x1b,1,t"))
     assert all(entry.reason.isprintable() for entry in bad)
+
+
+@pytest.mark.parametrize("cell", ["1" * 100_000 + "x", "." + "1" * 100_000 + "x", "1" * 100_000])
+def test_a_long_number_takes_no_long_time(cell: str) -> None:
+    start = time.perf_counter()
+    assert bool(NUMBER.fullmatch(cell)) == cell.isdecimal()
+    assert time.perf_counter() - start < 5

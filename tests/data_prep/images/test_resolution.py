@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from data_prep.image_files.open_image import open_image
+from data_prep.images import resolution
 from data_prep.images.resolution import told_by_ome
 from data_prep.raw import BadInputError
 
@@ -161,8 +162,15 @@ def test_sides_that_differ_by_a_rounding_are_one_resolution(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("piece", ["<Pixels ", "<Pixels a", "<Pixels " + "a" * 99, '<Pixels x="'])
-def test_a_long_text_takes_no_long_time(piece: str) -> None:
+def test_a_long_description_of_ome_takes_no_long_time(piece: str) -> None:
     page: Any = SimpleNamespace(imagewidth=30, imagelength=20)
     start = time.perf_counter()
     assert [*told_by_ome(piece * (2_000_000 // len(piece)), page)] == []
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("piece", ["\n", "\n ", "|", "| ", "|MPP"])
+def test_a_long_description_of_a_slide_takes_no_long_time(piece: str) -> None:
+    start = time.perf_counter()
+    assert resolution.APERIO.search(piece * (1_000_000 // len(piece))) is None
     assert time.perf_counter() - start < 5

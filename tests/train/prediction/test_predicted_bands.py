@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data_prep.images.arrays import Box
 from model.precision import Precision, choose_precision
 from train.config import TileConfig
-from train.prediction.predicted_bands import CERTAIN, PredictedBands, shrink
+from train.prediction.predicted_bands import CERTAIN, PredictedBands, save_array, shrink
 from train.prediction.tiles import Blend, cut_into_bands, predict_probability, predict_tiles
 
 
@@ -150,3 +150,19 @@ def test_a_band_that_was_killed_while_it_was_written_is_not_there(
             assert killed.picture().shape == (170, 75, 3)
     assert there[-1]
     assert not there[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (0, 4), (7,)])
+def test_an_array_is_saved_as_numpy_does(shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    for number, view in enumerate((array, array.T)):
+        save_array(tmp_path / f"{number}.npy", view)
+        read = np.load(tmp_path / f"{number}.npy")
+        assert (read.dtype, read.shape) == (view.dtype, view.shape)
+        np.testing.assert_array_equal(read, view)
+
+
+def test_a_full_disk_is_told_with_the_file(small_disk: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*/disk/0000.npy'"):
+        save_array(small_disk / "0000.npy", np.zeros(2**17, np.uint8))
+    assert not [*small_disk.iterdir()]
