@@ -18,6 +18,7 @@ import numpy.typing as npt
 from data_prep.annotations.findings import Findings, UnusableError
 from data_prep.annotations.outlines import (
     Ring,
+    canonical,
     clip,
     fill,
     holds_any,
@@ -70,24 +71,6 @@ class Shape:
             return None
         holes = [hole for hole in rings[1:] if not is_flat(hole)]
         return replace(self, rings=(rings[0], *holes))
-
-
-def is_closed(ring: Ring) -> bool:
-    """Whether a ring's last corner is its first."""
-    return len(ring) > 1 and bool((ring[0] == ring[-1]).all())
-
-
-def canonical(ring: Ring) -> Ring:
-    """Return a ring from its leftmost corner on, towards the more leftward of its neighbours."""
-    corners = (ring[:-1] if is_closed(ring) else ring) + 0.0  # -0.0 becomes 0.0
-    if len(corners) < 3:
-        return corners
-    order = corners.view(np.complex128)[:, 0]  # is compared by x, then by y
-    first = int(order.argmin())
-    after, before = order[(first + 1) % len(order)], order[first - 1]
-    if (after.real, after.imag) > (before.real, before.imag):
-        corners, first = corners[::-1], len(order) - 1 - first
-    return np.concatenate([corners[first:], corners[:first]])
 
 
 def point(where: str, name: str, x: float, y: float) -> Shape:
