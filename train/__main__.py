@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import command_line
+from common.command_line import UsageError
 from common.help_text import help_text
 from data_prep.dataset.manifest import read_dataset
 from train.config import PRESETS, TrainConfig, with_pipeline_read
@@ -32,6 +33,8 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
     if not Path(config.data).is_dir():
         read_dataset(Path(config.data))  # says so, without waiting for torch
+    if config.run and Path(config.run).is_file():
+        raise UsageError(f"run={config.run}: is a file; name a folder")
     with_pipeline_read(config)  # refused before a run is made
     from train.loop.start import start  # here: it takes seconds
 

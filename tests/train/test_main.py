@@ -139,10 +139,11 @@ def test_a_wrong_command_line_is_refused_in_a_line(
 
 
 def test_a_run_folder_that_is_a_file_is_refused(
-    prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
+    prepared: Dataset, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     run.touch()
+    monkeypatch.setitem(sys.modules, "train.loop.start", None)  # before torch is loaded
     outcome = cli(train_main.main, f"data={prepared.folder}", f"run={run}")
     assert (outcome.code, outcome.err) == (2, f"error: run={run}: is a file; name a folder\n")
 

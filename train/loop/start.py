@@ -29,8 +29,6 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
     watched = nullcontext(stop) if stop else StopRequest()
     with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
         dataset = read_dataset(Path(config.data))
-        if config.run and Path(config.run).is_file():
-            raise UsageError(f"run={config.run}: is a file; name a folder")
         config = batch_for_ranks(config, settings, ranks)
         check_size(config, dataset)
         if not config.run:
