@@ -1,6 +1,7 @@
 """The command lines of train: what --help says, and what a wrong one comes to."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
