@@ -15,6 +15,7 @@ from common import command_line
 from common.command_line import UsageError
 from common.help_text import help_text
 from common.workers import get_ready
+from data_prep.annotations.folders import find_image_folder
 from data_prep.cases.names import shortened, unmatched_text
 from data_prep.config import PrepConfig
 
@@ -30,7 +31,10 @@ def main(argv: list[str]) -> int:
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("data_prep runs without torchrun, as python -m data_prep workers=N ...")
     config = command_line.load(PrepConfig, argv)
-    if Path(config.raw).is_dir() and not Path(config.out).exists():  # workers will be needed
+    find_image_folder(Path(config.raw))  # before anything that takes long
+    if Path(config.out).is_file():
+        raise UsageError(f"out={config.out}: is a file; name a folder")
+    if not Path(config.out).exists():  # workers will be needed
         get_ready("data_prep.field")
     from data_prep.prepare import prepare  # here, while workers get ready: it takes as long
 
