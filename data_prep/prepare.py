@@ -24,9 +24,9 @@ from data_prep.config import SPLITS, PrepConfig
 from data_prep.dataset import manifest, pack
 from data_prep.dataset.manifest import Sample, count_samples, unpublish, write_dataset
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
+from data_prep.dataset.white import doubts_about_white
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
 from data_prep.images import masks
-from data_prep.images.white import doubts_about_white
 from data_prep.output_lock import locked
 from data_prep.plan import (
     FOLDERS,

@@ -12,7 +12,7 @@ import tifffile
 
 from data_prep import __main__ as data_prep_main
 from data_prep import prepare
-from data_prep.images.white import doubts_about_white
+from data_prep.dataset.white import doubts_about_white
 from tests.processes import map_here
 
 Prepare = Callable[..., list[str]]

@@ -13,8 +13,8 @@ from common.progress import track
 from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS
 from data_prep.dataset.manifest import Labelling
+from data_prep.dataset.white import doubts_about_white
 from data_prep.images.masks import channel_names
-from data_prep.images.white import doubts_about_white
 from model.precision import choose_precision
 from train.checkpoints.digests import model_sha256
 from train.evaluation.baselines import BASELINES, Baseline

@@ -10,10 +10,10 @@ import torch
 
 from common import ownership
 from common.command_line import UserError
+from data_prep.dataset.white import doubts_about_white
 from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Image
 from data_prep.images.rescaling import at_resolution
-from data_prep.images.white import doubts_about_white
 from data_prep.raw import BadInputError, field_name, name_problem
 from model.precision import choose_precision
 from train.checkpoints.digests import model_sha256
