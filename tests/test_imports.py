@@ -219,6 +219,7 @@ def loaded_in(script: str) -> set[str]:
 
 
 def test_workers_of_a_preparation_begin_to_load_before_the_run_itself(tmp_path: Path) -> None:
+    (tmp_path / "Case_1-01.tif").write_bytes(b"")
     script = f"""
 import sys
 from data_prep import __main__ as command
