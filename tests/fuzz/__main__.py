@@ -160,7 +160,7 @@ def run_all(numbers: Sequence[int], options: argparse.Namespace, folder: Path) -
                 results.append(future.result())
                 report(results[-1], options)
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             print(f"interrupted: {len(results)} of {len(numbers)} runs are done")
         except Exception as error:
             error.add_note(f"a fault of the fuzzer itself, in run {submitted[future]}")

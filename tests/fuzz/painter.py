@@ -161,18 +161,17 @@ def is_position(given: Any) -> bool:
 def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> Painted:
     """Paint the points that a table lists for an image. Raises as brecahad()."""
     text = decoded(content)
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
     separator = next((sign for sign in ",;\t" if lines and sign in lines[0]), ",")
     rows = [
         [cell.strip() for cell in row]
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     ]
+    rows = [row for row in rows if any(row)]  # as spreadsheets write empty ones
     header = [cell.lower() for cell in rows[0]] if rows else []
     columns = [header.index(column) for column in ("file", "x", "y", "class")]
     discs, num_lost = [], 0
     for row in rows[1:]:
-        if not any(row):
-            continue
         if len(row) < len(header) or any(row[len(header) :]):  # blank ones too many do no harm
             raise Unclear(f"row {row}")
         file, x, y, kind = (row[column] for column in columns)
