@@ -3,6 +3,7 @@
 import io
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -114,10 +115,12 @@ def png_header(file: BinaryIO) -> tuple[Header, int, int]:
     """Read a PNG's header; return also the bytes of its pixels and the most that it can hold."""
     found: dict[bytes, bytes] = {}
     compressed_bytes = 0
+    num_bytes = file.seek(0, io.SEEK_END)
+    file.seek(len(PNG_START))
     while len(start := file.read(8)) == 8 and b"IEND" not in found:
         length, name = struct.unpack(">I4s", start)
-        if name == b"IDAT":
-            compressed_bytes += length
+        if name == b"IDAT":  # which may claim more than there is
+            compressed_bytes += min(length, num_bytes - file.tell())
         if name in (b"IHDR", b"eXIf", b"IEND") and name not in found:
             found[name] = file.read(length)
             length = 0
@@ -151,7 +154,8 @@ def open_jpg(file: BinaryIO) -> PillowImage.Image:
 def exif_orientation(exif: bytes) -> int:
     """Return how a picture is turned, 1 to 8. Raises BadInputError."""
     entries = PillowImage.Exif()
-    entries.load(exif)
+    with suppress(Exception):  # a damaged EXIF raises whatever it likes; the picture may be whole
+        entries.load(exif)
     orientation = entries.get(ORIENTATION, 1) or 1  # 0: not known
     if orientation not in range(1, 9):
         raise BadInputError(f"damaged: EXIF's Orientation {orientation}: expected 1 to 8")

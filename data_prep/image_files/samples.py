@@ -50,17 +50,15 @@ def to_rgb(stored_HWC: npt.NDArray[Any], meaning: Meaning, uint16_white: int) ->
         raise BadInputError(f"pixels of type {stored_HWC.dtype}: expected 8 or 16 bit unsigned")
     if meaning.palette is not None:
         return meaning.palette[stored_HWC[..., 0].astype(np.uint8)]
-    pixels = to_uint8(stored_HWC, meaning.bits, uint16_white)
+    has_extra = meaning.extra is not Extra.NONE
+    colours = stored_HWC[..., :-1] if has_extra else stored_HWC
+    colours = to_uint8(colours, meaning.bits, uint16_white)
     if meaning.colours == "ycbcr":
-        return ycbcr_to_rgb(pixels)
-    colours = pixels if meaning.extra is Extra.NONE else pixels[..., :-1]
+        return ycbcr_to_rgb(colours)
     if meaning.is_inverted:
         colours = 255 - colours
-    if meaning.extra is Extra.ALPHA:
-        colours = over_white(colours, pixels[..., -1:])
-    if meaning.extra is Extra.PREMULTIPLIED:
-        # a colour above its alpha cannot be: it would be brighter than white
-        colours = np.minimum(colours, pixels[..., -1:]) + (255 - pixels[..., -1:])
+    if has_extra:  # whatever white is, alpha has all of its bits
+        colours = with_extra(colours, to_uint8(stored_HWC[..., -1:], meaning.bits), meaning.extra)
     if colours.shape[-1] == 1:
         colours = np.repeat(colours, 3, axis=-1)
     return np.ascontiguousarray(colours)
@@ -74,7 +72,17 @@ def largest_uint16(stored_HWC: npt.NDArray[Any], meaning: Meaning) -> int:
     return int(colours.max())
 
 
-def to_uint8(pixels: npt.NDArray[Any], bits: int, uint16_white: int) -> Image:
+def with_extra(colours: Image, alpha: Image, extra: Extra) -> Image:
+    """Lay colours over white, by what the extra sample is."""
+    if extra is Extra.ALPHA:
+        return over_white(colours, alpha)
+    if extra is Extra.PREMULTIPLIED:
+        # a colour above its alpha cannot be: it would be brighter than white
+        return np.minimum(colours, alpha) + (255 - alpha)
+    return colours
+
+
+def to_uint8(pixels: npt.NDArray[Any], bits: int, uint16_white: int = 65535) -> Image:
     """Scale values so that white is 255."""
     if bits == 8:
         return pixels

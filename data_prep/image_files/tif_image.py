@@ -115,9 +115,12 @@ class StoredLevel:
                 raise BadInputError("planes of red, green and blue that are not grey")
             self.meaning = Meaning("rgb", layout.bits)
         self.orientation = orientation_of(page)
-        sizes = {(each.height_px, each.width_px, each.bits) for each in self.layouts}
+        sizes = {
+            (each.height_px, each.width_px, each.bits, orientation_of(its_page))
+            for each, its_page in zip(self.layouts, self.pages, strict=True)
+        }
         if len(sizes) > 1:
-            raise BadInputError("planes of red, green and blue that differ in size")
+            raise BadInputError("planes of red, green and blue that differ in size or orientation")
         for each, its_layout in zip(self.pages, self.layouts, strict=True):
             check_first_segment(each, its_layout)
         self.stored_shape = layout.height_px, layout.width_px

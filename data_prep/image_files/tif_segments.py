@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from tifffile import TiffPage
 
-from data_prep.image_files.group_4 import check_group_4
+from data_prep.image_files.group_4 import check_group_4, has_end
 from data_prep.image_files.tif_structure import (
     BOUNDLESS,
     GROUP_4,
@@ -102,14 +102,8 @@ def check_data(data: bytes, page: TiffPage, layout: Layout, rows: int) -> None:
     """Refuse stored data of which decoders would make a picture though it is another, or cut."""
     if page.compression in PICTURES and page.jpegheader is None:
         check_picture(data, page, layout, rows)
-    if page.compression == GROUP_4 and not ends_as_group_4(data):
+    if page.compression == GROUP_4 and not has_end(data):
         raise BadInputError("unreadable or cut short: Group 4 data without its end")
-
-
-def ends_as_group_4(data: bytes) -> bool:
-    """Return whether data ends with Group 4's mark; its decoders make a picture of any bytes."""
-    bits = f"{int.from_bytes(data[-8:], 'big'):064b}".rstrip("0")
-    return bits.endswith("000000000001" * 2)
 
 
 def check_picture(data: bytes, page: TiffPage, layout: Layout, rows: int) -> None:

@@ -45,6 +45,7 @@ MOST_EXPANSION = {
     **dict.fromkeys((*JPEG_2000, WEBP), 2**20),
 }
 """How many bytes of pixels a stored byte can become, at most, for each compression."""
+WORD_BYTES = 4
 BOUNDLESS = (GROUP_4, LZMA, ZSTD, *JPEG_2000, WEBP)
 """Compressions by which a few bytes may stand for any number of px, or nearly so."""
 
@@ -217,7 +218,8 @@ def check_segments(page: TiffPage, layout: Layout, num_bytes: int) -> None:
         needed[:, -1] -= (layout.down * layout.segment_height - height) * layout.row_bytes
     wrong = needed.ravel() > counts * most
     if not is_compressed:
-        wrong = (counts != needed.ravel()) & (counts != full_bytes)
+        padding = counts - needed.ravel()  # some programs begin each strip at a whole word
+        wrong = ((padding < 0) | (padding >= WORD_BYTES)) & (counts != full_bytes)
     if wrong.any():
         number = int(np.flatnonzero(wrong)[0])
         raise BadInputError(
