@@ -16,7 +16,7 @@ from data_prep.annotations.reader import Annotation, AnnotationReader
 from data_prep.image_files.open_image import open_image, read_size
 from data_prep.images.arrays import Box, Mask, PointsN2
 from data_prep.images.masks import BINARY_LABEL
-from data_prep.images.rescaling import Rescaled
+from data_prep.images.rescaling import of_size
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadInputError, Field
 
@@ -63,7 +63,7 @@ class MaskImageReader(AnnotationReader[MaskFile]):
                 f" {tile.file_px[1]} x {tile.file_px[0]} px"
             )
         with open_image(parsed.path) as file:
-            mask = Rescaled(file, tile.height_px, tile.width_px)
+            mask = of_size(file, tile.height_px, tile.width_px)
             label_HW = labels_of(mask.read_labels(tile.box), [*values])
         middles = {
             name: middles_of(label_HW == label) for label, name in enumerate(values, start=1)
@@ -75,8 +75,6 @@ class MaskImageReader(AnnotationReader[MaskFile]):
 
 def labels_of(stored: npt.NDArray[Any], classes: Sequence[str]) -> Mask:
     """Return HW uint8, 1 for the first class and so on. Raises BadInputError for other values."""
-    if stored.ndim != 2:
-        raise BadInputError(f"{stored.shape[-1]} channels: a mask has one value per pixel")
     if stored.dtype == np.bool_:
         return stored.astype(np.uint8)
     if not np.issubdtype(stored.dtype, np.integer):

@@ -150,6 +150,13 @@ class Rescaled(ImageFile):
         return self.image.overview(most_shrink / factor, most_px)
 
 
+def of_size(image: ImageFile, height_px: int, width_px: int) -> ImageFile:
+    """Return an image as if it had a size; the image itself if it has it."""
+    if (image.height_px, image.width_px) == (height_px, width_px):
+        return image
+    return Rescaled(image, height_px, width_px)
+
+
 def at_resolution(image: ImageFile, wanted_mpp: float | None, otherwise_mpp: float) -> ImageFile:
     """Return an image as if it had a resolution, in micrometres a px.
 
@@ -170,4 +177,4 @@ def at_resolution(image: ImageFile, wanted_mpp: float | None, otherwise_mpp: flo
     height_px, width_px = (
         max(1, round(side * factor)) for side in (image.height_px, image.width_px)
     )
-    return Rescaled(image, height_px, width_px)
+    return of_size(image, height_px, width_px)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_file import ImageFile
-from data_prep.images.rescaling import Rescaled
+from data_prep.images.rescaling import of_size
 from data_prep.images.tiles import tissue_fraction
 from train.prediction.result_files import Task
 from train.prediction.tiles import Band, Corner
@@ -80,9 +80,8 @@ class BandReader:
 
     def open(self, task: Task) -> Source:
         """Open an image, and find its overview. Raises BadInputError."""
-        image: ImageFile = self.files.enter_context(open_image(task.path, self.uint16_white))
-        if task.is_rescaled:
-            image = Rescaled(image, *task.predicted_px)
+        file = self.files.enter_context(open_image(task.path, self.uint16_white))
+        image = of_size(file, *task.predicted_px)
         overview_HWC = None
         if self.min_tissue:
             most_shrink = min(task.bands[0].size) / OVERVIEW_PX
