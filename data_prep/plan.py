@@ -17,7 +17,7 @@ from common.progress import track
 from common.schema import json_sha256, short
 from data_prep import records, split
 from data_prep.annotations.folders import NoAnnotationsError
-from data_prep.annotations.formats import READERS, check_occurring, reader_of
+from data_prep.annotations.formats import READERS, check_occurring, other_formats, reader_of
 from data_prep.cases.names import find_cases, unmatched_names
 from data_prep.cases.similar import check_similar, similar_cases
 from data_prep.cases.suggestions import check_cases
@@ -115,7 +115,8 @@ def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:
     try:
         fields, bad = reader.find_fields(raw, config.case_regex)
     except NoAnnotationsError as error:
-        raise UsageError(f"{error} (annotations={config.annotations})") from None
+        others = other_formats(raw, config.case_regex)
+        raise UsageError(f"{error} (annotations={config.annotations}){others}") from None
     names = [field.name for field in fields]
     check_cases(names, config.case_regex)
     if config.similar_cases == "stop":

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from common.command_line import UsageError
+from common.command_line import UsageError, UserError, counted
 from data_prep.annotations.brecahad import BreCaHADReader
 from data_prep.annotations.findings import is_alike, quoted, shown
 from data_prep.annotations.mask_images import MaskImageReader
@@ -40,6 +40,19 @@ def reader_of(reading: Reading) -> AnnotationReader[Any]:
     return replace(READERS[reading.annotations], rules=rules)
 
 
+def other_formats(raw: Path, case_regex: str) -> str:
+    """Name the formats in which a raw folder is annotated, where it is not in the wanted one."""
+    finds = []
+    for name, reader in READERS.items():
+        try:
+            fields, _ = reader.find_fields(raw, case_regex)
+        except UserError:
+            continue
+        if fields:
+            finds.append(f"; annotations={name} finds {counted(len(fields), 'field')}")
+    return "".join(finds)
+
+
 def check_occurring(
     reader: AnnotationReader[Any], fields: Sequence[Field], classes: Sequence[str], raw: Path
 ) -> None:
@@ -62,7 +75,8 @@ def check_occurring(
         named = ", ".join(f"'{name}'" for name in classes if name in missing)
         listed = ", ".join(map(shown, sorted(found))) or "none"
         alike = "".join(
-            f"; {quoted(other, name)} is written otherwise than {quoted(name, other)}"
+            f"; {quoted(other, name)} is written otherwise than {quoted(name, other)}:"
+            " give it in classes= as it is written"
             for name in classes
             for other in sorted(found)
             if name in missing and is_alike(other, name)

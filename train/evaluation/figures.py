@@ -13,21 +13,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from common.ownership import Item
+from data_prep.images import class_colours
 from data_prep.images.arrays import Image, Mask
 from data_prep.images.class_colours import (
     GREEN,
-    ORANGE,
+    SKY,
+    YELLOW,
     Colour,
     as_line,
     colour_of,
     coloured,
 )
-from data_prep.images.outlines import Bools
 from train.evaluation.fields import FieldResult, Prediction
 from train.metrics.scores import score, score_text
 
-# With two of Okabe & Ito's palette: told apart with any kind of colour vision
-HIT, MISS, FALSE_ALARM, WRONG_CLASS = GREEN, ORANGE, (204, 33, 167), (20, 40, 230)
+# Okabe & Ito's: told apart with any kind of colour vision, and from the pink and purple of H&E
+HIT, MISS, FALSE_ALARM, WRONG_CLASS = GREEN, YELLOW, SKY, class_colours.VERMILION
 LEGEND_COLUMNS, LEGEND_ROW_INCH = 5, 0.25
 
 # Title, upper end of the axis (None: as it comes), and name in the lines -> label
@@ -81,8 +82,7 @@ def draw(
         prediction.predicted_classes(threshold),
     )
     save_panels(panels, title, image_HWC, annotated_HW, predicted_HW, names)
-    predicted_CHW = prediction.is_predicted(threshold)
-    save_outcome(outcome, title, image_HWC, prediction.truth_CHW, predicted_CHW)
+    save_outcome(outcome, title, image_HWC, annotated_HW, predicted_HW, len(names))
 
 
 def dice_text(result: FieldResult) -> str:
@@ -124,18 +124,23 @@ def save_panels(
 
 
 def save_outcome(
-    path: Path, title: str, image_HWC: Image, truth_CHW: Bools, predicted_CHW: Bools
+    path: Path,
+    title: str,
+    image_HWC: Image,
+    truth_HW: Mask,
+    predicted_HW: Mask,
+    num_classes: int,
 ) -> None:
     """Save a figure of hits, misses, false alarms and wrong classes over the image, with a legend.
 
-    `truth_CHW` and `predicted_CHW` say which pixels are of each class.
+    `truth_HW` and `predicted_HW` are those of the panels.
     """
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
     figure = Figure(figsize=(9, 9 * ratio + 0.9), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(outcome_picture(image_HWC, truth_CHW, predicted_CHW))
+    axes.imshow(outcome_picture(image_HWC, truth_HW, predicted_HW))
     entries = [("hit", HIT), ("miss", MISS), ("false alarm", FALSE_ALARM)]
-    if len(truth_CHW) > 1:
+    if num_classes > 1:
         entries.append(("wrong class", WRONG_CLASS))
     add_legend(axes, entries, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(entries))
     axes.set_title(title, parse_math=False)
@@ -153,15 +158,14 @@ def add_legend(where: Figure | Axes, entries: Sequence[tuple[str, Colour]], **mo
         text.set_text(as_line(name))
 
 
-def outcome_picture(image_HWC: Image, truth_CHW: Bools, predicted_CHW: Bools) -> Image:
+def outcome_picture(image_HWC: Image, truth_HW: Mask, predicted_HW: Mask) -> Image:
     """Lay hits, misses, false alarms and wrong classes over the image at half strength, HWC uint8.
 
-    A pixel is a hit where the annotated class alone is predicted. Where another one is, also
-    besides it, it has the wrong class, as the counts of pixels have a false alarm there.
+    `truth_HW` and `predicted_HW` are 0, or 1 for the first class and so on.
     """
-    is_annotated_HW, is_predicted_HW = truth_CHW.any(axis=0), predicted_CHW.any(axis=0)
+    is_annotated_HW, is_predicted_HW = truth_HW > 0, predicted_HW > 0
     is_both_HW = is_annotated_HW & is_predicted_HW
-    is_same_HW = (truth_CHW == predicted_CHW).all(axis=0)
+    is_same_HW = truth_HW == predicted_HW
     picture = image_HWC.astype(np.float32)
     for region, colour in (
         (is_both_HW & is_same_HW, HIT),

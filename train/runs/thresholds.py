@@ -40,8 +40,8 @@ def doubt_about_best(dice: Score, step: int) -> str:
     if dice is None or not 0 <= dice < NO_DICE:
         return ""
     return (
-        f"best is step {step}: no validation found anything (Dice {dice:.4f}), so it is only the"
-        " first of equals; train longer, or look at the masks and the learning rate"
+        f"best is step {step}, of Dice {dice:.4f}: no validation found anything at a threshold of"
+        " 0.5; train longer, or look at the masks and the learning rate"
     )
 
 

@@ -16,7 +16,7 @@ from data_prep.config import PrepConfig, SplitConfig
 from data_prep.dataset.manifest import Labelling, read_dataset
 from data_prep.prepare import prepare
 from data_prep.raw import BadInputFilesError
-from train.evaluation.fields import raw_fields
+from train.evaluation.fields import notes_on_raw, raw_fields
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -162,7 +162,9 @@ def test_a_file_that_annotates_nothing_is_refused_unless_it_may(
     assert cli(data_prep_main.main, *arguments(raw, out, *given, "empty=accept")).code == 0
     dataset = read_dataset(out)
     assert [sample.foreground_px > 0 for sample in dataset.samples] == [True, False]
-    fields, notes = raw_fields(raw, dataset.description.labelling, out)
+    labelling = dataset.description.labelling
+    fields = raw_fields(raw, labelling, out)
+    notes = notes_on_raw(fields, labelling, 0)
     assert not any(note.startswith("annotations") for note in notes)
     assert [bool(field.read()[1].any()) for field in fields] == [True, False]
     assert cli(data_prep_main.main, *arguments(raw, out, *given)).code == 1, "kept fields too"
@@ -172,7 +174,7 @@ def test_evaluation_of_raw_fields_says_what_is_not_in_the_truth(tmp_path: Path) 
     """Not that Fat is there, which the run never learned."""
     raw = write(tmp_path / "raw", CONTENT)
     labelling = Labelling({"Tumor": 255}, 4, 65535, "each", "geojson")
-    _, notes = raw_fields(raw, labelling, None)
+    notes = notes_on_raw(raw_fields(raw, labelling, None), labelling, 0)
     assert notes[:3] == [
         "annotations: passed over: 1 (geometry is LineString); counted once: 1 object annotated"
         " again; cut at the border of the image: 1 outline",
@@ -195,7 +197,9 @@ def test_a_class_that_is_missing_for_its_spelling_is_named(tmp_path: Path) -> No
     config = PrepConfig(
         raw=str(raw), out=str(tmp_path / "out"), annotations="geojson", classes=["tumor"]
     )
-    expected = "there are: 'Tumor '; 'Tumor ' is written otherwise than 'tumor'$"
+    expected = (
+        "there are: 'Tumor '; 'Tumor ' is written otherwise than 'tumor': give it in classes="
+    )
     with pytest.raises(UsageError, match=expected):
         prepare(config)
 

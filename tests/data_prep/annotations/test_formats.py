@@ -312,7 +312,8 @@ class TestClasses:
     ) -> None:
         """By a share of the fields too, though plasma cells are in the other share."""
         expected = r"classes: no 'Lymphocyte' anywhere in .*; there are: lymphocyte, plasma cell; "
-        expected += "'lymphocyte' is written otherwise than 'Lymphocyte'$"
+        expected += "'lymphocyte' is written otherwise than 'Lymphocyte': give it in classes= as"
+        expected += " it is written$"
         with pytest.raises(UsageError, match=expected):
             prepare(
                 folder,
@@ -350,7 +351,8 @@ class TestClasses:
         assert str(caught.value).endswith(
             ": 4 images in images/, but no annotation (.png or .tif or .tiff); it holds"
             " groundTruth/ (4 .json), images/ (4 .tif); expected, for Case_1-01.tif,"
-            " groundTruth/Case_1-01.png or Case_1-01_mask.png (annotations=masks)"
+            " groundTruth/Case_1-01.png or Case_1-01_mask.png (annotations=masks);"
+            " annotations=brecahad finds 4 fields; annotations=geojson finds 4 fields"
         )
 
     def test_bad_files_are_told_before_classes_that_may_be_in_them(

@@ -120,7 +120,7 @@ def test_the_real_sample_holds_one_picture_twice(real_data: Path, own_run: Path)
     """Case_10-07 and Case_10-08, whose discs of 20 px agree at Dice 0.594; no other two."""
     run = read_run(own_run)
     labelling = dataclasses.replace(run.data.labelling, radius_px=20)
-    fields, _ = raw_fields(real_data, labelling, run.description)
+    fields = raw_fields(real_data, labelling, run.description)
     (found,) = agreements(fields)
     assert found["fields"] == ["Case_10-07", "Case_10-08"]
     assert found["dice"] == pytest.approx(0.594, abs=0.0005)

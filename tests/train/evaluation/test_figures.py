@@ -40,7 +40,7 @@ def panels(path: Path, truth_HW: np.ndarray = SOME) -> None:
 
 
 def outcome(path: Path) -> None:
-    save_outcome(path, "a field", FIELD, SOME[None], ~SOME[None])
+    save_outcome(path, "a field", FIELD, SOME.astype(np.uint8), (~SOME).astype(np.uint8), 1)
 
 
 def curves(path: Path) -> None:
@@ -79,13 +79,14 @@ PREDICTED = np.array([[True, False, True, False]])
 
 
 def test_hit_miss_and_false_alarm_are_half_their_colour_half_the_image() -> None:
-    """(100, 200, 50) with green (0, 158, 115), orange (230, 159, 0), purple (204, 33, 167)."""
-    assert (HIT, MISS, FALSE_ALARM) == ((0, 158, 115), (230, 159, 0), (204, 33, 167))
-    picture = outcome_picture(IMAGE, TRUTH[None], PREDICTED[None])[0].tolist()
+    """(100, 200, 50) with green (0, 158, 115), yellow (240, 228, 66), sky (86, 180, 233)."""
+    assert (HIT, MISS, FALSE_ALARM) == ((0, 158, 115), (240, 228, 66), (86, 180, 233))
+    classes = TRUTH.astype(np.uint8), PREDICTED.astype(np.uint8)
+    picture = outcome_picture(IMAGE, *classes)[0].tolist()
     hit, miss, false_alarm, neither = picture
     assert np.abs(np.subtract(hit, (50, 179, 82.5))).max() <= 0.5
-    assert np.abs(np.subtract(miss, (165, 179.5, 25))).max() <= 0.5
-    assert np.abs(np.subtract(false_alarm, (152, 116.5, 108.5))).max() <= 0.5
+    assert np.abs(np.subtract(miss, (170, 214, 58))).max() <= 0.5
+    assert np.abs(np.subtract(false_alarm, (93, 190, 141.5))).max() <= 0.5
     assert neither == [100, 200, 50]
     assert IMAGE[0, 0].tolist() == [100, 200, 50]  # the image itself is left alone
 
@@ -93,10 +94,9 @@ def test_hit_miss_and_false_alarm_are_half_their_colour_half_the_image() -> None
 def test_two_classes_taken_for_one_another_have_the_wrong_class_and_are_no_hit() -> None:
     """Exactly where truth and prediction differ; with a Dice of 0 there is no hit at all."""
     rng = np.random.default_rng(0)
-    class_HW = rng.integers(0, 3, (20, 30))
-    truth_CHW = np.stack([class_HW == 1, class_HW == 2])
+    class_HW = rng.integers(0, 3, (20, 30)).astype(np.uint8)
     image_HWC = np.full((20, 30, 3), 100, np.uint8)
-    picture = outcome_picture(image_HWC, truth_CHW, truth_CHW[::-1])
+    picture = outcome_picture(image_HWC, class_HW, (3 - class_HW) % 3)
     wrong = np.round(0.5 * np.array(WRONG_CLASS) + 50)
     assert (picture[class_HW > 0] == wrong).all()
     assert (picture[class_HW == 0] == 100).all()
@@ -105,21 +105,20 @@ def test_two_classes_taken_for_one_another_have_the_wrong_class_and_are_no_hit()
 @pytest.mark.parametrize(
     ("truth", "predicted", "colour"),
     [
-        ((1, 0), (1, 0), HIT),
-        ((0, 1), (0, 1), HIT),
-        ((1, 0), (0, 1), WRONG_CLASS),
-        ((1, 0), (1, 1), WRONG_CLASS),  # a hit and a false alarm
-        ((1, 0), (0, 0), MISS),
-        ((0, 0), (0, 1), FALSE_ALARM),
-        ((0, 0), (1, 1), FALSE_ALARM),
-        ((0, 0), (0, 0), None),
+        (1, 1, HIT),
+        (2, 2, HIT),
+        (1, 2, WRONG_CLASS),
+        (2, 1, WRONG_CLASS),
+        (1, 0, MISS),
+        (0, 2, FALSE_ALARM),
+        (0, 0, None),
     ],
 )
-def test_a_pixel_of_two_classes_is_a_hit_only_if_all_of_it_is_right(
-    truth: tuple[int, int], predicted: tuple[int, int], colour: tuple[int, int, int] | None
+def test_a_pixel_is_a_hit_only_if_its_class_is_right(
+    truth: int, predicted: int, colour: tuple[int, int, int] | None
 ) -> None:
-    channels = [np.array(given, bool).reshape(2, 1, 1) for given in (truth, predicted)]
-    pixel = outcome_picture(np.full((1, 1, 3), 100, np.uint8), *channels)[0, 0]
+    classes = [np.full((1, 1), number, np.uint8) for number in (truth, predicted)]
+    pixel = outcome_picture(np.full((1, 1, 3), 100, np.uint8), *classes)[0, 0]
     assert pixel.tolist() == [round(0.5 * value + 50) for value in colour or (100, 100, 100)]
 
 
@@ -150,9 +149,9 @@ def test_the_legend_of_an_outcome_names_the_wrong_class_where_there_are_classes(
     tmp_path: Path,
 ) -> None:
     """At full strength the colour occurs in the legend only."""
-    channels = np.stack([SOME, ~SOME])
-    save_outcome(tmp_path / "two.png", "a field", FIELD, channels, channels[::-1])
-    save_outcome(tmp_path / "one.png", "a field", FIELD, SOME[None], ~SOME[None])
+    first = SOME.astype(np.uint8)
+    save_outcome(tmp_path / "two.png", "a field", FIELD, first + 1, 2 - first, 2)
+    save_outcome(tmp_path / "one.png", "a field", FIELD, first, 1 - first, 1)
     for name, is_named in (("two", True), ("one", False)):
         legend = shown(tmp_path / f"{name}.png")[-60:]
         assert (legend == WRONG_CLASS).all(axis=-1).any() == is_named

@@ -14,6 +14,7 @@ from tests.browser import CHROMIUM, Browser, start_browser
 from train import evaluate, show
 from train.evaluation.overlays import make_overlay
 from train.evaluation.report import in_words, report_page, story
+from train.runs.history import Restart
 from train.runs.run_folder import Run, read_run
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install)")
@@ -220,7 +221,7 @@ def test_evaluation_writes_it_with_the_digest_that_show_prints(
 
 
 def test_the_story_is_told_in_order_of_time() -> None:
-    restarts = [{"step": 4, "time_s": 20, "notes": ["a", "b"]}]
+    restarts = [Restart(step=4, time_s=20, notes=["a", "b"])]
     events = [{"time_s": 10.5, "event": "failed", "stage": "train", "step": 4, "reason": "why"}]
     told = [(row["time"], row["what"], row["details"]) for row in story(restarts, events)]
     assert told == [

@@ -115,7 +115,7 @@ def test_a_run_that_found_nothing_says_that_its_best_is_no_choice(
     outcome = cli(train_main.main, f"config={settings}")
     dices = [line["val/dice"] for line in read_metrics(run)]
     assert dices == [0, 0]
-    doubt = "best is step 4: no validation found anything (Dice 0.0000)"
+    doubt = "best is step 4, of Dice 0.0000: no validation found anything"
     assert f"warning: {doubt}" in outcome.out
     given = [f"run={run}", "figures=0", "amp=off"]
     assert f"warning: {doubt}" in cli(evaluate.main, *given, f"out={tmp_path / 'a'}").out
