@@ -125,7 +125,7 @@ def test_a_x20_picture_through_a_x40_model(tmp_path: Path, predicted: Callable[.
 
     outcome = predicted(save(tmp_path / "untold.tif", 0.5, told=None))
     assert outcome.out.startswith(
-        "resolution of 1 image is not known (model: 0.25 micrometres per px)"
+        "resolution of 1 image is not known (model: 0.25 micrometres per px): untold.tif;"
     )
     assert "mpp=" in outcome.out
     assert not results(tmp_path / "out", "untold")[0].any()

@@ -176,11 +176,11 @@ def notes_on_raw(fields: Sequence[WholeField], labelling: Labelling, mpp: float)
 
     `mpp`: the resolution of images that do not tell theirs, 0 for unknown.
     """
-    reader, told, found = reader_of(labelling), [], []
+    reader, told, found = reader_of(labelling), {}, []
     for field in (each.raw for each in fields if each.raw):
         with suppress(BadInputError, OSError):  # reading the field reports it
             with open_image(field.image) as file:
-                told.append(file.mpp)
+                told[field.image.name] = file.mpp
                 size = file.height_px, file.width_px
             found.append(reader.findings(reader.parse(field), whole(*size, size)))
     notes = notes_on_findings(add_up(found), labelling)

@@ -1,22 +1,22 @@
 """Say what becomes of images whose resolution is not the model's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from common.command_line import counted
+from common.command_line import counted, named
 from data_prep.dataset.one_resolution import span
 from data_prep.images.resolution import is_same, mpp_text
 
 
 def notes_on_resolution(
-    told: Sequence[float | None], model_mpp: float | None, given_mpp: float
+    told: Mapping[str, float | None], model_mpp: float | None, given_mpp: float
 ) -> list[str]:
     """Return a line about rescaled images and one about images of unknown resolution.
 
-    `told`: what the images tell, in micrometres per px; `given_mpp`: that of the others, 0 for
+    `told`: image -> what it tells, in micrometres per px; `given_mpp`: that of the others, 0 for
     unknown.
     """
-    known = [mpp for each in told if (mpp := each or given_mpp)]
-    num_unknown = len(told) - len(known)
+    known = [mpp for each in told.values() if (mpp := each or given_mpp)]
+    unknown = [image for image, mpp in told.items() if not (mpp or given_mpp)]
     if not model_mpp:
         if not known:
             return []
@@ -32,9 +32,10 @@ def notes_on_resolution(
             f"rescaled to the model's {mpp_text(model_mpp)}: {counted(len(factors), 'image')},"
             f" {span(factors)}"
         )
-    if num_unknown:
+    if unknown:
         notes.append(
-            f"resolution of {counted(num_unknown, 'image')} is not known (model:"
-            f" {mpp_text(model_mpp)}): used without rescaling; give it with mpp=..."
+            f"resolution of {counted(len(unknown), 'image')} is not known (model:"
+            f" {mpp_text(model_mpp)}): {named(unknown)}; used without rescaling; give it with"
+            " mpp=..."
         )
     return notes

@@ -104,7 +104,7 @@ class Predictor:
     def plan(self, paths: Sequence[Path]) -> PredictionPlan:
         """Sort images into those to predict and the others, and make folders for the bands. One
         rank calls this for all."""
-        tasks, num_done, changed, bad, told = [], 0, list[str](), {}, []
+        tasks, num_done, changed, bad, told = [], 0, list[str](), {}, {}
         out = Path(self.config.out)
         for kind in (KIND, BANDS):
             ownership.make_private(out, kind)
@@ -114,7 +114,7 @@ class Predictor:
             except BadInputError as error:
                 bad[path] = str(error)
                 continue
-            told.append(task.mpp)
+            told[path.name] = task.mpp
             standing = task.look()
             if standing.is_done:
                 num_done += 1
