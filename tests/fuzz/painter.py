@@ -175,6 +175,7 @@ def table(content: bytes, name: str, size: tuple[int, int], radius_px: int) -> P
         if len(row) < len(header) or any(row[len(header) :]):  # blank ones too many do no harm
             raise Unclear(f"row {row}")
         file, x, y, kind = (row[column] for column in columns)
+        file = file.rpartition(".")[0].strip() if "." in file else file  # blanks are no name's end
         if file.rpartition(".")[0] != name and file != name:
             if file.rpartition(".")[0] == "Case_2-01" or file == "Case_2-01":
                 continue

@@ -81,9 +81,9 @@ def tried(trial: Trial, folder: Path, limit_s: float) -> tuple[Verdict, Outcome]
     def judge(outcome: Outcome) -> None:
         """Say what came of it, in the command's process: readers may fall over its picture."""
         verdict = trial.judge(outcome) if outcome.code == 0 else Verdict(REFUSED)
-        if verdict.name == REFUSED and trial.is_read_by_others():
-            verdict = Verdict(READ_BY_OTHERS)
         answer.write_text(json.dumps(dataclasses.astuple(verdict)))
+        if verdict.name == REFUSED and trial.is_read_by_others():  # over which others may fall
+            answer.write_text(json.dumps(dataclasses.astuple(Verdict(READ_BY_OTHERS))))
 
     outcome = run_forked(trial.command, folder / "log", limit_s, judge)
     if broken := outcome.broken_limit:
