@@ -8,6 +8,8 @@ of hematoxylin and eosin. Staining, blur and tissue habits are drawn at random o
 that cases differ as in a clinic; the positions of the cells are drawn once per field.
 """
 
+from pathlib import Path
+
 from common import command_line
 from common.help_text import help_text
 from data_prep.tools.config import SyntheticConfig
@@ -19,6 +21,7 @@ def main(argv: list[str]) -> int:
         print(help_text(SyntheticConfig, __doc__ or ""))
         return 0
     config = command_line.load(SyntheticConfig, argv)
+    command_line.make_output_folder(Path(config.out))
     from data_prep.tools.synthetic_files import write_dataset  # here: it loads numpy and OpenCV
 
     num_fields = write_dataset(config)

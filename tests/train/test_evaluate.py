@@ -154,7 +154,9 @@ def test_augmented_copies_do_not_count(evaluated: Evaluate, prepared: Dataset) -
 def test_cases_that_training_or_validation_saw_are_warned_of(
     evaluated: Evaluate, raw: Path
 ) -> None:
-    of_training, of_validation = evaluated(f"raw={raw}", "cases=[2,3,4]")["warnings"]
+    warnings = evaluated(f"raw={raw}", "cases=[2,3,4]")["warnings"]
+    of_training, of_validation, doubt = warnings
+    assert doubt.startswith("best is step 4, of Dice 0.0000")
     assert of_training.startswith("trained on: Case_2;")
     assert of_validation.startswith(
         "checkpoint and thresholds were chosen on: Case_3; test on other cases"
@@ -252,7 +254,7 @@ def test_pictures_that_were_trained_on_under_other_names_are_warned_of(
         shutil.copy(raw / "Case_4-01.png", folder / f"{name}.png")
         shutil.copy(raw / "Case_4-01.json", folder / f"{name}.json")
     summary = evaluated(f"raw={folder}")
-    (warning,) = summary["warnings"]
+    _, warning = summary["warnings"]  # the first doubts the best
     assert "Case_8-01 like Case_1-01" in warning
     assert "Case_9" not in warning
     assert summary["agreement"] == [{"fields": ["Case_9-01", "Case_9-02"], "dice": 1.0}]
@@ -367,7 +369,7 @@ def test_raw_fields_of_another_format_are_told_which_is_expected_and_by_what(
         f"error: raw={folder}: 2 images in this folder, but no annotation (.json); it holds"
         " 2 .geojson, 2 .png; expected, for Case_4-01.png, groundTruth/Case_4-01.json; expected"
         " annotations=brecahad (.json), the format of the training data in"
-        f" {own_run}/dataset.json, or name theirs: annotations=...\n",
+        f" {own_run}/dataset.json; annotations=geojson finds 2 fields\n",
     )
 
 

@@ -31,6 +31,7 @@ from train.config import TrainConfig
 from train.evaluation.measurement import FieldResult
 from train.loop.trainer import Trainer
 from train.loop.validation import validation_metrics
+from train.metrics.detection import Nuclei
 from train.prediction import predict_images, predictor
 from train.prediction.config import PredictConfig
 from train.prediction.result_files import ResultFiles, to_mask
@@ -357,13 +358,13 @@ def test_a_corrected_result_is_kept_and_others_are_replaced(
 def test_a_result_corrected_while_others_are_predicted_is_kept(
     slide: Path, tmp_path: Path, run_predict: RunPredict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_nuclei = ResultFiles.write_nuclei
+    find_nuclei = ResultFiles.find_nuclei
 
-    def write_and_correct(results: ResultFiles, *paths: Path) -> None:
+    def correct_and_find(results: ResultFiles) -> dict[str, Nuclei]:
         (tmp_path / "out" / "slide.json").write_text("mine")
-        write_nuclei(results, *paths)
+        return find_nuclei(results)
 
-    monkeypatch.setattr(ResultFiles, "write_nuclei", write_and_correct)
+    monkeypatch.setattr(ResultFiles, "find_nuclei", correct_and_find)
     outcome = run_predict(slide)
     assert outcome.code == 1
     assert outcome.err.splitlines() == [left_out(slide, tmp_path / "out", "slide.json")]
@@ -413,11 +414,11 @@ def test_rows_are_told_while_the_last_image_is_written(
 ) -> None:
     """Nuclei, which are written last, wait here until what was written before was told."""
     was_told = threading.Event()
-    write_nuclei = ResultFiles.write_nuclei
+    find_nuclei = ResultFiles.find_nuclei
 
-    def wait_and_write(results: ResultFiles, *paths: Path) -> None:
+    def wait_and_find(results: ResultFiles) -> dict[str, Nuclei]:
         assert was_told.wait(30)
-        write_nuclei(results, *paths)
+        return find_nuclei(results)
 
     def tell(items: Iterable[Any], *, label: str, count: Callable, **given: object) -> Iterator:
         done = 0
@@ -427,7 +428,7 @@ def test_rows_are_told_while_the_last_image_is_written(
             if (label, done) == ("write", 2 * 200):
                 was_told.set()
 
-    monkeypatch.setattr(ResultFiles, "write_nuclei", wait_and_write)
+    monkeypatch.setattr(ResultFiles, "find_nuclei", wait_and_find)
     monkeypatch.setattr(predict_images, "track", tell)
     assert run_predict(slide).code == 0
 

@@ -15,7 +15,8 @@ from torch import nn
 from common.command_line import UsageError, UserError
 from common.stop_request import StopRequest
 from data_prep.annotations.findings import Findings, add_up, summary, warnings
-from data_prep.annotations.formats import READERS, check_occurring, reader_of
+from data_prep.annotations.folders import NoAnnotationsError
+from data_prep.annotations.formats import READERS, check_occurring, other_formats, reader_of
 from data_prep.dataset.manifest import Dataset, Labelling, Sample
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.image_files.open_image import open_image
@@ -147,6 +148,9 @@ def raw_fields(
     expected = expected_format(labelling, described_in)
     try:
         fields, bad = reader.find_fields(raw, labelling.case_regex)
+    except NoAnnotationsError as error:
+        others = other_formats(raw, labelling.case_regex)
+        raise UsageError(f"{error}; {expected}{others}") from None
     except UsageError as error:
         raise UsageError(f"{error}; {expected}") from None
     if bad:

@@ -245,5 +245,5 @@ def test_an_out_that_is_a_file_is_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert exit_code(settings(tmp_path / "file", cases=1, fields=1)) == 1
+    assert exit_code(settings(tmp_path / "file", cases=1, fields=1)) == 2
     assert "out=" in capsys.readouterr().err
