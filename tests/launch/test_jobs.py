@@ -143,11 +143,15 @@ class TestJobs:
         command = [sys.executable, "launch/jobs.py", "logs", "-f", str(run)]
         with subprocess.Popen(command, cwd=jobs.ROOT, stdout=subprocess.PIPE, text=True) as shown:
             assert shown.stdout
-            assert shown.stdout.readline() == "begun\n"
-            log.write_text("begun\n\x1b[2J\n")
-            assert shown.stdout.readline() == "\\x1b[2J\n"
-            shown.send_signal(signal.SIGINT)
-            assert shown.wait(timeout=30) == 130
+            try:
+                assert shown.stdout.readline() == "begun\n"
+                with log.open("a") as more:
+                    more.write("\x1b[2J\n")
+                assert shown.stdout.readline() == "\\x1b[2J\n"
+                shown.send_signal(signal.SIGINT)
+                assert shown.wait(timeout=30) == 130
+            finally:
+                shown.kill()
 
     @pytest.mark.parametrize("number", ["9" * 5000, "\u0667", "7; rm", "-7", ""])
     def test_what_is_no_number_of_a_job_is_passed_over(
