@@ -6,7 +6,10 @@ The digests are sha256 over the values alone, so the number of ranks that traine
 matter. Two checkpoints with the same digest are the same to the bit.
 """
 
+from pathlib import Path
+
 from common import command_line
+from common.command_line import UsageError
 from common.help_text import help_text
 from train.runs.config import ShowConfig
 from train.runs.newest import check_run
@@ -18,6 +21,8 @@ def main(argv: list[str]) -> int:
         print(help_text(ShowConfig, __doc__ or ""))
         return 0
     config = command_line.load(ShowConfig, argv)
+    if config.run and Path(config.run).is_file():
+        raise UsageError(f"run={config.run}: an exported model, not a run with checkpoints")
     check_run(config.run, config.checkpoint)
     from train.runs.show_checkpoint import show_checkpoint  # here: it takes seconds
 

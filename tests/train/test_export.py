@@ -38,6 +38,7 @@ from train.checkpoints.load_checkpoint import load_all_tensors
 from train.exchange import exported_model, onnx_model
 from train.exchange.config import ExportConfig
 from train.runs.export_run import export_run
+from train.runs.thresholds import doubt_about_best
 
 Cli = Callable[..., Any]
 
@@ -110,6 +111,7 @@ def test_evaluate_writes_beside_an_exported_model_and_names_it_once_in_a_line(
     assert (summary["checkpoint"], summary["step"]) == ("model.safetensors", step)
     assert summary["warnings"] == [
         "trained on: Case_1; these figures do not show new patients",
+        doubt_about_best(0.0, step),
         "not checked whether these pictures were trained on under other names: an exported model"
         " does not know where its data set is; give data=",
     ]
