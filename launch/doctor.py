@@ -21,8 +21,8 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from common import command_line
-from launch import slurm_commands
-from launch.profiles import Profile, load_profile
+from launch.cluster import slurm_commands
+from launch.cluster.profiles import Profile, load_profile
 
 FINE, DOUBTFUL, FATAL = "fine", "doubtful", "FATAL"
 SHM_NEEDED_GB = 1.0

@@ -25,8 +25,8 @@ from common import command_line
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, UserError
 from common.lease import TakenError
 from common.stop_request import SIGNALS, StopRequest
-from launch import slurm_commands
-from launch.events import STAGES, last_step, note_in_job
+from launch.cluster import slurm_commands
+from launch.record.events import STAGES, last_step, note_in_job
 from launch.requeue import Action, decide, request_requeue
 from train.ranks.slurm_job import job_id
 

@@ -26,8 +26,8 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError, UserError, escaped, printable
 from common.schema import without_waiting
-from launch import slurm_commands
-from launch.events import (
+from launch.cluster import slurm_commands
+from launch.record.events import (
     JOBS,
     LAUNCH,
     SUBMISSION,
@@ -36,7 +36,7 @@ from launch.events import (
     read_events,
     read_submission,
 )
-from launch.run_jobs import RunJob, in_queue, known_jobs, queued_jobs
+from launch.record.run_jobs import RunJob, in_queue, known_jobs, queued_jobs
 from train.runs.history import read_metrics, read_progress, read_restarts
 from train.runs.newest import RUNS, newest_run
 

@@ -11,10 +11,10 @@ from types import FrameType
 
 from common.command_line import EXIT_STOPPED
 from common.stop_request import StopRequest
-from launch.events import note
-from launch.profiles import Profile
+from launch.cluster.profiles import Profile
 from launch.queueing import ROOT, record
-from launch.run_jobs import submitting
+from launch.record.events import note
+from launch.record.run_jobs import submitting
 
 # By default SIGUSR2 ends torchrun but not its ranks; after another signal it kills them in 30 s
 TORCHRUN_WAITS = (

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import EXIT_FAILED
-from launch import slurm_commands
-from launch.events import last_step, note_in_job, own_step, read_events
+from launch.cluster import slurm_commands
+from launch.record.events import last_step, note_in_job, own_step, read_events
 from launch.requeue import Action, decide, request_requeue
 from train.ranks.slurm_job import job_id
 

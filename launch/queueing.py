@@ -1,122 +1,23 @@
-"""The jobs of a chain: what they ask Slurm for, the code they run, and how they are queued."""
+"""Queue the jobs of a chain, with a copy of the code that they run."""
 
 import dataclasses
-import functools
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.command_line import UserError
-from launch import sbatch_args, slurm_commands
-from launch.events import JOBS, LAUNCH, note, write_submission
+from launch.cluster import slurm_commands
+from launch.cluster.profiles import Profile
 from launch.job import Stage
-from launch.profiles import Profile
+from launch.job_requests import Job, after, too_large
+from launch.record.events import JOBS, LAUNCH, note, write_submission
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT_CONFIG = "config.yaml"
 PACKAGES = ("common", "data_prep", "model", "train", "launch")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job to queue: a stage, once or (an array) with each of several lists of arguments."""
-
-    stage: str
-    label: str
-    arguments: list[list[str]]
-    parameters: dict[str, Any]
-    """Parameters of submitit's executor."""
-
-
-def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profile) -> list[Job]:
-    """Return the jobs of the chain, in order; they run the snapshot in `code`."""
-    jobs = []
-    common = functools.partial(parameters, run, code, profile)
-    for stage, given in arguments.items():
-        if stage == "prepare":
-            shares = [f"share={k}/{profile.prep_jobs}" for k in range(1, profile.prep_jobs + 1)]
-            one_task = common("prepare", nodes=1, tasks=1, gpus=0)
-            if profile.prep_jobs > 1:
-                jobs.append(Job(stage, "prepare", [[*given, share] for share in shares], one_task))
-            joining = one_task | {"job_name": "eosin-join"} if profile.prep_jobs > 1 else one_task
-            jobs.append(Job(stage, "join" if profile.prep_jobs > 1 else stage, [given], joining))
-        elif stage == "train":
-            asked = common(stage, profile.nodes, profile.tasks_per_node, profile.gpus)
-            jobs.append(Job(stage, stage, [given], asked))
-        else:
-            asked = common(stage, 1, 1, min(1, profile.gpus))
-            jobs.append(Job(stage, stage, [given], asked))
-    return jobs
-
-
-def parameters(
-    run: Path, code: Path, profile: Profile, stage: str, nodes: int, tasks: int, gpus: int
-) -> dict[str, Any]:
-    """Return the parameters of submitit's executor for a job."""
-    python = shlex.quote(sys.executable)
-    given = profile.sbatch_arguments
-    added = given if gpus else sbatch_args.without_gpus(given)
-    more = {name: value or True for name, value in added.items()}
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | profile.environment
-    asked = {
-        "job_name": f"eosin-{stage}",
-        "nodes": nodes,
-        "ntasks_per_node": tasks,
-        "cpus_per_task": profile.cpus_per_task,
-        "time": profile.time_min,
-        "signal_delay_s": profile.signal_lead_s,
-        "stderr_to_stdout": True,
-        "setup": [
-            *profile.setup,
-            *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
-            f"export PYTHONPATH={shlex.quote(str(code))}",
-            f"cd {shlex.quote(str(code))}",
-        ],
-        # Since Slurm 22.05 srun ignores the --cpus-per-task of sbatch. When a rank dies the others
-        # would wait for it
-        "srun_args": [
-            f"--cpus-per-task={profile.cpus_per_task}",
-            "--kill-on-bad-exit=1",
-            *profile.srun_args,
-        ],
-        "teardown": [
-            f"{python} -m launch.on_exit {shlex.quote(str(run))} {stage} $? {profile.retries}"
-        ],
-        "additional_parameters": more | {"requeue": True, "kill-on-invalid-dep": "yes"},
-    }
-    if gpus and not sbatch_args.gres_gpus(profile.sbatch_arguments):
-        asked["gpus_per_node"] = f"{profile.gpu_type}:{gpus}" if profile.gpu_type else gpus
-    if profile.mem_gb:
-        asked["mem"] = f"{int(profile.mem_gb * 1024)}MB"
-    named = ("partition", "account", "qos", "constraint")
-    return asked | {key: getattr(profile, key) for key in named if getattr(profile, key)}
-
-
-def after(job: str) -> dict[str, str]:
-    """Return the parameters that make a job wait for another's success."""
-    return {"dependency": f"afterok:{job}"} if job else {}
-
-
-def script(run: Path, job: Job, before: str) -> str:
-    """Return the sbatch script of a job as submitit writes it; needs no Slurm."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    folder = run / LAUNCH / JOBS / "%j"
-    command = (
-        f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    )
-    array = {"map_count": len(job.arguments)} if len(job.arguments) > 1 else {}
-    text = _make_sbatch_string(
-        command=command, folder=folder, **job.parameters, **array, **after(before)
-    )
-    called = "\n".join(f"#   {job.stage} {shlex.join(given)}" for given in job.arguments)
-    return f"##### {job.label}\n{text}\n# The stage in each task (or array task):\n{called}\n"
 
 
 def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
@@ -141,25 +42,6 @@ def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
                 f"{job.label}: Slurm refuses the job: {reason}{too_large(job, reason)}; queued none"
             ) from None
     return ids
-
-
-def too_large(job: Job, reason: str) -> str:
-    """Return what a job asks of a node where no node has as much, else ''."""
-    if "node configuration is not available" not in reason:
-        return ""
-    tasks, cpus = job.parameters["ntasks_per_node"], job.parameters["cpus_per_task"]
-    asked = [
-        f"{tasks * cpus} CPUs ({tasks} ranks of cpus_per_task={cpus})",
-        *(
-            f"{key}={job.parameters[key]}"
-            for key in ("gpus_per_node", "mem")
-            if key in job.parameters
-        ),
-    ]
-    return (
-        f": no node has {', '.join(asked)}; `sinfo -o '%P %c %G %m'` shows what nodes have, and"
-        " --cpus-per-task, --gpus-per-node and --mem-gb ask for less"
-    )
 
 
 def queue_one(run: Path, job: Job, before: str) -> str:

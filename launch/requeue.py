@@ -16,8 +16,8 @@ from enum import Enum, auto
 from pathlib import Path
 
 from common.command_line import EXIT_STOPPED, EXIT_USAGE
-from launch import slurm_commands
-from launch.events import last_step, note_in_job
+from launch.cluster import slurm_commands
+from launch.record.events import last_step, note_in_job
 from train.ranks.slurm_job import job_id
 
 UNKNOWN = "unknown"  # Slurm does not answer: better requeued once too often than lost

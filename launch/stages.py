@@ -14,10 +14,10 @@ from common.command_line import UsageError, UserError
 from common.help_text import describe_fields
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
 from data_prep.dataset.manifest import DATASET, DatasetError, read_description
-from launch import slurm_commands
-from launch.events import LAUNCH, STAGES, SUBMISSION, read_submission
-from launch.profiles import Profile
-from launch.run_jobs import queued_jobs
+from launch.cluster import slurm_commands
+from launch.cluster.profiles import Profile
+from launch.record.events import LAUNCH, STAGES, SUBMISSION, read_submission
+from launch.record.run_jobs import queued_jobs
 from train.config import PRESETS, TrainConfig, with_pipeline_read
 from train.evaluation.config import EvaluateConfig
 from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch

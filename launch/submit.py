@@ -31,12 +31,13 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
-from launch import slurm_commands
-from launch.events import LAUNCH, STAGES
+from launch.cluster import slurm_commands
+from launch.cluster.profiles import Profile, has_control_characters, load_profile
+from launch.job_requests import plan, script
 from launch.local import local_commands, run_here
-from launch.profiles import Profile, has_control_characters, load_profile
-from launch.queueing import plan, queue, record, script, take_snapshot, with_kept_config
-from launch.run_jobs import submitting
+from launch.queueing import queue, record, take_snapshot, with_kept_config
+from launch.record.events import LAUNCH, STAGES
+from launch.record.run_jobs import submitting
 from launch.stages import (
     Request,
     check,

@@ -19,7 +19,7 @@ import pytest
 
 from common.file_records import read_record
 from tests import ranks
-from tests.launch.cluster import Cluster, events, restarts, step, why_not
+from tests.launch.dev_cluster import Cluster, events, restarts, step, why_not
 from train.checkpoints.checkpoint_files import STATE, verify
 from train.checkpoints.digests import tensors_sha256
 from train.checkpoints.load_checkpoint import load_all_tensors

@@ -21,8 +21,8 @@ from data_prep.output_lock import WHOLE, lease_of
 from launch import job as in_job
 from launch import jobs
 from launch.doctor import main as doctor
-from launch.events import note, write_submission
-from launch.run_jobs import queued_jobs, submitting
+from launch.record.events import note, write_submission
+from launch.record.run_jobs import queued_jobs, submitting
 from tests.launch.fakes import answer, write
 
 

@@ -15,8 +15,8 @@ import pytest
 from common.command_line import EXIT_STOPPED
 from data_prep.synthetic import main as synthetic
 from launch import local
+from launch.cluster.profiles import Profile
 from launch.local import Relay
-from launch.profiles import Profile
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from common.command_line import UsageError
-from launch import profiles
-from launch.profiles import Profile, load_profile
-from launch.queueing import plan, script
+from launch.cluster import profiles
+from launch.cluster.profiles import Profile, load_profile
+from launch.job_requests import plan, script
 
 RUN = Path("/runs/a")
 STAGES = {"prepare": [], "train": [], "evaluate": []}

@@ -11,8 +11,9 @@ import pytest
 
 from common import plain_yaml
 from common.command_line import UsageError
-from launch import profiles, submit
-from launch.queueing import Job, too_large
+from launch import submit
+from launch.cluster import profiles
+from launch.job_requests import Job, too_large
 from tests.launch.fakes import answer, write
 
 HOSTILE = {

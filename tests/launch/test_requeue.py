@@ -13,9 +13,10 @@ import pytest
 
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from common.stop_request import StopRequest
-from launch import on_exit, slurm_commands
-from launch.events import note, own_step, read_events
+from launch import on_exit
+from launch.cluster import slurm_commands
 from launch.job import Stage
+from launch.record.events import note, own_step, read_events
 from launch.requeue import Action, decide
 from tests.launch.fakes import answer
 

@@ -10,9 +10,9 @@ import pytest
 
 from common.command_line import UsageError
 from data_prep.__main__ import main as data_prep
-from launch.events import write_submission
-from launch.profiles import Profile
+from launch.cluster.profiles import Profile
 from launch.queueing import with_kept_config
+from launch.record.events import write_submission
 from launch.stages import (
     Request,
     check,

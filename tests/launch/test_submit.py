@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from common.command_line import UsageError, UserError
-from launch import profiles, queueing, slurm_commands
+from launch import queueing
 from launch import submit as submit_module
-from launch.profiles import PROFILES, Profile, load_profile
-from launch.queueing import Job, plan, queue, script
+from launch.cluster import profiles, slurm_commands
+from launch.cluster.profiles import PROFILES, Profile, load_profile
+from launch.job_requests import Job, plan, script
+from launch.queueing import queue
 from launch.stages import Request, stage_arguments
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ metrics.jsonl         one line per epoch: metrics of the validation
 training.jsonl        one line per `log_every_steps` steps: training loss, learning rate, ...
 restarts.jsonl        one line per restart
 progress.json         how far the run is
-launch/events.jsonl   one line per event of its jobs, see launch.events
+launch/events.jsonl   one line per event of its jobs, see launch.record.events
 """
 
 import re

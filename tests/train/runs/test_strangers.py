@@ -26,7 +26,7 @@ from common.command_line import UserError
 from common.schema import json_sha256
 from data_prep.dataset.manifest import Dataset, read_dataset
 from launch import jobs, on_exit
-from launch.events import note, read_submission, write_submission
+from launch.record.events import note, read_submission, write_submission
 from tests.train.checkpoints.conftest import remake_complete
 from train.checkpoints.checkpoint_files import verify
 from train.checkpoints.load_checkpoint import load_all_tensors
@@ -287,7 +287,7 @@ def originals(trained: Path, prepared: Dataset, tmp_path_factory: pytest.TempPat
 def outside_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No command of Slurm's answers."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("launch.slurm_commands.WAIT_S", 0)
+    monkeypatch.setattr("launch.cluster.slurm_commands.WAIT_S", 0)
 
 
 @pytest.mark.usefixtures("outside_slurm")
@@ -300,7 +300,7 @@ def test_a_changed_file_is_right_or_refused_in_words(place: Place, originals: Pa
 
 if __name__ == "__main__":
     where, seed, times = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    from launch import slurm_commands
+    from launch.cluster import slurm_commands
 
     slurm_commands.WAIT_S = 0
     os.environ["PATH"] = "/nowhere"

@@ -10,9 +10,9 @@ from typing import Any
 
 from common import command_line
 from common.command_line import UsageError
-from launch import sbatch_args
+from launch.cluster import sbatch_args
 
-PROFILES = Path(__file__).parents[1] / "slurm"
+PROFILES = Path(__file__).parents[2] / "slurm"
 SIGNAL_EARLY_S = 60  # by how much Slurm may send --signal early (manual of sbatch)
 
 

@@ -8,8 +8,15 @@ from pathlib import Path
 
 from common.command_line import UsageError
 from common.lease import Lease
-from launch import slurm_commands
-from launch.events import JOBS, LAUNCH, SUBMISSION, read_events, read_submission, submission_of
+from launch.cluster import slurm_commands
+from launch.record.events import (
+    JOBS,
+    LAUNCH,
+    SUBMISSION,
+    read_events,
+    read_submission,
+    submission_of,
+)
 from train.runs.history import JOB
 
 

@@ -1,0 +1,1 @@
+"""What a cluster is, and what jobs ask of it: profiles, limits, the commands of Slurm."""
