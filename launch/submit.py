@@ -34,6 +34,7 @@ from common.help_text import field_docs
 from launch.cluster import slurm_commands
 from launch.cluster.profiles import Profile, has_control_characters, load_profile
 from launch.job_requests import plan, script
+from launch.layouts import check_ranks
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
@@ -41,7 +42,6 @@ from launch.record.run_jobs import submitting
 from launch.stages import (
     Request,
     check,
-    check_ranks,
     choose_stages,
     stage_arguments,
     with_pipelines_read,

@@ -1,7 +1,6 @@
 """What each stage is told: by default, by name, and what is refused before anything is queued."""
 
 import json
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from launch.record.events import write_submission
 from launch.stages import (
     Request,
     check,
-    check_ranks,
     choose_stages,
     load_training,
     stage_arguments,
@@ -24,8 +22,6 @@ from launch.stages import (
 )
 from launch.submit import main as submit
 from tests.launch.fakes import answer
-from train.config import TrainConfig
-from train.loop.batch import resolve_batch
 from train.runs.newest import CONFIG
 
 ALL = ["prepare", "train", "evaluate"]
@@ -185,93 +181,6 @@ def test_a_key_goes_to_every_stage_that_knows_it_and_a_prefixed_one_to_its_own()
 
 def test_stages_that_are_named_run_in_their_order() -> None:
     assert choose_stages("evaluate,train", Request({"raw": "x"}, Path("/a"))) == ALL[1:]
-
-
-class TestRanks:
-    """As many as are asked for, or whole commands that are accepted."""
-
-    @pytest.mark.parametrize(("nodes", "gpus"), [(1, 1), (3, 1), (3, 4), (16, 8)])
-    def test_any_number_is_accepted(self, nodes: int, gpus: int, here: Path) -> None:
-        check_ranks(Request({}, here / "a"), Profile(nodes=nodes, gpus_per_node=gpus), [])
-
-    @pytest.mark.parametrize(
-        ("argv", "profile", "commands"),
-        [
-            (
-                ["--nodes", "3", "microbatches=8", "epochs=2"],
-                Profile(nodes=3),
-                ["--nodes 3 epochs=2", "--nodes 2 microbatches=8 epochs=2"],
-            ),
-            (
-                ["--nodes=3", "--gpus-per-node", "4", "--dry-run", "microbatches=16"],
-                Profile(nodes=3, gpus_per_node=4),
-                [
-                    "--nodes 3 --gpus-per-node 4 --dry-run",
-                    "--nodes 2 --gpus-per-node 4 --dry-run microbatches=16",
-                ],
-            ),
-            (
-                ["--gpus-per-node", "3", "microbatches=8"],
-                Profile(gpus_per_node=3),
-                ["--gpus-per-node 3", "--gpus-per-node 2 microbatches=8"],
-            ),
-            (
-                ["--gpus-per-node", "a100:3", "microbatches=8"],
-                Profile(gpus_per_node="a100:3"),
-                ["--gpus-per-node a100:3", "--gpus-per-node a100:2 microbatches=8"],
-            ),
-            (
-                ["batch_size=8", "--nodes", "16"],
-                Profile(nodes=16),
-                ["--nodes 16", "--nodes 8 batch_size=8"],
-            ),
-            (
-                ["--profile", "cpu", "train.microbatches=2"],
-                Profile(nodes=1, gpus_per_node=0, ranks_per_node=4),
-                ["--profile cpu", "--profile cpu --ranks-per-node 2 train.microbatches=2"],
-            ),
-        ],
-    )
-    def test_a_refusal_shows_commands_that_are_accepted(
-        self, argv: list[str], profile: Profile, commands: list[str], here: Path
-    ) -> None:
-        settings = dict(word.split("=", 1) for word in argv if "=" in word and word[0] != "-")
-        with pytest.raises(UsageError) as refused:
-            check_ranks(Request(settings, here / "a"), profile, argv)
-        shown = [line.strip() for line in str(refused.value).splitlines()[1:]]
-        assert shown == [f"python launch/submit.py {command}" for command in commands]
-
-    def test_a_shown_command_is_accepted_as_it_stands(
-        self, brecahad: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with pytest.raises(UsageError) as refused:
-            submit(["--dry-run", "--nodes", "3", "--gpus-per-node", "2", "batch_size=8"])
-        shown = [line.strip() for line in str(refused.value).splitlines()[1:]]
-        assert len(shown) == 2
-        for command in shown:
-            assert submit(shlex.split(command)[2:]) == 0, command
-            capsys.readouterr()
-
-    def test_a_run_goes_on_on_as_many_ranks_as_it_has_parts(self, here: Path) -> None:
-        begun = resolve_batch(TrainConfig(), 4, None)
-        (here / "run").mkdir()
-        settings = {"batch_size": begun.batch.size, "microbatches": begun.batch.num_microbatches}
-        (here / "run" / CONFIG).write_text(json.dumps({"data": "d", **settings}))
-        request = Request({"run": "run"}, here / "run")
-        check_ranks(request, Profile(nodes=2), [])
-        with pytest.raises(
-            UsageError, match=r"8 ranks, but microbatches=4: .* as the run began"
-        ) as refused:
-            check_ranks(request, Profile(nodes=8), ["--nodes", "8", "run=run"])
-        assert str(refused.value).splitlines()[1:] == [
-            "  python launch/submit.py --nodes 4 run=run"
-        ]
-        # without microbatches=4 it would not be the run that began
-        with pytest.raises(UsageError, match="3 ranks") as refused:
-            check_ranks(request, Profile(nodes=3), ["--nodes", "3", "run=run"])
-        assert str(refused.value).splitlines()[1:] == [
-            "  python launch/submit.py --nodes 2 run=run"
-        ]
 
 
 class TestPipelines:

@@ -1,0 +1,72 @@
+"""Nodes and ranks per node: what training gets, and which numbers would be accepted instead."""
+
+import shlex
+from collections.abc import Sequence
+
+from common import command_line
+from common.command_line import UsageError
+from launch.cluster.profiles import Profile
+from launch.stages import Request, load_training, stage_arguments
+from train.config import TrainConfig
+from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
+
+
+def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None:
+    """Refuse a number of ranks that does not divide the batch. Raises UsageError, which shows whole
+    commands that are accepted."""
+    # the last layout for a number of ranks is kept: it has the most ranks per node
+    layouts = {nodes * tasks: (nodes, tasks) for nodes, tasks in smaller_layouts(profile)}
+    num_ranks = profile.nodes * profile.tasks_per_node
+
+    def load(given: Sequence[str]) -> TrainConfig:
+        settings = dict(command_line.split_argument(setting) for setting in given)
+        asked = Request(settings, request.run)
+        return load_training(stage_arguments(["train"], asked, profile)["train"])
+
+    settings = [f"{key}={value}" for key, value in request.settings.items()]
+    try:
+        resolve_batch(load(settings), num_ranks, request.begun)
+    except RanksError as error:
+        counts = [num_ranks, *sorted(layouts.keys() - {num_ranks}, reverse=True)]
+        commands = []
+        for number, given in accepted_starts(settings, counts, load, request.begun):
+            wanted = with_layout(argv, profile, *layouts[number])
+            commands.append(shlex.join(["python", "launch/submit.py", *wanted, *given]))
+        raise UsageError(f"train: {error}; accepted are{as_lines(commands)}") from None
+
+
+def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:
+    """Return each (nodes, ranks per node) up to the profile's, fewest ranks per node first."""
+    every = [
+        (nodes, tasks)
+        for nodes in range(1, profile.nodes + 1)
+        for tasks in range(1, profile.tasks_per_node + 1)
+    ]
+    return sorted(every, key=lambda layout: layout[1])
+
+
+def with_layout(argv: Sequence[str], profile: Profile, nodes: int, tasks: int) -> list[str]:
+    """Return the flags of a command line changed to these nodes and ranks per node."""
+    flags = flags_of(argv)
+    if nodes != profile.nodes:
+        flags |= {"--nodes": str(nodes)}
+    if tasks != profile.tasks_per_node and profile.gpus:
+        flags["--gpus-per-node"] = f"{profile.gpu_type}:{tasks}".lstrip(":")
+    elif tasks != profile.tasks_per_node:
+        flags["--ranks-per-node"] = str(tasks)
+    return [word for flag, value in flags.items() for word in (flag, value) if word]
+
+
+def flags_of(argv: Sequence[str]) -> dict[str, str]:
+    """Return flag -> its value, '' where it takes none."""
+    flags: dict[str, str] = {}
+    flag = ""
+    for word in argv:
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            flags[name] = value
+            flag = "" if value or name == "--dry-run" else name
+        elif flag:
+            flags[flag] = word
+            flag = ""
+    return flags
