@@ -36,12 +36,30 @@ def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profil
             joining = one_task | {"job_name": "eosin-join"} if profile.prep_jobs > 1 else one_task
             jobs.append(Job(stage, "join" if profile.prep_jobs > 1 else stage, [given], joining))
         elif stage == "train":
-            asked = common(stage, profile.nodes, profile.tasks_per_node, profile.gpus)
+            asked = common(stage, profile.most_nodes, profile.tasks_per_node, profile.gpus)
+            if profile.least_nodes < profile.most_nodes:
+                asked = on_free_nodes(asked, profile)
             jobs.append(Job(stage, stage, [given], asked))
         else:
             asked = common(stage, 1, 1, min(1, profile.gpus))
             jobs.append(Job(stage, stage, [given], asked))
     return jobs
+
+
+def on_free_nodes(asked: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """Return the parameters of a job that takes as many nodes of a range as are free.
+
+    Only srun is told the tasks per node. If sbatch knows them, Slurm (22.05) takes no more nodes
+    than there are tasks on one node. The CPUs of a node are asked for by --mincpus then.
+    """
+    others = {key: asked[key] for key in asked if key not in ("ntasks_per_node", "cpus_per_task")}
+    num_cpus = profile.tasks_per_node * profile.cpus_per_task
+    return others | {
+        "nodes": profile.most_nodes,  # a number, with which submitit calculates
+        "srun_args": [f"--ntasks-per-node={profile.tasks_per_node}", *asked["srun_args"]],
+        "additional_parameters": asked["additional_parameters"]
+        | {"nodes": profile.nodes, "mincpus": num_cpus},
+    }
 
 
 def parameters(
@@ -110,7 +128,10 @@ def script(run: Path, job: Job, before: str) -> str:
 
 def too_large(job: Job, reason: str) -> str:
     """Return what a job asks of a node where no node has as much, else ''."""
-    if "node configuration is not available" not in reason:
+    if (
+        "node configuration is not available" not in reason
+        or "ntasks_per_node" not in job.parameters
+    ):
         return ""
     tasks, cpus = job.parameters["ntasks_per_node"], job.parameters["cpus_per_task"]
     asked = [

@@ -8,15 +8,18 @@ from common.command_line import UsageError
 from launch.cluster.profiles import Profile
 from launch.stages import Request, load_training, stage_arguments
 from train.config import TrainConfig
-from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
+from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, resolve_batch
 
 
-def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None:
-    """Refuse a number of ranks that does not divide the batch. Raises UsageError, which shows whole
-    commands that are accepted."""
+def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> TrainConfig:
+    """Return the configuration of training, with the batch for its largest number of ranks.
+
+    A job may start on fewer nodes than it may have, so the numbers are not left to its start.
+    Raises UsageError, which shows whole commands that are accepted, for too many ranks.
+    """
     # the last layout for a number of ranks is kept: it has the most ranks per node
     layouts = {nodes * tasks: (nodes, tasks) for nodes, tasks in smaller_layouts(profile)}
-    num_ranks = profile.nodes * profile.tasks_per_node
+    num_ranks = profile.most_ranks
 
     def load(given: Sequence[str]) -> TrainConfig:
         settings = dict(command_line.split_argument(setting) for setting in given)
@@ -25,7 +28,7 @@ def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None
 
     settings = [f"{key}={value}" for key, value in request.settings.items()]
     try:
-        resolve_batch(load(settings), num_ranks, request.begun)
+        return resolve_batch(load(settings), num_ranks, request.begun)
     except RanksError as error:
         counts = [num_ranks, *sorted(layouts.keys() - {num_ranks}, reverse=True)]
         commands = []
@@ -35,11 +38,29 @@ def check_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> None
         raise UsageError(f"train: {error}; accepted are{as_lines(commands)}") from None
 
 
+def with_batch(
+    arguments: dict[str, list[str]], resolved: TrainConfig | None
+) -> dict[str, list[str]]:
+    """Return the arguments of the stages, those of training with the numbers of its batch."""
+    if resolved is None:
+        return arguments
+    others = [
+        setting
+        for setting in arguments["train"]
+        if command_line.split_argument(setting)[0] not in BATCH_KEYS
+    ]
+    size, num_microbatches = resolved.batch
+    batch = [f"batch_size={size}", f"microbatches={num_microbatches}"]
+    if resolved.batch_per_rank:  # of a preset: it is in batch_size now
+        batch.append("batch_per_rank=0")
+    return arguments | {"train": [*others, *batch]}
+
+
 def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:
     """Return each (nodes, ranks per node) up to the profile's, fewest ranks per node first."""
     every = [
         (nodes, tasks)
-        for nodes in range(1, profile.nodes + 1)
+        for nodes in range(1, profile.most_nodes + 1)
         for tasks in range(1, profile.tasks_per_node + 1)
     ]
     return sorted(every, key=lambda layout: layout[1])
@@ -48,8 +69,9 @@ def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:
 def with_layout(argv: Sequence[str], profile: Profile, nodes: int, tasks: int) -> list[str]:
     """Return the flags of a command line changed to these nodes and ranks per node."""
     flags = flags_of(argv)
-    if nodes != profile.nodes:
-        flags |= {"--nodes": str(nodes)}
+    if nodes != profile.most_nodes:
+        is_range = profile.least_nodes < min(nodes, profile.most_nodes)
+        flags["--nodes"] = f"{profile.least_nodes}-{nodes}" if is_range else str(nodes)
     if tasks != profile.tasks_per_node and profile.gpus:
         flags["--gpus-per-node"] = f"{profile.gpu_type}:{tasks}".lstrip(":")
     elif tasks != profile.tasks_per_node:

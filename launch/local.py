@@ -25,7 +25,7 @@ TORCHRUN_WAITS = (
 
 def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[str, list[str]]:
     """Return stage -> its command on this machine; several ranks run under torchrun."""
-    ranks = profile.nodes * profile.tasks_per_node
+    ranks = profile.most_ranks
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     torchrun += [*TORCHRUN_WAITS, "-m"]
     programs = {

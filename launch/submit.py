@@ -34,7 +34,7 @@ from common.help_text import field_docs
 from launch.cluster import slurm_commands
 from launch.cluster.profiles import Profile, has_control_characters, load_profile
 from launch.job_requests import plan, script
-from launch.layouts import check_ranks
+from launch.layouts import resolve_ranks, with_batch
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
@@ -72,11 +72,10 @@ def main(argv: list[str]) -> int:
     refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
     stages = choose_stages(options.stages, request)
     check(stage_arguments(stages, request, profile), request)
-    if "train" in stages:
-        check_ranks(request, profile, argv)
+    resolved = resolve_ranks(request, profile, argv) if "train" in stages else None
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())
-    arguments = with_pipelines_read(stage_arguments(stages, request, profile))
+    arguments = with_pipelines_read(with_batch(stage_arguments(stages, request, profile), resolved))
     if options.cluster == "local":
         commands = local_commands(arguments, profile)
         if options.dry_run:

@@ -28,8 +28,9 @@ class Profile:
     """Quality of service."""
     constraint: str = ""
     """Features that nodes must have, as in a100|h100."""
-    nodes: int = 1
-    """Nodes for training."""
+    nodes: int | str = 1
+    """Nodes for training: a number, or the least and the most as in 1-4. Then each start takes as
+    many as are free, and the run goes on with the same bits."""
     gpus_per_node: int | str = 1
     """GPUs per node for training, one rank each: a number, or type and number as in a100:2. With 0
     training uses CPUs."""
@@ -64,8 +65,9 @@ class Profile:
                 f"gpus_per_node={self.gpus_per_node}: expected a whole number, or the type and the"
                 " number, as in a100:2"
             )
+        self.read_nodes()
         self.check_texts()
-        least = {"nodes": 1, "ranks_per_node": 0, "cpus_per_task": 1}
+        least = {"ranks_per_node": 0, "cpus_per_task": 1}
         least |= {"time_min": 1, "signal_lead_s": 1, "prep_jobs": 1, "retries": 0}
         if not self.gpu_type:
             least["gpus_per_node"] = 0
@@ -84,6 +86,17 @@ class Profile:
                 " one rank per GPU; leave ranks_per_node out, or train on CPUs with gpus_per_node=0"
             )
         self.check_sbatch_args()
+
+    def read_nodes(self) -> None:
+        """Make `nodes` a number where it is one. Raises ValueError for neither number nor range."""
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", str(self.nodes), re.ASCII)
+        least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= least <= most:
+            raise ValueError(
+                f"nodes={self.nodes}: expected a whole number from 1, or the least and the most, as"
+                " in 1-4"
+            )
+        object.__setattr__(self, "nodes", least if least == most else f"{least}-{most}")
 
     def check_texts(self) -> None:
         """Refuse texts that would add a line to the script. Raises ValueError."""
@@ -122,6 +135,21 @@ class Profile:
         for name in ("mem-per-cpu", "mem-per-gpu"):
             if self.mem_gb and name in arguments:
                 raise ValueError(f"sbatch_args: --{name}: contradicts mem_gb:; give one of them")
+
+    @property
+    def least_nodes(self) -> int:
+        """The smallest number of nodes on which training starts."""
+        return int(str(self.nodes).partition("-")[0])
+
+    @property
+    def most_nodes(self) -> int:
+        """The largest number of nodes that training takes."""
+        return int(str(self.nodes).rpartition("-")[2])
+
+    @property
+    def most_ranks(self) -> int:
+        """The largest number of ranks of training."""
+        return self.most_nodes * self.tasks_per_node
 
     @property
     def gpus(self) -> int:

@@ -9,8 +9,8 @@ import pytest
 
 from common.command_line import UsageError
 from launch.cluster.profiles import Profile
-from launch.layouts import check_ranks
-from launch.stages import Request
+from launch.layouts import resolve_ranks, with_batch
+from launch.stages import Request, load_training
 from launch.submit import main as submit
 from train.config import TrainConfig
 from train.loop.batch import resolve_batch
@@ -36,11 +36,41 @@ class TestRanks:
 
     @pytest.mark.parametrize(("nodes", "gpus"), [(1, 1), (3, 1), (3, 4), (16, 8)])
     def test_any_number_is_accepted(self, nodes: int, gpus: int, here: Path) -> None:
-        check_ranks(Request({}, here / "a"), Profile(nodes=nodes, gpus_per_node=gpus), [])
+        resolve_ranks(Request({}, here / "a"), Profile(nodes=nodes, gpus_per_node=gpus), [])
+
+    @pytest.mark.parametrize(
+        ("settings", "batch"),
+        [
+            ({}, ["batch_size=8", "microbatches=8"]),
+            ({"microbatches": "16"}, ["batch_size=16", "microbatches=16"]),
+            ({"batch_per_rank": "3"}, ["batch_size=24", "microbatches=8", "batch_per_rank=0"]),
+        ],
+    )
+    def test_the_batch_is_that_of_the_largest_number_of_nodes(
+        self, settings: dict[str, str], batch: list[str], here: Path
+    ) -> None:
+        """A job that starts on fewer computes the same."""
+        profile = Profile(nodes="1-4", gpus_per_node=2)
+        resolved = resolve_ranks(Request(settings, here / "a"), profile, [])
+        arguments = {"train": ["epochs=2", *(f"{key}={n}" for key, n in settings.items())]}
+        assert with_batch(arguments, resolved) == {"train": ["epochs=2", *batch]}
+        for num_ranks in (2, 4, 8):
+            given = with_batch(arguments, resolved)["train"]
+            assert resolve_batch(load_training(given), num_ranks, None).batch == resolved.batch
 
     @pytest.mark.parametrize(
         ("argv", "profile", "commands"),
         [
+            (
+                ["--nodes", "1-4", "microbatches=2"],
+                Profile(nodes="1-4"),
+                ["--nodes 1-4", "--nodes 1-2 microbatches=2"],
+            ),
+            (
+                ["--nodes", "2-4", "microbatches=2"],
+                Profile(nodes="2-4"),
+                ["--nodes 2-4", "--nodes 2 microbatches=2"],
+            ),
             (
                 ["--nodes", "3", "microbatches=8", "epochs=2"],
                 Profile(nodes=3),
@@ -81,7 +111,7 @@ class TestRanks:
     ) -> None:
         settings = dict(word.split("=", 1) for word in argv if "=" in word and word[0] != "-")
         with pytest.raises(UsageError) as refused:
-            check_ranks(Request(settings, here / "a"), profile, argv)
+            resolve_ranks(Request(settings, here / "a"), profile, argv)
         shown = [line.strip() for line in str(refused.value).splitlines()[1:]]
         assert shown == [f"python launch/submit.py {command}" for command in commands]
 
@@ -102,17 +132,17 @@ class TestRanks:
         settings = {"batch_size": begun.batch.size, "microbatches": begun.batch.num_microbatches}
         (here / "run" / CONFIG).write_text(json.dumps({"data": "d", **settings}))
         request = Request({"run": "run"}, here / "run")
-        check_ranks(request, Profile(nodes=2), [])
+        resolve_ranks(request, Profile(nodes=2), [])
         with pytest.raises(
             UsageError, match=r"8 ranks, but microbatches=4: .* as the run began"
         ) as refused:
-            check_ranks(request, Profile(nodes=8), ["--nodes", "8", "run=run"])
+            resolve_ranks(request, Profile(nodes=8), ["--nodes", "8", "run=run"])
         assert str(refused.value).splitlines()[1:] == [
             "  python launch/submit.py --nodes 4 run=run"
         ]
         # without microbatches=4 it would not be the run that began
         with pytest.raises(UsageError, match="3 ranks") as refused:
-            check_ranks(request, Profile(nodes=3), ["--nodes", "3", "run=run"])
+            resolve_ranks(request, Profile(nodes=3), ["--nodes", "3", "run=run"])
         assert str(refused.value).splitlines()[1:] == [
             "  python launch/submit.py --nodes 2 run=run"
         ]

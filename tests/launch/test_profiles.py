@@ -182,8 +182,11 @@ class TestLines:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nodes: two", "mine.yaml: nodes: expected a whole number"),
-        ("nodes: 0", "slurm/mine.yaml: nodes=0: must be at least 1"),
+        ("nodes: two", "mine.yaml: nodes=two: expected a whole number from 1, or the least and"),
+        ("nodes: 0", "slurm/mine.yaml: nodes=0: expected a whole number from 1"),
+        ("nodes: 4-1", "slurm/mine.yaml: nodes=4-1: expected a whole number from 1"),
+        ("nodes: 0-2", "slurm/mine.yaml: nodes=0-2: expected a whole number from 1"),
+        ("nodes: 1-", "slurm/mine.yaml: nodes=1-: expected a whole number from 1"),
         ("gpus_per_node: many", "slurm/mine.yaml: gpus_per_node=many: expected"),
         ("setup: module load cuda", "mine.yaml: setup: expected a list"),
         ("sbatch_args: --exclusive", "mine.yaml: sbatch_args: expected a list"),
@@ -203,5 +206,5 @@ def test_a_wrong_profile_is_told_by_file_and_key(text: str, message: str, write:
 
 
 def test_a_wrong_flag_is_not_blamed_on_the_file(write: Any) -> None:
-    with pytest.raises(UsageError, match=r"^nodes=0: must be at least 1"):
+    with pytest.raises(UsageError, match=r"^nodes=0: expected a whole number"):
         write("partition: low", nodes="0")

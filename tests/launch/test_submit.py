@@ -73,6 +73,26 @@ class TestDryRun:
             assert line in done.out
         assert not (tmp_path / "run").exists()
 
+    def test_a_range_of_nodes_tells_only_srun_how_many_tasks_a_node_has(
+        self, submit: Submit, raw: Path, tmp_path: Path
+    ) -> None:
+        """Or Slurm takes no more nodes than one node has tasks (measured on 22.05)."""
+        flags = ("--nodes", "1-4", "--gpus-per-node", "2", "--cpus-per-task", "3")
+        done = submit("--dry-run", *flags, f"raw={raw}", f"run={tmp_path / 'run'}")
+        assert done.code == 0, done.err
+        (train,) = [part for part in done.out.split("#####") if part.startswith(" train\n")]
+        for line in (
+            "#SBATCH --nodes=1-4",
+            "#SBATCH --mincpus=6",
+            "#SBATCH --gpus-per-node=2",
+            " --ntasks-per-node=2 --cpus-per-task=3 --kill-on-bad-exit=1 ",
+            # of all 8 ranks, however many start
+            " epochs=1 batch_size=8 microbatches=8",
+        ):
+            assert line in train.replace(f"run={tmp_path / 'run'}", "epochs=1")
+        assert "#SBATCH --ntasks-per-node" not in train
+        assert "#SBATCH --cpus-per-task" not in train
+
 
 class TestRefusals:
     """Before anything is queued."""
@@ -88,7 +108,7 @@ class TestRefusals:
                 ["--profile", "nosuch"],
                 "--profile nosuch: slurm/nosuch.yaml does not exist; profiles are cpu, default",
             ),
-            (["--nodes", "0"], "nodes=0: must be at least 1"),
+            (["--nodes", "0"], "nodes=0: expected a whole number from 1"),
             (["--stages", "train,paint"], "unknown paint; prepare, train, evaluate"),
         ],
     )
@@ -171,7 +191,7 @@ def test_a_dry_run_on_this_machine_prints_the_commands_and_runs_nothing(
     prepare, train, evaluate = done.out.splitlines()
     assert f"-m data_prep out={tmp_path / 'run/prepared'}" in prepare
     assert "torch.distributed.run" in train
-    assert train.endswith("epochs=7")
+    assert train.endswith("epochs=7 batch_size=8 microbatches=2")
     assert evaluate.endswith(f"-m train.evaluate run={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 
