@@ -2,13 +2,16 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from common import command_line
 from common.command_line import UsageError
+from data_prep.dataset.manifest import DATASET, read_description
 from launch.cluster.profiles import Profile
 from launch.stages import Request, load_training, stage_arguments
-from train.config import TrainConfig
+from train.config import TrainConfig, with_pipeline_read
 from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, resolve_batch
+from train.runs.same_run import OtherRunError, check_same_run
 
 
 def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> TrainConfig:
@@ -36,6 +39,30 @@ def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> Tr
             wanted = with_layout(argv, profile, *layouts[number])
             commands.append(shlex.join(["python", "launch/submit.py", *wanted, *given]))
         raise UsageError(f"train: {error}; accepted are{as_lines(commands)}") from None
+
+
+def check_begun(
+    request: Request, config: TrainConfig, argv: Sequence[str], *, is_prepared: bool
+) -> None:
+    """Refuse settings or data that are not those of a run that has begun.
+
+    Its job would refuse them on the node. `config`: that of training, with its batch;
+    `is_prepared`: whether the data set is there by now. Raises UsageError, which shows whole
+    commands that are accepted.
+    """
+    if not (request.run / DATASET).is_file():
+        return
+    data = read_description(Path(config.data) / DATASET) if is_prepared else None
+    try:
+        check_same_run(with_pipeline_read(config), data, config.crop.pipeline)
+    except OtherRunError as error:
+        settings = [f"{key}={value}" for key, value in request.settings.items()]
+        flags = [word for flag, value in flags_of(argv).items() for word in (flag, value) if word]
+        commands = [
+            shlex.join(["python", "launch/submit.py", *flags, *accepted])
+            for accepted in error.accepted(settings)
+        ]
+        raise UsageError(f"train: {error}{as_lines(commands)}") from None
 
 
 def with_batch(

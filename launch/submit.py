@@ -34,7 +34,7 @@ from common.help_text import field_docs
 from launch.cluster import slurm_commands
 from launch.cluster.profiles import Profile, has_control_characters, load_profile
 from launch.job_requests import plan, script
-from launch.layouts import resolve_ranks, with_batch
+from launch.layouts import check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
@@ -73,6 +73,8 @@ def main(argv: list[str]) -> int:
     stages = choose_stages(options.stages, request)
     check(stage_arguments(stages, request, profile), request)
     resolved = resolve_ranks(request, profile, argv) if "train" in stages else None
+    if request.begun and resolved:
+        check_begun(request, resolved, argv, is_prepared="prepare" not in stages)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())
     arguments = with_pipelines_read(with_batch(stage_arguments(stages, request, profile), resolved))

@@ -3,11 +3,14 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.command_line import UsageError
+from common.command_line import UsageError, as_yaml
+from data_prep.__main__ import main as data_prep
+from data_prep.dataset.manifest import DATASET
 from launch.cluster.profiles import Profile
 from launch.layouts import resolve_ranks, with_batch
 from launch.stages import Request, load_training
@@ -146,3 +149,38 @@ class TestRanks:
         assert str(refused.value).splitlines()[1:] == [
             "  python launch/submit.py --nodes 2 run=run"
         ]
+
+
+class TestBegun:
+    """What the run's job would refuse on its node is refused before anything is queued."""
+
+    @pytest.fixture
+    def begin(self, brecahad: Path, here: Path) -> Path:
+        """A run that has begun, as the first start of a training leaves it."""
+        assert data_prep(["copies=1", "workers=1", "split.val=0", "split.test=0"]) == 0
+        run, given = here / "run", ["epochs=1", "model.width=4"]
+        resolved = resolve_batch(load_training([f"run={run}", *given]), 1, None)
+        run.mkdir()
+        (run / CONFIG).write_text(as_yaml(replace(resolved, amp="off", memory_format="contiguous")))
+        (run / DATASET).write_bytes((here / "data/prepared" / DATASET).read_bytes())
+        return run
+
+    def test_other_settings_are_refused_with_commands_that_are_accepted(
+        self, begin: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = ["--dry-run", "--stages", "train", "run=run", "epochs=2", "model.width=4"]
+        with pytest.raises(UsageError, match=r"other settings \(epochs: 1 -> 2\)") as refused:
+            submit(given)
+        first, second = [line.strip() for line in str(refused.value).splitlines()[1:]]
+        start = "python launch/submit.py --dry-run --stages train run=run"
+        assert first == f"{start} epochs=1 model.width=4"
+        assert second == f"{start} epochs=2 model.width=4 resume=override"
+        for command in (first, second):
+            assert submit(shlex.split(command)[2:]) == 0
+            capsys.readouterr()
+
+    def test_data_that_were_prepared_anew_are_refused(self, begin: Path, here: Path) -> None:
+        again = ["copies=1", "workers=1", "split.val=0", "split.test=0", "radius_px=9"]
+        assert data_prep(again) == 0
+        with pytest.raises(UsageError, match="data: radius_px: 20 -> 9"):
+            submit(["--dry-run", "--stages", "train", "run=run", "epochs=1", "model.width=4"])

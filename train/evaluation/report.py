@@ -24,8 +24,8 @@ from train.runs.history import (
     read_restarts,
     read_training,
 )
-from train.runs.open_run import flat_settings
 from train.runs.run_folder import Run
+from train.runs.same_run import flat_settings
 from train.runs.thresholds import CHOSEN_ON
 
 REPORT = "report.html"

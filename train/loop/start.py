@@ -18,6 +18,7 @@ from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock, locked
 from train.runs.newest import CONFIG, new_run, read_config
 from train.runs.open_run import io_errors_explained, open_run
+from train.runs.same_run import OtherRunError
 
 
 def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None) -> int:
@@ -35,7 +36,7 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
             config = replace(config, run=str(ranks.first_does(new_run)))
         folder = Path(config.run)
         with io_errors_explained(folder), locked(folder, ranks) as lock:
-            return train(config, dataset, ranks, stop, lock)
+            return train(config, settings, dataset, ranks, stop, lock)
 
 
 def batch_for_ranks(config: TrainConfig, settings: Sequence[str], ranks: Ranks) -> TrainConfig:
@@ -69,12 +70,21 @@ def train_command(num_ranks: int, settings: Sequence[str]) -> str:
 
 
 def train(
-    config: TrainConfig, dataset: Dataset, ranks: Ranks, stop: StopRequest, lock: RunLock
+    config: TrainConfig,
+    settings: Sequence[str],
+    dataset: Dataset,
+    ranks: Ranks,
+    stop: StopRequest,
+    lock: RunLock,
 ) -> int:
     """Open the run's folder, and train to the last epoch; returns the exit code. Collective."""
     # rank 0 alone decides whether the run may go on
     given = config
-    config, changes = ranks.first_does(lambda: open_run(given, dataset, ranks.device))
+    try:
+        config, changes = ranks.first_does(lambda: open_run(given, dataset, ranks.device))
+    except OtherRunError as error:
+        commands = [train_command(ranks.world_size, other) for other in error.accepted(settings)]
+        raise UsageError(f"{error}{as_lines(commands)}") from None
     trainer = Trainer(config, dataset, ranks, stop, lock, changes)
     if not trainer.is_finished:
         return trainer.fit()

@@ -30,7 +30,7 @@ from train.ranks.lock import RunLock
 from train.runs.history import check_history
 from train.runs.monitor import Done, Goal, Monitor
 from train.runs.newest import CHECKPOINTS
-from train.runs.open_run import config_sha256
+from train.runs.same_run import config_sha256
 from train.runs.thresholds import doubt_about_best
 
 MUCH_WAITING = 0.1  # fraction of an interval's time above which the user gets advice

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,15 +11,13 @@ from common import command_line
 from common.command_line import UsageError, UserError
 from common.files import holds
 from common.ownership import PRIVATE, Item
-from common.schema import json_sha256
 from data_prep.dataset.manifest import DATASET, Dataset
 from model.precision import choose_precision
 from train.checkpoints.published import published_checkpoints
-from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig, with_pipeline_read
+from train.config import TrainConfig, with_pipeline_read
 from train.ranks.lock import LOCK
 from train.runs.newest import CHECKPOINTS, CONFIG
-from train.runs.run_folder import RunFolder, read_run_folder
-from train.runs.same_data import differences, flat
+from train.runs.same_run import check_same_run, resolve_auto
 
 # What may be in the folder before config.yaml: from launch/submit.py, or from a killed start
 ALLOWED_BEFORE = {"launch", "prepared", PRIVATE, DATASET, LOCK}
@@ -41,9 +38,7 @@ def open_run(
     config = with_pipeline_read(config)
     changes: list[str] = []
     if (folder / CONFIG).is_file() and (folder / DATASET).is_file():
-        run = read_run_folder(folder)
-        config = resolve_auto(config, run.config.amp, run.config.memory_format)
-        changes = check_same_run(run, config, dataset, pipeline)
+        config, changes = check_same_run(config, dataset.description, pipeline)
     elif folder.is_dir() and has_other_content(folder):
         raise UsageError(f"run={folder}: holds files that are not a run's; name another folder")
     precision = choose_precision(device, config.amp, config.memory_format)
@@ -69,68 +64,10 @@ def write_settings(folder: Path, dataset: bytes, config: bytes) -> None:
         item.publish(durably=True)
 
 
-def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConfig:
-    """Replace 'auto' in the configuration."""
-    resolved: dict[str, Any] = {}
-    if config.amp == "auto":
-        resolved["amp"] = amp
-    if config.memory_format == "auto":
-        resolved["memory_format"] = memory_format
-    return dataclasses.replace(config, **resolved)
-
-
 def has_other_content(folder: Path) -> bool:
     """Whether a folder without config.yaml holds files that are not a run's."""
     names = {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")}
     return bool(names - ALLOWED_BEFORE)
-
-
-def check_same_run(
-    run: RunFolder, config: TrainConfig, dataset: Dataset, pipeline: str
-) -> list[str]:
-    """Return a line for each setting that differs from those of the run.
-
-    `pipeline`: the file of crop.pipeline, to be named.
-
-    Raises UserError for other data, for settings that the saved state does not fit (FIXED_KEYS),
-    and with resume=same for every setting that changes results (all but HARMLESS_KEYS).
-    """
-    before, now = (flat_settings(settings) for settings in (run.config, config))
-    changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]}
-    if "crop.pipeline" in changed:
-        named = "crop.pipeline" if pipeline.startswith("{") else f"crop.pipeline={pipeline}"
-        changed["crop.pipeline"] = f"{named}: not the transforms that the run began with"
-    fixed = [line for key, line in changed.items() if key.startswith(FIXED_KEYS)]
-    fixed += [f"data: {line}" for line in differences(run.data, dataset.description)]
-    free = [line for key, line in changed.items() if line not in fixed and key not in HARMLESS_KEYS]
-    begun = f"run={run.path} was begun with other settings"
-    anew = "another run= to start anew"
-    if not published_checkpoints(run.checkpoints):
-        anew += " (nothing is saved in this one: it can be removed)"
-    if fixed:
-        raise UserError(f"{begun} ({'; '.join(fixed + free)}); give those it has, or {anew}")
-    if free and config.resume == "same":
-        raise UserError(
-            f"{begun} ({'; '.join(free)}); give those it has, or resume=override to go on with"
-            f" the new ones, or {anew}"
-        )
-    silent = {"run", "resume"}
-    if Path(before["data"]).resolve() == Path(now["data"]).resolve():  # absolute in one
-        silent.add("data")
-    lines = [line for key, line in changed.items() if key not in silent]
-    return [f"changed {line}{' (overridden)' if line in free else ''}" for line in lines]
-
-
-def config_sha256(config: TrainConfig) -> str:
-    """Hash all settings that can change results."""
-    settings = flat_settings(config)
-    kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
-    return json_sha256(kept)
-
-
-def flat_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings by dotted key."""
-    return flat(dataclasses.asdict(config))
 
 
 @contextmanager

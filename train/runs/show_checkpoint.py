@@ -13,8 +13,8 @@ from train.checkpoints.published import find_checkpoint
 from train.metrics.scores import score_text
 from train.runs.config import ShowConfig
 from train.runs.newest import named_or_newest
-from train.runs.open_run import config_sha256
 from train.runs.run_folder import read_run_folder
+from train.runs.same_run import config_sha256
 
 
 def show_checkpoint(config: ShowConfig) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ from common.command_line import UsageError, UserError
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import HARMLESS_KEYS, TrainConfig
 from train.ranks.distributed import Ranks
-from train.runs.open_run import config_sha256, flat_settings, io_errors_explained, open_run
+from train.runs.open_run import io_errors_explained, open_run
 from train.runs.run_folder import read_run
+from train.runs.same_run import OtherRunError, config_sha256, flat_settings
 
 CPU = torch.device("cpu")
 
@@ -154,6 +156,27 @@ def test_of_other_settings_it_is_said_whether_anything_would_be_lost(
     for setting in ("lr=0.5", "model.width=8"):
         with pytest.raises(UserError, match=r"another run= to start anew$"):
             open_run(tiny(tmp_path, setting), prepared, CPU)
+
+
+@pytest.mark.parametrize(
+    ("given", "accepted"),
+    [
+        (["lr=0.5", "seed=1"], [["lr=0.01", "seed=0"], ["lr=0.5", "seed=1", "resume=override"]]),
+        (["train.lr=0.5"], [["train.lr=0.01"], ["train.lr=0.5", "resume=override"]]),
+        (["model.width=8", "panels=0"], [["model.width=4", "panels=0"]]),
+    ],
+)
+def test_a_refusal_holds_settings_that_are_accepted(
+    given: list[str], accepted: list[list[str]], prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    open_run(tiny(tmp_path), prepared, CPU)
+    with pytest.raises(OtherRunError) as refused:
+        open_run(tiny(tmp_path, *(each.removeprefix("train.") for each in given)), prepared, CPU)
+    error = pickle.loads(pickle.dumps(refused.value))  # as it goes to the other ranks
+    assert error.accepted(given) == accepted
+    for settings in accepted:
+        taken = tiny(tmp_path, *(each.removeprefix("train.") for each in settings))
+        assert open_run(taken, prepared, CPU)
 
 
 @pytest.mark.parametrize("is_saved", [True, False])

@@ -1,0 +1,128 @@
+"""Check that a run goes on with the settings and the data that it began with."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import command_line
+from common.command_line import UsageError
+from common.schema import json_sha256
+from data_prep.dataset.manifest import DATASET, Description, read_description
+from train.checkpoints.published import published_checkpoints
+from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
+from train.runs.newest import CHECKPOINTS, OTHER_VERSION, read_config
+from train.runs.same_data import as_typed, differences, flat
+
+
+class OtherRunError(UsageError):
+    """Settings or data are not those that a run began with."""
+
+    def __init__(self, message: str, ways_out: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(message)
+        self.ways_out = ways_out
+        """Settings by key, each of which would be accepted in place of those that were given."""
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (str(self), self.ways_out)  # it goes from rank to rank
+
+    def accepted(self, settings: Sequence[str]) -> list[list[str]]:
+        """Return settings that would be accepted, in the order of those that were given."""
+        return [with_keys(settings, way_out) for way_out in self.ways_out]
+
+
+def with_keys(settings: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
+    """Return key=value settings with other values; keys that are missing come last.
+
+    A key may be written train.KEY, as for launch/submit.py.
+    """
+    left, changed = dict(wanted), []
+    for setting in settings:
+        written = command_line.split_argument(setting)[0]
+        key = written.removeprefix("train.")
+        changed.append(f"{written}={left.pop(key)}" if key in left else setting)
+    return [*changed, *(f"{key}={value}" for key, value in left.items())]
+
+
+def check_same_run(
+    config: TrainConfig, data: Description | None, pipeline: str
+) -> tuple[TrainConfig, list[str]]:
+    """Check that the run in config.run, which has begun, may go on.
+
+    `config`: with the content of crop.pipeline; `pipeline`: its file, to be named. `data`: the data
+    set, None if it is not prepared yet. Returns the configuration with the choices of 'auto' that
+    the run began with, and a line for each setting that differs.
+
+    Raises OtherRunError for other data, for settings that the saved state does not fit
+    (FIXED_KEYS), and with resume=same for every setting that changes results (all but
+    HARMLESS_KEYS).
+    """
+    folder = Path(config.run)
+    begun = read_config(folder)
+    config = resolve_auto(config, begun.amp, begun.memory_format)
+    before, now = (flat_settings(settings) for settings in (begun, config))
+    changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]}
+    if "crop.pipeline" in changed:
+        named = "crop.pipeline" if pipeline.startswith("{") else f"crop.pipeline={pipeline}"
+        changed["crop.pipeline"] = f"{named}: not the transforms that the run began with"
+    fixed = [key for key in changed if key.startswith(FIXED_KEYS)]
+    free = [key for key in changed if key not in (*fixed, *HARMLESS_KEYS)]
+    trained = read_description(folder / DATASET, OTHER_VERSION)
+    data_lines = [f"data: {line}" for line in differences(trained, data)] if data else []
+    if fixed or data_lines or (free and config.resume == "same"):
+        lines = [*(changed[key] for key in fixed), *data_lines, *(changed[key] for key in free)]
+        ways = [] if data_lines else ways_out(before, fixed, free)
+        raise other_run(folder, lines, bool(fixed or data_lines), ways)
+    silent = {"run", "resume"}
+    if Path(before["data"]).resolve() == Path(now["data"]).resolve():  # absolute in one
+        silent.add("data")
+    told = [key for key in changed if key not in silent]
+    overridden = dict.fromkeys(free, " (overridden)")
+    return config, [f"changed {changed[key]}{overridden.get(key, '')}" for key in told]
+
+
+def ways_out(
+    before: Mapping[str, Any], fixed: Sequence[str], free: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return the settings as the run began, and if its state fits the new ones, to override."""
+    found = []
+    if "crop.pipeline" not in free:  # too long to be typed
+        found.append({key: as_typed(before[key]) for key in (*fixed, *free)})
+    return found if fixed else [*found, {"resume": "override"}]
+
+
+def other_run(
+    folder: Path, lines: Sequence[str], is_fixed: bool, ways: Sequence[Mapping[str, str]]
+) -> OtherRunError:
+    """Return the error that lists what differs from a run."""
+    anew = "another run= to start anew"
+    if not published_checkpoints(folder / CHECKPOINTS):
+        anew += " (nothing is saved in this one: it can be removed)"
+    override = "" if is_fixed else "resume=override to go on with the new ones, or "
+    return OtherRunError(
+        f"run={folder} was begun with other settings ({'; '.join(lines)}); give those it has, or"
+        f" {override}{anew}",
+        ways,
+    )
+
+
+def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConfig:
+    """Replace 'auto' in the configuration."""
+    resolved: dict[str, Any] = {}
+    if config.amp == "auto":
+        resolved["amp"] = amp
+    if config.memory_format == "auto":
+        resolved["memory_format"] = memory_format
+    return dataclasses.replace(config, **resolved)
+
+
+def config_sha256(config: TrainConfig) -> str:
+    """Hash all settings that can change results."""
+    settings = flat_settings(config)
+    kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
+    return json_sha256(kept)
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings by dotted key."""
+    return flat(dataclasses.asdict(config))
