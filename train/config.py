@@ -127,11 +127,11 @@ class TrainConfig:
     """Crops per step and rank, in place of batch_size, counted when the run begins; 0 for none."""
     microbatches: int | Literal["auto"] = "auto"
     """Number of equal parts in which a batch is computed; each rank computes at least one. auto:
-    one per rank when the run begins. A run keeps the number that it began with: it may go on with
-    fewer ranks, not with more."""
+    one per rank when the run begins, or the next number that divides batch_size. A run keeps the
+    number that it began with: it may go on with any number of ranks up to that."""
     reproducible: Literal["elastic", "off"] = "elastic"
-    """elastic: the same bits on any ranks that each compute 1, 2, 4, 8, ... of the microbatches, or
-    on one rank; off: DDP's own all-reduce, on any number of ranks."""
+    """elastic: the same bits on any number of ranks up to microbatches; off: DDP's own
+    all-reduce."""
     lr: float = 1e-3
     """Learning rate of Adam (no unit)."""
     lr_scale: Literal["none", "sqrt", "linear"] = "none"

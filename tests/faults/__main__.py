@@ -2,7 +2,7 @@
 
 python -m tests.faults --runs 300 --seed 1 [--kinds "SIGKILL,disk"]
 python -m tests.faults --each-instant     instead, a SIGKILL at each write, fsync and rename
-python -m tests.faults --ranks 4,2,1,4    instead, one run killed on 4, 2 and 1 ranks, ended on 4
+python -m tests.faults --ranks 1,3,4,2    instead, one run killed on 1, 3 and 4 ranks, ended on 2
 """
 
 import argparse

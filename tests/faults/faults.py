@@ -25,7 +25,7 @@ from tests.forked_ranks import Lost
 from train.checkpoints.published import published_checkpoints
 from train.checkpoints.upkeep import clean_up_after_kills
 
-WORLD_SIZES = (1, 2, 4)
+WORLD_SIZES = (1, 2, 3, 4)
 DISK_BYTES = 16_000_000
 
 
@@ -167,7 +167,7 @@ def signal_one_rank(signum: int) -> Callable[[Trial], None]:
 
 def stop_rank(trial: Trial) -> None:
     """SIGSTOP of a rank: the others must not wait for ever, and must name it."""
-    trial.world_size = int(trial.rng.choice([2, 4]))
+    trial.world_size = int(trial.rng.choice([2, 3, 4]))
     launch, rank = trial.start_and_wait(), trial.any_rank()
     launch.send(rank, signal.SIGSTOP)
 

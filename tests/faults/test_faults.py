@@ -59,7 +59,7 @@ def test_any_numbers_of_ranks_in_turn_give_the_same_bits(
 ) -> None:
     """With batch normalisation, dropout and augmentation, killed at each change."""
     undisturbed = reference if amp == "off" else make_reference(tmp_path / "reference", amp)
-    assert not change_ranks([4, 2, 1, 4], tmp_path, undisturbed)
+    assert not change_ranks([1, 3, 4, 2], tmp_path, undisturbed)
 
 
 @pytest.mark.repeats
@@ -76,5 +76,5 @@ def test_a_kill_at_each_write_fsync_and_rename_costs_no_bit(
 @pytest.mark.repeats
 @pytest.mark.timeout(800)
 def test_no_run_is_lost_to_a_random_fault(reference: Reference, tmp_path: Path) -> None:
-    """Each kind at least twice, on 1, 2 and 4 ranks, ended on another number of them."""
+    """Each kind at least twice, on 1 to 4 ranks, ended on another number of them."""
     assert not disturb([*FAULTS], range(25), 0, tmp_path, reference)

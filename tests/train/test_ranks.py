@@ -13,6 +13,7 @@ from tests import ranks
 from tests.faults.training import digests
 from tests.forked_ranks import ForkedRanks
 from tests.train.curves import read_curve
+from train.ranks.tree import portions
 
 SETTINGS = (
     "epochs=3",
@@ -172,7 +173,7 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(
 def test_the_bits_do_not_depend_on_the_number_of_ranks(
     start: Start, prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Promise 4: killed on 4 ranks, stopped on 1, ended on 2, as if nothing had happened.
+    """Promise 4: killed on 4 ranks, stopped on 3, ended on 1, as if nothing had happened.
 
     microbatches=auto: the run keeps the 4 that it began with.
     """
@@ -185,29 +186,39 @@ def test_the_bits_do_not_depend_on_the_number_of_ranks(
     launch.end()
 
     killed_at = latest_step(run)
-    launch = start(*command)
+    launch = start(*command, ranks=3)
     launch.wait_for(lambda: latest_step(run) > killed_at)
     launch.send(0, signal.SIGTERM)
-    assert launch.end(patience_s=20) == [EXIT_STOPPED], launch.output
+    assert launch.end(patience_s=20) == [EXIT_STOPPED] * 3, launch.output
     assert latest_step(run) < 3 * STEPS_PER_EPOCH
 
-    start(*command, ranks=2).finish()
+    start(*command).finish()
     assert digests(run) == digests(uninterrupted)
 
 
-def test_three_ranks_are_refused_before_the_run_begins(prepared: Path, tmp_path: Path) -> None:
-    """3 ranks are no subtrees of 4 microbatches: refused under elastic, under torchrun as told."""
-    run = tmp_path / "three"
-    command = ("train", f"data={prepared}", f"run={run}", *SETTINGS)
-    code, output = ranks.finish(ranks.start(*command, ranks=3))
-    assert code != 0
-    assert "3 ranks cannot compute microbatches=4 to the same bits" in output
-    assert "; 1, 2, 4 can" in output
-    assert f"torchrun --nproc-per-node 2 -m train data={prepared} run={run}" in output
-    assert not run.exists()
+@pytest.mark.parametrize(("microbatches", "num_ranks"), [(8, 3), (6, 2)])
+def test_ranks_of_several_subtrees_come_to_the_bits_of_one(
+    microbatches: int, num_ranks: int, start: Start, prepared: Path, tmp_path: Path
+) -> None:
+    """Weights, optimizer, batch normalisation, metrics and the points of the training curves.
+
+    No division of these is into one subtree a rank.
+    """
+    assert max(len(each.subtrees) for each in portions(microbatches, num_ranks)) > 1
+    batch = [f"batch_size={microbatches}", f"microbatches={microbatches}"]
+    more = ["epochs=2", "log_every_steps=1", "save_every_s=600", "model.dropout=0.2"]
+    ends = []
+    for number in (1, num_ranks):
+        run = tmp_path / str(number)
+        command = (TRAIN, f"data={prepared}", f"run={run}", *SETTINGS, *batch, *more)
+        start(*command, ranks=number).finish()
+        losses = read_curve(run, "train/loss")
+        assert len(losses) == 2 * (16 // microbatches)
+        ends.append((digests(run), losses, (run / "metrics.jsonl").read_text()))
+    assert ends[0] == ends[1]
 
 
-def test_other_numbers_of_ranks_compute_the_same_but_for_rounding(
+def test_ddps_own_sums_are_the_same_but_for_rounding(
     start: Start, prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     reference = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]

@@ -19,6 +19,7 @@ from data_prep.images.arrays import Image, Mask
 from train.config import TrainConfig
 from train.crops.random_crop import NUM_UNIFORMS, CropPlan, cut_crop, plan_crop
 from train.ranks.distributed import Ranks
+from train.ranks.tree import portions
 
 CropKey = tuple[int, int]
 """(epoch, index of the crop within the epoch)."""
@@ -82,8 +83,8 @@ class MicrobatchSampler(Sampler[list[CropKey]]):
     def __init__(self, num_crops: int, config: TrainConfig, ranks: Ranks, first_step: int) -> None:
         self.num_crops, self.config, self.first_step = num_crops, config, first_step
         self.steps_per_epoch = num_crops // config.batch.size
-        num_microbatches = config.batch.num_microbatches
-        self.mine = microbatches_of(ranks.rank, ranks.world_size, num_microbatches)
+        everyone = portions(config.batch.num_microbatches, ranks.world_size)
+        self.mine = everyone[ranks.rank].microbatches
 
     def __len__(self) -> int:
         steps = self.steps_per_epoch * self.config.epochs - self.first_step
@@ -108,12 +109,6 @@ def epoch_order(num_crops: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     The last crops, if they do not fill a batch, are not used; they are different in each epoch.
     """
     return seeds.generator(seed, "order", epoch).permutation(num_crops)
-
-
-def microbatches_of(rank: int, world_size: int, num_microbatches: int) -> range:
-    """Return the consecutive microbatches of a rank; the ranks' numbers differ by at most one."""
-    first = rank * num_microbatches // world_size
-    return range(first, (rank + 1) * num_microbatches // world_size)
 
 
 def mask_to_target(mask_BHW: Tensor, label_values: Sequence[int]) -> Tensor:

@@ -20,12 +20,16 @@ class RanksError(UsageError):
 def resolve_batch(config: TrainConfig, num_ranks: int, begun: TrainConfig | None) -> TrainConfig:
     """Replace auto in the batch's settings: by those of a `begun` run, else to suit the ranks.
 
-    Raises RanksError if the ranks cannot compute the batch.
+    Raises RanksError if there are more ranks than microbatches, or if these do not divide the
+    batch.
     """
     resolved = with_batch_of(config, begun) if begun else with_new_batch(config, num_ranks)
-    if problem := ranks_problem(resolved, num_ranks):
+    number = resolved.batch.num_microbatches
+    if num_ranks > number:
         since = f", as the run began (run={config.run})" if begun else ""
-        raise RanksError(f"{problem}{since}")
+        raise RanksError(
+            f"{num_ranks} ranks, but microbatches={number}: a rank would have nothing to do{since}"
+        )
     return resolved
 
 
@@ -43,11 +47,16 @@ def with_batch_of(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
 def with_new_batch(config: TrainConfig, num_ranks: int) -> TrainConfig:
     """Replace auto for a new run on `num_ranks` ranks.
 
-    microbatches=auto: one per rank. batch_size=auto: batch_per_rank crops per rank, or the smallest
-    multiple of the microbatches that is at least 8.
+    microbatches=auto: one per rank, or the next number that divides a given batch_size.
+    batch_size=auto: batch_per_rank crops per rank, or the smallest multiple of the microbatches
+    that is at least 8.
     """
-    microbatches = num_ranks if config.microbatches == AUTO else config.microbatches
     batch_size, per_rank = config.batch_size, config.batch_per_rank
+    microbatches = config.microbatches
+    if microbatches == AUTO:
+        microbatches = num_ranks
+        while batch_size != AUTO and batch_size % microbatches and microbatches < batch_size:
+            microbatches += 1
     # config.yaml of a run has numbers for both, and may be the config= of another run
     fitting = per_rank * num_ranks, per_rank * microbatches
     if batch_size != AUTO and per_rank and batch_size not in fitting:
@@ -65,27 +74,6 @@ def with_new_batch(config: TrainConfig, num_ranks: int) -> TrainConfig:
             f" parts ({num_ranks} ranks)"
         )
     return dataclasses.replace(config, batch_size=batch_size, microbatches=microbatches)
-
-
-def ranks_problem(config: TrainConfig, num_ranks: int) -> str:
-    """Say why `num_ranks` ranks cannot compute the microbatches; '' if they can."""
-    num = config.batch.num_microbatches
-    if num_ranks > num:
-        return f"{num_ranks} ranks, but microbatches={num}: a rank would have nothing to do"
-    if config.reproducible == "off" or are_subtrees(num, num_ranks):
-        return ""
-    fitting = ", ".join(str(n) for n in range(1, num + 1) if are_subtrees(num, n))
-    return (
-        f"{num_ranks} ranks cannot compute microbatches={num} to the same bits"
-        f" (reproducible=elastic); {fitting} can"
-    )
-
-
-def are_subtrees(num_microbatches: int, num_ranks: int) -> bool:
-    """Whether each rank's microbatches are a whole subtree of the tree in train.ranks.gradients:
-    the same number on every rank, and a power of two."""
-    each, rest = divmod(num_microbatches, num_ranks)
-    return num_ranks == 1 or (rest == 0 and each & (each - 1) == 0)
 
 
 Start = tuple[int, list[str]]

@@ -14,11 +14,12 @@ from model.precision import Precision
 from train.checkpoints.state import State
 from train.config import TrainConfig
 from train.crops.loader import Microbatch
-from train.crops.microbatches import mask_to_target, microbatches_of
+from train.crops.microbatches import mask_to_target
 from train.loop.curves import Interval
 from train.loop.losses import segmentation_loss
 from train.ranks.distributed import Ranks
 from train.ranks.gradients import TreeGradients, sum_over_microbatches
+from train.ranks.tree import portions
 
 
 class BatchStep:
@@ -34,12 +35,13 @@ class BatchStep:
     ) -> None:
         self.state, self.config, self.precision = state, config, precision
         self.label_values, self.ranks = label_values, ranks
-        self.mine = microbatches_of(ranks.rank, ranks.world_size, config.batch.num_microbatches)
+        num_microbatches = config.batch.num_microbatches
+        self.mine = portions(num_microbatches, ranks.world_size)[ranks.rank].microbatches
         self.generator = default_generator(ranks.device)
         self.parallel = parallelise(state.model, ranks)
         self.gradients: TreeGradients | None = None
         if config.reproducible != "off":
-            self.gradients = TreeGradients(state.model, len(self.mine), ranks)
+            self.gradients = TreeGradients(state.model, num_microbatches, ranks)
             if isinstance(self.parallel, DistributedDataParallel):
                 self.gradients.attach(self.parallel)
 
@@ -88,10 +90,9 @@ class BatchStep:
         self.state.scaler.step(self.state.optimizer)
         self.state.scaler.update()
         self.state.optimizer.zero_grad()
+        number = self.config.batch.num_microbatches
         update_running_statistics(
-            self.state.model,
-            self.config.batch.num_microbatches,
-            lambda mine: sum_over_microbatches(mine, self.ranks),
+            self.state.model, number, lambda mine: sum_over_microbatches(mine, number, self.ranks)
         )
         self.state.progress.step += 1
 

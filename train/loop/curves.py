@@ -45,7 +45,8 @@ class Interval:
         """Compute the interval's point of each curve, over all ranks. Collective."""
         ranks.sum(self.counts)
         per_step = torch.stack(self.losses).view(self.steps, -1).T  # (microbatch, step)
-        loss = float(sum_over_microbatches(per_step, ranks).mean()) / config.batch.num_microbatches
+        number = config.batch.num_microbatches
+        loss = float(sum_over_microbatches(per_step, number, ranks).mean()) / number
         seconds = time.monotonic() - self.start_s
         scores = score(self.counts.cpu().numpy())
         return {

@@ -22,7 +22,6 @@ from train.crops.microbatches import (
     MicrobatchSampler,
     TrainingCrops,
     mask_to_target,
-    microbatches_of,
 )
 from train.ranks.distributed import Ranks
 
@@ -81,15 +80,6 @@ def test_an_epoch_draws_each_crop_once_at_most_in_an_order_of_its_own(
     assert all(before != after for before, after in pairwise(orders))
     # what was left over is not left over for ever
     assert set().union(*orders) == set(range(NUM_CROPS))
-
-
-@pytest.mark.parametrize("num_microbatches", [1, 4, 6, 8])
-def test_ranks_share_the_microbatches_evenly(num_microbatches: int) -> None:
-    for world_size in range(1, num_microbatches + 1):
-        parts = [microbatches_of(r, world_size, num_microbatches) for r in range(world_size)]
-        assert [m for part in parts for m in part] == list(range(num_microbatches))
-        sizes = [len(part) for part in parts]
-        assert max(sizes) - min(sizes) <= 1
 
 
 # Crops of a prepared data set

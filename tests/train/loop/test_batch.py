@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from common import command_line
 from common.command_line import UsageError
 from train.config import Batch, TrainConfig
-from train.crops.microbatches import microbatches_of
-from train.loop.batch import RanksError, accepted_starts, are_subtrees, resolve_batch
-from train.ranks.gradients import tree_sum
+from train.loop.batch import RanksError, accepted_starts, resolve_batch
 
 
 def load(settings: Sequence[str]) -> TrainConfig:
@@ -41,9 +38,18 @@ class TestAuto:
     ) -> None:
         assert batch(num_ranks) == expected
 
+    @pytest.mark.parametrize(
+        ("num_ranks", "expected"), {3: (8, 4), 4: (8, 4), 5: (8, 8), 7: (8, 8)}.items()
+    )
+    def test_a_batch_that_is_given_is_cut_into_parts_for_every_rank(
+        self, num_ranks: int, expected: tuple[int, int]
+    ) -> None:
+        assert batch(num_ranks, "batch_size=8") == expected
+
     def test_what_is_given_is_kept(self) -> None:
         assert batch(2, "microbatches=4") == (8, 4)
         assert batch(2, "batch_size=6") == (6, 2)
+        assert batch(3, "microbatches=8") == (8, 8)
         assert batch(4, "microbatches=32") == (32, 32)
         assert batch(4, "batch_per_rank=8") == (32, 4)
         assert batch(4, "batch_per_rank=4", "microbatches=8") == (16, 8)
@@ -63,6 +69,7 @@ class TestBegun:
     def test_on_fewer_ranks(self) -> None:
         begun = resolve_batch(load([]), 16, None)
         assert batch(1, begun=begun) == batch(4, begun=begun) == (16, 16)
+        assert batch(3, begun=begun) == batch(13, begun=begun) == (16, 16)
 
     def test_per_rank_is_of_the_ranks_it_began_with(self) -> None:
         begun = resolve_batch(load(["batch_per_rank=8"]), 4, None)
@@ -85,12 +92,6 @@ class TestBegun:
     ("num_ranks", "settings", "reason", "ways"),
     [
         (
-            3,
-            ["microbatches=8"],
-            r"3 ranks cannot compute microbatches=8 .*; 1, 2, 4, 8 can",
-            [(3, []), (2, ["microbatches=8"])],
-        ),
-        (
             16,
             ["batch_size=8"],
             "batch_size=8 crops cannot be cut into microbatches=16 equal parts",
@@ -103,16 +104,10 @@ class TestBegun:
             [(8, ["epochs=2"]), (4, ["microbatches=4", "epochs=2"])],
         ),
         (
-            4,
-            ["microbatches=6", "batch_size=12"],
-            "4 ranks cannot compute microbatches=6 .*; 1, 3, 6 can",
-            [(4, ["batch_size=12"]), (3, ["microbatches=6", "batch_size=12"])],
-        ),
-        (
             3,
-            ["train.batch_size=8"],
-            "batch_size=8 crops cannot be cut into microbatches=3 equal parts",
-            [(3, []), (2, ["batch_size=8"])],
+            ["train.batch_per_rank=4", "microbatches=8"],
+            "batch_size=12 crops cannot be cut into microbatches=8 equal parts",
+            [(3, ["batch_per_rank=4"]), (2, ["batch_per_rank=4", "microbatches=8"])],
         ),
     ],
 )
@@ -132,20 +127,6 @@ def test_a_refusal_has_ways_out_that_are_accepted(
     assert stripped == ways
     for number, given in stripped:
         resolve_batch(load(given), number, None)
-
-
-@pytest.mark.parametrize("num_microbatches", [1, 2, 3, 6, 8, 12])
-def test_ranks_are_accepted_where_the_sum_over_them_is_that_of_one(num_microbatches: int) -> None:
-    """Summed along the tree; 6 microbatches on 2 ranks, say, are not: 3 are no subtree."""
-    scales = 10.0 ** (torch.arange(num_microbatches) % 8)[:, None]
-    generator = torch.Generator().manual_seed(1)
-    values = scales * torch.randn(num_microbatches, 500, generator=generator)
-    for num_ranks in range(1, num_microbatches + 1):
-        runs = [microbatches_of(r, num_ranks, num_microbatches) for r in range(num_ranks)]
-        sums = torch.stack([tree_sum(values[run.start : run.stop]) for run in runs])
-        is_same = torch.equal(tree_sum(sums), tree_sum(values))
-        is_even = len({len(run) for run in runs}) == 1
-        assert are_subtrees(num_microbatches, num_ranks) == (is_same and is_even)
 
 
 def test_a_settled_configuration_survives_its_file(tmp_path: Path) -> None:

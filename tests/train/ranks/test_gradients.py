@@ -1,36 +1,40 @@
-"""Sums follow one tree, whoever adds."""
+"""Sums follow one tree, whoever adds: on real ranks, bucket by bucket."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from train.ranks.gradients import tree_sum, tree_sum_in_place
+from tests.forked_ranks import ForkedRanks
+from tests.train.ranks.recursion import draw, total
+from train.ranks.distributed import Ranks
+from train.ranks.gradients import TreeGradients, sum_over_microbatches
 
-# So that another order of adding gives other bits: what is small gets lost beside what is large
-VALUES = torch.tensor([1.0, 1e8, -1e8, 1.0, 0.5, 3e7, -3e7, 0.25], dtype=torch.float32)
-
-
-def by_hand(number: int) -> torch.Tensor:
-    """The associations that the module's docstring promises, written out."""
-    v = VALUES
-    sums = {
-        1: v[0],
-        2: v[0] + v[1],
-        3: (v[0] + v[1]) + v[2],
-        4: (v[0] + v[1]) + (v[2] + v[3]),
-        6: ((v[0] + v[1]) + (v[2] + v[3])) + (v[4] + v[5]),
-        8: ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])),
-    }
-    return sums[number]
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 6, 8])
-def test_values_are_added_along_the_tree(number: int) -> None:
-    assert torch.equal(tree_sum(VALUES[:number]), by_hand(number))
-    assert torch.equal(tree_sum_in_place(VALUES[:number].clone()), by_hand(number))
+@pytest.mark.parametrize(
+    ("num_ranks", "microbatches"),
+    [(2, "2 3 5 6 8"), (3, "3 4 6 7 8 10 13"), (5, "5 8 12")],
+)
+def test_ranks_sum_along_the_tree(num_ranks: int, microbatches: str, tmp_path: Path) -> None:
+    """Gradients under DDP, in several buckets and layouts; losses and statistics."""
+    command = "tests.train.ranks.summing_rank"
+    output = ForkedRanks(command, microbatches.split(), num_ranks, tmp_path / "log").finish()
+    assert output.count("wrong []") == num_ranks
 
 
-def test_another_order_would_show() -> None:
-    in_a_row = VALUES[0]
-    for value in VALUES[1:]:
-        in_a_row = in_a_row + value
-    assert not torch.equal(in_a_row, by_hand(8))
+@pytest.mark.parametrize("number", range(1, 18))
+def test_one_rank_sums_along_the_tree(number: int) -> None:
+    """A parameter that no backward pass reaches keeps no gradient."""
+    values = draw((number, 20), seed=number)
+    model = torch.nn.ParameterList([torch.ones(20), torch.ones(3)])
+    gradients = TreeGradients(model, number, ALONE)
+    for _ in range(2):
+        model.zero_grad()
+        for row in values:
+            (model[0] * row).sum().backward()
+            gradients.microbatch_done()
+        assert torch.equal(model[0].grad, total(values))
+        assert model[1].grad is None
+    assert torch.equal(sum_over_microbatches(values, number, ALONE), total(values))
