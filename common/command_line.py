@@ -52,12 +52,24 @@ class UserError(Exception):
     exit_code = EXIT_FAILED
     is_shared = False
     """Whether every rank raises it: then rank 0 alone prints it."""
+    can_heal = True
+    """Whether the same command may succeed later, as after a full disk: a job is tried again."""
 
 
 class UsageError(UserError):
     """A wrong command line: an unknown key, a wrong type, a missing path."""
 
     exit_code = EXIT_USAGE
+    can_heal = False
+
+
+Error = typing.TypeVar("Error", bound=UserError)
+
+
+def lasting(error: Error) -> Error:
+    """Return an error as one that time cannot heal: settings or files must change first."""
+    error.can_heal = False
+    return error
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> typing.NoReturn:

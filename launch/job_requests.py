@@ -66,7 +66,6 @@ def parameters(
     run: Path, code: Path, profile: Profile, stage: str, nodes: int, tasks: int, gpus: int
 ) -> dict[str, Any]:
     """Return the parameters of submitit's executor for a job."""
-    python = shlex.quote(sys.executable)
     given = profile.sbatch_arguments
     added = given if gpus else sbatch_args.without_gpus(given)
     more = {name: value or True for name, value in added.items()}
@@ -80,6 +79,7 @@ def parameters(
         "signal_delay_s": profile.signal_lead_s,
         "stderr_to_stdout": True,
         "setup": [
+            *at_end(run, code, stage, profile.retries),
             *profile.setup,
             *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
             f"export PYTHONPATH={shlex.quote(str(code))}",
@@ -92,9 +92,7 @@ def parameters(
             "--kill-on-bad-exit=1",
             *profile.srun_args,
         ],
-        "teardown": [
-            f"{python} -m launch.on_exit {shlex.quote(str(run))} {stage} $? {profile.retries}"
-        ],
+        "teardown": ["at_end"],
         "additional_parameters": more | {"requeue": True, "kill-on-invalid-dep": "yes"},
     }
     if gpus and not sbatch_args.gres_gpus(profile.sbatch_arguments):
@@ -103,6 +101,24 @@ def parameters(
         asked["mem"] = f"{int(profile.mem_gb * 1024)}MB"
     named = ("partition", "account", "qos", "constraint")
     return asked | {key: getattr(profile, key) for key in named if getattr(profile, key)}
+
+
+def at_end(run: Path, code: Path, stage: str, retries: int) -> list[str]:
+    """Return lines of shell that define at_end, which decides once what becomes of the job.
+
+    It is the last line of the script, and is called too where a line of setup ends the script. The
+    shell outlives the SIGTERM that comes with a preemption.
+    """
+    called = f"bash {shlex.quote(f'{code}/launch/on_exit.sh')} {shlex.quote(str(run))} {stage}"
+    return [
+        "at_end() {",
+        "  local code=$?",
+        f"  [ \"${{has_ended-}}\" ] || {{ has_ended=1; trap '' TERM; {called} $code {retries}; }}",
+        "  return $code",
+        "}",
+        "trap at_end EXIT",
+        "trap : TERM",
+    ]
 
 
 def after(job: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 
 from common.command_line import UserError
@@ -17,7 +16,6 @@ ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
-TRIES, WAIT_S = 5, 3.0  # a busy controller answers late, or not the first time
 COMMAND_TIMEOUT_S = 60
 
 
@@ -68,15 +66,6 @@ def overriding_nothing() -> Iterator[None]:
         os.environ.update(aside)
 
 
-def show_job(job: str) -> dict[str, str]:
-    """Return the fields of `scontrol show job` for a job or array task; asks again on no answer.
-
-    Returns {} where Slurm never answers: then nobody knows whether the job is to go on.
-    """
-    code, text = ask_again("scontrol", "show", "job", "--oneliner", job)
-    return dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0])) if code == 0 and text else {}
-
-
 def show_config() -> dict[str, str]:
     """Return Slurm's own settings; {} where no controller answers."""
     code, text = ask("scontrol", "show", "config")
@@ -87,23 +76,6 @@ def show_partition(name: str) -> dict[str, str]:
     """Return the settings of a partition; {} where none has that name."""
     code, text = ask("scontrol", "show", "partition", "--oneliner", name)
     return dict(re.findall(r"(\w+)=(\S*)", text)) if code == 0 else {}
-
-
-def requeue(job: str) -> str:
-    """Ask Slurm to requeue a job, again where it refuses; returns its last refusal, '' for none."""
-    code, refusal = ask_again("scontrol", "requeue", job)
-    return refusal if code else ""
-
-
-def ask_again(*command: str) -> tuple[int, str]:
-    """Call `ask` until it succeeds, several times at most."""
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(WAIT_S)
-        code, text = ask(*command)
-        if code == 0:
-            break
-    return code, text
 
 
 def show_tasks(job: str) -> list[dict[str, str]]:

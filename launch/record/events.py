@@ -2,11 +2,11 @@
 
 submission.json   command line, code revision, profile and job ids, of earlier submissions too
 events.jsonl      one line per event: started, stopped, requeued, failed, gave up, finished
+outcomes/         how a job's stage ended, for launch/on_exit.sh, which notes most events
 code-<time>/      the code as it was submitted, which the jobs run
 jobs/<id>/        the sbatch script, and one log per rank
 """
 
-import contextlib
 import json
 import os
 import socket
@@ -18,9 +18,8 @@ from typing import Any
 from common.files import through_no_link
 from common.ownership import Item
 from common.schema import read_small, validated
-from train.checkpoints.checkpoint_files import COMPLETE
-from train.checkpoints.published import published_checkpoints, read_pointer, step_of
-from train.ranks.slurm_job import job_id
+from train.checkpoints.published import read_pointer, step_of
+from train.ranks.slurm_job import job_id, restart_count
 from train.runs import history
 from train.runs.history import EVENTS
 from train.runs.newest import CHECKPOINTS, check_time
@@ -58,7 +57,7 @@ def note_in_job(run: Path, event: str, stage: str, **facts: Any) -> None:
     """Append an event of this job, with its number, how often it was restarted, and its nodes."""
     about = {
         "job": job_id(),
-        "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "restart": restart_count(),
         "nodes": os.environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
     }
     note(run, event, stage, **facts, **about)
@@ -100,12 +99,3 @@ def last_step(run: Path) -> int:
     """Return the step of the newest published checkpoint, 0 where there is none."""
     latest = read_pointer(run / CHECKPOINTS, "latest")
     return step_of(latest) if latest else 0
-
-
-def own_step(run: Path, job: str) -> int:
-    """Return the step of the newest checkpoint that a job saved itself, 0 where there is none."""
-    for path in reversed(published_checkpoints(run / CHECKPOINTS)):
-        with contextlib.suppress(OSError, ValueError):  # removed, or damaged
-            if validated(dict[str, Any], read_small(path / COMPLETE)).get("job") == job:
-                return step_of(path)
-    return 0

@@ -1,5 +1,6 @@
 """Executables on PATH that answer as Slurm's were seen to."""
 
+import shlex
 import stat
 from pathlib import Path
 
@@ -12,5 +13,5 @@ def answer(slurm: Path, command: str, text: str, code: int = 0) -> None:
 def write(slurm: Path, command: str, lines: str) -> None:
     """Let a command do some lines of shell, and keep what it was called with."""
     path = slurm / command
-    path.write_text(f'#!/bin/sh\necho "$@" >> {slurm}/called\n{lines}')
+    path.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(slurm / "called"))}\n{lines}')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)

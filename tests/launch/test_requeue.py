@@ -1,295 +1,432 @@
-"""The one decision whether a job comes back, and those who carry it out: promise 5.
+"""Whether a job comes back, as the last line of its script decides: promise 5.
 
-What Slurm answers comes from executables on PATH that answer as the real ones were seen to; the
-real ones are asked in test_cluster.py.
+The real script runs. What Slurm answers comes from executables on PATH that answer as the real ones
+were seen to; the real ones are asked in test_cluster.py.
 """
 
-import json
+import shlex
 import shutil
 import signal
+import subprocess
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
-from common.stop_request import StopRequest
-from launch import on_exit
-from launch.cluster import slurm_commands
-from launch.job import Stage
-from launch.record.events import note, own_step, read_events
-from launch.requeue import Action, decide
-from tests.launch.fakes import answer
+from launch.outcome import Verdict, leave_outcome
+from launch.record.events import read_events
+from tests.launch.fakes import write
+from train.checkpoints.checkpoint_files import write_complete
+
+SCRIPT = Path(__file__).parents[2] / "launch" / "on_exit.sh"
+TOOLS = ("bash", "cat", "date", "dirname", "env", "grep", "head", "mkdir", "readlink", "rm", "sed")
+TOOLS += ("sync", "tail", "timeout", "tr")
 
 # What `scontrol show job` was seen to say of a job, one that started at ten
-RUNNING = {"JobState": "RUNNING", "PreemptTime": "None", "StartTime": "2026-01-02T10:00:00"}
-PREEMPTED = RUNNING | {"PreemptTime": "2026-01-02T10:05:00"}
-PREEMPTED_BEFORE = RUNNING | {"PreemptTime": "2026-01-02T09:00:00"}  # and it started again
-LEAVING = RUNNING | {"JobState": "COMPLETING"}  # scancel, a lost node, the end of the grace
-NO_ANSWER: dict[str, str] = {}
-TERM, USR2, INT, HUP = signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP
+START = "StartTime=2026-01-02T10:00:00"
+RUNNING = f"JobState=RUNNING {START} PreemptTime=None SuspendTime=None"
+PREEMPTED = RUNNING.replace("PreemptTime=None", "PreemptTime=2026-01-02T10:05:00")
+PREEMPTED_BEFORE = RUNNING.replace("PreemptTime=None", "PreemptTime=2026-01-02T09:00:00")
+SUSPENDED = RUNNING.replace("SuspendTime=None", "SuspendTime=2026-01-02T10:05:00")
+SUSPENDED_BEFORE = RUNNING.replace("SuspendTime=None", "SuspendTime=2026-01-02T09:00:00")
+LEAVING = RUNNING.replace("RUNNING", "COMPLETING")  # scancel, a lost node, the end of the grace
+PENDING = RUNNING.replace("RUNNING", "PENDING")
+LEFT_PREEMPTED = PREEMPTED.replace("RUNNING", "COMPLETING")
+NO_ANSWER = ""
+TERM, USR2, INT, HUP, KILL = (int(signal.Signals[f"SIG{name}"]) for name in (
+    "TERM", "USR2", "INT", "HUP", "KILL"
+))  # fmt: skip
+
+
+class Ended(NamedTuple):
+    """What the script came to."""
+
+    event: dict[str, Any]
+    """The event that it noted last."""
+    said: str
+    num_requeues: int
+
+
+class Slurm:
+    """A folder that is all of PATH, with a scontrol, and the run of job 7."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin, self.run, self.log = folder / "bin", folder / "run", folder / "log"
+        self.bin.mkdir()
+        self.run.mkdir()
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(str(shutil.which(tool)))
+        write(self.bin, "sleep", "")
+        self.job = RUNNING
+        self.refusals = 0
+        """How often scontrol refuses to requeue."""
+        self.variables = {"PATH": str(self.bin), "SLURM_JOB_ID": "7"}
+
+    def leave(self, verdict: Verdict, signum: int = 0, reason: str = "", **variables: str) -> None:
+        """Leave an outcome as a rank does."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_PROCID"):
+                patch.delenv(name, raising=False)
+            for name, value in (self.variables | variables).items():
+                patch.setenv(name, value)
+            leave_outcome(self.run, verdict, signum, reason)
+
+    def save(self, step: int, job: str) -> None:
+        """As much of a checkpoint as the script reads."""
+        folder = self.run / "checkpoints" / f"step_{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_complete(folder, {"step": step, "job": job, "files": {}})
+        (folder.parent / "latest").write_text(f"{folder.name}\n")
+
+    def end(self, code: int, retries: int = 2, stage: str = "train") -> Ended:
+        """Run the last line of the job's script; its output goes to the job's log."""
+        answer = f"JobId=7 JobName=x {self.job} Command=/x JobState=NONE/y WorkDir=/"
+        write(self.bin, "scontrol", f"""
+            case $1 in
+            show) [ "{self.job}" ] || exit 1; echo "{answer}" ;;
+            requeue) n=$(grep -c ^requeue {shlex.quote(str(self.bin / "called"))})
+                [ $n -gt {self.refusals} ] || {{ echo first; echo not now >&2; exit 1; }} ;;
+            esac
+        """)  # fmt: skip
+        (self.bin / "called").unlink(missing_ok=True)
+        before = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                [self.bin / "bash", SCRIPT, self.run, stage, str(code), str(retries)],
+                env=self.variables, stdout=log, stderr=log, timeout=30,
+            )  # fmt: skip
+        assert done.returncode == code
+        called = self.bin / "called"
+        calls = called.read_text().splitlines() if called.exists() else []
+        events = read_events(self.run)
+        return Ended(
+            events[-1] if events else {"event": ""},
+            self.log.read_bytes()[before:].decode(),
+            sum(call.startswith("requeue ") for call in calls),
+        )
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Slurm:
+    """A Slurm that says that job 7 is running."""
+    folder = tmp_path / "a 'folder' of \"é\""
+    folder.mkdir()
+    return Slurm(folder)
 
 
 class TestDecide:
     """Every case, worked out by hand from what a real Slurm did."""
 
     @pytest.mark.parametrize(
-        ("job", "signum", "action", "reason"),
+        ("job", "signum", "event", "reason"),
         [
-            (PREEMPTED, TERM, Action.REQUEUE, "preempted"),
-            (RUNNING, USR2, Action.REQUEUE, "time limit"),
-            (PREEMPTED, USR2, Action.REQUEUE, "time limit"),  # either way it comes back
-            (LEAVING, TERM, Action.END, "job is COMPLETING"),  # scancel, or a lost node
-            (LEAVING, USR2, Action.END, "job is COMPLETING"),  # cancelled close to its limit
-            (RUNNING | {"JobState": "PENDING"}, TERM, Action.END, "job is PENDING"),
-            (RUNNING, TERM, Action.REQUEUE, "SIGTERM"),  # a kill by hand
-            (PREEMPTED_BEFORE, TERM, Action.REQUEUE, "SIGTERM"),
-            (RUNNING, HUP, Action.REQUEUE, "SIGHUP"),
-            (NO_ANSWER, TERM, Action.REQUEUE, "SIGTERM"),  # better once too often than lost
-            (NO_ANSWER, USR2, Action.REQUEUE, "time limit"),
-            (RUNNING, INT, Action.END, "SIGINT"),
-            (NO_ANSWER, INT, Action.END, "SIGINT"),
-            (RUNNING, 0, Action.REQUEUE, "stopped"),  # the script, after a refusal in the task
+            (PREEMPTED, TERM, "requeued", "preempted"),
+            (RUNNING, USR2, "requeued", "time limit"),
+            (PREEMPTED, USR2, "requeued", "time limit"),  # either way it comes back
+            (LEAVING, TERM, "stopped", "job is COMPLETING"),  # scancel, or a lost node
+            (LEAVING, USR2, "stopped", "job is COMPLETING"),  # cancelled close to its limit
+            (PENDING, TERM, "stopped", "job is PENDING"),
+            (RUNNING, TERM, "requeued", "SIGTERM"),  # a kill by hand
+            (PREEMPTED_BEFORE, TERM, "requeued", "SIGTERM"),
+            (RUNNING, HUP, "requeued", "SIGHUP"),
+            (NO_ANSWER, TERM, "requeued", "SIGTERM"),  # better once too often than lost
+            (NO_ANSWER, USR2, "requeued", "time limit"),
+            (RUNNING, INT, "stopped", "SIGINT"),
+            (NO_ANSWER, INT, "stopped", "SIGINT"),
         ],
     )
     def test_a_stage_that_a_signal_stopped(
-        self, job: dict[str, str], signum: int, action: Action, reason: str
+        self, job: str, signum: int, event: str, reason: str, slurm: Slurm
     ) -> None:
         """It has saved, so this is no failure, however many there were."""
-        decision = decide(job, EXIT_STOPPED, signum=signum, failures=9, retries=0)
-        assert (decision.action, decision.reason) == (action, reason)
+        slurm.job = job
+        slurm.leave(Verdict.STOPPED, signum)
+        ended = slurm.end(EXIT_STOPPED, retries=0)
+        assert (ended.event["event"], ended.event["reason"]) == (event, reason)
+        assert ended.num_requeues == (event == "requeued")
+        assert ended.said == f"{event} ({reason})\n"
 
     @pytest.mark.parametrize(
-        ("job", "signum", "is_stop"),
+        ("job", "signum", "event"),
         [
-            (PREEMPTED, TERM, True),
-            (RUNNING, USR2, True),
-            (LEAVING, TERM, True),
-            (NO_ANSWER, TERM, True),
-            (RUNNING, TERM, False),  # srun ends the ranks that are left
-            (PREEMPTED_BEFORE, TERM, False),
+            (PREEMPTED, TERM, "requeued"),
+            (RUNNING, USR2, "requeued"),
+            (LEAVING, TERM, "stopped"),
+            (NO_ANSWER, TERM, "requeued"),
+            (RUNNING, TERM, "failed"),  # srun ends the ranks that are left
+            (PREEMPTED_BEFORE, TERM, "failed"),
+            (SUSPENDED, 0, "requeued"),  # its timeouts ran on
+            (SUSPENDED_BEFORE, 0, "failed"),
         ],
     )
     def test_a_rank_that_fails_after_a_signal(
-        self, job: dict[str, str], signum: int, is_stop: bool
+        self, job: str, signum: int, event: str, slurm: Slurm
     ) -> None:
         """As a rank whose neighbours have gone: a failure only where the job stays."""
-        assert decide(job, EXIT_FAILED, signum=signum).is_stop is is_stop
+        slurm.job = job
+        slurm.leave(Verdict.FAILED, signum, "no sign of life")
+        assert slurm.end(EXIT_FAILED).event["event"] == event
 
     @pytest.mark.parametrize(
-        ("job", "code", "failures", "action"),
+        ("job", "code", "retries", "event", "num_requeues"),
         [
-            (RUNNING, 0, 0, Action.FINISH),
-            (LEAVING, 0, 0, Action.FINISH),
-            (RUNNING, EXIT_FAILED, 0, Action.RETRY),
-            (RUNNING, EXIT_FAILED, 1, Action.RETRY),
-            (RUNNING, EXIT_FAILED, 2, Action.GIVE_UP),
-            (NO_ANSWER, EXIT_FAILED, 0, Action.RETRY),
-            (RUNNING, EXIT_USAGE, 0, Action.GIVE_UP),  # time does not mend a wrong command line
-            (RUNNING, 128 + TERM, 0, Action.RETRY),
-            (PREEMPTED, 128 + TERM, 9, Action.REQUEUE),  # before Python could catch it
-            (PREEMPTED, EXIT_FAILED, 9, Action.REQUEUE),
-            (PREEMPTED_BEFORE, 128 + TERM, 2, Action.GIVE_UP),
-            (RUNNING, 128 + USR2, 9, Action.REQUEUE),
-            (RUNNING, 255, 0, Action.RETRY),  # a container runtime's, or sys.exit(-1)
-            (LEAVING, EXIT_FAILED, 0, Action.END),
-            (LEAVING, 128 + USR2, 0, Action.END),
-            (LEAVING, EXIT_STOPPED, 0, Action.END),  # requeued by its task
+            (RUNNING, 0, 2, "finished", 0),
+            (LEAVING, 0, 2, "finished", 0),
+            (RUNNING, EXIT_FAILED, 1, "failed", 1),
+            (RUNNING, EXIT_FAILED, 0, "gave up", 0),
+            (NO_ANSWER, EXIT_FAILED, 1, "failed", 1),
+            (RUNNING, 128 + TERM, 1, "failed", 1),
+            (PREEMPTED, 128 + TERM, 0, "requeued", 1),  # before Python could catch it
+            (PREEMPTED, EXIT_FAILED, 0, "requeued", 1),
+            (PREEMPTED_BEFORE, 128 + TERM, 0, "gave up", 0),
+            (RUNNING, 128 + USR2, 0, "requeued", 1),
+            (RUNNING, 128 + INT, 1, "stopped", 0),
+            (RUNNING, EXIT_USAGE, 1, "failed", 1),  # Slurm's, where the program is not there
+            (RUNNING, EXIT_STOPPED, 0, "requeued", 1),
+            (RUNNING, 255, 1, "failed", 1),  # a container runtime's, or sys.exit(-1)
+            (LEAVING, EXIT_FAILED, 1, "stopped", 0),
+            (LEAVING, 128 + USR2, 1, "stopped", 0),
+            (LEAVING, EXIT_STOPPED, 1, "stopped", 0),
+            (LEFT_PREEMPTED, 128 + TERM, 1, "stopped", 0),  # no grace: Slurm requeues it by itself
         ],
     )
-    def test_a_script_whose_srun_has_ended(
-        self, job: dict[str, str], code: int, failures: int, action: Action
+    def test_a_job_of_which_no_rank_has_left_an_outcome(
+        self, job: str, code: int, retries: int, event: str, num_requeues: int, slurm: Slurm
     ) -> None:
-        assert decide(job, code, failures=failures, retries=2).action is action
+        slurm.job = job
+        ended = slurm.end(code, retries)
+        assert (ended.event["event"], ended.num_requeues) == (event, num_requeues)
 
-    @pytest.mark.parametrize("code", [EXIT_STOPPED, EXIT_FAILED, 128 + TERM])
-    def test_what_a_task_has_seen_end_is_not_requeued_by_the_script(self, code: int) -> None:
-        assert decide(RUNNING, code, has_ended=True, retries=2).action is Action.END
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run with a folder for its events."""
-    (tmp_path / "launch").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all of PATH, where scontrol says that job 7 is running: that is ours."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(slurm_commands, "WAIT_S", 0.0)
-    answer(folder, "scontrol", "JobId=7 JobState=RUNNING")
-    return folder
+    @pytest.mark.parametrize("job", [RUNNING, SUSPENDED, NO_ANSWER])
+    def test_what_time_cannot_heal_is_not_tried_again(self, job: str, slurm: Slurm) -> None:
+        slurm.job = job
+        slurm.leave(Verdict.REFUSED, 0, "lr=x: expected a number")
+        ended = slurm.end(EXIT_USAGE)
+        assert (ended.event["event"], ended.num_requeues) == ("gave up", 0)
+        assert ended.event["reason"] == "rank 0: lr=x: expected a number"
 
 
-def num_requeues(slurm: Path) -> int:
-    """How often Slurm was asked to requeue job 7."""
-    called = slurm / "called"
-    return called.read_text().splitlines().count("requeue 7") if called.exists() else 0
+class TestOutcome:
+    """What the ranks leave."""
+
+    def test_the_first_error_counts(self, slurm: Slurm) -> None:
+        slurm.leave(Verdict.FAILED, 0, "no space left\nMake room", SLURM_PROCID="3")
+        slurm.leave(Verdict.REFUSED, TERM, "no sign of life from rank 3", SLURM_PROCID="1")
+        ended = slurm.end(EXIT_FAILED, retries=3)
+        assert ended.event["reason"] == "rank 3: no space left"
+        assert ended.said == "failed (rank 3: no space left); requeued, try 1 of 3\n"
+
+    @pytest.mark.parametrize("start", ["1", "10"])
+    def test_that_of_an_earlier_start_is_not_taken_for_this_one(
+        self, start: str, slurm: Slurm
+    ) -> None:
+        slurm.leave(Verdict.REFUSED, INT, "old", SLURM_RESTART_COUNT=start)
+        ended = slurm.end(EXIT_FAILED)
+        assert (ended.event["event"], ended.event["reason"]) == ("failed", "exit code 1")
+
+    def test_a_rank_replaces_that_of_an_earlier_start(self, slurm: Slurm) -> None:
+        slurm.leave(Verdict.REFUSED, 0, "old", SLURM_RESTART_COUNT="1")
+        slurm.variables["SLURM_RESTART_COUNT"] = "2"
+        slurm.leave(Verdict.FAILED, 0, "new")
+        event = slurm.end(EXIT_FAILED).event
+        assert (event["event"], event["reason"], event["restart"]) == ("failed", "rank 0: new", 2)
+
+    def test_it_holds_for_one_end_of_the_script(self, slurm: Slurm) -> None:
+        """A script may run several stages, each with this line."""
+        slurm.leave(Verdict.REFUSED, 0, "once")
+        assert slurm.end(EXIT_FAILED).event["event"] == "gave up"
+        assert slurm.end(EXIT_FAILED).event["event"] == "failed"
+
+    def test_each_task_of_an_array_has_its_own(self, slurm: Slurm) -> None:
+        slurm.variables |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+        slurm.leave(Verdict.REFUSED, 0, "of the other", SLURM_ARRAY_TASK_ID="1")
+        event = slurm.end(EXIT_FAILED).event
+        assert (event["event"], event["job"]) == ("failed", "7_2")
+        assert "requeue 7_2" in (slurm.bin / "called").read_text()
+
+    @pytest.mark.parametrize(
+        "reason",
+        [
+            'it\'s "quoted" \\ `date` $(date) ${PATH} %s \\n',
+            "naïve 図 🦠 café",
+            "x" * 10_000,
+            "ü" * 10_000,
+            "key=value restart=9",
+        ],
+    )
+    def test_a_reason_is_kept_as_it_is_but_short(self, reason: str, slurm: Slurm) -> None:
+        slurm.leave(Verdict.FAILED, 0, reason)
+        noted = slurm.end(EXIT_FAILED).event["reason"].removeprefix("rank 0: ")
+        assert reason.startswith(noted)
+        assert len(noted) >= min(len(reason), 290)
+        assert len(noted) <= 300
+
+    def test_what_would_break_a_line_or_a_terminal_is_left_out(self, slurm: Slurm) -> None:
+        slurm.leave(Verdict.FAILED, 0, "a\tb\x1b[2J\x00c\x7fd \udce9e\x85f")
+        ended = slurm.end(EXIT_FAILED)
+        assert ended.event["reason"] == "rank 0: a\\x09b\\x1b[2J\\x00c\\x7fd ?e"
+        assert ended.said.count("\n") == 1
+
+    @pytest.mark.parametrize("content", [b"", b"\0" * 99, b"restart=0\nsignal=$(date)\n" * 9**5])
+    def test_a_damaged_one_is_none(self, content: bytes, slurm: Slurm) -> None:
+        slurm.leave(Verdict.STOPPED)
+        (slurm.run / "launch" / "outcomes" / "7").write_bytes(content)
+        assert slurm.end(EXIT_FAILED).event["event"] == "failed"
 
 
-def refuse(slurm: Path) -> None:
-    """Let scontrol refuse to requeue."""
-    lines = 'if [ "$1" = requeue ]; then echo "Requested operation disabled" >&2; exit 1; fi\n'
-    script = slurm / "scontrol"
-    script.write_text(script.read_text().replace("printf", lines + "printf"))
+class TestRetries:
+    """A job that fails is tried again while it gets further."""
 
-
-def save(run: Path, step: int, job: str) -> None:
-    """As much of a checkpoint as launch/ reads."""
-    folder = run / "checkpoints" / f"step_{step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "COMPLETE").write_text(json.dumps({"job": job}))
-    (folder.parent / "latest").write_text(f"{folder.name}\n")
-
-
-class TestOnExit:
-    """The last line of a job's script."""
-
-    def end(self, run: Path, code: int, retries: int = 2) -> str:
-        """The event that is noted last, '' for none."""
-        assert on_exit.main([str(run), "train", str(code), str(retries)]) == code
-        events = read_events(run)
-        return str(events[-1]["event"]) if events else ""
-
-    def test_success_is_noted(self, run: Path, slurm: Path) -> None:
-        assert self.end(run, 0) == "finished"
-        assert not (slurm / "called").exists()
-
-    def test_a_failure_is_retried_until_there_was_no_progress(self, run: Path, slurm: Path) -> None:
+    def test_until_there_was_no_progress(self, slurm: Slurm) -> None:
         seen = []
         for step in (4, 4, 9, 9, 9):  # a newer checkpoint before the third starts the count anew
-            save(run, step, job="7")
-            seen.append(self.end(run, 137))
-        assert seen == ["failed", "failed", "failed", "failed", "gave up"]
-        assert read_events(run)[-1]["reason"] == "killed by SIGKILL"
-        assert num_requeues(slurm) == 4
+            slurm.save(step, job="7")
+            seen.append(slurm.end(128 + KILL))
+        events = [ended.event["event"] for ended in seen]
+        assert events == ["failed", "failed", "failed", "failed", "gave up"]
+        assert [ended.num_requeues for ended in seen] == [1, 1, 1, 1, 0]
+        assert seen[-1].event["reason"] == "killed by SIGKILL"
+        assert seen[1].said == "failed (killed by SIGKILL); requeued, try 2 of 2\n"
+        assert (seen[3].event["step"], seen[3].event["saved"]) == (9, 9)
 
-    def test_what_another_job_saves_is_no_progress_of_this_one(
-        self, run: Path, slurm: Path
-    ) -> None:
+    def test_what_another_job_saves_is_no_progress_of_this_one(self, slurm: Slurm) -> None:
         """Also where the other's checkpoints push out those of this job."""
-        save(run, 4, job="7")
+        slurm.save(4, job="7")
         seen = []
         for step in (6, 8, 10):
-            save(run, step, job="5")
-            seen.append(self.end(run, 1))
-            shutil.rmtree(run / "checkpoints" / "step_00000004", ignore_errors=True)
+            slurm.save(step, job="77")
+            seen.append(slurm.end(1).event["event"])
+            shutil.rmtree(slurm.run / "checkpoints" / "step_00000004", ignore_errors=True)
         assert seen == ["failed", "failed", "gave up"]
-        assert read_events(run)[-1]["step"] == 10
+        assert read_events(slurm.run)[-1]["step"] == 10
 
-    def test_a_damaged_checkpoint_is_nobodys(self, run: Path) -> None:
-        for step, text in ((7, '{"job": '), (8, "[]"), (9, "{}")):
-            save(run, step, job="7")
-            (run / "checkpoints" / f"step_{step:08d}" / "COMPLETE").write_text(text)
-        save(run, 3, job="7")
-        assert own_step(run, "7") == 3
-        assert own_step(run, "8") == 0
+    @pytest.mark.parametrize("content", ['{"job": ', "[]", "{}", '{"job": 7}', ""])
+    def test_a_damaged_checkpoint_is_nobodys(self, content: str, slurm: Slurm) -> None:
+        slurm.save(7, job="7")
+        (slurm.run / "checkpoints" / "step_00000007" / "COMPLETE").write_text(content)
+        slurm.save(3, job="7")
+        assert slurm.end(1).event["saved"] == 3
 
-    @pytest.mark.parametrize("code", [255, 161])
-    def test_a_code_that_is_no_signal_is_told_as_it_is(
-        self, code: int, run: Path, slurm: Path
-    ) -> None:
-        assert self.end(run, code) == "failed"
-        assert read_events(run)[-1]["reason"] == f"exit code {code}"
+    @pytest.mark.parametrize("content", [b"", b"\xff\0", b"step_$(date)", b"step_" + b"9" * 10**6])
+    def test_a_damaged_pointer_names_no_step(self, content: bytes, slurm: Slurm) -> None:
+        slurm.save(7, job="7")
+        (slurm.run / "checkpoints" / "latest").write_bytes(content)
+        assert slurm.end(1).event["step"] == 0
 
-    def test_a_job_that_is_leaving_is_left_alone(self, run: Path, slurm: Path) -> None:
-        answer(slurm, "scontrol", "JobId=7 JobState=COMPLETING")
-        assert self.end(run, 75) == ""
-        assert num_requeues(slurm) == 0
+    def test_a_failure_is_counted_before_the_job_is_requeued(self, slurm: Slurm) -> None:
+        """Else a script that is killed between would come back for ever."""
+        slurm.refusals = 99
+        assert slurm.end(1).event["event"] == "requeue refused"
+        assert slurm.end(1, retries=1).event["event"] == "gave up"
 
-    def test_a_refused_requeue_is_tried_again_and_then_reported(
-        self, run: Path, slurm: Path
-    ) -> None:
-        refuse(slurm)
-        assert self.end(run, 1) == "requeue refused"
-        assert num_requeues(slurm) == 5
-        assert "disabled" in read_events(run)[-1]["reason"]
+    def test_where_nothing_can_be_counted_the_restarts_are(self, slurm: Slurm) -> None:
+        outcomes = slurm.run / "launch" / "outcomes"
+        outcomes.mkdir(parents=True)
+        (outcomes / "7.failures").mkdir()  # as good as a full disk, for root too
+        assert slurm.end(1, retries=2).event["event"] == "failed"
+        slurm.variables["SLURM_RESTART_COUNT"] = "2"
+        assert slurm.end(1, retries=2).event["event"] == "gave up"
 
-    def test_a_preemption_before_python_could_catch_it_is_no_failure(
-        self, run: Path, slurm: Path
-    ) -> None:
-        times = "StartTime=2026-01-02T10 PreemptTime=2026-01-02T11"
-        answer(slurm, "scontrol", f"JobId=7 JobState=RUNNING {times}")
-        assert [self.end(run, 143, retries=0) for _ in range(3)] == ["requeued"] * 3
-        assert num_requeues(slurm) == 3
-
-    def test_the_error_of_a_rank_is_the_reason(self, run: Path, slurm: Path) -> None:
-        note(run, "started", "train", job="7")
-        note(run, "error", "train", job="7", rank=3, reason="no space left")
-        self.end(run, 1)
-        assert read_events(run)[-1]["reason"] == "rank 3: no space left"
+    def test_a_damaged_count_is_no_program(self, slurm: Slurm) -> None:
+        outcomes = slurm.run / "launch" / "outcomes"
+        outcomes.mkdir(parents=True)
+        text = "x[$(echo 1 >&2)]\n0\n08\n" + "9" * 99 + "\n"
+        (outcomes / "7.failures").write_text(text)
+        assert slurm.end(1, retries=3).said == "failed (exit code 1); requeued, try 3 of 3\n"
 
 
-class TestInATask:
-    """The first task of a job, after a signal."""
+class TestRequest:
+    """What Slurm answers to the request."""
 
-    @staticmethod
-    def stop(run: Path, *signums: int) -> list[tuple[str, str]]:
-        """Stop training; returns the events that are noted, with their reasons."""
-        stop = StopRequest()
-        for signum in signums:
-            stop.note(signum, None)
-        Stage("train", str(run), []).stop(stop)
-        return [(event["event"], event["reason"]) for event in read_events(run)]
+    def test_it_is_repeated(self, slurm: Slurm) -> None:
+        slurm.refusals = 4
+        slurm.leave(Verdict.STOPPED, TERM)
+        ended = slurm.end(EXIT_STOPPED)
+        assert (ended.event["event"], ended.num_requeues) == ("requeued", 5)
 
-    def test_it_has_the_job_requeued_and_waits_for_the_second_signal(
-        self, run: Path, slurm: Path
-    ) -> None:
-        assert self.stop(run, TERM, TERM) == [("requeued", "SIGTERM")]
-        assert num_requeues(slurm) == 1
+    def test_a_refusal_is_told_and_nothing_else(self, slurm: Slurm) -> None:
+        slurm.refusals = 5
+        slurm.save(4, job="7")
+        slurm.leave(Verdict.STOPPED, TERM)
+        ended = slurm.end(EXIT_STOPPED)
+        assert ended.num_requeues == 5
+        assert [event["event"] for event in read_events(slurm.run)] == ["requeue refused"]
+        assert ended.event["reason"] == "not now; stopped: SIGTERM"
+        assert ended.said.startswith("requeue refused: not now; submit the run again")
+        assert "step 4" in ended.said
 
-    def test_a_cancelled_job_is_not_requeued(self, run: Path, slurm: Path) -> None:
-        answer(slurm, "scontrol", "JobId=7 JobState=COMPLETING")
-        assert self.stop(run, TERM) == [("stopped", "job is COMPLETING")]
-        assert num_requeues(slurm) == 0
+    def test_without_scontrol_it_is_refused(self, slurm: Slurm, tmp_path: Path) -> None:
+        slurm.leave(Verdict.STOPPED, USR2)
+        slurm.variables["PATH"] = str(tmp_path / "tools")
+        shutil.copytree(slurm.bin, tmp_path / "tools", symlinks=True)
+        assert slurm.end(EXIT_STOPPED).event["event"] == "requeue refused"
 
-    def test_ctrl_c_stays_stopped_in_the_script_too(self, run: Path, slurm: Path) -> None:
-        note(run, "started", "train", job="7", reason="")
-        assert self.stop(run, INT)[1:] == [("stopped", "SIGINT")]
-        assert TestOnExit().end(run, EXIT_STOPPED) == "stopped"
-        assert num_requeues(slurm) == 0
+    def test_scontrol_is_found_beside_srun(self, slurm: Slurm, tmp_path: Path) -> None:
+        tools = tmp_path / "tools"
+        shutil.copytree(slurm.bin, tools, symlinks=True)
+        write(slurm.bin, "srun", "")
+        (tools / "srun").symlink_to(slurm.bin / "srun")
+        slurm.variables["PATH"] = str(tools)
+        slurm.leave(Verdict.STOPPED, USR2)
+        assert slurm.end(EXIT_STOPPED).event["event"] == "requeued"
 
-    def test_a_refusal_is_noted_and_nobody_waits(self, run: Path, slurm: Path) -> None:
-        refuse(slurm)
-        assert self.stop(run, USR2) == [("requeue refused", "Requested operation disabled")]
 
-    def test_the_other_tasks_ask_for_nothing(
-        self, run: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("SLURM_PROCID", "3")
-        assert self.stop(run, TERM, TERM) == []
-        assert not (slurm / "called").exists()
+class TestReason:
+    """Why a job failed of which no rank has left an outcome, by its log."""
 
     @pytest.mark.parametrize(
-        ("state", "signum", "code", "event"),
+        ("log", "reason"),
         [
-            ("RUNNING", 0, EXIT_FAILED, "error"),
-            ("RUNNING", TERM, EXIT_FAILED, "error"),  # srun ends the ranks that are left
-            ("COMPLETING", TERM, EXIT_STOPPED, "stopped"),
+            ("", "exit code 1"),
+            ("line 9: module: command not found\n", "line 9: module: command not found"),
+            (
+                "slurmstepd-n1: error: execve(): python: No such file or directory\n"
+                "srun: error: n1: task 0: Exited with exit code 2\n"
+                "srun: launch/slurm: _step_signal: Terminating StepId=6.2\n",
+                "slurmstepd-n1: error: execve(): python: No such file or directory",
+            ),
+            (
+                "srun: unrecognized option '--nope'\nTry \"srun --help\" for more information\n",
+                "srun: unrecognized option '--nope'",
+            ),
+            ("epoch 1 (step 4): val/loss 0.5\n", "epoch 1 (step 4): val/loss 0.5"),
+            (
+                "Traceback (most recent call last):\n  File x\nImportError: no torch\n\nbye\n",
+                "ImportError: no torch",
+            ),
+            ("error: of the last start\nfailed (it); requeued, try 1 of 3\n", "exit code 1"),
+            ("error: then\nfailed (it); requeued, try 1 of 3\nerror: now\n", "error: now"),
+            ("\xff\0error: \"a\\b\x1b\n" * 20_000, 'error: "a\\b'),
         ],
-    )
-    def test_an_error_counts_only_where_the_job_does_not_leave(
-        self,
-        state: str,
-        signum: int,
-        code: int,
-        event: str,
-        run: Path,
-        slurm: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        def fail(name: str, arguments: list[str], stop: StopRequest) -> int:
-            if signum:
-                stop.note(signum, None)
-            raise RuntimeError("a rank is gone")
+    )  # fmt: skip
+    def test_it_is_the_last_telling_line(self, log: str, reason: str, slurm: Slurm) -> None:
+        slurm.log.write_bytes(log.encode("latin-1"))
+        assert slurm.end(1).event["reason"].strip() == reason
 
-        answer(slurm, "scontrol", f"JobId=7 JobState={state}")
-        monkeypatch.setattr("launch.job.run_stage", fail)
-        with pytest.raises(SystemExit) as ended:
-            Stage("train", str(run), [])()
-        assert ended.value.code == code
-        assert [noted["event"] for noted in read_events(run)] == ["started", event]
+    def test_a_kill_for_memory_is_told(self, slurm: Slurm) -> None:
+        said = "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0."
+        slurm.log.write_text(f"{said}\nsrun: error: n1: task 0: Out Of Memory\n")
+        assert slurm.end(128 + KILL).event["reason"] == f"killed by SIGKILL: {said}"
+
+    @pytest.mark.parametrize("code", [255, 161])
+    def test_a_code_that_is_no_signal_is_told_as_it_is(self, code: int, slurm: Slurm) -> None:
+        assert slurm.end(code).event["reason"] == f"exit code {code}"
+
+
+def test_an_event_has_what_every_event_of_a_job_has(slurm: Slurm) -> None:
+    slurm.variables |= {"SLURM_RESTART_COUNT": "3", "SLURM_JOB_NODELIST": "n[1-2]"}
+    event = slurm.end(0, stage="prepare").event
+    assert event.pop("time_s") > 1.7e9
+    assert event == {
+        "event": "finished", "stage": "prepare", "step": 0, "reason": "", "job": "7",
+        "restart": 3, "nodes": "n[1-2]",
+    }  # fmt: skip
+    assert not (slurm.bin / "called").exists()
+
+
+def test_it_writes_through_no_link(slurm: Slurm, tmp_path: Path) -> None:
+    (slurm.run / "launch").mkdir()
+    (slurm.run / "launch" / "events.jsonl").symlink_to(tmp_path / "other")
+    slurm.end(0)
+    assert not (tmp_path / "other").exists()

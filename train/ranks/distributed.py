@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from common.command_line import UsageError, UserError
 from common.malloc import keep_freed_memory
 from train.ranks.liveness import Liveness
+from train.ranks.slurm_job import refuse_lone_tasks
 
 Object = TypeVar("Object")
 
@@ -130,6 +132,7 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     If a rank does not reach a collective within `timeout_s`, the others raise a UserError that
     names it. Raises UsageError on every rank if two ranks have the same GPU.
     """
+    refuse_lone_tasks()
     keep_freed_memory()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -140,11 +143,11 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
         yield Ranks(0, 1, chosen)
         return
     timeout = timedelta(seconds=timeout_s)
-    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    store = meet(timeout)
     liveness = Liveness(store, rank, world_size)
     # gloo besides NCCL: flags and small objects need not touch the GPU
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    named = {"store": store, "rank": rank, "world_size": world_size}
+    named: dict[str, Any] = {"store": store, "rank": rank, "world_size": world_size}
     with liveness.watch():
         dist.init_process_group(backend, timeout=timeout, **named)
         ranks = Ranks(rank, world_size, chosen)
@@ -152,6 +155,22 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
         yield ranks
         # not after an error: NCCL would wait here for a rank that has ended
         dist.destroy_process_group()
+
+
+def meet(timeout: timedelta) -> Store:
+    """Return the store through which the ranks find each other. Raises UserError if its port is
+    taken."""
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"port {os.environ['MASTER_PORT']} of {socket.gethostname()}, where the ranks meet, is"
+            " taken by another program; a job takes another port at its next start, torchrun with"
+            " --master-port"
+        ) from None
+    return store
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

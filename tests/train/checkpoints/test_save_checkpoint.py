@@ -37,7 +37,7 @@ def test_it_says_which_job_saved_it(
     save: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """launch.on_exit reads it, to tell a job's own progress; the state is the same either way."""
+    """launch/on_exit.sh tells a job's own progress by it; the state is the same either way."""
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

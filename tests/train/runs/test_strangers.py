@@ -25,7 +25,7 @@ import yaml
 from common.command_line import UserError
 from common.schema import json_sha256
 from data_prep.dataset.manifest import Dataset, read_dataset
-from launch import jobs, on_exit
+from launch import jobs
 from launch.record.events import note, read_submission, write_submission
 from tests.train.checkpoints.conftest import remake_complete
 from train.checkpoints.checkpoint_files import verify
@@ -101,7 +101,6 @@ def read_all(folder: Path, place: Place) -> Iterator[Callable[[], object]]:
     yield lambda: jobs.main(["status", str(run)])
     yield lambda: jobs.main(["list", str(folder)])
     yield lambda: jobs.main(["logs", str(run)])
-    yield lambda: on_exit.main([str(run), "train", "1", "3"])
     yield lambda: check_run(str(run), "latest")
     yield lambda: use(run)
     if "step_" in place.path:
