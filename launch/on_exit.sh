@@ -183,6 +183,7 @@ decide() {
     elif [[ $signum == "$INT" || $code == $((128 + INT)) ]]; then  # Ctrl-C
         end stopped SIGINT
     elif [[ -n $state && $state != RUNNING ]]; then
+        has_happened PreemptTime && state="$state; it was preempted, and Slurm itself requeues it"
         end stopped "job is $state"
     elif [[ $signum == "$USR2" || $code == $((128 + USR2)) ]]; then  # before Python could catch it
         come_back "time limit"
