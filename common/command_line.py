@@ -53,7 +53,12 @@ class UserError(Exception):
     is_shared = False
     """Whether every rank raises it: then rank 0 alone prints it."""
     can_heal = True
-    """Whether the same command may succeed later, as after a full disk: a job is tried again."""
+    """Whether time may mend it, as it does a full disk: a job is tried again only then."""
+
+    def __init__(self, message: str, *, can_heal: bool | None = None) -> None:
+        super().__init__(message)
+        if can_heal is not None:
+            self.can_heal = can_heal
 
 
 class UsageError(UserError):
@@ -61,15 +66,6 @@ class UsageError(UserError):
 
     exit_code = EXIT_USAGE
     can_heal = False
-
-
-Error = typing.TypeVar("Error", bound=UserError)
-
-
-def lasting(error: Error) -> Error:
-    """Return an error as one that time cannot heal: settings or files must change first."""
-    error.can_heal = False
-    return error
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> typing.NoReturn:

@@ -110,7 +110,8 @@ class Lease:
         if self.is_taken_by_another_file():
             raise UserError(
                 f"{self.key}={self.folder}: {self.name} is in the way and is not a lock of"
-                f" this program; move it away, or name another {self.key}="
+                f" this program; move it away, or name another {self.key}=",
+                can_heal=False,
             )
         try:
             self.lease.acquire(timeout=0)

@@ -205,7 +205,8 @@ def make_private(out: Path, kind: str) -> None:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise UserError(
                 f"{folder}: must be this program's own folder, not a file or a link; move it away,"
-                " or name another out="
+                " or name another out=",
+                can_heal=False,
             )
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -236,5 +237,6 @@ def refusal(out: Path, names: Iterable[str], way_out: str = "name another out=")
     listed = list(names)
     return UserError(
         f"{out}: {counted(len(listed), 'file')} in the way, not written by this command or changed"
-        f" since: {named(listed)}; move away what is yours and run again, or {way_out}"
+        f" since: {named(listed)}; move away what is yours and run again, or {way_out}",
+        can_heal=False,
     )

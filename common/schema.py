@@ -182,5 +182,7 @@ def numbered_lines(path: Path, schema: type[Schema]) -> Iterator[tuple[str, Sche
             yield line.decode(), checked(schema, value)
         except ValueError as error:
             raise UserError(
-                f"{path}: line {number}: {error}; not as this version writes it: move the file away"
+                f"{path}: line {number}: {error}; not as this version writes it: move the file"
+                " away",
+                can_heal=False,
             ) from None

@@ -254,9 +254,12 @@ def check_splits(
                 f"nothing of the {name} split ({cases}) is left: its tiles are glass, without a"
                 f" point and with less than min_tissue={min_tissue} of tissue; lower min_tissue, or"
                 f" put other cases into the split, as with split.{name}_cases=[...]"
-                + (f"\nLeft out as bad:{listed}" if bad else "")
+                + (f"\nLeft out as bad:{listed}" if bad else ""),
+                can_heal=False,
             )
-        raise UserError(f"every field of the {name} split ({cases}) is bad:{listed}")
+        raise UserError(
+            f"every field of the {name} split ({cases}) is bad:{listed}", can_heal=False
+        )
 
 
 def remove_stale(out: Path, names: Iterable[str]) -> int:

@@ -59,6 +59,8 @@ class BadFile:
 class BadInputFilesError(UserError):
     """Raw files that cannot be used, listed with their reasons."""
 
+    can_heal = False
+
     def __init__(self, bad: Sequence[BadFile], missed: str = "") -> None:
         """`missed`: what the set lacks without these files; '' if they may be left out."""
         listed = "\n".join(f"  {entry}" for entry in bad)

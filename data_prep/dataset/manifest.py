@@ -229,7 +229,8 @@ def read_dataset(folder: Path) -> Dataset:
         if (folder / "groundTruth").is_dir():
             raise DatasetError(
                 f"data={folder}: raw fields; prepare them first, as with python -m data_prep"
-                f" raw={folder} out=prepared"
+                f" raw={folder} out=prepared",
+                can_heal=False,
             )
         raise DatasetError(
             f"data={folder}: no {DATASET}: not a prepared data set, or its preparation did not"
@@ -243,7 +244,8 @@ def read_dataset(folder: Path) -> Dataset:
     samples = read_samples(folder / MANIFEST, manifest)
     if hashlib.sha256(manifest).hexdigest() != description.content_sha256:
         raise DatasetError(
-            f"{folder / MANIFEST}: not the one that {DATASET} was written with{AGAIN}"
+            f"{folder / MANIFEST}: not the one that {DATASET} was written with{AGAIN}",
+            can_heal=False,
         )
     check_cases(folder, samples, description)
     return Dataset(folder, samples, description)
@@ -306,7 +308,8 @@ def check_unchanged(dataset: Dataset) -> None:
         return
     raise DatasetError(
         f"data={dataset.folder}: was prepared anew while a run trained on it; the run's last"
-        " checkpoint is from before. Prepare the data as they were, and run the same command again"
+        " checkpoint is from before. Prepare the data as they were, and run the same command again",
+        can_heal=False,
     )
 
 
@@ -320,7 +323,8 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
         found = validated(dict[str, Any], content).get("format")
         if found != FORMAT:
             raise DatasetError(
-                f"{path}: format {short(found)}; this version reads {FORMAT}: {way_out}"
+                f"{path}: format {short(found)}; this version reads {FORMAT}: {way_out}",
+                can_heal=False,
             )
         about = validated(DatasetFile, content)
         labelling = labelling_of(about.labels, about.config, about.mpp)

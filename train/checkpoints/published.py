@@ -30,7 +30,8 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
     if passed_over:
         raise CheckpointError(
             f"{folder}: no intact checkpoint ({'; '.join(passed_over)}). Restore one, or name"
-            " another run= to start anew"
+            " another run= to start anew",
+            can_heal=False,
         )
     return None, []
 

@@ -50,7 +50,7 @@ def read_progress(run: Path) -> ProgressNow | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{run / PROGRESS}: damaged: {error}") from None
+        raise UserError(f"{run / PROGRESS}: damaged: {error}", can_heal=False) from None
 
 
 def read_metrics(run: Path) -> list[Point]:
@@ -76,9 +76,14 @@ def points(path: Path, key: str = "step") -> list[tuple[str, Point]]:
     found = list(numbered_lines(path, Point))
     for line, point in found:
         if point.get(key) is None:
-            raise UserError(f"{path}: a line without '{key}' ({line[:60]!a}): move the file away")
+            raise UserError(
+                f"{path}: a line without '{key}' ({line[:60]!a}): move the file away",
+                can_heal=False,
+            )
         if max(abs(value or 0) for value in point.values()) > LARGEST:
-            raise UserError(f"{path}: a line with a number that no curve holds ({line[:60]!a})")
+            raise UserError(
+                f"{path}: a line with a number that no curve holds ({line[:60]!a})", can_heal=False
+            )
     return found
 
 

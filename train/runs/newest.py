@@ -87,7 +87,7 @@ def read_config(run: Path) -> TrainConfig:
         return command_line.from_values(TrainConfig, values)
     except (UsageError, ValueError) as error:
         way_out = f"if another version wrote it, {OTHER_VERSION}"
-        raise UserError(f"{file}: {error}\n{way_out}") from None
+        raise UserError(f"{file}: {error}\n{way_out}", can_heal=False) from None
 
 
 def named_or_newest(run: str) -> Path:

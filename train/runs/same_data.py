@@ -53,7 +53,8 @@ def check_same_data(trained: Description, dataset: Dataset, run: Path, is_named:
         f"run={run}: {dataset.folder} is not the data set that was trained on:"
         + "".join(f"\n  {line}" for line in lines)
         + "\nEither"
-        + "\nor".join(f" {way}" for way in ways)
+        + "\nor".join(f" {way}" for way in ways),
+        can_heal=False,
     )
 
 

@@ -1,0 +1,97 @@
+"""What a task of a job leaves when its stage is stopped or fails, and the code it ends with."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
+from common.stop_request import StopRequest
+from launch.job import Stage
+from launch.record.events import read_events
+
+End = Callable[[StopRequest], int]
+
+
+@pytest.fixture
+def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[object, str]]:
+    """end(how, rank) runs a stage that ends so: its exit code, and the outcome that it leaves."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "launch").mkdir()
+
+    def call(how: End, rank: int = 0) -> tuple[object, str]:
+        monkeypatch.setenv("SLURM_PROCID", str(rank))
+        monkeypatch.setattr("launch.job.run_stage", lambda name, arguments, stop: how(stop))
+        code: object = 0
+        try:
+            Stage("train", str(tmp_path), [])()
+        except SystemExit as ended:
+            code = ended.code
+        left = tmp_path / "launch" / "outcomes" / "7"
+        return code, left.read_text() if left.exists() else ""
+
+    return call
+
+
+def failing(error: Exception, signum: int = 0) -> End:
+    """A stage that raises, after a signal if one is given."""
+
+    def stage(stop: StopRequest) -> int:
+        if signum:
+            os.kill(os.getpid(), signum)
+        raise error
+
+    return stage
+
+
+def stopping(stop: StopRequest) -> int:
+    """A stage that a signal stops in order."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signum == signal.SIGTERM
+    return EXIT_STOPPED
+
+
+def test_success_leaves_nothing(end: Callable[..., tuple[object, str]], tmp_path: Path) -> None:
+    assert end(lambda stop: 0) == (0, "")
+    assert [event["event"] for event in read_events(tmp_path)] == ["started"]
+
+
+def test_a_stop_is_left_by_the_first_task(end: Callable[..., tuple[object, str]]) -> None:
+    """srun ends all tasks when one ends with a code; the others save their part first."""
+    assert end(stopping, rank=1) == (0, "")
+    left = "restart=0\nrank=0\nverdict=stopped\nsignal=15\nreason=\n"
+    assert end(stopping) == (EXIT_STOPPED, left)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "verdict", "reason"),
+    [
+        (RuntimeError("a\nb"), EXIT_FAILED, "failed", "RuntimeError: a"),
+        (OSError(28, "No space left"), EXIT_FAILED, "failed", "OSError: [Errno 28] No space left"),
+        (UserError("the disk is full"), EXIT_FAILED, "failed", "the disk is full"),
+        (UserError("other data", can_heal=False), EXIT_FAILED, "refused", "other data"),
+        (UsageError("lr=x: a number"), EXIT_USAGE, "refused", "lr=x: a number"),
+    ],
+)
+@pytest.mark.parametrize("signum", [0, signal.SIGTERM])
+def test_an_error_is_left_by_any_task(
+    error: Exception,
+    code: int,
+    verdict: str,
+    reason: str,
+    signum: int,
+    end: Callable[..., tuple[object, str]],
+) -> None:
+    left = f"restart=0\nrank=3\nverdict={verdict}\nsignal={signum:d}\nreason={reason}\n"
+    assert end(failing(error, signum), rank=3) == (code, left)
+
+
+def test_a_folder_that_takes_nothing_leaves_the_exit_code(
+    end: Callable[..., tuple[object, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "launch" / "outcomes").write_text("in the way")
+    assert end(failing(UserError("no room"))) == (EXIT_FAILED, "")
