@@ -25,6 +25,7 @@ HOSTILE = {
     "SLURM_NTASKS": "7",
     "SRUN_CPUS_PER_TASK": "9",
 }
+PORT = os.environ.get("DEV_CLUSTER_PORT", "18200")  # another one for a second copy of the tests
 SETTLE_S = 3  # for the nodes to be done with a job that was requeued
 
 
@@ -51,7 +52,7 @@ class Cluster:
     def manage(self, command: str) -> subprocess.CompletedProcess[str]:
         """Call slurm/dev_cluster.py."""
         script = [sys.executable, str(ROOT / "slurm" / "dev_cluster.py"), command]
-        script += ["--folder", str(self.folder), "--port", "18200", "--nodes", "8"]
+        script += ["--folder", str(self.folder), "--port", PORT, "--nodes", "8"]
         return subprocess.run(script, capture_output=True, text=True, timeout=60)
 
     def call(self, *command: str, code: int = 0, **variables: str) -> str:

@@ -117,6 +117,7 @@ def test_a_run_keeps_the_content_and_refuses_another(
         with pytest.raises(UserError, match="begun with other settings") as refused:
             open_run(tiny(run, other), prepared, CPU)
         assert f"({other}: not the transforms that the run began with)" in str(refused.value)
+        assert not refused.value.can_heal  # a job is not tried again
     opened, changes = open_run(tiny(run, f"crop.pipeline={file}", "resume=override"), prepared, CPU)
     assert "0.3]" in opened.crop.pipeline
     assert changes == [

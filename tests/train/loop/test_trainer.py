@@ -527,8 +527,9 @@ def test_another_data_set_in_the_place_of_a_runs_own_stops_it(
     trainer.dataset = read_dataset(data)
     about = json.loads((data / "dataset.json").read_text())
     (data / "dataset.json").write_text(json.dumps(about | {"content_sha256": "other"}))
-    with pytest.raises(UserError, match="was prepared anew while a run trained on it"):
+    with pytest.raises(UserError, match="was prepared anew while a run trained on it") as refused:
         trainer.fit()
+    assert not refused.value.can_heal  # a job is not tried again
     assert not list((tmp_path / "run/checkpoints").glob("step_*"))
 
 
