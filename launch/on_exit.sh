@@ -31,6 +31,7 @@ fi
 
 ask() {  # COMMAND...: call it until it succeeds; prints its output, or its last refusal
     local attempt answer
+    command -v "$1" >/dev/null || { echo "no $1 on this node"; return 1; }
     for ((attempt = 1; attempt <= TRIES; attempt++)); do
         ((attempt > 1)) && sleep "$WAIT_S"
         answer=$(timeout 20 "$@" 2>&1) && break
@@ -94,7 +95,7 @@ failures() {  # SAVED: count this job's failures since it saved its newest check
 
 log_of_this_start() {  # the end of the job's log, after the line that an earlier start ended with
     [[ -f /proc/$$/fd/2 ]] || return
-    tail -c 50000 "/proc/$$/fd/2" | tr '\000' ' ' |
+    tail -c 50000 "/proc/$$/fd/2" | tr '\000' ' ' | sed 's|^[^ ]*/slurm_script: ||' |
         sed -E '/^(requeued|failed|stopped|gave up) \(|^requeue refused: |\*\*\* JOB [0-9]+ ON/h;//!H;$!d;x' |
         sed 1d
 }
@@ -102,7 +103,7 @@ log_of_this_start() {  # the end of the job's log, after the line that an earlie
 telling_line() {  # of a log: the last line that names an error, else the last one; none of those
     # that only say that a task has ended
     grep -avE -e '^[[:space:]]*$|^srun: error: .*tasks? [0-9,-]+: |\*\*\* STEP |^Try "srun' \
-        -e '^srun: (launch/slurm|got SIG|Job |Step created|forcing|First task|[Tt]erminating|Warn)' |
+        -e '^srun: (launch/slurm|got SIG|Job |Step created|[Ff]orc|First task|[Tt]erminating|Warn)' |
         sed -nE '/error|fatal|fail|not found|no such|denied|cannot|unable|exception|invalid|unrecognized/I{p;h};$!d;x;/./d;x;p' |
         tail -n 1
 }
@@ -143,10 +144,10 @@ requeue() {  # EVENT REASON SENTENCE [KEY VALUE]: have the job requeued, then sa
         echo "$3"
     else
         answer=$(tail -n 1 <<<"$answer" | clean)
-        note "requeue refused" "$answer; ${1/requeued/stopped}: $2"
-        echo "requeue refused: $answer; submit the run again, and it goes on at step $(last_step)"
         # Slurm itself brings back a preempted job, if the job still runs when its grace is over
         [[ -z $state && $signum == "$TERM" ]] && sleep 120
+        note "requeue refused" "$answer; ${1/requeued/stopped}: $2"
+        echo "requeue refused: $answer; submit the run again, and it goes on at step $(last_step)"
     fi
 }
 

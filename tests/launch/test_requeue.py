@@ -356,11 +356,20 @@ class TestRequest:
         assert ended.said.startswith("requeue refused: not now; submit the run again")
         assert "step 4" in ended.said
 
-    def test_without_scontrol_it_is_refused(self, slurm: Slurm, tmp_path: Path) -> None:
-        slurm.leave(Verdict.STOPPED, USR2)
-        slurm.variables["PATH"] = str(tmp_path / "tools")
-        shutil.copytree(slurm.bin, tmp_path / "tools", symlinks=True)
-        assert slurm.end(EXIT_STOPPED).event["event"] == "requeue refused"
+    @pytest.mark.parametrize(("signum", "waits"), [(USR2, False), (TERM, True)])
+    def test_without_scontrol_only_slurm_itself_can_bring_it_back(
+        self, signum: int, waits: bool, slurm: Slurm, tmp_path: Path
+    ) -> None:
+        """It does so for a preempted job that still runs at the end of its grace."""
+        tools = tmp_path / "tools"
+        shutil.copytree(slurm.bin, tools, symlinks=True)
+        slurm.variables["PATH"] = str(tools)
+        slurm.leave(Verdict.STOPPED, signum)
+        ended = slurm.end(EXIT_STOPPED)
+        assert ended.event["event"] == "requeue refused"
+        assert ended.event["reason"].startswith("no scontrol on this node; stopped: ")
+        called = slurm.bin / "called"
+        assert (called.read_text() if called.exists() else "") == ("120\n" if waits else "")
 
     def test_scontrol_is_found_beside_srun(self, slurm: Slurm, tmp_path: Path) -> None:
         tools = tmp_path / "tools"
@@ -379,7 +388,7 @@ class TestReason:
         ("log", "reason"),
         [
             ("", "exit code 1"),
-            ("line 9: module: command not found\n", "line 9: module: command not found"),
+            ("/a/slurm_script: line 9: x: command not found\n", "line 9: x: command not found"),
             (
                 "slurmstepd-n1: error: execve(): python: No such file or directory\n"
                 "srun: error: n1: task 0: Exited with exit code 2\n"
