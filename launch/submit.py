@@ -31,9 +31,11 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
+from launch.acceptance import accepted_command, problems
 from launch.cluster import slurm_commands
+from launch.cluster.limits import fatal
 from launch.cluster.profiles import Profile, has_control_characters, load_profile
-from launch.job_requests import plan, script
+from launch.job_requests import Job, plan, script
 from launch.layouts import check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
@@ -48,6 +50,7 @@ from launch.stages import (
 )
 from train.runs.newest import free_name, new_run
 
+WHAT_IS_THERE = "`sinfo -o '%P %a %l %D %c %m %G %f'` shows what this cluster has"
 # Settings of a profile that are flags too; the others only make sense in a file
 FLAGS = tuple(
     field.name
@@ -100,6 +103,8 @@ def submit(
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     jobs = plan(run, code, with_kept_config(arguments, code), profile)
     slurm_commands.warn_of_unused_variables()
+    if slurm_commands.is_here():
+        refuse_what_cannot_start(run, jobs, argv, profile, dry_run=dry_run)
     if dry_run:
         for job, before in zip(jobs, [None, *jobs], strict=False):
             print(script(run, job, f"<id of {before.label}>" if before else ""))
@@ -111,6 +116,26 @@ def submit(
         record(run, argv, profile, ids, arguments.get("prepare", []))
     report(request, list(arguments), ids)
     return 0
+
+
+def refuse_what_cannot_start(
+    run: Path, jobs: Sequence[Job], argv: Sequence[str], profile: Profile, *, dry_run: bool
+) -> None:
+    """Raise UsageError where a job could never start; tell of nodes that are down at the moment.
+
+    A dry run, which may be meant for another cluster, is only told.
+    """
+    found = problems(run, jobs, profile)
+    texts = "; ".join(problem.text for problem in fatal(found))
+    if texts:
+        command = accepted_command(argv, jobs, profile)
+        wayout = f"; accepted is\n  {command}" if command else f"; {WHAT_IS_THERE}"
+        if not dry_run:
+            raise UsageError(f"{texts}; nothing was queued{wayout}")
+        print(f"would be refused here: {texts}{wayout}", file=sys.stderr)
+    for problem in found:
+        if not problem.is_fatal:
+            print(f"doubtful: {problem.text}", file=sys.stderr)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

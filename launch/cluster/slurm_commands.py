@@ -97,6 +97,14 @@ def fields(line: str) -> dict[str, str]:
     return values
 
 
+def reason(text: str) -> str:
+    """Return why Slurm refuses something, from all that it and a site's wrappers print."""
+    errors = [
+        line for line in text.splitlines() if re.search(r"error: |allocation failure: ", line)
+    ]
+    return last_line(errors[-1] if errors else text)
+
+
 def last_line(text: str) -> str:
     """Return the last line of a message of Slurm's, which names the reason."""
     return text.strip().splitlines()[-1] if text.strip() else "no answer"
