@@ -1,5 +1,6 @@
-"""Whether Slurm would start the jobs of a chain, before they are queued."""
+"""Whether Slurm would start the jobs of a chain: refused before any of them is queued."""
 
+import dataclasses
 import re
 import shlex
 import tempfile
@@ -7,64 +8,94 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.command_line import UsageError
 from launch.cluster import facts, limits, slurm_commands
+from launch.cluster.facts import Cluster
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile
 from launch.job_requests import Job, script
+from launch.stages import Request, check_ranks
 
 # Refusals of a moment: sbatch itself may accept the job, and lets it wait
 PASSING = re.compile(r"busy|not available now|timed out|contact slurm|temporar", re.IGNORECASE)
 NO_NODE = "node configuration is not available"
+WHAT_IS_THERE = "`sinfo -o '%P %a %l %D %c %m %G %f'` shows what this cluster has"
 
 
-def problems(run: Path, jobs: Sequence[Job], profile: Profile) -> list[Problem]:
-    """Return why the jobs would not start: by what the cluster has, then by Slurm's own word.
+def check_cluster(
+    stages: Sequence[str], request: Request, profile: Profile, argv: Sequence[str]
+) -> list[Problem]:
+    """Refuse what no node of the partition could ever hold, and what its limits forbid.
 
-    Slurm is asked with `sbatch --test-only`, which knows accounts, groups and qualities of service.
+    Returns what keeps the jobs waiting at the moment. Raises UsageError that shows a whole command
+    which is accepted, if there is one.
     """
     cluster = facts.look()
-    found = limits.problems(profile, stages_of(jobs), cluster)
-    if limits.fatal(found) or not cluster.partitions:
+    found = limits.problems(profile, stages, cluster)
+    if not (wrong := limits.fatal(found)):
         return found
+    texts = "; ".join(problem.text for problem in wrong)
+    way_out = accepted_command(stages, request, profile, argv, cluster) or WHAT_IS_THERE
+    raise UsageError(f"{texts}; nothing was queued; {way_out}")
+
+
+def accepted_command(
+    stages: Sequence[str],
+    request: Request,
+    profile: Profile,
+    argv: Sequence[str],
+    cluster: Cluster,
+) -> str:
+    """Return words with the command line whose jobs could start; '' where nobody can tell."""
+    changes = limits.accepted(profile, stages, cluster)
+    if changes is None:
+        return ""
+    words = with_flags(argv, changes)
+    if "train" in stages:  # fewer nodes may not divide the batch
+        try:
+            check_ranks(request, dataclasses.replace(profile, **changes), words)
+        except UsageError as error:
+            return f"with {shlex.join(as_flags(changes))}, {error}"
+    return f"accepted is\n  {shlex.join(['python', 'launch/submit.py', *words])}"
+
+
+def check_with_slurm(run: Path, jobs: Sequence[Job], waiting: Sequence[Problem]) -> None:
+    """Ask Slurm itself, which knows accounts, groups and qualities of service, and queues nothing.
+
+    `waiting`: for what the jobs would wait. Raises UsageError with the first refusal.
+    """
     for job in jobs:
         reason = refusal(run, job)
         # Nodes that are down for a moment look to --test-only as if they were not there
-        if reason and not PASSING.search(reason) and not (found and NO_NODE in reason):
-            return [*found, Problem(job.label, f"{job.label}: Slurm refuses the job: {reason}")]
-    return found
+        if reason and not PASSING.search(reason) and not (waiting and NO_NODE in reason):
+            raise UsageError(
+                f"{job.label}: Slurm refuses the job: {reason}; nothing was queued; {WHAT_IS_THERE}"
+            )
 
 
 def refusal(run: Path, job: Job) -> str:
     """Return what `sbatch --test-only` has against a job; '' for nothing."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
-        path.write_text(script(run, job, "").partition("\n")[2])
+        path.write_text(script(run, job, ""))
         code, text = slurm_commands.ask("sbatch", "--test-only", str(path))
     return slurm_commands.reason(text) if code else ""
 
 
-def accepted_command(argv: Sequence[str], jobs: Sequence[Job], profile: Profile) -> str:
-    """Return the command line with which all jobs could start; '' where nobody can tell."""
-    changes = limits.accepted(profile, stages_of(jobs), facts.look())
-    if not changes:
-        return ""
-    return shlex.join(["python", "launch/submit.py", *with_flags(argv, changes)])
-
-
-def stages_of(jobs: Sequence[Job]) -> list[str]:
-    """Return the stages of the jobs."""
-    return list(dict.fromkeys(job.stage for job in jobs))
+def as_flags(changes: dict[str, Any]) -> list[str]:
+    """Return keys of a profile as flags of submit.py."""
+    flags = ((f"--{key.replace('_', '-')}", str(value)) for key, value in changes.items())
+    return [word for pair in flags for word in pair]
 
 
 def with_flags(argv: Sequence[str], changes: dict[str, Any]) -> list[str]:
     """Return the words of a command line with these keys as flags, in place of those before."""
-    flags = {f"--{key.replace('_', '-')}": str(value) for key, value in changes.items()}
-    left, words = [], iter(argv)
+    flags, left, words = as_flags(changes), [], iter(argv)
     for word in words:
         name, equals, _ = word.partition("=")
         # argparse takes the beginning of a flag for the flag
-        if not (len(name) > 2 and any(flag.startswith(name) for flag in flags)):
+        if not (len(name) > 2 and any(flag.startswith(name) for flag in flags[::2])):
             left.append(word)
         elif not equals:
             next(words, None)
-    return [*(word for pair in flags.items() for word in pair), *left]
+    return [*flags, *left]

@@ -126,8 +126,15 @@ def after(job: str) -> dict[str, str]:
     return {"dependency": f"afterok:{job}"} if job else {}
 
 
+def printed(run: Path, job: Job, before: str) -> str:
+    """Return a job's script and what it runs, for a reader."""
+    called = "\n".join(f"#   {job.stage} {shlex.join(given)}" for given in job.arguments)
+    text = script(run, job, before)
+    return f"##### {job.label}\n{text}\n# The stage in each task (or array task):\n{called}\n"
+
+
 def script(run: Path, job: Job, before: str) -> str:
-    """Return the sbatch script of a job as submitit writes it; needs no Slurm."""
+    """Return the sbatch script of a job, behind the job `before`; needs no Slurm."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = run / LAUNCH / JOBS / "%j"
@@ -135,30 +142,6 @@ def script(run: Path, job: Job, before: str) -> str:
         f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     )
     array = {"map_count": len(job.arguments)} if len(job.arguments) > 1 else {}
-    text = _make_sbatch_string(
+    return _make_sbatch_string(
         command=command, folder=folder, **job.parameters, **array, **after(before)
-    )
-    called = "\n".join(f"#   {job.stage} {shlex.join(given)}" for given in job.arguments)
-    return f"##### {job.label}\n{text}\n# The stage in each task (or array task):\n{called}\n"
-
-
-def too_large(job: Job, reason: str) -> str:
-    """Return what a job asks of a node where no node has as much, else ''."""
-    if (
-        "node configuration is not available" not in reason
-        or "ntasks_per_node" not in job.parameters
-    ):
-        return ""
-    tasks, cpus = job.parameters["ntasks_per_node"], job.parameters["cpus_per_task"]
-    asked = [
-        f"{tasks * cpus} CPUs ({tasks} ranks of cpus_per_task={cpus})",
-        *(
-            f"{key}={job.parameters[key]}"
-            for key in ("gpus_per_node", "mem")
-            if key in job.parameters
-        ),
-    ]
-    return (
-        f": no node has {', '.join(asked)}; `sinfo -o '%P %c %G %m'` shows what nodes have, and"
-        " --cpus-per-task, --gpus-per-node and --mem-gb ask for less"
     )

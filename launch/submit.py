@@ -19,7 +19,8 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,11 +32,11 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
-from launch.acceptance import accepted_command, problems
+from launch.acceptance import check_cluster, check_with_slurm
 from launch.cluster import slurm_commands
-from launch.cluster.limits import fatal
+from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile, has_control_characters, load_profile
-from launch.job_requests import Job, plan, script
+from launch.job_requests import plan, printed
 from launch.layouts import check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
@@ -50,7 +51,6 @@ from launch.stages import (
 )
 from train.runs.newest import free_name, new_run
 
-WHAT_IS_THERE = "`sinfo -o '%P %a %l %D %c %m %G %f'` shows what this cluster has"
 # Settings of a profile that are flags too; the others only make sense in a file
 FLAGS = tuple(
     field.name
@@ -75,6 +75,10 @@ def main(argv: list[str]) -> int:
     refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
     stages = choose_stages(options.stages, request)
     check(stage_arguments(stages, request, profile), request)
+    waiting = []
+    if options.cluster == "slurm" and slurm_commands.is_here():
+        with refusing(told_only=options.dry_run):
+            waiting = check_cluster(stages, request, profile, argv)
     resolved = resolve_ranks(request, profile, argv) if "train" in stages else None
     if request.begun and resolved:
         check_begun(request, resolved, argv, is_prepared="prepare" not in stages)
@@ -87,7 +91,19 @@ def main(argv: list[str]) -> int:
             print("\n".join(shlex.join(command) for command in commands.values()))
             return 0
         return run_here(request.run, argv, commands, profile)
-    return submit(request, arguments, argv, profile, dry_run=options.dry_run)
+    return submit(request, arguments, argv, profile, waiting, dry_run=options.dry_run)
+
+
+@contextmanager
+def refusing(*, told_only: bool) -> Iterator[None]:
+    """While this context lasts, a UsageError is only told where `told_only`: of a dry run, which
+    queues nothing, and may be meant for another cluster."""
+    try:
+        yield
+    except UsageError as error:
+        if not told_only:
+            raise
+        print(f"this would be refused here: {error}", file=sys.stderr)
 
 
 def submit(
@@ -95,6 +111,7 @@ def submit(
     arguments: dict[str, list[str]],
     argv: Sequence[str],
     profile: Profile,
+    waiting: Sequence[Problem],
     *,
     dry_run: bool,
 ) -> int:
@@ -103,11 +120,14 @@ def submit(
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     jobs = plan(run, code, with_kept_config(arguments, code), profile)
     slurm_commands.warn_of_unused_variables()
+    for problem in waiting:
+        print(f"doubtful: {problem.text}", file=sys.stderr)
     if slurm_commands.is_here():
-        refuse_what_cannot_start(run, jobs, argv, profile, dry_run=dry_run)
+        with refusing(told_only=dry_run):
+            check_with_slurm(run, jobs, waiting)
     if dry_run:
         for job, before in zip(jobs, [None, *jobs], strict=False):
-            print(script(run, job, f"<id of {before.label}>" if before else ""))
+            print(printed(run, job, f"<id of {before.label}>" if before else ""))
         return 0
     settings = request.settings
     with submitting(run):
@@ -116,26 +136,6 @@ def submit(
         record(run, argv, profile, ids, arguments.get("prepare", []))
     report(request, list(arguments), ids)
     return 0
-
-
-def refuse_what_cannot_start(
-    run: Path, jobs: Sequence[Job], argv: Sequence[str], profile: Profile, *, dry_run: bool
-) -> None:
-    """Raise UsageError where a job could never start; tell of nodes that are down at the moment.
-
-    A dry run, which may be meant for another cluster, is only told.
-    """
-    found = problems(run, jobs, profile)
-    texts = "; ".join(problem.text for problem in fatal(found))
-    if texts:
-        command = accepted_command(argv, jobs, profile)
-        wayout = f"; accepted is\n  {command}" if command else f"; {WHAT_IS_THERE}"
-        if not dry_run:
-            raise UsageError(f"{texts}; nothing was queued{wayout}")
-        print(f"would be refused here: {texts}{wayout}", file=sys.stderr)
-    for problem in found:
-        if not problem.is_fatal:
-            print(f"doubtful: {problem.text}", file=sys.stderr)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -1,12 +1,11 @@
 """Questions to Slurm, through its own commands."""
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from common.command_line import UserError
 
@@ -56,14 +55,6 @@ def warn_of_unused_variables() -> None:
         )
 
 
-@contextlib.contextmanager
-def overriding_nothing() -> Iterator[None]:
-    """While this context lasts, keep variables that override a script out of the environment."""
-    aside = {key: os.environ.pop(key) for key in list(os.environ) if is_overriding(key)}
-    try:
-        yield
-    finally:
-        os.environ.update(aside)
 
 
 def show_config() -> dict[str, str]:
@@ -87,6 +78,12 @@ def show_tasks(job: str) -> list[dict[str, str]]:
     if code and "Invalid job id" not in text:
         raise UserError(f"Slurm does not tell the state of job {job}: {last_line(text)}")
     return [fields(line) for line in text.splitlines()] if code == 0 else []
+
+
+def show_all() -> list[dict[str, str]]:
+    """Return what `scontrol` says of every job; [] where Slurm never answers."""
+    code, text = ask_again("scontrol", "show", "job", "--oneliner")
+    return [fields(line) for line in text.splitlines() if "JobId=" in line] if code == 0 else []
 
 
 def fields(line: str) -> dict[str, str]:

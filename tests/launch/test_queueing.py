@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from common import plain_yaml
-from common.command_line import UsageError
+from common.command_line import UsageError, UserError
 from launch import submit
-from launch.cluster import profiles
-from launch.job_requests import Job, too_large
+from launch.cluster import profiles, slurm_commands
+from launch.cluster.profiles import Profile
+from launch.job_requests import plan
+from launch.queueing import queue
+from launch.record.events import read_events
 from tests.launch.fakes import answer, write
 
 HOSTILE = {
@@ -35,11 +38,28 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
-    keep = f'env > {folder}/environment\ncat "$1" > {folder}/script\n'
-    write(folder, "sbatch", f"{keep}echo Submitted batch job 7\n")
-    answer(folder, "srun", "")
-    answer(folder, "scontrol", "JobId=7 JobState=PENDING Command=(null)")
+    queues(folder, "echo 7")
+    write(folder, "scancel", f'echo "$1" >> {folder}/cancelled\n')
     return folder
+
+
+def queues(slurm: Path, prints: str, code: int = 0, reason: str = "None") -> None:
+    """Let sbatch keep what it is given, as job 7, and print something; scontrol knows the job."""
+    keep = f'env > {slurm}/environment\ncat "$2" > {slurm}/script\necho "$2" > {slurm}/path\n'
+    refuse = 'case "$1" in --test-only) exit 0;; esac\n'
+    write(slurm, "sbatch", f"{refuse}{keep}{prints}\nexit {code}\n")
+    job = (
+        f"JobId=7 JobName=x JobState=PENDING Reason={reason} Command=$(cat {slurm}/path) WorkDir=/"
+    )
+    other = "JobId=2026 JobState=RUNNING Reason=None Command=/else.sh WorkDir=/"
+    write(
+        slurm,
+        "scontrol",
+        f'case "$*" in "show job --oneliner 7") echo "{job}";;\n'
+        f'"show job --oneliner 2026") echo "{other}";;\n'
+        f'"show job --oneliner") echo "{other}"; echo "{job}";;\n'
+        '*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; esac\n',
+    )
 
 
 @pytest.fixture
@@ -140,7 +160,9 @@ def test_a_second_submission_queues_nothing_until_the_first_has_ended(
         submit.main(arguments)
     assert sorted(run.rglob("*")) == before
     assert not (slurm / "script").exists()
-    answer(slurm, "scontrol", "JobId=7 JobState=FAILED Command=(null)")
+    answer(slurm, "scontrol", f"JobId=7 JobState=FAILED Command=$(cat {slurm}/path) WorkDir=/")
+    queues_anew = 'case "$1" in --test-only) exit 0;; esac; echo "$2" > {0}/path; echo 7\n'
+    write(slurm, "sbatch", queues_anew.format(slurm))
     for folder in run.glob("launch/code-*"):  # that of this second
         folder.rename(folder.with_name("code-before"))
     assert submit.main(arguments) == 0
@@ -181,10 +203,90 @@ def test_a_folder_whose_name_would_be_a_line_is_refused(
         submit.main(["--dry-run", *arguments, "data=link"])
 
 
-def test_a_job_that_no_node_can_hold_is_told_what_it_asks_for() -> None:
-    asked = {"ntasks_per_node": 2, "cpus_per_task": 8, "gpus_per_node": 2}
-    job = Job("train", "train", [[]], asked)
-    told = too_large(job, "sbatch: error: Requested node configuration is not available")
-    assert "no node has 16 CPUs (2 ranks of cpus_per_task=8), gpus_per_node=2;" in told
-    assert "--cpus-per-task" in told
-    assert too_large(job, "sbatch: error: invalid partition specified: gpu") == ""
+class TestIds:
+    """A job id is that of our script, whatever the sbatch of a site prints."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(slurm_commands, "WAIT_S", 0)
+        return tmp_path / "run"
+
+    def queue(self, run: Path, num_tasks: int = 1) -> dict[str, str]:
+        """Queue a preparation."""
+        jobs = plan(run, run / "code", {"prepare": []}, Profile(prep_jobs=num_tasks))
+        return queue(run, jobs[:1])
+
+    @pytest.mark.parametrize(
+        "prints",
+        [
+            "echo 7",
+            "echo '7;cluster'",
+            "echo 'Welcome to 2026!'; echo 'job 2026 is running'; echo 7; echo '4 news'",
+            "echo 2026; echo 7",
+            "echo 'job 2026' >&2; echo '7;cluster2026'",
+            "echo 'Submitted batch job 7 on cluster 2026'",  # a wrapper that drops --parsable
+            "echo queued",
+            ":",
+        ],
+    )
+    def test_it_is_found_among_anything(self, prints: str, slurm: Path, run: Path) -> None:
+        queues(slurm, prints)
+        assert self.queue(run) == {"prepare": "7"}
+        assert [event["jobs"] for event in read_events(run)] == [{"prepare": "7"}]
+        assert [path.name for path in (run / "launch/jobs").glob("[0-9]*")] == ["7"]
+        assert sorted(path.name for path in (run / "launch/jobs/7").iterdir()) == [
+            "7_submission.sh", "7_submitted.pkl",
+        ]  # fmt: skip
+        assert cancelled(slurm) == []
+
+    def test_the_tasks_of_an_array_find_what_to_do(self, slurm: Path, run: Path) -> None:
+        assert self.queue(run, 2) == {"prepare": "7"}
+        for task in ("7_0", "7_1"):
+            assert (run / f"launch/jobs/{task}/{task}_submitted.pkl").is_file()
+
+    def test_a_job_that_was_queued_all_the_same_is_not_left_behind(
+        self, slurm: Path, run: Path
+    ) -> None:
+        queues(slurm, "echo 'sbatch: error: lost 2026' >&2; echo '(see the wiki)' >&2", code=1)
+        with pytest.raises(UserError, match="refuses the job: sbatch: error: lost 2026; nothing"):
+            self.queue(run)
+        assert cancelled(slurm) == ["7"]
+        assert not read_events(run)
+
+    def test_without_an_id_anywhere_nothing_of_others_is_cancelled(
+        self, slurm: Path, run: Path
+    ) -> None:
+        queues(slurm, f"rm {slurm}/path; echo 2026")
+        with pytest.raises(UserError, match="sbatch printed '2026', and scontrol shows no job"):
+            self.queue(run)
+        assert cancelled(slurm) == []
+        assert not list((run / "launch/jobs").glob("[0-9]*"))
+
+    @pytest.mark.parametrize(
+        "reason",
+        ["PartitionTimeLimit", "PartitionConfig", "QOSMaxWallDurationPerJobLimit", "InvalidAccount",
+         "AssocMaxNodePerJobLimit", "QOSMinGRES", "BadConstraints"],
+    )  # fmt: skip
+    def test_a_job_that_would_wait_for_ever_is_cancelled(
+        self, reason: str, slurm: Path, run: Path
+    ) -> None:
+        queues(slurm, "echo 7", reason=reason)
+        with pytest.raises(UserError, match=f"prepare: Slurm would never start the job: {reason};"):
+            self.queue(run)
+        assert cancelled(slurm) == ["7"]
+
+    @pytest.mark.parametrize(
+        "reason",
+        ["None", "Priority", "Resources", "Dependency", "ReqNodeNotAvail", "QOSMaxJobsPerUserLimit",
+         "AssocGrpNodeLimit", "ReqNodeNotAvail,_UnavailableNodes:n[1-4]", "PartitionDown"],
+    )  # fmt: skip
+    def test_one_that_waits_its_turn_stays(self, reason: str, slurm: Path, run: Path) -> None:
+        queues(slurm, "echo 7", reason=reason)
+        assert self.queue(run) == {"prepare": "7"}
+        assert cancelled(slurm) == []
+
+
+def cancelled(slurm: Path) -> list[str]:
+    """The jobs that scancel was called for."""
+    kept = slurm / "cancelled"
+    return kept.read_text().split() if kept.exists() else []
