@@ -18,6 +18,7 @@ from launch.stages import Request, check_ranks
 
 # Refusals of a moment: sbatch itself may accept the job, and lets it wait
 PASSING = re.compile(r"busy|not available now|timed out|contact slurm|temporar", re.IGNORECASE)
+SUBMIT = "launch/submit.py"
 NO_NODE = "node configuration is not available"
 WHAT_IS_THERE = "`sinfo -o '%P %a %l %D %c %m %G %f'` shows what this cluster has"
 
@@ -56,21 +57,26 @@ def accepted_command(
             check_ranks(request, dataclasses.replace(profile, **changes), words)
         except UsageError as error:
             return f"with {shlex.join(as_flags(changes))}, {error}"
-    return f"accepted is\n  {shlex.join(['python', 'launch/submit.py', *words])}"
+    return f"accepted is\n  {shlex.join(['python', SUBMIT, *words])}"
 
 
 def check_with_slurm(run: Path, jobs: Sequence[Job], waiting: Sequence[Problem]) -> None:
-    """Ask Slurm itself, which knows accounts, groups and qualities of service, and queues nothing.
+    """Raise UsageError with the first refusal of Slurm's, which queues nothing."""
+    if refused := refusal_of(run, jobs, waiting):
+        raise UsageError(f"{refused}; nothing was queued; {WHAT_IS_THERE}")
 
-    `waiting`: for what the jobs would wait. Raises UsageError with the first refusal.
+
+def refusal_of(run: Path, jobs: Sequence[Job], waiting: Sequence[Problem]) -> str:
+    """Return the first of Slurm's own refusals, '' for none.
+
+    It knows accounts, groups and qualities of service. `waiting`: for what the jobs would wait.
     """
     for job in jobs:
         reason = refusal(run, job)
         # Nodes that are down for a moment look to --test-only as if they were not there
         if reason and not PASSING.search(reason) and not (waiting and NO_NODE in reason):
-            raise UsageError(
-                f"{job.label}: Slurm refuses the job: {reason}; nothing was queued; {WHAT_IS_THERE}"
-            )
+            return f"{job.label}: Slurm refuses the job: {reason}"
+    return ""
 
 
 def refusal(run: Path, job: Job) -> str:

@@ -1,18 +1,24 @@
 """Check whether Eosin can run on this machine, or on this cluster.
 
     python launch/doctor.py [--profile NAME] [--shared FOLDER] [--save-s 60]
+    python launch/doctor.py --write-profile [NAME]      writes slurm/NAME.yaml (mine)
 
-It prints one line per question: fine, doubtful with the reason, or fatal with what to change. The
-exit code is 1 where anything is fatal. Without Slurm it describes this machine.
+It prints one line per question: fine, doubtful with the reason, or FATAL with what to change. The
+exit code is 1 where anything is fatal. On a cluster it also runs a job of seconds, if that can
+start at once, to look at the nodes. Without Slurm it describes this machine.
+
+--write-profile looks at the cluster's partitions and nodes, and writes a profile that suits them,
+with the reason for each value. It never replaces a file.
 """
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,46 +27,87 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from common import command_line
-from launch.cluster import slurm_commands
-from launch.cluster.profiles import Profile, load_profile
-
-FINE, DOUBTFUL, FATAL = "fine", "doubtful", "FATAL"
-SHM_NEEDED_GB = 1.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer to one question."""
-
-    verdict: str
-    question: str
-    answer: str
+from common.command_line import UsageError, UserError
+from launch.acceptance import SUBMIT, as_flags, refusal_of
+from launch.cluster import facts, limits, profiles, slurm_commands
+from launch.cluster.findings import DOUBTFUL, FATAL, FINE, Finding, about_cluster
+from launch.cluster.node_findings import SHM_NEEDED_GB, about_nodes
+from launch.cluster.profiles import MINE, Profile
+from launch.cluster.suggestion import PROFILE_HELP, best, choose_profile
+from launch.job_requests import plan
+from launch.record.events import STAGES
 
 
 def main(argv: list[str]) -> int:
     """Print every finding; returns 1 where one is fatal."""
+    options = parse(argv)
+    if options.write_profile:
+        return write_profile(options.write_profile)
+    profile, told = choose_profile(options.profile, {}, STAGES, on_slurm=True)
+    findings = [Finding(FINE, "profile", told)] if told else []
+    findings += [*about_machine(profile), *about_folder(options.shared)]
+    is_fatal = False
+    for finding in chain(findings, about_slurm(profile, options)):
+        print(f"{finding.verdict:9} {finding.question}: {finding.answer}", flush=True)
+        is_fatal |= finding.verdict == FATAL
+    return int(is_fatal)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse the flags."""
     parser = argparse.ArgumentParser(
         prog="python launch/doctor.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--profile", default="default", help="settings of the cluster, slurm/NAME.yaml (default)"
-    )
+    parser.add_argument("--profile", default="", help=PROFILE_HELP)
     parser.add_argument("--shared", type=Path, default=Path("."), help="folder for runs (.)")
     parser.add_argument(
-        "--save-s",
-        type=float,
-        default=10.0,
-        help="seconds that a step and a save take (10)",
+        "--save-s", type=float, default=10.0, help="seconds that a step and a save take (10)"
     )
-    options = parser.parse_args(argv)
-    profile = load_profile(options.profile, {})
-    findings = [*about_machine(profile), *about_folder(options.shared)]
-    findings += about_slurm(profile, options.save_s, options.shared)
-    for finding in findings:
-        print(f"{finding.verdict:9} {finding.question}: {finding.answer}")
-    return int(any(finding.verdict == FATAL for finding in findings))
+    parser.add_argument(
+        "--write-profile",
+        nargs="?",
+        const=MINE,
+        metavar="NAME",
+        help="write slurm/NAME.yaml (mine) for this cluster, and check nothing",
+    )
+    return parser.parse_args(argv)
+
+
+def write_profile(name: str) -> int:
+    """Write slurm/NAME.yaml for this cluster, and print the commands that come next.
+
+    Raises UsageError where a file has that name, UserError where there is nothing to write.
+    """
+    folder = profiles.PROFILES
+    path = folder / f"{name}.yaml"
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"--write-profile {name}: not a plain name; leave it out for {MINE}")
+    if path.exists():
+        number = next(k for k in range(2, 1000) if not (folder / f"{name}-{k}.yaml").exists())
+        raise UsageError(
+            f"--write-profile {name}: slurm/{name}.yaml is there, and stays as it is; accepted is"
+            f"\n  python launch/doctor.py --write-profile {name}-{number}"
+        )
+    if not slurm_commands.is_here() or not (settings := slurm_commands.show_config()):
+        raise UserError(
+            "--write-profile: no Slurm answers on this machine; log in where sbatch works, or copy"
+            " slurm/template.yaml"
+        )
+    if (found := best(STAGES)) is None:
+        raise UserError(
+            "--write-profile: no partition is up, with nodes, and with time for a job;"
+            " `scontrol show partition` lists them; copy slurm/template.yaml"
+        )
+    with path.open("x") as file:
+        file.write(found.as_yaml(settings.get("ClusterName", "").strip()))
+    print(f"wrote {path}")
+    print(path.read_text(), end="")
+    given = "" if name == MINE else f" --profile {name}"
+    print(f"next  python launch/doctor.py{given}              can it work there?")
+    print(f"      python launch/submit.py{given} --nodes 2    prepare, train and evaluate")
+    return 0
 
 
 def about_machine(profile: Profile) -> Iterator[Finding]:
@@ -107,116 +154,45 @@ def about_folder(folder: Path) -> Iterator[Finding]:
         yield Finding(verdict, question, f"is writable, {free_gb:.0f} GB free")
 
 
-def about_slurm(profile: Profile, save_s: float, shared: Path) -> Iterator[Finding]:
-    """Check what decides whether a preempted run comes back."""
+def about_slurm(profile: Profile, options: argparse.Namespace) -> Iterator[Finding]:
+    """Check the cluster, then what it says of the profile's jobs, then its nodes."""
     missing = [name for name in ("sbatch", "srun", "scontrol", "squeue") if not shutil.which(name)]
     if missing:
         answer = f"{', '.join(missing)} not found: use torchrun, or submit.py --cluster local"
         yield Finding(DOUBTFUL, "Slurm", answer)
         return
-    settings = slurm_commands.show_config()
-    if not settings:
-        yield Finding(
-            FATAL,
-            "Slurm",
-            "installed, but no controller answers: try scontrol ping",
-        )
+    cluster = facts.look()
+    if not cluster.settings:
+        answer = "installed, but no controller answers: try scontrol ping"
+        yield Finding(FATAL, "Slurm", answer)
         return
-    yield Finding(FINE, "Slurm", f"{settings.get('SLURM_VERSION', '?')} answers")
-    yield about_requeue(settings)
-    yield from about_partition(profile, settings, save_s)
-    yield from about_node(profile, shared)
+    shared = options.shared.resolve()
+    yield from about_cluster(profile, cluster, options.save_s)
+    found = list(about_jobs(profile, options.profile, shared, cluster))
+    yield from found
+    if not any(finding.verdict == FATAL for finding in found):
+        yield from about_nodes(profile, cluster, ROOT, shared)
 
 
-def about_requeue(settings: dict[str, str]) -> Finding:
-    """Look at JobRequeue."""
-    if settings.get("JobRequeue", "1").strip() == "1":
-        return Finding(FINE, "JobRequeue", "1: Slurm may requeue jobs")
-    answer = "0: Slurm requeues only jobs with --requeue, which submit.py asks for"
-    return Finding(DOUBTFUL, "JobRequeue", answer)
-
-
-def about_partition(profile: Profile, settings: dict[str, str], save_s: float) -> Iterator[Finding]:
-    """Check the partition, what preemption does there, and whether the grace is long enough."""
-    name = profile.partition or default_partition()
-    partition = slurm_commands.show_partition(name) if name else {}
-    if not partition:
-        known = ", ".join(partition_names())
-        answer = f"not on this cluster, which has {known}: set partition in slurm/*.yaml"
-        yield Finding(FATAL, f"partition {name or '(default)'}", answer)
+def about_jobs(
+    profile: Profile, name: str, shared: Path, cluster: facts.Cluster
+) -> Iterator[Finding]:
+    """Say why jobs could not start, and which command line submits those that could."""
+    waiting = limits.problems(profile, STAGES, cluster)
+    way_out = ""
+    if changes := limits.accepted(profile, STAGES, cluster):
+        flags = [*(["--profile", name] if name else []), *as_flags(changes)]
+        way_out = f"; change the profile, or use {shlex.join(['python', SUBMIT, *flags])}"
+    for problem in waiting:
+        verdict, more = (FATAL, way_out) if problem.is_fatal else (DOUBTFUL, "")
+        yield Finding(verdict, problem.key, problem.text.removeprefix(f"{problem.key}: ") + more)
+    if limits.fatal(waiting):
         return
-    yield Finding(FINE, f"partition {name}", f"{partition.get('Nodes', '?')}")
-    mode = partition.get("PreemptMode", settings.get("PreemptMode", "OFF").strip())
-    if mode == "CANCEL":
-        answer = "CANCEL: Slurm does not requeue a preempted job; rank 0 asks for it in time"
-        yield Finding(DOUBTFUL, "PreemptMode", answer)
+    jobs = plan(shared / "run", ROOT, {stage: [] for stage in STAGES}, profile)
+    if refused := refusal_of(shared / "run", jobs, waiting):
+        yield Finding(FATAL, "jobs", refused)
     else:
-        yield Finding(FINE, "PreemptMode", mode)
-    grace_s = int(partition.get("GraceTime", "0"))
-    user_signal = "send_user_signal" in settings.get("PreemptParameters", "")
-    signals = "SIGTERM" + (" and the user signal" if user_signal else "")
-    if mode == "OFF" or grace_s >= save_s:
-        answer = f"{grace_s} s after {signals}; one step and one save take {save_s:g} s"
-        yield Finding(FINE, "GraceTime", answer)
-    else:
-        answer = (
-            f"{grace_s} s after {signals}, but one step and one save take {save_s:g} s: preemption"
-            " costs the steps since the last checkpoint; lower save_every_s"
-        )
-        yield Finding(DOUBTFUL, "GraceTime", answer)
-    yield about_lead(profile, save_s)
-
-
-def about_lead(profile: Profile, save_s: float) -> Finding:
-    """Check how long before the time limit the signal comes."""
-    answer = f"{profile.signal_lead_s} s before the limit (Slurm may be a minute early)"
-    if profile.signal_lead_s >= 2 * save_s:
-        return Finding(FINE, "signal_lead_s", answer)
-    return Finding(DOUBTFUL, "signal_lead_s", f"{answer}: less than two saves; raise it")
-
-
-def default_partition() -> str:
-    """Return the partition of jobs that name none; '' where Slurm has no default."""
-    code, text = slurm_commands.ask("sinfo", "--noheader", "--format=%P")
-    marked = [name.rstrip("*") for name in text.split() if name.endswith("*")]
-    return marked[0] if code == 0 and marked else ""
-
-
-def partition_names() -> list[str]:
-    """Return all partitions of the cluster."""
-    code, text = slurm_commands.ask("sinfo", "--noheader", "--format=%R")
-    return sorted(set(text.split())) if code == 0 else []
-
-
-def about_node(profile: Profile, shared: Path) -> Iterator[Finding]:
-    """Run a job of one second, if it can start at once, to look at a node."""
-    where = [f"--partition={profile.partition}"] if profile.partition else []
-    where += ["--immediate=15", "--nodes=1", "--ntasks=1"]
-    looks = (
-        f"test -r {shlex.quote(str(ROOT / 'common/command_line.py'))} && echo project;"
-        f" test -w {shlex.quote(str(shared.resolve()))} && echo shared;"
-        " echo shm $(df -Pk /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f4); echo cpus $(nproc)"
-    )
-    cpus = f"--cpus-per-task={profile.cpus_per_task}"
-    code, text = slurm_commands.ask("srun", *where, cpus, "sh", "-c", looks)
-    if code:
-        reason = text.splitlines()[-1] if text else "no answer"
-        yield Finding(DOUBTFUL, "a node", f"not tried, no job can start at once: {reason}")
-        return
-    for name, folder in (("project", ROOT), ("shared", shared.resolve())):
-        if name in text.split():
-            yield Finding(FINE, f"a node sees {folder}", "yes")
-        else:
-            answer = "no: put project and runs on a file system that all nodes share"
-            yield Finding(FATAL, f"a node sees {folder}", answer)
-    facts = dict(line.split(maxsplit=1) for line in text.splitlines() if " " in line)
-    shm_gb = int(facts.get("shm", 0)) * 1024 / 1e9
-    verdict = FINE if shm_gb >= SHM_NEEDED_GB else DOUBTFUL
-    yield Finding(verdict, "/dev/shm of a node", f"{shm_gb:.1f} GB free")
-    cores = int(facts.get("cpus", 0))
-    verdict = FINE if cores >= profile.cpus_per_task else DOUBTFUL
-    answer = f"the profile asks for {profile.cpus_per_task}, and a task may use {cores}"
-    yield Finding(verdict, "cpus per task", answer)
+        yield Finding(FINE, "jobs", "Slurm takes those of all stages")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ of runs/. Other raw fields (raw=DIR) are prepared into RUN/prepared, or into the
 
 A key=value setting goes to every stage that knows the key (`python -m data_prep --help`, `python -m
 train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one stage. The settings of the cluster
-come from a profile in slurm/, then from flags. SBATCH_*, SRUN_* and SLURM_* of your shell are
-ignored. A run is refused while one of its jobs is in the queue.
+come from a profile in slurm/, or without one from what the cluster has, then from flags. SBATCH_*,
+SRUN_* and SLURM_* of your shell are ignored. A job that could not start there, and a run while one
+of its jobs is in the queue, are refused.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from common.help_text import field_docs
 from launch.acceptance import check_cluster, check_with_slurm
 from launch.cluster import slurm_commands
 from launch.cluster.limits import Problem
-from launch.cluster.profiles import Profile, has_control_characters, load_profile
+from launch.cluster.profiles import Profile, has_control_characters
+from launch.cluster.suggestion import PROFILE_HELP, choose_profile
 from launch.job_requests import plan, printed
 from launch.layouts import check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
@@ -69,14 +71,17 @@ def main(argv: list[str]) -> int:
             " --cluster local runs it here"
         )
     flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
-    profile = load_profile(options.profile, flags)
+    on_slurm = options.cluster == "slurm"
+    profile, told = choose_profile(options.profile, flags, STAGES, on_slurm=on_slurm)
+    if told:
+        print(told, file=sys.stderr)
     request = Request(settings, Path(settings.get("run") or free_name()).resolve())
     paths = {"run": request.run, "raw": request.raw, "data": request.data, "folder": Path.cwd()}
     refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
     stages = choose_stages(options.stages, request)
     check(stage_arguments(stages, request, profile), request)
     waiting = []
-    if options.cluster == "slurm" and slurm_commands.is_here():
+    if on_slurm and slurm_commands.is_here():
         with refusing(told_only=options.dry_run):
             waiting = check_cluster(stages, request, profile, argv)
     resolved = resolve_ranks(request, profile, argv) if "train" in stages else None
@@ -145,9 +150,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--profile", default="default", help="settings of the cluster, slurm/NAME.yaml (default)"
-    )
+    parser.add_argument("--profile", default="", help=PROFILE_HELP)
     parser.add_argument(
         "--stages", default="", help=f"those of {','.join(STAGES)} to run (all that are needed)"
     )

@@ -13,6 +13,7 @@ from common.command_line import UsageError
 from launch.cluster import sbatch_args
 
 PROFILES = Path(__file__).parents[2] / "slurm"
+DEFAULT, MINE = "default", "mine"  # without Slurm; that of the cluster, where it is there
 SIGNAL_EARLY_S = 60  # by how much Slurm may send --signal early (manual of sbatch)
 
 
@@ -178,19 +179,24 @@ def has_control_characters(text: str) -> bool:
 
 
 def load_profile(name: str, flags: dict[str, Any]) -> Profile:
-    """Load a profile by name, and set the flags that were given. Raises UsageError."""
-    if not (PROFILES / f"{name}.yaml").is_file():
+    """Load a profile by name, and set the flags that were given; '' for the flags alone.
+
+    Raises UsageError.
+    """
+    if name and not (PROFILES / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
         raise UsageError(
-            f"--profile {name}: slurm/{name}.yaml does not exist; profiles are {known}; copy"
-            " slurm/template.yaml to make your own"
+            f"--profile {name}: slurm/{name}.yaml does not exist; profiles are {known}; `python"
+            f" launch/doctor.py --write-profile {name}` makes one for this cluster, and"
+            " slurm/template.yaml explains every key"
         )
-    arguments = [f"preset={name}"] + [f"{key}={value}" for key, value in flags.items()]
+    arguments = [f"preset={name}"] if name else []
+    arguments += [f"{key}={value}" for key, value in flags.items()]
     try:
         return command_line.load(NamedProfile, arguments, preset_folder=PROFILES)
     except UsageError as error:
         key = re.match(r"\w*", str(error))
-        is_told = str(PROFILES) in str(error) or (key and key[0] in flags)
+        is_told = not name or str(PROFILES) in str(error) or (key and key[0] in flags)
         raise UsageError(str(error) if is_told else f"slurm/{name}.yaml: {error}") from None
 
 

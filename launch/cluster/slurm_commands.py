@@ -23,12 +23,12 @@ def is_here() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def ask(*command: str) -> tuple[int, str]:
+def ask(*command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
     """Run a command of Slurm's; returns its exit code, and its output or error."""
     environment = {key: value for key, value in os.environ.items() if not is_overriding(key)}
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
+            command, env=environment, capture_output=True, text=True, timeout=timeout_s
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)
