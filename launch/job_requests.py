@@ -80,14 +80,17 @@ def parameters(
         "stderr_to_stdout": True,
         "setup": [
             *at_end(run, code, stage, profile.retries),
+            "export PATH",  # the shell's own default where a site hands on no environment
             *profile.setup,
             *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
             f"export PYTHONPATH={shlex.quote(str(code))}",
             f"cd {shlex.quote(str(code))}",
         ],
         # Since Slurm 22.05 srun ignores the --cpus-per-task of sbatch. When a rank dies the others
-        # would wait for it
+        # would wait for it. With sbatch --export=NONE, the rule of some sites, tasks would have no
+        # environment
         "srun_args": [
+            "--export=ALL",
             f"--cpus-per-task={profile.cpus_per_task}",
             "--kill-on-bad-exit=1",
             *profile.srun_args,

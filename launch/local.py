@@ -11,6 +11,7 @@ from types import FrameType
 
 from common.command_line import EXIT_STOPPED
 from common.stop_request import StopRequest
+from launch.cluster import slurm_commands
 from launch.cluster.profiles import Profile
 from launch.queueing import ROOT, record
 from launch.record.events import note
@@ -82,7 +83,9 @@ class Relay(StopRequest):
 
         It has a session of its own, so that Ctrl-C reaches it once, from here.
         """
-        self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        # Inside a job of Slurm's, say by salloc, the program is no task of that job
+        environment = slurm_commands.inherited(keep=slurm_commands.OF_GPUS)
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
         self.pass_on()  # what came while the program was started
         code = self.process.wait()
         self.process = None

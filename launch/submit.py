@@ -11,8 +11,8 @@ of runs/. Other raw fields (raw=DIR) are prepared into RUN/prepared, or into the
 A key=value setting goes to every stage that knows the key (`python -m data_prep --help`, `python -m
 train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one stage. The settings of the cluster
 come from a profile in slurm/, or without one from what the cluster has, then from flags. SBATCH_*,
-SRUN_* and SLURM_* of your shell are ignored. A job that could not start there, and a run while one
-of its jobs is in the queue, are refused.
+SRUN_*, SLURM_*, MASTER_PORT, RANK, CUDA_VISIBLE_DEVICES and their like of your shell are ignored. A
+job that could not start there, and a run while one of its jobs is in the queue, are refused.
 """
 
 import argparse

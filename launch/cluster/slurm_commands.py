@@ -9,8 +9,22 @@ from collections.abc import Sequence
 
 from common.command_line import UserError
 
-# Variables of a shell that override a script or a command; jobs would inherit them too
-OVERRIDING, KEPT = ("SBATCH_", "SRUN_", "SLURM_"), "SLURM_CONF"
+# Variables of the submitter's shell that would change what a job is, or what a command answers.
+# sbatch would hand them on to the job, with the rest of the shell's environment.
+KEPT = "SLURM_CONF"
+OF_REQUESTS = ("SBATCH_", "SALLOC_")
+OF_JOBS = ("SLURM_", "SLURMD_", "SRUN_", "PYXIS_CONTAINER_")  # Slurm sets some in its jobs
+OF_QUERIES = ("SQUEUE_", "SCONTROL_", "SINFO_", "SACCT_", "SCANCEL_")
+OF_LAUNCHERS = ("TORCHELASTIC_", "PET_", "PMI", "OMPI_", "MPI_LOCAL", "MV2_COMM_", "SUBMITIT_")
+OF_RANKS = (
+    *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "NODE_RANK"),
+)
+OF_GPUS = (
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    *("HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"),
+)
+OF_CONTAINERS = ("APPTAINER_CLEANENV", "SINGULARITY_CLEANENV")  # a rank would not know its number
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
@@ -25,10 +39,9 @@ def is_here() -> bool:
 
 def ask(*command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
     """Run a command of Slurm's; returns its exit code, and its output or error."""
-    environment = {key: value for key, value in os.environ.items() if not is_overriding(key)}
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout_s
+            command, env=inherited(), capture_output=True, text=True, timeout=timeout_s
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)
@@ -36,21 +49,35 @@ def ask(*command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
 
 
 def is_overriding(variable: str) -> bool:
-    """Return whether an environment variable changes what Slurm's commands do."""
-    return variable.startswith(OVERRIDING) and variable != KEPT
+    """Return whether an environment variable changes what Slurm's commands or jobs do."""
+    prefixes = OF_REQUESTS + OF_JOBS + OF_QUERIES + OF_LAUNCHERS
+    names = OF_RANKS + OF_GPUS + OF_CONTAINERS
+    return variable in names or (variable.startswith(prefixes) and variable != KEPT)
+
+
+def inherited(keep: Sequence[str] = ()) -> dict[str, str]:
+    """Return the environment of this shell without what is overriding, except for `keep`."""
+    return {
+        name: value for name, value in os.environ.items() if name in keep or not is_overriding(name)
+    }
+
+
+def set_by_hand() -> list[str]:
+    """Return the names of overriding variables that a user has set, not Slurm or a launcher."""
+    is_in_job, is_launched = "SLURM_JOB_ID" in os.environ, "TORCHELASTIC_RUN_ID" in os.environ
+    prefixes = OF_REQUESTS + (() if is_in_job else OF_JOBS) + (() if is_launched else ("PET_",))
+    names = OF_CONTAINERS + (() if is_in_job else OF_GPUS) + (() if is_launched else OF_RANKS)
+    given = filter(is_overriding, os.environ)
+    return sorted(name for name in given if name in names or name.startswith(prefixes))
 
 
 def warn_of_unused_variables() -> None:
     """Print which variables of this shell are ignored, and where their values belong."""
-    names = sorted(filter(is_overriding, os.environ))
-    if job := os.environ.get("SLURM_JOB_ID"):  # dozens, which Slurm has set
-        names = [name for name in names if not name.startswith("SLURM_")]
-        names.append(f"SLURM_* (of job {job})")
-    if names:
+    if names := set_by_hand():
         are, them = ("is", "it") if len(names) == 1 else ("are", "them")
         print(
             f"{', '.join(names)} of your shell {are} ignored; put {them} into the profile, for"
-            " example under partition: or sbatch_args:",
+            " example under partition:, sbatch_args: or environment:",
             file=sys.stderr,
         )
 

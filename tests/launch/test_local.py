@@ -20,11 +20,17 @@ from launch.local import Relay
 from tests import ranks
 
 ROOT = Path(__file__).parents[2]
+# As in a task of srun's, or in a shell that torchrun and its settings were tried in
+IN_A_JOB = {
+    **{"SLURM_JOB_ID": "17", "SLURM_PROCID": "1", "SLURM_ARRAY_JOB_ID": "16", "PMI_RANK": "1"},
+    **{"SLURM_ARRAY_TASK_ID": "2", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+    **{"MASTER_ADDR": "n1", "MASTER_PORT": "29500", "PET_NNODES": "2", "CUDA_VISIBLE_DEVICES": ""},
+}
 
 
 def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path: Path) -> None:
-    """--cluster local. On two ranks at first, where SIGUSR2 would end torchrun before a save, and
-    then on one."""
+    """--cluster local, in a job. On two ranks at first, where SIGUSR2 would end torchrun before a
+    save, and then on one."""
     raw, run = tmp_path / "raw", tmp_path / "run"
     synthetic([f"out={raw}", "fields=2", "cases=4", "width_px=200", "height_px=192"])
     chain = [
@@ -35,8 +41,9 @@ def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path
 
     def start(num_ranks: int) -> subprocess.Popen[str]:
         command = [sys.executable, "launch/submit.py", "--ranks-per-node", str(num_ranks), *chain]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=ROOT, env={**os.environ, **IN_A_JOB}, text=True, **pipes
         )
 
     stopped = start(2)
