@@ -70,7 +70,8 @@ class UsageError(UserError):
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> typing.NoReturn:
     """Call `main` with the arguments and exit with its code; print a UserError as one message."""
-    is_first = os.environ.get("RANK", "0") == "0"
+    # Only torchrun has its ranks in one terminal; a RANK without it was left behind in a shell
+    is_first = os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
     try:
         code = main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

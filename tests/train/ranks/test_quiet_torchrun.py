@@ -113,12 +113,18 @@ def test_other_programs_under_torchrun_are_left_alone(argv: list[str], is_ours: 
     assert quiet_torchrun.starts_ours(argv) == is_ours
 
 
+@pytest.mark.parametrize("is_started_by_torchrun", [True, False])
 def test_a_rank_that_does_not_speak_leaves_the_first_the_time_to(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    is_started_by_torchrun: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """torchrun ends the others as soon as one has ended, and with them the line."""
+    """torchrun ends the others as soon as one has ended, and with them the line. A RANK that is
+    left behind in a shell silences nobody."""
     waited: list[float] = []
     monkeypatch.setenv("RANK", "1")
+    if is_started_by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setattr("time.sleep", waited.append)
 
     def refuse(argv: list[str]) -> int:
@@ -126,5 +132,6 @@ def test_a_rank_that_does_not_speak_leaves_the_first_the_time_to(
 
     with pytest.raises(SystemExit) as caught:
         command_line.run(refuse, [])
-    assert (caught.value.code, capsys.readouterr().err) == (2, "")
-    assert waited == [command_line.RANK_0_PRINTS_S]
+    told = "" if is_started_by_torchrun else "error: wrong\n"
+    assert (caught.value.code, capsys.readouterr().err) == (2, told)
+    assert waited == [command_line.RANK_0_PRINTS_S] * is_started_by_torchrun
