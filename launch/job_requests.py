@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.cluster import sbatch_args
+from launch.cluster import containers, sbatch_args
 from launch.cluster.profiles import Profile
 from launch.record.events import JOBS, LAUNCH
 
@@ -20,13 +20,13 @@ class Job:
     label: str
     arguments: list[list[str]]
     parameters: dict[str, Any]
-    """Parameters of submitit's executor."""
+    """Parameters of submitit's executor, also its `python`."""
 
 
 def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profile) -> list[Job]:
     """Return the jobs of the chain, in order; they run the snapshot in `code`."""
     jobs = []
-    common = functools.partial(parameters, run, code, profile)
+    common = functools.partial(parameters, run, code, profile, arguments)
     for stage, given in arguments.items():
         if stage == "prepare":
             shares = [f"share={k}/{profile.prep_jobs}" for k in range(1, profile.prep_jobs + 1)]
@@ -63,14 +63,24 @@ def on_free_nodes(asked: dict[str, Any], profile: Profile) -> dict[str, Any]:
 
 
 def parameters(
-    run: Path, code: Path, profile: Profile, stage: str, nodes: int, tasks: int, gpus: int
+    run: Path,
+    code: Path,
+    profile: Profile,
+    arguments: dict[str, list[str]],
+    stage: str,
+    nodes: int,
+    tasks: int,
+    gpus: int,
 ) -> dict[str, Any]:
     """Return the parameters of submitit's executor for a job."""
     given = profile.sbatch_arguments
     added = given if gpus else sbatch_args.without_gpus(given)
     more = {name: value or True for name, value in added.items()}
     environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | profile.environment
+    environment["PYTHONPATH"] = ":".join(filter(None, [str(code), environment.get("PYTHONPATH")]))
+    start = containers.start_python(profile, environment, arguments, run, has_gpus=bool(gpus))
     asked = {
+        "python": start.python,
         "job_name": f"eosin-{stage}",
         "nodes": nodes,
         "ntasks_per_node": tasks,
@@ -83,8 +93,8 @@ def parameters(
             "export PATH",  # the shell's own default where a site hands on no environment
             *profile.setup,
             *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
-            f"export PYTHONPATH={shlex.quote(str(code))}",
             f"cd {shlex.quote(str(code))}",
+            *start.setup,
         ],
         # Since Slurm 22.05 srun ignores the --cpus-per-task of sbatch. When a rank dies the others
         # would wait for it. With sbatch --export=NONE, the rule of some sites, tasks would have no
@@ -141,10 +151,9 @@ def script(run: Path, job: Job, before: str) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = run / LAUNCH / JOBS / "%j"
-    command = (
-        f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    )
+    asked = dict(job.parameters)
+    command = f"{asked.pop('python')} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     array = {"map_count": len(job.arguments)} if len(job.arguments) > 1 else {}
     return _make_sbatch_string(
-        command=command, folder=folder, **job.parameters, **array, **after(before)
+        command=command, folder=folder, **asked, **array, **after(before)
     )

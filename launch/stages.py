@@ -91,7 +91,7 @@ def stage_arguments(
     data, run = str(request.data), str(request.run)
     fixed = {
         "prepare": {"out": data, "workers": str(profile.cpus_per_task), "raw": str(request.raw)},
-        "train": {"data": data, "run": run},
+        "train": {"data": data, "run": run} | ({"stage": profile.stage} if profile.stage else {}),
         "evaluate": {"run": run},
     }
     known = {stage: stage_keys(stage) for stage in STAGES}

@@ -57,7 +57,7 @@ from train.runs.newest import free_name, new_run
 FLAGS = tuple(
     field.name
     for field in dataclasses.fields(Profile)
-    if field.name not in ("setup", "environment", "srun_args", "sbatch_args")
+    if field.name not in ("stage", "setup", "environment", "srun_args", "sbatch_args")
 )
 
 

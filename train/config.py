@@ -1,6 +1,7 @@
 """The settings of `python -m train`: every key, its unit and its default."""
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -12,6 +13,7 @@ PRESETS = Path(__file__).parent / "presets"
 AUTO: Final = "auto"
 REFERENCE_BATCH = 8  # crops a step, which lr is meant for
 LARGEST_SCALE = 4.0  # from a slide's x40 to its x10; memory grows with its square
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")  # in stage=
 WEEK_S = 7 * 24 * 3600.0
 
 
@@ -158,6 +160,10 @@ class TrainConfig:
     threads."""
     loader_workers: int = 1
     """Processes per rank that read and crop images; 0 reads in the training process."""
+    stage: str = ""
+    """Folder on the machine's own disk, as in $TMPDIR, into which the pack is copied, once for all
+    ranks of the machine and later runs. Without room there, training reads the shared pack. Empty
+    for none."""
     resume: Literal["same", "override"] = "same"
     """What to do if the run was begun with other settings. same: refuse; override: go on with
     the new settings, if the saved state fits them."""
@@ -213,6 +219,10 @@ class TrainConfig:
                 f"microbatches={self.microbatches} must divide batch_size={self.batch_size};"
                 f" allowed: {', '.join(map(str, allowed))}"
             )
+        if self.stage and not self.stage.startswith(("/", "$")):
+            raise ValueError(
+                f"stage={self.stage}: must be a whole path, or begin with a variable, as in $TMPDIR"
+            )
         if not 0 < self.rank_timeout_s <= WEEK_S:
             raise ValueError(
                 f"rank_timeout_s={self.rank_timeout_s}: must be above 0, and {WEEK_S:.0f} (a week)"
@@ -259,6 +269,7 @@ HARMLESS_KEYS = (
     "preset",
     "config",
     "loader_workers",
+    "stage",
     "resume",
     "checkpoint",
     "save_every_s",

@@ -140,12 +140,13 @@ class TrainingPixels:
     the same.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.folder = dataset, dataset.folder
+    def __init__(self, dataset: Dataset, pack: Path | None = None) -> None:
+        """`pack`: a copy of the data set's pack to use in place of it."""
+        self.dataset, self.folder, self.pack = dataset, dataset.folder, pack
         self.samples = dataset.split("train")
         # labels may be interpolated like colours if 255 is the only one
         self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
-        path = packed_path(dataset.folder, dataset.description.content_sha256)
+        path = pack or packed_path(dataset.folder, dataset.description.content_sha256)
         self.offsets = offsets_of(self.samples)
         self.packed = None
         if path.is_file() and path.stat().st_size == self.offsets[-1]:
@@ -155,9 +156,9 @@ class TrainingPixels:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __reduce__(self) -> tuple[type["TrainingPixels"], tuple[Dataset]]:
+    def __reduce__(self) -> tuple[type["TrainingPixels"], tuple[Dataset, Path | None]]:
         """Map the pack anew in a loader worker that was not forked."""
-        return TrainingPixels, (self.dataset,)
+        return TrainingPixels, (self.dataset, self.pack)
 
     def advice_on_pack(self) -> str:
         """Say how to get a usable pack."""

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common import command_line
 from common.command_line import UsageError
@@ -49,6 +49,16 @@ class Profile:
     """Array tasks among which preparation is divided."""
     retries: int = 3
     """How often a job that fails is tried again without a newer checkpoint in between."""
+    image: str = ""
+    """Container image that the stages run in: a file, or docker://NAME:TAG; empty for none. It
+    holds Python and the packages; the code is mounted. Not used by --cluster local."""
+    container: Literal["apptainer", "singularity", "pyxis"] = "apptainer"
+    """What runs the image: a program on the nodes, or Slurm's plugin pyxis."""
+    python: str = ""
+    """Python of the jobs. Empty for the one that submits, or in an image python3."""
+    stage: str = ""
+    """Folder on the nodes' own disks, as in $TMPDIR, into which training copies the pack once per
+    node; empty to read the shared pack. Variables are those of the node."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the program, such as: module load cuda."""
     environment: dict[str, str] = field(default_factory=dict)

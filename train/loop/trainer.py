@@ -18,6 +18,7 @@ from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
 from train.crops.loader import Microbatch, load_microbatches, lost_worker_explained
 from train.crops.microbatches import TrainingCrops
+from train.crops.staging import staged_pixels
 from train.loop import messages
 from train.loop.batch_step import BatchStep
 from train.loop.curves import Interval
@@ -109,6 +110,11 @@ class Trainer:
         self.monitor.resumed(progress.step, self.notes)
         self.monitor.sign_of_life(progress.step, progress.epochs)
         self.monitor.say(self.beginning())
+        self.crops.pixels, staged = staged_pixels(
+            self.crops.pixels, config.stage, self.ranks, self.stop
+        )
+        if staged:
+            self.monitor.say(staged)
         self.monitor.text("config", command_line.as_yaml(config))
         try:
             self.microbatches = load_microbatches(self.crops, config, self.ranks, progress.step)

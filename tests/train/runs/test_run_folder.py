@@ -71,6 +71,7 @@ def test_other_mathematics_is_refused_with_key_and_both_values(
 
 HARMLESS = {
     "loader_workers": "2",
+    "stage": "/ssd",
     "resume": "override",
     "checkpoint": "blocking",
     "keep_every": "3",
