@@ -51,21 +51,22 @@ def start_python(
     if not profile.image:
         return Start(shlex.quote(profile.python or sys.executable))
     image, folders = image_of(profile), folders_of(run, arguments)
+    (*_, stage) = "", *values_of("stage", arguments)
     for folder in folders:
         check_mountable(folder, profile.container)
     variables = [f"{name}={value}" for name, value in {**IN_IMAGE, **environment}.items()]
     python = ["env", "-u", "PYTHONHOME", *variables, profile.python or "python3"]
     # A container mounts only what exists
-    made = [f"mkdir -p {shlex.quote(str(path))}" for path in written_by(arguments)]
+    made = [f"mkdir -p {shlex.quote(out)}" for out in sorted(set(values_of("out", arguments)))]
     if profile.container == PYXIS:
-        return start_by_pyxis(image, folders, profile.stage, python, made)
+        return start_by_pyxis(image, folders, stage, python, made)
     binds = [word for folder in folders for word in ("--bind", str(folder))]
     words = shlex.join(["exec", *(["--nv"] if has_gpus else []), *binds, image, *python])
-    if not profile.stage:
+    if not stage:
         return Start(f"{profile.container} {words}", made)
     # A node without the folder trains from the shared pack
-    stage, make = expanded(profile.stage), making(profile.stage)
-    binding = f'{make} && set -- exec --bind {stage} "${{@:2}}"; exec {profile.container} "$@"'
+    bind = f'{making(stage)} && set -- exec --bind {expanded(stage)} "${{@:2}}"'
+    binding = f'{bind}; exec {profile.container} "$@"'
     return Start(f"bash -c {shlex.quote(binding)} {profile.container} {words}", made)
 
 
@@ -113,8 +114,7 @@ def check_mountable(folder: Path, container: str) -> None:
 
 def folders_of(run: Path, arguments: Arguments) -> list[Path]:
     """Return the folders that the stages of a chain read or write, none inside another."""
-    settings = [setting.partition("=") for given in arguments.values() for setting in given]
-    named = {run, *(Path(value) for key, _, value in settings if key in PATHS and value)}
+    named = {run, *(Path(value) for key in PATHS for value in values_of(key, arguments))}
     if (run / CONFIG).is_file():  # where evaluation finds the data set
         named.add(Path(read_config(run).data))
     named |= {target for folder in named for target in linked(folder)}
@@ -134,10 +134,10 @@ def linked(folder: Path, depth: int = 2) -> Iterator[Path]:
                 yield target if target.is_dir() else target.parent
 
 
-def written_by(arguments: Arguments) -> list[Path]:
-    """Return the folders besides the run that stages write into."""
+def values_of(key: str, arguments: Arguments) -> list[str]:
+    """Return what the stages are given for a key, where it is not empty."""
     settings = [setting.partition("=") for given in arguments.values() for setting in given]
-    return sorted({Path(value) for key, _, value in settings if key == "out" and value})
+    return [value for name, _, value in settings if name == key and value]
 
 
 def expanded(path: str) -> str:
