@@ -24,6 +24,8 @@ HOSTILE = {
     "SLURM_MEM_PER_CPU": "1",
     "SLURM_NTASKS": "7",
     "SRUN_CPUS_PER_TASK": "9",
+    **{"MASTER_ADDR": "nowhere", "MASTER_PORT": "1", "RANK": "1", "WORLD_SIZE": "7"},
+    **{"TORCHELASTIC_USE_AGENT_STORE": "True", "CUDA_VISIBLE_DEVICES": "9", "PMI_RANK": "1"},
 }
 PORT = os.environ.get("DEV_CLUSTER_PORT", "18200")  # another one for a second copy of the tests
 SETTLE_S = 3  # for the nodes to be done with a job that was requeued
@@ -92,7 +94,7 @@ class Cluster:
         variables = ",".join(f"{key}={value}" for key, value in more.items())
         return self.sbatch(
             "--partition=low", "--nodes=1", "--cpus-per-task=1", f"--output={log}",
-            f"--export=ALL,DATA={data},RUN={run},{variables}", "slurm/train.sbatch", *settings,
+            f"--export=DATA={data},RUN={run},{variables}", "slurm/train.sbatch", *settings,
         )  # fmt: skip
 
     def jobs_py(self, *arguments: str) -> str:
