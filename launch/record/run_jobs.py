@@ -17,6 +17,7 @@ from launch.record.events import (
     read_submission,
     submission_of,
 )
+from launch.record.local_runs import running_stages
 from train.runs.history import JOB
 
 
@@ -84,17 +85,23 @@ def queued_jobs(run: Path) -> dict[RunJob, str]:
 def submitting(run: Path) -> Iterator[None]:
     """Hold a run while its jobs are queued, so that nobody else queues a second chain beside it.
 
-    Raises UsageError while jobs of the run are in the queue. Raises UserError where somebody else
-    is submitting it, where Slurm does not answer, or where another program wrote submission.json.
+    Raises UsageError while the run has jobs in the queue, or runs on this machine. Raises UserError
+    where somebody else is submitting it, where Slurm does not answer, or where another program
+    wrote submission.json.
     """
     (run / LAUNCH).mkdir(parents=True, exist_ok=True)
     with Lease(run, "run", name=f"{LAUNCH}/submit.lock", doing="submitting it"):
         submission_of(run).check([SUBMISSION], "name another run=")
+        busy = [
+            f"{stage.name} runs here (process {stage.launcher})" for stage in running_stages(run)
+        ]
         if slurm_commands.is_here() and (queued := queued_jobs(run)):
             jobs = ", ".join(f"{job.label} {job.job} ({state})" for job, state in queued.items())
+            busy.append(f"still in the queue: {jobs}")
+        if busy:
             folder = shlex.quote(str(run))
             raise UsageError(
-                f"run={run}: still in the queue: {jobs}; nothing was queued. See them with `python"
+                f"run={run}: {'; '.join(busy)}; nothing was queued. See them with `python"
                 f" launch/jobs.py status {folder}`, end them with `python launch/jobs.py cancel"
                 f" {folder}`, or name another run="
             )

@@ -36,7 +36,7 @@ ScoreRow = tuple[str, Mapping[str, Any], Mapping[str, Any]]
 """Name, score by metric, interval by metric."""
 
 # Facts of an event that have columns of their own
-IN_COLUMNS = {"time_s", "event", "stage", "step", "reason"}
+IN_COLUMNS = {"time_s", "event", "stage", "step", "reason", "pid", "process"}
 
 
 def report_page(

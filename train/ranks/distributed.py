@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from common.command_line import UsageError, UserError
 from common.malloc import keep_freed_memory
+from common.parent import stop_with_parent
 from train.ranks.liveness import Liveness
 from train.ranks.slurm_job import refuse_lone_tasks
 
@@ -134,6 +135,8 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     """
     refuse_lone_tasks()
     keep_freed_memory()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # under torchrun, which may be killed
+        stop_with_parent()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = choose_device(device, local_rank)

@@ -1,4 +1,5 @@
-"""Quieten torchrun: when a rank ends with an error, print its one line and not forty more.
+"""Quieten torchrun: when a rank ends with an error, print its one line and not forty more. Let it
+wait while ranks save.
 
 When a rank ends with an exit code other than 0, torchrun logs two lines and ends with a traceback
 of its own code and a table. They push the reason, which the rank has printed before, out of sight.
@@ -6,9 +7,13 @@ torchrun has no option against that. But it loads the entry points of the group 
 when it starts, and pyproject.toml names `install` there. torchrun says as much as before about
 programs that are not ours, and about ranks that a signal killed, which print no reason. Exit codes
 do not change.
+
+It also gives ranks the time to save. By default SIGUSR2 ends torchrun but not its ranks, and after
+another signal it kills them in 30 s, while a step and a save may take longer.
 """
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,16 +22,23 @@ from types import TracebackType
 from typing import Any
 
 PACKAGES = {"train", "data_prep"}
+# torchrun takes its options from such variables, unless they are typed
+WAITS = {
+    "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",
+    "PET_SHUTDOWN_TIMEOUT": "3600",  # in s
+}
 LOGGERS = ("__main__", "torch.distributed.run", "torch.distributed.elastic.multiprocessing.api")
 
 
 def install() -> Callable[[Any], Any]:
-    """Quieten this process if it is torchrun and starts a command of PACKAGES.
+    """Quieten this process, and let it wait, if it is torchrun and starts a command of PACKAGES.
 
     Returns what torchrun expects of an entry point: a function that makes a rendezvous handler.
     """
     if starts_ours(sys.argv):
         sys.excepthook = show_unexplained
+        for name, value in WAITS.items():
+            os.environ.setdefault(name, value)
         for name in LOGGERS:
             logging.getLogger(name).addFilter(is_of_use)
     return make_handler
