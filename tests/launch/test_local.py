@@ -14,6 +14,7 @@ import pytest
 
 from common.command_line import EXIT_STOPPED
 from data_prep.synthetic import main as synthetic
+from launch import jobs as run_jobs
 from launch import local
 from launch.cluster.profiles import Profile
 from launch.local import Relay
@@ -54,15 +55,24 @@ def test_the_same_chain_runs_on_this_machine_and_goes_on_after_a_signal(tmp_path
     at = re.search(r"stopped by SIGUSR2 at step (\d+), saved", output)
     assert at, output
     assert f"error: train ended with code 1; the same command with run={run} goes on" in output
+    (log,) = run.glob("launch/jobs/local-1/train_log.out")
+    assert at[0] in log.read_text()
+    assert run_jobs.status(run)[2].split()[:3] == ["prepare", "local-1", "COMPLETED"]
+    assert run_jobs.status(run)[3].split()[:3] == ["train", "local-1", "STOPPED"]
+    assert run_jobs.status(run)[-1].endswith(f"steps 0 to {at[1]}  stopped: SIGUSR2")
     code, output = ranks.finish(start(1))
     assert code == 0, output
     assert f"(step {at[1]})" in output, "it went on from another step"
     summary = json.loads((run / "evaluation" / "test" / "summary.json").read_text())
     assert summary["num_fields"] == 2
+    first, second = run_jobs.status(run)[-2:]
+    assert first.endswith("stopped: SIGUSR2")
+    assert second.endswith(f"steps {at[1]} to 16  finished")
+    assert "finished" in next(line for line in run_jobs.status(run) if line.startswith("training"))
     events = [json.loads(line) for line in (run / "launch" / "events.jsonl").open()]
     assert [(event["stage"], event["event"]) for event in events if "code" in event] == [
         ("prepare", "finished"),
-        ("train", "gave up"),
+        ("train", "stopped"),
         ("prepare", "finished"),
         ("train", "finished"),
         ("evaluate", "finished"),

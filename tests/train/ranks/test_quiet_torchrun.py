@@ -135,3 +135,27 @@ def test_a_rank_that_does_not_speak_leaves_the_first_the_time_to(
     told = "" if is_started_by_torchrun else "error: wrong\n"
     assert (caught.value.code, capsys.readouterr().err) == (2, told)
     assert waited == [command_line.RANK_0_PRINTS_S] * is_started_by_torchrun
+
+
+def test_a_rank_that_saves_is_waited_for_unless_another_wait_is_typed(installed: Path) -> None:
+    """By default torchrun kills ranks 30 s after a signal, and dies of SIGUSR2 itself."""
+    program = (
+        "import sys; sys.argv = ['torchrun', *sys.argv[1:]]\n"
+        "from torch.distributed.run import parse_args\n"
+        "read = parse_args(sys.argv[1:])\n"
+        "print(read.shutdown_timeout, 'SIGUSR2' in read.signals_to_handle)"
+    )
+
+    def waits(*argv: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", program, *argv],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{installed}{os.pathsep}{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert waits("-m", "train") == "3600 True\n"
+    assert waits("--shutdown-timeout", "5", "-m", "train") == "5 True\n"
+    assert waits("-m", "another") == "None False\n"
