@@ -55,10 +55,17 @@ def local_commands(arguments: dict[str, list[str]], profile: Profile) -> dict[st
 
 
 def run_here(
-    run: Path, argv: Sequence[str], commands: dict[str, list[str]], profile: Profile
+    run: Path,
+    argv: Sequence[str],
+    commands: dict[str, list[str]],
+    profile: Profile,
+    made: Sequence[Path] = (),
 ) -> int:
-    """Run the stages on this machine one after the other, until a signal stops them."""
-    with submitting(run):
+    """Run the stages on this machine one after the other, until a signal stops them.
+
+    `made`: folders that were made for the run.
+    """
+    with submitting(run, made):
         record(run, argv, profile, {}, [])
         logs = new_folder(run)
     relay = Relay()

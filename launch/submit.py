@@ -43,7 +43,7 @@ from launch.layouts import check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
-from launch.record.run_jobs import submitting
+from launch.record.run_jobs import missing_folders, submitting
 from launch.stages import (
     Request,
     check,
@@ -87,6 +87,7 @@ def main(argv: list[str]) -> int:
     resolved = resolve_ranks(request, profile, argv) if "train" in stages else None
     if request.begun and resolved:
         check_begun(request, resolved, argv, is_prepared="prepare" not in stages)
+    made = missing_folders(request.run)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())
     arguments = with_pipelines_read(with_batch(stage_arguments(stages, request, profile), resolved))
@@ -95,8 +96,8 @@ def main(argv: list[str]) -> int:
         if options.dry_run:
             print("\n".join(shlex.join(command) for command in commands.values()))
             return 0
-        return run_here(request.run, argv, commands, profile)
-    return submit(request, arguments, argv, profile, waiting, dry_run=options.dry_run)
+        return run_here(request.run, argv, commands, profile, made)
+    return submit(request, arguments, argv, profile, waiting, made, dry_run=options.dry_run)
 
 
 @contextmanager
@@ -117,10 +118,12 @@ def submit(
     argv: Sequence[str],
     profile: Profile,
     waiting: Sequence[Problem],
+    made: Sequence[Path],
     *,
     dry_run: bool,
 ) -> int:
-    """Queue the stages, or print their scripts; returns the exit code."""
+    """Queue the stages, or print their scripts; returns the exit code. A failure leaves no job and
+    no file behind; `made` are the folders that were made for the run."""
     # One snapshot per submission: jobs of an earlier one run their own
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     jobs = plan(run, code, with_kept_config(arguments, code), profile)
@@ -135,10 +138,15 @@ def submit(
             print(printed(run, job, f"<id of {before.label}>" if before else ""))
         return 0
     settings = request.settings
-    with submitting(run):
+    with submitting(run, made):
         take_snapshot(code, settings.get("config") or settings.get("train.config"))
         ids = queue(run, jobs)
-        record(run, argv, profile, ids, arguments.get("prepare", []))
+        try:
+            record(run, argv, profile, ids, arguments.get("prepare", []))
+        except BaseException:
+            for queued in ids.values():
+                slurm_commands.ask("scancel", queued)
+            raise
     report(request, list(arguments), ids)
     return 0
 

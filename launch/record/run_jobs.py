@@ -1,8 +1,9 @@
 """The jobs of a run, whoever submitted them and when, and which of them are in the queue."""
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,28 +82,64 @@ def queued_jobs(run: Path) -> dict[RunJob, str]:
     }
 
 
+def missing_folders(run: Path) -> list[Path]:
+    """Return the folders that are to be made for a run, the innermost first."""
+    return [folder for folder in (run, *run.parents) if not folder.exists()]
+
+
 @contextmanager
-def submitting(run: Path) -> Iterator[None]:
+def submitting(run: Path, made: Sequence[Path] = ()) -> Iterator[None]:
     """Hold a run while its jobs are queued, so that nobody else queues a second chain beside it.
 
-    Raises UsageError while the run has jobs in the queue, or runs on this machine. Raises UserError
-    where somebody else is submitting it, where Slurm does not answer, or where another program
-    wrote submission.json.
+    A failure removes what was made meanwhile, and the folders `made` for it. Raises UsageError
+    while the run has jobs in the queue, or runs on this machine. Raises UserError where somebody
+    else is submitting it, where Slurm does not answer, or where another program wrote
+    submission.json.
     """
-    (run / LAUNCH).mkdir(parents=True, exist_ok=True)
-    with Lease(run, "run", name=f"{LAUNCH}/submit.lock", doing="submitting it"):
-        submission_of(run).check([SUBMISSION], "name another run=")
-        busy = [
-            f"{stage.name} runs here (process {stage.launcher})" for stage in running_stages(run)
-        ]
-        if slurm_commands.is_here() and (queued := queued_jobs(run)):
-            jobs = ", ".join(f"{job.label} {job.job} ({state})" for job, state in queued.items())
-            busy.append(f"still in the queue: {jobs}")
-        if busy:
-            folder = shlex.quote(str(run))
-            raise UsageError(
-                f"run={run}: {'; '.join(busy)}; nothing was queued. See them with `python"
-                f" launch/jobs.py status {folder}`, end them with `python launch/jobs.py cancel"
-                f" {folder}`, or name another run="
-            )
+    try:
+        (run / LAUNCH).mkdir(parents=True, exist_ok=True)
+        with Lease(run, "run", name=f"{LAUNCH}/submit.lock", doing="submitting it"):
+            submission_of(run).check([SUBMISSION], "name another run=")
+            refuse_busy(run)
+            with removed_on_failure(run):
+                yield
+    except BaseException:
+        for folder in (run / LAUNCH, *made):
+            with suppress(OSError):  # not empty: another process uses it
+                folder.rmdir()
+        raise
+
+
+def refuse_busy(run: Path) -> None:
+    """Raise UsageError while a run has jobs in the queue, or runs on this machine."""
+    busy = [f"{stage.name} runs here (process {stage.launcher})" for stage in running_stages(run)]
+    if slurm_commands.is_here() and (queued := queued_jobs(run)):
+        jobs = ", ".join(f"{job.label} {job.job} ({state})" for job, state in queued.items())
+        busy.append(f"still in the queue: {jobs}")
+    if busy:
+        folder = shlex.quote(str(run))
+        raise UsageError(
+            f"run={run}: {'; '.join(busy)}; nothing was queued. See them with `python"
+            f" launch/jobs.py status {folder}`, end them with `python launch/jobs.py cancel"
+            f" {folder}`, or name another run="
+        )
+
+
+@contextmanager
+def removed_on_failure(run: Path) -> Iterator[None]:
+    """If this context fails, remove what it made in RUN/launch. The run must be held."""
+    before = set(contents(run))
+    try:
         yield
+    except BaseException:
+        for path in set(contents(run)) - before:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
+def contents(run: Path) -> list[Path]:
+    """Return what is in RUN/launch, and in its folder of jobs."""
+    return [*(run / LAUNCH).glob("*"), *(run / LAUNCH / JOBS).glob("*")]

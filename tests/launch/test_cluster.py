@@ -79,7 +79,8 @@ def a_chain_preempted_twice_loses_no_step(cluster: Cluster, data: Data, tmp_path
     assert first["step"] >= 5
 
     cluster.preempt(run, job)  # as it starts again: before its first step, most likely
-    assert "2" in cluster.jobs_py("status", str(run)).splitlines()[5].split()
+    status = cluster.jobs_py("status", str(run))
+    assert re.search(rf"^train +{job} .* 2\b", status, re.MULTILINE)
 
     evaluation = run / "evaluation" / "val" / "summary.json"
     cluster.wait(evaluation.is_file, "the chain ends", run)

@@ -1,13 +1,16 @@
 """Logs, state and end of a run on this machine; kill -9 of the process that runs it."""
 
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +201,7 @@ class TestLogs:
         self, tmp_path: Path, launched: Callable[..., subprocess.Popen[bytes]]
     ) -> None:
         ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # none: no bars
         process = launched(DRAWS, theirs)
         os.close(theirs)
         shown = b""
