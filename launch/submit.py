@@ -90,6 +90,7 @@ def main(argv: list[str]) -> int:
     made = missing_folders(request.run)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())
+        made[0] = request.run  # the name may be that of another second
     arguments = with_pipelines_read(with_batch(stage_arguments(stages, request, profile), resolved))
     if options.cluster == "local":
         commands = local_commands(arguments, profile)

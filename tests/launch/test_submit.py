@@ -16,6 +16,7 @@ from launch.cluster.profiles import PROFILES, Profile, load_profile
 from launch.job_requests import Job, plan, script
 from launch.queueing import queue
 from launch.stages import Request, stage_arguments
+from tests.launch.fakes import answer, write
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "default.sbatch"
@@ -222,3 +223,71 @@ def test_ctrl_c_between_two_jobs_cancels_what_is_queued(
     with pytest.raises(KeyboardInterrupt):
         queue(tmp_path, [Job("prepare", "prepare", [[]], {}), Job("join", "prepare", [[]], {})])
     assert cancelled == [("scancel", "7")]
+
+
+class TestNothingIsLeft:
+    """A submission that is refused or fails removes what it made, and nothing else."""
+
+    @pytest.fixture
+    def prepared(self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Flags and settings that train on a prepared set, in a folder of one's own, with a Slurm
+        whose jobs are all forgotten."""
+        from data_prep.__main__ import main as data_prep
+
+        data = tmp_path / "data"
+        given = ["copies=1", "workers=1", "split.val=0", "split.test=0"]
+        assert data_prep([f"raw={raw}", f"out={data}", *given]) == 0
+        here, slurm = tmp_path / "here", tmp_path / "bin"
+        here.mkdir()
+        slurm.mkdir()
+        monkeypatch.chdir(here)
+        monkeypatch.setenv("PATH", f"{slurm}:/usr/bin:/bin")
+        answer(slurm, "scontrol", "slurm_load_jobs error: Invalid job id specified", 1)
+        answer(slurm, "scancel", "")
+        accepts = "echo Submitted batch job 41; exit 0"
+        refuses = "echo sbatch: error: no more >&2; exit 1"
+        write(slurm, "sbatch", f'grep -q eosin-evaluate "$@" && {{ {refuses}; }}\n{accepts}\n')
+        return ["--stages", "train,evaluate", f"data={data}"]
+
+    def test_a_refused_second_job_takes_the_first_with_it(
+        self, prepared: list[str], tmp_path: Path
+    ) -> None:
+        with pytest.raises(UserError, match="evaluate: Slurm refuses the job"):
+            submit_module.main(prepared)
+        assert "41" in (tmp_path / "bin" / "called").read_text().split()  # by scancel
+        assert list((tmp_path / "here").iterdir()) == []
+
+    def test_what_was_there_before_stays(self, prepared: list[str], tmp_path: Path) -> None:
+        kept = tmp_path / "here" / "mine" / "launch" / "jobs" / "7" / "7_0_log.out"
+        kept.parent.mkdir(parents=True)
+        kept.touch()
+        with pytest.raises(UserError, match="evaluate: Slurm refuses the job"):
+            submit_module.main([*prepared, "run=mine"])
+        assert [path for path in (tmp_path / "here").rglob("*") if path.is_file()] == [kept]
+
+    def test_an_empty_folder_of_the_users_stays(self, prepared: list[str], tmp_path: Path) -> None:
+        (tmp_path / "here" / "mine").mkdir()
+        with pytest.raises(UserError, match="evaluate: Slurm refuses the job"):
+            submit_module.main([*prepared, "run=mine"])
+        assert list((tmp_path / "here").rglob("*")) == [tmp_path / "here" / "mine"]
+
+    @pytest.mark.parametrize("cluster", ["slurm", "local"])
+    def test_nor_where_it_cannot_be_recorded(
+        self,
+        prepared: list[str],
+        tmp_path: Path,
+        cluster: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Its jobs, which are queued by then, are cancelled."""
+
+        def fail(*given: Any) -> None:
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr(queueing, "write_submission", fail)
+        stage = ["--cluster", cluster, "--stages", "train", prepared[-1]]
+        with pytest.raises(OSError, match="full"):
+            submit_module.main(stage)
+        assert list((tmp_path / "here").iterdir()) == []
+        if cluster == "slurm":
+            assert "41" in (tmp_path / "bin" / "called").read_text().split()
