@@ -11,6 +11,7 @@ with the state saved: run the same command to go on. torchrun itself ends with 1
 and 75.
 """
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,11 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
     if config.run and Path(config.run).is_file():
         raise UsageError(f"run={config.run}: is a file; name a folder")
     with_pipeline_read(config)  # refused before a run is made
+    gc.disable()  # objects of modules stay: looking for garbage among them would take seconds
     from train.loop.start import start  # here: it takes seconds
 
+    gc.freeze()  # nor at the process's end, nor in loader workers
+    gc.enable()
     return start(config, argv, stop)
 
 

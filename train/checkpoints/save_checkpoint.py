@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_saver
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from common.files import sync
 from train.checkpoints.checkpoint_files import (
@@ -83,8 +81,11 @@ def write_tensors(
     temporary: Path, tensors: Mapping[str, Tensor], ranks: Ranks
 ) -> list[FileEntries]:
     """Write the tensors of all ranks, and return the entries of each rank's files. Collective."""
+    from torch.distributed.checkpoint import state_dict_saver  # here: it takes a second
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
     writer = FileSystemWriter(temporary)  # syncs each file
-    with torch_errors_explained("saved"):
+    with torch_errors_explained():
         state_dict_saver.save(
             dict(tensors),
             storage_writer=writer,

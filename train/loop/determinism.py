@@ -33,7 +33,8 @@ def be_deterministic(config: TrainConfig) -> None:
     torch.set_num_threads(config.threads)
     if config.reproducible != "off":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # as use_deterministic_algorithms(True, warn_only=True), which imports the compiler
+        torch.set_deterministic_debug_mode("warn")
         # torch would fill all new memory, to show reads of it; that costs some percent of the time
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False

@@ -11,7 +11,7 @@ from common.command_line import UsageError
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import PRESETS, TrainConfig
-from train.loop import messages
+from train.loop import compiler, messages
 from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
 from train.loop.trainer import Trainer, check_size
 from train.ranks.distributed import Ranks, start_ranks
@@ -27,6 +27,7 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
     `settings`: the arguments that gave `config`. `stop`: who watches for signals; None to watch
     here. Raises UserError if training cannot start or go on.
     """
+    compiler.import_late()
     watched = nullcontext(stop) if stop else StopRequest()
     with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
         dataset = read_dataset(Path(config.data))

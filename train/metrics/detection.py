@@ -10,9 +10,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import cKDTree
-from scipy.spatial.distance import cdist
 
 from data_prep.images.arrays import PointsN2
 from train.metrics.scores import THRESHOLDS, Counts, Score
@@ -102,6 +99,8 @@ def find_peaks(smooth_HW: Plane, reach: int, least: float) -> npt.NDArray[np.boo
 
 def far_from_earlier(points_N2: PointsN2, least_px: float) -> npt.NDArray[np.intp]:
     """Return the numbers of points that are farther than `least_px` from all points kept before."""
+    from scipy.spatial import cKDTree  # here: scipy takes most of a second of a run's start
+
     is_kept = np.ones(len(points_N2), bool)
     # a little more, since the tree rounds differently
     pairs = cKDTree(points_N2).query_pairs(1.001 * least_px, output_type="ndarray")
@@ -122,6 +121,9 @@ def hits(found_N2: PointsN2, annotated_N2: PointsN2, radius_px: float) -> npt.ND
     1965). So the heaviest matching, in which points of higher score weigh more, takes each point
     that can be matched together with those of higher score that it has taken.
     """
+    from scipy.optimize import linear_sum_assignment  # here: as above
+    from scipy.spatial.distance import cdist
+
     is_hit = np.zeros(len(found_N2), bool)
     if len(found_N2) and len(annotated_N2):
         is_near = cdist(found_N2, annotated_N2) <= radius_px

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.files import through_no_link, write_atomically
@@ -55,6 +54,8 @@ class Monitor:
         self.enabled, self.run, self.every_s, self.goal = enabled, run, every_s, goal
         if not enabled:
             return
+        from torch.utils.tensorboard import SummaryWriter  # here: other ranks need not wait for it
+
         drop_lines_after(run / METRICS, "epoch", done.epochs)
         drop_lines_after(run / TRAINING, "step", done.step)
         # After a resume, TensorBoard drops points after the checkpoint
