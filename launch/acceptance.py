@@ -14,7 +14,8 @@ from launch.cluster.facts import Cluster
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile
 from launch.job_requests import Job, script
-from launch.stages import Request, check_ranks
+from launch.layouts import resolve_ranks
+from launch.stages import Request
 
 # Refusals of a moment: sbatch itself may accept the job, and lets it wait
 PASSING = re.compile(r"busy|not available now|timed out|contact slurm|temporar", re.IGNORECASE)
@@ -54,7 +55,7 @@ def accepted_command(
     words = with_flags(argv, changes)
     if "train" in stages:  # fewer nodes may not divide the batch
         try:
-            check_ranks(request, dataclasses.replace(profile, **changes), words)
+            resolve_ranks(request, dataclasses.replace(profile, **changes), words)
         except UsageError as error:
             return f"with {shlex.join(as_flags(changes))}, {error}"
     return f"accepted is\n  {shlex.join(['python', SUBMIT, *words])}"

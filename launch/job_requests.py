@@ -2,7 +2,6 @@
 
 import functools
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +153,4 @@ def script(run: Path, job: Job, before: str) -> str:
     asked = dict(job.parameters)
     command = f"{asked.pop('python')} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     array = {"map_count": len(job.arguments)} if len(job.arguments) > 1 else {}
-    return _make_sbatch_string(
-        command=command, folder=folder, **asked, **array, **after(before)
-    )
+    return _make_sbatch_string(command=command, folder=folder, **asked, **array, **after(before))

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from common.command_line import UserError
@@ -29,6 +30,7 @@ ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
+TRIES, WAIT_S = 5, 3.0  # a busy controller answers late, or not the first time
 COMMAND_TIMEOUT_S = 60
 
 
@@ -82,8 +84,6 @@ def warn_of_unused_variables() -> None:
         )
 
 
-
-
 def show_config() -> dict[str, str]:
     """Return Slurm's own settings; {} where no controller answers."""
     code, text = ask("scontrol", "show", "config")
@@ -109,7 +109,12 @@ def show_tasks(job: str) -> list[dict[str, str]]:
 
 def show_all() -> list[dict[str, str]]:
     """Return what `scontrol` says of every job; [] where Slurm never answers."""
-    code, text = ask_again("scontrol", "show", "job", "--oneliner")
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(WAIT_S)
+        code, text = ask("scontrol", "show", "job", "--oneliner")
+        if code == 0:
+            break
     return [fields(line) for line in text.splitlines() if "JobId=" in line] if code == 0 else []
 
 

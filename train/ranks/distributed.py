@@ -5,10 +5,11 @@ LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them there is one rank and no pro
 """
 
 import os
+import resource
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -137,6 +138,7 @@ def start_ranks(device: str, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     keep_freed_memory()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # under torchrun, which may be killed
         stop_with_parent()
+    open_as_many_files_as_allowed()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = choose_device(device, local_rank)
@@ -174,6 +176,16 @@ def meet(timeout: timedelta) -> Store:
             " --master-port"
         ) from None
     return store
+
+
+def open_as_many_files_as_allowed() -> None:
+    """Raise the soft limit of open files, mostly 1024, to the hard one.
+
+    Each process group of gloo has a connection to every other rank.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS allows less than its hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

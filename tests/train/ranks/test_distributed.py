@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import socket
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -79,3 +80,34 @@ def test_ranks_that_share_a_gpu_are_refused_on_every_rank(gpus: list[str], num_r
         f" start {len(gpus)} on {socket.gethostname()} (--nproc-per-node), or give device=cpu"
     )
     assert words == [expected] * num_ranks
+
+
+def run_with_few_files(rank: int, port: int, said: Any) -> None:
+    """Start as a rank that may open eight files more than it has."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(where | {"RANK": str(rank), "WORLD_SIZE": "4"})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_open = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 8, hard))
+    try:
+        with start_ranks("cpu", TIMEOUT_S) as ranks:
+            said.put(ranks.beside(TIMEOUT_S).gather(rank))
+    except Exception as error:
+        said.put(str(error))
+
+
+def test_ranks_need_no_more_open_files_than_the_system_allows() -> None:
+    """The soft limit, mostly 1024, would end at 500 ranks: two groups connect each to all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said: Any = FORK.Queue()
+    ranks = [
+        FORK.Process(target=run_with_few_files, args=(rank, port, said), daemon=True)
+        for rank in range(4)
+    ]
+    for process in ranks:
+        process.start()
+    assert [said.get(timeout=TIMEOUT_S) for _ in ranks] == [[0, 1, 2, 3]] * 4
+    for process in ranks:
+        process.join(TIMEOUT_S)
