@@ -90,12 +90,6 @@ def show_config() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)\s*= (.*)$", text, re.MULTILINE)) if code == 0 else {}
 
 
-def show_partition(name: str) -> dict[str, str]:
-    """Return the settings of a partition; {} where none has that name."""
-    code, text = ask("scontrol", "show", "partition", "--oneliner", name)
-    return dict(re.findall(r"(\w+)=(\S*)", text)) if code == 0 else {}
-
-
 def show_tasks(job: str) -> list[dict[str, str]]:
     """Return what `scontrol` says of a job, or of each task of an array; [] once forgotten.
 
