@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -146,8 +147,12 @@ def about_folder(folder: Path) -> Iterator[Finding]:
     question = f"folder {folder.resolve()}"
     if not folder.is_dir():
         yield Finding(FATAL, question, "does not exist; name one with --shared")
-    elif not os.access(folder, os.W_OK):
-        yield Finding(FATAL, question, "is not writable; name another with --shared")
+        return
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        answer = f"is not writable ({error.strerror}); name another with --shared"
+        yield Finding(FATAL, question, answer)
     else:
         free_gb = shutil.disk_usage(folder).free / 1e9
         verdict = FINE if free_gb > 5 else DOUBTFUL
@@ -185,7 +190,8 @@ def about_jobs(
         way_out = f"; change the profile, or use {shlex.join(['python', SUBMIT, *flags])}"
     for problem in waiting:
         verdict, more = (FATAL, way_out) if problem.is_fatal else (DOUBTFUL, "")
-        yield Finding(verdict, problem.key, problem.text.removeprefix(f"{problem.key}: ") + more)
+        question, _, answer = problem.text.partition(": ")
+        yield Finding(verdict, question, answer + more)
     if limits.fatal(waiting):
         return
     jobs = plan(shared / "run", ROOT, {stage: [] for stage in STAGES}, profile)

@@ -29,7 +29,7 @@ def about_nodes(
     try:
         folder = tempfile.TemporaryDirectory(prefix=".eosin-doctor-", dir=shared)
     except OSError:
-        return  # said already
+        return  # not writable, which is said of this machine
     with folder:
         look = command(profile, project, Path(folder.name), names[:MOST_NAMES])
         code, text = 1, ""
@@ -90,7 +90,7 @@ def about_node(
     def finding(is_good: bool, bad: str, question: str, answer: str, advice: str) -> Finding:
         verdict = FINE if is_good else bad
         said = answer if is_good else f"{answer}: {advice}"
-        return Finding(verdict, f"{seen['node']}: {question}", said)
+        return Finding(verdict, f"{question} on {seen['node']}", said)
 
     shares = "put it on a file system that all nodes share"
     yield finding(seen["project"], FATAL, str(project), is_seen(seen["project"]), shares)

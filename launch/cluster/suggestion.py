@@ -52,7 +52,7 @@ class Suggestion:
         lines.append("# slurm/template.yaml explains every key.")
         for key, about in self.values.items():
             setting = plain_yaml.dump({key: about.value}).strip()
-            lines.append(f"{setting:<26}# {about.why}")
+            lines.append(f"{setting:<25} # {about.why}")
         return "\n".join(lines) + "\n"
 
     def in_words(self) -> str:

@@ -1,4 +1,4 @@
-"""jobs.py and doctor.py, and the jobs of a run, without a cluster.
+"""jobs.py, and the jobs of a run, without a cluster.
 
 What Slurm answers comes from executables on PATH that answer as the real ones were seen to; the
 real ones are asked in test_cluster.py.
@@ -21,7 +21,6 @@ from common.command_line import UsageError, UserError
 from data_prep.output_lock import WHOLE, lease_of
 from launch import job as in_job
 from launch import jobs
-from launch.doctor import main as doctor
 from launch.record import logs
 from launch.record.events import note, write_submission
 from launch.record.run_jobs import queued_jobs, submitting
@@ -306,47 +305,3 @@ class TestEverySubmission:
         assert jobs.main(["logs", str(run), "--stage", "train"]) == 0
         assert jobs.main(["logs", str(run)]) == 0
         assert capfd.readouterr().out == "of job 3\nof job 4\n"
-
-
-class TestDoctor:
-    """Fine, doubtful or fatal."""
-
-    def test_a_plain_box_has_its_facts_and_is_told_the_ways_out(
-        self, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert doctor(["--shared", str(tmp_path)]) == 0
-        text = capsys.readouterr().out
-        assert "cores" in text
-        assert "use torchrun, or submit.py --cluster local" in text
-
-    def test_a_folder_that_is_not_there_is_fatal(
-        self, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert doctor(["--shared", str(tmp_path / "none")]) == 1
-        assert "FATAL" in capsys.readouterr().out
-
-    def test_a_cluster_is_asked_for_what_brings_a_run_back(
-        self, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Its grace of ten seconds is enough for a save of ten, and not for one of a minute."""
-        write(
-            slurm,
-            "scontrol",
-            'case "$2" in\n'
-            'config) printf "JobRequeue = 0\\nPreemptMode = REQUEUE\\nSLURM_VERSION = 22\\n";;\n'
-            '*) echo "PartitionName=low GraceTime=10 Nodes=n[1-4] PreemptMode=CANCEL";;\nesac\n',
-        )
-        answer(slurm, "sinfo", "low*")
-        for command in ("sbatch", "squeue"):
-            answer(slurm, command, "")
-        write(slurm, "srun", "echo project; echo shm 2000000; echo cpus 4\n")
-        assert doctor(["--shared", str(tmp_path)]) == 1
-        printed = capsys.readouterr().out
-        verdicts = {line[10:].split(": ")[0]: line.split()[0] for line in printed.splitlines()}
-        expected = {"Slurm": "fine", "JobRequeue": "doubtful", "partition low": "fine"}
-        expected |= {"PreemptMode": "doubtful", "GraceTime": "fine", "signal_lead_s": "fine"}
-        expected |= {"/dev/shm of a node": "fine", "cpus per task": "fine"}
-        assert expected.items() <= verdicts.items()
-        assert verdicts[f"a node sees {tmp_path}"] == "FATAL"
-        doctor(["--shared", str(tmp_path), "--save-s", "60"])
-        assert "doubtful  GraceTime: 10 s after SIGTERM, but" in capsys.readouterr().out
