@@ -15,7 +15,7 @@ time.sleep(60)
 """
 PARENT = """
 import subprocess, sys
-from common.parent import stop_with_parent
+from common.processes.parent import stop_with_parent
 subprocess.run([sys.executable, "-c", sys.argv[1]], preexec_fn=stop_with_parent)
 """
 
