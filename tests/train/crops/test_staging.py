@@ -15,6 +15,7 @@ from common.command_line import UsageError
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset
 from data_prep.dataset.pack import TrainingPixels, packed_path
+from tests.forked_ranks import ForkedRanks
 from train.config import TrainConfig
 from train.crops.staging import staged_pixels
 from train.loop.trainer import Trainer
@@ -111,3 +112,13 @@ def test_the_bits_are_those_without_it(
         states.append(trainer.state.model.state_dict())
     assert f"the pack is read from {tmp_path}/eosin-" in capsys.readouterr().out
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_two_ranks_of_a_machine_read_one_copy(with_pack: Dataset, tmp_path: Path) -> None:
+    settings = [f"data={with_pack.folder}", f"run={tmp_path / 'run'}", f"stage={tmp_path}"]
+    settings += ["epochs=1", "batch_size=4", "crop.size_px=64", "model.width=4", "model.depth=2"]
+    settings += ["tile.size_px=96", "tile.overlap_px=16", "panels=0", "device=cpu", "amp=off"]
+    told = ForkedRanks("train.__main__", settings, 2, tmp_path / "log").finish()
+    assert told.count("the pack is read from") == 1
+    assert "(copied on 1 of 1 machines, " in told
+    assert len(list(tmp_path.rglob("*.u8"))) == 1
