@@ -54,7 +54,7 @@ class Cluster:
     def manage(self, command: str) -> subprocess.CompletedProcess[str]:
         """Call slurm/dev_cluster.py."""
         script = [sys.executable, str(ROOT / "slurm" / "dev_cluster.py"), command]
-        script += ["--folder", str(self.folder), "--port", PORT, "--nodes", "8"]
+        script += ["--folder", str(self.folder), "--port", PORT, "--nodes", "12"]
         return subprocess.run(script, capture_output=True, text=True, timeout=60)
 
     def call(self, *command: str, code: int = 0, **variables: str) -> str:
@@ -130,6 +130,15 @@ class Cluster:
         self.call("scancel", urgent)
         for job in jobs:
             self.start_now(job, run)
+
+    def take(self, run: Path, node: str) -> str:
+        """Take a node away with an urgent job; returns its id when it has the node."""
+        urgent = self.sbatch(
+            "--partition=high", f"--nodelist={node}", "--exclusive", "--output=/dev/null",
+            "--wrap=sleep 600",
+        )  # fmt: skip
+        self.wait(lambda: self.state(urgent) == "RUNNING", f"{node} is taken", run)
+        return urgent
 
     def start_now(self, job: str, run: Path) -> None:
         """Start a requeued job without Slurm's pause of two minutes.

@@ -273,6 +273,36 @@ def a_lost_node_is_replaced(cluster: Cluster, data: Data, tmp_path: Path) -> Non
     cluster.jobs_py("cancel", str(run))
 
 
+def as_many_nodes_as_are_free(cluster: Cluster, data: Data, tmp_path: Path) -> None:
+    """--nodes 1-4 starts on one node, is preempted onto three, and ends on all four: no step is
+    lost, and the bits are those of one rank that nobody disturbed."""
+    run = tmp_path / "run"
+    first, *others = cluster.nodes.split("|")
+    taken = [cluster.take(run, node) for node in others]
+    settings = ("--stages", "train", f"data={data.prepared}", *TRAIN, f"epochs={NUM_EPOCHS}")
+    job = cluster.submit(run, "--nodes", "1-4", "--gpus-per-node", "1", *settings)["train"]
+    cluster.wait(lambda: step(run) >= 3, "training is under way on one node", run)
+    urgent = cluster.take(run, first)
+    cluster.wait(lambda: cluster.state(job) == "PENDING", "the job is queued again", run)
+    cluster.call("scancel", *taken)
+    cluster.start_now(job, run)
+    cluster.wait(lambda: step(run) >= restarts(run)[0] + 3 if restarts(run) else False, "3", run)
+    cluster.call("scancel", urgent)
+    urgent = cluster.take(run, others[0])
+    cluster.wait(lambda: cluster.state(job) == "PENDING", "the job is queued again", run)
+    cluster.call("scancel", urgent)
+    cluster.start_now(job, run)
+    cluster.wait(lambda: cluster.state(job) == "COMPLETED", "it ends", run)
+
+    nodes = [event["nodes"] for event in events(run, "started")]
+    names = [cluster.call("scontrol", "show", "hostnames", listed).split() for listed in nodes]
+    assert [len(listed) for listed in names] == [1, 3, 4]
+    assert restarts(run) == [event["step"] for event in events(run, "requeued")]
+    assert newest_state(run) == newest_state(data.undisturbed.result())
+    status = cluster.jobs_py("status", str(run))
+    assert all(listed in status for listed in nodes)
+
+
 Scenario = Callable[[Cluster, Data, Path], None]
 # Nodes -> what happens on them, one after the other
 LANES: dict[str, list[Scenario]] = {
@@ -287,6 +317,7 @@ LANES: dict[str, list[Scenario]] = {
         the_time_limit_brings_back_and_scancel_does_not,
         a_job_that_only_fails_is_given_up,
     ],
+    "n9|n10|n11|n12": [as_many_nodes_as_are_free],
 }
 TORCH = threading.Lock()  # one thread at a time loads a checkpoint
 
