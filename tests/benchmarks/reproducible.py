@@ -1,13 +1,15 @@
 """What the same bits cost: a training step in each `reproducible` mode beside plain DDP.
 
-    python -m tests.benchmarks.reproducible [--ranks 1,2,4] [--size-px 256] [--rounds 3]
+    python -m tests.benchmarks.reproducible [--ranks 2,3,4,6] [--each 2,3] [--size-px 128]
 
-The default network and batch (8 crops in 4 microbatches, Adam). Plain DDP is written here, as its
+The default network, Adam, one crop a microbatch. A rank that computes 2 microbatches sends one sum,
+as in an all-reduce; most ranks that compute 3 must send two. Plain DDP is written here, as its
 users write it: all-reduce, no_sync between microbatches, no deterministic algorithms.
 """
 
 import argparse
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ from model import build_model
 from tests import ranks as real_ranks
 from tests.benchmarks.side_by_side import compare, interleaved, is_rank, under_torchrun
 from train.config import TrainConfig
+from train.crops.loader import Microbatch
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock
+from train.ranks.tree import portions
 
 MODES = ("elastic", "off")
 
@@ -36,21 +40,23 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ranks", default="1,2,4", help="numbers of ranks (1,2,4)")
-    parser.add_argument("--size-px", type=int, default=256, help="side of a crop (256)")
-    parser.add_argument("--rounds", type=int, default=3, help="steps of each mode, interleaved (3)")
+    parser.add_argument("--ranks", default="2,3,4,6", help="numbers of ranks (2,3,4,6)")
+    parser.add_argument("--each", default="2,3", help="microbatches of each rank (2,3)")
+    parser.add_argument("--size-px", type=int, default=128, help="side of a crop (128)")
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each mode, interleaved (5)")
     parser.add_argument("--data", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if is_rank():
         measure(options)
         return
-    print("| ranks | plain DDP, s a step | elastic | off |", flush=True)
-    print("| --- " * 4 + "|", flush=True)
+    print("| ranks | microbatches | sums sent | plain DDP, s a step | elastic | off |", flush=True)
+    print("| --- " * 6 + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         given = ["--size-px", str(options.size_px), "--rounds", str(options.rounds)]
-        for number in map(int, options.ranks.split(",")):
-            under_torchrun(__spec__.name, number, [*given, "--data", folder])
+        for number, each in product(options.ranks.split(","), options.each.split(",")):
+            more = ["--each", each, "--data", folder]
+            under_torchrun(__spec__.name, int(number), [*given, *more])
 
 
 def prepare(folder: Path, *more: str) -> None:
@@ -62,39 +68,41 @@ def prepare(folder: Path, *more: str) -> None:
 
 def measure(options: argparse.Namespace) -> None:
     """On every rank: a trainer for each mode, and plain DDP."""
-    folder = Path(options.data)
+    folder, each = Path(options.data), int(options.each)
     with start_ranks("cpu") as ranks:
-        ways: dict[str, Any] = {"plain": PlainDDP(ranks, options.size_px).step}
+        microbatch = fixed_microbatch(options.size_px)
+        ways: dict[str, Any] = {"plain": PlainDDP(ranks, each, microbatch).step}
         for mode in MODES:
-            ways[mode] = trainer(mode, folder, ranks, options.size_px).train_step
+            ways[mode] = trainer(mode, folder, ranks, each, microbatch).train_step
         seconds = interleaved(ways, options.rounds, ranks)
         if ranks.is_first:
             rows = compare(seconds, "plain")
             ratios = " | ".join(f"{ratio - 1:+.1%}" for _, _, ratio in rows[1:])
-            print(f"| {ranks.world_size} | {rows[0][1]:.2f} | {ratios} |", flush=True)
+            number = each * ranks.world_size
+            sums = sum(len(portion.subtrees) for portion in portions(number, ranks.world_size))
+            about = f"| {ranks.world_size} | {number} | {sums} | {rows[0][1]:.2f}"
+            print(f"{about} | {ratios} |", flush=True)
 
 
-BATCH = ["batch_size=8", "microbatches=4"]
-
-
-def fixed_microbatch(size_px: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two crops and their masks, as the loader gives them."""
+def fixed_microbatch(size_px: int) -> Microbatch:
+    """A crop and its mask, as the loader gives them."""
     generator = torch.Generator().manual_seed(0)
-    shape = (2, size_px, size_px)
+    shape = (1, size_px, size_px)
     image_BHWC = torch.randint(256, (*shape, 3), dtype=torch.uint8, generator=generator)
     mask_BHW = 255 * torch.randint(2, shape, dtype=torch.uint8, generator=generator)
     return image_BHWC, mask_BHW
 
 
-def trainer(mode: str, folder: Path, ranks: Ranks, size_px: int) -> Trainer:
+def trainer(mode: str, folder: Path, ranks: Ranks, each: int, microbatch: Microbatch) -> Trainer:
     """A run's own trainer, fed with fixed tensors."""
-    run = folder / f"{mode}-{ranks.world_size}"
-    given = [f"data={folder / 'prepared'}", f"run={run}", f"reproducible={mode}", *BATCH]
+    number = each * ranks.world_size
+    run = folder / f"{mode}-{ranks.world_size}-{each}"
+    given = [f"data={folder / 'prepared'}", f"run={run}", f"reproducible={mode}"]
+    given += [f"batch_size={number}", f"microbatches={number}"]
     alike = ["amp=off", "memory_format=contiguous", "log_every_steps=1000"]  # as plain DDP has it
     config = command_line.load(TrainConfig, [*given, *alike])
     made = Trainer(config, read_dataset(Path(config.data)), ranks, StopRequest(), RunLock(run))
     made.monitor = Silent()  # type: ignore[assignment]
-    microbatch = fixed_microbatch(size_px)
     made.next_microbatch = lambda: microbatch  # type: ignore[method-assign]
 
     original = made.train_step
@@ -117,14 +125,13 @@ class Silent:
 class PlainDDP:
     """The same network and batch, by the book."""
 
-    def __init__(self, ranks: Ranks, size_px: int) -> None:
-        config = command_line.load(TrainConfig, BATCH)
-        self.model = build_model(config.model, 1)
+    def __init__(self, ranks: Ranks, each: int, microbatch: Microbatch) -> None:
+        self.model = build_model(TrainConfig().model, 1)
         if ranks.world_size > 1:
             self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
-        self.num_mine = config.batch.num_microbatches // ranks.world_size
-        image_BHWC, mask_BHW = fixed_microbatch(size_px)
+        self.num_mine = each
+        image_BHWC, mask_BHW = microbatch
         self.image = image_BHWC.permute(0, 3, 1, 2).contiguous().float() / 255
         self.target = (mask_BHW[:, None] > 0).float()
 
