@@ -147,6 +147,11 @@ class TestDecide:
         assert ended.num_requeues == (event == "requeued")
         assert ended.said == f"{event} ({reason})\n"
 
+    def test_what_is_saved_is_no_failure_though_a_rank_ended_late(self, slurm: Slurm) -> None:
+        """srun kills the ranks that are left a while after the first one's code."""
+        slurm.leave(Verdict.STOPPED, TERM)
+        assert slurm.end(128 + KILL, retries=0).event["reason"] == "SIGTERM"
+
     @pytest.mark.parametrize(
         ("job", "signum", "event"),
         [
