@@ -40,7 +40,8 @@ class StandIn(ModuleType):
         """Do nothing: there is no graph."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__spec__":  # importlib asks whether the import is still under way
+        # inspect looks for the __file__ of all modules; for its parts importlib asks for __path__
+        if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
         if sys.modules.get(COMPILER) is self:
             del sys.modules[COMPILER]
