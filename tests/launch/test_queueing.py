@@ -73,7 +73,8 @@ def queues(slurm: Path, prints: str, code: int = 0, reason: str = "None") -> Non
 def arguments(raw_folder: Callable[..., Path], tmp_path: Path) -> list[str]:
     """A preparation in one job, in folders that want quotes."""
     raw, run = raw_folder({"1": 1, "2": 1, "3": 1}), tmp_path / "it's my run"
-    return ["--stages", "prepare", "--prep-jobs", "1", f"raw={raw}", f"run={run}"]
+    asked = ["--profile", "default", "--stages", "prepare", "--prep-jobs", "1"]
+    return [*asked, f"raw={raw}", f"run={run}"]
 
 
 def test_the_script_is_the_printed_one_and_the_shell_stays_outside(

@@ -13,7 +13,7 @@ from launch import queueing
 from launch import submit as submit_module
 from launch.cluster import profiles, slurm_commands
 from launch.cluster.profiles import PROFILES, Profile, load_profile
-from launch.job_requests import Job, plan, script
+from launch.job_requests import Job, plan, printed, script
 from launch.queueing import queue
 from launch.stages import Request, stage_arguments
 from tests.launch.fakes import answer, write
@@ -53,7 +53,7 @@ class TestDryRun:
         arguments = stage_arguments(["prepare", "train", "evaluate"], request, profile)
         jobs = plan(run, run / "launch" / "code-1", arguments, profile)
         before = ["", *(f"<id of {job.label}>" for job in jobs)]
-        texts = [script(run, job, waited) for job, waited in zip(jobs, before, strict=False)]
+        texts = [printed(run, job, waited) for job, waited in zip(jobs, before, strict=False)]
         text = "\n".join(texts).replace(sys.executable, "/usr/bin/python")
         if not GOLDEN.is_file():
             GOLDEN.write_text(text)
