@@ -1,10 +1,24 @@
 """Note a signal that asks to stop; the loop acts on it at the end of the step."""
 
+import ctypes
 import signal
+import sys
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+
+PR_SET_PDEATHSIG = 1  # of Linux
+
+
+def stop_with_parent() -> None:
+    """Have the system send SIGTERM to this process when its parent ends, as by kill -9.
+
+    Only Linux can; elsewhere this does nothing. It holds until the process starts another program
+    as another user, and is not passed on to the processes that it starts.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def caught() -> list[signal.Signals]:

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from common.command_line import UserError, os_error_text
-from common.processes.malloc import keep_freed_memory
+from common.malloc import keep_freed_memory
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

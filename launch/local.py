@@ -25,8 +25,7 @@ from typing import Any
 
 from common.command_line import EXIT_STOPPED
 from common.files import through_no_link
-from common.processes.parent import stop_with_parent
-from common.stop_request import StopRequest
+from common.stop_request import StopRequest, stop_with_parent
 from launch.cluster import slurm_commands
 from launch.cluster.profiles import Profile
 from launch.queueing import ROOT, record

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +34,7 @@ from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
 from launch.acceptance import check_cluster, check_with_slurm
+from launch.accepted import with_accepted
 from launch.cluster import slurm_commands
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile, has_control_characters
@@ -48,9 +49,11 @@ from launch.stages import (
     Request,
     check,
     choose_stages,
+    configurations,
     stage_arguments,
     with_pipelines_read,
 )
+from train.config import TrainConfig
 from train.runs.newest import free_name, new_run
 
 # Settings of a profile that are flags too; the others only make sense in a file
@@ -61,44 +64,72 @@ FLAGS = tuple(
 )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for."""
+
+    request: Request
+    stages: list[str]
+    profile: Profile
+    told: str
+    """What to say about the choice of the profile, '' for nothing."""
+    training: TrainConfig | None
+    """The configuration of training, None without that stage."""
+
+
 def main(argv: list[str]) -> int:
     """Check everything, then queue, print or run the chain; returns the exit code."""
     options = parse(argv)
     settings = dict(command_line.split_argument(setting) for setting in options.settings)
-    if options.cluster == "slurm" and not options.dry_run and not slurm_commands.is_here():
+    try:
+        asked = understood(argv)
+    except UsageError as error:
+        raise with_accepted(error, argv, settings, FLAGS, understood) from None
+    request, stages, profile = asked.request, asked.stages, asked.profile
+    if asked.told:
+        print(asked.told, file=sys.stderr)
+    check(stage_arguments(stages, request, profile), request)
+    waiting = []
+    if options.cluster == "slurm" and slurm_commands.is_here():
+        with refusing(told_only=options.dry_run):
+            waiting = check_cluster(stages, request, profile, argv)
+    if request.begun and asked.training:
+        check_begun(request, asked.training, argv, is_prepared="prepare" not in stages)
+    made = missing_folders(request.run)
+    if not settings.get("run") and not options.dry_run:
+        request = replace(request, run=new_run().resolve())
+        made[0] = request.run  # the name may be that of another second
+    arguments = with_batch(stage_arguments(stages, request, profile), asked.training)
+    arguments = with_pipelines_read(arguments)
+    if options.cluster == "slurm":
+        return submit(request, arguments, argv, profile, waiting, made, dry_run=options.dry_run)
+    commands = local_commands(arguments, profile)
+    if not options.dry_run:
+        return run_here(request.run, argv, commands, profile, made)
+    print("\n".join(shlex.join(command) for command in commands.values()))
+    return 0
+
+
+def understood(argv: list[str]) -> Asked:
+    """Return what a command line asks for. Raises UsageError where it cannot work, whatever the
+    data are: looking at those takes longer."""
+    options = parse(argv)
+    settings = dict(command_line.split_argument(setting) for setting in options.settings)
+    on_slurm = options.cluster == "slurm"
+    if on_slurm and not options.dry_run and not slurm_commands.is_here():
         raise UsageError(
             "no Slurm on this machine (no sbatch): --dry-run prints what would be queued,"
             " --cluster local runs it here"
         )
     flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
-    on_slurm = options.cluster == "slurm"
     profile, told = choose_profile(options.profile, flags, STAGES, on_slurm=on_slurm)
-    if told:
-        print(told, file=sys.stderr)
     request = Request(settings, Path(settings.get("run") or free_name()).resolve())
     paths = {"run": request.run, "raw": request.raw, "data": request.data, "folder": Path.cwd()}
     refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
     stages = choose_stages(options.stages, request)
-    check(stage_arguments(stages, request, profile), request)
-    waiting = []
-    if on_slurm and slurm_commands.is_here():
-        with refusing(told_only=options.dry_run):
-            waiting = check_cluster(stages, request, profile, argv)
-    resolved = resolve_ranks(request, profile, argv) if "train" in stages else None
-    if request.begun and resolved:
-        check_begun(request, resolved, argv, is_prepared="prepare" not in stages)
-    made = missing_folders(request.run)
-    if not settings.get("run") and not options.dry_run:
-        request = replace(request, run=new_run().resolve())
-        made[0] = request.run  # the name may be that of another second
-    arguments = with_pipelines_read(with_batch(stage_arguments(stages, request, profile), resolved))
-    if options.cluster == "local":
-        commands = local_commands(arguments, profile)
-        if options.dry_run:
-            print("\n".join(shlex.join(command) for command in commands.values()))
-            return 0
-        return run_here(request.run, argv, commands, profile, made)
-    return submit(request, arguments, argv, profile, waiting, made, dry_run=options.dry_run)
+    configurations(stage_arguments(stages, request, profile))
+    training = resolve_ranks(request, profile, argv) if "train" in stages else None
+    return Asked(request, stages, profile, told, training)
 
 
 @contextmanager
@@ -111,6 +142,28 @@ def refusing(*, told_only: bool) -> Iterator[None]:
         if not told_only:
             raise
         print(f"this would be refused here: {error}", file=sys.stderr)
+
+
+def understood(argv: list[str]) -> tuple[Request, list[str], Profile]:
+    """Return what a command line asks for, its stages and its profile. Raises UsageError where it
+    cannot work, whatever the data are: looking at those takes longer."""
+    options = parse(argv)
+    settings = dict(command_line.split_argument(setting) for setting in options.settings)
+    if options.cluster == "slurm" and not options.dry_run and not slurm_commands.is_here():
+        raise UsageError(
+            "no Slurm on this machine (no sbatch): --dry-run prints what would be queued,"
+            " --cluster local runs it here"
+        )
+    flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
+    profile = load_profile(options.profile, flags)
+    request = Request(settings, Path(settings.get("run") or free_name()).resolve())
+    paths = {"run": request.run, "raw": request.raw, "data": request.data, "folder": Path.cwd()}
+    refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
+    stages = choose_stages(options.stages, request)
+    configurations(stage_arguments(stages, request, profile))
+    if "train" in stages:
+        check_ranks(request, profile, argv)
+    return request, stages, profile
 
 
 def submit(

@@ -40,7 +40,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from common.processes.malloc import keep_freed_memory
+from common.malloc import keep_freed_memory
 from common.workers import map_tasks
 from data_prep.annotations.brecahad import decode_points
 from data_prep.annotations.formats import READERS

@@ -113,20 +113,42 @@ class TestRefusals:
             (["--stages", "train,paint"], "unknown paint; prepare, train, evaluate"),
         ],
     )
-    def test_one_line_and_code_2(
+    def test_one_line_and_code_2_above_what_would_be_accepted(
         self, submit: Submit, arguments: list[str], message: str, raw: Path
     ) -> None:
         done = submit("--dry-run", f"raw={raw}", *arguments)
         assert done.code == 2
-        assert message in done.err
-        assert done.err.count("\n") == 1
+        first, *commands = done.err.splitlines()
+        assert message in first
+        assert f"  python launch/submit.py --dry-run raw={raw}" in commands
+
+    @pytest.mark.parametrize(
+        ("arguments", "instead"),
+        [
+            (["--ranks-per-node", "2"], ["--ranks-per-node 2 --gpus-per-node 0", ""]),
+            (["--time-min", "2"], ["--time-min 2 --signal-lead-s 30", ""]),
+            (["--signal-lead-s", "43200"], ["--signal-lead-s 43200 --time-min 722", ""]),
+            (["epoch=1"], ["raw epochs=1", ""]),
+            (["nodes=2"], ["--nodes 2"]),
+        ],
+    )
+    def test_whole_commands_are_named_that_are_accepted(
+        self, submit: Submit, arguments: list[str], instead: list[str], raw: Path
+    ) -> None:
+        done = submit("--dry-run", *arguments, f"raw={raw}")
+        lines = [line.removeprefix("  ") for line in done.err.splitlines()[1:]]
+        for wanted, line in zip(instead, lines, strict=False):
+            flags, _, more = wanted.partition("raw ")
+            parts = ["python launch/submit.py --dry-run", flags, f"raw={raw}", more]
+            assert line == " ".join(filter(None, parts))
+            assert submit(*line.split()[2:]).code == 0
 
     def test_outside_a_cluster_both_ways_out_are_named(self, submit: Submit, raw: Path) -> None:
         done = submit(f"raw={raw}")
         assert done.code == 2
         assert "no Slurm on this machine" in done.err
-        assert "--dry-run" in done.err
-        assert "--cluster local" in done.err
+        assert f"\n  python launch/submit.py --cluster local raw={raw}" in done.err
+        assert f"\n  python launch/submit.py --dry-run raw={raw}" in done.err
 
 
 class TestProfiles:

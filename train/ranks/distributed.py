@@ -20,8 +20,8 @@ from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from common.command_line import UsageError, UserError
-from common.processes.malloc import keep_freed_memory
-from common.processes.parent import stop_with_parent
+from common.malloc import keep_freed_memory
+from common.stop_request import stop_with_parent
 from train.ranks.liveness import Liveness
 from train.ranks.slurm_job import refuse_lone_tasks
 

@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import resource
+import signal
 import socket
+import sys
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -111,3 +114,25 @@ def test_ranks_need_no_more_open_files_than_the_system_allows() -> None:
     assert [said.get(timeout=TIMEOUT_S) for _ in ranks] == [[0, 1, 2, 3]] * 4
     for process in ranks:
         process.join(TIMEOUT_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_a_rank_is_told_that_torchrun_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise kill -9 of torchrun leaves ranks that train on, unseen."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "of torchrun")
+    reads, writes = os.pipe()
+    torchrun = os.fork()
+    if torchrun == 0:
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, lambda *_: os.write(writes, b"told") and os._exit(0))
+            with start_ranks("cpu"):
+                os.write(writes, b"ready")
+                time.sleep(60)
+        time.sleep(60)
+        os._exit(1)
+    os.close(writes)
+    assert os.read(reads, 5) == b"ready"
+    os.kill(torchrun, signal.SIGKILL)
+    os.waitpid(torchrun, 0)
+    assert os.read(reads, 5) == b"told"
+    os.close(reads)

@@ -33,7 +33,7 @@ def page_faults(first: str = "") -> int:
 @pytest.mark.parametrize(
     "first",
     [
-        "from common.processes import malloc; malloc.keep_freed_memory()",
+        "from common import malloc; malloc.keep_freed_memory()",
         "from train.ranks.distributed import start_ranks; start_ranks('cpu').__enter__()",
     ],
 )

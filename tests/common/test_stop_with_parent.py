@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 CHILD = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("told")))
@@ -15,7 +15,7 @@ time.sleep(60)
 """
 PARENT = """
 import subprocess, sys
-from common.processes.parent import stop_with_parent
+from common.stop_request import stop_with_parent
 subprocess.run([sys.executable, "-c", sys.argv[1]], preexec_fn=stop_with_parent)
 """
 

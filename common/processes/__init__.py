@@ -1,1 +1,0 @@
-"""What a process sets about itself: its memory, and its end when its parent ends."""
