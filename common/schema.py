@@ -13,9 +13,10 @@ import os
 import stat
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, get_type_hints
 
 from common.command_line import UserError, printable
 from common.files import UNPRINTABLE
@@ -26,19 +27,36 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema")
 
 MOST_BYTES = 10**7  # of a file of settings, counts and the like
-MOST_LINES_BYTES = 10**8  # of a file of JSON lines
+MOST_LINES_BYTES = 10**8  # of a file of JSON lines that is read at once
+MOST_LINE_BYTES = 10**6  # of a line of a file that is read line by line
 MOST_SHOWN = 60  # characters of a value in a message
 
 
 def read_small(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Read a file. Raises OSError, or ValueError if it is no file or larger than `most_bytes`."""
+    with open_regular(path) as file:
+        if (num_bytes := os.fstat(file.fileno()).st_size) > most_bytes:
+            raise ValueError(f"{num_bytes} bytes long; expected at most {most_bytes}")
+        return file.read(num_bytes)
+
+
+def read_small_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file of any length, each with its end. Raises OSError, or ValueError if
+    it is no file, or has a line of more than MOST_LINE_BYTES."""
+    with open_regular(path) as file:
+        while line := file.readline(MOST_LINE_BYTES + 1):
+            if len(line) > MOST_LINE_BYTES:
+                raise ValueError(f"a line is longer than {MOST_LINE_BYTES} bytes")
+            yield line
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read. Raises OSError, or ValueError if it is no file."""
     with open(path, "rb", opener=without_waiting) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("not a file")
-        if found.st_size > most_bytes:
-            raise ValueError(f"{found.st_size} bytes long; expected at most {most_bytes}")
-        return file.read(most_bytes)
+        yield file
 
 
 def without_waiting(path: str, flags: int) -> int:

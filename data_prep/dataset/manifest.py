@@ -16,6 +16,7 @@ from common.files import holds, is_inside, is_plain
 from common.ownership import Item
 from common.schema import (
     read_small,
+    read_small_lines,
     require_printable,
     short,
     validated,
@@ -35,7 +36,7 @@ FORMAT = 5
 KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
 DATASET = "dataset.json"
-MOST_BYTES = 10**9  # of a manifest: a million samples
+MOST_BYTES = 10**8  # of dataset.json: some four million cases
 AGAIN = "; run data_prep again"  # how to repair a damaged set
 ELSEWHERE = "prepare the data again with data_prep, into another out="
 NAMES = ("id", "case", "field")  # values that become names of files
@@ -237,12 +238,8 @@ def read_dataset(folder: Path) -> Dataset:
             f" end; run python -m data_prep raw=... out={folder}"
         )
     description = read_description(folder / DATASET)
-    try:
-        manifest = read_small(folder / MANIFEST, MOST_BYTES)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{folder / MANIFEST}: missing or damaged: {error}{AGAIN}") from None
-    samples = read_samples(folder / MANIFEST, manifest)
-    if hashlib.sha256(manifest).hexdigest() != description.content_sha256:
+    samples, sha256 = read_samples(folder / MANIFEST)
+    if sha256 != description.content_sha256:
         raise DatasetError(
             f"{folder / MANIFEST}: not the one that {DATASET} was written with{AGAIN}",
             can_heal=False,
@@ -265,22 +262,34 @@ def check_cases(folder: Path, samples: Iterable[Sample], description: Descriptio
 def format_of(folder: Path) -> object:
     """Return the format of a folder's dataset.json; None if it cannot be read."""
     try:
-        return validated(dict[str, Any], read_small(folder / DATASET)).get("format")
+        return validated(dict[str, Any], read_small(folder / DATASET, MOST_BYTES)).get("format")
     except (OSError, ValueError):
         return None
 
 
-def read_samples(path: Path, manifest: bytes) -> list[Sample]:
-    """Read the samples from a manifest's content. Raises DatasetError that names the line."""
-    samples = []
-    for number, line in enumerate(manifest.splitlines(), start=1):
-        try:
-            sample = validated(Sample, line)
-            check_names(sample)
-        except ValueError as error:
-            raise DatasetError(f"{path}: line {number} is damaged: {error}{AGAIN}") from None
-        samples.append(sample)
-    return samples
+def read_samples(path: Path) -> tuple[list[Sample], str]:
+    """Read a manifest line by line; return its samples and the hash of its content.
+
+    Raises DatasetError, which names a line that is damaged.
+    """
+    samples, sha256 = [], hashlib.sha256()
+    try:
+        for line in read_small_lines(path):
+            sha256.update(line)
+            samples.append(sample_of(path, len(samples) + 1, line))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None
+    return samples, sha256.hexdigest()
+
+
+def sample_of(path: Path, number: int, line: bytes) -> Sample:
+    """Read the sample of a line. Raises DatasetError that names the line."""
+    try:
+        sample = validated(Sample, line)
+        check_names(sample)
+    except ValueError as error:
+        raise DatasetError(f"{path}: line {number} is damaged: {error}{AGAIN}") from None
+    return sample
 
 
 def check_names(sample: Sample) -> None:
@@ -301,7 +310,7 @@ def check_unchanged(dataset: Dataset) -> None:
     with the same bytes, and samples.check_content refuses other bytes.
     """
     try:
-        about = validated(dict[str, Any], read_small(dataset.folder / DATASET))
+        about = validated(dict[str, Any], read_small(dataset.folder / DATASET, MOST_BYTES))
         if about.get("content_sha256", dataset) == dataset.description.content_sha256:
             return
     except (OSError, ValueError):
@@ -319,7 +328,7 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
     `way_out`: advice about another format.
     """
     try:
-        content = read_small(path)
+        content = read_small(path, MOST_BYTES)
         found = validated(dict[str, Any], content).get("format")
         if found != FORMAT:
             raise DatasetError(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from data_prep.dataset.manifest import (
     DatasetError,
     Labelling,
     Sample,
+    check_unchanged,
     count_samples,
     read_dataset,
     write_dataset,
@@ -270,6 +272,37 @@ def test_a_strangers_description_is_refused_by_its_key(
 def test_numbers_of_a_transform_may_be_whole(tmp_path: Path) -> None:
     write_dataset(tmp_path, [make_sample("Case_1-01", "train", parameters={"angle_deg": 1})], ABOUT)
     assert read_dataset(tmp_path).samples[0].parameters == {"angle_deg": 1}
+
+
+def test_a_manifest_is_read_line_by_line(folder: Path) -> None:
+    """Any length is read (a limit would refuse what data_prep wrote for days), but no endless line,
+    and a rank never holds the text of all samples."""
+    path, about = folder / "manifest.jsonl", json.loads((folder / "dataset.json").read_text())
+    lines = [line.ljust(900_000) + b"\n" for line in path.read_bytes().splitlines()] * 5
+    path.write_bytes(b"".join(lines))
+    about["content_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "dataset.json").write_text(json.dumps(about))
+    tracemalloc.start()
+    assert read_dataset(folder).samples == SAMPLES * 5
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.5 * path.stat().st_size
+    path.write_bytes(lines[0].rjust(1_000_001))
+    with pytest.raises(DatasetError, match=r"damaged: a line is longer than 1000000 bytes; run"):
+        read_dataset(folder)
+
+
+def test_very_many_cases_can_be_described(tmp_path: Path) -> None:
+    """dataset.json names each case; what check_unchanged cannot read, it could not compare."""
+    cases = ["Case_1", *(f"{number:0190}" for number in range(60_000))]  # 12 MB
+    about = {**ABOUT, "split": {**ABOUT["split"], "train": cases}}  # type: ignore[dict-item]
+    write_dataset(tmp_path, [make_sample("Case_1-01", "train")], about)
+    dataset = read_dataset(tmp_path)
+    assert dataset.description.cases["train"] == cases
+    path = tmp_path / "dataset.json"
+    path.write_text(path.read_text().replace('"content_sha256": "', '"content_sha256": "0'))
+    with pytest.raises(DatasetError, match="was prepared anew"):
+        check_unchanged(dataset)
 
 
 def lose_a_line(path: Path) -> None:
