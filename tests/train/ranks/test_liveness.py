@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch.distributed as dist
@@ -105,3 +106,20 @@ def test_a_store_that_never_answers_is_not_waited_for() -> None:
     finally:
         host.kill()
         host.wait()
+
+
+def test_a_thousand_ranks_are_asked_for_at_once(store: dist.TCPStore) -> None:
+    """A thousand that each ask a thousand times would wait longer than for an answer."""
+    for rank in range(1000):
+        store.add(f"beat/{rank}", rank)
+    mine = quick(store, 0, 1000)
+    requests = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            requests.append(name)
+            return getattr(store, name)
+
+    mine.store = cast(Any, Counting())
+    assert mine.beats() == [*range(1000)]
+    assert len(requests) == 2
