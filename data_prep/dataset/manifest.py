@@ -272,7 +272,8 @@ def read_samples(path: Path) -> tuple[list[Sample], str]:
 
     Raises DatasetError, which names a line that is damaged.
     """
-    samples, sha256 = [], hashlib.sha256()
+    samples: list[Sample] = []
+    sha256 = hashlib.sha256()
     try:
         for line in read_small_lines(path):
             sha256.update(line)
