@@ -9,7 +9,7 @@ from itertools import islice
 from common.command_line import UsageError, UserError
 from launch.cluster.profiles import SIGNAL_EARLY_S
 from launch.record.events import STAGES
-from launch.stages import flags_of, stage_keys
+from launch.stages import stage_keys
 
 MOST_SHOWN = 2
 PROGRAM = ("python", "launch/submit.py")
@@ -107,3 +107,18 @@ def with_known_key(given: Command, key: str, value: str, names: Sequence[str]) -
 def without(given: dict[str, str], key: str) -> dict[str, str]:
     """Return what was given but for a key."""
     return {name: value for name, value in given.items() if name != key}
+
+
+def flags_of(argv: Sequence[str]) -> dict[str, str]:
+    """Return flag -> its value, '' where it takes none."""
+    flags: dict[str, str] = {}
+    flag = ""
+    for word in argv:
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            flags[name] = value
+            flag = "" if value or name == "--dry-run" else name
+        elif flag:
+            flags[flag] = word
+            flag = ""
+    return flags

@@ -7,6 +7,7 @@ from pathlib import Path
 from common import command_line
 from common.command_line import UsageError
 from data_prep.dataset.manifest import DATASET, read_description
+from launch.accepted import flags_of
 from launch.cluster.profiles import Profile
 from launch.stages import Request, load_training, stage_arguments
 from train.config import TrainConfig, with_pipeline_read
@@ -104,18 +105,3 @@ def with_layout(argv: Sequence[str], profile: Profile, nodes: int, tasks: int) -
     elif tasks != profile.tasks_per_node:
         flags["--ranks-per-node"] = str(tasks)
     return [word for flag, value in flags.items() for word in (flag, value) if word]
-
-
-def flags_of(argv: Sequence[str]) -> dict[str, str]:
-    """Return flag -> its value, '' where it takes none."""
-    flags: dict[str, str] = {}
-    flag = ""
-    for word in argv:
-        if word.startswith("--"):
-            name, _, value = word.partition("=")
-            flags[name] = value
-            flag = "" if value or name == "--dry-run" else name
-        elif flag:
-            flags[flag] = word
-            flag = ""
-    return flags

@@ -144,28 +144,6 @@ def refusing(*, told_only: bool) -> Iterator[None]:
         print(f"this would be refused here: {error}", file=sys.stderr)
 
 
-def understood(argv: list[str]) -> tuple[Request, list[str], Profile]:
-    """Return what a command line asks for, its stages and its profile. Raises UsageError where it
-    cannot work, whatever the data are: looking at those takes longer."""
-    options = parse(argv)
-    settings = dict(command_line.split_argument(setting) for setting in options.settings)
-    if options.cluster == "slurm" and not options.dry_run and not slurm_commands.is_here():
-        raise UsageError(
-            "no Slurm on this machine (no sbatch): --dry-run prints what would be queued,"
-            " --cluster local runs it here"
-        )
-    flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
-    profile = load_profile(options.profile, flags)
-    request = Request(settings, Path(settings.get("run") or free_name()).resolve())
-    paths = {"run": request.run, "raw": request.raw, "data": request.data, "folder": Path.cwd()}
-    refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
-    stages = choose_stages(options.stages, request)
-    configurations(stage_arguments(stages, request, profile))
-    if "train" in stages:
-        check_ranks(request, profile, argv)
-    return request, stages, profile
-
-
 def submit(
     request: Request,
     arguments: dict[str, list[str]],

@@ -32,9 +32,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.benchmarks.scale_data import in_a_child, measure_fields, measure_samples
 from train.checkpoints.checkpoint_files import COMPLETE
 from train.checkpoints.save_checkpoint import save_checkpoint, tensors_of_rank
-from train.crops.microbatches import microbatches_of
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.gradients import TreeGradients
+from train.ranks.tree import portions
 
 MILLION = 1 << 20
 BYTES_SENT = 200  # offset of tcpi_bytes_sent in Linux's struct tcp_info
@@ -129,7 +129,7 @@ def stepper(ranks: Ranks, is_tree: bool) -> Callable[[], None]:
     """A step of DDP with a million parameters in one tensor: a backward pass, and no other work."""
     model = nn.Linear(1024, 1024, bias=False)
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    gradients = TreeGradients(model, 1, ranks)
+    gradients = TreeGradients(model, ranks.world_size, ranks)
     if is_tree:
         gradients.attach(parallel)
     batch = torch.ones(1, 1024)
@@ -226,7 +226,7 @@ def share_costs(num: int) -> None:
     tensors = {f"layer.{number}": torch.ones(number + 1) for number in range(300)}
     start_s = time.process_time()
     for rank in range(num):
-        microbatches_of(rank, num, 4 * num)
+        portions(4 * num, num)
     middle_s = time.process_time()
     for _ in range(10):
         tensors_of_rank(tensors, num - 1, num)
