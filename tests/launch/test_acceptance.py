@@ -78,10 +78,10 @@ class TestCommands:
         )
 
     def test_a_batch_that_fewer_nodes_cannot_share_is_seen_to(self, slurm: Path) -> None:
-        """On 3 nodes, 6 ranks: 8 crops cannot be cut into six parts, on 2 nodes into four."""
-        command = accepted("--nodes 4", "batch_size=8")
+        """On 3 nodes there are 6 ranks, too many for 4 crops."""
+        command = accepted("--nodes 4", "batch_size=4")
         assert command in (
-            "python launch/submit.py --nodes 3", "python launch/submit.py --nodes 2 batch_size=8",
+            "python launch/submit.py --nodes 3", "python launch/submit.py --nodes 2 batch_size=4",
         )  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ class TestCommands:
 class TestSlurmsWord:
     """`sbatch --test-only`."""
 
-    JOB = Job("train", "train", [[]], {"nodes": 1, "time": 5, "job_name": "x"})
+    JOB = Job("train", "train", [[]], {"nodes": 1, "time": 5, "job_name": "x", "python": "python"})
 
     def refuse(self, slurm: Path, text: str) -> None:
         write(slurm, "sbatch", f'cp "$2" {slurm}/script\necho "{text}" >&2\nexit 1\n')

@@ -86,7 +86,8 @@ class TestDryRun:
             "#SBATCH --nodes=1-4",
             "#SBATCH --mincpus=6",
             "#SBATCH --gpus-per-node=2",
-            " --ntasks-per-node=2 --cpus-per-task=3 --kill-on-bad-exit=1 ",
+            " --ntasks-per-node=2 ",
+            " --cpus-per-task=3 ",
             # of all 8 ranks, however many start
             " epochs=1 batch_size=8 microbatches=8",
         ):
@@ -264,12 +265,16 @@ class TestNothingIsLeft:
         slurm.mkdir()
         monkeypatch.chdir(here)
         monkeypatch.setenv("PATH", f"{slurm}:/usr/bin:/bin")
-        answer(slurm, "scontrol", "slurm_load_jobs error: Invalid job id specified", 1)
+        job = f"JobId=41 JobState=PENDING Reason=None Command=$(cat {slurm}/path) WorkDir=/"
+        ours = '"show job --oneliner" | "show job --oneliner 41"'
+        unknown = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
+        write(slurm, "scontrol", f'case "$*" in {ours}) echo "{job}";; *) {unknown};; esac\n')
         answer(slurm, "scancel", "")
-        accepts = "echo Submitted batch job 41; exit 0"
+        accepts = f'echo "$2" > {slurm}/path; echo 41; exit 0'
         refuses = "echo sbatch: error: no more >&2; exit 1"
-        write(slurm, "sbatch", f'grep -q eosin-evaluate "$@" && {{ {refuses}; }}\n{accepts}\n')
-        return ["--stages", "train,evaluate", f"data={data}"]
+        is_last = '[ "$1" != --test-only ] && grep -q eosin-evaluate "$2"'
+        write(slurm, "sbatch", f"{is_last} && {{ {refuses}; }}\n{accepts}\n")
+        return ["--profile", "default", "--stages", "train,evaluate", f"data={data}"]
 
     def test_a_refused_second_job_takes_the_first_with_it(
         self, prepared: list[str], tmp_path: Path
@@ -307,7 +312,7 @@ class TestNothingIsLeft:
             raise OSError("the disk is full")
 
         monkeypatch.setattr(queueing, "write_submission", fail)
-        stage = ["--cluster", cluster, "--stages", "train", prepared[-1]]
+        stage = ["--profile", "default", "--cluster", cluster, "--stages", "train", prepared[-1]]
         with pytest.raises(OSError, match="full"):
             submit_module.main(stage)
         assert list((tmp_path / "here").iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 from common.command_line import UsageError
 from launch.cluster.containers import expanded, folders_of, start_python
 from launch.cluster.profiles import Profile
-from launch.job_requests import plan, script
+from launch.job_requests import plan, printed
 from launch.stages import Request, stage_arguments
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def test_the_scripts_are_as_written_by_hand(
     arguments = stage_arguments(["prepare", "train"][-stages:], request, profile)
     jobs = plan(request.run, request.run / "launch" / "code-1", arguments, profile)
     before = ["", *(f"<id of {job.label}>" for job in jobs)]
-    texts = [script(request.run, job, waited) for job, waited in zip(jobs, before, strict=False)]
+    texts = [printed(request.run, job, waited) for job, waited in zip(jobs, before, strict=False)]
     text = "\n".join(texts).replace(sys.executable, "/usr/bin/python")
     assert text == (HERE / f"{name}.sbatch").read_text()
 
