@@ -27,7 +27,7 @@ HOSTILE = {
     **{"MASTER_ADDR": "nowhere", "MASTER_PORT": "1", "RANK": "1", "WORLD_SIZE": "7"},
     **{"TORCHELASTIC_USE_AGENT_STORE": "True", "CUDA_VISIBLE_DEVICES": "9", "PMI_RANK": "1"},
 }
-PORT = os.environ.get("DEV_CLUSTER_PORT", "18200")  # another one for a second copy of the tests
+PORT = int(os.environ.get("DEV_CLUSTER_PORT", "18200"))  # another one for a second copy of the tests
 SETTLE_S = 3  # for the nodes to be done with a job that was requeued
 
 
@@ -43,8 +43,8 @@ def why_not() -> str:
 class Cluster:
     """The development cluster, or some of its nodes, on which one thread has its jobs."""
 
-    def __init__(self, folder: Path, nodes: str = "") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, nodes: str = "", *, port: int = PORT, size: int = 12) -> None:
+        self.folder, self.port, self.size = folder, port, size
         self.nodes = nodes
         """What sbatch --constraint takes, as in n1|n2; '' for all nodes."""
         self.jobs: list[str] = []
@@ -54,7 +54,8 @@ class Cluster:
     def manage(self, command: str) -> subprocess.CompletedProcess[str]:
         """Call slurm/dev_cluster.py."""
         script = [sys.executable, str(ROOT / "slurm" / "dev_cluster.py"), command]
-        script += ["--folder", str(self.folder), "--port", PORT, "--nodes", "12"]
+        script += ["--folder", str(self.folder), "--port", str(self.port)]
+        script += ["--nodes", str(self.size)]
         return subprocess.run(script, capture_output=True, text=True, timeout=60)
 
     def call(self, *command: str, code: int = 0, **variables: str) -> str:
