@@ -4,6 +4,7 @@ YAML's own types would turn run=001 into 1 and amp=off into False. Aliases and d
 refused, since with them a short file can fill any memory.
 """
 
+import math
 from typing import Any
 
 import yaml
@@ -42,8 +43,15 @@ class PlainDumper(yaml.SafeDumper):
             "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
         )
 
+    def represent_number(self, number: float) -> yaml.ScalarNode:
+        """Write infinity as our commands take it; YAML's .inf would be read as a text."""
+        if number == math.inf:
+            return self.represent_scalar("tag:yaml.org,2002:str", "inf")
+        return self.represent_float(number)
+
 
 PlainDumper.add_representer(str, PlainDumper.represent_text)
+PlainDumper.add_representer(float, PlainDumper.represent_number)
 
 
 def parse(text: str) -> Any:

@@ -19,6 +19,7 @@ from train.exchange.config import ExportConfig
 from train.loop.batch import resolve_batch
 from train.prediction.config import PredictConfig
 from train.runs.config import ShowConfig
+from train.runs.newest import read_config
 
 COMMANDS = {
     "train.__main__": TrainConfig,
@@ -180,9 +181,11 @@ def test_data_that_is_not_whole_is_refused(
 
 
 @pytest.mark.parametrize("key", ["save_every_s", "log_every_s"])
-def test_never_is_an_interval(key: str) -> None:
+def test_never_is_an_interval(key: str, tmp_path: Path) -> None:
     config = command_line.load(TrainConfig, ["data=a", "run=b", f"{key}=inf"])
     assert getattr(config, key) == float("inf")
+    (tmp_path / "config.yaml").write_text(command_line.as_yaml(config))
+    assert read_config(tmp_path) == config  # such a run goes on
 
 
 def test_help_lists_the_presets_with_what_each_is_for(cli: Callable[..., Any]) -> None:
