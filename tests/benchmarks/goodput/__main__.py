@@ -21,9 +21,9 @@ or so; those of real trainings are longer, and then more is lost where only epoc
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +68,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = Cluster(folder / "slurm", port=options.port, size=options.nodes)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # then, too, the cluster goes down
         stack.callback(cluster.manage, "down")
         up = cluster.manage("up")
         if up.returncode:
@@ -138,13 +139,17 @@ def undisturbed(
     watch = Watch(place.cluster, run, lambda: system.queue(place, run, str(num_nodes)))
 
     def signs() -> list[tuple[float, int]]:
+        if watch.resubmitted:
+            raise SystemExit(f"{system.name}: {watch.resubmitted[0]} undisturbed; see {run}*")
         return [sign for start in watch.starts for sign in start.signs if sign[1] > 1]
 
-    watch.until(lambda: len(signs()) > 0, "its second step")
-    until_s = time.time() + options.undisturbed_s
-    watch.until(lambda: time.time() > until_s and len(signs()) > 1, "its third step")
-    (first_s, first), (last_s, last) = signs()[0], signs()[-1]
+    def is_measured() -> bool:
+        found = signs()
+        return len(found) > 1 and found[-1][0] - found[0][0] >= options.undisturbed_s
+
+    watch.until(is_measured, "its steps")
     watch.cancel()
+    (first_s, first), (last_s, last) = signs()[0], signs()[-1]
     return (last_s - first_s) / (last - first)
 
 

@@ -95,6 +95,7 @@ def main(num_nodes: int, requeue_signal: signal.Signals, argv: list[str]) -> Non
     """Train for ever."""
     config = command_line.load(TrainConfig, argv)
     run, dataset = Path(config.run), read_dataset(Path(config.data))
+    run.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     crops = TrainingCrops(TrainingPixels(dataset), config)
     loader = DataLoader(

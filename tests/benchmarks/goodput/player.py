@@ -16,7 +16,7 @@ from tests.launch.dev_cluster import SETTLE_S, Cluster
 from train.runs.newest import PROGRESS
 
 POLL_S = 0.25
-PATIENCE_S = 180.0  # for a start whose nodes are free
+PATIENCE_S = 600.0  # for a start whose nodes are free
 HOLDS_NODES = ("RUNNING", "COMPLETING")
 WAITS = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 

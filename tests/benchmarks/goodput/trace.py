@@ -41,13 +41,11 @@ def draw_trace(seed: int, duration_s: float, mean_s: float, num_nodes: int) -> l
     at_s = 0.0
     while at_s <= duration_s:
         at_s += LEAST_GAP_S + random.exponential(mean_s - LEAST_GAP_S)
+        is_last = at_s > duration_s
         is_loss, number = random.random() < LOST_NODES, int(random.integers(1, num_nodes + 1))
+        if is_last:
+            is_loss, number = False, num_nodes
         lasts_s = random.uniform(*(LOSS_S if is_loss else PREEMPTION_S))
-        is_loss, number = (
-            is_loss and at_s <= duration_s,
-            number if at_s <= duration_s else num_nodes,
-        )
-        events.append(
-            Event(at_s, f"n{number}" if is_loss else "", 0 if is_loss else number, lasts_s)
-        )
+        lost, taken = (f"n{number}", 0) if is_loss else ("", number)
+        events.append(Event(at_s, lost, taken, lasts_s))
     return events
