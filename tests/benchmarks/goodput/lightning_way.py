@@ -5,7 +5,8 @@
 The network, the crops, the loss and the optimizer are ours. Lightning has what its documentation
 offers: SLURMEnvironment with auto_requeue and requeue_signal=SIGNAL, ModelCheckpoint once an epoch.
 It goes on from the newest of its checkpoints, whether that was saved at an epoch or at a signal
-(left to itself it takes the one of a signal, however old).
+(left to itself it takes the one of a signal, however old). Its loader's workers ignore SIGTERM, and
+so does the process until training begins: either would fail the job, which is then not requeued.
 """
 
 import json
@@ -91,6 +92,11 @@ def newest(run: Path) -> str | None:
     return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
 
 
+def ignore_sigterm(worker: int) -> None:
+    """In a worker of the loader."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def main(num_nodes: int, requeue_signal: signal.Signals, argv: list[str]) -> None:
     """Train for ever."""
     config = command_line.load(TrainConfig, argv)
@@ -104,6 +110,7 @@ def main(num_nodes: int, requeue_signal: signal.Signals, argv: list[str]) -> Non
         shuffle=True,  # Lightning shares it out among the ranks
         drop_last=True,
         num_workers=config.loader_workers,
+        worker_init_fn=ignore_sigterm,  # Slurm signals them too, and without them the save fails
     )
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -123,6 +130,9 @@ def main(num_nodes: int, requeue_signal: signal.Signals, argv: list[str]) -> Non
     )
     lightning.seed_everything(config.seed)
     label_values = channel_values(dataset.description.labelling.labels.values())
+    # Ignored until now: it would have killed the job for good. Lightning adds no handler of its own
+    # where there is one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     trainer.fit(Module(config, label_values), loader, ckpt_path=newest(run), weights_only=False)
 
 

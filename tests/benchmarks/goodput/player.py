@@ -17,8 +17,19 @@ from train.runs.newest import PROGRESS
 
 POLL_S = 0.25
 PATIENCE_S = 600.0  # for a start whose nodes are free
-HOLDS_NODES = ("RUNNING", "COMPLETING")
 WAITS = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+ENDED = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+)  # other states hold nodes, as COMPLETING does
 
 
 class Watch:
@@ -37,12 +48,13 @@ class Watch:
         """Note what has changed."""
         now, fields = time.time(), self.fields()
         state = fields["JobState"]
-        if state in HOLDS_NODES and not self.is_running:
+        holds_nodes = state not in WAITS + ENDED
+        if holds_nodes and not self.is_running:
             self.starts.append(Start(now, int(fields["NumNodes"].split("-")[0])))
             self.is_running = True
         if self.is_running:
             self.note_step(self.starts[-1])
-        if state in HOLDS_NODES:
+        if holds_nodes:
             return
         if self.is_running:
             self.starts[-1].end_s = self.pending_since = now

@@ -103,6 +103,7 @@ def queue_lightning(place: Place, run: Path, nodes: str) -> str:
     """Lightning saves and requeues at SIGTERM, the one signal of a preemption here."""
     install_lightning(place.libraries)
     command = python("lightning_way", nodes, "SIGTERM", *place.settings, f"run={run}")
+    command = f"bash -c {shlex.quote(RANK + command)}"
     return sbatch(place, run, nodes, command, path=f"{ROOT}:{place.libraries}")
 
 
