@@ -15,8 +15,10 @@ goodput: steps that were never repeated x their undisturbed time on so many node
 which the job had nodes. The undisturbed time is measured first, for each system by itself. All
 nodes share this machine's cores, so more nodes need not be faster; the ratio does not mind. Nor
 does it count the time in the queue: Slurm's pause of two minutes after a requeue is left out, and a
-job that will not come back is submitted again at once. A network this small has epochs of a minute
-or so; those of real trainings are longer, and then more is lost where only epochs are saved.
+job that will not come back is submitted again at once. start-up (from the nodes to the end of the
+first step) and signal to end (until the nodes are free) are medians. A network this small has
+epochs of a minute or so; those of real trainings are longer, and then more is lost where only
+epochs are saved.
 """
 
 import argparse
@@ -35,8 +37,8 @@ from tests.benchmarks.goodput.trace import Event, draw_trace
 from tests.launch.dev_cluster import Cluster, why_not
 
 HEADER = (
-    "| system | starts | useful steps | lost steps | allocated s | goodput | start-up s (median)"
-    " | queued s | resubmitted | undisturbed s a step (nodes) |"
+    "| system | starts | useful steps | lost steps | allocated s | goodput | start-up s"
+    " | signal to end s | queued s | resubmitted | undisturbed s a step (nodes) |"
 )
 
 
@@ -64,7 +66,7 @@ def main() -> None:
     if missing := why_not():
         raise SystemExit(f"error: {missing}")
     trace = draw_trace(options.seed, 60 * options.minutes, options.mean_s, options.nodes)
-    print(HEADER + "\n" + "| --- " * 10 + "|", flush=True)
+    print(HEADER + "\n" + "| --- " * 11 + "|", flush=True)
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = Cluster(folder / "slurm", port=options.port, size=options.nodes)
@@ -164,6 +166,7 @@ def row(name: str, result: Result) -> str:
         f"{account.allocated_s:.0f}",
         f"{account.goodput:.1%}",
         f"{account.start_up_s:.1f}",
+        f"{account.leaving_s:.1f}",
         f"{result.queued_s:.0f}",
         f"{len(result.resubmitted)} ({about})" if about else "0",
         ", ".join(f"{step_s:.3f} ({number})" for number, step_s in result.step_s.items()),

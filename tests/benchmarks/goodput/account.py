@@ -12,6 +12,8 @@ class Start:
     begin_s: float
     num_nodes: int
     end_s: float = 0.0
+    preempted_s: float = 0.0
+    """When Slurm sent SIGTERM to make room for another job; 0 where it did not."""
     signs: list[tuple[float, int]] = field(default_factory=list)
     """(time, step) of each sign of life; the first tells from which step this start goes on."""
 
@@ -42,7 +44,9 @@ class Account:
     """What the useful steps would have taken undisturbed."""
     allocated_s: float
     start_up_s: float
-    """The median over the starts; NaN without any."""
+    """The median over the starts, from the nodes to the end of the first step; NaN without any."""
+    leaving_s: float
+    """The median over preemptions, from the signal until the nodes are free; NaN without any."""
 
     @property
     def goodput(self) -> float:
@@ -70,7 +74,6 @@ def settle(starts: Sequence[Start], kept: int, step_s: Mapping[int, float]) -> A
     """Sum up. `step_s`: number of nodes -> undisturbed seconds a step."""
     useful = useful_steps(starts, kept)
     made = [start.reached - start.resumed if start.signs else 0 for start in starts]
-    times = [start.start_up_s for start in starts if start.start_up_s is not None]
     return Account(
         useful=sum(useful),
         lost=sum(made) - sum(useful),
@@ -80,5 +83,13 @@ def settle(starts: Sequence[Start], kept: int, step_s: Mapping[int, float]) -> A
             if number
         ),
         allocated_s=sum(start.end_s - start.begin_s for start in starts),
-        start_up_s=statistics.median(times) if times else float("nan"),
+        start_up_s=median([start.start_up_s for start in starts if start.start_up_s is not None]),
+        leaving_s=median(
+            [start.end_s - start.preempted_s for start in starts if start.preempted_s]
+        ),
     )
+
+
+def median(times: Sequence[float]) -> float:
+    """The median, or NaN of none."""
+    return statistics.median(times) if times else float("nan")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from tests.benchmarks.goodput.account import Start
@@ -54,6 +55,7 @@ class Watch:
             self.is_running = True
         if self.is_running:
             self.note_step(self.starts[-1])
+            self.note_signal(self.starts[-1], fields["PreemptTime"])
         if holds_nodes:
             return
         if self.is_running:
@@ -79,6 +81,12 @@ class Watch:
         last_s = start.signs[-1][0] if start.signs else start.begin_s
         if sign["time_s"] > last_s:
             start.signs.append((sign["time_s"], sign["step"]))
+
+    def note_signal(self, start: Start, preempt_time: str) -> None:
+        """Note when Slurm preempted this start; an earlier time is of an earlier one."""
+        if preempt_time != "None":
+            preempted_s = datetime.fromisoformat(preempt_time).timestamp()
+            start.preempted_s = preempted_s if preempted_s > start.begin_s else 0.0
 
     def let_it_start(self, reason: str, now: float) -> None:
         """Without Slurm's pause of two minutes after a requeue."""

@@ -51,7 +51,7 @@ def test_a_trace_ends_with_every_node_taken_after_its_time(seed: int) -> None:
 
 
 def start(begin_s: float, end_s: float, num_nodes: int, *signs: tuple[float, int]) -> Start:
-    return Start(begin_s, num_nodes, end_s, list(signs))
+    return Start(begin_s, num_nodes, end_s, signs=list(signs))
 
 
 def test_steps_that_were_made_again_are_lost_and_the_others_count_as_if_undisturbed() -> None:
@@ -63,7 +63,9 @@ def test_steps_that_were_made_again_are_lost_and_the_others_count_as_if_undistur
         start(0, 20, 3, (8, 0), (9, 1), (18, 10)),
         start(100, 130, 1, (110, 6), (112, 7), (129, 15)),
     ]
+    starts[0].preempted_s = 15  # it had its nodes for 5 s more; the other start lost a node
     account = settle(starts, kept=14, step_s={1: 1.0, 3: 0.5})
+    assert account.leaving_s == 5.0
     assert (account.useful, account.lost) == (14, 5)
     assert (account.useful_s, account.allocated_s) == (11.0, 50.0)
     assert account.goodput == 0.22
