@@ -55,7 +55,7 @@ class Watch:
             self.is_running = True
         if self.is_running:
             self.note_step(self.starts[-1])
-            self.note_signal(self.starts[-1], fields["PreemptTime"])
+            self.note_signal(self.starts[-1], fields.get("PreemptTime", "None"))
         if holds_nodes:
             return
         if self.is_running:
@@ -112,6 +112,8 @@ class Watch:
 
     def cancel(self) -> None:
         """End the job, and wait until its nodes are free."""
+        # Lightning requeues a job at any SIGTERM, also at scancel's: it would come back for ever
+        self.try_scontrol("update", f"jobid={self.job}", "requeue=0")
         self.cluster.cancel_all()
         self.is_running = False
 
