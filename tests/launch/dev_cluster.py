@@ -27,7 +27,9 @@ HOSTILE = {
     **{"MASTER_ADDR": "nowhere", "MASTER_PORT": "1", "RANK": "1", "WORLD_SIZE": "7"},
     **{"TORCHELASTIC_USE_AGENT_STORE": "True", "CUDA_VISIBLE_DEVICES": "9", "PMI_RANK": "1"},
 }
-PORT = int(os.environ.get("DEV_CLUSTER_PORT", "18200"))  # another one for a second copy of the tests
+PORT = int(
+    os.environ.get("DEV_CLUSTER_PORT", "18200")
+)  # another one for a second copy of the tests
 SETTLE_S = 3  # for the nodes to be done with a job that was requeued
 
 
@@ -43,7 +45,7 @@ def why_not() -> str:
 class Cluster:
     """The development cluster, or some of its nodes, on which one thread has its jobs."""
 
-    def __init__(self, folder: Path, nodes: str = "", *, port: int = PORT, size: int = 12) -> None:
+    def __init__(self, folder: Path, nodes: str = "", *, port: int = PORT, size: int = 13) -> None:
         self.folder, self.port, self.size = folder, port, size
         self.nodes = nodes
         """What sbatch --constraint takes, as in n1|n2; '' for all nodes."""

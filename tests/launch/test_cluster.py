@@ -19,6 +19,7 @@ import pytest
 
 from common.file_records import read_record
 from tests import ranks
+from tests.launch.cluster import scenarios
 from tests.launch.dev_cluster import Cluster, events, restarts, step, why_not
 from train.checkpoints.checkpoint_files import STATE, verify
 from train.checkpoints.digests import tensors_sha256
@@ -317,7 +318,8 @@ LANES: dict[str, list[Scenario]] = {
         the_time_limit_brings_back_and_scancel_does_not,
         a_job_that_only_fails_is_given_up,
     ],
-    "n9|n10|n11|n12": [as_many_nodes_as_are_free],
+    "n9|n10|n11|n12": [as_many_nodes_as_are_free, scenarios.a_site_that_exports_nothing_trains],
+    "n13": [scenarios.a_container_holds_all_that_a_chain_needs],
 }
 TORCH = threading.Lock()  # one thread at a time loads a checkpoint
 
@@ -383,4 +385,6 @@ def called(item: Any) -> Scenario | None:
     ids=lambda scenario: scenario.__name__,
 )
 def test_on_a_real_slurm(scenario: Scenario, outcomes: dict[Scenario, "Future[None]"]) -> None:
+    if scenario is scenarios.a_container_holds_all_that_a_chain_needs and scenarios.why_not():
+        pytest.skip(scenarios.why_not())
     outcomes[scenario].result()
