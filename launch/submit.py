@@ -33,6 +33,7 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
+from data_prep.dataset.manifest import read_dataset
 from launch.acceptance import check_cluster, check_with_slurm
 from launch.accepted import with_accepted
 from launch.cluster import slurm_commands
@@ -54,6 +55,7 @@ from launch.stages import (
     with_pipelines_read,
 )
 from train.config import TrainConfig
+from train.crops.fitting import check_fitting
 from train.runs.newest import free_name, new_run
 
 # Settings of a profile that are flags too; the others only make sense in a file
@@ -93,6 +95,8 @@ def main(argv: list[str]) -> int:
     if options.cluster == "slurm" and slurm_commands.is_here():
         with refusing(told_only=options.dry_run):
             waiting = check_cluster(stages, request, profile, argv)
+    if asked.training and "prepare" not in stages:
+        check_fitting(asked.training, read_dataset(request.data))
     if request.begun and asked.training:
         check_begun(request, asked.training, argv, is_prepared="prepare" not in stages)
     made = missing_folders(request.run)

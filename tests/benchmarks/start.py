@@ -30,7 +30,7 @@ from typing import Any
 # (label, module, function, whether its end counts rather than its beginning), in the usual order
 EVENTS = [
     ("modules imported", "train.loop.start", "start", False),
-    ("ranks joined, data set read", "train.loop.start", "check_size", False),
+    ("ranks joined, data set read", "train.loop.start", "check_fitting", False),
     ("run opened", "train.loop.start", "open_run", True),
     ("checkpoint verified", "train.checkpoints.state", "load_checkpoint", False),
     ("checkpoint loaded", "train.checkpoints.state", "State.restore", True),

@@ -145,6 +145,9 @@ class TestRanks:
         ]
 
 
+FITTING = ["batch_size=4", "crop.size_px=64"]  # four fields of 160 x 120 px
+
+
 class TestBegun:
     """What the run's job would refuse on its node is refused before anything is queued."""
 
@@ -152,7 +155,7 @@ class TestBegun:
     def begin(self, brecahad: Path, here: Path) -> Path:
         """A run that has begun, as the first start of a training leaves it."""
         assert data_prep(["copies=1", "workers=1", "split.val=0", "split.test=0"]) == 0
-        run, given = here / "run", ["epochs=1", "model.width=4"]
+        run, given = here / "run", ["epochs=1", *FITTING]
         resolved = resolve_batch(load_training([f"run={run}", *given]), 1, None)
         run.mkdir()
         (run / CONFIG).write_text(as_yaml(replace(resolved, amp="off", memory_format="contiguous")))
@@ -162,13 +165,14 @@ class TestBegun:
     def test_other_settings_are_refused_with_commands_that_are_accepted(
         self, begin: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        given = ["--dry-run", "--stages", "train", "run=run", "epochs=2", "model.width=4"]
+        given = ["--dry-run", "--stages", "train", "run=run", "epochs=2", *FITTING]
         with pytest.raises(UsageError, match=r"other settings \(epochs: 1 -> 2\)") as refused:
             submit(given)
         first, second = [line.strip() for line in str(refused.value).splitlines()[1:]]
+        shown = " ".join(FITTING)
         start = "python launch/submit.py --dry-run --stages train run=run"
-        assert first == f"{start} epochs=1 model.width=4"
-        assert second == f"{start} epochs=2 model.width=4 resume=override"
+        assert first == f"{start} epochs=1 {shown}"
+        assert second == f"{start} epochs=2 {shown} resume=override"
         for command in (first, second):
             assert submit(shlex.split(command)[2:]) == 0
             capsys.readouterr()
@@ -177,4 +181,14 @@ class TestBegun:
         again = ["copies=1", "workers=1", "split.val=0", "split.test=0", "radius_px=9"]
         assert data_prep(again) == 0
         with pytest.raises(UsageError, match="data: radius_px: 20 -> 9"):
-            submit(["--dry-run", "--stages", "train", "run=run", "epochs=1", "model.width=4"])
+            submit(["--dry-run", "--stages", "train", "run=run", "epochs=1", *FITTING])
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_queued(
+    brecahad: Path, here: Path
+) -> None:
+    assert data_prep(["copies=1", "workers=1", "split.val=0", "split.test=0"]) == 0
+    num_fields = len([*brecahad.rglob("*.tif")])
+    more, enough = str(num_fields + 1), "give batch_size=%d or less, or crop.per_sample=2 or more"
+    with pytest.raises(UsageError, match=enough % num_fields):
+        submit(["--dry-run", "--stages", "train", f"batch_size={more}", "crop.size_px=64"])

@@ -248,6 +248,9 @@ def test_ctrl_c_between_two_jobs_cancels_what_is_queued(
     assert cancelled == [("scancel", "7")]
 
 
+FITTING = ("batch_size=2", "crop.size_px=64")  # three fields of 160 x 120 px
+
+
 class TestNothingIsLeft:
     """A submission that is refused or fails removes what it made, and nothing else."""
 
@@ -274,7 +277,7 @@ class TestNothingIsLeft:
         refuses = "echo sbatch: error: no more >&2; exit 1"
         is_last = '[ "$1" != --test-only ] && grep -q eosin-evaluate "$2"'
         write(slurm, "sbatch", f"{is_last} && {{ {refuses}; }}\n{accepts}\n")
-        return ["--profile", "default", "--stages", "train,evaluate", f"data={data}"]
+        return ["--profile", "default", "--stages", "train,evaluate", *FITTING, f"data={data}"]
 
     def test_a_refused_second_job_takes_the_first_with_it(
         self, prepared: list[str], tmp_path: Path
@@ -312,7 +315,16 @@ class TestNothingIsLeft:
             raise OSError("the disk is full")
 
         monkeypatch.setattr(queueing, "write_submission", fail)
-        stage = ["--profile", "default", "--cluster", cluster, "--stages", "train", prepared[-1]]
+        stage = [
+            "--profile",
+            "default",
+            "--cluster",
+            cluster,
+            "--stages",
+            "train",
+            *FITTING,
+            prepared[-1],
+        ]
         with pytest.raises(OSError, match="full"):
             submit_module.main(stage)
         assert list((tmp_path / "here").iterdir()) == []

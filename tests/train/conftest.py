@@ -18,8 +18,9 @@ from data_prep.dataset import pack
 from data_prep.dataset.manifest import Dataset, read_dataset
 from tests.processes import map_here
 from train.config import TrainConfig
+from train.crops.fitting import check_fitting
 from train.crops.microbatches import CropKey, TrainingCrops
-from train.loop.trainer import Trainer, check_size
+from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
 from train.runs.open_run import open_run
@@ -126,7 +127,7 @@ def new_trainer(prepared: Dataset) -> Callable[..., Trainer]:
     """new_trainer(config) is what `python -m train` makes of a configuration, on one rank."""
 
     def make(config: TrainConfig) -> Trainer:
-        check_size(config, prepared)
+        check_fitting(config, prepared)
         config, changes = open_run(config, prepared, CPU)
         lock = RunLock(Path(config.run))
         return Trainer(config, prepared, one_rank(), StopRequest(), lock, changes)

@@ -3,8 +3,8 @@
 1. Every random number comes from a seed for its purpose (`common/seeds.py`): sample, step,
    microbatch.
 2. The batch is cut into microbatches, whose number is fixed in the configuration. Each is computed
-   by itself, batch normalisation included. Sums over them follow one tree
-   (`train/ranks/gradients.py`).
+   by itself, batch normalisation included. Sums over them follow one tree, whichever rank computes
+   them (`train/ranks/tree.py`).
 3. The arithmetic of one microbatch is the same everywhere: the same kind of hardware, the same
    release of torch, the same number of threads per rank (`threads`), the precision and layout that
    the run began with (`train/runs/open_run.py` keeps the choices of `auto`), and kernels that add

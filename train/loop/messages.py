@@ -31,23 +31,6 @@ def about_batch(config: TrainConfig, num_ranks: int) -> str:
     )
 
 
-def crop_problem(crop: CropConfig, samples: Sequence[Sample]) -> str:
-    """Say that more than half of every crop would be mirrored; '' if not."""
-    side = crop.size_px
-
-    def filled(sample: Sample) -> float:
-        return min(1.0, sample.height_px / side) * min(1.0, sample.width_px / side)
-
-    largest = max(samples, key=filled)
-    if filled(largest) >= 0.5:
-        return ""
-    return (
-        f"crop.size_px={side}: no image of the train split fills half of such a crop (the largest"
-        f" is {largest.width_px} x {largest.height_px} px), and the rest would be its mirror image;"
-        f" set crop.size_px={max(16, min(largest.height_px, largest.width_px))} or less"
-    )
-
-
 def about_mirrored(crop: CropConfig, samples: Sequence[Sample]) -> str:
     """Say how many images are smaller than a crop; '' if none is."""
     smaller = [each for each in samples if min(each.height_px, each.width_px) < crop.size_px]

@@ -11,9 +11,10 @@ from common.command_line import UsageError
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import PRESETS, TrainConfig
+from train.crops.fitting import check_fitting
 from train.loop import compiler, messages
 from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
-from train.loop.trainer import Trainer, check_size
+from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock, locked
 from train.runs.newest import CONFIG, new_run, read_config
@@ -32,7 +33,7 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
     with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
         dataset = read_dataset(Path(config.data))
         config = batch_for_ranks(config, settings, ranks)
-        check_size(config, dataset)
+        check_fitting(config, dataset)
         if not config.run:
             config = replace(config, run=str(ranks.first_does(new_run)))
         folder = Path(config.run)

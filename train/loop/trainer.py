@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from common import command_line
-from common.command_line import EXIT_STOPPED, UsageError, counted
+from common.command_line import EXIT_STOPPED, counted
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, check_unchanged
 from data_prep.dataset.pack import TrainingPixels
@@ -277,16 +277,3 @@ class Trainer:
         # the time of validation does not count for the training speed
         self.interval.start_s += time.monotonic() - start_s
         return True
-
-
-def check_size(config: TrainConfig, dataset: Dataset) -> None:
-    """Raise UsageError if an epoch has fewer crops than a batch, or if crops are far larger than
-    the images; before a run's folder is made."""
-    num_crops = len(dataset.split("train")) * config.crop.per_sample
-    if num_crops < config.batch.size:
-        raise UsageError(
-            f"batch_size={config.batch.size}: the train split gives only {num_crops} crop(s) an"
-            f" epoch; lower batch_size, or raise crop.per_sample={config.crop.per_sample}"
-        )
-    if problem := messages.crop_problem(config.crop, dataset.split("train")):
-        raise UsageError(problem)

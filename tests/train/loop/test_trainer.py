@@ -347,7 +347,7 @@ def test_a_train_split_too_small_for_a_batch_is_refused_and_can_be_mended_in_the
     given = f"config={tmp_path / 'settings.yaml'}"
     refused = cli(train_main.main, given, "batch_size=32")
     assert refused.code == 2
-    message = "batch_size=32: the train split gives only 16 crop(s) an epoch; lower batch_size"
+    message = "the train split gives only 16 crop(s) an epoch; give batch_size=16 or less, or"
     assert message in refused.err
     assert refused.err.count("\n") == 1
     assert cli(train_main.main, given, "batch_size=16").code == 0

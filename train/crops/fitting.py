@@ -1,0 +1,39 @@
+"""Check that the batch and the crops of a training fit its data set; needs no torch."""
+
+from collections.abc import Sequence
+
+from common.command_line import UsageError
+from data_prep.dataset.manifest import Dataset, Sample
+from train.config import CropConfig, TrainConfig
+
+
+def check_fitting(config: TrainConfig, dataset: Dataset) -> None:
+    """Raise UsageError if an epoch has fewer crops than a batch, or if crops are far larger than
+    the images; before a run's folder is made."""
+    samples = dataset.split("train")
+    per_sample, size = config.crop.per_sample, config.batch.size
+    num_crops = len(samples) * per_sample
+    if num_crops < size:
+        enough = -(-size // max(1, len(samples)))
+        raise UsageError(
+            f"batch_size={size}: the train split gives only {num_crops} crop(s) an epoch; give"
+            f" batch_size={max(1, num_crops)} or less, or crop.per_sample={enough} or more"
+        )
+    check_crops(config.crop, samples)
+
+
+def check_crops(crop: CropConfig, samples: Sequence[Sample]) -> None:
+    """Raise UsageError if more than half of every crop would be mirrored."""
+    side = crop.size_px
+
+    def filled(sample: Sample) -> float:
+        return min(1.0, sample.height_px / side) * min(1.0, sample.width_px / side)
+
+    largest = max(samples, key=filled)
+    if filled(largest) >= 0.5:
+        return
+    raise UsageError(
+        f"crop.size_px={side}: no image of the train split fills half of such a crop (the largest"
+        f" is {largest.width_px} x {largest.height_px} px), and the rest would be its mirror image;"
+        f" set crop.size_px={max(16, min(largest.height_px, largest.width_px))} or less"
+    )
