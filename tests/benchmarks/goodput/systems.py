@@ -10,7 +10,7 @@ from pathlib import Path
 from tests import ranks
 from tests.launch.dev_cluster import ROOT, Cluster
 
-BATCH = 4  # crops, each its own microbatch: 1, 2, 3 and 6 ranks have equal shares of it
+BATCH = 6  # crops, each its own microbatch: 1, 2, 3 and 6 ranks have equal shares of it
 SETTINGS = (
     "epochs=100000",
     f"batch_size={BATCH}",
