@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def write_apptainer(folder: Path) -> None:
 
 def a_container_holds_all_that_a_chain_needs(cluster: Cluster, data: Any, tmp_path: Path) -> None:
     """Prepare into a new folder and train, the pack on the node's own disk: nothing is missing."""
-    for name in ("bin", "disk"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "bin").mkdir()
+    disk = Path(tempfile.mkdtemp(prefix="disk"))  # short: sockets in TMPDIR have 108 characters
     image, run = tmp_path / "my image.sif", tmp_path / "my run"
     image.touch()
     write_apptainer(tmp_path / "bin")
@@ -71,11 +72,12 @@ def a_container_holds_all_that_a_chain_needs(cluster: Cluster, data: Any, tmp_pa
         cluster, run, "--image", str(image), "--stages", "prepare,train", "--prep-jobs", "1",
         "pack=true", "copies=2", "split.val=0", "split.test=0", "stage=$TMPDIR", f"raw={data.raw}",
         f"data={tmp_path / 'new' / 'set'}",
-        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", TMPDIR=str(tmp_path / "disk"),
+        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", TMPDIR=str(disk),
     )  # fmt: skip
     wait_until_trained(cluster, run)
     log = cluster.jobs_py("logs", str(run))
-    assert f"the pack is read from {tmp_path / 'disk'}/eosin-{os.getuid()}/" in log
+    shutil.rmtree(disk)
+    assert f"the pack is read from {disk}/eosin-{os.getuid()}/" in log
 
 
 def a_site_that_exports_nothing_trains(cluster: Cluster, data: Any, tmp_path: Path) -> None:
