@@ -1,6 +1,7 @@
 """Note a signal that asks to stop; the loop acts on it at the end of the step."""
 
 import ctypes
+import os
 import signal
 import sys
 from types import FrameType, TracebackType
@@ -17,8 +18,11 @@ def stop_with_parent() -> None:
     Only Linux can; elsewhere this does nothing. It holds until the process starts another program
     as another user, and is not passed on to the processes that it starts.
     """
+    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended just before
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def caught() -> list[signal.Signals]:

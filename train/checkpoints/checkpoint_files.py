@@ -144,7 +144,7 @@ def write_durably(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def torch_errors_explained() -> Iterator[None]:
+def torch_errors_explained(done: str) -> Iterator[None]:
     """Raise CheckpointError, with the reason of each rank, for a failure inside torch.
 
     Imports torch, which takes seconds: commands look for a checkpoint before they load it.
@@ -155,4 +155,4 @@ def torch_errors_explained() -> Iterator[None]:
         yield
     except CheckpointException as error:  # a BaseException, which no other code catches
         reasons = [f"rank {rank}: {failure[0]}" for rank, failure in error.failures.items()]
-        raise CheckpointError(f"checkpoint not saved: {'; '.join(reasons)}") from None
+        raise CheckpointError(f"checkpoint not {done}: {'; '.join(reasons)}") from None

@@ -85,7 +85,7 @@ def write_tensors(
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
     writer = FileSystemWriter(temporary)  # syncs each file
-    with torch_errors_explained():
+    with torch_errors_explained("saved"):
         state_dict_saver.save(
             dict(tensors),
             storage_writer=writer,

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.checkpoints.load_checkpoint import load_checkpoint
 from train.checkpoints.progress import Progress
 from train.checkpoints.published import newest_intact, set_pointer, step_name
 from train.checkpoints.upkeep import clean_up_after_kills, rename_newer_damaged
@@ -53,6 +52,8 @@ class State:
         notes = [f"passed over {reason}" for reason in passed_over]
         if path is None:
             return notes
+        from train.checkpoints.load_checkpoint import load_checkpoint  # here: it takes a second
+
         tensors = self.tensors()
         self.progress = Progress(**load_checkpoint(path, tensors, ranks))
         for name, parameter in self.model.named_parameters():

@@ -32,8 +32,8 @@ class Staging:
     path: str = ""
     is_new: bool = False
     """Whether this rank has copied."""
-    problem: str = ""
-    """Why there is no copy."""
+    problem: str = "copying ended with an error of its own"
+    """Why there is no copy; '' if there is one."""
 
 
 def staged_pixels(
@@ -51,12 +51,12 @@ def staged_pixels(
     thread.start()
     while True:
         signum, is_busy = ranks.max([stop.signum, thread.is_alive()])
-        if signum:
+        if signum:  # the copy is left where it is: a large file is synced and read for minutes
             is_over.set()
+            return shared, ""
         if not is_busy:
             break
         time.sleep(TURN_S)
-    thread.join()
     told = ranks.gather((done.host, done.path, done.is_new, done.problem))
     return done.pixels or shared, about(stage, told, time.monotonic() - start_s)
 
@@ -73,7 +73,7 @@ def attempt(shared: TrainingPixels, stage: str, is_over: threading.Event, done: 
         pixels = TrainingPixels(dataset, path)
         if pixels.packed is None:
             raise StagingError(f"{path}: is not whole, as {pack}")
-        done.pixels, done.path = pixels, os.fspath(path)
+        done.pixels, done.path, done.problem = pixels, os.fspath(path), ""
     except (UserError, OSError) as error:
         done.problem = str(error)
 

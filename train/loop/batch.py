@@ -54,9 +54,7 @@ def with_new_batch(config: TrainConfig, num_ranks: int) -> TrainConfig:
     batch_size, per_rank = config.batch_size, config.batch_per_rank
     microbatches = config.microbatches
     if microbatches == AUTO:
-        microbatches = num_ranks
-        while batch_size != AUTO and batch_size % microbatches and microbatches < batch_size:
-            microbatches += 1
+        microbatches = num_ranks if batch_size == AUTO else num_parts(batch_size, num_ranks)
     # config.yaml of a run has numbers for both, and may be the config= of another run
     fitting = per_rank * num_ranks, per_rank * microbatches
     if batch_size != AUTO and per_rank and batch_size not in fitting:
@@ -74,6 +72,15 @@ def with_new_batch(config: TrainConfig, num_ranks: int) -> TrainConfig:
             f" parts ({num_ranks} ranks)"
         )
     return dataclasses.replace(config, batch_size=batch_size, microbatches=microbatches)
+
+
+def num_parts(batch_size: int, num_ranks: int) -> int:
+    """Return the smallest number of equal parts of a batch that gives each rank at least one.
+
+    Not many more than ranks, for batch normalisation would see a crop or two at a time.
+    """
+    numbers = range(num_ranks, 2 * num_ranks + 1)
+    return next((number for number in numbers if batch_size % number == 0), num_ranks)
 
 
 Start = tuple[int, list[str]]

@@ -6,7 +6,7 @@ compile. That takes a rank two seconds of each start.
 
 import importlib
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 COMPILER = "torch._dynamo"
@@ -27,11 +27,13 @@ class StandIn(ModuleType):
     At any other question it gives its place to the compiler itself.
     """
 
-    utils = SimpleNamespace(get_optimize_ddp_mode=lambda: "no_optimization")
-    trace_rules = SimpleNamespace(clear_lru_cache=lambda: None)
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.utils = Part(self, "utils", get_optimize_ddp_mode=lambda: "no_optimization")
+        self.trace_rules = Part(self, "trace_rules", clear_lru_cache=lambda: None)
 
     @staticmethod
-    def disable(function: Any, recursive: bool = True, *, wrapping: bool = True) -> Any:
+    def disable(function: Any, *given: Any, **options: Any) -> Any:
         """Return the function: it is not compiled anyway."""
         return function
 
@@ -43,6 +45,20 @@ class StandIn(ModuleType):
         # inspect looks for the __file__ of all modules; for its parts importlib asks for __path__
         if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
+        return getattr(self.real(), name)
+
+    def real(self) -> ModuleType:
+        """Give the place to the compiler itself, and return it."""
         if sys.modules.get(COMPILER) is self:
             del sys.modules[COMPILER]
-        return getattr(importlib.import_module(COMPILER), name)
+        return importlib.import_module(COMPILER)
+
+
+class Part:
+    """A module of the compiler's, of which a start asks little."""
+
+    def __init__(self, whole: StandIn, name: str, **answers: Any) -> None:
+        self.__dict__.update(answers, whole=whole, name=name)
+
+    def __getattr__(self, asked: str) -> Any:
+        return getattr(getattr(self.whole.real(), self.name), asked)

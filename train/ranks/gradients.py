@@ -91,6 +91,7 @@ class TreeGradients:
                 parameter.grad = None
         subtrees = subtrees_of(self.mine[: self.num_done], self.num_microbatches)
         while len(self.pending) >= len(subtrees):
+            # a parameter has a gradient in each microbatch, or in none
             for parameter, gradient in self.pending.pop().items():
                 last[parameter] += gradient
         self.pending.append(last)

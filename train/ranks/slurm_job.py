@@ -68,7 +68,7 @@ def first_host(nodes: str) -> str:
 def refuse_lone_tasks() -> None:
     """Raise UsageError in one of several tasks that do not know each other: each would train."""
     tasks = num_tasks()
-    if tasks == 1 or "RANK" in os.environ:
+    if tasks == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
         return
     module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
     given, each = sys.argv[1:], f"srun started {tasks} tasks of python -m {module}"
@@ -81,5 +81,6 @@ def refuse_lone_tasks() -> None:
     ranks += given if runs else [*given, f"run={run}"]
     raise UsageError(
         f"{each}, each of which would train by itself; to start them as ranks of one run:"
-        f" {shlex.join(ranks)}"
+        f" {shlex.join(ranks)} (for trainings of their own, put env -u SLURM_STEP_NUM_TASKS before"
+        " python)"
     )

@@ -36,12 +36,13 @@ def with_keys(settings: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
 
     A key may be written train.KEY, as for launch/submit.py.
     """
-    left, changed = dict(wanted), []
+    given, changed = set(), []
     for setting in settings:
         written = command_line.split_argument(setting)[0]
         key = written.removeprefix("train.")
-        changed.append(f"{written}={left.pop(key)}" if key in left else setting)
-    return [*changed, *(f"{key}={value}" for key, value in left.items())]
+        changed.append(f"{written}={wanted[key]}" if key in wanted else setting)
+        given.add(key)
+    return [*changed, *(f"{key}={value}" for key, value in wanted.items() if key not in given)]
 
 
 def check_same_run(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train.ranks.recursion import draw, halves, total, whole_subtrees
+from tests.train.ranks.recursion import draw, total, whole_subtrees
 from train.ranks.tree import add_along_tree, portions, subtrees_of
 
 UP_TO = 33
@@ -108,4 +108,3 @@ def test_these_divide_into_one_subtree_a_rank(
 def test_many_microbatches_are_divided_too(num: int, num_ranks: int) -> None:
     mine = [portion.microbatches for portion in portions(num, num_ranks)]
     assert [m for each in mine for m in each] == list(range(num))
-    assert len(halves(range(num))) == 2
