@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -75,10 +76,18 @@ def in_words(hint: Any) -> str:
 
 
 def as_number(config_class: type, key: str, value: Any) -> Any:
-    """Make digits an int if a key takes an int or a word: omegaconf would keep the text."""
-    arguments = typing.get_args(field_type(config_class, key))
-    is_whole = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value)
-    return int(value) if is_whole and int in arguments else value
+    """Make a text a number if a key takes a number or a word: omegaconf would keep the text.
+
+    It also knows no '.inf', which is how YAML writes infinity.
+    """
+    hint = field_type(config_class, key)
+    kinds = typing.get_args(hint) or (hint,)
+    if isinstance(value, str) and int in kinds and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    if isinstance(value, str) and float in kinds:
+        with suppress(ValueError):
+            return float(value.replace(".inf", "inf"))
+    return value
 
 
 def field_type(config_class: type, key: str) -> Any:

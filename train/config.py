@@ -170,9 +170,10 @@ class TrainConfig:
     checkpoint: Literal["async", "blocking"] = "async"
     """async: training goes on while a copy of the state is written. The copy takes as much memory
     as the state, spread over the ranks."""
-    save_every_s: float = 600.0
-    """Seconds between checkpoints within an epoch, inf for none. The end of each epoch is saved,
-    too."""
+    save_every_s: float | Literal["auto"] = "auto"
+    """Seconds between checkpoints within an epoch, inf for none. auto: 60; longer where saves would
+    hold training up for more than 1% of the time, or be written for more than half of it. The end
+    of each epoch is saved, too."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept; the best by validation Dice is kept besides."""
     keep_every: int = 0

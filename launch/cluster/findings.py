@@ -58,7 +58,7 @@ def about_preemption(partition: Partition, cluster: Cluster, save_s: float) -> I
     else:
         answer = (
             f"{after}, but one step and one save take {save_s:g} s: preemption costs the steps"
-            " since the last checkpoint; lower save_every_s"
+            " since the last checkpoint (save_every_s=auto: those of about a minute)"
         )
         yield Finding(DOUBTFUL, "GraceTime", answer)
 

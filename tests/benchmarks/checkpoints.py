@@ -20,14 +20,13 @@ import torch
 
 from model.precision import choose_precision
 from tests.benchmarks.side_by_side import compare, interleaved, is_rank, under_torchrun
+from train.checkpoints.interval import SHORTEST_S
 from train.checkpoints.saver import Saver
 from train.checkpoints.state import State
 from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
 from train.loop.initial_state import build_state
 from train.ranks.distributed import Ranks, start_ranks
-
-SAVE_EVERY_S = TrainConfig(data="", run="").save_every_s
 
 
 def main() -> None:
@@ -122,8 +121,8 @@ def tell(seconds: dict[str, list[float]], written_s: float, ranks: Ranks) -> Non
         print(f"| {ranks.world_size} | {name} | {median_s:.3f} | {ratio:.0%} | {until:.2f} |")
     stall_s = statistics.median(seconds["checkpoint=async"])
     print(
-        f"| {ranks.world_size} | async, of the training time at save_every_s={SAVE_EVERY_S:.0f}"
-        f" | {stall_s / SAVE_EVERY_S:.3%} | | |",
+        f"| {ranks.world_size} | async, of the training time at save_every_s={SHORTEST_S:.0f}"
+        f" | {stall_s / SHORTEST_S:.3%} | | |",
         flush=True,
     )
 

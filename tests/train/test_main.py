@@ -1,6 +1,7 @@
 """The command lines of train: what --help says, and what a wrong one comes to."""
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,7 @@ def test_bare_commands_find_what_the_one_before_made(
         ("rank_timeout_s=inf", ["rank_timeout_s=inf", "604800 (a week)"]),
         ("save_every_s=-3", ["save_every_s=-3", "at least 0"]),
         ("save_every_s=nan", ["save_every_s=nan"]),
+        ("save_every_s=often", ["save_every_s=often", "expected a number or auto"]),
         ("log_every_s=-1", ["log_every_s=-1", "at least 0"]),
         ("keep_checkpoints=0", ["keep_checkpoints=0"]),
         ("loader_workers=-1", ["loader_workers=-1"]),
@@ -186,6 +188,22 @@ def test_never_is_an_interval(key: str, tmp_path: Path) -> None:
     assert getattr(config, key) == float("inf")
     (tmp_path / "config.yaml").write_text(command_line.as_yaml(config))
     assert read_config(tmp_path) == config  # such a run goes on
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("auto", "auto"), ("60", 60), ("0.5", 0.5), ("inf", math.inf)]
+)
+def test_an_interval_is_the_same_in_the_runs_own_file(
+    given: str, expected: object, tmp_path: Path
+) -> None:
+    """YAML writes infinity as .inf."""
+    config = command_line.load(TrainConfig, ["data=a", "run=b", f"save_every_s={given}"])
+    assert config.save_every_s == expected
+    (tmp_path / "config.yaml").write_text(command_line.as_yaml(config))
+    assert read_config(tmp_path) == config
+    assert command_line.load(TrainConfig, [f"config={tmp_path / 'config.yaml'}"]).save_every_s == (
+        expected
+    )
 
 
 def test_help_lists_the_presets_with_what_each_is_for(cli: Callable[..., Any]) -> None:

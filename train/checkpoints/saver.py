@@ -6,6 +6,7 @@ process group of their own. One save runs at a time: the next one waits for it. 
 thread is raised at the next step.
 """
 
+import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from train.checkpoints.digests import named_tensors
+from train.checkpoints.interval import SaveCost
 from train.checkpoints.save_checkpoint import save_checkpoint, tensors_of_rank
 from train.checkpoints.state import State, set_pointers
 from train.checkpoints.upkeep import Retention
@@ -24,7 +26,7 @@ from train.ranks.distributed import Ranks
 
 
 class Saver:
-    """Saves a run's state. All methods are collective, except `is_busy` and `has_failed`."""
+    """Saves a run's state. `save`, `wait_for_copy`, `wait` and `close` are collective."""
 
     def __init__(
         self,
@@ -51,6 +53,12 @@ class Saver:
         """Memory for the copies, by name of tensor, allocated once."""
         self.stalled_s = 0.0
         """Seconds for which training waited for saves."""
+        self.requested_s = self.stalled_before_s = 0.0
+        """The clock, and `stalled_s`, when the last save was requested."""
+        self.num_bytes = 0
+        self.write_s: float | None = None
+        """See `SaveCost`; None until the last save is published."""
+        self.ready: Future[Any] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -63,23 +71,41 @@ class Saver:
         running = self.running
         return running is not None and running.done() and running.exception() is not None
 
+    @property
+    def cost(self) -> SaveCost | None:
+        """What the last save cost; None before the first one, and while one is written."""
+        if self.write_s is None:
+            return None
+        return SaveCost(self.num_bytes, self.stalled_s - self.stalled_before_s, self.write_s)
+
+    def get_ready(self) -> None:
+        """Import in the thread what a save needs, so that a signal's save need not; once.
+
+        It takes a second, and on a cold file system far longer.
+        """
+        if self.ready is None:
+            self.ready = self.executor.submit(
+                importlib.import_module, "torch.distributed.checkpoint"
+            )
+
     def save(self) -> None:
         """Save the state as it is now. In the background, it is written some time after the return.
 
         Call `wait_for_copy` before the state changes.
         """
         self.wait()
-        start_s = time.monotonic()
-        tensors = tensors_of_rank(
-            dict(named_tensors(self.state.tensors())), self.ranks.rank, self.ranks.world_size
-        )
+        self.requested_s, self.stalled_before_s = time.monotonic(), self.stalled_s
+        self.write_s = None
+        of_all = dict(named_tensors(self.state.tensors()))
+        self.num_bytes = sum(tensor.nbytes for tensor in of_all.values())
+        tensors = tensors_of_rank(of_all, self.ranks.rank, self.ranks.world_size)
         progress = self.state.snapshot()
         if self.in_background:
             self.copied.clear()
             self.running = self.executor.submit(self.copy_and_write, tensors, progress)
         else:
             self.write(tensors, progress)
-        self.stalled_s += time.monotonic() - start_s
+        self.stalled_s += time.monotonic() - self.requested_s
 
     def wait_for_copy(self) -> None:
         """Wait until the state may change again."""
@@ -125,6 +151,7 @@ class Saver:
             self.retention.apply(self.folder)
 
         self.ranks.first_does(update_folder)
+        self.write_s = time.monotonic() - self.requested_s
 
     def wait(self) -> None:
         """Wait for the save that is running. Raises its error if it has failed."""

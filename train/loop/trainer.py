@@ -13,6 +13,7 @@ from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, check_unchanged
 from data_prep.dataset.pack import TrainingPixels
 from model.precision import choose_precision
+from train.checkpoints.interval import SaveInterval
 from train.checkpoints.saver import Saver
 from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
@@ -69,6 +70,7 @@ class Trainer:
         self.interval = self.new_interval()
         self.num_points = 0
         """Number of points of the training curves since the start."""
+        self.save_interval = SaveInterval(config.save_every_s)
         self.last_save_s = time.monotonic()
         progress = self.state.progress
         self.saved_at = (progress.step, progress.epochs) if progress.step else None
@@ -155,6 +157,7 @@ class Trainer:
                 self.end_epoch()
             else:
                 self.train_step()
+                self.saver.get_ready()
         self.saver.wait()
         progress = self.state.progress
         if doubt := doubt_about_best(progress.best_dice, progress.best_step):
@@ -167,10 +170,13 @@ class Trainer:
 
         Not at an epoch's last step: the validation after it saves.
         """
-        waited = time.monotonic() - self.last_save_s
-        at_end = self.state.progress.step % self.steps_per_epoch == 0
-        is_due = waited >= self.config.save_every_s and not at_end and not self.saver.is_busy
-        return self.ranks.is_first and is_due
+        if not self.ranks.is_first or self.saver.is_busy:
+            return False
+        if (cost := self.saver.cost) and (told := self.save_interval.follow(cost)):
+            self.monitor.say(told)
+        step, (saved_step, _) = self.state.progress.step, self.saved_at or (0, 0)
+        waited_s, steps_left = time.monotonic() - self.last_save_s, -step % self.steps_per_epoch
+        return self.save_interval.is_due(waited_s, step - saved_step, steps_left)
 
     def save(self) -> None:
         """Save this step, unless it is saved already. Collective.
