@@ -51,6 +51,15 @@ def model_file(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_run_that_never_saves_within_an_epoch_is_handed_on(own_run: Path, tmp_path: Path) -> None:
+    """JSON has no infinity."""
+    config = own_run / "config.yaml"
+    config.write_text(config.read_text().replace("save_every_s: auto", "save_every_s: .inf"))
+    out = tmp_path / "model.safetensors"
+    export_run(ExportConfig(run=str(own_run), out=str(out)))
+    assert exported_model.read(out).config.save_every_s == float("inf")
+
+
 def metadata_of(path: Path) -> dict[str, str]:
     """The metadata, by the format's definition: a length, then JSON."""
     content = path.read_bytes()

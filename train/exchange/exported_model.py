@@ -7,6 +7,7 @@ MODEL.onnx           the same JSON under "eosin" in metadata_props (train.exchan
 
 import dataclasses
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -98,6 +99,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return everything that is needed to use a checkpoint's model, as JSON. `parse` reads it."""
     training = dataclasses.asdict(dataclasses.replace(config, data="", run="", config=""))
+    # JSON has no infinity, which save_every_s and log_every_s may be
+    training = {key: "inf" if value == math.inf else value for key, value in training.items()}
     network, tile = training.pop("model"), training.pop("tile")
     labelling = data.labelling
     about = {
