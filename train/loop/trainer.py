@@ -112,19 +112,23 @@ class Trainer:
         self.monitor.resumed(progress.step, self.notes)
         self.monitor.sign_of_life(progress.step, progress.epochs)
         self.monitor.say(self.beginning())
-        self.crops.pixels, staged = staged_pixels(
-            self.crops.pixels, config.stage, self.ranks, self.stop
-        )
-        if staged:
-            self.monitor.say(staged)
         self.monitor.text("config", command_line.as_yaml(config))
         try:
+            self.stage_pack()
             self.microbatches = load_microbatches(self.crops, config, self.ranks, progress.step)
             with closing(self.microbatches), lost_worker_explained():
                 return self.loop()
         finally:
             self.saver.close()
             self.monitor.close()
+
+    def stage_pack(self) -> None:
+        """Read the pack from the node's own disk, if stage= says so. Collective."""
+        pixels, told = staged_pixels(self.crops.pixels, self.config.stage, self.ranks, self.stop)
+        self.crops.pixels = pixels
+        if told:
+            self.monitor.say(told)
+            self.interval = self.new_interval()  # the time of copying is not that of training
 
     def beginning(self) -> str:
         """Say what this start is about to do, and on which ranks."""
