@@ -95,6 +95,8 @@ def run_stage(name: str, arguments: list[str], stop: StopRequest) -> int:
 
     for signum in SIGNALS:
         signal.signal(signum, interrupt)
+    if stop.signum:  # one that came before
+        raise StageStopped
     return prepare_in_turn(arguments) if name == "prepare" else evaluate(arguments)
 
 

@@ -119,10 +119,11 @@ def at_end(run: Path, code: Path, stage: str, retries: int) -> list[str]:
     """Return lines of shell that define at_end, which decides once what becomes of the job.
 
     It is the last line of the script, and is called too where a line of setup ends the script. The
-    shell outlives the SIGTERM that comes with a preemption.
+    shell outlives the SIGTERM that comes with a preemption, and holds all that it needs at the end.
     """
-    called = f"bash {shlex.quote(f'{code}/launch/on_exit.sh')} {shlex.quote(str(run))} {stage}"
+    called = f'bash -c "$on_exit" on_exit {shlex.quote(str(run))} {stage}'
     return [
+        f"on_exit=$(<{shlex.quote(f'{code}/launch/on_exit.sh')}) || exit",
         "at_end() {",
         "  local code=$?",
         f"  [ \"${{has_ended-}}\" ] || {{ has_ended=1; trap '' TERM; {called} $code {retries}; }}",

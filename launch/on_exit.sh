@@ -1,16 +1,16 @@
 #!/bin/bash
 # The last line of a job's script: decide whether the job comes back, have it requeued, then say so.
 #
-#     bash CODE/launch/on_exit.sh RUN STAGE CODE RETRIES
+#     bash -c "$on_exit" on_exit RUN STAGE CODE RETRIES
 #
+# The script of the job keeps this text from its start on: when the job ends, the folder may be gone.
 # CODE is the exit code of the stage, or of what failed before it; this ends with the same one. It
 # runs on the job's host with bash, coreutils, sed and grep: neither Python nor a container, which
 # may be what has failed. It reads what a rank left in RUN/launch/outcomes (launch/outcome.py).
 #
 # Slurm brings a job back by itself only if the job still runs when its grace is over, or if it
 # loses a node. One that saved and left in good time counts as done, so it must be requeued from
-# here, or it is lost. A job that Slurm no longer calls RUNNING is being cancelled, or Slurm requeues
-# it already: a request would bring a cancelled job back.
+# here, or it is lost. So must one that is ended at its time limit or by PreemptMode=CANCEL.
 #
 # Measured with Slurm 22.05: at preemption the steps get SIGTERM, this shell nothing; at the time
 # limit's --signal neither; at scancel, at the limit, at the end of the grace and after `scontrol
@@ -54,9 +54,8 @@ field() {  # NAME: what Slurm says of this job; nothing where it does not answer
 read_outcome() {  # set verdict, signum, rank and reason as a rank of this start has left them
     local left line value
     verdict='' signum='' rank='' left_reason=''
-    [[ -f $run/launch/outcomes/$job ]] || return
-    IFS= read -r -d '' -n 5000 left <"$run/launch/outcomes/$job"
-    [[ $'\n'$left == *$'\n'"restart=$restart"$'\n'* ]] || return
+    [[ -f $outcome ]] || return
+    IFS= read -r -d '' -n 5000 left <"$outcome"
     while IFS= read -r line; do
         value=${line#*=}
         case ${line%%=*} in
@@ -84,15 +83,6 @@ own_step() {  # the step of the newest checkpoint that this job saved: another m
     echo "$own"
 }
 
-failures() {  # SAVED: count this job's failures since it saved its newest checkpoint, that of SAVED
-    local at count=0
-    [[ -f $counted ]] || { echo 0; return; }
-    while read -r at; do
-        [[ $at =~ ^[0-9]{1,18}$ ]] && ((10#$at >= $1)) && ((count++))
-    done <"$counted"
-    echo "$count"
-}
-
 log_of_this_start() {  # the end of the job's log, after the line that an earlier start ended with
     [[ -f /proc/$$/fd/2 ]] || return
     tail -c 50000 "/proc/$$/fd/2" | tr '\000' ' ' | sed 's|^[^ ]*/slurm_script: ||' |
@@ -100,12 +90,14 @@ log_of_this_start() {  # the end of the job's log, after the line that an earlie
         sed 1d
 }
 
-telling_line() {  # of a log: the last line that names an error, else the last one; none of those
-    # that only say that a task has ended
-    grep -avE -e '^[[:space:]]*$|^srun: error: .*tasks? [0-9,-]+: |\*\*\* STEP |^Try "srun' \
-        -e '^srun: (launch/slurm|got SIG|Job |Step created|[Ff]orc|First task|[Tt]erminating|Warn)' |
-        sed -nE '/error|fatal|fail|not found|no such|denied|cannot|unable|exception|invalid|unrecognized/I{p;h};$!d;x;/./d;x;p' |
-        tail -n 1
+last_line() {  # of the log of the task that failed, but for lines that only say that it has ended
+    local log of_task task
+    log=$(log_of_this_start) of_task=$(readlink "/proc/$$/fd/2")
+    task=$(sed -nE '/^srun: error: .*tasks? ([0-9]+).*/{s//\1/p;q}' <<<"$log")
+    of_task=${of_task/%_0_log.out/_${task:-0}_log.out}
+    [[ ${task:-0} != 0 && -f $of_task ]] && log+=$'\n'$(tail -c 50000 "$of_task" | tr '\000' ' ')
+    grep -avE '^[[:space:]]*$|\*\*\* |^Try "srun|^srun: ([A-Zgl]|forc|error: .*tasks? [0-9])' \
+        <<<"$log" | tail -n 1
 }
 
 failure_reason() {  # what a rank left, else the signal that killed one, else what the log says
@@ -117,16 +109,16 @@ failure_reason() {  # what a rank left, else the signal that killed one, else wh
         said=$(log_of_this_start | grep -ai 'oom' | tail -n 1)
         printf '%s' "${said:+: $said}"
     else
-        said=$(log_of_this_start | telling_line)
+        said=$(last_line)
         printf '%s' "${said:-exit code $code}"
     fi | clean
 }
 
-note() {  # EVENT REASON [KEY VALUE]: append a line as launch/record/events.py reads it
+note() {  # EVENT REASON [SAVED]: append a line as launch/record/events.py reads it
     local file=$run/launch/events.jsonl line
     local reason=${2//\\/\\\\}
     line="{\"time_s\": $(date +%s.%1N), \"event\": \"$1\", \"stage\": \"$stage\""
-    line+=", \"step\": $(last_step)${3:+, \"$3\": $4}, \"reason\": \"${reason//\"/\\\"}\""
+    line+=", \"step\": $(last_step)${3:+, \"saved\": $3}, \"reason\": \"${reason//\"/\\\"}\""
     line+=", \"job\": \"$job\", \"restart\": $restart"
     line+=", \"nodes\": \"${SLURM_JOB_NODELIST:-$HOSTNAME}\"}"
     [[ ! -L $file && (-f $file || ! -e $file) ]] && printf '%s\n' "$line" >>"$file"
@@ -137,11 +129,11 @@ end() {  # EVENT REASON: the job does not come back by itself, or not from here
     echo "$1${2:+ ($2)}"
 }
 
-requeue() {  # EVENT REASON SENTENCE [KEY VALUE]: have the job requeued, then say why
+request() {  # EVENT REASON SAVED SENTENCE: have the job requeued, then say why
     local answer
     if answer=$(ask scontrol requeue "$job"); then
-        note "$1" "$2" "$4" "$5"
-        echo "$3"
+        note "$1" "$2" "$3"
+        echo "$4"
     else
         answer=$(tail -n 1 <<<"$answer" | clean)
         # Slurm itself brings back a preempted job, if the job still runs when its grace is over
@@ -151,22 +143,32 @@ requeue() {  # EVENT REASON SENTENCE [KEY VALUE]: have the job requeued, then sa
     fi
 }
 
-come_back() {  # REASON: requeue; this is no failure
-    requeue requeued "$1" "requeued ($1)"
-}
-
-retry() {  # requeue, unless the job has failed too often since its newest checkpoint
-    local reason saved count
-    reason=$(failure_reason) saved=$(own_step)
-    count=$(failures "$saved")
-    # Counted before it is requeued: this shell may be killed between. Where it cannot be counted
+# EVENT REASON: have the job requeued, unless that was too often in vain. A failure counts, and all
+# that comes back without a newer checkpoint of this job (a time limit shorter than the start-up),
+# but for preemption. Each is a line: the step of that checkpoint, and "free" where it does not count
+bring_back() {
+    local at free reason=$2 count=0 last=0 saved
+    saved=$(own_step)
+    while read -r at free; do
+        [[ $at =~ ^[0-9]{1,18}$ ]] || continue
+        at=$((10#$at))
+        ((at > last)) && last=$at
+        [[ $free ]] || ((at < saved)) || ((++count))
+    done < <(cat "$counted" 2>/dev/null)
+    free=''
+    [[ $1 == requeued ]] && { ((saved > last)) || has_happened PreemptTime; } && free=free
+    # Recorded before it is requeued: this shell may be killed between. Where it cannot be recorded
     # (a full disk), Slurm's own count of restarts limits the tries
-    if ! { echo "$saved" >>"$counted" && sync "$counted"; } 2>/dev/null; then
+    if ! { echo "$saved $free" >>"$counted" && sync "$counted"; } 2>/dev/null; then
         ((count < restart)) && count=$restart
+        has_happened PreemptTime || free=''
     fi
-    if ((count < retries)); then
-        requeue failed "$reason" "failed ($reason); requeued, try $((count + 1)) of $retries" \
-            saved "$saved"
+    [[ $1 == requeued && ! $free ]] && reason+=", without a newer checkpoint"
+    if [[ $free ]]; then
+        request "$1" "$reason" "$saved" "requeued ($reason)"
+    elif ((count < retries)); then
+        request "$1" "$reason" "$saved" \
+            "${1/requeued/stopped} ($reason); requeued, try $((count + 1)) of $retries"
     else
         end "gave up" "$reason"
     fi
@@ -178,33 +180,45 @@ has_happened() {  # FIELD: whether Slurm has done this to the job since this sta
     [[ -n $at && $at != None && $at != N/A && $at != Unknown && ! $at < $(field StartTime) ]]
 }
 
+is_settled() {  # whether Slurm requeues the job, or it is cancelled: a request would bring it back
+    case $state in
+        '' | RUNNING | CONFIGURING | RESIZING | SIGNALING | STAGE_OUT | SUSPENDED) return 1 ;;
+    esac
+    if has_happened PreemptTime; then
+        [[ " $(ask scontrol show partition -o "$(field Partition)") " != *" PreemptMode=CANCEL "* ]]
+    else
+        [[ $(field Reason) != TimeLimit ]]  # the limit itself, where the save took too long
+    fi
+}
+
 decide() {
     if [[ $code == 0 ]]; then
         note finished ""
     elif [[ $signum == "$INT" || $code == $((128 + INT)) ]]; then  # Ctrl-C
         end stopped SIGINT
-    elif [[ -n $state && $state != RUNNING ]]; then
+    elif is_settled; then
         has_happened PreemptTime && state="$state; it was preempted, and Slurm itself requeues it"
         end stopped "job is $state"
-    elif [[ $signum == "$USR2" || $code == $((128 + USR2)) ]]; then  # before Python could catch it
-        come_back "time limit"
     elif has_happened PreemptTime; then
-        come_back preempted
+        bring_back requeued preempted
+    # The second is the code of a task that Python could not catch it in yet
+    elif [[ $signum == "$USR2" || $code == $((128 + USR2)) || $(field Reason) == TimeLimit ]]; then
+        bring_back requeued "time limit"
     # srun also sends SIGTERM when a rank has crashed; then no rank has stopped in order
     elif [[ $verdict == stopped || $code == "$STOPPED" || (-n $signum && -z $state) ]]; then
-        come_back "$([[ $signum ]] && echo "SIG$(kill -l "$signum")" || echo stopped)"
+        bring_back requeued "$([[ $signum ]] && echo "SIG$(kill -l "$signum")" || echo stopped)"
     elif [[ $verdict == refused ]]; then
         end "gave up" "$(failure_reason)"
-    # Once for each suspension: time has gone on for the ranks' timeouts, which is no failure
-    elif has_happened SuspendTime; then
-        come_back "was suspended; $(failure_reason)"
+    elif has_happened SuspendTime; then  # time has gone on for the ranks' timeouts: no failure
+        bring_back requeued "was suspended; $(failure_reason)"
     else
-        retry
+        bring_back failed "$(failure_reason)"
     fi
 }
 
-[[ -d $run/launch/outcomes ]] || mkdir -p "$run/launch/outcomes"
-counted=$run/launch/outcomes/$job.failures
+outcomes=$run/launch/outcomes
+outcome=$outcomes/$job.$restart counted=$outcomes/$job.requeues
+[[ -d $outcomes ]] || mkdir -p "$outcomes"
 read_outcome
 about='' state=''
 if [[ $code != 0 && $signum != "$INT" ]] && about=$(ask scontrol show job -o "$job"); then
@@ -213,5 +227,5 @@ if [[ $code != 0 && $signum != "$INT" ]] && about=$(ask scontrol show job -o "$j
     state=$(field JobState)
 fi
 decide
-rm -f "$run/launch/outcomes/$job"
+rm -f "$outcomes/$job".[0-9]*  # those, too, of starts whose script was killed
 exit "$code"

@@ -1,7 +1,7 @@
 """What the ranks of a job leave for the last line of its script: how the stage ended, and why.
 
-RUN/launch/outcomes/<job id>             key=value lines, from one start of the job
-RUN/launch/outcomes/<job id>.failures    what launch/on_exit.sh counts
+RUN/launch/outcomes/<job id>.<restart>    key=value lines, from one start of the job
+RUN/launch/outcomes/<job id>.requeues     what launch/on_exit.sh counts
 
 launch/on_exit.sh reads it on the job's host, where there may be no Python.
 """
@@ -36,33 +36,21 @@ def leave_outcome(run: Path, verdict: Verdict, signum: int, reason: str = "") ->
     the exit code must do then.
     """
     about = {
-        "restart": restart_count(),
         "rank": os.environ.get("SLURM_PROCID", "0"),
         "verdict": verdict.value,
         "signal": signum,
         "reason": escaped(first_line(reason))[:MOST_CHARACTERS],
     }
     content = "".join(f"{key}={value}\n" for key, value in about.items())
-    path = run / "launch" / "outcomes" / job_id()
+    path = run / "launch" / "outcomes" / f"{job_id()}.{restart_count()}"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = new_temporary(path.parent)
         try:
             temporary.write_bytes(content.encode("utf-8", "replace"))
-            if is_of_this_start(path):
-                return
-            path.unlink(missing_ok=True)  # of an earlier start, whose script was killed
             path.hardlink_to(temporary)  # not rename, which would replace that of a faster rank
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def is_of_this_start(path: Path) -> bool:
-    """Return whether a rank has left an outcome since the job last started."""
-    try:
-        return f"restart={restart_count()}" in path.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
 
 
 def first_line(text: str) -> str:

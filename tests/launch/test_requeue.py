@@ -32,7 +32,16 @@ SUSPENDED = RUNNING.replace("SuspendTime=None", "SuspendTime=2026-01-02T10:05:00
 SUSPENDED_BEFORE = RUNNING.replace("SuspendTime=None", "SuspendTime=2026-01-02T09:00:00")
 LEAVING = RUNNING.replace("RUNNING", "COMPLETING")  # scancel, a lost node, the end of the grace
 PENDING = RUNNING.replace("RUNNING", "PENDING")
+BY_SLURM = "job is COMPLETING; it was preempted, and Slurm itself requeues it"
 LEFT_PREEMPTED = PREEMPTED.replace("RUNNING", "COMPLETING")
+AT_LIMIT = LEAVING.replace("COMPLETING", "COMPLETING Reason=TimeLimit")  # the limit itself
+LATE_PREEMPTED = LEFT_PREEMPTED.replace("COMPLETING", "COMPLETING Reason=TimeLimit")
+IN_BETWEEN = {name: RUNNING.replace("RUNNING", name) for name in (
+    "SIGNALING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SUSPENDED"
+)}  # fmt: skip
+ENDED = {name: RUNNING.replace("RUNNING", name) for name in (
+    "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "REQUEUED", "REQUEUE_HOLD"
+)}  # fmt: skip
 NO_ANSWER = ""
 TERM, USR2, INT, HUP, KILL = (int(signal.Signals[f"SIG{name}"]) for name in (
     "TERM", "USR2", "INT", "HUP", "KILL"
@@ -59,6 +68,7 @@ class Slurm:
             (self.bin / tool).symlink_to(str(shutil.which(tool)))
         write(self.bin, "sleep", "")
         self.job = RUNNING
+        self.partition = "PreemptMode=REQUEUE"
         self.refusals = 0
         """How often scontrol refuses to requeue."""
         self.variables = {"PATH": str(self.bin), "SLURM_JOB_ID": "7"}
@@ -81,11 +91,13 @@ class Slurm:
 
     def end(self, code: int, retries: int = 2, stage: str = "train") -> Ended:
         """Run the last line of the job's script; its output goes to the job's log."""
-        answer = f"JobId=7 JobName=x {self.job} Command=/x JobState=NONE/y WorkDir=/"
+        answer = f"JobId=7 JobName=x {self.job} Partition=low Command=/x JobState=NONE/y WorkDir=/"
+        partition = f"PartitionName=low {self.partition} State=UP"
         write(self.bin, "scontrol", f"""
-            case $1 in
-            show) [ "{self.job}" ] || exit 1; echo "{answer}" ;;
-            requeue) n=$(grep -c ^requeue {shlex.quote(str(self.bin / "called"))})
+            case "$1 $2" in
+            "show partition") [ "$4" = low ] && echo "{partition}" ;;
+            "show job") [ "{self.job}" ] || exit 1; echo "{answer}" ;;
+            requeue*) n=$(grep -c ^requeue {shlex.quote(str(self.bin / "called"))})
                 [ $n -gt {self.refusals} ] || {{ echo first; echo not now >&2; exit 1; }} ;;
             esac
         """)  # fmt: skip
@@ -93,7 +105,8 @@ class Slurm:
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             done = subprocess.run(
-                [self.bin / "bash", SCRIPT, self.run, stage, str(code), str(retries)],
+                [self.bin / "bash", "-c", SCRIPT.read_text(), "on_exit", self.run, stage, str(code),
+                 str(retries)],
                 env=self.variables, stdout=log, stderr=log, timeout=30,
             )  # fmt: skip
         assert done.returncode == code
@@ -123,7 +136,11 @@ class TestDecide:
         [
             (PREEMPTED, TERM, "requeued", "preempted"),
             (RUNNING, USR2, "requeued", "time limit"),
-            (PREEMPTED, USR2, "requeued", "time limit"),  # either way it comes back
+            (PREEMPTED, USR2, "requeued", "preempted"),  # either way it comes back
+            (AT_LIMIT, TERM, "requeued", "time limit"),  # the save took longer than the lead
+            (LATE_PREEMPTED, TERM, "stopped", BY_SLURM),
+            *((job, TERM, "requeued", "SIGTERM") for job in IN_BETWEEN.values()),
+            *((job, TERM, "stopped", f"job is {name}") for name, job in ENDED.items()),
             (LEAVING, TERM, "stopped", "job is COMPLETING"),  # scancel, or a lost node
             (LEAVING, USR2, "stopped", "job is COMPLETING"),  # cancelled close to its limit
             (PENDING, TERM, "stopped", "job is PENDING"),
@@ -141,6 +158,7 @@ class TestDecide:
     ) -> None:
         """It has saved, so this is no failure, however many there were."""
         slurm.job = job
+        slurm.save(4, job="7")
         slurm.leave(Verdict.STOPPED, signum)
         ended = slurm.end(EXIT_STOPPED, retries=0)
         assert (ended.event["event"], ended.event["reason"]) == (event, reason)
@@ -149,8 +167,26 @@ class TestDecide:
 
     def test_what_is_saved_is_no_failure_though_a_rank_ended_late(self, slurm: Slurm) -> None:
         """srun kills the ranks that are left a while after the first one's code."""
+        slurm.save(4, job="7")
         slurm.leave(Verdict.STOPPED, TERM)
         assert slurm.end(128 + KILL, retries=0).event["reason"] == "SIGTERM"
+
+    @pytest.mark.parametrize(
+        ("mode", "event"),
+        [
+            ("PreemptMode=REQUEUE", "stopped"),
+            ("PreemptMode=CANCEL", "requeued"),
+            ("PreemptMode=CANCELLED_X", "stopped"),
+        ],
+    )
+    @pytest.mark.parametrize("job", [LEFT_PREEMPTED, LATE_PREEMPTED])
+    def test_a_job_whose_grace_is_over(self, job: str, mode: str, event: str, slurm: Slurm) -> None:
+        """Slurm itself brings it back, but where its partition's mode only ends it."""
+        slurm.job, slurm.partition = job, mode
+        ended = slurm.end(128 + TERM, retries=0)
+        reason = "preempted" if event == "requeued" else BY_SLURM
+        assert (ended.event["event"], ended.event["reason"]) == (event, reason)
+        assert ended.num_requeues == (event == "requeued")
 
     @pytest.mark.parametrize(
         ("job", "signum", "event"),
@@ -185,10 +221,13 @@ class TestDecide:
             (PREEMPTED, 128 + TERM, 0, "requeued", 1),  # before Python could catch it
             (PREEMPTED, EXIT_FAILED, 0, "requeued", 1),
             (PREEMPTED_BEFORE, 128 + TERM, 0, "gave up", 0),
-            (RUNNING, 128 + USR2, 0, "requeued", 1),
+            (RUNNING, 128 + USR2, 1, "requeued", 1),
+            (RUNNING, 128 + USR2, 0, "gave up", 0),  # it has saved nothing
+            (AT_LIMIT, 128 + TERM, 1, "requeued", 1),
+            (AT_LIMIT, 128 + TERM, 0, "gave up", 0),
             (RUNNING, 128 + INT, 1, "stopped", 0),
             (RUNNING, EXIT_USAGE, 1, "failed", 1),  # Slurm's, where the program is not there
-            (RUNNING, EXIT_STOPPED, 0, "requeued", 1),
+            (RUNNING, EXIT_STOPPED, 1, "requeued", 1),
             (RUNNING, 255, 1, "failed", 1),  # a container runtime's, or sys.exit(-1)
             (LEAVING, EXIT_FAILED, 1, "stopped", 0),
             (LEAVING, 128 + USR2, 1, "stopped", 0),
@@ -229,13 +268,27 @@ class TestOutcome:
         slurm.leave(Verdict.REFUSED, INT, "old", SLURM_RESTART_COUNT=start)
         ended = slurm.end(EXIT_FAILED)
         assert (ended.event["event"], ended.event["reason"]) == ("failed", "exit code 1")
+        names = [path.name for path in (slurm.run / "launch" / "outcomes").iterdir()]
+        assert names == ["7.requeues"]  # it does not stay
 
-    def test_a_rank_replaces_that_of_an_earlier_start(self, slurm: Slurm) -> None:
+    def test_of_two_ranks_one_is_first_whatever_an_earlier_start_has_left(
+        self, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The slower is about to leave its own when the faster one does."""
         slurm.leave(Verdict.REFUSED, 0, "old", SLURM_RESTART_COUNT="1")
         slurm.variables["SLURM_RESTART_COUNT"] = "2"
-        slurm.leave(Verdict.FAILED, 0, "new")
+        link = Path.hardlink_to
+
+        def after_the_faster(path: Path, temporary: Path) -> None:
+            monkeypatch.setattr(Path, "hardlink_to", link)
+            slurm.leave(Verdict.FAILED, 0, "the cause")
+            link(path, temporary)
+
+        monkeypatch.setattr(Path, "hardlink_to", after_the_faster)
+        slurm.leave(Verdict.REFUSED, 0, "no sign of life from rank 0", SLURM_PROCID="1")
         event = slurm.end(EXIT_FAILED).event
-        assert (event["event"], event["reason"], event["restart"]) == ("failed", "rank 0: new", 2)
+        assert (event["event"], event["reason"]) == ("failed", "rank 0: the cause")
+        assert event["restart"] == 2
 
     def test_it_holds_for_one_end_of_the_script(self, slurm: Slurm) -> None:
         """A script may run several stages, each with this line."""
@@ -273,10 +326,10 @@ class TestOutcome:
         assert ended.event["reason"] == "rank 0: a\\x09b\\x1b[2J\\x00c\\x7fd ?e"
         assert ended.said.count("\n") == 1
 
-    @pytest.mark.parametrize("content", [b"", b"\0" * 99, b"restart=0\nsignal=$(date)\n" * 9**5])
+    @pytest.mark.parametrize("content", [b"", b"\0" * 99, b"signal=$(date)\n" * 9**5])
     def test_a_damaged_one_is_none(self, content: bytes, slurm: Slurm) -> None:
         slurm.leave(Verdict.STOPPED)
-        (slurm.run / "launch" / "outcomes" / "7").write_bytes(content)
+        (slurm.run / "launch" / "outcomes" / "7.0").write_bytes(content)
         assert slurm.end(EXIT_FAILED).event["event"] == "failed"
 
 
@@ -306,6 +359,49 @@ class TestRetries:
         assert seen == ["failed", "failed", "gave up"]
         assert read_events(slurm.run)[-1]["step"] == 10
 
+    @pytest.mark.parametrize(
+        ("job", "code", "reason"),
+        [
+            (RUNNING, 128 + USR2, "time limit"),
+            (AT_LIMIT, 128 + TERM, "time limit"),
+            (SUSPENDED, EXIT_FAILED, "was suspended; exit code 1"),  # again and again, as by GANG
+            (RUNNING, EXIT_STOPPED, "stopped"),
+        ],
+    )
+    def test_what_comes_back_without_progress_counts(
+        self, job: str, code: int, reason: str, slurm: Slurm
+    ) -> None:
+        slurm.job = job
+        seen = [slurm.end(code)]
+        slurm.save(4, job="7")
+        seen += [slurm.end(code) for _ in range(4)]
+        counted = f"{reason}, without a newer checkpoint"
+        assert [ended.event["event"] for ended in seen] == ["requeued"] * 4 + ["gave up"]
+        assert [ended.event["reason"] for ended in seen] == [counted, reason, *[counted] * 3]
+        assert [ended.num_requeues for ended in seen] == [1, 1, 1, 1, 0]
+        assert seen[0].said == f"stopped ({counted}); requeued, try 1 of 2\n"
+        assert seen[1].said == f"requeued ({reason})\n"
+        assert seen[3].said == f"stopped ({counted}); requeued, try 2 of 2\n"
+        assert seen[4].said == f"gave up ({counted})\n"
+
+    def test_preemption_never_counts_nor_does_progress(self, slurm: Slurm) -> None:
+        """They leave all retries to the failures after them."""
+        slurm.save(4, job="7")
+        assert slurm.end(128 + USR2, retries=1).said == "requeued (time limit)\n"
+        slurm.job = PREEMPTED
+        for _ in range(3):
+            assert slurm.end(128 + TERM, retries=1).said == "requeued (preempted)\n"
+        slurm.job = RUNNING
+        assert slurm.end(1, retries=1).said.endswith("; requeued, try 1 of 1\n")
+        assert slurm.end(1, retries=1).event["event"] == "gave up"
+
+    def test_what_a_preemption_saved_is_no_progress_of_the_next_start(self, slurm: Slurm) -> None:
+        slurm.save(4, job="7")
+        slurm.job = PREEMPTED
+        assert slurm.end(128 + TERM, retries=0).event["event"] == "requeued"
+        slurm.job = RUNNING
+        assert slurm.end(128 + USR2, retries=0).event["event"] == "gave up"
+
     @pytest.mark.parametrize("content", ['{"job": ', "[]", "{}", '{"job": 7}', ""])
     def test_a_damaged_checkpoint_is_nobodys(self, content: str, slurm: Slurm) -> None:
         slurm.save(7, job="7")
@@ -328,16 +424,20 @@ class TestRetries:
     def test_where_nothing_can_be_counted_the_restarts_are(self, slurm: Slurm) -> None:
         outcomes = slurm.run / "launch" / "outcomes"
         outcomes.mkdir(parents=True)
-        (outcomes / "7.failures").mkdir()  # as good as a full disk, for root too
+        (outcomes / "7.requeues").mkdir()  # as good as a full disk, for root too
         assert slurm.end(1, retries=2).event["event"] == "failed"
         slurm.variables["SLURM_RESTART_COUNT"] = "2"
         assert slurm.end(1, retries=2).event["event"] == "gave up"
+        slurm.save(4, job="7")  # by the last start, or one before: nobody knows
+        assert slurm.end(128 + USR2, retries=2).event["event"] == "gave up"
+        slurm.job = PREEMPTED
+        assert slurm.end(128 + TERM, retries=2).event["event"] == "requeued"
 
     def test_a_damaged_count_is_no_program(self, slurm: Slurm) -> None:
         outcomes = slurm.run / "launch" / "outcomes"
         outcomes.mkdir(parents=True)
-        text = "x[$(echo 1 >&2)]\n0\n08\n" + "9" * 99 + "\n"
-        (outcomes / "7.failures").write_text(text)
+        text = "x[$(echo 1 >&2)]\n0 free\n0\n08\n" + "9" * 99 + "\n"
+        (outcomes / "7.requeues").write_text(text)
         assert slurm.end(1, retries=3).said == "failed (exit code 1); requeued, try 3 of 3\n"
 
 
@@ -397,16 +497,23 @@ class TestReason:
             (
                 "slurmstepd-n1: error: execve(): python: No such file or directory\n"
                 "srun: error: n1: task 0: Exited with exit code 2\n"
-                "srun: launch/slurm: _step_signal: Terminating StepId=6.2\n",
+                "slurmstepd-n2: error: *** STEP 6.2 ON n1 CANCELLED AT 2026-01-02T10:00:00 ***\n"
+                "srun: launch/slurm: _step_signal: Terminating StepId=6.2\n"
+                "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.\n"
+                "srun: got SIGCONT\nsrun: forcing job termination\n",
                 "slurmstepd-n1: error: execve(): python: No such file or directory",
             ),
             (
                 "srun: unrecognized option '--nope'\nTry \"srun --help\" for more information\n",
                 "srun: unrecognized option '--nope'",
             ),
+            (
+                "a module is loaded\nsrun: error: Unable to create step for job 6: Memory\n",
+                "srun: error: Unable to create step for job 6: Memory",
+            ),
             ("epoch 1 (step 4): val/loss 0.5\n", "epoch 1 (step 4): val/loss 0.5"),
             (
-                "Traceback (most recent call last):\n  File x\nImportError: no torch\n\nbye\n",
+                "Traceback (most recent call last):\n  File x\nImportError: no torch\n\n",
                 "ImportError: no torch",
             ),
             ("error: of the last start\nfailed (it); requeued, try 1 of 3\n", "exit code 1"),
@@ -414,9 +521,24 @@ class TestReason:
             ("\xff\0error: \"a\\b\x1b\n" * 20_000, 'error: "a\\b'),
         ],
     )  # fmt: skip
-    def test_it_is_the_last_telling_line(self, log: str, reason: str, slurm: Slurm) -> None:
+    def test_it_is_the_last_line_but_for_those_that_a_task_has_ended(
+        self, log: str, reason: str, slurm: Slurm
+    ) -> None:
         slurm.log.write_bytes(log.encode("latin-1"))
         assert slurm.end(1).event["reason"].strip() == reason
+
+    @pytest.mark.parametrize("tasks", ["task 11", "tasks 11-15"])
+    def test_the_log_of_the_task_that_failed_tells_it(self, tasks: str, slurm: Slurm) -> None:
+        """Each task has its own; the job's is that of the first."""
+        slurm.log = slurm.log.with_name("7_0_log.out")
+        slurm.log.write_text(
+            f"set up\nsrun: error: n2: {tasks}: Exited with exit code 2\n"
+            "srun: error: n1: task 0: Killed\n"
+        )
+        said = "slurmstepd: error: execve(): python: No such file or directory"
+        slurm.log.with_name("7_11_log.out").write_text(f"{said}\n")
+        slurm.log.with_name("7_1_log.out").write_text("of another\n")
+        assert slurm.end(EXIT_USAGE).event["reason"] == said
 
     def test_a_kill_for_memory_is_told(self, slurm: Slurm) -> None:
         said = "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0."
@@ -444,3 +566,21 @@ def test_it_writes_through_no_link(slurm: Slurm, tmp_path: Path) -> None:
     (slurm.run / "launch" / "events.jsonl").symlink_to(tmp_path / "other")
     slurm.end(0)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("missing", ["RUN", "DATA"])
+def test_training_by_hand_needs_both_folders(missing: str, tmp_path: Path) -> None:
+    """A script that went on would make folders in /, and start ranks without data."""
+    write(tmp_path, "mkdir", "")
+    write(tmp_path, "srun", "")
+    given = {
+        "RUN": str(tmp_path / "run"),
+        "DATA": str(tmp_path),
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+    }
+    given.pop(missing)
+    called = ["bash", "slurm/train.sbatch"]
+    done = subprocess.run(called, env=given, cwd=SCRIPT.parents[1], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"--export=ALL,{missing}=..." in done.stderr
+    assert not (tmp_path / "called").exists()
