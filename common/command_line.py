@@ -62,7 +62,7 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A wrong command line: an unknown key, a wrong type, a missing path."""
+    """A wrong command line: an unknown key, a wrong type, a missing path (which can heal)."""
 
     exit_code = EXIT_USAGE
     can_heal = False

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         return 0
     config = command_line.load(EvaluateConfig, argv)
     if config.raw and not Path(config.raw).is_dir():
-        raise UsageError(f"raw={config.raw}: no such folder")
+        raise UsageError(f"raw={config.raw}: no such folder", can_heal=True)
     for run in config.runs or [config.run]:
         check_run(run, config.checkpoint)
         check_history(Path(run) if run else newest_run())  # the report needs it last

@@ -59,14 +59,15 @@ class AnnotationNames:
 def find_image_folder(raw: Path) -> Path:
     """Return the folder of the images. Raises UsageError unless there is exactly one."""
     if not raw.is_dir():
-        raise UsageError(f"raw={raw}: no such folder{ways_to_data(raw)}")
+        raise UsageError(f"raw={raw}: no such folder{ways_to_data(raw)}", can_heal=True)  # a mount
     found = [folder for folder in (raw, *called(raw, IMAGE_FOLDERS)) if holds_images(folder)]
     if raw / "images" in found and called(raw, ANNOTATION_FOLDERS):
         found = [folder for folder in found if folder != raw]  # an overview, or a sketch
     if not found:
         raise UsageError(
             f"raw={raw}: no images found; it holds {contents(raw)}; expected images/NAME.tif with"
-            f" groundTruth/, or all in this folder{nested_hint(raw)}"
+            f" groundTruth/, or all in this folder{nested_hint(raw)}",
+            can_heal=not any(raw.iterdir()),  # a mount leaves an empty folder where it is missing
         )
     return the_only(found, raw, "images")
 

@@ -224,7 +224,8 @@ def read_dataset(folder: Path) -> Dataset:
     """
     if not folder.is_dir():
         raise UsageError(
-            f"data={folder}: no such folder; python -m data_prep out={folder} prepares one"
+            f"data={folder}: no such folder; python -m data_prep out={folder} prepares one",
+            can_heal=True,  # a mount may be missing on one node
         )
     if not (folder / DATASET).is_file():
         if (folder / "groundTruth").is_dir():

@@ -9,7 +9,8 @@ import pytest
 
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
 from common.stop_request import StopRequest
-from launch.job import Stage
+from data_prep.dataset.manifest import read_dataset
+from launch.job import Stage, StageStopped, run_stage
 from launch.record.events import read_events
 
 End = Callable[[StopRequest], int]
@@ -31,7 +32,7 @@ def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
             Stage("train", str(tmp_path), [])()
         except SystemExit as ended:
             code = ended.code
-        left = tmp_path / "launch" / "outcomes" / "7"
+        left = tmp_path / "launch" / "outcomes" / "7.0"
         return code, left.read_text() if left.exists() else ""
 
     return call
@@ -63,7 +64,7 @@ def test_success_leaves_nothing(end: Callable[..., tuple[object, str]], tmp_path
 def test_a_stop_is_left_by_the_first_task(end: Callable[..., tuple[object, str]]) -> None:
     """srun ends all tasks when one ends with a code; the others save their part first."""
     assert end(stopping, rank=1) == (0, "")
-    left = "restart=0\nrank=0\nverdict=stopped\nsignal=15\nreason=\n"
+    left = "rank=0\nverdict=stopped\nsignal=15\nreason=\n"
     assert end(stopping) == (EXIT_STOPPED, left)
 
 
@@ -75,6 +76,7 @@ def test_a_stop_is_left_by_the_first_task(end: Callable[..., tuple[object, str]]
         (UserError("the disk is full"), EXIT_FAILED, "failed", "the disk is full"),
         (UserError("other data", can_heal=False), EXIT_FAILED, "refused", "other data"),
         (UsageError("lr=x: a number"), EXIT_USAGE, "refused", "lr=x: a number"),
+        (UsageError("raw=x: no", can_heal=True), EXIT_USAGE, "failed", "raw=x: no"),
     ],
 )
 @pytest.mark.parametrize("signum", [0, signal.SIGTERM])
@@ -86,7 +88,7 @@ def test_an_error_is_left_by_any_task(
     signum: int,
     end: Callable[..., tuple[object, str]],
 ) -> None:
-    left = f"restart=0\nrank=3\nverdict={verdict}\nsignal={signum:d}\nreason={reason}\n"
+    left = f"rank=3\nverdict={verdict}\nsignal={signum:d}\nreason={reason}\n"
     assert end(failing(error, signum), rank=3) == (code, left)
 
 
@@ -95,3 +97,50 @@ def test_a_folder_that_takes_nothing_leaves_the_exit_code(
 ) -> None:
     (tmp_path / "launch" / "outcomes").write_text("in the way")
     assert end(failing(UserError("no room"))) == (EXIT_FAILED, "")
+
+
+@pytest.mark.parametrize("name", ["prepare", "evaluate"])
+def test_a_signal_before_a_stage_that_saves_nothing_stops_it(name: str) -> None:
+    """It does not begin: its arguments would be refused."""
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StageStopped):
+            run_stage(name, ["nonsense"], stop)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("prepare", ["raw={}/missing", "out={}/out"]),
+        ("prepare", ["raw={}/empty", "out={}/out"]),
+        ("evaluate", ["run={}/missing"]),
+        ("evaluate", ["run={}/empty", "raw={}/missing"]),
+    ],
+)
+def test_a_mount_that_one_node_lacks_can_heal(
+    name: str, arguments: list[str], tmp_path: Path
+) -> None:
+    """A mount leaves no folder, or an empty one, where it is missing."""
+    (tmp_path / "empty").mkdir()
+    given = [argument.format(tmp_path) for argument in arguments]
+    with (
+        StopRequest() as stop,
+        pytest.raises(UsageError, match=r"no such|no images|not a run") as refused,
+    ):
+        run_stage(name, given, stop)
+    assert refused.value.can_heal
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_data_that_one_node_lacks_can_heal(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as refused:
+        read_dataset(tmp_path / name)
+    assert refused.value.can_heal
+
+
+def test_a_folder_of_other_files_cannot_heal(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with StopRequest() as stop, pytest.raises(UsageError, match="no images found") as refused:
+        run_stage("prepare", [f"raw={tmp_path}", f"out={tmp_path}/out"], stop)
+    assert not refused.value.can_heal

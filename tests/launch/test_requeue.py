@@ -40,7 +40,7 @@ IN_BETWEEN = {name: RUNNING.replace("RUNNING", name) for name in (
     "SIGNALING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SUSPENDED"
 )}  # fmt: skip
 ENDED = {name: RUNNING.replace("RUNNING", name) for name in (
-    "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "REQUEUED", "REQUEUE_HOLD"
+    "CANCELLED", "TIMEOUT", "REQUEUED"
 )}  # fmt: skip
 NO_ANSWER = ""
 TERM, USR2, INT, HUP, KILL = (int(signal.Signals[f"SIG{name}"]) for name in (

@@ -192,7 +192,10 @@ def choose_device(device: str, local_rank: int) -> torch.device:
     """Choose the device of a rank; cuda:0 if a launcher lets each rank see one GPU only."""
     num_gpus = torch.cuda.device_count()
     if device == "cuda" and num_gpus == 0:
-        raise UsageError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
+        raise UsageError(
+            "device=cuda: torch sees no GPU here; use device=cpu or device=auto",
+            can_heal=True,  # on another node
+        )
     if device == "cpu" or num_gpus == 0:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % num_gpus)
@@ -206,7 +209,8 @@ def check_gpus(ranks: Ranks) -> None:
             num_gpus = len({gpu for gpu in gpus if gpu[0] == host})
             raise UsageError(
                 f"{num_ranks} ranks share one GPU ({host}, GPU-{uuid}), and NCCL takes one rank"
-                f" per GPU: start {num_gpus} on {host} (--nproc-per-node), or give device=cpu"
+                f" per GPU: start {num_gpus} on {host} (--nproc-per-node), or give device=cpu",
+                can_heal=True,  # a GPU of one node may be dead
             )
 
 

@@ -111,7 +111,10 @@ def check_run(run: str, checkpoint: str = "") -> None:
     if is_exported(folder):
         check_exported(folder, checkpoint)
     elif not (folder / CONFIG).is_file():
-        raise UsageError(f"run={folder}: not a run (no {CONFIG}); give the run= of train")
+        raise UsageError(
+            f"run={folder}: not a run (no {CONFIG}); give the run= of train",
+            can_heal=True,  # a mount may be missing on one node
+        )
     elif checkpoint:
         find_checkpoint(folder / CHECKPOINTS, checkpoint)
 
