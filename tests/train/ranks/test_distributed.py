@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from common.command_line import UsageError
-from train.ranks.distributed import start_ranks
+from train.ranks.distributed import choose_device, start_ranks
 
 FORK = multiprocessing.get_context("fork")
 TIMEOUT_S = 60
@@ -39,7 +39,8 @@ def run_on_gpus(rank: int, port: int, visible: Sequence[Sequence[str]], said: An
         with start_ranks("auto", TIMEOUT_S) as ranks:
             said.put((rank, str(ranks.device)))
     except UsageError as error:
-        said.put((rank, str(error)))
+        # it can: a GPU of this node may be dead, and a job may start on another
+        said.put((rank, str(error) if error.can_heal else "cannot heal"))
 
 
 def told(*visible: Sequence[str]) -> list[str]:
@@ -83,6 +84,15 @@ def test_ranks_that_share_a_gpu_are_refused_on_every_rank(gpus: list[str], num_r
         f" start {len(gpus)} on {socket.gethostname()} (--nproc-per-node), or give device=cpu"
     )
     assert words == [expected] * num_ranks
+
+
+def test_a_node_without_its_gpus_is_refused_though_another_may_have_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match="sees no GPU here") as refused:
+        choose_device("cuda", 0)
+    assert refused.value.can_heal
 
 
 def run_with_few_files(rank: int, port: int, said: Any) -> None:
