@@ -31,7 +31,7 @@ from launch.cluster.profiles import Profile
 from launch.queueing import ROOT, record
 from launch.record.events import last_step, note
 from launch.record.local_runs import about_this_process, log_of, new_folder
-from launch.record.run_jobs import submitting
+from launch.record.submitting import submitting
 
 STDOUT, STDERR = 1, 2
 TEE = Path(__file__).with_name("tee.py")
@@ -79,7 +79,7 @@ def run_here(
                 print(f"error: {stage} ended with code {code}; {goes_on(run)}", file=sys.stderr)
                 return code
     print(f"run    {run}")
-    print(f"next   tensorboard --logdir {run}")
+    print(f"next   tensorboard --logdir {shlex.quote(str(run))}")
     return 0
 
 
@@ -161,7 +161,7 @@ def copied(terminal: int, log: int) -> Iterator[int]:
 
 def goes_on(run: Path) -> str:
     """Return how to go on after a stop."""
-    return f"the same command with run={run} goes on"
+    return f"the same command with {shlex.quote(f'run={run}')} goes on"
 
 
 class Relay(StopRequest):

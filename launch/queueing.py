@@ -8,23 +8,22 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from common.command_line import UserError
 from launch.cluster import slurm_commands
+from launch.cluster.pending import why_never
 from launch.cluster.profiles import Profile
 from launch.job import Stage
 from launch.job_requests import Job, script
 from launch.record.events import JOBS, LAUNCH, note, write_submission
+from launch.record.run_jobs import known_jobs
+from launch.record.submitting import StillQueuedError, cancelled_on_failure
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT_CONFIG = "config.yaml"
-# Reasons of a pending job that time does not heal (manual of squeue)
-NEVER = re.compile(
-    r"Partition(Time|Node)Limit|PartitionConfig|BadConstraints|Invalid(Account|QOS)"
-    r"|(Account|QOS)NotAllowed|MaxMemPerLimit|(Assoc|QOS)Max\w*Per(Job|Node)\w*|QOSMin\w+"
-)
+LOOK = "`squeue --me` shows it if there is one, and `scancel <its id>` ends it"
 PACKAGES = ("common", "data_prep", "model", "train", "launch")
 
 
@@ -34,41 +33,47 @@ def queue(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
     Raises UserError where Slurm refuses one, or would never start it, after cancelling all.
     """
     ids: dict[str, str] = {}
-    try:
+    with cancelled_on_failure(ids):
         for job in jobs:
-            ids[job.label] = queue_one(run, job, list(ids.values())[-1] if ids else "")
+            queue_one(run, job, ids)
         for label, job_id in ids.items():
             refuse_what_waits_for_ever(label, job_id)
-    except (UserError, KeyboardInterrupt) as error:
-        for queued in ids.values():
-            slurm_commands.ask("scancel", queued)
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise UserError(f"{error}; nothing is left in the queue") from None
     return ids
 
 
-def queue_one(run: Path, job: Job, before: str) -> str:
-    """Queue a job behind the job `before`, and note it; returns its id. Raises UserError."""
+def queue_one(run: Path, job: Job, ids: dict[str, str]) -> None:
+    """Queue a job behind the last one of `ids`, add its id to them, and note it.
+
+    Raises UserError; then, too, `ids` has every job that was queued.
+    """
     from submitit.core.utils import DelayedSubmission, JobPaths
 
     folder = run / LAUNCH / JOBS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{job.label}-{uuid.uuid4().hex}.sh"
-    path.write_text(script(run, job, before))
+    path.write_text(script(run, job, list(ids.values())[-1] if ids else ""))
     pickles = []
     for number, given in enumerate(job.arguments):
         pickles.append(path.with_suffix(f".{number}.pkl"))
         call = DelayedSubmission(Stage(job.stage, str(run), given))
         call.set_timeout(job.parameters["time"], max_num_timeout=3)
         call.dump(pickles[-1])
-    job_id = submitted(job, path)
-    note(run, "queued", "chain", jobs={job.label: job_id})  # at once: this process may be killed
+    cluster = slurm_commands.cluster_name()
+    known = {job.job for job in known_jobs(run)}
+    try:
+        ids[job.label] = submitted(job, path, known)
+    except BaseException:
+        for left in jobs_of(path, known):
+            ids[f"{job.label} {left}"] = left
+            note(run, "queued", "chain", jobs={job.label: left}, cluster=cluster)
+        raise
+    job_id = ids[job.label]
+    # At once: this process may be killed
+    note(run, "queued", "chain", jobs={job.label: job_id}, cluster=cluster)
     for task, pickle in zip(tasks_of(job, job_id), pickles, strict=True):
         JobPaths(folder / "%j", task).move_temporary_file(pickle, "submitted_pickle")
     paths = JobPaths(folder / "%j", job_id)
     paths.move_temporary_file(path, "submission_file", keep_as_symlink=True)
-    return job_id
 
 
 def tasks_of(job: Job, job_id: str) -> list[str]:
@@ -77,62 +82,72 @@ def tasks_of(job: Job, job_id: str) -> list[str]:
     return [f"{job_id}_{number}" for number in range(count)] if count > 1 else [job_id]
 
 
-def submitted(job: Job, path: Path) -> str:
-    """Call sbatch with a script; returns the id of the job, of which scontrol says the same script.
+def submitted(job: Job, path: Path, known: Collection[str]) -> str:
+    """Call sbatch with a script; returns the id of the job, which scontrol says is that script's.
 
-    sbatch of a site may print more, even with numbers, or id;cluster. Raises UserError, after
-    cancelling what was queued, where Slurm refuses the job or does not tell its id.
+    sbatch of a site may print more, even with numbers, or id;cluster. `known`: earlier jobs of the
+    run. Raises UserError where Slurm refuses the job, StillQueuedError where its id is not told.
     """
-    try:
-        code, text = slurm_commands.ask("sbatch", "--parsable", str(path))
-        if code:
-            raise UserError(f"{job.label}: Slurm refuses the job: {slurm_commands.reason(text)}")
-        numbers = re.findall(r"^\s*(\d+)(?:;\S*)?\s*$", text, re.MULTILINE)
-        for number in dict.fromkeys([*numbers, *re.findall(r"\d+", text)]):
-            # Before scontrol, which may take long: Slurm opens the logs as soon as the job starts
-            folders = [path.parent / task for task in tasks_of(job, number)]
-            made = [folder for folder in folders if not folder.exists()]
-            for folder in made:
-                folder.mkdir()
-            with contextlib.suppress(UserError):  # no answer
-                if any(is_of(path, task) for task in slurm_commands.show_tasks(number)):
-                    return number
-            for folder in made:
-                folder.rmdir()
-        if listed := jobs_of(path):
-            return listed[0]
-        raise UserError(
-            f"{job.label}: sbatch printed '{slurm_commands.last_line(text)}', and scontrol shows no"
-            f" job with the script {path.name}"
-        )
-    except (UserError, KeyboardInterrupt):
-        for number in jobs_of(path):
-            slurm_commands.ask("scancel", number)
-        raise
-
-
-def jobs_of(path: Path) -> list[str]:
-    """Return the ids of all jobs in the queue that have this script."""
-    tasks = slurm_commands.show_all()
-    return sorted(
-        {task.get("ArrayJobId") or task["JobId"] for task in tasks if is_of(path, task)}, key=int
+    code, text = slurm_commands.ask("sbatch", "--parsable", str(path))
+    if code:
+        raise UserError(f"{job.label}: Slurm refuses the job: {slurm_commands.reason(text)}")
+    numbers = re.findall(r"^\s*(\d+)(?:;\S*)?\s*$", text, re.MULTILINE)
+    for number in dict.fromkeys([*numbers, *re.findall(r"\d+", text)]):
+        # Before scontrol, which may take long: Slurm opens the logs as soon as the job starts
+        folders = [path.parent / task for task in tasks_of(job, number)]
+        made = [folder for folder in folders if not folder.exists()]
+        for folder in made:
+            folder.mkdir()
+        with contextlib.suppress(UserError):  # no answer
+            if any(is_of(path, task, known) for task in slurm_commands.show_tasks(number)):
+                return number
+        for folder in made:
+            folder.rmdir()
+    if listed := jobs_of(path, known):
+        return listed[0]
+    raise StillQueuedError(
+        f"{job.label}: sbatch printed '{slurm_commands.last_line(text)}', and scontrol shows no job"
+        f" with the script {path.name}, or with a log in {path.parent}; {LOOK}"
     )
 
 
-def is_of(path: Path, task: dict[str, str]) -> bool:
-    """Return whether Slurm speaks of the job with this script, whose name no other has."""
-    return Path(task.get("Command", "")).name == path.name
+def jobs_of(path: Path, known: Collection[str]) -> list[str]:
+    """Return the ids of all jobs in the queue that have this script.
+
+    Raises StillQueuedError where Slurm does not answer.
+    """
+    try:
+        tasks = slurm_commands.show_all(tries=slurm_commands.TRIES)
+    except UserError as error:
+        raise StillQueuedError(f"whether a job was queued is not known: {error}; {LOOK}") from None
+    found = {number_of(task) for task in tasks if is_of(path, task, known)}
+    return sorted(found, key=int)
+
+
+def number_of(task: dict[str, str]) -> str:
+    """Return the id of a job, of a task that of its array."""
+    return task.get("ArrayJobId") or task["JobId"]
+
+
+def is_of(path: Path, task: dict[str, str], known: Collection[str]) -> bool:
+    """Return whether Slurm speaks of the job with this script, whose name no other has.
+
+    Where a site hands on a copy of the script, its log tells, beside those of `known` jobs.
+    """
+    if Path(task.get("Command", "")).name == path.name:
+        return True
+    is_log_here = Path(task.get("StdOut", "")).parents[1:2] == (path.parent,)
+    return is_log_here and slurm_commands.is_in_queue([task]) and number_of(task) not in known
 
 
 def refuse_what_waits_for_ever(label: str, job_id: str) -> None:
     """Raise UserError where Slurm says of a queued job that it will never start as it is."""
     for task in slurm_commands.show_tasks(job_id):
-        reason = task.get("Reason", "")
-        if task.get("JobState") == "PENDING" and NEVER.fullmatch(reason):
+        if task.get("JobState") == "PENDING" and (why := why_never(task)):
             raise UserError(
-                f"{label}: Slurm would never start the job: {reason}; `python launch/doctor.py`"
-                " shows the limits of the partition, `sacctmgr show assoc` and `sacctmgr show qos`"
-                " those of accounts"
+                f"{label}: Slurm would never start the job: {task['Reason']}: {why}; `python"
+                " launch/doctor.py` shows the limits of the partition, `sacctmgr show assoc` and"
+                " `sacctmgr show qos` those of accounts"
             )
 
 

@@ -45,7 +45,7 @@ from launch.layouts import check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
-from launch.record.run_jobs import missing_folders, submitting
+from launch.record.submitting import cancelled_on_failure, missing_folders, submitting
 from launch.stages import (
     Request,
     check,
@@ -159,7 +159,7 @@ def submit(
     dry_run: bool,
 ) -> int:
     """Queue the stages, or print their scripts; returns the exit code. A failure leaves no job and
-    no file behind; `made` are the folders that were made for the run."""
+    no file behind, as far as Slurm answers; `made` are the folders that were made for the run."""
     # One snapshot per submission: jobs of an earlier one run their own
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
     jobs = plan(run, code, with_kept_config(arguments, code), profile)
@@ -177,12 +177,8 @@ def submit(
     with submitting(run, made):
         take_snapshot(code, settings.get("config") or settings.get("train.config"))
         ids = queue(run, jobs)
-        try:
+        with cancelled_on_failure(ids):
             record(run, argv, profile, ids, arguments.get("prepare", []))
-        except BaseException:
-            for queued in ids.values():
-                slurm_commands.ask("scancel", queued)
-            raise
     report(request, list(arguments), ids)
     return 0
 
@@ -222,13 +218,13 @@ def refuse_control_characters(settings: dict[str, str], paths: dict[str, str]) -
 
 def report(request: Request, stages: Sequence[str], ids: dict[str, str]) -> None:
     """Print the job ids, the folder of the run, and the commands that a user wants next."""
-    run = request.run
+    run, quoted = request.run, shlex.quote(str(request.run))
     print("queued " + ", ".join(f"{label} {job}" for label, job in ids.items()))
     print(f"data   {request.data}" + ("" if "prepare" in stages else " (prepared before)"))
     print(f"run    {run}")
-    print(f"next   python launch/jobs.py status {run}")
-    print(f"       python launch/jobs.py logs -f {run}")
-    print(f"       tensorboard --logdir {run}")
+    print(f"next   python launch/jobs.py status {quoted}")
+    print(f"       python launch/jobs.py logs -f {quoted}")
+    print(f"       tensorboard --logdir {quoted}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
+UNKNOWN = re.compile("Invalid job id|already completing or completed")
 TRIES, WAIT_S = 5, 3.0  # a busy controller answers late, or not the first time
 COMMAND_TIMEOUT_S = 60
 
@@ -90,34 +91,75 @@ def show_config() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)\s*= (.*)$", text, re.MULTILINE)) if code == 0 else {}
 
 
+def cluster_name() -> str:
+    """Return the name of the cluster that answers here; '' where none does."""
+    return show_config().get("ClusterName", "").strip()
+
+
 def show_tasks(job: str) -> list[dict[str, str]]:
     """Return what `scontrol` says of a job, or of each task of an array; [] once forgotten.
 
     Raises UserError where Slurm does not answer: then nobody knows.
     """
     code, text = ask("scontrol", "show", "job", "--oneliner", job)
-    if code and "Invalid job id" not in text:
+    if code and not UNKNOWN.search(text):
         raise UserError(f"Slurm does not tell the state of job {job}: {last_line(text)}")
     return [fields(line) for line in text.splitlines()] if code == 0 else []
 
 
-def show_all() -> list[dict[str, str]]:
-    """Return what `scontrol` says of every job; [] where Slurm never answers."""
-    for attempt in range(TRIES):
+def show_all(tries: int = 1) -> list[dict[str, str]]:
+    """Return what `scontrol` says of every job, also in partitions that it would hide.
+
+    Raises UserError where Slurm does not answer.
+    """
+    code, text = 1, ""
+    for attempt in range(tries):
         if attempt:
             time.sleep(WAIT_S)
-        code, text = ask("scontrol", "show", "job", "--oneliner")
+        code, text = ask("scontrol", "show", "job", "--oneliner", "--all")
         if code == 0:
-            break
-    return [fields(line) for line in text.splitlines() if "JobId=" in line] if code == 0 else []
+            return [fields(line) for line in text.splitlines() if line.startswith("JobId=")]
+    raise UserError(f"Slurm does not tell the states of its jobs: {last_line(text)}")
 
 
 def fields(line: str) -> dict[str, str]:
-    """Parse a line of scontrol's output; the script's path may hold spaces."""
-    values = dict(re.findall(r"(\w+)=(\S*)", line))
-    if command := re.search(r" Command=(.*?) WorkDir=", line):
-        values["Command"] = command[1]
+    """Parse a line of scontrol's output.
+
+    From the script on there are paths, a comment and the like, which may hold anything.
+    """
+    facts, command, rest = line.partition(" Command=")
+    values = dict(re.findall(r"(\w+)=(\S*)", facts))
+    if command:
+        values["Command"] = re.split(r" (?:SubmitLine|WorkDir)=", rest)[0]
+        if out := re.search(r" StdOut=(.*?)(?= \w+=|\s*$)", rest):
+            values["StdOut"] = out[1]
     return values
+
+
+def cancel(jobs: Sequence[str]) -> list[str]:
+    """Cancel jobs, the last one first; returns those of which Slurm does not confirm it."""
+    left = list(reversed(jobs))
+    for attempt in range(TRIES):
+        if attempt and left:
+            time.sleep(WAIT_S)
+        left = [job for job in left if not is_cancelled(job)]
+    return left
+
+
+def is_cancelled(job: str) -> bool:
+    """Ask once to cancel a job; returns whether Slurm has done it, or the job has ended."""
+    code, text = ask("scancel", job)
+    if code == 0 or UNKNOWN.search(text):
+        return True
+    try:  # a busy controller may have done it all the same
+        return not is_in_queue(show_tasks(job))
+    except UserError:
+        return False
+
+
+def is_in_queue(tasks: Sequence[dict[str, str]]) -> bool:
+    """Return whether a job, or a task of an array, has not ended for good."""
+    return any(task.get("JobState") not in ENDED for task in tasks)
 
 
 def reason(text: str) -> str:

@@ -54,11 +54,12 @@ def note(run: Path, event: str, stage: str, **facts: Any) -> None:
 
 
 def note_in_job(run: Path, event: str, stage: str, **facts: Any) -> None:
-    """Append an event of this job, with its number, how often it was restarted, and its nodes."""
+    """Append an event of this job, with its number, how often it was restarted, nodes, cluster."""
     about = {
         "job": job_id(),
         "restart": restart_count(),
         "nodes": os.environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
+        "cluster": os.environ.get("SLURM_CLUSTER_NAME", ""),
     }
     note(run, event, stage, **facts, **about)
 

@@ -3,6 +3,7 @@
 import codecs
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import IO, cast
@@ -83,4 +84,5 @@ def newest_of_jobs(run: Path, jobs: list[RunJob], rank: int) -> Path | None:
 
 def whole(run: Path, stage: str = "") -> str:
     """Return the command that shows a log."""
-    return f"`python launch/jobs.py logs {run}{f' --stage {stage}' if stage else ''}` shows one"
+    words = ["python", "launch/jobs.py", "logs", str(run), *(["--stage", stage] if stage else [])]
+    return f"`{shlex.join(words)}` shows one"

@@ -11,7 +11,7 @@ from launch.record.events import last_step, read_events
 from launch.record.local_runs import KILLED, NAME
 from train.runs.history import Restart, read_progress, read_restarts
 
-ENDS = ("finished", "requeued", "stopped", "failed", "gave up")
+ENDS = ("finished", "requeued", "stopped", "failed", "gave up", "requeue refused")
 MOST_SHOWN = 12  # starts; of more, the first are counted only
 ROUNDED_S = 1.0  # times of restarts are whole seconds
 WAITS = ("PENDING", "REQUEUED")  # states of a job that will start

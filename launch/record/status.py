@@ -11,7 +11,7 @@ from launch.cluster import slurm_commands
 from launch.cluster.pending import why_it_waits
 from launch.record.events import last_step, read_events, read_submission
 from launch.record.local_runs import LOCAL, RUNNING, UNKNOWN, LocalStage, local_stages
-from launch.record.run_jobs import RunJob, in_queue, known_jobs
+from launch.record.run_jobs import RunJob, known_jobs, with_tasks
 from launch.record.starts import (
     ENDS,
     WAITS,
@@ -49,13 +49,13 @@ def status(run: Path) -> list[str]:
     here = local_stages(run)
     states = {stage.job: stage.state for stage in here}
     rows, silence = [], ""
-    for job in jobs:
-        tasks, states[job.job] = [], NO_ANSWER
-        try:
-            tasks = job.tasks(run)
-            states[job.job] = tasks[0].get("JobState", NO_ANSWER) if in_queue(tasks) else ""
-        except UserError as error:
-            silence = str(error)
+    try:
+        found = with_tasks(run)
+        states |= {job.job: state_of(tasks) for job, tasks in found.items()}
+    except UserError as error:
+        found, silence = {job: [] for job in jobs}, str(error)
+        states |= {job.job: NO_ANSWER for job in jobs}
+    for job, tasks in found.items():
         if job.job in newest or states[job.job] not in ("", NO_ANSWER):
             rows += [row(job, task) for task in job_states(job, tasks, events)]
     if rows:
@@ -66,6 +66,11 @@ def status(run: Path) -> list[str]:
     lines += progress(run)
     lines += lines_of(starts_of(run), states)
     return lines + story(events, states)
+
+
+def state_of(tasks: list[dict[str, str]]) -> str:
+    """Return the state of a job in the queue; '' once it has ended for good."""
+    return tasks[0].get("JobState", NO_ANSWER) if slurm_commands.is_in_queue(tasks) else ""
 
 
 def origin(submission: dict[str, Any] | None) -> str:

@@ -22,8 +22,9 @@ from data_prep.output_lock import WHOLE, lease_of
 from launch import job as in_job
 from launch import jobs
 from launch.record import logs
-from launch.record.events import note, write_submission
-from launch.record.run_jobs import queued_jobs, submitting
+from launch.record.events import note, note_in_job, write_submission
+from launch.record.run_jobs import queued_jobs
+from launch.record.submitting import submitting
 from tests.launch.fakes import answer, write
 
 
@@ -108,7 +109,7 @@ class TestJobs:
     def test_accounts_are_believed_where_the_queue_has_forgotten(
         self, run: Path, slurm: Path
     ) -> None:
-        answer(slurm, "scontrol", "slurm_load_jobs error: Invalid job id specified", 1)
+        answer(slurm, "scontrol", "No jobs in the system")
         answer(slurm, "sacct", "7|CANCELLED by 0")
         note(run, "started", "train", job="7", restart=0, nodes="n1")
         lines = jobs.status(run)
@@ -159,7 +160,7 @@ class TestJobs:
     def test_what_is_no_number_of_a_job_is_passed_over(
         self, number: str, run: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        answer(slurm, "scontrol", "Invalid job id specified", 1)
+        answer(slurm, "scontrol", "No jobs in the system")
         note(run, "queued", "chain", jobs={"train": number})
         note(run, "started", "train", job=number)
         assert jobs.main(["status", str(run)]) == 0
@@ -175,7 +176,7 @@ class TestJobs:
         """Killed between queueing and submission.json: submit refuses the run for these jobs."""
         (tmp_path / "launch").mkdir()
         note(tmp_path, "queued", "chain", jobs={"train": "7"})
-        answer(slurm, "scontrol", "JobId=7 JobState=PENDING Command=(null)")
+        answer(slurm, "scontrol", "JobId=7 JobState=PENDING Reason=Priority")
         lines = jobs.status(tmp_path)
         assert "or its submission was cut off" in lines[0]
         assert lines[2].split()[:3] == ["train", "7", "PENDING"]
@@ -214,9 +215,9 @@ class TestEverySubmission:
     @staticmethod
     def queue(slurm: Path, states: dict[str, str]) -> None:
         """Let scontrol know these jobs, and no other."""
-        cases = "".join(f'{job}) echo "JobId={job} {text}";;\n' for job, text in states.items())
-        unknown = "*) echo slurm_load_jobs error: Invalid job id specified >&2; exit 1;;"
-        write(slurm, "scontrol", f'case "$4" in\n{cases}{unknown}\nesac\n')
+        lines = "".join(f'echo "JobId={job} {text}"\n' for job, text in states.items())
+        config = '[ "$2" != config ] || { echo "ClusterName             = here"; exit 0; }\n'
+        write(slurm, "scontrol", f'{config}[ "$4" = --all ] || exit 1\n{lines}')
         answer(slurm, "sbatch", "")
 
     def rows(self, run: Path) -> list[list[str]]:
@@ -250,23 +251,55 @@ class TestEverySubmission:
 
     def test_cancel_that_gets_no_answer_fails(self, run: Path, slurm: Path) -> None:
         answer(slurm, "scontrol", "Unable to contact slurm controller", 1)
-        with pytest.raises(UserError, match="Slurm does not tell the state of job 3"):
+        with pytest.raises(UserError, match="Slurm does not tell the states of its jobs"):
             jobs.main(["cancel", str(run)])
 
-    def test_a_number_that_now_is_anothers_is_left_alone(self, run: Path, slurm: Path) -> None:
-        ours = f"JobState=RUNNING Command={run}/launch/jobs/.sub mission.sh WorkDir=/"
-        anothers = "JobState=RUNNING Command=/b/other/launch/jobs/.submission.sh WorkDir=/"
-        self.queue(
-            slurm,
-            {
-                "3": ours,
-                "4": "JobState=RUNNING Command=/home/b/job.sh WorkDir=/home/b",
-                "5": anothers,
-                "7": ours,
-                "9": "JobState=RUNNING Command=/code/slurm/train.sbatch WorkDir=/code",
-            },
-        )
-        assert [job.job for job in queued_jobs(run)] == ["3", "7", "9"]
+    @pytest.mark.parametrize(
+        ("job", "says", "is_ours"),
+        [
+            ("3", "Command={run}/launch/jobs/.sub mission.sh WorkDir=/", True),
+            ("3", "", True),  # this Slurm does not say it
+            (
+                "3",
+                "Command=(null) WorkDir=/ StdIn=/dev/null StdOut={run}/launch/jobs/3/3.out",
+                True,
+            ),
+            ("3", "Command=/tmp/a copy WorkDir=/ StdOut={run}/launch/jobs/%j/%j.out Power=", True),
+            ("3", "Command=/elsewhere/{run.name}/launch/jobs/.submission.sh WorkDir=/", False),
+            ("3", "Command=/home/b/job.sh WorkDir=/home/b StdOut=/home/b/3.out", False),
+            ("3", "Command=(null) WorkDir=/ StdOut=/dev/null", False),
+            ("3", "Command=bash WorkDir={run}", False),  # salloc
+            ("3", "Command=hostname WorkDir={run}", False),  # srun
+            ("5", "Command=/b/other/launch/jobs/.submission.sh WorkDir=/", False),
+            ("9", "Command=/code/slurm/train.sbatch a=1 WorkDir=/code StdOut=/code/9.out", True),
+            ("9", "Command=(null) WorkDir=/ StdOut=/b/other/launch/jobs/9/9_0.out", False),
+        ],
+    )
+    def test_a_number_that_now_is_anothers_is_left_alone(
+        self, job: str, says: str, is_ours: bool, run: Path, slurm: Path
+    ) -> None:
+        self.queue(slurm, {job: f"JobState=RUNNING {says.format(run=run)}"})
+        write(slurm, "scancel", f'echo "$1" >> {slurm}/cancelled\n')
+        assert [each.job for each in queued_jobs(run)] == ([job] if is_ours else [])
+        assert jobs.main(["cancel", str(run)]) == 0
+        assert (slurm / "cancelled").exists() == is_ours
+
+    @pytest.mark.parametrize("cluster", ["here", "there"])
+    def test_so_is_one_of_another_cluster_with_the_same_files(
+        self, cluster: str, run: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both count from 1, and this one's 7 and 8 are somebody's salloc."""
+        monkeypatch.setenv("SLURM_CLUSTER_NAME", cluster)
+        note_in_job(run, "started", "train")  # of job 7
+        note(run, "queued", "chain", jobs={"evaluate": "8"}, cluster=cluster)
+        self.queue(slurm, dict.fromkeys(("7", "8"), "JobState=RUNNING"))
+        assert [job.job for job in queued_jobs(run)] == (["7", "8"] if cluster == "here" else [])
+
+    def test_slurm_is_asked_once_however_many_jobs_a_run_had(self, run: Path, slurm: Path) -> None:
+        self.queue(slurm, {"3": "JobState=RUNNING"})
+        assert jobs.main(["status", str(run)]) == 0
+        asked = [line for line in (slurm / "called").read_text().splitlines() if "job" in line]
+        assert asked == ["show job --oneliner --all"]
 
     @pytest.mark.parametrize("state", ["PENDING", "COMPLETING", "REQUEUE_HOLD"])
     def test_a_second_submission_is_refused_while_a_job_is_in_the_queue(
@@ -286,7 +319,10 @@ class TestEverySubmission:
         with submitting(run):
             pass
         answer(slurm, "scontrol", "Unable to contact slurm controller", 1)
-        with pytest.raises(UserError, match="does not tell the state of job 3"), submitting(run):
+        with (
+            pytest.raises(UserError, match="does not tell the states of its jobs"),
+            submitting(run),
+        ):
             pass
 
     def test_two_at_the_same_instant_do_not_both_pass(self, run: Path, slurm: Path) -> None:

@@ -21,7 +21,7 @@ from common.command_line import UsageError
 from launch import jobs
 from launch.record.events import note, write_submission
 from launch.record.local_runs import about_this_process, identity, local_stages
-from launch.record.run_jobs import submitting
+from launch.record.submitting import submitting
 from launch.tee import Log
 
 ROOT = Path(__file__).parents[2]

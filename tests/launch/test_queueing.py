@@ -16,7 +16,7 @@ from launch.cluster import profiles, slurm_commands
 from launch.cluster.profiles import Profile
 from launch.job_requests import plan
 from launch.queueing import queue
-from launch.record.events import read_events
+from launch.record.events import note, read_events
 from tests.launch.fakes import answer, write
 
 HOSTILE = {
@@ -64,7 +64,7 @@ def queues(slurm: Path, prints: str, code: int = 0, reason: str = "None") -> Non
         "scontrol",
         f'case "$*" in "show job --oneliner 7") echo "{job}";;\n'
         f'"show job --oneliner 2026") echo "{other}";;\n'
-        f'"show job --oneliner") echo "{other}"; echo "{job}";;\n'
+        f'"show job --oneliner --all") echo "{other}"; echo "{job}";;\n'
         '*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; esac\n',
     )
 
@@ -81,7 +81,11 @@ def test_the_script_is_the_printed_one_and_the_shell_stays_outside(
     slurm: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit.main(arguments) == 0
-    told = capsys.readouterr().err
+    told, out = (text := capsys.readouterr()).err, text.out
+    run = arguments[-1].removeprefix("run=")
+    for words in (["status"], ["logs", "-f"]):
+        assert shlex.join(["python", "launch/jobs.py", *words, run]) in out
+    assert shlex.join(["tensorboard", "--logdir", run]) in out
     assert told == (
         "CUDA_VISIBLE_DEVICES, MASTER_PORT, SBATCH_EXPORT, SBATCH_NO_REQUEUE, SBATCH_PARTITION,"
         " SLURM_MEM_PER_CPU, SRUN_CPUS_PER_TASK of your shell are ignored; put them into the"
@@ -217,9 +221,12 @@ def test_a_folder_whose_name_would_be_a_line_is_refused(
 class TestIds:
     """A job id is that of our script, whatever the sbatch of a site prints."""
 
-    @pytest.fixture
-    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    @pytest.fixture(autouse=True)
+    def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(slurm_commands, "WAIT_S", 0)
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Path:
         return tmp_path / "run"
 
     def queue(self, run: Path, num_tasks: int = 1) -> dict[str, str]:
@@ -250,6 +257,64 @@ class TestIds:
         ]  # fmt: skip
         assert cancelled(slurm) == []
 
+    @pytest.mark.parametrize(
+        "command", ["(null)", "/var/spool/slurmd/job00007/slurm_script", "/a b"]
+    )
+    @pytest.mark.parametrize("prints", ["echo 7", "echo queued", "echo refused >&2; exit 1"])
+    def test_its_log_tells_where_a_site_hands_on_a_copy_of_the_script(
+        self, command: str, prints: str, slurm: Path, run: Path
+    ) -> None:
+        """Job 6, an earlier one of the run, has its log there, too."""
+        queues(slurm, prints)
+        folder = run / "launch" / "jobs"
+        folder.mkdir(parents=True)
+        note(run, "queued", "chain", jobs={"join": "6"})
+        lines = [
+            f"JobId={job} JobState=PENDING Reason=Priority Command={command} WorkDir=/ StdOut={log}"
+            for job, log in (("6", f"{folder}/6/6_0_log.out"), ("7", f"{folder}/%j/%j_0_log.out"))
+        ]
+        everything = "; ".join(f"echo '{line}'" for line in lines)
+        write(
+            slurm,
+            "scontrol",
+            f'case "$*" in *--all) {everything};; *" 6") echo "{lines[0]}";;'
+            f' *" 7") echo "{lines[1]}";; *) echo Invalid job id >&2; exit 1;; esac\n',
+        )
+        if "refused" in prints:
+            with pytest.raises(UserError, match="nothing is left in the queue"):
+                self.queue(run)
+            assert cancelled(slurm) == ["7"]
+        else:
+            assert self.queue(run) == {"prepare": "7"}
+            assert cancelled(slurm) == []
+
+    @pytest.mark.parametrize("state", ["PENDING", "CANCELLED"])
+    def test_scancel_is_repeated_and_what_slurm_says_then_counts(
+        self, state: str, slurm: Path
+    ) -> None:
+        """Its answer may be lost although it was heard."""
+        answer(slurm, "scontrol", f"JobId=7 JobState={state}")
+        lost = "echo scancel: error: Socket timed out >&2; exit 1"
+        write(slurm, "scancel", f'echo "$1" >> {slurm}/cancelled\n{lost}\n')
+        assert slurm_commands.cancel(["7"]) == (["7"] if state == "PENDING" else [])
+        tries = slurm_commands.TRIES if state == "PENDING" else 1
+        assert cancelled(slurm) == ["7"] * tries
+
+    def test_a_second_try_of_scancel_is_enough(self, slurm: Path) -> None:
+        answer(slurm, "scontrol", "JobId=7 JobState=PENDING")
+        once = f"[ $(wc -l < {slurm}/cancelled) = 2 ]"
+        write(slurm, "scancel", f'echo "$1" >> {slurm}/cancelled\n{once}\n')
+        assert slurm_commands.cancel(["7"]) == []
+
+    def test_what_nobody_knows_is_not_denied(self, slurm: Path, run: Path) -> None:
+        """sbatch timed out, and scontrol does, too."""
+        lost = "echo error: Socket timed out >&2; exit 1"
+        write(slurm, "sbatch", f"{lost}\n")
+        write(slurm, "scontrol", f"{lost}\n")
+        with pytest.raises(UserError, match="whether a job was queued is not known") as told:
+            self.queue(run)
+        assert "nothing is left" not in str(told.value)
+
     def test_the_tasks_of_an_array_find_what_to_do(self, slurm: Path, run: Path) -> None:
         assert self.queue(run, 2) == {"prepare": "7"}
         for task in ("7_0", "7_1"):
@@ -262,14 +327,15 @@ class TestIds:
         with pytest.raises(UserError, match="refuses the job: sbatch: error: lost 2026; nothing"):
             self.queue(run)
         assert cancelled(slurm) == ["7"]
-        assert not read_events(run)
 
     def test_without_an_id_anywhere_nothing_of_others_is_cancelled(
         self, slurm: Path, run: Path
     ) -> None:
         queues(slurm, f"rm {slurm}/path; echo 2026")
-        with pytest.raises(UserError, match="sbatch printed '2026', and scontrol shows no job"):
+        with pytest.raises(UserError, match="sbatch printed '2026', and scontrol shows no") as told:
             self.queue(run)
+        assert "`scancel <its id>` ends it" in str(told.value)
+        assert "nothing is left" not in str(told.value)
         assert cancelled(slurm) == []
         assert not list((run / "launch/jobs").glob("[0-9]*"))
 
@@ -282,7 +348,9 @@ class TestIds:
         self, reason: str, slurm: Path, run: Path
     ) -> None:
         queues(slurm, "echo 7", reason=reason)
-        with pytest.raises(UserError, match=f"prepare: Slurm would never start the job: {reason};"):
+        with pytest.raises(
+            UserError, match=f"prepare: Slurm would never start the job: {reason}: "
+        ):
             self.queue(run)
         assert cancelled(slurm) == ["7"]
 

@@ -14,7 +14,15 @@ from tests.launch.fakes import write
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("PartitionTimeLimit", "never starts: the partition allows less time; cancel it, and"),
+        ("PartitionTimeLimit", "never starts: the partition allows less time; submit it with a"),
+        ("Reservation", "waits for its reservation to begin"),
+        ("ReservationDeleted", "never starts: its reservation is gone"),
+        ("QOSMinGRES", "never starts: below what its quality of service asks for"),
+        ("QOSMaxMemoryPerJob", "never starts: above a limit of your account"),
+        ("QOSNotAllowed", "never starts: the partition does not take this quality"),
+        ("MaxMemPerLimit", "never starts: the partition allows less memory"),
+        ("QOSMaxJobsPerUserLimit", "waits until jobs of your account or group have ended"),
+        ("PartitionDown", "waits until the partition is up again"),
         ("BeginTime", "waits until 22:42:10"),
         ("Dependency", "waits for the job before it"),
         ("DependencyNeverSatisfied", "never starts: a job before it failed"),
@@ -57,6 +65,20 @@ class TestSlurm:
         assert lines[-1].endswith("stopped: job is COMPLETING; Slurm brings it back")
         ended = self.says(run, "JobState=CANCELLED Restarts=0")
         assert ended[-1].endswith("steps 0 to 18  stopped: job is COMPLETING")
+
+    def test_a_refused_requeue_is_how_a_start_ended(self, run: Path) -> None:
+        note(run, "started", "train", job="7", nodes="n1", restart=0)
+        note(run, "requeue refused", "train", job="7", step=18, reason="Access denied; stopped: x")
+        lines = self.says(run, "JobState=COMPLETED Restarts=0")
+        assert lines[-1].endswith("steps 0 to 18  requeue refused: Access denied; stopped: x")
+        assert sum("refused" in line or "without a word" in line for line in lines) == 1
+
+    def test_what_paths_and_comments_say_is_not_believed(self, run: Path) -> None:
+        script = f"{run}/launch/jobs/.train JobState=FAILED JobId=4 ArrayJobId=4 Restarts=9.sh"
+        note(run, "started", "train", job="7", nodes="n1")
+        rest = "WorkDir=/x JobState=TIMEOUT Comment=a JobState=FAILED JobId=4 StdOut=/x/JobId=4"
+        lines = self.says(run, f"JobState=RUNNING Restarts=0 NodeList=n1 Command={script} {rest}")
+        assert lines[2].split() == ["train", "7", "RUNNING", "n1", "0"]
 
     def test_a_suspended_job_has_not_failed(self, run: Path) -> None:
         note(run, "started", "train", job="7", nodes="n1")

@@ -16,7 +16,7 @@ from launch.cluster.profiles import PROFILES, Profile, load_profile
 from launch.job_requests import Job, plan, printed, script
 from launch.queueing import queue
 from launch.stages import Request, stage_arguments
-from tests.launch.fakes import answer, write
+from tests.launch.fakes import write
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "default.sbatch"
@@ -138,6 +138,7 @@ class TestRefusals:
     ) -> None:
         done = submit("--dry-run", *arguments, f"raw={raw}")
         lines = [line.removeprefix("  ") for line in done.err.splitlines()[1:]]
+        assert len(lines) >= len(instead)
         for wanted, line in zip(instead, lines, strict=False):
             flags, _, more = wanted.partition("raw ")
             parts = ["python launch/submit.py --dry-run", flags, f"raw={raw}", more]
@@ -234,18 +235,22 @@ def test_ctrl_c_between_two_jobs_cancels_what_is_queued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command would queue a second chain beside them."""
-    cancelled: list[tuple[str, ...]] = []
+    cancelled: list[str] = []
 
-    def queue_one(run: Path, job: Job, before: str) -> str:
-        if before:
+    def queue_one(run: Path, job: Job, ids: dict[str, str]) -> None:
+        if ids:
             raise KeyboardInterrupt
-        return "7"
+        ids[job.label] = "7"
+
+    def cancel(jobs: list[str]) -> list[str]:
+        cancelled.extend(jobs)
+        return []
 
     monkeypatch.setattr(queueing, "queue_one", queue_one)
-    monkeypatch.setattr(slurm_commands, "ask", lambda *words: cancelled.append(words))
+    monkeypatch.setattr(slurm_commands, "cancel", cancel)
     with pytest.raises(KeyboardInterrupt):
         queue(tmp_path, [Job("prepare", "prepare", [[]], {}), Job("join", "prepare", [[]], {})])
-    assert cancelled == [("scancel", "7")]
+    assert cancelled == ["7"]
 
 
 FITTING = ("batch_size=2", "crop.size_px=64")  # three fields of 160 x 120 px
@@ -269,10 +274,10 @@ class TestNothingIsLeft:
         monkeypatch.chdir(here)
         monkeypatch.setenv("PATH", f"{slurm}:/usr/bin:/bin")
         job = f"JobId=41 JobState=PENDING Reason=None Command=$(cat {slurm}/path) WorkDir=/"
-        ours = '"show job --oneliner" | "show job --oneliner 41"'
+        ours = '"show job --oneliner --all" | "show job --oneliner 41"'
         unknown = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
         write(slurm, "scontrol", f'case "$*" in {ours}) echo "{job}";; *) {unknown};; esac\n')
-        answer(slurm, "scancel", "")
+        write(slurm, "scancel", f'echo "$1" >> {slurm}/cancelled\n')
         accepts = f'echo "$2" > {slurm}/path; echo 41; exit 0'
         refuses = "echo sbatch: error: no more >&2; exit 1"
         is_last = '[ "$1" != --test-only ] && grep -q eosin-evaluate "$2"'
@@ -284,8 +289,23 @@ class TestNothingIsLeft:
     ) -> None:
         with pytest.raises(UserError, match="evaluate: Slurm refuses the job"):
             submit_module.main(prepared)
-        assert "41" in (tmp_path / "bin" / "called").read_text().split()  # by scancel
+        assert (tmp_path / "bin" / "cancelled").read_text().split() == ["41"]
         assert list((tmp_path / "here").iterdir()) == []
+
+    def test_what_slurm_does_not_cancel_keeps_its_files_and_its_record(
+        self, prepared: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else it would start without its code, and the next submission would not know of it."""
+        monkeypatch.setattr(slurm_commands, "WAIT_S", 0)
+        write(tmp_path / "bin", "scancel", "echo scancel: error: Socket timed out >&2; exit 1\n")
+        with pytest.raises(UserError, match=r"no more; .* `scancel 41` does it later$") as refused:
+            submit_module.main([*prepared, "run=mine"])
+        assert "nothing is left" not in str(refused.value)
+        run = tmp_path / "here" / "mine"
+        assert len(list(run.glob("launch/code-*/launch/job.py"))) == 1
+        assert (run / "launch/jobs/41/41_submission.sh").is_file()
+        with pytest.raises(UsageError, match=r"still in the queue: train 41 \(PENDING\)"):
+            submit_module.main([*prepared, "run=mine"])
 
     def test_what_was_there_before_stays(self, prepared: list[str], tmp_path: Path) -> None:
         kept = tmp_path / "here" / "mine" / "launch" / "jobs" / "7" / "7_0_log.out"
@@ -329,4 +349,4 @@ class TestNothingIsLeft:
             submit_module.main(stage)
         assert list((tmp_path / "here").iterdir()) == []
         if cluster == "slurm":
-            assert "41" in (tmp_path / "bin" / "called").read_text().split()
+            assert (tmp_path / "bin" / "cancelled").read_text().split() == ["41"]
