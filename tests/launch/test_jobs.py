@@ -20,7 +20,7 @@ from common import lease
 from common.command_line import UsageError, UserError
 from data_prep.output_lock import WHOLE, lease_of
 from launch import job as in_job
-from launch import jobs
+from launch import jobs, local
 from launch.record import logs
 from launch.record.events import note, note_in_job, write_submission
 from launch.record.run_jobs import queued_jobs
@@ -125,6 +125,13 @@ class TestJobs:
         assert capfd.readouterr().out == "of rank one\n"
         with pytest.raises(UsageError, match="no log of rank 4; ranks with a log: 1"):
             jobs.main(["logs", str(run), "--rank", "4"])
+
+    def test_commands_about_a_run_with_a_space_can_be_pasted(self) -> None:
+        run = Path("/a b")
+        assert logs.whole(run, "train").startswith(
+            "`python launch/jobs.py logs '/a b' --stage train`"
+        )
+        assert local.goes_on(run) == "the same command with 'run=/a b' goes on"
 
     def test_a_log_cannot_control_the_terminal(
         self, run: Path, capfd: pytest.CaptureFixture[str]

@@ -71,7 +71,7 @@ class TestSlurm:
         note(run, "requeue refused", "train", job="7", step=18, reason="Access denied; stopped: x")
         lines = self.says(run, "JobState=COMPLETED Restarts=0")
         assert lines[-1].endswith("steps 0 to 18  requeue refused: Access denied; stopped: x")
-        assert sum("refused" in line or "without a word" in line for line in lines) == 1
+        assert sum("requeue refused" in line or "without a word" in line for line in lines) == 1
 
     def test_what_paths_and_comments_say_is_not_believed(self, run: Path) -> None:
         script = f"{run}/launch/jobs/.train JobState=FAILED JobId=4 ArrayJobId=4 Restarts=9.sh"

@@ -280,8 +280,8 @@ class TestNothingIsLeft:
         write(slurm, "scancel", f'echo "$1" >> {slurm}/cancelled\n')
         accepts = f'echo "$2" > {slurm}/path; echo 41; exit 0'
         refuses = "echo sbatch: error: no more >&2; exit 1"
-        is_last = '[ "$1" != --test-only ] && grep -q eosin-evaluate "$2"'
-        write(slurm, "sbatch", f"{is_last} && {{ {refuses}; }}\n{accepts}\n")
+        is_test, is_last = '[ "$1" = --test-only ] && exit 0', 'grep -q eosin-evaluate "$2"'
+        write(slurm, "sbatch", f"{is_test}\n{is_last} && {{ {refuses}; }}\n{accepts}\n")
         return ["--profile", "default", "--stages", "train,evaluate", *FITTING, f"data={data}"]
 
     def test_a_refused_second_job_takes_the_first_with_it(
