@@ -18,7 +18,9 @@ from launch.layouts import resolve_ranks
 from launch.stages import Request
 
 # Refusals of a moment: sbatch itself may accept the job, and lets it wait
-PASSING = re.compile(r"busy|not available now|timed out|contact slurm|temporar", re.IGNORECASE)
+PASSING = re.compile(
+    r"busy|not available now|in DOWN state|timed out|contact slurm|temporar", re.IGNORECASE
+)
 SUBMIT = "launch/submit.py"
 NO_NODE = "node configuration is not available"
 WHAT_IS_THERE = "`sinfo -o '%P %a %l %D %c %m %G %f'` shows what this cluster has"
@@ -72,10 +74,12 @@ def refusal_of(run: Path, jobs: Sequence[Job], waiting: Sequence[Problem]) -> st
 
     It knows accounts, groups and qualities of service. `waiting`: for what the jobs would wait.
     """
+    is_away = any(problem.is_away for problem in waiting)
     for job in jobs:
         reason = refusal(run, job)
         # Nodes that are down for a moment look to --test-only as if they were not there
-        if reason and not PASSING.search(reason) and not (waiting and NO_NODE in reason):
+        is_passing = PASSING.search(reason) or (is_away and NO_NODE in reason)
+        if reason and not is_passing:
             return f"{job.label}: Slurm refuses the job: {reason}"
     return ""
 

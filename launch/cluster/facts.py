@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from launch.cluster import slurm_commands
 
 # States of a node that gets no new job at the moment, beside any with a *: it does not answer
-AWAY = ("DOWN", "DRAIN", "FAIL", "MAINT", "RESERVED", "UNKNOWN", "NOT_RESPONDING", "INVAL")
+AWAY = ("DOWN", "DRAIN", "FAIL", "UNKNOWN", "NOT_RESPONDING", "INVAL")
+RESERVED = ("MAINT", "RESERVED")  # it gets jobs of its reservation
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Partition:
     is_open: bool = True
     """Whether it is neither hidden nor for root alone."""
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it takes jobs and starts them."""
+        return self.state in ("UP", "")
+
 
 @dataclass(frozen=True)
 class Node:
@@ -62,10 +68,13 @@ class Node:
         """Number of GPUs of all types."""
         return sum(self.gpus.values())
 
-    @property
-    def is_away(self) -> bool:
-        """Whether it gets no new job at the moment."""
-        return "*" in self.state or any(flag.startswith(AWAY) for flag in self.state.split("+"))
+    def is_away(self, reservation: str = "") -> bool:
+        """Return whether it gets no new job at the moment, of this reservation where there is one.
+
+        Which nodes a reservation has, nobody tells here.
+        """
+        away = AWAY if reservation else AWAY + RESERVED
+        return "*" in self.state or any(flag.startswith(away) for flag in self.state.split("+"))
 
 
 @dataclass(frozen=True)

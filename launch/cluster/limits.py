@@ -25,7 +25,14 @@ class Problem:
     change: dict[str, Any] = field(default_factory=dict)
     """Key -> value that the partition allows; empty where nobody can tell."""
     is_fatal: bool = True
-    """Whether no node could ever hold the job; else nodes are down at the moment."""
+    """Whether nothing but another request mends it."""
+    is_away: bool = False
+    """Whether nodes are down at the moment. Slurm's words for that are those for no such node."""
+
+    @property
+    def weight(self) -> tuple[bool, bool]:
+        """How much it matters, beside others of its key."""
+        return self.is_fatal, self.is_away
 
 
 def problems(profile: Profile, stages: Sequence[str], cluster: Cluster) -> list[Problem]:
@@ -44,9 +51,10 @@ def problems(profile: Profile, stages: Sequence[str], cluster: Cluster) -> list[
         each: dict[str, Problem] = {}
         for asked in asked_by(profile, stages):
             for problem in in_partition(profile, asked, partition, cluster):
-                each.setdefault(problem.key, problem)
+                if problem.key not in each or problem.weight > each[problem.key].weight:
+                    each[problem.key] = problem
         found.append(list(each.values()))
-    return min(found, key=lambda listed: sum(problem.is_fatal for problem in listed))
+    return min(found, key=lambda listed: (len(fatal(listed)), len(listed)))
 
 
 def unknown_partition(name: str, cluster: Cluster) -> Problem:
@@ -62,9 +70,13 @@ def in_partition(
 ) -> Iterator[Problem]:
     """Yield what keeps a job from starting in a partition: first its limits, then its nodes."""
     name = partition.name
-    if partition.state not in ("UP", ""):
+    if not partition.is_up:
         text = f"partition={name}: starts no jobs, its state is {partition.state}"
-        yield Problem("partition", text)
+        # sbatch refuses jobs of the other states
+        is_queued = partition.state == "DOWN"
+        if is_queued:
+            text += " at the moment; the job waits until it is up"
+        yield Problem("partition", text, is_fatal=not is_queued)
     by_qos = f", unless qos={profile.qos} allows more" if profile.qos else ""
     most_min = partition.max_time_min
     if most_min is not None and profile.time_min > most_min:
@@ -78,10 +90,13 @@ def in_partition(
         yield Problem(
             "nodes", text, {"nodes": partition.min_nodes} if asked.stage == "train" else {}
         )
-    if partition.max_nodes is not None and asked.most_nodes > partition.max_nodes:
-        text = f"nodes={profile.nodes}: partition {name} allows {partition.max_nodes} (MaxNodes)"
-        yield Problem("nodes", text + by_qos, fewer(profile, partition.max_nodes), not profile.qos)
-        asked = dataclasses.replace(asked, most_nodes=partition.max_nodes)
+    most = partition.max_nodes
+    if most is not None and asked.most_nodes > most:
+        text = f"nodes={profile.nodes}: partition {name} allows {most} (MaxNodes){by_qos}"
+        yield too_many_nodes(profile, asked, most, text, is_sure=not profile.qos)
+        asked = dataclasses.replace(
+            asked, least_nodes=min(asked.least_nodes, most), most_nodes=most
+        )
     nodes = cluster.nodes_of(partition)
     if nodes and len(nodes) >= partition.num_nodes:  # else some are hidden: nobody can tell
         yield from on_nodes(profile, asked, partition, nodes)
@@ -96,6 +111,16 @@ def shorter(profile: Profile, most_min: int) -> dict[str, Any]:
     if profile.signal_lead_s + SIGNAL_EARLY_S >= 60 * most_min:
         change["signal_lead_s"] = most_lead_s
     return change
+
+
+def too_many_nodes(
+    profile: Profile, asked: Asked, most: int, text: str, *, is_sure: bool = True
+) -> Problem:
+    """Return the problem of a job that gets `most` nodes: of a range, Slurm starts it on fewer."""
+    if asked.least_nodes <= most:
+        text += f"; {asked.stage} starts on {most} at most"
+        return Problem("nodes", text, is_fatal=False)
+    return Problem("nodes", text, fewer(profile, most), is_fatal=is_sure)
 
 
 def fewer(profile: Profile, most: int) -> dict[str, Any]:
@@ -129,22 +154,21 @@ def on_nodes(
     fitting = [
         node for node in with_features if all(need.has(node) >= need.amount for need in needs)
     ]
-    if len(fitting) < asked.most_nodes:
-        listed = " and ".join(need.asked for need in needs)
-        text = f"nodes={profile.nodes}: {asked.stage} asks for {listed} per node, and"
-        text += f" {len(fitting)} of the nodes of {where} have that"
-        if profile.constraint:
-            text += f" and constraint={profile.constraint}"
-        yield Problem("nodes", text, fewer(profile, len(fitting)))
-        return
-    free = [node for node in fitting if not node.is_away]
-    if len(free) < asked.least_nodes:
+    free = [node for node in fitting if not node.is_away(profile.reservation)]
+    if len(free) < asked.least_nodes <= len(fitting):
         text = (
             f"nodes={profile.nodes}: {len(fitting) - len(free)} of the {len(fitting)} nodes of"
             f" {where} that {asked.stage} fits on are down, drained or reserved at the moment; the"
             " job waits for them"
         )
-        yield Problem("nodes", text, is_fatal=False)
+        yield Problem("nodes", text, is_fatal=False, is_away=True)
+    elif len(fitting) < asked.most_nodes:
+        listed = " and ".join(need.asked for need in needs)
+        text = f"nodes={profile.nodes}: {asked.stage} asks for {listed} per node, and"
+        text += f" {len(fitting)} of the nodes of {where} have that"
+        if profile.constraint:
+            text += f" and constraint={profile.constraint}"
+        yield too_many_nodes(profile, asked, len(fitting), text)
 
 
 def accepted(profile: Profile, stages: Sequence[str], cluster: Cluster) -> dict[str, Any] | None:
@@ -153,7 +177,7 @@ def accepted(profile: Profile, stages: Sequence[str], cluster: Cluster) -> dict[
     It asks for less in the same partition, else takes another one, else does without GPUs.
     """
     others = sorted(
-        (partition for partition in cluster.partitions if partition.is_open),
+        (partition for partition in cluster.partitions if partition.is_open and partition.is_up),
         key=lambda partition: not partition.is_default,
     )
     moves: list[dict[str, Any]] = [{"partition": partition.name} for partition in others]

@@ -178,6 +178,11 @@ class Profile:
         return sbatch_args.parse(self.sbatch_args)
 
     @property
+    def reservation(self) -> str:
+        """The reservation in `sbatch_args`, '' for none."""
+        return self.sbatch_arguments.get("reservation", "")
+
+    @property
     def tasks_per_node(self) -> int:
         """Ranks per node."""
         return self.ranks_per_node or self.gpus or 1

@@ -68,7 +68,7 @@ def suggestions(cluster: Cluster, stages: Sequence[str], name: str = "") -> list
     partitions = [
         partition
         for partition in cluster.partitions
-        if (partition.name == name if name else partition.is_open)
+        if (partition.name == name if name else partition.is_open and partition.is_up)
     ]
     ranked = sorted(partitions, key=lambda partition: rank(partition, cluster))
     found = [suggestion(partition, cluster) for partition in ranked]
@@ -114,7 +114,7 @@ def is_preemptible(partition: Partition, cluster: Cluster) -> bool:
 def suggestion(partition: Partition, cluster: Cluster) -> Suggestion | None:
     """Return a profile for a partition; None where it has no nodes, or no time for a job."""
     listed = cluster.nodes_of(partition)
-    nodes = [node for node in listed if not node.is_away] or listed
+    nodes = [node for node in listed if not node.is_away()] or listed
     if not nodes:
         return None
     values = {"partition": Value(partition.name, why_there(partition, cluster))}

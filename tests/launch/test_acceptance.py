@@ -129,6 +129,14 @@ class TestSlurmsWord:
         assert [problem.is_fatal for problem in waiting] == [False]
         check_with_slurm(Path("/runs/a"), [self.JOB], waiting)
 
+    def test_a_range_that_starts_on_fewer_nodes_excuses_nothing(self, slurm: Path) -> None:
+        """MaxNodes=3."""
+        waiting = check("--nodes 1-4")
+        assert [problem.is_fatal for problem in waiting] == [False]
+        self.refuse(slurm, "allocation failure: Requested node configuration is not available")
+        with pytest.raises(UsageError, match="not available; nothing was queued"):
+            check_with_slurm(Path("/runs/a"), [self.JOB], waiting)
+
 
 def test_submit_refuses_and_a_dry_run_tells(
     slurm: Path, raw_folder: Callable[..., Path], tmp_path: Path, cli: Any

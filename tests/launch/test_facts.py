@@ -97,7 +97,19 @@ class TestNodes:
         ],
     )  # fmt: skip
     def test_whether_it_gets_jobs_now(self, state: str, is_away: bool) -> None:
-        assert Node("n", state=state).is_away is is_away
+        assert Node("n", state=state).is_away() is is_away
+
+    @pytest.mark.parametrize(
+        ("state", "is_away"),
+        [
+            ("RESERVED", False),
+            ("IDLE+MAINTENANCE", False),
+            ("DOWN+RESERVED", True),
+            ("IDLE*", True),
+        ],
+    )
+    def test_a_job_of_a_reservation_gets_reserved_ones(self, state: str, is_away: bool) -> None:
+        assert Node("n", state=state).is_away("course") is is_away
 
 
 @pytest.mark.parametrize(

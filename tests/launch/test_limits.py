@@ -14,7 +14,7 @@ PARTITIONS = (
     Partition("low", is_default=True, num_nodes=4, max_time_min=60, max_nodes=3),
     Partition("big", num_nodes=2, max_cpus_per_node=24, max_mem_mb=100_000),
     Partition("cpus", num_nodes=1, min_nodes=1),
-    Partition("broken", num_nodes=4, state="DOWN"),
+    Partition("broken", num_nodes=4, state="INACTIVE"),
     Partition("wide", num_nodes=4, min_nodes=2),
     Partition("cloud", num_nodes=9),
 )
@@ -66,7 +66,7 @@ def test_what_fits_has_no_problem() -> None:
          {"nodes": 1}),
         ({"partition": "nosuch"}, "partition", "which has low, big, cpus, broken, wide, cloud",
          {"partition": "low"}),
-        ({"partition": "broken"}, "partition", "its state is DOWN", {"partition": "low"}),
+        ({"partition": "broken"}, "partition", "its state is INACTIVE", {"partition": "low"}),
         ({"partition": "big", "gpus_per_node": "v100:4"}, "gpus_per_node",
          "types there are a100, h100", {"gpus_per_node": "h100:4"}),
         ({"partition": "big", "gpus_per_node": "a100:2", "nodes": 2}, "nodes",
@@ -138,6 +138,67 @@ def test_nodes_that_are_down_are_waited_for() -> None:
     assert not problem.is_fatal
     assert "3 of the 4 nodes" in problem.text
     assert fatal(told(cluster, nodes=2, cpus_per_task=4))
+
+
+def test_a_job_of_a_reservation_gets_its_nodes() -> None:
+    cluster = replace(CLUSTER, nodes=tuple(replace(node, state="IDLE+RESERVED") for node in NODES))
+    assert [problem.is_away for problem in told(cluster)] == [True]
+    assert told(cluster, sbatch_args=["--reservation=course"]) == []
+
+
+class TestRanges:
+    """Slurm starts a job of a range on fewer nodes, where the least that it takes fit."""
+
+    @pytest.mark.parametrize(
+        ("asked", "text"),
+        [
+            ({"nodes": "1-4"}, "low allows 3 (MaxNodes); train starts on 3 at most"),
+            ({"nodes": "3-9"}, "low allows 3 (MaxNodes); train starts on 3 at most"),
+            ({"nodes": "1-4", "constraint": "n1|n2"}, "low allows 3 (MaxNodes); train starts on 3"),
+            (
+                {"nodes": "1-3", "constraint": "n1|n2"},
+                "constraint=n1|n2; train starts on 2 at most",
+            ),
+            (
+                {"nodes": "1-2", "partition": "big", "gpus_per_node": "a100:2"},
+                "starts on 1 at most",
+            ),
+        ],
+    )
+    def test_more_than_there_are_is_doubtful(self, asked: dict[str, Any], text: str) -> None:
+        (problem,) = told(**asked)
+        assert (problem.key, problem.is_fatal, problem.is_away) == ("nodes", False, False)
+        assert text in problem.text
+
+    @pytest.mark.parametrize(
+        ("asked", "change"),
+        [
+            ({"nodes": "4-9"}, {"nodes": 3}),
+            # three are allowed, and one has it
+            ({"nodes": "2-9", "constraint": "n1"}, {"nodes": 1}),
+        ],
+    )
+    def test_too_many_at_least_is_fatal(
+        self, asked: dict[str, Any], change: dict[str, Any]
+    ) -> None:
+        (problem,) = told(**asked)
+        assert problem.is_fatal
+        assert accepted(replace(FITS, **asked), ALL, CLUSTER) == change
+
+    def test_its_nodes_that_are_down_are_waited_for(self) -> None:
+        down = tuple(replace(node, state="DOWN*") for node in NODES)
+        (problem,) = told(replace(CLUSTER, nodes=down), nodes="1-4", constraint="n1|n2|n3")
+        assert (problem.key, problem.is_fatal, problem.is_away) == ("nodes", False, True)
+
+
+def test_a_partition_that_is_down_starts_its_jobs_later() -> None:
+    """sbatch takes jobs for it; but nothing moves to it."""
+    cluster = replace(CLUSTER, partitions=(replace(PARTITIONS[0], state="DOWN"), *PARTITIONS[1:]))
+    (problem,) = told(cluster)
+    assert (problem.key, problem.is_fatal) == ("partition", False)
+    assert "its state is DOWN at the moment; the job waits" in problem.text
+    assert told(cluster, partition="low,cloud") == []
+    assert accepted(replace(FITS, partition="broken"), ALL, cluster) == {"partition": "big"}
 
 
 def test_nodes_that_slurm_does_not_list_may_have_anything() -> None:

@@ -188,5 +188,5 @@ class TestChoice:
         assert "Slurm shows no partition that suits: default is used" in told
 
     def test_a_wrong_flag_is_told_as_such(self, cluster: None) -> None:
-        with pytest.raises(UsageError, match=r"^nodes=0: must be at least 1"):
+        with pytest.raises(UsageError, match=r"^nodes=0: expected a whole number from 1"):
             choose_profile("", {"nodes": "0"}, STAGES, on_slurm=True)
