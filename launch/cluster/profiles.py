@@ -64,7 +64,7 @@ class Profile:
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of the job."""
     srun_args: list[str] = field(default_factory=list)
-    """More arguments of srun."""
+    """More arguments of srun, as in --mpi=pmix."""
     sbatch_args: list[str] = field(default_factory=list)
     """More arguments of sbatch, as in --exclude=n3. Those about GPUs only go to jobs with GPUs."""
 
@@ -96,7 +96,7 @@ class Profile:
                 f"ranks_per_node={self.ranks_per_node}: gpus_per_node={self.gpus_per_node} gives"
                 " one rank per GPU; leave ranks_per_node out, or train on CPUs with gpus_per_node=0"
             )
-        self.check_sbatch_args()
+        self.check_arguments()
 
     def read_nodes(self) -> None:
         """Make `nodes` a number where it is one. Raises ValueError for neither number nor range."""
@@ -133,8 +133,9 @@ class Profile:
                     (key, str(text)) for text in (value if isinstance(value, list) else [value])
                 )
 
-    def check_sbatch_args(self) -> None:
-        """Refuse arguments of sbatch that contradict other keys. Raises ValueError."""
+    def check_arguments(self) -> None:
+        """Refuse arguments of sbatch and srun that contradict other keys. Raises ValueError."""
+        sbatch_args.parse("srun_args", self.srun_args)
         arguments = self.sbatch_arguments
         gres, num_gpus = arguments.get("gres", ""), sbatch_args.gres_gpus(arguments)
         if num_gpus and self.gpus_per_node != num_gpus:
@@ -175,7 +176,7 @@ class Profile:
     @property
     def sbatch_arguments(self) -> dict[str, str]:
         """The arguments in `sbatch_args`, name -> value ('' for none)."""
-        return sbatch_args.parse(self.sbatch_args)
+        return sbatch_args.parse("sbatch_args", self.sbatch_args)
 
     @property
     def reservation(self) -> str:

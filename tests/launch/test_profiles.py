@@ -127,6 +127,7 @@ class TestSbatchArguments:
             ("--nodes=2", "nodes:"),
             ("--gpus=4", "gpus_per_node:"),
             ("--tim=5", "time_min:"),  # sbatch would take it
+            ("--mincpus=9", "cpus_per_task:"),  # a range of nodes gives its own
             ("--part=high", "partition:"),
             ("--no-requeue", "retries:"),
             ("--export=NONE", "environment:"),
@@ -147,6 +148,44 @@ class TestSbatchArguments:
     def test_what_is_no_long_argument_is_refused(self, wrong: str) -> None:
         with pytest.raises(ValueError, match="expected --name or --name=value"):
             Profile(sbatch_args=[wrong])
+
+    @pytest.mark.parametrize(
+        ("argument", "instead"),
+        [
+            ("--export=NONE", "environment:"),
+            ("--exp=NONE", "environment:"),
+            ("--ntasks=1", "ranks_per_node:"),
+            ("--nodes=1", "nodes:"),
+            ("--output=/x", "RUN/launch/jobs"),
+            ("--kill-on-bad-exit=0", "retries:"),
+            ("--kill=0", "retries:"),
+            ("--cpus-per-task=1", "cpus_per_task:"),
+            ("--chdir=/x", "setup:"),
+            ("--gpus-per-task=1", "gpus_per_node:"),
+        ],
+    )
+    def test_srun_is_not_told_otherwise_either(
+        self, argument: str, instead: str, write: Any
+    ) -> None:
+        """Its last argument counts: it would undo what the script needs."""
+        with pytest.raises(UsageError) as error:
+            write(f"srun_args: [{argument}]")
+        assert str(error.value).startswith(f"slurm/mine.yaml: srun_args: {argument}: Eosin sets --")
+        assert instead in str(error.value)
+
+    @pytest.mark.parametrize("wrong", ["-n1", "-n 1", "--mpi pmix", "pmix", ""])
+    def test_srun_takes_whole_names_too(self, wrong: str) -> None:
+        """-n1 would be one task."""
+        with pytest.raises(ValueError, match="srun_args: .*expected --name or --name=value, as in"):
+            Profile(srun_args=[wrong])
+
+    def test_what_is_only_sruns_is_taken(self) -> None:
+        given = ["--mpi=pmix", "--cpu-bind=cores", "--wait=60", "--label", "--gpu-bind=none"]
+        given += ["--container-mounts=/a:/a", "--mem-bind=local", "--network=single_node_vni"]
+        profile = Profile(srun_args=given)
+        (job,) = plan(RUN, RUN / "code", {"train": []}, profile)
+        (line,) = [line for line in script(RUN, job, "").splitlines() if "--mpi=pmix" in line]
+        assert all(argument in line for argument in given)
 
     def test_two_ways_to_give_the_memory_are_refused(self) -> None:
         with pytest.raises(ValueError, match="--mem-per-gpu: contradicts mem_gb"):
