@@ -2,13 +2,12 @@
 
 import dataclasses
 import re
-import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from common.command_line import UsageError
+from launch import command_lines
 from launch.cluster import facts, limits, slurm_commands
 from launch.cluster.facts import Cluster
 from launch.cluster.limits import Problem
@@ -21,7 +20,6 @@ from launch.stages import Request
 PASSING = re.compile(
     r"busy|not available now|in DOWN state|timed out|contact slurm|temporar", re.IGNORECASE
 )
-SUBMIT = "launch/submit.py"
 NO_NODE = "node configuration is not available"
 WHAT_IS_THERE = "`sinfo -o '%P %a %l %D %c %m %G %f'` shows what this cluster has"
 
@@ -54,13 +52,14 @@ def accepted_command(
     changes = limits.accepted(profile, stages, cluster)
     if changes is None:
         return ""
-    words = with_flags(argv, changes)
+    command = command_lines.parse(argv).with_flags(changes)
     if "train" in stages:  # fewer nodes may not divide the batch
         try:
-            resolve_ranks(request, dataclasses.replace(profile, **changes), words)
+            resolve_ranks(request, dataclasses.replace(profile, **changes), command.words)
         except UsageError as error:
-            return f"with {shlex.join(as_flags(changes))}, {error}"
-    return f"accepted is\n  {shlex.join(['python', SUBMIT, *words])}"
+            given = ", ".join(f"{key}={value}" for key, value in changes.items())
+            return f"with {given}, {error}"
+    return f"accepted is\n  {command}"
 
 
 def check_with_slurm(run: Path, jobs: Sequence[Job], waiting: Sequence[Problem]) -> None:
@@ -91,22 +90,3 @@ def refusal(run: Path, job: Job) -> str:
         path.write_text(script(run, job, ""))
         code, text = slurm_commands.ask("sbatch", "--test-only", str(path))
     return slurm_commands.reason(text) if code else ""
-
-
-def as_flags(changes: dict[str, Any]) -> list[str]:
-    """Return keys of a profile as flags of submit.py."""
-    flags = ((f"--{key.replace('_', '-')}", str(value)) for key, value in changes.items())
-    return [word for pair in flags for word in pair]
-
-
-def with_flags(argv: Sequence[str], changes: dict[str, Any]) -> list[str]:
-    """Return the words of a command line with these keys as flags, in place of those before."""
-    flags, left, words = as_flags(changes), [], iter(argv)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        # argparse takes the beginning of a flag for the flag
-        if not (len(name) > 2 and any(flag.startswith(name) for flag in flags[::2])):
-            left.append(word)
-        elif not equals:
-            next(words, None)
-    return [*flags, *left]

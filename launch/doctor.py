@@ -14,7 +14,6 @@ with the reason for each value. It never replaces a file.
 import argparse
 import os
 import re
-import shlex
 import shutil
 import sys
 import tempfile
@@ -29,12 +28,13 @@ if __name__ == "__main__":
 
 from common import command_line
 from common.command_line import UsageError, UserError
-from launch.acceptance import SUBMIT, as_flags, refusal_of
+from launch.acceptance import refusal_of
 from launch.cluster import facts, limits, profiles, slurm_commands
 from launch.cluster.findings import DOUBTFUL, FATAL, FINE, Finding, about_cluster
 from launch.cluster.node_findings import SHM_NEEDED_GB, about_nodes
 from launch.cluster.profiles import MINE, Profile
 from launch.cluster.suggestion import PROFILE_HELP, best, choose_profile
+from launch.command_lines import PROGRAM, CommandLine
 from launch.job_requests import plan
 from launch.record.events import STAGES
 
@@ -107,7 +107,7 @@ def write_profile(name: str) -> int:
     print(path.read_text(), end="")
     given = "" if name == MINE else f" --profile {name}"
     print(f"next  python launch/doctor.py{given}              can it work there?")
-    print(f"      python launch/submit.py{given} --nodes 2    prepare, train and evaluate")
+    print(f"      {PROGRAM}{given} --nodes 2    prepare, train and evaluate")
     return 0
 
 
@@ -186,8 +186,8 @@ def about_jobs(
     waiting = limits.problems(profile, STAGES, cluster)
     way_out = ""
     if changes := limits.accepted(profile, STAGES, cluster):
-        flags = [*(["--profile", name] if name else []), *as_flags(changes)]
-        way_out = f"; change the profile, or use {shlex.join(['python', SUBMIT, *flags])}"
+        named = {"profile": name} if name else {}
+        way_out = f"; change the profile, or use {CommandLine().with_flags(named | changes)}"
     for problem in waiting:
         verdict, more = (FATAL, way_out) if problem.is_fatal else (DOUBTFUL, "")
         question, _, answer = problem.text.partition(": ")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.cluster import containers, sbatch_args
+from launch.cluster.needs import asked_by
 from launch.cluster.profiles import Profile
 from launch.record.events import JOBS, LAUNCH
 
@@ -26,21 +27,19 @@ def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profil
     """Return the jobs of the chain, in order; they run the snapshot in `code`."""
     jobs = []
     common = functools.partial(parameters, run, code, profile, arguments)
+    sizes = {asked.stage: asked for asked in asked_by(profile, [*arguments])}
     for stage, given in arguments.items():
+        size = sizes[stage]
+        asked = common(stage, size.most_nodes, size.tasks, size.gpus)
         if stage == "prepare":
             shares = [f"share={k}/{profile.prep_jobs}" for k in range(1, profile.prep_jobs + 1)]
-            one_task = common("prepare", nodes=1, tasks=1, gpus=0)
             if profile.prep_jobs > 1:
-                jobs.append(Job(stage, "prepare", [[*given, share] for share in shares], one_task))
-            joining = one_task | {"job_name": "eosin-join"} if profile.prep_jobs > 1 else one_task
+                jobs.append(Job(stage, "prepare", [[*given, share] for share in shares], asked))
+            joining = asked | {"job_name": "eosin-join"} if profile.prep_jobs > 1 else asked
             jobs.append(Job(stage, "join" if profile.prep_jobs > 1 else stage, [given], joining))
-        elif stage == "train":
-            asked = common(stage, profile.most_nodes, profile.tasks_per_node, profile.gpus)
-            if profile.least_nodes < profile.most_nodes:
-                asked = on_free_nodes(asked, profile)
-            jobs.append(Job(stage, stage, [given], asked))
         else:
-            asked = common(stage, 1, 1, min(1, profile.gpus))
+            if size.least_nodes < size.most_nodes:
+                asked = on_free_nodes(asked, profile)
             jobs.append(Job(stage, stage, [given], asked))
     return jobs
 

@@ -1,14 +1,14 @@
 """Nodes and ranks per node: what training gets, and which numbers would be accepted instead."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from common import command_line
 from common.command_line import UsageError
 from data_prep.dataset.manifest import DATASET, read_description
-from launch.accepted import flags_of
+from launch import command_lines
 from launch.cluster.profiles import Profile
+from launch.command_lines import CommandLine, settings_of
 from launch.stages import Request, load_training, stage_arguments
 from train.config import TrainConfig, with_pipeline_read
 from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, resolve_batch
@@ -26,8 +26,7 @@ def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> Tr
     num_ranks = profile.most_ranks
 
     def load(given: Sequence[str]) -> TrainConfig:
-        settings = dict(command_line.split_argument(setting) for setting in given)
-        asked = Request(settings, request.run)
+        asked = Request(settings_of(given), request.run)
         return load_training(stage_arguments(["train"], asked, profile)["train"])
 
     settings = [f"{key}={value}" for key, value in request.settings.items()]
@@ -35,10 +34,11 @@ def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> Tr
         return resolve_batch(load(settings), num_ranks, request.begun)
     except RanksError as error:
         counts = [num_ranks, *sorted(layouts.keys() - {num_ranks}, reverse=True)]
-        commands = []
-        for number, given in accepted_starts(settings, counts, load, request.begun):
-            wanted = with_layout(argv, profile, *layouts[number])
-            commands.append(shlex.join(["python", "launch/submit.py", *wanted, *given]))
+        command = command_lines.parse(argv)
+        commands = [
+            str(with_layout(command, profile, *layouts[number]).with_settings(given))
+            for number, given in accepted_starts(settings, counts, load, request.begun)
+        ]
         raise UsageError(f"train: {error}; accepted are{as_lines(commands)}") from None
 
 
@@ -58,11 +58,8 @@ def check_begun(
         check_same_run(with_pipeline_read(config), data, config.crop.pipeline)
     except OtherRunError as error:
         settings = [f"{key}={value}" for key, value in request.settings.items()]
-        flags = [word for flag, value in flags_of(argv).items() for word in (flag, value) if word]
-        commands = [
-            shlex.join(["python", "launch/submit.py", *flags, *accepted])
-            for accepted in error.accepted(settings)
-        ]
+        command = command_lines.parse(argv)
+        commands = [str(command.with_settings(given)) for given in error.accepted(settings)]
         raise UsageError(f"train: {error}{as_lines(commands)}") from None
 
 
@@ -94,14 +91,14 @@ def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:
     return sorted(every, key=lambda layout: layout[1])
 
 
-def with_layout(argv: Sequence[str], profile: Profile, nodes: int, tasks: int) -> list[str]:
-    """Return the flags of a command line changed to these nodes and ranks per node."""
-    flags = flags_of(argv)
+def with_layout(command: CommandLine, profile: Profile, nodes: int, tasks: int) -> CommandLine:
+    """Return a command line changed to these nodes and ranks per node."""
+    changes: dict[str, int | str] = {}
     if nodes != profile.most_nodes:
         is_range = profile.least_nodes < min(nodes, profile.most_nodes)
-        flags["--nodes"] = f"{profile.least_nodes}-{nodes}" if is_range else str(nodes)
+        changes["nodes"] = f"{profile.least_nodes}-{nodes}" if is_range else nodes
     if tasks != profile.tasks_per_node and profile.gpus:
-        flags["--gpus-per-node"] = f"{profile.gpu_type}:{tasks}".lstrip(":")
+        changes["gpus_per_node"] = f"{profile.gpu_type}:{tasks}".lstrip(":")
     elif tasks != profile.tasks_per_node:
-        flags["--ranks-per-node"] = str(tasks)
-    return [word for flag, value in flags.items() for word in (flag, value) if word]
+        changes["ranks_per_node"] = tasks
+    return command.with_flags(changes)

@@ -40,6 +40,7 @@ from launch.cluster import slurm_commands
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile, has_control_characters
 from launch.cluster.suggestion import PROFILE_HELP, choose_profile
+from launch.command_lines import PROGRAM
 from launch.job_requests import plan, printed
 from launch.layouts import check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
@@ -67,7 +68,7 @@ FLAGS = tuple(
 
 
 @dataclass(frozen=True)
-class Asked:
+class Understood:
     """What a command line asks for."""
 
     request: Request
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
     try:
         asked = understood(argv)
     except UsageError as error:
-        raise with_accepted(error, argv, settings, FLAGS, understood) from None
+        raise with_accepted(error, argv, FLAGS, understood) from None
     request, stages, profile = asked.request, asked.stages, asked.profile
     if asked.told:
         print(asked.told, file=sys.stderr)
@@ -114,7 +115,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def understood(argv: list[str]) -> Asked:
+def understood(argv: list[str]) -> Understood:
     """Return what a command line asks for. Raises UsageError where it cannot work, whatever the
     data are: looking at those takes longer."""
     options = parse(argv)
@@ -133,7 +134,7 @@ def understood(argv: list[str]) -> Asked:
     stages = choose_stages(options.stages, request)
     configurations(stage_arguments(stages, request, profile))
     training = resolve_ranks(request, profile, argv) if "train" in stages else None
-    return Asked(request, stages, profile, told, training)
+    return Understood(request, stages, profile, told, training)
 
 
 @contextmanager
@@ -186,8 +187,9 @@ def submit(
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the flags, and the key=value settings after them."""
     parser = argparse.ArgumentParser(
-        prog="python launch/submit.py",
+        prog=PROGRAM,
         description=__doc__,
+        allow_abbrev=False,  # command_lines.py takes whole names
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--profile", default="", help=PROFILE_HELP)

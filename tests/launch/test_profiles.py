@@ -176,7 +176,9 @@ class TestSbatchArguments:
     @pytest.mark.parametrize("wrong", ["-n1", "-n 1", "--mpi pmix", "pmix", ""])
     def test_srun_takes_whole_names_too(self, wrong: str) -> None:
         """-n1 would be one task."""
-        with pytest.raises(ValueError, match="srun_args: .*expected --name or --name=value, as in"):
+        with pytest.raises(
+            ValueError, match=r"srun_args: .*expected --name or --name=value, as in"
+        ):
             Profile(srun_args=[wrong])
 
     def test_what_is_only_sruns_is_taken(self) -> None:

@@ -1,0 +1,69 @@
+"""A command line of submit.py, taken apart as its parser does, to be changed and shown."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+PROGRAM = "python launch/submit.py"
+WITHOUT_VALUE = ("--dry-run",)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Flags and settings, each with its value."""
+
+    flags: dict[str, str | None] = field(default_factory=dict)
+    """None for a flag that takes no value."""
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments, flags before settings."""
+        flags = [word for pair in self.flags.items() for word in pair if word is not None]
+        return flags + [f"{key}={value}" for key, value in self.settings.items()]
+
+    def __str__(self) -> str:
+        """The whole command, for a shell."""
+        return f"{PROGRAM} {shlex.join(self.words)}".rstrip()
+
+    def with_flags(self, changes: Mapping[str, Any]) -> "CommandLine":
+        """Return it with keys of a profile as flags."""
+        flags = {flag_of(key): str(value) for key, value in changes.items()}
+        return replace(self, flags=self.flags | flags)
+
+    def with_settings(self, given: Sequence[str]) -> "CommandLine":
+        """Return it with these key=value settings, and no others."""
+        return replace(self, settings=settings_of(given))
+
+    def without(self, name: str) -> "CommandLine":
+        """Return it without a flag, or a setting."""
+        flags = {flag: value for flag, value in self.flags.items() if flag != name}
+        settings = {key: value for key, value in self.settings.items() if key != name}
+        return CommandLine(flags, settings)
+
+
+def flag_of(key: str) -> str:
+    """Return the flag for a key of a profile."""
+    return f"--{key.replace('_', '-')}"
+
+
+def settings_of(given: Sequence[str]) -> dict[str, str]:
+    """Return key=value settings as key -> value."""
+    return {key: value for key, _, value in (setting.partition("=") for setting in given)}
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Take arguments apart that submit.py's parser accepts: without shortened flags."""
+    flags: dict[str, str | None] = {}
+    given: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            given += words
+        elif not word.startswith("--"):
+            given.append(word)
+        else:
+            name, equals, value = word.partition("=")
+            flags[name] = None if name in WITHOUT_VALUE else value if equals else next(words, "")
+    return CommandLine(flags, settings_of(given))
