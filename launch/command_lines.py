@@ -29,7 +29,7 @@ class CommandLine:
 
     def with_flags(self, changes: Mapping[str, Any]) -> "CommandLine":
         """Return it with keys of a profile as flags."""
-        flags = {flag_of(key): str(value) for key, value in changes.items()}
+        flags: dict[str, str | None] = {flag_of(key): str(value) for key, value in changes.items()}
         return replace(self, flags=self.flags | flags)
 
     def with_settings(self, given: Sequence[str]) -> "CommandLine":
