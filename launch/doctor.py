@@ -28,12 +28,12 @@ if __name__ == "__main__":
 
 from common import command_line
 from common.command_line import UsageError, UserError
-from launch.acceptance import refusal_of
 from launch.cluster import facts, limits, profiles, slurm_commands
 from launch.cluster.findings import DOUBTFUL, FATAL, FINE, Finding, about_cluster
 from launch.cluster.node_findings import SHM_NEEDED_GB, about_nodes
 from launch.cluster.profiles import MINE, Profile
 from launch.cluster.suggestion import PROFILE_HELP, best, choose_profile
+from launch.cluster_checks import refusal_of
 from launch.command_lines import PROGRAM, CommandLine
 from launch.job_requests import plan
 from launch.record.events import STAGES

@@ -34,12 +34,11 @@ from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
 from data_prep.dataset.manifest import read_dataset
-from launch.acceptance import check_cluster, check_with_slurm
-from launch.accepted import with_accepted
 from launch.cluster import slurm_commands
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile, has_control_characters
 from launch.cluster.suggestion import PROFILE_HELP, choose_profile
+from launch.cluster_checks import check_cluster, check_with_slurm
 from launch.command_lines import PROGRAM
 from launch.job_requests import plan, printed
 from launch.layouts import check_begun, resolve_ranks, with_batch
@@ -55,6 +54,7 @@ from launch.stages import (
     stage_arguments,
     with_pipelines_read,
 )
+from launch.ways_out import with_accepted
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
 from train.runs.newest import free_name, new_run

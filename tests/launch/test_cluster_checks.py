@@ -9,9 +9,9 @@ import pytest
 
 from common.command_line import UsageError
 from launch import submit
-from launch.acceptance import check_cluster, check_with_slurm
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import load_profile
+from launch.cluster_checks import check_cluster, check_with_slurm
 from launch.job_requests import Job
 from launch.stages import Request
 from tests.launch.fakes import answer, write
