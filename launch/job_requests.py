@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.cluster import containers, sbatch_args
-from launch.cluster.needs import asked_by
+from launch.cluster.job_needs import asked_by
 from launch.cluster.profiles import Profile
 from launch.record.events import JOBS, LAUNCH
 

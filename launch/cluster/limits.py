@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launch.cluster.facts import Cluster, Node, Partition
-from launch.cluster.needs import Asked, asked_by, has_features, needs_of
+from launch.cluster.job_needs import Asked, asked_by, has_features, needs_of
 from launch.cluster.profiles import SIGNAL_EARLY_S, Profile
 
 MOST_CHANGES = 8
