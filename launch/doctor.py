@@ -29,8 +29,16 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError, UserError
 from launch.cluster import facts, limits, profiles, slurm_commands
-from launch.cluster.findings import DOUBTFUL, FATAL, FINE, Finding, about_cluster
-from launch.cluster.node_findings import SHM_NEEDED_GB, about_nodes
+from launch.cluster.findings import (
+    DOUBTFUL,
+    FATAL,
+    FINE,
+    ON_CPUS,
+    Finding,
+    about_cluster,
+    about_nodes,
+    about_shm,
+)
 from launch.cluster.profiles import MINE, Profile
 from launch.cluster.suggestion import PROFILE_HELP, best, choose_profile
 from launch.cluster_checks import refusal_of
@@ -116,12 +124,8 @@ def about_machine(profile: Profile) -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0))
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield Finding(FINE, "this machine", f"{cores} cores, {memory_gb:.0f} GB of memory")
-    free_gb = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").is_dir() else 0.0
-    if free_gb >= SHM_NEEDED_GB:
-        yield Finding(FINE, "/dev/shm", f"{free_gb:.1f} GB free")
-    else:
-        advice = "loader workers need it to pass images on; enlarge it, or use loader_workers=0"
-        yield Finding(DOUBTFUL, "/dev/shm", f"{free_gb:.1f} GB free: {advice}")
+    shm = Path("/dev/shm")
+    yield about_shm(str(shm), shutil.disk_usage(shm).free if shm.is_dir() else 0)
     yield about_gpus(profile)
 
 
@@ -137,7 +141,7 @@ def about_gpus(profile: Profile) -> Finding:
         answer = f"{names}; torch {torch.__version__}, {'with' if nccl else 'without'} NCCL"
         return Finding(FINE if nccl else FATAL, "GPUs", answer)
     if profile.gpus and torch.version.cuda is None:
-        answer = f"torch {torch.__version__} was built without CUDA: ranks will compute on CPUs"
+        answer = f"torch {torch.__version__} was built without CUDA: {ON_CPUS}"
         return Finding(DOUBTFUL, "GPUs", answer)
     return Finding(FINE, "GPUs", "none on this machine")
 
@@ -194,7 +198,11 @@ def about_jobs(
         yield Finding(verdict, question, answer + more)
     if limits.fatal(waiting):
         return
-    jobs = plan(shared / "run", ROOT, {stage: [] for stage in STAGES}, profile)
+    try:
+        jobs = plan(shared / "run", ROOT, {stage: [] for stage in STAGES}, profile)
+    except UsageError as error:  # an image that cannot be used
+        yield Finding(FATAL, "jobs", str(error))
+        return
     if refused := refusal_of(shared / "run", jobs, waiting):
         yield Finding(FATAL, "jobs", refused)
     else:

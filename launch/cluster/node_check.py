@@ -1,8 +1,8 @@
 """Look at a node from inside a job. It runs there as a text after `python -c`, so that it needs
 nothing of the project's, which the node may not see.
 
-Arguments: project, a folder that the submitter has just made in the folder for runs, host names. It
-prints one line: MARK and what it saw, as JSON.
+Arguments: project, a folder that the submitter has just made in the folder for runs, where scontrol
+is outside a container, host names. It prints one line: MARK and what it saw, as JSON.
 """
 
 import importlib.util
@@ -14,17 +14,23 @@ import sys
 from pathlib import Path
 
 MARK = "eosin-node "
-NEEDED = ("numpy", "cv2", "albumentations", "omegaconf", "submitit", "tensorboard", "tifffile")
+UNSEEN = "?"
+# What pyproject.toml lists, beside torch
+NEEDED = (
+    *("albumentations", "filelock", "imagecodecs", "jinja2", "matplotlib", "numpy", "omegaconf"),
+    *("cv2", "PIL", "pooch", "pydantic", "yaml", "requests", "safetensors", "scipy", "submitit"),
+    *("tensorboard", "tifffile", "tqdm"),
+)
 
 
-def look(project: str, shared: str, names: list[str]) -> dict[str, object]:
-    """Return what this node has."""
+def look(project: str, shared: str, scontrol: str, names: list[str]) -> dict[str, object]:
+    """Return what this node has. `scontrol`: its path, '' for none, UNSEEN where nobody looked."""
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     return {
         "node": node,
         "python": sys.version.split()[0],
         "missing": [name for name in NEEDED if importlib.util.find_spec(name) is None],
-        "scontrol": shutil.which("scontrol") is not None,
+        "scontrol": None if scontrol == UNSEEN else bool(scontrol),
         "unresolved": [name for name in names if not resolves(name)],
         "project": os.access(Path(project) / "common" / "command_line.py", os.R_OK),
         "shared": is_written(Path(shared) / node),
@@ -68,4 +74,4 @@ def look_at_torch() -> dict[str, object]:
 
 if __name__ == "__main__":
     # One write: two nodes may print at once
-    sys.stdout.write(MARK + json.dumps(look(sys.argv[1], sys.argv[2], sys.argv[3:])) + "\n")
+    sys.stdout.write(MARK + json.dumps(look(*sys.argv[1:4], sys.argv[4:])) + "\n")

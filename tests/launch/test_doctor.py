@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,17 +201,95 @@ class TestNodes:
     def test_the_look_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(node_check, "look_at_torch", dict)
         monkeypatch.setenv("SLURMD_NODENAME", "n1")
-        monkeypatch.setenv("PATH", str(tmp_path))
         project = Path(__file__).parents[2]
         names = ["localhost", "no-such-host.invalid"]
-        seen = node_check.look(str(project), str(tmp_path), names)
+        seen = node_check.look(str(project), str(tmp_path), "", names)
         expected = {"node": "n1", "missing": [], "project": True, "shared": True}
         expected |= {"scontrol": False, "unresolved": ["no-such-host.invalid"]}
         assert expected.items() <= seen.items()
         assert (tmp_path / "n1").is_file()
-        answer(tmp_path, "scontrol", "")
-        seen = node_check.look(str(tmp_path), str(tmp_path / "none"), [])
+        seen = node_check.look(str(tmp_path), str(tmp_path / "none"), "/opt/scontrol", [])
         assert (seen["project"], seen["shared"], seen["scontrol"]) == (False, False, True)
+        seen = node_check.look(str(tmp_path), str(tmp_path), node_check.UNSEEN, [])
+        assert seen["scontrol"] is None
+
+    def test_it_looks_for_every_package(self) -> None:
+        """By the distributions that pyproject.toml lists."""
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+        listed = project["project"]["dependencies"]
+        names = {re.split(r"[<>=]", text)[0].replace("-", "_") for text in listed}
+        others = {"opencv_python_headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+        assert {others.get(name, name) for name in names} == {*node_check.NEEDED, "torch"}
+
+
+class TestPythonOfJobs:
+    """A node is looked at by what its jobs start, as they start it."""
+
+    @pytest.fixture
+    def node(
+        self, cluster: Any, slurm: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Path:
+        """A folder that is PATH on a node, with srun, which runs its command, but no scontrol."""
+        cluster()
+        monkeypatch.setattr(profiles, "PROFILES", slurm.parent)
+        tools = slurm.parent / "tools"
+        tools.mkdir()
+        for name in ("bash", "dirname", "readlink"):
+            (tools / name).symlink_to(shutil.which(name, path="/usr/bin:/bin") or "")
+        (tools / "srun").symlink_to(slurm / "srun")
+        sees = f'for at in {shared}/.eosin-doctor-*; do echo seen > "$at/n1"; done'
+        skip = 'while case "$1" in -*) true;; *) false;; esac; do shift; done'
+        write(slurm, "srun", f'{sees}\n{skip}\nPATH={tools}\nexec "$@"\n')
+        return tools
+
+    def look(self, folder: Path, name: str) -> None:
+        """Let a program say that all is well, and keep the last of its arguments."""
+        seen = f"{node_check.MARK}{json.dumps(GOOD)}"
+        write(folder, name, f"echo '{seen}'\nfor word; do echo \"$word\"; done > {folder}/words\n")
+
+    def test_that_of_the_profile(self, node: Path, ask: Any, slurm: Path, shared: Path) -> None:
+        self.look(slurm.parent, "python")
+        (slurm.parent / "own.yaml").write_text(f"python: {slurm.parent}/python\n")
+        assert ask("--profile", "own")["scontrol on n1"] == "fine found"
+        words = (slurm.parent / "words").read_text().splitlines()
+        assert words[-3:] == [str(slurm / "scontrol"), "n1", "n2"]  # beside srun
+
+    def test_that_in_a_container(self, node: Path, ask: Any, slurm: Path, shared: Path) -> None:
+        self.look(node, "apptainer")
+        (slurm.parent / "own.yaml").write_text("image: docker://eosin:1\ngpus_per_node: 2\n")
+        ask("--profile", "own")
+        words = (node / "words").read_text().splitlines()
+        project = str(Path(__file__).parents[2])
+        assert words[:2] == ["exec", "--nv"]
+        assert project in words[: words.index("docker://eosin:1")]
+        assert f"{shared}/.eosin-doctor-" in " ".join(words[: words.index("docker://eosin:1")])
+        assert "python3" in words
+
+    def test_an_image_that_is_not_there(self, node: Path, ask: Any, slurm: Path) -> None:
+        (slurm.parent / "own.yaml").write_text("image: none.sif\n")
+        told = ask("--profile", "own", code=1)
+        assert told["jobs"].startswith("FATAL image=none.sif: no such file")
+
+    def test_that_in_a_container_of_sruns(
+        self, node: Path, ask: Any, slurm: Path, shared: Path
+    ) -> None:
+        """pyxis: srun takes image and folders, and no shell of the node's comes before them."""
+        self.look(node, "env")
+        (slurm.parent / "own.yaml").write_text("image: eosin:1\ncontainer: pyxis\nnodes: 1\n")
+        ask("--profile", "own")
+        (asked,) = [line for line in (slurm / "called").read_text().splitlines() if " -c " in line]
+        assert "--container-image=eosin:1 --container-mounts=" in asked
+        words = (node / "words").read_text().splitlines()
+        assert "python3" in words
+        assert words[-3:] == [node_check.UNSEEN, "n1", "n2"]
+
+    def test_an_image_that_does_not_start(self, node: Path, ask: Any, slurm: Path) -> None:
+        write(
+            slurm, "srun", "echo 'slurmstepd: error: pyxis: failed to import image' >&2; exit 1\n"
+        )
+        (slurm.parent / "own.yaml").write_text("image: eosin:1\ncontainer: pyxis\n")
+        told = ask("--profile", "own", code=1)["image eosin:1 on a node"]
+        assert told.startswith("FATAL does not start there: slurmstepd: error: pyxis: failed")
 
 
 class TestWriteProfile:
