@@ -22,6 +22,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from common import command_line
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, UserError
@@ -29,7 +30,7 @@ from common.lease import TakenError
 from common.stop_request import SIGNALS, StopRequest
 from launch.outcome import Verdict, leave_outcome
 from launch.record.events import STAGES, note_in_job
-from train.ranks.slurm_job import become_rank
+from train.ranks.slurm_job import become_rank, num_tasks
 
 TURN_S = 10.0  # between two looks whether another preparation of the same data set has ended
 
@@ -51,7 +52,9 @@ class Stage:
         with StopRequest() as stop:  # first of all: from here on no signal is lost
             code = self.attempt(stop)
         # One code is enough for srun, which ends all tasks as soon as one ends with another than 0
-        if code and (is_first() or code != EXIT_STOPPED):
+        if code == EXIT_STOPPED:
+            leave(code if is_first() else 0)
+        if code:
             sys.exit(code)
 
     def attempt(self, stop: StopRequest) -> int:
@@ -60,7 +63,7 @@ class Stage:
         try:
             if is_first():
                 with contextlib.suppress(OSError):  # a full disk is for the stage to find
-                    note_in_job(run, "started", self.name)
+                    note_in_job(run, "started", self.name, ranks=num_tasks())
             code = run_stage(self.name, self.arguments, stop)
         except StageStopped:
             code = EXIT_STOPPED
@@ -120,6 +123,13 @@ def evaluate(arguments: list[str]) -> int:
     from train.evaluate import main
 
     return main(arguments)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: Python and torch take seconds to end, and a grace may be short."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_first() -> bool:

@@ -74,4 +74,5 @@ def look_at_torch() -> dict[str, object]:
 
 if __name__ == "__main__":
     # One write: two nodes may print at once
-    sys.stdout.write(MARK + json.dumps(look(*sys.argv[1:4], sys.argv[4:])) + "\n")
+    project, shared, scontrol, *names = sys.argv[1:]
+    sys.stdout.write(MARK + json.dumps(look(project, shared, scontrol, names)) + "\n")

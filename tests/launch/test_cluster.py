@@ -75,6 +75,7 @@ def a_chain_preempted_twice_loses_no_step(cluster: Cluster, data: Data, tmp_path
     job = chain["train"]
     cluster.wait(lambda: step(run) >= 5, "training is under way", run)
     cluster.preempt(run, job)
+    cluster.wait(lambda: events(run, "requeued"), "it is said", run)
     (first,) = events(run, "requeued")
     assert (first["stage"], first["reason"]) == ("train", "preempted")
     assert first["step"] >= 5
