@@ -73,6 +73,6 @@ def look_at_torch() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    # One write: two nodes may print at once
     project, shared, scontrol, *names = sys.argv[1:]
+    # One write: two nodes may print at once
     sys.stdout.write(MARK + json.dumps(look(project, shared, scontrol, names)) + "\n")
