@@ -155,7 +155,7 @@ bring_back() {
         ((at > last)) && last=$at
         [[ $free ]] || ((at < saved)) || ((++count))
     done < <(cat "$counted" 2>/dev/null)
-    free=''
+    free=''  # the last line may be half a one
     [[ $1 == requeued ]] && { ((saved > last)) || has_happened PreemptTime; } && free=free
     # Recorded before it is requeued: this shell may be killed between. Where it cannot be recorded
     # (a full disk), Slurm's own count of restarts limits the tries

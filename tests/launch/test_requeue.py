@@ -436,7 +436,7 @@ class TestRetries:
     def test_a_damaged_count_is_no_program(self, slurm: Slurm) -> None:
         outcomes = slurm.run / "launch" / "outcomes"
         outcomes.mkdir(parents=True)
-        text = "x[$(echo 1 >&2)]\n0 free\n0\n08\n" + "9" * 99 + "\n"
+        text = "x[$(echo 1 >&2)]\n0 free\n0\n08\n" + "9" * 99 + "\n0 free"
         (outcomes / "7.requeues").write_text(text)
         assert slurm.end(1, retries=3).said == "failed (exit code 1); requeued, try 3 of 3\n"
 
@@ -584,3 +584,21 @@ def test_training_by_hand_needs_both_folders(missing: str, tmp_path: Path) -> No
     assert done.returncode != 0
     assert f"--export=ALL,{missing}=..." in done.stderr
     assert not (tmp_path / "called").exists()
+
+
+def test_at_the_end_the_script_needs_no_file_of_the_code(tmp_path: Path) -> None:
+    """Which may have been tidied away, or its mount gone stale."""
+    run, code, tools = (tmp_path / name for name in ("run", "code", "bin"))
+    shutil.copytree(SCRIPT.parent, code / "launch")
+    shutil.copytree(SCRIPT.parents[1] / "slurm", code / "slurm")
+    tools.mkdir()
+    write(tools, "srun", f"mv {code} {code}.away; echo no disk; exit 3")
+    given = {"RUN": str(run), "DATA": str(tmp_path), "RETRIES": "0", "SLURM_JOB_ID": "7"}
+    given |= {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "1"}
+    with (tmp_path / "log").open("wb") as log:
+        done = subprocess.run(
+            ["bash", "slurm/train.sbatch"], env=given, cwd=code, stdout=log, stderr=log
+        )
+    assert done.returncode == 3
+    (event,) = read_events(run)
+    assert (event["event"], event["reason"]) == ("gave up", "no disk")
