@@ -131,7 +131,7 @@ class TestData:
         bin_folder.mkdir()
         monkeypatch.setenv("PATH", str(bin_folder))
         answer(bin_folder, "sbatch", "")
-        answer(bin_folder, "scontrol", "JobId=7 JobState=PENDING Command=(null)")
+        answer(bin_folder, "scontrol", "JobId=7 JobState=PENDING")
         first = Request({}, here / "runs/1")
         prepare = stage_arguments(["prepare"], first, Profile(cpus_per_task=2))["prepare"]
         first.run.joinpath("launch").mkdir(parents=True)
@@ -146,7 +146,7 @@ class TestData:
         write_submission(first.run, about)
         with pytest.raises(UsageError, match="give copies=4 to use that one"):
             check(stage_arguments(ALL, same, Profile()), same)
-        answer(bin_folder, "scontrol", "JobId=7 JobState=COMPLETED Command=(null)")
+        answer(bin_folder, "scontrol", "JobId=7 JobState=COMPLETED")
         check(stage_arguments(ALL, other, Profile()), other)
 
 
