@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 150
+TIMEOUT_S = 300
 # A submitter's shell that, left in place, would lose the run at preemption or at the time limit
 HOSTILE = {
     "SBATCH_PARTITION": "high",
