@@ -7,6 +7,7 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
+from common.command_line import counted
 from launch.record.events import last_step, read_events
 from launch.record.local_runs import KILLED, NAME
 from train.runs.history import Restart, read_progress, read_restarts
@@ -98,7 +99,7 @@ def lines_of(starts: Sequence[Start], states: Mapping[str, str]) -> Iterator[str
             f"{number:4}",
             clock(start.event["time_s"]),
             start.event.get("nodes", "?"),
-            f"{start.event['ranks']} ranks" if "ranks" in start.event else "",
+            counted(start.event["ranks"], "rank") if "ranks" in start.event else "",
             "steps " + " to ".join("?" if step is None else str(step) for step in start.steps),
             how_it_ended(start, states),
         )
