@@ -322,6 +322,7 @@ LANES: dict[str, list[Scenario]] = {
     "n13": [scenarios.a_container_holds_all_that_a_chain_needs],
 }
 TORCH = threading.Lock()  # one thread at a time loads a checkpoint
+TURNS = threading.Semaphore(3)  # scenarios at once: more would only slow one another on two cores
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +355,8 @@ def outcomes(
     def play(scenario: Scenario, nodes: str, data: Data) -> None:
         part = Cluster(cluster.folder, nodes)
         try:
-            scenario(part, data, tmp_path_factory.mktemp(scenario.__name__))
+            with TURNS:
+                scenario(part, data, tmp_path_factory.mktemp(scenario.__name__))
         finally:
             part.cancel_all()
 
