@@ -68,7 +68,8 @@ def first_host(nodes: str) -> str:
 def refuse_lone_tasks() -> None:
     """Raise UsageError in one of several tasks that do not know each other: each would train."""
     tasks = num_tasks()
-    if tasks == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
+    has_ranks = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if tasks == 1 or has_ranks:
         return
     module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
     given, each = sys.argv[1:], f"srun started {tasks} tasks of python -m {module}"

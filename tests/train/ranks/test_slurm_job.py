@@ -91,14 +91,20 @@ def test_a_port_that_is_taken_is_told_in_a_sentence(environment: pytest.MonkeyPa
 class TestLoneTasks:
     """srun python -m train, without launch.job or torchrun between."""
 
-    def test_each_would_train_by_itself(self, environment: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("left", [{}, {"RANK": "0", "WORLD_SIZE": "1"}])
+    def test_each_would_train_by_itself(
+        self, left: dict[str, str], environment: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever is left in the shell of a training before."""
         environment.delenv("RANK")
+        for name, value in left.items():
+            environment.setenv(name, value)
         environment.setattr("sys.argv", ["train", "run=a b", "lr=1"])
         environment.setitem(sys.modules, "__main__", called("train.__main__"))
         with pytest.raises(UsageError) as refused:
             start_ranks("cpu").__enter__()
         command = "srun --ntasks=7 python -m launch.job train 'a b' 'run=a b' lr=1"
-        assert str(refused.value).endswith(f": {command}")
+        assert f": {command} (for trainings of their own, put env -u" in str(refused.value)
 
     def test_of_another_command_one_task_is_enough(self, environment: pytest.MonkeyPatch) -> None:
         environment.delenv("RANK")

@@ -209,7 +209,7 @@ def test_a_set_prepared_anew_with_other_classes_is_refused_and_the_report_stays(
     assert not (mine / "model_evaluation").exists()
     # and training says the same
     outcome = cli(train_main.main, f"data={data}", f"run={run}", *TINY, "epochs=1")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "data: classes: tumor -> non_tumor" in outcome.err
 
 
