@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,19 +18,7 @@ from train.config import TrainConfig
 from train.loop.batch import resolve_batch
 from train.runs.newest import CONFIG
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to type in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def brecahad(raw_folder: Callable[..., Path], here: Path) -> Path:
-    """Raw fields where data_prep.fetch would put them."""
-    (here / "data").mkdir()
-    return raw_folder().rename(here / "data/BreCaHAD")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 class TestRanks:

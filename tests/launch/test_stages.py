@@ -1,7 +1,6 @@
 """What each stage is told: by default, by name, and what is refused before anything is queued."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,7 @@ FETCH = "python -m data_prep.fetch downloads BreCaHAD there"
 SYNTHETIC = "python -m data_prep.synthetic out=data/BreCaHAD makes a synthetic data set instead"
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to type in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def brecahad(raw_folder: Callable[..., Path], here: Path) -> Path:
-    """Raw fields where data_prep.fetch would put them."""
-    (here / "data").mkdir()
-    return raw_folder().rename(here / "data/BreCaHAD")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def prepare_here(**settings: Any) -> None:
