@@ -56,20 +56,23 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return
     for split, counts in summary.counts.items():
-        kinds = ("sample", "field", "case")
-        listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
-        cases = shortened(summary.cases(split))
-        print(f"{split:5} {', '.join(listed)}" + (f": {cases}" if cases else ""))
+        if counts["samples"] or not summary.folds:
+            kinds = ("sample", "field", "case")
+            listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
+            cases = shortened(summary.cases(split))
+            print(f"{split:5} {', '.join(listed)}" + (f": {cases}" if cases else ""))
+    for number, members in enumerate(summary.folds):
+        print(f"fold {number}: {shortened(members)}")
     from data_prep.dataset import nuclei  # here, for the same reason
 
-    print("\n".join(nuclei.table(nuclei.by_split(summary.samples))))
+    print("\n".join(nuclei.table(nuclei.by_split(summary.samples, summary.folds))))
     from data_prep.annotations import findings
 
     for line in findings.summary(summary.findings, config.classes):
         print(line)
     for warning in findings.warnings(summary.findings, config.classes, config.annotations):
         print(f"warning: {warning}", file=sys.stderr)
-    for warning in nuclei.warnings(summary.samples, config.split):
+    for warning in nuclei.warnings(summary.samples, summary.folds):
         print(f"warning: {warning}", file=sys.stderr)
     if summary.num_glass:
         print(f"left out {command_line.counted(summary.num_glass, 'tile')} of glass")

@@ -54,10 +54,11 @@ class SplitConfig:
     """Cases for validation; a list replaces split.val."""
     test_cases: list[str] = field(default_factory=list)
     """Cases for testing; a list replaces split.test."""
-    folds: int = 0
-    """Number of folds for cross-validation by case; 0 for none, else at least 2."""
-    fold: int = 0
-    """The fold that is the test split, 0 to folds-1; the next one is val, unless split.val is 0."""
+    folds: int | Literal["cases"] = 0
+    """Number of folds for cross-validation by case, at least 2; 'cases' makes each case a fold; 0
+    for none. The set is prepared once, with variants of every case. Training chooses a fold (fold=
+    of train): its cases are the test split, those of the next one val, unless split.val is 0. Cases
+    are dealt so that every fold has about as many fields, and nuclei of each class."""
 
     def __post_init__(self) -> None:
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):  # nor NaN
@@ -66,19 +67,21 @@ class SplitConfig:
                 " and leave a fraction for training (sum below 1)"
             )
         if self.folds:
-            self._check_folds()
+            self._check_folds(self.folds)
 
-    def _check_folds(self) -> None:
+    def _check_folds(self, folds: int | Literal["cases"]) -> None:
         if self.train_cases or self.val_cases or self.test_cases:
             raise ValueError("split.folds and lists of cases exclude each other")
-        least = 3 if self.val else 2
-        if self.folds < least:
+        if folds != "cases" and folds < self.least_folds:
             raise ValueError(
-                f"split.folds={self.folds}: at least {least}"
+                f"split.folds={folds}: at least {self.least_folds}"
                 + (" (test, val and train; 2 with split.val=0)" if self.val else "")
             )
-        if not 0 <= self.fold < self.folds:
-            raise ValueError(f"split.fold={self.fold}: 0 to {self.folds - 1}")
+
+    @property
+    def least_folds(self) -> int:
+        """The smallest number of folds that gives each split cases."""
+        return 3 if self.val else 2
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,14 @@ from common.workers import map_tasks
 from data_prep import records
 from data_prep.annotations.findings import Findings, add_up
 from data_prep.config import SPLITS, PrepConfig
-from data_prep.dataset import manifest, pack
-from data_prep.dataset.manifest import Sample, count_samples, unpublish, write_dataset
+from data_prep.dataset import folds, manifest, pack
+from data_prep.dataset.manifest import (
+    Sample,
+    count_nuclei,
+    count_samples,
+    unpublish,
+    write_dataset,
+)
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.dataset.white import doubts_about_white
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
@@ -66,6 +72,8 @@ class Summary:
     content_sha256: str = ""
     left: list[str] = field(default_factory=list)
     """Files in the set's folders that no preparation wrote; they stay."""
+    folds: list[list[str]] = field(default_factory=list)
+    """The cases of each fold; none without split.folds."""
 
     @property
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -131,9 +139,9 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     done = [task.name for task, result in zip(plan.tasks, results, strict=True) if not result.bad]
     lease.check()
     num_removed = remove_stale(Path(config.out), done)
-    content_sha256 = publish(
-        config, samples, describe(config, plan, bad, num_glass, names, findings)
-    )
+    dealt = deal_folds(config, samples)
+    description = describe(config, plan, bad, num_glass, names, findings)
+    content_sha256 = publish(config, samples, description | ({"folds": dealt} if dealt else {}))
     return Summary(
         names,
         bad,
@@ -144,7 +152,20 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
         num_removed,
         content_sha256,
         left,
+        dealt,
     )
+
+
+def deal_folds(config: PrepConfig, samples: Sequence[Sample]) -> list[list[str]]:
+    """Deal the cases to folds by what is annotated in them; none without split.folds."""
+    if not config.split.folds:
+        return []
+    contents: dict[str, dict[str, int]] = {}
+    for case in sorted({sample.case for sample in samples}, key=natural_key):
+        members = [sample for sample in samples if sample.case == case]
+        num_fields = sum(sample.variant == 0 for sample in members)
+        contents[case] = {"fields": num_fields, **count_nuclei(members)}
+    return folds.deal(contents, config.split.folds, config.seed)
 
 
 def publish(config: PrepConfig, samples: Sequence[Sample], description: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Split the cases (patients) into train, val and test.
 
 A case goes to one split with all its fields, before any field is augmented: fields of one case
-overlap and repeat, so splitting fields would test on trained pixels.
+overlap and repeat, so splitting fields would test on trained pixels. With folds, every case may be
+trained on; data_prep.dataset.folds deals them.
 """
 
 from collections import Counter
@@ -18,8 +19,11 @@ def split_cases(fields: Sequence[Field], config: SplitConfig, seed: int) -> dict
     sizes = Counter(field.case for field in fields)
     cases = sorted(sizes, key=natural_key)
     order = [cases[index] for index in seeds.generator(seed, "split").permutation(len(cases))]
-    splits = split_by_fold(order, sizes, config) if config.folds else split_by_list(cases, config)
-    if not config.folds and not config.train_cases:
+    if config.folds:
+        check_folds(cases, config)
+        return dict.fromkeys(cases, "train")  # a fold is chosen when a set is used
+    splits = split_by_list(cases, config)
+    if not config.train_cases:
         for split, fraction in (("test", config.test), ("val", config.val)):
             if fraction > 0 and split not in splits.values():
                 left = [case for case in order if case not in splits]
@@ -78,21 +82,11 @@ def take_fraction(
     return taken or [min(order, key=lambda case: sizes[case])]
 
 
-def split_by_fold(
-    order: Sequence[str], sizes: Mapping[str, int], config: SplitConfig
-) -> dict[str, str]:
-    """Deal the cases, largest first, each to the fold with the fewest fields so far.
-
-    The folds depend on the seed and on `folds`, not on `fold`: each case is tested once.
-    """
-    if len(order) < config.folds:
-        raise UsageError(f"split.folds={config.folds}: there are only {len(order)} cases")
-    loads = [0] * config.folds
-    fold_of = {}
-    for case in sorted(order, key=lambda case: -sizes[case]):
-        fold_of[case] = loads.index(min(loads))
-        loads[fold_of[case]] += sizes[case]
-    names = {config.fold: "test"}
-    if config.val:
-        names[(config.fold + 1) % config.folds] = "val"
-    return {case: names.get(fold, "train") for case, fold in fold_of.items()}
+def check_folds(cases: Sequence[str], config: SplitConfig) -> None:
+    """Raise UsageError if there are fewer cases than folds."""
+    least = config.least_folds if config.folds == "cases" else config.folds
+    if len(cases) < least:
+        raise UsageError(
+            f"split.folds={config.folds}: there are only {len(cases)} cases"
+            + (f", and {least} folds are needed" if config.folds == "cases" else "")
+        )

@@ -53,7 +53,9 @@ def check_begun(
     """
     if not (request.run / DATASET).is_file():
         return
-    data = read_description(Path(config.data) / DATASET) if is_prepared else None
+    data = None
+    if is_prepared:
+        data = read_description(Path(config.data) / DATASET).of_fold(config.fold)
     try:
         check_same_run(with_pipeline_read(config), data, config.crop.pipeline)
     except OtherRunError as error:

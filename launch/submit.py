@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
         with refusing(told_only=options.dry_run):
             waiting = check_cluster(stages, request, profile, argv)
     if asked.training and "prepare" not in stages:
-        check_fitting(asked.training, read_dataset(request.data))
+        check_fitting(asked.training, read_dataset(request.data).of_fold(asked.training.fold))
     if request.begun and asked.training:
         check_begun(request, asked.training, argv, is_prepared="prepare" not in stages)
     made = missing_folders(request.run)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from data_prep.config import PREPARED
+from data_prep.dataset.folds import Fold
 from model import ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -121,6 +122,9 @@ class TrainConfig:
     epochs: int = 10
     """Passes over the training images. If batch_size does not divide the crops of a pass, the last
     ones are left out; these are others in each pass."""
+    fold: Fold = "none"
+    """With a data set whose cases are dealt to folds (split.folds of data_prep): the fold whose
+    cases are kept for testing, from 0, or all to train on every case."""
     batch_size: int | Literal["auto"] = "auto"
     """Crops per step over all ranks together. auto: 8 on up to 8 ranks, beyond that one crop per
     rank (rounded up to a multiple of microbatches), or as batch_per_rank says. A run keeps the
@@ -229,6 +233,8 @@ class TrainConfig:
                 f"rank_timeout_s={self.rank_timeout_s}: must be above 0, and {WEEK_S:.0f} (a week)"
                 " at most"
             )
+        if isinstance(self.fold, int) and self.fold < 0:
+            raise ValueError(f"fold={self.fold}: the number of a fold, from 0, or none, or all")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr}: must be above 0, and finite")
         if not 0 <= self.weight_decay < math.inf:
@@ -281,5 +287,5 @@ HARMLESS_KEYS = (
     "log_every_s",
     "panels",
 )
-# Keys that resume=override cannot change: the saved state would not fit.
-FIXED_KEYS = ("batch_size", "batch_per_rank", "crop.per_sample", "model.")
+# Keys that resume=override cannot change: the saved state would not fit, or have seen other cases.
+FIXED_KEYS = ("fold", "batch_size", "batch_per_rank", "crop.per_sample", "model.")

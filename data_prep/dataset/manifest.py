@@ -7,7 +7,7 @@ configuration, and is written last: a folder without it is not a whole data set.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -15,6 +15,7 @@ from common.command_line import UsageError, UserError
 from common.files import holds, is_inside, is_plain
 from common.ownership import Item
 from common.schema import (
+    checked,
     read_small,
     read_small_lines,
     require_printable,
@@ -31,6 +32,7 @@ from data_prep.config import (
     SPLITS,
     PrepConfig,
 )
+from data_prep.dataset.folds import Fold, cases_of_fold, check_fold
 
 FORMAT = 5
 KIND = "dataset"  # private folder of the record
@@ -128,11 +130,24 @@ class Description:
     content_sha256: str
     settings: dict[str, Any]
     """The settings of data_prep, without where and how fast it was prepared."""
+    folds: list[list[str]] = field(default_factory=list)
+    """The cases of each fold; none where the cases are split once and for all."""
+
+    def of_fold(self, fold: Fold, data: str = "the data set") -> "Description":
+        """Return it as a fold sees it: `cases` are those of the fold's splits.
+
+        Raises UsageError, which names the set as `data`, for a fold that it does not have.
+        """
+        check_fold(self.folds, fold, data)
+        if not isinstance(fold, int):
+            return self
+        has_val = bool(self.settings["split"]["val"])
+        return replace(self, cases=cases_of_fold(self.folds, fold, has_val))
 
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """The schema of dataset.json, as far as it is read."""
+    """The schema of dataset.json, as far as it is read; folds may be missing."""
 
     labels: dict[str, int]
     split: dict[str, list[str]]
@@ -156,6 +171,18 @@ class Dataset:
             for sample in self.samples
             if sample.split == name and (sample.variant == 0 or not originals_only)
         ]
+
+    @property
+    def packed_samples(self) -> list[Sample]:
+        """The samples that a pack holds: whichever may be trained on, in the manifest's order."""
+        return self.samples if self.description.folds else self.split("train")
+
+    def of_fold(self, fold: Fold) -> "Dataset":
+        """Return it as a fold sees it, see Description. Raises UsageError."""
+        description = self.description.of_fold(fold, f"data={self.folder}")
+        split_of = {case: split for split, cases in description.cases.items() for case in cases}
+        samples = [replace(each, split=split_of[each.case]) for each in self.samples]
+        return replace(self, samples=samples, description=description)
 
 
 def write_dataset(folder: Path, samples: Sequence[Sample], about: Mapping[str, Any]) -> str:
@@ -249,8 +276,9 @@ def read_dataset(folder: Path) -> Dataset:
     return Dataset(folder, samples, description)
 
 
-def check_cases(folder: Path, samples: Iterable[Sample], description: Description) -> None:
-    """Check that each sample is in the split of its case. Raises DatasetError."""
+def check_cases(folder: Path, samples: Sequence[Sample], description: Description) -> None:
+    """Check that each sample is in the split of its case, and in a fold if there are folds. Raises
+    DatasetError."""
     split_of = {case: split for split in SPLITS for case in description.cases.get(split, [])}
     for sample in samples:
         if split_of.get(sample.case) != sample.split:
@@ -258,6 +286,9 @@ def check_cases(folder: Path, samples: Iterable[Sample], description: Descriptio
                 f"{folder / MANIFEST}: {sample.id} of {sample.case} is in {short(sample.split)},"
                 f" but {DATASET} has the case in {split_of.get(sample.case)}{AGAIN}"
             )
+    dealt = {case for members in description.folds for case in members}
+    if dealt and (left := sorted({sample.case for sample in samples} - dealt)):
+        raise DatasetError(f"{folder / DATASET}: {short(left[0])} is in no fold{AGAIN}")
 
 
 def format_of(folder: Path) -> object:
@@ -341,9 +372,22 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
         labelling = labelling_of(about.labels, about.config, about.mpp)
         require_printable(about.config, "config")
         require_printable(about.split, "split")
-        return Description(labelling, about.split, about.content_sha256, about.config)
+        folds = read_folds(content, about)
+        return Description(labelling, about.split, about.content_sha256, about.config, folds)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None
+
+
+def read_folds(content: bytes, about: DatasetFile) -> list[list[str]]:
+    """Return the folds in a dataset.json, [] for none. Raises ValueError for what are no folds."""
+    folds = checked(list[list[str]], validated(dict[str, Any], content).get("folds", []))
+    dealt = [case for members in folds for case in members]
+    is_once = len(set(dealt)) == len(dealt) and {*dealt} <= {*about.split.get("train", [])}
+    if not (all(folds) and is_once):
+        raise ValueError("folds: not each a list of cases of the train split, each case once")
+    if folds and not isinstance(about.config.get("split", {}).get("val"), int | float):
+        raise ValueError("config: split.val is missing")
+    return folds
 
 
 def labelling_of(

@@ -3,13 +3,21 @@
 from collections.abc import Mapping, Sequence
 
 from common.command_line import named, printable
-from data_prep.config import SPLITS, SplitConfig
+from data_prep.config import SPLITS
 from data_prep.dataset.manifest import Sample, count_nuclei
 from data_prep.raw import natural_key
 
 
-def by_split(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
-    """Return split -> class -> number of nuclei, for each split that has samples."""
+def by_split(
+    samples: Sequence[Sample], folds: Sequence[Sequence[str]] = ()
+) -> dict[str, dict[str, int]]:
+    """Return split -> class -> number of nuclei, for each split that has samples; of a set with
+    folds for each of them, as 'fold 0'."""
+    if folds:
+        return {
+            f"fold {number}": count_nuclei(sample for sample in samples if sample.case in cases)
+            for number, cases in enumerate(folds)
+        }
     members = {split: [sample for sample in samples if sample.split == split] for split in SPLITS}
     return {split: count_nuclei(found) for split, found in members.items() if found}
 
@@ -27,9 +35,9 @@ def table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     return lines
 
 
-def warnings(samples: Sequence[Sample], config: SplitConfig) -> list[str]:
-    """Return a line for each class that is in no field, or missing in a split."""
-    counts, lines = by_split(samples), []
+def warnings(samples: Sequence[Sample], folds: Sequence[Sequence[str]] = ()) -> list[str]:
+    """Return a line for each class that is in no field, or missing in a split or a fold."""
+    counts, lines = by_split(samples, folds), []
     for name in next(iter(counts.values())):
         shown = printable(name)
         missing = [split for split, nuclei in counts.items() if not nuclei[name]]
@@ -37,9 +45,12 @@ def warnings(samples: Sequence[Sample], config: SplitConfig) -> list[str]:
             lines.append(f"no {shown} in any field: it can be neither learned nor measured")
         elif missing:
             cases = sorted({s.case for s in samples if s.nuclei[name]}, key=natural_key)
+            found_in = f"({shown} is in {named(cases)})"
             lines.append(
-                f"no {shown} in {' and '.join(missing)}: it {lost(missing)} there;"
-                f" {advice(missing, config)} ({shown} is in {named(cases)})"
+                f"no {shown} in {named(missing)}: only all folds together measure it {found_in}"
+                if folds
+                else f"no {shown} in {' and '.join(missing)}: it {lost(missing)} there;"
+                f" {advice(missing)} {found_in}"
             )
     return lines
 
@@ -53,10 +64,8 @@ def lost(missing: Sequence[str]) -> str:
     return "can be neither learned nor measured"
 
 
-def advice(missing: Sequence[str], config: SplitConfig) -> str:
+def advice(missing: Sequence[str]) -> str:
     """Say how to get other cases into these splits."""
-    if config.folds:
-        return "another seed= deals the cases into other folds"
     # cases in no list are for training
     splits = [split for split in SPLITS[1:] if split in missing or "train" in missing]
     return "name cases with " + " and ".join(f"split.{split}_cases=..." for split in splits)

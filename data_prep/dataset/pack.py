@@ -9,6 +9,7 @@ crop copies its bytes; without enough memory, it reads them from the disk.
 
 import errno
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,9 +148,14 @@ class TrainingPixels:
         # labels may be interpolated like colours if 255 is the only one
         self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
         path = pack or packed_path(dataset.folder, dataset.description.content_sha256)
-        self.offsets = offsets_of(self.samples)
+        offsets = offsets_of(dataset.packed_samples)
+        self.offsets = [
+            offset
+            for offset, sample in zip(offsets, dataset.packed_samples, strict=False)
+            if sample.split == "train"
+        ]
         self.packed = None
-        if path.is_file() and path.stat().st_size == self.offsets[-1]:
+        if path.is_file() and path.stat().st_size == offsets[-1]:
             self.file = path.open("rb")
             self.packed = np.memmap(self.file, np.uint8, mode="r")
 
@@ -171,8 +177,9 @@ class TrainingPixels:
         sample = self.samples[number]
         if self.packed is None:
             return DecodedSample(*read_sample(self.folder, sample))
-        start, end = self.offsets[number], self.offsets[number + 1]
         shape = sample.height_px, sample.width_px, len(LAYOUT)
+        start = self.offsets[number]
+        end = start + math.prod(shape)
         # as a plain array: np.memmap's own type costs more time than a crop
         pixels_HW4 = np.asarray(self.packed[start:end]).reshape(shape)
         return PackedSample(pixels_HW4, self.file, start)

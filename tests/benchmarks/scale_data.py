@@ -101,7 +101,7 @@ def measure_samples(folder: Path, num_samples: int) -> None:
     before = resident_bytes("VmHWM")
     dataset = table.stage("read manifest", lambda: read_dataset(folder))
     table.tell("read manifest, at most", 0, resident_bytes("VmHWM") - before)
-    table.stage("training split and offsets", lambda: offsets_of(dataset.split("train")))
+    table.stage("training split and offsets", lambda: offsets_of(dataset.packed_samples))
     table.stage("order of an epoch", lambda: epoch_order(num_samples, 0, 0))
     for name in (MANIFEST, DATASET):
         print(f"{name}: {(folder / name).stat().st_size / num_samples:.1f} bytes a sample")

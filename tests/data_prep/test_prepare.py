@@ -228,9 +228,8 @@ class TestNoLeak:
         [
             SplitConfig(val=0.3, test=0.3),
             SplitConfig(val_cases=["10"], test_cases=["Case_3"]),
-            SplitConfig(folds=3, fold=1),
         ],
-        ids=["shares", "lists", "folds"],
+        ids=["shares", "lists"],
     )
     def test_no_case_and_no_copy_is_in_two_splits(
         self, raw_folder: RawFolder, tmp_path: Path, split: SplitConfig

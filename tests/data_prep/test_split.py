@@ -121,38 +121,26 @@ class TestByList:
 
 
 class TestByFold:
-    @pytest.mark.parametrize("folds", [3, 5, 17])
-    def test_each_case_is_tested_exactly_once_and_validates_once(self, folds: int) -> None:
-        fields = make_fields(SIZES)
-        splits = [split_cases(fields, SplitConfig(folds=folds, fold=k), 0) for k in range(folds)]
-        for split in ("test", "val"):
-            drawn = Counter(itertools.chain(*(cases_of(one, split) for one in splits)))
-            assert drawn == Counter({f"Case_{case}": 1 for case in range(1, 18)})
-        assert all(list(one) == list(splits[0]) for one in splits)
+    @pytest.mark.parametrize("folds", [3, 5, "cases"])
+    def test_every_case_may_be_trained_on(self, folds: int | str) -> None:
+        splits = split_cases(make_fields(SIZES), SplitConfig(folds=folds), 0)
+        assert splits == {f"Case_{case}": "train" for case in range(1, 18)}
 
-    def test_folds_are_of_nearly_equal_size(self) -> None:
-        fields = make_fields(SIZES)
-        splits = [split_cases(fields, SplitConfig(folds=5, fold=k), 0) for k in range(5)]
-        sizes = [num_fields(one, "test", SIZES) for one in splits]
-        assert sum(sizes) == 162
-        assert max(sizes) - min(sizes) <= 4
+    @pytest.mark.parametrize(
+        ("folds", "num_cases", "message"),
+        [
+            (5, 4, r"split\.folds=5: there are only 4 cases$"),
+            ("cases", 2, r"split\.folds=cases: there are only 2 cases, and 3 folds are needed"),
+        ],
+    )
+    def test_more_folds_than_cases_are_refused(
+        self, folds: int | str, num_cases: int, message: str
+    ) -> None:
+        with pytest.raises(UsageError, match=message):
+            split_cases(make_fields([3] * num_cases), SplitConfig(folds=folds), 0)
 
-    def test_the_seed_deals_them_anew(self) -> None:
-        fields = make_fields([3] * 12)
-        config = SplitConfig(folds=4)
-        first, same, other = (split_cases(fields, config, seed) for seed in (0, 0, 1))
-        assert first == same != other
-
-    def test_two_folds_without_validation(self) -> None:
-        fields = make_fields([3] * 4)
-        config = [SplitConfig(folds=2, fold=fold, val=0) for fold in (0, 1)]
-        one, two = (split_cases(fields, each, 0) for each in config)
-        assert set(one.values()) == {"train", "test"}
-        assert cases_of(one, "test") == cases_of(two, "train")
-
-    def test_more_folds_than_cases_are_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"split\.folds=5: there are only 4 cases"):
-            split_cases(make_fields([3] * 4), SplitConfig(folds=5), 0)
+    def test_two_cases_are_two_folds_without_validation(self) -> None:
+        assert split_cases(make_fields([1, 1]), SplitConfig(folds="cases", val=0), 0)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +154,8 @@ class TestByFold:
         ({"folds": 2}, r"split\.folds=2: at least 3 \(test, val and train; 2 with split\.val=0"),
         ({"folds": 1, "val": 0}, r"split\.folds=1: at least 2"),
         ({"folds": -1}, r"split\.folds=-1"),
-        ({"folds": 5, "fold": 5}, r"split\.fold=5: 0 to 4"),
-        ({"folds": 5, "fold": -1}, r"split\.fold=-1: 0 to 4"),
         ({"folds": 5, "test_cases": ["1"]}, "exclude each other"),
+        ({"folds": "cases", "val_cases": ["1"]}, "exclude each other"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
@@ -181,11 +168,5 @@ def test_the_pair_of_one_picture_in_the_sample_stays_together(real_data: Path) -
     twins = [tifffile.imread(real_data / f"images/Case_10-0{number}.tif") for number in (7, 8)]
     assert np.abs(twins[0].astype(int) - twins[1]).mean() < 8
     fields, _ = READERS["brecahad"].find_fields(real_data, PrepConfig().case_regex)
-    seen = set()
-    for seed, fold in itertools.product(range(4), range(3)):
-        splits = split_cases(fields, SplitConfig(folds=3, fold=fold), seed)
-        assert sorted(splits.values()) == ["test", "train", "val"]
-        split_of = {field.name: splits[field.case] for field in fields}
-        assert split_of["Case_10-07"] == split_of["Case_10-08"]
-        seen.add(split_of["Case_10-07"])
-    assert seen == set(SPLITS)
+    case_of = {field.name: field.case for field in fields}
+    assert case_of["Case_10-07"] == case_of["Case_10-08"] == "Case_10"

@@ -9,7 +9,7 @@ from data_prep.annotations.formats import READERS
 from data_prep.annotations.shapes import ShapeReader
 from data_prep.cases.names import unmatched_text
 from data_prep.config import SPLITS
-from data_prep.dataset.manifest import Labelling, read_dataset
+from data_prep.dataset.manifest import Dataset, Labelling, read_dataset
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField, notes_on_raw, prepared_fields, raw_fields
 from train.evaluation.measurement import Chosen
@@ -31,7 +31,7 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     else:
         if not (data := config.data or run.config.data):
             raise UsageError(f"run={run.path}: an exported model; give raw= or data=")
-        dataset = read_dataset(Path(data))
+        dataset = seen_by(run, read_dataset(Path(data)))
         notes = check_same_data(run.data, dataset, run.path, is_named=bool(config.data))
         fields = prepared_fields(dataset, config.split)
         if not fields:
@@ -39,6 +39,11 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
             raise UsageError(f"split={config.split}: the data set has no such fields, but {others}")
     fields = of_cases(fields, config.cases)
     return Chosen(fields, truth, [*notes, *notes_on_raw(fields, truth, config.mpp)])
+
+
+def seen_by(run: Run, dataset: Dataset) -> Dataset:
+    """Return a data set as the fold of a run sees it. Raises UsageError for a set without it."""
+    return dataset.of_fold(run.config.fold) if dataset.description.folds else dataset
 
 
 def of_cases(fields: list[WholeField], cases: Sequence[str]) -> list[WholeField]:

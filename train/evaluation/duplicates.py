@@ -10,7 +10,7 @@ fields, or quarters) by 18 or more.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,9 @@ def trained_on(run: Run, data: str) -> Dataset:
     dataset = read_dataset(Path(data))
     if dataset.description.content_sha256 != run.data.content_sha256:
         raise UserError(f"data={data}: not the content that the run was trained on")
-    return dataset
+    trained = set(run.data.cases["train"])
+    samples = [sample for sample in dataset.samples if sample.case in trained]
+    return replace(dataset, samples=samples)
 
 
 def of_sample(folder: Path, index: int, sample: Sample) -> Fingerprint:

@@ -31,7 +31,7 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
     compiler.import_late()
     watched = nullcontext(stop) if stop else StopRequest()
     with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
-        dataset = read_dataset(Path(config.data))
+        dataset = read_dataset(Path(config.data)).of_fold(config.fold)
         config = batch_for_ranks(config, settings, ranks)
         check_fitting(config, dataset)
         if not config.run:

@@ -46,7 +46,7 @@ class Run(ABC):
     """Its folder, or the exported file."""
     config: TrainConfig
     data: Description
-    """The data set that it was trained on."""
+    """The data set that it was trained on, as its fold sees it."""
 
     @property
     def label_values(self) -> list[int]:
@@ -141,4 +141,5 @@ def read_run_folder(path: Path) -> RunFolder:
     if is_exported(path):
         raise UsageError(f"run={path}: an exported model, not a run with checkpoints")
     check_run(str(path))
-    return RunFolder(path, read_config(path), read_description(path / DATASET, OTHER_VERSION))
+    config, data = read_config(path), read_description(path / DATASET, OTHER_VERSION)
+    return RunFolder(path, config, data.of_fold(config.fold, str(path / DATASET)))

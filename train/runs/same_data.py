@@ -60,7 +60,8 @@ def check_same_data(trained: Description, dataset: Dataset, run: Path, is_named:
 
 def differences(trained: Description, now: Description) -> list[str]:
     """List what differs between two prepared data sets; nothing if they are the same."""
-    if trained.content_sha256 == now.content_sha256 and is_labelled_alike(trained, now):
+    is_same_content = trained.content_sha256 == now.content_sha256
+    if is_same_content and trained.cases == now.cases and is_labelled_alike(trained, now):
         return []
     changed = changed_settings(trained.settings, now.settings)
     lines = in_lines({key: changed[key] for key in changed if not key.startswith(SHOWN_AS_CASES)})

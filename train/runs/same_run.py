@@ -51,8 +51,8 @@ def check_same_run(
     """Check that the run in config.run, which has begun, may go on.
 
     `config`: with the content of crop.pipeline; `pipeline`: its file, to be named. `data`: the data
-    set, None if it is not prepared yet. Returns the configuration with the choices of 'auto' that
-    the run began with, and a line for each setting that differs.
+    set as its fold sees it, None if it is not prepared yet. Returns the configuration with the
+    choices of 'auto' that the run began with, and a line for each setting that differs.
 
     Raises OtherRunError for other data, for settings that the saved state does not fit
     (FIXED_KEYS), and with resume=same for every setting that changes results (all but
@@ -68,8 +68,9 @@ def check_same_run(
         changed["crop.pipeline"] = f"{named}: not the transforms that the run began with"
     fixed = [key for key in changed if key.startswith(FIXED_KEYS)]
     free = [key for key in changed if key not in (*fixed, *HARMLESS_KEYS)]
-    trained = read_description(folder / DATASET, OTHER_VERSION)
-    data_lines = [f"data: {line}" for line in differences(trained, data)] if data else []
+    trained = read_description(folder / DATASET, OTHER_VERSION).of_fold(begun.fold)
+    now_lines = differences(trained, data.of_fold(begun.fold)) if data else []
+    data_lines = [f"data: {line}" for line in now_lines]
     if fixed or data_lines or (free and config.resume == "same"):
         lines = [*(changed[key] for key in fixed), *data_lines, *(changed[key] for key in free)]
         ways = [] if data_lines else ways_out(before, fixed, free)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from data_prep import prepare
 from data_prep.__main__ import main
-from data_prep.config import SplitConfig
 from data_prep.dataset.manifest import Sample, read_dataset
 from data_prep.dataset.nuclei import by_split, table, warnings
 from tests.data_prep.dataset.test_manifest import make_sample
@@ -52,13 +51,13 @@ def test_the_table_has_a_line_for_each_class() -> None:
 def test_a_class_cannot_tell_the_terminal_what_to_do() -> None:
     hostile = "\x1b[2J"
     samples = [sample("a", "train", **{hostile: 1}), sample("b", "test", **{hostile: 0})]
-    lines = [*table(by_split(samples)), *warnings(samples, SplitConfig())]
+    lines = [*table(by_split(samples)), *warnings(samples)]
     assert len(lines) == 3
     assert all(line.isprintable() for line in lines)
 
 
 def test_a_split_without_a_class_is_warned_of_with_the_cases_that_hold_it() -> None:
-    assert warnings(THREE_SPLITS, SplitConfig()) == [
+    assert warnings(THREE_SPLITS) == [
         "no tumor in test: it cannot be measured there; name cases with split.test_cases=..."
         " (tumor is in Case_1, Case_2, Case_10)",
         "no mitosis in val and test: it cannot be measured there; name cases with"
@@ -69,17 +68,17 @@ def test_a_split_without_a_class_is_warned_of_with_the_cases_that_hold_it() -> N
 @pytest.mark.parametrize(
     ("samples", "folds", "expected"),
     [
-        ([sample("a", "train", tumor=1), sample("b", "test", tumor=1)], 0, []),
+        ([sample("a", "train", tumor=1), sample("b", "test", tumor=1)], [], []),
         # a split that is not there lacks nothing
-        ([sample("a", "train", tumor=1)], 0, []),
+        ([sample("a", "train", tumor=1)], [], []),
         (
             [sample("a", "train", tumor=0), sample("b", "test", tumor=0)],
-            0,
+            [],
             ["no tumor in any field: it can be neither learned nor measured"],
         ),
         (
             [sample("a", "train", tumor=0), sample("b", "val", tumor=1)],
-            0,
+            [],
             [
                 "no tumor in train: it cannot be learned there; name cases with"
                 " split.val_cases=... and split.test_cases=... (tumor is in b)"
@@ -87,18 +86,15 @@ def test_a_split_without_a_class_is_warned_of_with_the_cases_that_hold_it() -> N
         ),
         (
             [sample("a", "train", tumor=1), sample("b", "test", tumor=0)],
-            3,
-            [
-                "no tumor in test: it cannot be measured there; another seed= deals the cases"
-                " into other folds (tumor is in a)"
-            ],
+            [["a"], ["b"]],
+            ["no tumor in fold 1: only all folds together measure it (tumor is in a)"],
         ),
     ],
 )
 def test_what_is_said_follows_from_where_it_is(
-    samples: list[Sample], folds: int, expected: list[str]
+    samples: list[Sample], folds: list[list[str]], expected: list[str]
 ) -> None:
-    assert warnings(samples, SplitConfig(folds=folds)) == expected
+    assert warnings(samples, folds) == expected
 
 
 # The same nuclei in every format: two of a in Case_1, none in Case_2 and Case_3; one of b in each

@@ -1,0 +1,41 @@
+"""Names in the folders of several runs: the folds of a cross-validation, the trials of a sweep.
+
+CV/fold-0, fold-1, ...        a run for each fold
+SWEEP/trial-0, trial-1, ...   a run for each trial, or with folds a folder of folds
+"""
+
+import re
+from pathlib import Path
+
+ENSEMBLE = "ensemble.json"  # thresholds of a folder of folds
+STUDY = "study.log"  # Optuna's record of a sweep
+NAME = re.compile(r"(fold|trial)-(0|[1-9]\d{0,5})")
+
+
+def fold_name(fold: int) -> str:
+    """Return the name of a fold's run."""
+    return f"fold-{fold}"
+
+
+def trial_name(trial: int) -> str:
+    """Return the name of a trial's run."""
+    return f"trial-{trial}"
+
+
+def members_of(folder: Path) -> list[Path]:
+    """Return the runs of the folds in a folder, in order; none if it has no such runs."""
+    return numbered(folder, "fold")
+
+
+def trials_of(folder: Path) -> list[Path]:
+    """Return the trials in a sweep's folder, in order; none if it has no trials."""
+    return numbered(folder, "trial")
+
+
+def numbered(folder: Path, kind: str) -> list[Path]:
+    """Return the folders KIND-0, KIND-1, ... in a folder by their numbers, whichever are there."""
+    found = {}
+    for path in folder.glob(f"{kind}-*"):
+        if (match := NAME.fullmatch(path.name)) and path.is_dir():
+            found[int(match[2])] = path
+    return [found[number] for number in sorted(found)]
