@@ -55,14 +55,7 @@ def report(config: PrepConfig, summary: "Summary") -> None:
     if config.share:
         print(f"prepared share {config.share} of {config.out}; run without share= to join them")
         return
-    for split, counts in summary.counts.items():
-        if counts["samples"] or not summary.folds:
-            kinds = ("sample", "field", "case")
-            listed = [command_line.counted(counts[f"{kind}s"], kind) for kind in kinds]
-            cases = shortened(summary.cases(split))
-            print(f"{split:5} {', '.join(listed)}" + (f": {cases}" if cases else ""))
-    for number, members in enumerate(summary.folds):
-        print(f"fold {number}: {shortened(members)}")
+    print("\n".join(lines_of_splits(summary)))
     from data_prep.dataset import nuclei  # here, for the same reason
 
     print("\n".join(nuclei.table(nuclei.by_split(summary.samples, summary.folds))))
@@ -86,6 +79,20 @@ def report(config: PrepConfig, summary: "Summary") -> None:
         fields = command_line.counted(summary.num_removed, "field")
         print(f"removed from {config.out}, left by an earlier preparation: {fields}")
     print(f"prepared {config.out} (content {summary.content_sha256[:12]})")
+
+
+def lines_of_splits(summary: "Summary") -> list[str]:
+    """Say what is in each split, or in the folds."""
+    lines = []
+    for split, counts in summary.counts.items():
+        kinds = ("sample", "field", "case")
+        listed = ", ".join(command_line.counted(counts[f"{kind}s"], kind) for kind in kinds)
+        cases = shortened(summary.cases(split))
+        if not summary.folds:
+            lines.append(f"{split:5} {listed}" + (f": {cases}" if cases else ""))
+        elif split == "train":
+            lines.append(f"{listed} in {command_line.counted(len(summary.folds), 'fold')}")
+    return lines + [f"fold {k}: {shortened(cases)}" for k, cases in enumerate(summary.folds)]
 
 
 if __name__ == "__main__":

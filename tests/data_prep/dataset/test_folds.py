@@ -89,6 +89,7 @@ def test_a_set_is_prepared_once_and_dealt_anew_without_work(
     out = capsys.readouterr().out
     assert dealt == [[f"Case_{number}"] for number in range(1, 6)]
     assert "kept as they were: 6 fields" in out
+    assert out.splitlines()[:2] == ["12 samples, 6 fields, 5 cases in 5 folds", "fold 0: Case_1"]
     assert "fold 4: Case_5" in out
 
 
