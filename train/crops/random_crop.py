@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from data_prep.dataset.pack import SamplePixels
 from data_prep.images.masks import BINARY_LABEL
-from train.config import CropConfig
+from train.crops.config import CropConfig
 
 # Optical density of hematoxylin, eosin and a residual (their cross product) in R, G, B; rows are
 # unit vectors.

@@ -15,7 +15,8 @@ from data_prep.dataset.manifest import Dataset
 from data_prep.dataset.pack import TrainingPixels
 from data_prep.dataset.samples import read_sample
 from tests.train.conftest import prepare_here
-from train.config import CropConfig, TrainConfig
+from train.config import TrainConfig
+from train.crops.config import CropConfig
 from train.crops.loader import load_microbatches
 from train.crops.microbatches import (
     CropKey,

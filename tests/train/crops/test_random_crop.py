@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from data_prep.dataset.pack import DecodedSample
-from train.config import CropConfig
+from train.crops.config import CropConfig
 from train.crops.random_crop import (
     NUM_UNIFORMS,
     apply_density_map,
