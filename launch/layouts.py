@@ -1,17 +1,23 @@
 """Nodes and ranks per node: what training gets, and which numbers would be accepted instead."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from common import command_line
-from common.command_line import UsageError
-from data_prep.dataset.manifest import DATASET, read_description
+from common.command_line import UsageError, UserError
+from data_prep.dataset.manifest import DATASET, read_dataset, read_description
 from launch import command_lines
 from launch.cluster.profiles import Profile
 from launch.command_lines import CommandLine, settings_of
 from launch.stages import Request, load_training, stage_arguments
+from train.checkpoints.published import published_checkpoints, step_of
 from train.config import TrainConfig, with_pipeline_read
+from train.crops.fitting import steps_per_epoch
 from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, resolve_batch
+from train.loop.schedule import about_schedule
+from train.runs.newest import CHECKPOINTS
 from train.runs.same_run import OtherRunError, check_same_run
 
 
@@ -45,7 +51,8 @@ def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> Tr
 def check_begun(
     request: Request, config: TrainConfig, argv: Sequence[str], *, is_prepared: bool
 ) -> None:
-    """Refuse settings or data that are not those of a run that has begun.
+    """Refuse settings or data that are not those of a run that has begun, and say what more or
+    fewer epochs do to its learning rate.
 
     Its job would refuse them on the node. `config`: that of training, with its batch;
     `is_prepared`: whether the data set is there by now. Raises UsageError, which shows whole
@@ -57,12 +64,26 @@ def check_begun(
     if is_prepared:
         data = read_description(Path(config.data) / DATASET).of_fold(config.fold)
     try:
-        check_same_run(with_pipeline_read(config), data, config.crop.pipeline)
+        config, _ = check_same_run(with_pipeline_read(config), data, config.crop.pipeline)
     except OtherRunError as error:
         settings = [f"{key}={value}" for key, value in request.settings.items()]
         command = command_lines.parse(argv)
         commands = [str(command.with_settings(given)) for given in error.accepted(settings)]
         raise UsageError(f"train: {error}{as_lines(commands)}") from None
+    if told := schedule_of_begun(request, config):
+        print(f"train: {told}", file=sys.stderr)
+
+
+def schedule_of_begun(request: Request, config: TrainConfig) -> str:
+    """Say what becomes of the learning rate of a begun run with these settings; '' if nothing is to
+    be said, or if the data set is not there by now: then its job says it."""
+    with suppress(UserError):
+        dataset = read_dataset(Path(config.data)).of_fold(config.fold)
+        saved = published_checkpoints(request.run / CHECKPOINTS)
+        step, of_epoch = step_of(saved[-1]) if saved else 0, steps_per_epoch(config, dataset)
+        if step < of_epoch * config.epochs:
+            return about_schedule(config, request.begun, of_epoch, step)
+    return ""
 
 
 def with_batch(

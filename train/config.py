@@ -9,53 +9,13 @@ from typing import Final, Literal, NamedTuple
 from data_prep.config import PREPARED
 from data_prep.dataset.folds import Fold
 from model import ModelConfig
+from train.crops.config import CropConfig
 
 PRESETS = Path(__file__).parent / "presets"
 AUTO: Final = "auto"
 REFERENCE_BATCH = 8  # crops a step, which lr is meant for
-LARGEST_SCALE = 4.0  # from a slide's x40 to its x10; memory grows with its square
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")  # in stage=
 WEEK_S = 7 * 24 * 3600.0
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """Random crops of the training images; their random numbers come from (seed, epoch, index)."""
-
-    size_px: int = 256
-    """Side of the square crop, in px."""
-    per_sample: int = 1
-    """Crops taken of each training image in an epoch."""
-    flip: bool = True
-    """Mirror left-right and top-bottom, each with probability 1/2."""
-    rotation_deg: float = 180.0
-    """Largest rotation in degrees, either way, up to 180; 0 for none."""
-    scale: float = 1.2
-    """Largest enlargement, and the inverse the largest shrinking (a factor, up to 4); 1 for
-    none."""
-    stain: float = 0.1
-    """Largest relative change of each stain's amount (hematoxylin, eosin, residual); 0 for none."""
-    stain_shift: float = 0.02
-    """Largest shift of each stain's optical density, also where there is no stain; 0 for none."""
-    brightness: float = 0.1
-    """Largest relative change of brightness; 0 for none."""
-    pipeline: str = ""
-    """A YAML file of a pipeline of albumentations, which comes after all these
-    (docs/augmentation.md); its content is recorded. Empty for none."""
-
-    def __post_init__(self) -> None:
-        if self.size_px < 16 or self.per_sample < 1:
-            raise ValueError(
-                f"crop.size_px={self.size_px} must be at least 16,"
-                f" crop.per_sample={self.per_sample} at least 1"
-            )
-        if not 0 <= self.rotation_deg <= 180:
-            raise ValueError(f"crop.rotation_deg={self.rotation_deg}: 0 (none) to 180 (any)")
-        if not 1 <= self.scale <= LARGEST_SCALE:
-            raise ValueError(f"crop.scale={self.scale}: 1 (none) to {LARGEST_SCALE:g}")
-        for key in ("stain", "stain_shift", "brightness"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"crop.{key}={getattr(self, key)}: 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -138,19 +98,38 @@ class TrainConfig:
     reproducible: Literal["elastic", "off"] = "elastic"
     """elastic: the same bits on any number of ranks up to microbatches; off: DDP's own
     all-reduce."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """adam; adamw: Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101);
+    sgd: with Nesterov momentum."""
+    momentum: float = 0.9
+    """Momentum of optimizer=sgd, 0 (none) to below 1 (no unit); nnU-Net takes 0.99."""
     lr: float = 1e-3
-    """Learning rate of Adam (no unit)."""
+    """Learning rate (no unit)."""
     lr_scale: Literal["none", "sqrt", "linear"] = "none"
     """How lr follows the batch. none: not at all; sqrt: times the square root of batch_size / 8
     (Krizhevsky 2014, arXiv:1404.5997); linear: times batch_size / 8 (Goyal et al. 2017,
     arXiv:1706.02677)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or a half cosine down to 0 at the last step."""
+    schedule: Literal["constant", "cosine", "poly"] = "constant"
+    """Learning rate after the warm-up: constant; cosine: half a cosine, to 0 after the last step;
+    poly: times (1 - t)^0.9, with t from 0 to 1 (Chen et al. 2017, arXiv:1606.00915)."""
+    schedule_epochs: int | Literal["auto"] = "auto"
+    """Epochs over which cosine and poly run; after these, the rate stays at that of their last
+    step. auto: epochs, as the run began: more epochs later do not raise the rate."""
     warmup_steps: int | Literal["auto"] = "auto"
     """Steps over which the learning rate rises from 0. auto: none, or with lr_scale the first
     epoch."""
     weight_decay: float = 0.0
-    """L2 penalty of Adam (no unit)."""
+    """adam, sgd: L2 penalty, weight_decay times the weights is added to their gradient. adamw: each
+    step shrinks the weights by lr times weight_decay of themselves. 0 for none (no unit)."""
+    clip_norm: float = 0.0
+    """Largest norm of a step's gradient, over all weights together; a longer gradient is scaled
+    down to it. 0 for no limit (no unit)."""
+    ema: float = 0.0
+    """Decay per step of a moving average of weights and running statistics, as 0.999, which
+    validation, evaluation, prediction and export use in place of the weights. It begins with
+    (1 + step) / (10 + step), as TensorFlow's. 0 for none."""
+    stop_after: int = 0
+    """End after so many epochs in a row without a better validation Dice; 0 for never."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Mixed precision. auto: bf16 where the hardware has units for it, fp16 on older GPUs, else
     off."""
@@ -199,6 +178,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         least = {
             "epochs": 1,
+            "schedule_epochs": 1,
+            "stop_after": 0,
             "batch_size": 1,
             "batch_per_rank": 0,
             "microbatches": 1,
@@ -235,10 +216,18 @@ class TrainConfig:
             )
         if isinstance(self.fold, int) and self.fold < 0:
             raise ValueError(f"fold={self.fold}: the number of a fold, from 0, or none, or all")
+        self.check_optimizer()
+
+    def check_optimizer(self) -> None:
+        """Raise ValueError for numbers with which no step can be made."""
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr}: must be above 0, and finite")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay={self.weight_decay}: must be at least 0, and finite")
+        for key in ("weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"{key}={getattr(self, key)}: must be at least 0, and finite")
+        for key in ("momentum", "ema"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)}: 0 (none) to below 1")
 
     @property
     def batch(self) -> Batch:
@@ -246,6 +235,11 @@ class TrainConfig:
         assert self.batch_size != AUTO
         assert self.microbatches != AUTO
         return Batch(self.batch_size, self.microbatches)
+
+    @property
+    def scheduled_epochs(self) -> int:
+        """Epochs over which the schedule of the learning rate runs."""
+        return self.epochs if self.schedule_epochs == AUTO else self.schedule_epochs
 
 
 def with_pipeline_read(config: TrainConfig) -> TrainConfig:
@@ -288,4 +282,4 @@ HARMLESS_KEYS = (
     "panels",
 )
 # Keys that resume=override cannot change: the saved state would not fit, or have seen other cases.
-FIXED_KEYS = ("fold", "batch_size", "batch_per_rank", "crop.per_sample", "model.")
+FIXED_KEYS = ("fold", "batch_size", "batch_per_rank", "crop.per_sample", "model.", "optimizer")

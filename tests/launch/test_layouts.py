@@ -164,6 +164,30 @@ class TestBegun:
             assert submit(shlex.split(command)[2:]) == 0
             capsys.readouterr()
 
+    @pytest.mark.parametrize(
+        ("steps", "rate"),
+        [
+            (0, "follows its schedule over 1 epoch, and then stays at"),
+            (1, "stays at 1.0e-03, where"),
+        ],
+    )
+    def test_what_more_epochs_do_to_the_rate_is_said_before_anything_is_queued(
+        self, steps: int, rate: str, begin: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """An epoch of one step, at the whole rate; of two, the second has a half of it."""
+        if steps:
+            (begin / f"checkpoints/step_{steps:08d}").mkdir(parents=True)
+        given = ["--dry-run", "--stages", "train", "run=run", "resume=override", *FITTING]
+        assert submit([*given, "epochs=1", "schedule=cosine"]) == 0
+        assert "learning rate" not in capsys.readouterr().err
+        assert submit([*given, "epochs=2", "schedule=cosine"]) == 0
+        printed = capsys.readouterr()
+        assert f"train: epochs: 1 -> 2: the learning rate {rate}" in printed.err
+        next_rate = "5.0e-04" if steps else "1.0e-03"
+        end = f"; schedule_epochs=2 stretches the schedule instead: {next_rate} at the next step"
+        assert end in printed.err
+        assert "learning rate" not in printed.out
+
     def test_data_that_were_prepared_anew_are_refused(self, begin: Path, here: Path) -> None:
         again = ["copies=1", "workers=1", "split.val=0", "split.test=0", "radius_px=9"]
         assert data_prep(again) == 0

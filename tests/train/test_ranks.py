@@ -218,6 +218,36 @@ def test_ranks_of_several_subtrees_come_to_the_bits_of_one(
     assert ends[0] == ends[1]
 
 
+OPTIONS = [
+    ("optimizer=adamw", "weight_decay=0.1", "clip_norm=0.05", "ema=0.9", "schedule=poly"),
+    ("optimizer=sgd", "lr=0.1", "weight_decay=0.01", "clip_norm=0.01", "ema=0.99"),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_of_a_step_keeps_the_bits_on_other_ranks_and_after_a_kill(
+    options: tuple[str, ...], start: Start, prepared: Path, tmp_path: Path
+) -> None:
+    """Promise 4: killed on 4 ranks, ended on 2, as on one rank that nothing happened to.
+
+    The norm of a gradient, that a step is clipped by, is added up on every rank by itself; and what
+    is averaged is saved.
+    """
+    runs = tmp_path / "straight", tmp_path / "killed"
+    straight, killed = (
+        (TRAIN, f"data={prepared}", f"run={run}", *SETTINGS, *options) for run in runs
+    )
+    start(*straight).finish()
+    launch = start(*killed, ranks=4)
+    launch.wait_for(lambda: is_in_mid_epoch(runs[1]))
+    launch.send(3, signal.SIGKILL)
+    launch.end()
+    assert 0 < latest_step(runs[1]) < 3 * STEPS_PER_EPOCH
+    start(*killed, ranks=2).finish()
+    assert digests(runs[1]) == digests(runs[0])
+    assert (runs[1] / "metrics.jsonl").read_text() == (runs[0] / "metrics.jsonl").read_text()
+
+
 def test_ddps_own_sums_are_the_same_but_for_rounding(
     start: Start, prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,22 @@ class Progress:
     metrics: dict[str, float | None] = field(default_factory=dict)
     """The last validation's metrics; None if nothing is annotated."""
 
+    def note_validation(self, metrics: dict[str, float | None]) -> None:
+        """Note the end of an epoch, and whether it is the best; `metrics` are {} where there is no
+        validation split."""
+        self.epochs += 1
+        self.metrics = metrics
+        dice = metrics.get("val/dice")
+        if dice is None:  # no validation split, or no annotation in it: the newest is the best
+            self.best_step = self.step
+        elif dice > self.best_dice:
+            self.best_dice, self.best_step = dice, self.step
+
+    def has_stopped_improving(self, stop_after: int, steps_per_epoch: int) -> bool:
+        """Whether this many epochs in a row were no better than the best; never for 0."""
+        best_epoch = max(0, self.best_step) // steps_per_epoch
+        return 0 < stop_after <= self.epochs - best_epoch
+
 
 def read_state(path: Path) -> dict[str, Any]:
     """Read the state of a checkpoint, see Progress. Raises CheckpointError if it cannot be used."""

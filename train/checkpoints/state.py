@@ -1,4 +1,4 @@
-"""The state that checkpoints hold: model, optimizer, gradient scaler and progress."""
+"""The state that checkpoints hold: model, its average, optimizer, gradient scaler and progress."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,16 @@ from torch import nn
 from train.checkpoints.progress import Progress
 from train.checkpoints.published import newest_intact, set_pointer, step_name
 from train.checkpoints.upkeep import clean_up_after_kills, rename_newer_damaged
+from train.config import TrainConfig
 from train.ranks.distributed import Ranks
+
+MODEL, AVERAGED = "model", "averaged"  # parts of a checkpoint's tensors
+
+
+def part_in_use(config: TrainConfig) -> str:
+    """Return the part of a checkpoint's tensors that is the model of a run to everything but its
+    own training: the average with ema=, else the weights."""
+    return AVERAGED if config.ema else MODEL
 
 
 @dataclass
@@ -23,14 +32,23 @@ class State:
     """It holds a state for every parameter, also before the first step."""
     scaler: torch.amp.GradScaler
     progress: Progress
+    averaged: nn.Module | None = None
+    """With ema=, the average of the model over the steps."""
+
+    @property
+    def model_in_use(self) -> nn.Module:
+        """The model that is validated: as `part_in_use` says."""
+        return self.model if self.averaged is None else self.averaged
 
     def tensors(self) -> dict[str, dict[str, Any]]:
-        """Return the tensors of the model and of the optimizer, by names of parameters."""
+        """Return the tensors of the model, its average and the optimizer, by names of
+        parameters."""
         optimizer = {
             name: self.optimizer.state[parameter]
             for name, parameter in self.model.named_parameters()
         }
-        return {"model": self.model.state_dict(), "optimizer": optimizer}
+        averaged = {} if self.averaged is None else {AVERAGED: self.averaged.state_dict()}
+        return {MODEL: self.model.state_dict(), "optimizer": optimizer, **averaged}
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything that is not a tensor, as it is now, as JSON."""

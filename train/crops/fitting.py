@@ -1,25 +1,49 @@
-"""Check that the batch and the crops of a training fit its data set; needs no torch."""
+"""Check that the settings of a training fit its data set; needs no torch."""
 
 from collections.abc import Sequence
 
 from common.command_line import UsageError
 from data_prep.dataset.manifest import Dataset, Sample
-from train.config import CropConfig, TrainConfig
+from train.config import TrainConfig
+from train.crops.config import CropConfig
 
 
 def check_fitting(config: TrainConfig, dataset: Dataset) -> None:
-    """Raise UsageError if an epoch has fewer crops than a batch, or if crops are far larger than
-    the images; before a run's folder is made."""
+    """Raise UsageError if an epoch has fewer crops than a batch, if crops are far larger than the
+    images, or if stop_after= waits for what cannot be measured; before a run's folder is made."""
     samples = dataset.split("train")
     per_sample, size = config.crop.per_sample, config.batch.size
     num_crops = len(samples) * per_sample
-    if num_crops < size:
+    if not steps_per_epoch(config, dataset):
         enough = -(-size // max(1, len(samples)))
         raise UsageError(
             f"batch_size={size}: the train split gives only {num_crops} crop(s) an epoch; give"
             f" batch_size={max(1, num_crops)} or less, or crop.per_sample={enough} or more"
         )
     check_crops(config.crop, samples)
+    if config.stop_after:
+        check_validation(config, dataset.split("val", originals_only=True))
+
+
+def steps_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
+    """Return the number of an epoch's steps; the crops of the last one that is not whole are left
+    out."""
+    return len(dataset.split("train")) * config.crop.per_sample // config.batch.size
+
+
+def check_validation(config: TrainConfig, samples: Sequence[Sample]) -> None:
+    """Raise UsageError if there is no validation Dice that could become better."""
+    if any(sample.foreground_px for sample in samples):
+        return
+    if samples:
+        reason = "nothing is annotated in the validation split"
+    else:
+        reason = "there is no validation split" + (" with fold=all" if config.fold == "all" else "")
+    other = "split.val or split.val_cases of data_prep give it other cases"
+    raise UsageError(
+        f"stop_after={config.stop_after}: {reason}, so no Dice that could become better; set"
+        f" stop_after=0, or {'train one fold' if config.fold == 'all' else other}"
+    )
 
 
 def check_crops(crop: CropConfig, samples: Sequence[Sample]) -> None:

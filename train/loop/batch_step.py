@@ -17,6 +17,7 @@ from train.crops.loader import Microbatch
 from train.crops.microbatches import mask_to_target
 from train.loop.curves import Interval
 from train.loop.losses import segmentation_loss
+from train.loop.optimizer import clip_gradient, move_average
 from train.ranks.distributed import Ranks
 from train.ranks.gradients import TreeGradients, sum_over_microbatches
 from train.ranks.tree import portions
@@ -84,17 +85,23 @@ class BatchStep:
         interval.add(loss.detach(), logits_BCHW.detach(), target_BCHW)
 
     def update(self, learning_rate: float) -> None:
-        """Update the weights and the running statistics. Collective."""
-        for group in self.state.optimizer.param_groups:
+        """Update the weights, the running statistics and the average of both. Collective."""
+        state, config = self.state, self.config
+        for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.state.scaler.step(self.state.optimizer)
-        self.state.scaler.update()
-        self.state.optimizer.zero_grad()
-        number = self.config.batch.num_microbatches
+        if config.clip_norm:
+            state.scaler.unscale_(state.optimizer)
+            clip_gradient(state.model, config.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad()
+        number = config.batch.num_microbatches
         update_running_statistics(
-            self.state.model, number, lambda mine: sum_over_microbatches(mine, number, self.ranks)
+            state.model, number, lambda mine: sum_over_microbatches(mine, number, self.ranks)
         )
-        self.state.progress.step += 1
+        if state.averaged is not None:
+            move_average(state.averaged, state.model, config.ema, state.progress.step)
+        state.progress.step += 1
 
 
 def parallelise(model: nn.Module, ranks: Ranks) -> nn.Module:

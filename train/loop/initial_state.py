@@ -1,5 +1,7 @@
 """Build the state of a run at step 0."""
 
+import copy
+
 import torch
 
 from common import seeds
@@ -18,4 +20,5 @@ def build_state(config: TrainConfig, num_classes: int, precision: Precision) -> 
     model.to(memory_format=precision.memory_format)
     optimizer = build_optimizer(model, config)
     scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
-    return State(model, optimizer, scaler, Progress())
+    averaged = copy.deepcopy(model).requires_grad_(False) if config.ema else None
+    return State(model, optimizer, scaler, Progress(), averaged)

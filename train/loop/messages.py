@@ -8,7 +8,8 @@ from common.command_line import UserError, counted
 from data_prep.dataset.manifest import Sample
 from data_prep.dataset.pack import TrainingPixels
 from train.checkpoints.progress import Progress
-from train.config import REFERENCE_BATCH, CropConfig, TrainConfig
+from train.config import REFERENCE_BATCH, TrainConfig
+from train.crops.config import CropConfig
 from train.metrics.scores import EMPTY
 from train.ranks.distributed import Ranks
 
@@ -61,14 +62,19 @@ def advice_on_waiting(fraction: float, config: TrainConfig, pixels: TrainingPixe
     return f"waits for data {fraction:.0%} of the time; try " + ", or ".join(advice)
 
 
-def summary(progress: Progress) -> str:
-    """Say in a line how far a run is, and how good."""
+def summary(progress: Progress, stopped_after: int) -> str:
+    """Say in a line how far a run is, how good, and whether it ended early: after that many epochs
+    that were no better, 0 if it did not."""
     done = f"{counted(progress.epochs, 'epoch')}, {counted(progress.step, 'step')}"
     if not progress.metrics:
         return done
     if progress.best_dice < 0:
         return f"{done}, {EMPTY} in val: the newest checkpoint counts as the best"
-    return f"{done}, best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
+    best = f"best validation Dice {progress.best_dice:.4f} at step {progress.best_step}"
+    if not stopped_after:
+        return f"{done}, {best}"
+    no_better = counted(stopped_after, "epoch")
+    return f"{done}, {best}; none better in {no_better}, so it ended (stop_after={stopped_after})"
 
 
 def about_kernels(kernels: list[str], config: TrainConfig) -> str:

@@ -1,28 +1,41 @@
-"""Build the optimizer, and compute its learning rate. To add an optimizer, change this file.
+"""Build the optimizer, and what a step does beside it: clip the gradient, average the weights.
 
-The learning rate is a pure function of the step: nothing to save, nothing to restore.
+To add an optimizer, change this file, and `optimizer` in train/config.py.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
 
-from train.config import AUTO, REFERENCE_BATCH, TrainConfig
+from train.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build Adam, with the state for every parameter that checkpoints hold, before any step."""
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-    )
-    for parameter in model.parameters():
-        optimizer.state[parameter] = state_before_the_first_step(parameter)
+    """Build the optimizer, with the state for every parameter that checkpoints hold, before any
+    step."""
+    parameters = list(model.parameters())
+    optimizer = new_optimizer(parameters, config)
+    for parameter in parameters:
+        optimizer.state[parameter] = state_before_the_first_step(parameter, config.optimizer)
     return optimizer
 
 
-def state_before_the_first_step(parameter: Tensor) -> dict[str, Tensor]:
-    """Return Adam's state for a parameter, as torch makes it in the first step."""
+def new_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """Build the optimizer without a state. The kernels of fused=True compute each value of a weight
+    by itself, so there is no order that bits could depend on."""
+    rate, decay = config.lr, config.weight_decay
+    if config.optimizer == "sgd":
+        momentum = config.momentum
+        return torch.optim.SGD(
+            parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind(parameters, lr=rate, weight_decay=decay, fused=True)
+
+
+def state_before_the_first_step(parameter: Tensor, optimizer: str) -> dict[str, Tensor]:
+    """Return an optimizer's state for a parameter, with which the first step is as torch's."""
+    if optimizer == "sgd":
+        return {"momentum_buffer": torch.zeros_like(parameter)}
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
         "exp_avg": torch.zeros_like(parameter),
@@ -30,24 +43,25 @@ def state_before_the_first_step(parameter: Tensor) -> dict[str, Tensor]:
     }
 
 
-def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Compute the learning rate of a step (from 0), after scaling, warm-up and schedule."""
-    rate, warmup_steps = scaled_rate(config), num_warmup_steps(total_steps, config)
-    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    if config.schedule == "constant":
-        return rate * warmup
-    after = max(0, step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return rate * warmup * 0.5 * (1 + math.cos(math.pi * after))
+@torch.no_grad()
+def clip_gradient(model: nn.Module, largest_norm: float) -> None:
+    """Scale the gradient down to a norm over all parameters together, if it is longer.
+
+    The norm is of a copy in one piece. On a GPU, the order in which a norm is added up depends on
+    where in memory a gradient begins, which is another place in a bucket of DDP's. A gradient that
+    is not finite stays so: the scaler of fp16 has found it already, and leaves the step out.
+    """
+    gradients = [each.grad for each in model.parameters() if each.grad is not None]
+    norm = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
+    torch._foreach_mul_(gradients, (largest_norm / norm).clamp(max=1))
 
 
-def scaled_rate(config: TrainConfig) -> float:
-    """Compute the learning rate for the run's batch."""
-    exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.lr_scale]
-    return config.lr * (config.batch.size / REFERENCE_BATCH) ** exponent if exponent else config.lr
+@torch.no_grad()
+def move_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the average of weights and running statistics towards those after a step (from 0).
 
-
-def num_warmup_steps(total_steps: int, config: TrainConfig) -> int:
-    """Return the steps of the warm-up. auto: those of the first epoch if the rate is scaled."""
-    if config.warmup_steps != AUTO:
-        return config.warmup_steps
-    return 0 if config.lr_scale == "none" else total_steps // config.epochs
+    At first the decay is smaller, or the weights of the beginning would count for long:
+    min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage.
+    """
+    means, values = ([*each.parameters(), *each.buffers()] for each in (averaged, model))
+    torch._foreach_lerp_(means, values, 1 - min(decay, (1 + step) / (10 + step)))

@@ -12,8 +12,9 @@ from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.config import PRESETS, TrainConfig
 from train.crops.fitting import check_fitting
-from train.loop import compiler, messages
+from train.loop import compiler
 from train.loop.batch import RanksError, accepted_starts, as_lines, resolve_batch
+from train.loop.schedule import about_schedule
 from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock, locked
@@ -32,21 +33,23 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
     watched = nullcontext(stop) if stop else StopRequest()
     with watched as stop, start_ranks(config.device, config.rank_timeout_s) as ranks:
         dataset = read_dataset(Path(config.data)).of_fold(config.fold)
-        config = batch_for_ranks(config, settings, ranks)
+        begun = ranks.first_does(lambda: begun_config(config.run))
+        config = batch_for_ranks(config, settings, ranks, begun)
         check_fitting(config, dataset)
         if not config.run:
             config = replace(config, run=str(ranks.first_does(new_run)))
         folder = Path(config.run)
         with io_errors_explained(folder), locked(folder, ranks) as lock:
-            return train(config, settings, dataset, ranks, stop, lock)
+            return train(config, begun, settings, dataset, ranks, stop, lock)
 
 
-def batch_for_ranks(config: TrainConfig, settings: Sequence[str], ranks: Ranks) -> TrainConfig:
-    """Replace auto in the batch's settings. Collective.
+def batch_for_ranks(
+    config: TrainConfig, settings: Sequence[str], ranks: Ranks, begun: TrainConfig | None
+) -> TrainConfig:
+    """Replace auto in the batch's settings.
 
     Raises UsageError, with commands that would be accepted, if these ranks cannot compute it.
     """
-    begun = ranks.first_does(lambda: begun_config(config.run))
     try:
         return resolve_batch(config, ranks.world_size, begun)
     except RanksError as error:
@@ -73,13 +76,17 @@ def train_command(num_ranks: int, settings: Sequence[str]) -> str:
 
 def train(
     config: TrainConfig,
+    begun: TrainConfig | None,
     settings: Sequence[str],
     dataset: Dataset,
     ranks: Ranks,
     stop: StopRequest,
     lock: RunLock,
 ) -> int:
-    """Open the run's folder, and train to the last epoch; returns the exit code. Collective."""
+    """Open the run's folder, and train to the last epoch; returns the exit code. Collective.
+
+    `begun`: the configuration of the start before this one, None for a new run.
+    """
     # rank 0 alone decides whether the run may go on
     given = config
     try:
@@ -89,7 +96,10 @@ def train(
         raise UsageError(f"{error}{as_lines(commands)}") from None
     trainer = Trainer(config, dataset, ranks, stop, lock, changes)
     if not trainer.is_finished:
+        step = trainer.state.progress.step
+        if told := about_schedule(config, begun, trainer.steps_per_epoch, step):
+            trainer.notes.append(told)
         return trainer.fit()
     if ranks.is_first:
-        print(f"run={config.run} is finished: {messages.summary(trainer.state.progress)}")
+        print(f"run={config.run} is finished: {trainer.summary}")
     return 0

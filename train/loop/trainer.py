@@ -17,6 +17,7 @@ from train.checkpoints.interval import SaveInterval
 from train.checkpoints.saver import Saver
 from train.checkpoints.upkeep import Retention
 from train.config import TrainConfig
+from train.crops.fitting import steps_per_epoch
 from train.crops.loader import Microbatch, load_microbatches, lost_worker_explained
 from train.crops.microbatches import TrainingCrops
 from train.crops.staging import staged_pixels
@@ -25,12 +26,12 @@ from train.loop.batch_step import BatchStep
 from train.loop.curves import Interval
 from train.loop.determinism import be_deterministic, doubtful_kernels
 from train.loop.initial_state import build_state
-from train.loop.optimizer import learning_rate
+from train.loop.schedule import learning_rate
 from train.loop.validation import Validation
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
 from train.runs.history import check_history
-from train.runs.monitor import Done, Goal, Monitor
+from train.runs.monitor import Done, Monitor
 from train.runs.newest import CHECKPOINTS
 from train.runs.same_run import config_sha256
 from train.runs.thresholds import doubt_about_best
@@ -56,7 +57,7 @@ class Trainer:
         be_deterministic(config)
         precision = choose_precision(ranks.device, config.amp, config.memory_format)
         self.crops = TrainingCrops(TrainingPixels(dataset), config)
-        self.steps_per_epoch = len(self.crops) // config.batch.size
+        self.steps_per_epoch = steps_per_epoch(config, dataset)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.validation = Validation(dataset, config, precision, ranks)
         self.label_values = self.validation.label_values
@@ -93,8 +94,20 @@ class Trainer:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every epoch is done and validated."""
-        return self.state.progress.epochs >= self.config.epochs
+        """Whether every epoch is done and validated, or stop_after= has ended the run."""
+        return self.state.progress.epochs >= self.config.epochs or self.has_stopped
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether stop_after= has ended the run."""
+        stop_after = self.config.stop_after
+        return self.state.progress.has_stopped_improving(stop_after, self.steps_per_epoch)
+
+    @property
+    def summary(self) -> str:
+        """How far the run is, how good, and why it ended."""
+        stopped_after = self.config.stop_after if self.has_stopped else 0
+        return messages.summary(self.state.progress, stopped_after)
 
     @property
     def is_epoch_over(self) -> bool:
@@ -106,9 +119,10 @@ class Trainer:
         """Train to the last epoch, or until asked to stop; returns the exit code. Collective."""
         config, progress = self.config, self.state.progress
         done = Done(progress.step, progress.epochs, not self.is_epoch_over)
-        goal = Goal(self.total_steps, config.epochs)
         self.ranks.first_does(lambda: check_history(self.run))  # the monitor is on the first alone
-        self.monitor = Monitor(self.run, done, goal, config.log_every_s, self.ranks.is_first)
+        self.monitor = Monitor(
+            self.run, done, self.total_steps, config.log_every_s, self.ranks.is_first
+        )
         self.monitor.resumed(progress.step, self.notes)
         self.monitor.sign_of_life(progress.step, progress.epochs)
         self.monitor.say(self.beginning())
@@ -166,7 +180,7 @@ class Trainer:
         progress = self.state.progress
         if doubt := doubt_about_best(progress.best_dice, progress.best_step):
             self.monitor.say(f"warning: {doubt}")
-        self.monitor.finished(messages.summary(self.state.progress), self.saver.stalled_s)
+        self.monitor.finished(self.summary, self.saver.stalled_s)
         return 0
 
     def save_is_due(self) -> bool:
@@ -193,7 +207,7 @@ class Trainer:
             self.ranks.first_does(lambda: check_unchanged(self.dataset))
             self.saver.save()
             self.saved_at = progress.step, progress.epochs
-            self.monitor.sign_of_life(progress.step, progress.epochs)
+            self.monitor.sign_of_life(progress.step, progress.epochs, self.is_finished)
         self.last_save_s = time.monotonic()
 
     def stop_early(self, signum: int) -> int:
@@ -216,7 +230,7 @@ class Trainer:
         progress = self.state.progress
         self.batch_step.compute_gradients(self.next_microbatch, self.interval)
         self.saver.wait_for_copy()
-        self.batch_step.update(learning_rate(progress.step, self.total_steps, self.config))
+        self.batch_step.update(learning_rate(progress.step, self.steps_per_epoch, self.config))
         self.interval.steps += 1
         self.monitor.step()
         if progress.step % self.config.log_every_steps == 0:
@@ -255,31 +269,20 @@ class Trainer:
     # The end of an epoch
 
     def end_epoch(self) -> None:
-        """Validate, note the best step, and save. Collective.
-
-        If a stop comes during validation, nothing is noted or saved here.
-        """
+        """Validate, and save; nothing if a stop comes during validation. Collective."""
         self.check_loss()
-        if not self.validate():
-            return
-        progress = self.state.progress
-        dice = progress.metrics.get("val/dice")
-        if dice is None:  # no validation split, or no annotation in it: the newest is the best
-            progress.best_step = progress.step
-        elif dice > progress.best_dice:
-            progress.best_dice, progress.best_step = dice, progress.step
-        self.save()
+        if self.validate():
+            self.save()
 
     def validate(self) -> bool:
-        """Validate, and count the epoch; False if a stop came before the end. Collective."""
+        """Validate, and note that; False if a stop came before the end. Collective."""
         start_s, progress = time.monotonic(), self.state.progress
-        found = self.validation.validate(self.state.model, self.stop)
+        found = self.validation.validate(self.state.model_in_use, self.stop)
         if found is None:
             return False
-        progress.epochs += 1
+        progress.note_validation(found.metrics)
         self.monitor.panels(progress.step, found.panels)
         if found.metrics:
-            progress.metrics = found.metrics
             loss = found.metrics["val/loss"]
             if loss is None or not math.isfinite(loss):
                 raise messages.not_finite(progress.step, self.config.lr)

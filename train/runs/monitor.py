@@ -39,19 +39,14 @@ class Done:
     """False if the validation at `step` is still to do."""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What a run is to do in all."""
-
-    steps: int
-    epochs: int
-
-
 class Monitor:
     """Writes the run's curves and prints how far it is. If not `enabled`, it does nothing."""
 
-    def __init__(self, run: Path, done: Done, goal: Goal, every_s: float, enabled: bool) -> None:
-        self.enabled, self.run, self.every_s, self.goal = enabled, run, every_s, goal
+    def __init__(
+        self, run: Path, done: Done, total_steps: int, every_s: float, enabled: bool
+    ) -> None:
+        """`total_steps`: those of all epochs."""
+        self.enabled, self.run, self.every_s, self.total_steps = enabled, run, every_s, total_steps
         if not enabled:
             return
         from torch.utils.tensorboard import SummaryWriter  # here: other ranks need not wait for it
@@ -63,7 +58,7 @@ class Monitor:
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
         threading.excepthook = without_writers
         self.bar = tqdm(
-            total=goal.steps,
+            total=total_steps,
             initial=done.step,
             desc="train",
             unit="step",
@@ -107,15 +102,18 @@ class Monitor:
         if self.enabled:
             self.bar.update()
 
-    def sign_of_life(self, step: int, epoch: int) -> None:
-        """Write progress.json: how far the run is, for launch/jobs.py and others."""
+    def sign_of_life(self, step: int, epoch: int, is_finished: bool = False) -> None:
+        """Write progress.json: how far the run is, for launch/jobs.py and others.
+
+        `is_finished`: nothing is left to do, the last validation included.
+        """
         if not self.enabled:
             return
         now = {
             "step": step,
-            "total_steps": self.goal.steps,
+            "total_steps": self.total_steps,
             "epoch": epoch,
-            "is_finished": epoch >= self.goal.epochs,  # the last validation is done, too
+            "is_finished": is_finished,
             "time_s": time.time(),
         }
         write_atomically(self.run / PROGRESS, json.dumps(now).encode())
@@ -143,7 +141,6 @@ class Monitor:
         known = {name: value for name, value in values.items() if value is not None}
         self.points(step, known)
         self.writer.flush()
-        self.sign_of_life(step, epoch)
         append_line(self.run / METRICS, {"step": step, "epoch": epoch, **values})
         listed = " ".join(f"{name} {score_text(value)}" for name, value in known.items())
         if unknown := [name for name in values if name not in known]:

@@ -14,7 +14,7 @@ from common.ownership import PRIVATE, Item
 from data_prep.dataset.manifest import DATASET, Dataset
 from model.precision import choose_precision
 from train.checkpoints.published import published_checkpoints
-from train.config import TrainConfig, with_pipeline_read
+from train.config import AUTO, TrainConfig, with_pipeline_read
 from train.ranks.lock import LOCK
 from train.runs.newest import CHECKPOINTS, CONFIG
 from train.runs.same_run import check_same_run, resolve_auto
@@ -42,7 +42,10 @@ def open_run(
     elif folder.is_dir() and has_other_content(folder):
         raise UsageError(f"run={folder}: holds files that are not a run's; name another folder")
     precision = choose_precision(device, config.amp, config.memory_format)
-    config = resolve_auto(config, precision.amp, precision.layout)
+    config = resolve_auto(config, precision.amp, precision.layout, config.epochs)
+    if config.schedule_epochs == config.epochs:
+        # config.yaml may be the config= of another run, whose schedule is to follow its epochs
+        config = dataclasses.replace(config, schedule_epochs=AUTO)
     absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
     description = (dataset.folder / DATASET).read_bytes()
     write_settings(folder, description, command_line.as_yaml(absolute).encode())

@@ -21,6 +21,7 @@ from model import build_model
 from train.checkpoints.checkpoint_files import CheckpointError, verify
 from train.checkpoints.load_checkpoint import load_checkpoint
 from train.checkpoints.published import find_checkpoint
+from train.checkpoints.state import part_in_use
 from train.config import TrainConfig
 from train.exchange import exported_model
 from train.ranks.distributed import Ranks
@@ -93,7 +94,7 @@ class RunFolder(Run):
         """See Run."""
         path = ranks.first_does(lambda: self.find_intact(checkpoint))
         model = build_model(self.config.model, len(self.label_values))
-        state = load_checkpoint(path, {"model": model.state_dict()}, ranks)
+        state = load_checkpoint(path, {part_in_use(self.config): model.state_dict()}, ranks)
         return LoadedModel(model.to(ranks.device), path, state)
 
     def find_intact(self, checkpoint: str) -> Path:

@@ -10,7 +10,7 @@ from common.command_line import UsageError
 from common.schema import json_sha256
 from data_prep.dataset.manifest import DATASET, Description, read_description
 from train.checkpoints.published import published_checkpoints
-from train.config import FIXED_KEYS, HARMLESS_KEYS, TrainConfig
+from train.config import AUTO, FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.runs.newest import CHECKPOINTS, OTHER_VERSION, read_config
 from train.runs.same_data import as_typed, differences, flat
 
@@ -60,13 +60,15 @@ def check_same_run(
     """
     folder = Path(config.run)
     begun = read_config(folder)
-    config = resolve_auto(config, begun.amp, begun.memory_format)
-    before, now = (flat_settings(settings) for settings in (begun, config))
+    config = resolve_auto(config, begun.amp, begun.memory_format, begun.scheduled_epochs)
+    # of a begun run the number counts: auto with other epochs would be another schedule
+    numbered = dataclasses.replace(begun, schedule_epochs=begun.scheduled_epochs)
+    before, now = (flat_settings(settings) for settings in (numbered, config))
     changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]}
     if "crop.pipeline" in changed:
         named = "crop.pipeline" if pipeline.startswith("{") else f"crop.pipeline={pipeline}"
         changed["crop.pipeline"] = f"{named}: not the transforms that the run began with"
-    fixed = [key for key in changed if key.startswith(FIXED_KEYS)]
+    fixed = [key for key in changed if is_fixed(key, before[key], now[key])]
     free = [key for key in changed if key not in (*fixed, *HARMLESS_KEYS)]
     trained = read_description(folder / DATASET, OTHER_VERSION).of_fold(begun.fold)
     now_lines = differences(trained, data.of_fold(begun.fold)) if data else []
@@ -81,6 +83,11 @@ def check_same_run(
     told = [key for key in changed if key not in silent]
     overridden = dict.fromkeys(free, " (overridden)")
     return config, [f"changed {changed[key]}{overridden.get(key, '')}" for key in told]
+
+
+def is_fixed(key: str, before: Any, now: Any) -> bool:
+    """Whether the saved state does not fit a change. Without ema= there is no average in it."""
+    return key.startswith(FIXED_KEYS) or (key == "ema" and 0 in (before, now))
 
 
 def ways_out(
@@ -108,13 +115,17 @@ def other_run(
     )
 
 
-def resolve_auto(config: TrainConfig, amp: str, memory_format: str) -> TrainConfig:
+def resolve_auto(
+    config: TrainConfig, amp: str, memory_format: str, schedule_epochs: int
+) -> TrainConfig:
     """Replace 'auto' in the configuration."""
     resolved: dict[str, Any] = {}
     if config.amp == "auto":
         resolved["amp"] = amp
     if config.memory_format == "auto":
         resolved["memory_format"] = memory_format
+    if config.schedule_epochs == AUTO:
+        resolved["schedule_epochs"] = schedule_epochs
     return dataclasses.replace(config, **resolved)
 
 

@@ -10,6 +10,7 @@ from train.checkpoints.digests import tensors_sha256
 from train.checkpoints.load_checkpoint import load_all_tensors
 from train.checkpoints.progress import read_state
 from train.checkpoints.published import find_checkpoint
+from train.checkpoints.state import MODEL, part_in_use
 from train.metrics.scores import score_text
 from train.runs.config import ShowConfig
 from train.runs.newest import named_or_newest
@@ -33,12 +34,19 @@ def show_checkpoint(config: ShowConfig) -> int:
     is_same = complete.config_sha256 == config_sha256(run.config)
     print(f"settings      {'the same as' if is_same else 'other than now'} in config.yaml")
     print(f"resolution    {mpp_text(run.data.labelling.mpp)}")
+    if run.config.ema:
+        print(f"model         the average of the weights, ema={run.config.ema:g}")
     for name, value in state["metrics"].items():
         print(f"{name:13} {score_text(value, 6)}")
     if state["best_dice"] >= 0:
         print(f"best          val/dice {state['best_dice']:.6f} at step {state['best_step']}")
     tensors = load_all_tensors(path)
-    of_model = {name: value for name, value in tensors.items() if name.startswith("model.")}
+    part = part_in_use(run.config)
+    of_model = {
+        name.replace(part, MODEL, 1): value
+        for name, value in tensors.items()
+        if name.startswith(f"{part}.")
+    }
     rest = json.dumps(state, sort_keys=True)
     state_digest = hashlib.sha256((tensors_sha256(tensors) + rest).encode()).hexdigest()
     print(f"model sha256  {tensors_sha256(of_model)}")

@@ -1,93 +1,133 @@
-"""The learning rate at steps that one can work out."""
+"""Optimizers, clipping and averaging against what numpy makes of their papers' formulas."""
 
-import dataclasses
-import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from train.config import TrainConfig
-from train.loop.optimizer import learning_rate
+from train.loop.optimizer import build_optimizer, clip_gradient, move_average
+
+RATE, DECAY, MOMENTUM = 0.1, 0.3, 0.8
+Floats = np.ndarray
 
 
-def config(schedule: str, warmup_steps: int) -> TrainConfig:
-    return TrainConfig(data="", run="", lr=0.8, schedule=schedule, warmup_steps=warmup_steps)
+def gradients(seed: int = 0) -> list[list[Floats]]:
+    """Of three steps, for a weight (2, 3) and a bias (2,)."""
+    rng = np.random.default_rng(seed)
+    return [[rng.normal(size=(2, 3)), rng.normal(size=2)] for _ in range(3)]
+
+
+def values_of(model: nn.Module) -> list[Floats]:
+    return [parameter.detach().double().numpy().copy() for parameter in model.parameters()]
+
+
+def give(model: nn.Module, of_step: list[Floats]) -> None:
+    for parameter, gradient in zip(model.parameters(), of_step, strict=True):
+        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+
+
+def adam(weight: Floats, steps: list[Floats], *, decoupled: bool) -> Floats:
+    """Kingma & Ba 2015, algorithm 1; decoupled: Loshchilov & Hutter 2019, algorithm 2."""
+    first, second = np.zeros_like(weight), np.zeros_like(weight)
+    for number, gradient in enumerate(steps, 1):
+        if decoupled:
+            weight = weight - RATE * DECAY * weight
+        else:
+            gradient = gradient + DECAY * weight
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = np.sqrt(second / (1 - 0.999**number)) + 1e-8
+        weight = weight - RATE * first / (1 - 0.9**number) / corrected
+    return weight
+
+
+def sgd(weight: Floats, steps: list[Floats], momentum: float) -> Floats:
+    """With the L2 penalty, and one look ahead along the velocity (Nesterov)."""
+    velocity = np.zeros_like(weight)
+    for gradient in steps:
+        gradient = gradient + DECAY * weight
+        velocity = momentum * velocity + gradient
+        weight = weight - RATE * (gradient + momentum * velocity)
+    return weight
 
 
 @pytest.mark.parametrize(
-    ("schedule", "warmup_steps", "expected"),
+    ("settings", "formula"),
     [
-        ("constant", 0, {0: 0.8, 7: 0.8, 11: 0.8}),
-        ("constant", 4, {0: 0.2, 1: 0.4, 3: 0.8, 11: 0.8}),
-        # of 12 steps: half way at 6, a third of the way at 4 (cos 60 degrees)
-        ("cosine", 0, {0: 0.8, 4: 0.8 * 0.75, 6: 0.4, 8: 0.8 * 0.25, 12: 0.0}),
-        # 8 steps after a warm-up of 4
-        ("cosine", 4, {0: 0.2, 3: 0.8, 4: 0.8, 8: 0.4, 12: 0.0}),
+        ({"optimizer": "adam"}, lambda *given: adam(*given, decoupled=False)),
+        ({"optimizer": "adamw"}, lambda *given: adam(*given, decoupled=True)),
+        ({"optimizer": "sgd", "momentum": MOMENTUM}, lambda *given: sgd(*given, MOMENTUM)),
+        ({"optimizer": "sgd", "momentum": 0}, lambda *given: sgd(*given, 0)),
     ],
 )
-def test_the_rate_is_as_worked_out(
-    schedule: str, warmup_steps: int, expected: dict[int, float]
+def test_steps_are_those_of_the_formulas(
+    settings: dict[str, Any], formula: Callable[..., Floats]
 ) -> None:
-    for step, rate in expected.items():
-        assert learning_rate(step, 12, config(schedule, warmup_steps)) == pytest.approx(rate)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(model, TrainConfig(lr=RATE, weight_decay=DECAY, **settings))
+    before = values_of(model)
+    for of_step in gradients():
+        give(model, of_step)
+        optimizer.step()
+    for number, (weight, now) in enumerate(zip(before, values_of(model), strict=True)):
+        steps = [of_step[number] for of_step in gradients()]
+        np.testing.assert_allclose(now, formula(weight, steps), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("lr_scale", "batch_size", "expected"),
-    [
-        ("none", 32, 0.8),
-        ("sqrt", 32, 1.6),
-        ("linear", 32, 3.2),
-        ("linear", 8, 0.8),
-        ("sqrt", 2, 0.4),
-    ],
-)
-def test_the_rate_follows_the_batch_from_the_8_crops_that_lr_is_meant_for(
-    lr_scale: str, batch_size: int, expected: float
-) -> None:
-    scaled = dataclasses.replace(
-        config("constant", 0), lr_scale=lr_scale, batch_size=batch_size, microbatches=1
-    )
-    assert learning_rate(0, 12, scaled) == pytest.approx(expected)
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_state_that_checkpoints_hold_is_there_before_the_first_step(name: str) -> None:
+    """Of the names that steps leave, in tensors that steps change in place."""
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(model, TrainConfig(optimizer=name))
+    before = {each: dict(optimizer.state[each]) for each in model.parameters()}
+    assert all(before.values())
+    give(model, gradients()[0])
+    optimizer.step()
+    for parameter, state in before.items():
+        assert state.keys() == optimizer.state[parameter].keys()
+        for key, tensor in state.items():
+            assert optimizer.state[parameter][key] is tensor
+            assert tensor.any()
 
 
-@pytest.mark.parametrize(
-    ("lr_scale", "warmup_steps", "expected"),
-    # 12 steps in 3 epochs; times four at 32 crops
-    [
-        ("none", "auto", 0.8),
-        ("linear", "auto", 3.2 / 4),
-        ("linear", 2, 3.2 / 2),
-        ("linear", 0, 3.2),
-    ],
-)
-def test_a_scaled_rate_rises_over_the_first_epoch_unless_it_is_said_otherwise(
-    lr_scale: str, warmup_steps: int | Literal["auto"], expected: float
-) -> None:
-    scaled = dataclasses.replace(
-        config("constant", 0),
-        lr_scale=lr_scale,
-        batch_size=32,
-        microbatches=1,
-        epochs=3,
-        warmup_steps=warmup_steps,
-    )
-    assert learning_rate(0, 12, scaled) == pytest.approx(expected)
-    assert learning_rate(11, 12, scaled) == pytest.approx(0.8 if lr_scale == "none" else 3.2)
+@pytest.mark.parametrize("largest", [0.5, 1.7, 100.0])
+def test_a_gradient_is_as_long_as_allowed_over_all_weights_together(largest: float) -> None:
+    model = nn.Linear(3, 2)
+    (of_step, *_) = gradients()
+    give(model, of_step)
+    clip_gradient(model, largest)
+    length = np.sqrt(sum((each**2).sum() for each in of_step))
+    assert 1.7 < length < 100  # the last one leaves it as it is
+    for parameter, gradient in zip(model.parameters(), of_step, strict=True):
+        expected = gradient * min(1, largest / length)
+        np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 5])
-def test_a_cosine_falls_all_the_way(warmup_steps: int) -> None:
-    rates = [learning_rate(step, 40, config("cosine", warmup_steps)) for step in range(40)]
-    falling = rates[max(0, warmup_steps - 1) :]
-    assert falling == sorted(falling, reverse=True)
-    assert max(rates) == 0.8
-    assert 0 < rates[-1] < 0.01
+def test_no_gradient_at_all_stays_none() -> None:
+    model = nn.Linear(3, 2)
+    give(model, [np.zeros((2, 3)), np.zeros(2)])
+    clip_gradient(model, 0.5)
+    assert not any(parameter.grad.any() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("total_steps", [1, 3])
-def test_a_run_shorter_than_its_warm_up_has_a_rate(total_steps: int) -> None:
-    for step in range(total_steps):
-        assert math.isclose(
-            learning_rate(step, total_steps, config("cosine", 5)), 0.8 * (step + 1) / 5
-        )
+def test_an_average_counts_the_newest_most_at_first() -> None:
+    """Decays of 1/10, 2/11, then 0.25 where (1 + step) / (10 + step) is 3/12 and 4/13."""
+    model, averaged = nn.Linear(1, 1), nn.Linear(1, 1)
+    for module in (model, averaged):
+        module.register_buffer("mean", torch.zeros(1))
+    nn.init.constant_(averaged.weight, 0.0)
+    averaged.requires_grad_(False)
+    expected = 0.0
+    for step, (value, decay) in enumerate([(4.0, 0.1), (3.0, 2 / 11), (9.0, 0.25), (5.0, 0.25)]):
+        nn.init.constant_(model.weight, value)
+        model.mean.fill_(10 * value)
+        move_average(averaged, model, 0.25, step)
+        expected = decay * expected + (1 - decay) * value
+        assert averaged.weight.item() == pytest.approx(expected)
+        assert averaged.mean.item() == pytest.approx(10 * expected)
+    assert model.weight.item() == 5

@@ -156,14 +156,17 @@ def test_best_is_the_first_of_the_highest(
 def uninterrupted(
     tiny: Tiny, new_trainer: NewTrainer, tmp_path_factory: pytest.TempPathFactory
 ) -> Trainer:
-    """A run with everything that could carry a state: batch norm, dropout, Adam, a schedule."""
+    """A run with everything that could carry a state: batch norm, dropout, Adam, an average, a
+    schedule."""
     trainer = new_trainer(with_everything(tiny, tmp_path_factory.mktemp("runs") / "straight"))
     assert trainer.fit() == 0
     return trainer
 
 
 def with_everything(tiny: Tiny, run: Path) -> TrainConfig:
-    return tiny(run, "model.norm=batch", "model.dropout=0.3", "schedule=cosine", "warmup_steps=3")
+    network = ("model.norm=batch", "model.dropout=0.3")
+    steps = ("optimizer=adamw", "weight_decay=0.1", "clip_norm=0.05", "ema=0.9")
+    return tiny(run, *network, *steps, "schedule=poly", "warmup_steps=3")
 
 
 def stop_after(trainer: Trainer, step: int, in_validation: bool) -> None:

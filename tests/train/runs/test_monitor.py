@@ -14,7 +14,6 @@ from tests.train.curves import read_curve
 from train.runs.history import read_metrics, read_training
 from train.runs.monitor import (
     Done,
-    Goal,
     Monitor,
     drop_lines_after,
     panel_strip,
@@ -33,7 +32,7 @@ def open_monitor(
     events = list(run.glob("tensorboard/*"))
     for number, file in enumerate(sorted(events)):
         file.rename(file.with_name(f"events.out.tfevents.{number:010d}.earlier"))
-    return Monitor(run, Done(first_step, epochs, is_validated), Goal(12, 3), every_s, enabled)
+    return Monitor(run, Done(first_step, epochs, is_validated), 12, every_s, enabled)
 
 
 def train(monitor: Monitor, first_step: int, last_step: int, mark: float) -> None:

@@ -115,13 +115,46 @@ def test_resume_override_takes_other_mathematics_and_tells(
     assert open_run(tiny(tmp_path, "lr=0.5"), prepared, CPU)[1] == []
 
 
-@pytest.mark.parametrize("setting", ["model.width=8", "batch_size=8", "crop.per_sample=2"])
+@pytest.mark.parametrize(
+    "setting",
+    ["model.width=8", "batch_size=8", "crop.per_sample=2", "optimizer=sgd", "ema=0.9"],
+)
 def test_what_the_state_cannot_follow_is_not_overridden(
     setting: str, prepared: Dataset, tiny: Tiny, tmp_path: Path
 ) -> None:
     open_run(tiny(tmp_path), prepared, CPU)
     with pytest.raises(UserError, match=f"{setting.split('=')[0]}: .*another run= to start anew"):
         open_run(tiny(tmp_path, setting, "lr=0.5", "resume=override"), prepared, CPU)
+
+
+def test_an_average_may_be_of_other_steps_but_not_end(
+    prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    open_run(tiny(tmp_path, "ema=0.9"), prepared, CPU)
+    with pytest.raises(UserError, match=r"ema: 0\.9 -> 0\.0\); give those it has, or another run="):
+        open_run(tiny(tmp_path, "resume=override"), prepared, CPU)
+    _, changes = open_run(tiny(tmp_path, "ema=0.99", "resume=override"), prepared, CPU)
+    assert changes == ["changed ema: 0.9 -> 0.99 (overridden)"]
+
+
+def test_a_run_keeps_the_length_of_its_schedule(
+    prepared: Dataset, tiny: Tiny, tmp_path: Path
+) -> None:
+    """Two epochs, of a run that is to have four; config.yaml of a new run leaves it to epochs, for
+    it may be the config= of a longer one."""
+    opened, _ = open_run(tiny(tmp_path), prepared, CPU)
+    assert (opened.schedule_epochs, opened.scheduled_epochs) == ("auto", 2)
+    longer, changes = open_run(tiny(tmp_path, "epochs=4", "resume=override"), prepared, CPU)
+    assert changes == ["changed epochs: 2 -> 4 (overridden)"]
+    assert longer.scheduled_epochs == read_run(tmp_path).config.schedule_epochs == 2
+    again, changes = open_run(tiny(tmp_path, "epochs=4"), prepared, CPU)
+    assert (again.scheduled_epochs, changes) == (2, [])
+    given = ("epochs=4", "schedule_epochs=4")
+    with pytest.raises(OtherRunError, match=r"\(schedule_epochs: 2 -> 4\)") as refused:
+        open_run(tiny(tmp_path, *given), prepared, CPU)
+    for settings in refused.value.accepted(given):
+        taken, _ = open_run(tiny(tmp_path, *settings), prepared, CPU)
+    assert (taken.schedule_epochs, taken.scheduled_epochs) == ("auto", 4)  # the last overrides
 
 
 def test_the_hash_of_the_settings_is_of_the_mathematics(tiny: Tiny, tmp_path: Path) -> None:
