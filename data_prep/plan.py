@@ -83,10 +83,11 @@ def plan_share(config: PrepConfig, fields: list[Field], bad: list[BadFile]) -> P
     return Plan(make_tasks(chosen, inputs, splits, config), splits, unreadable, resolution)
 
 
-def check_raw(config: PrepConfig) -> None:
-    """Check names, classes and splits, without reading images. Raises UserError."""
+def check_raw(config: PrepConfig) -> dict[str, str]:
+    """Check names, classes and splits, without reading images; return case -> split. Raises
+    UserError."""
     config = with_checked_classes(config)
-    split_cases(*find_fields(config), config)
+    return split_cases(*find_fields(config), config)
 
 
 def with_checked_classes(config: PrepConfig) -> PrepConfig:

@@ -1,13 +1,20 @@
 """Nodes and ranks per node: what training gets, and which numbers would be accepted instead."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common import command_line
 from common.command_line import UsageError, UserError
-from data_prep.dataset.manifest import DATASET, read_dataset, read_description
+from data_prep.config import SPLITS, PrepConfig
+from data_prep.dataset.manifest import (
+    DATASET,
+    Description,
+    labelling_of,
+    read_dataset,
+    read_description,
+)
 from launch import command_lines
 from launch.cluster.profiles import Profile
 from launch.command_lines import CommandLine, settings_of
@@ -19,6 +26,7 @@ from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, 
 from train.loop.schedule import about_schedule
 from train.runs.newest import CHECKPOINTS
 from train.runs.same_run import OtherRunError, check_same_run
+from train.runs.warm_start import check_init, is_to_begin
 
 
 def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> TrainConfig:
@@ -60,18 +68,62 @@ def check_begun(
     """
     if not (request.run / DATASET).is_file():
         return
-    data = None
-    if is_prepared:
-        data = read_description(Path(config.data) / DATASET).of_fold(config.fold)
-    try:
+    with showing_commands(request, argv):
+        data = data_of_fold(config) if is_prepared else None
         config, _ = check_same_run(with_pipeline_read(config), data, config.crop.pipeline)
+    if told := schedule_of_begun(request, config):
+        print(f"train: {told}", file=sys.stderr)
+
+
+def check_beginning(
+    request: Request, config: TrainConfig, argv: Sequence[str], preparation: Sequence[str]
+) -> list[str]:
+    """Refuse a model (init=) that training would refuse on the node: one that has seen cases which
+    the run is measured on, or of another network. Returns lines for the user.
+
+    `preparation`: the arguments of the data set's preparation; none if it is there by now. Raises
+    UserError, with whole commands that are accepted.
+    """
+    if not is_to_begin(config):
+        return []
+    with showing_commands(request, argv):
+        data = planned_data(preparation) if preparation else data_of_fold(config)
+        return check_init(config, data)[1]
+
+
+def planned_data(preparation: Sequence[str]) -> Description | None:
+    """Return what is known of a data set before it is prepared; None where cases are dealt to folds
+    by what is annotated in them. Raises UserError."""
+    from data_prep.images.masks import label_values
+    from data_prep.plan import check_raw
+    from data_prep.records import settings_of_set
+
+    config = command_line.load(PrepConfig, preparation)
+    if config.split.folds:
+        return None
+    cases: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for case, split in check_raw(config).items():
+        cases[split].append(case)
+    settings = settings_of_set(config)
+    labelling = labelling_of(label_values(config.classes, config.labels), settings, None)
+    return Description(labelling, cases, "", settings)
+
+
+def data_of_fold(config: TrainConfig) -> Description:
+    """Return the description of the data set, as the fold that is trained sees it."""
+    return read_description(Path(config.data) / DATASET).of_fold(config.fold)
+
+
+@contextmanager
+def showing_commands(request: Request, argv: Sequence[str]) -> Iterator[None]:
+    """While this context lasts, add whole commands that are accepted to what training refuses."""
+    try:
+        yield
     except OtherRunError as error:
         settings = [f"{key}={value}" for key, value in request.settings.items()]
         command = command_lines.parse(argv)
         commands = [str(command.with_settings(given)) for given in error.accepted(settings)]
         raise UsageError(f"train: {error}{as_lines(commands)}") from None
-    if told := schedule_of_begun(request, config):
-        print(f"train: {told}", file=sys.stderr)
 
 
 def schedule_of_begun(request: Request, config: TrainConfig) -> str:
@@ -89,19 +141,22 @@ def schedule_of_begun(request: Request, config: TrainConfig) -> str:
 def with_batch(
     arguments: dict[str, list[str]], resolved: TrainConfig | None
 ) -> dict[str, list[str]]:
-    """Return the arguments of the stages, those of training with the numbers of its batch."""
+    """Return the arguments of the stages, those of training with the numbers of its batch, and with
+    the whole path of its init=, which a file or a preset may give too."""
     if resolved is None:
         return arguments
+    init = [f"init={Path(resolved.init).resolve()}"] if resolved.init else []
+    replaced = {*BATCH_KEYS, *(["init"] if init else [])}
     others = [
         setting
         for setting in arguments["train"]
-        if command_line.split_argument(setting)[0] not in BATCH_KEYS
+        if command_line.split_argument(setting)[0] not in replaced
     ]
     size, num_microbatches = resolved.batch
     batch = [f"batch_size={size}", f"microbatches={num_microbatches}"]
     if resolved.batch_per_rank:  # of a preset: it is in batch_size now
         batch.append("batch_per_rank=0")
-    return arguments | {"train": [*others, *batch]}
+    return arguments | {"train": [*others, *batch, *init]}
 
 
 def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:

@@ -41,7 +41,7 @@ from launch.cluster.suggestion import PROFILE_HELP, choose_profile
 from launch.cluster_checks import check_cluster, check_with_slurm
 from launch.command_lines import PROGRAM
 from launch.job_requests import plan, printed
-from launch.layouts import check_begun, resolve_ranks, with_batch
+from launch.layouts import check_beginning, check_begun, resolve_ranks, with_batch
 from launch.local import local_commands, run_here
 from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
@@ -100,6 +100,10 @@ def main(argv: list[str]) -> int:
         check_fitting(asked.training, read_dataset(request.data).of_fold(asked.training.fold))
     if request.begun and asked.training:
         check_begun(request, asked.training, argv, is_prepared="prepare" not in stages)
+    if asked.training:
+        preparation = stage_arguments(stages, request, profile).get("prepare", [])
+        for line in check_beginning(request, asked.training, argv, preparation):
+            print(line, file=sys.stderr)
     made = missing_folders(request.run)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())

@@ -6,6 +6,9 @@ from model.config import ModelConfig
 from model.unet import UNet
 
 ARCHITECTURES = {"unet": UNet}
+ENCODER, HEAD = "encoder", "head"
+"""Names of two parts that every network has: the layers that turn an image into features (those of
+a U-Net's contracting path), and the last layer, whose size depends on the number of classes."""
 
 
 def build_model(config: ModelConfig, num_classes: int = 1) -> nn.Module:

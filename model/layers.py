@@ -50,9 +50,14 @@ def update_running_statistics(
     """Update the running statistics at the end of a step, by the mean over its microbatches.
 
     `num_microbatches`: those of all ranks. `sum_over_microbatches` sums over them: it takes this
-    rank's values, (microbatches of this rank, length) float, and returns (length,).
+    rank's values, (microbatches of this rank, length) float, and returns (length,). A layer in
+    evaluation mode keeps its statistics.
     """
-    norms = [module for module in model.modules() if isinstance(module, MicrobatchNorm2d)]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, MicrobatchNorm2d) and module.training
+    ]
     if not norms:
         return
     mine = [torch.stack(norm.step_statistics).flatten(1) for norm in norms]

@@ -41,7 +41,7 @@ COMMANDS = {
 
 # Settings that name what is not there, which is said without loading anything
 MISSING = {
-    "train.__main__": [["data=nowhere"]],
+    "train.__main__": [["data=nowhere"], ["init=nowhere"]],
     "train.evaluate": [["run=nowhere"], ["raw=nowhere"]],
     "train.export": [["out=a.onnx", "run=nowhere"]],
     "train.predict": [["out=a", "input=nowhere"]],

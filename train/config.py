@@ -77,6 +77,14 @@ class TrainConfig:
     config: str = ""
     """A YAML file of keys, which come after the preset's and before those given here; it may name
     the preset."""
+    init: str = ""
+    """A run's folder, whose best checkpoint counts, or a file of train.export: training begins with
+    the weights of that model, in place of random ones, at step 0. Its network must be the same; the
+    last layer is made anew where the classes are others. A model that was trained on a case of
+    val or test is refused. A run that goes on no longer needs it. Empty for none."""
+    freeze_epochs: int = 0
+    """First epochs in which the encoder keeps the weights and running statistics that init= gave
+    it."""
     seed: int = 0
     """Seed of the weights, the order of samples and all other random numbers."""
     epochs: int = 10
@@ -190,6 +198,7 @@ class TrainConfig:
             "warmup_steps": 0,
             "panels": 0,
             "keep_every": 0,
+            "freeze_epochs": 0,
             "save_every_s": 0,
             "log_every_s": 0,
         }
@@ -204,6 +213,11 @@ class TrainConfig:
             raise ValueError(
                 f"microbatches={self.microbatches} must divide batch_size={self.batch_size};"
                 f" allowed: {', '.join(map(str, allowed))}"
+            )
+        if self.freeze_epochs and not self.init:
+            raise ValueError(
+                f"freeze_epochs={self.freeze_epochs}: only with init=, which gives the weights that"
+                " the encoder keeps"
             )
         if self.stage and not self.stage.startswith(("/", "$")):
             raise ValueError(
@@ -282,4 +296,6 @@ HARMLESS_KEYS = (
     "panels",
 )
 # Keys that resume=override cannot change: the saved state would not fit, or have seen other cases.
-FIXED_KEYS = ("fold", "batch_size", "batch_per_rank", "crop.per_sample", "model.", "optimizer")
+FIXED_KEYS = (
+    *("fold", "init", "batch_size", "batch_per_rank", "crop.per_sample", "model.", "optimizer"),
+)

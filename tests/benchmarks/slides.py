@@ -103,5 +103,7 @@ def write_network(path: Path, preset: str) -> None:
     model = build_model(config.model, 1)
     labelling = Labelling({"tumor": 255}, RADIUS_PX, 65535, "(?P<case>.+)")
     state = {"step": 0, "epochs": 0, "metrics": {}}
-    about = exported_model.describe(config, Description(labelling, {}, "", {}), state, 0.5, model)
+    about = exported_model.describe(
+        config, Description(labelling, {}, "", {}), state, 0.5, model, []
+    )
     path.write_bytes(exported_model.encode(model, about))

@@ -39,6 +39,7 @@ from train.evaluation.fields import (
 from train.evaluation.figures import draw
 from train.evaluation.overlays import Overlay, make_overlay, worst_and_best
 from train.evaluation.summary import summarise, summarise_nuclei, summarise_pixels
+from train.exchange.origin import chosen_among
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score
 from train.metrics.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.ranks.distributed import Ranks
@@ -285,12 +286,18 @@ def doubts(config: EvaluateConfig, state: Mapping[str, Any]) -> list[str]:
 def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:
     """Say what makes the figures of a checkpoint look better than they are."""
     warnings = split_warnings(run.data.cases)
-    if seen := {field.case for field in fields} & set(run.data.cases["train"]):
-        listed = ", ".join(sorted(seen))
+    cases = {field.case for field in fields}
+    if seen := run.trained_among(cases):
+        listed = ", ".join(seen)
         warnings.append(f"trained on: {listed}; these figures do not show new patients")
     thresholds = [state["metrics"].get(name) for name in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD)]
-    chosen = {field.case for field in fields} & set(run.data.cases["val"])
+    chosen = cases & set(run.data.cases["val"])
     if chosen and thresholds != [None, None]:
         listed = ", ".join(sorted(chosen))
         warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
+    if before := chosen_among(cases, run.data, run.origins):
+        listed = ", ".join(sorted(before))
+        warnings.append(
+            f"the weights that it began with (init=) were chosen on: {listed}; test on other cases"
+        )
     return warnings

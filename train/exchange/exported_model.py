@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,8 +28,9 @@ from data_prep.images.masks import channel_values
 from train.checkpoints.digests import model_sha256, tensors_sha256
 from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
+from train.exchange.origin import Origin, origins_in
 
-FORMAT = 4
+FORMAT = 5
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors")
 
@@ -50,6 +51,8 @@ class About:
     """step, epochs and metrics of its checkpoint."""
     model_sha256: str
     """Digest of the weights, as `train.show` prints it."""
+    origins: list[Origin]
+    """The models that its weights come from, as Run.origins."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Metadata:
     mpp: float | None
     data: Source
     checkpoint: SavedState
+    origins: list[dict[str, Any]]
 
 
 def describe(
@@ -96,9 +100,13 @@ def describe(
     state: Mapping[str, Any],
     threshold: float,
     model: nn.Module,
+    origins: Sequence[Origin],
 ) -> dict[str, Any]:
     """Return everything that is needed to use a checkpoint's model, as JSON. `parse` reads it."""
-    training = dataclasses.asdict(dataclasses.replace(config, data="", run="", config=""))
+    named = Path(config.init).name
+    training = dataclasses.asdict(
+        dataclasses.replace(config, data="", run="", config="", init=named)
+    )
     # JSON has no infinity, which save_every_s and log_every_s may be
     training = {key: "inf" if value == math.inf else value for key, value in training.items()}
     network, tile = training.pop("model"), training.pop("tile")
@@ -129,6 +137,7 @@ def describe(
             "metrics": state["metrics"],
             "model_sha256": model_sha256(model),
         },
+        "origins": [dataclasses.asdict(origin) for origin in origins],
         "training": training,
         "versions": {
             "python": platform.python_version(),
@@ -169,7 +178,10 @@ def about_in(found: Metadata) -> About:
     labelling = labelling_of(found.classes, read, found.mpp)
     data = Description(labelling, source.cases, source.content_sha256, source.settings)
     state = {"step": saved.step, "epochs": saved.epochs, "metrics": saved.metrics}
-    return About(config, data, state, saved.model_sha256)
+    origins = origins_in(found.origins)
+    if bool(config.init) != bool(origins):
+        raise ValueError(f"training.init is {short(config.init)}, with {len(origins)} origins")
+    return About(config, data, state, saved.model_sha256, origins)
 
 
 def damaged(path: Path, problem: str) -> ExportedModelError:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common import seeds
+from model.build import ENCODER
 from model.layers import update_running_statistics
 from model.precision import Precision
 from train.checkpoints.state import State
@@ -36,6 +37,7 @@ class BatchStep:
     ) -> None:
         self.state, self.config, self.precision = state, config, precision
         self.label_values, self.ranks = label_values, ranks
+        self.encoder = state.model.get_submodule(ENCODER)
         num_microbatches = config.batch.num_microbatches
         self.mine = portions(num_microbatches, ranks.world_size)[ranks.rank].microbatches
         self.generator = default_generator(ranks.device)
@@ -46,12 +48,19 @@ class BatchStep:
             if isinstance(self.parallel, DistributedDataParallel):
                 self.gradients.attach(self.parallel)
 
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Whether this step leaves the encoder as it is (freeze_epochs)."""
+        return self.state.progress.epochs < self.config.freeze_epochs
+
     def compute_gradients(
         self, next_microbatch: Callable[[], Microbatch], interval: Interval
     ) -> None:
         """Compute the mean gradient of the batch of all ranks, in each parameter's .grad.
         Collective."""
         self.state.model.train()
+        if self.is_encoder_frozen:
+            self.encoder.eval()  # it normalises by its running statistics, and keeps them
         step = self.state.progress.step
         for microbatch in self.mine:
             image_BHWC, mask_BHW = next_microbatch()
@@ -89,6 +98,8 @@ class BatchStep:
         state, config = self.state, self.config
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
+        if self.is_encoder_frozen:
+            self.encoder.zero_grad()  # without a gradient, the optimizer passes a parameter over
         if config.clip_norm:
             state.scaler.unscale_(state.optimizer)
             clip_gradient(state.model, config.clip_norm)

@@ -35,6 +35,7 @@ from train.runs.monitor import Done, Monitor
 from train.runs.newest import CHECKPOINTS
 from train.runs.same_run import config_sha256
 from train.runs.thresholds import doubt_about_best
+from train.runs.warm_start import initial_weights
 
 MUCH_WAITING = 0.1  # fraction of an interval's time above which the user gets advice
 
@@ -62,7 +63,8 @@ class Trainer:
         self.validation = Validation(dataset, config, precision, ranks)
         self.label_values = self.validation.label_values
 
-        self.state = build_state(config, len(self.label_values), precision)
+        weights = initial_weights(config, ranks)
+        self.state = build_state(config, len(self.label_values), precision, weights)
         self.notes = [*changes, *self.state.restore(self.run / CHECKPOINTS, ranks)]
         if doubtful := doubtful_kernels(self.state.model, config, precision):
             self.notes.append(messages.about_kernels(doubtful, config))

@@ -36,7 +36,7 @@ def export_run(config: ExportConfig) -> None:
     model, path, state = run.load_model(config.checkpoint, Ranks(0, 1, CPU))
     model.eval()
     threshold, _ = choose_threshold("auto", state)
-    about = exported_model.describe(run.config, run.data, state, threshold, model)
+    about = exported_model.describe(run.config, run.data, state, threshold, model, run.origins)
     if out.suffix == ONNX:
         examples = [*onnx_model.random_images(), *field_tiles(config.check, run)]
         content = onnx_model.convert(model, about)

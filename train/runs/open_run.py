@@ -1,7 +1,7 @@
 """Open a run's folder for training: make it, or check that settings and data are still the same."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from data_prep.dataset.manifest import DATASET, Dataset
 from model.precision import choose_precision
 from train.checkpoints.published import published_checkpoints
 from train.config import AUTO, TrainConfig, with_pipeline_read
+from train.exchange.origin import INIT
 from train.ranks.lock import LOCK
 from train.runs.newest import CHECKPOINTS, CONFIG
-from train.runs.same_run import check_same_run, resolve_auto
+from train.runs.same_run import check_same_run, resolve_auto, with_whole_init
+from train.runs.warm_start import begin
 
 # What may be in the folder before config.yaml: from launch/submit.py, or from a killed start
-ALLOWED_BEFORE = {"launch", "prepared", PRIVATE, DATASET, LOCK}
+ALLOWED_BEFORE = {"launch", "prepared", PRIVATE, DATASET, INIT, LOCK}
 KIND = "run"  # private folder of the record
 
 
@@ -32,10 +34,11 @@ def open_run(
     Returns the configuration with the content of crop.pipeline, and with precision and layout for
     'auto'; and a line for each setting that has changed since the last start. 'auto' asks the
     hardware only when the run starts: another answer after a restart on other hardware would change
-    the results. Raises UserError if settings or data do not fit.
+    the results. Raises UserError if settings or data do not fit, and for weights (init=) that the
+    run may not begin with.
     """
     folder, pipeline = Path(config.run), config.crop.pipeline
-    config = with_pipeline_read(config)
+    config = with_whole_init(with_pipeline_read(config))
     changes: list[str] = []
     if (folder / CONFIG).is_file() and (folder / DATASET).is_file():
         config, changes = check_same_run(config, dataset.description, pipeline)
@@ -46,18 +49,19 @@ def open_run(
     if config.schedule_epochs == config.epochs:
         # config.yaml may be the config= of another run, whose schedule is to follow its epochs
         config = dataclasses.replace(config, schedule_epochs=AUTO)
+    init, told = begin(config, dataset.description)
     absolute = dataclasses.replace(config, data=str(dataset.folder.resolve()))
-    description = (dataset.folder / DATASET).read_bytes()
-    write_settings(folder, description, command_line.as_yaml(absolute).encode())
-    return config, changes
+    files = {DATASET: (dataset.folder / DATASET).read_bytes(), **init}
+    write_settings(folder, files | {CONFIG: command_line.as_yaml(absolute).encode()})
+    return config, [*changes, *told]
 
 
-def write_settings(folder: Path, dataset: bytes, config: bytes) -> None:
+def write_settings(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files about data and settings, if they are missing or different.
 
-    Raises UserError if training did not write the files there, or if they were changed since.
+    The last of them is config.yaml: with it, the folder is a run. Raises UserError if training did
+    not write the files there, or if they were changed since.
     """
-    files = {DATASET: dataset, CONFIG: config}  # config.yaml last: with it, the folder is a run
     if all(holds(folder / name, content) for name, content in files.items()):
         return
     with Item(folder, KIND, KIND) as item:

@@ -2,12 +2,14 @@
 
     RUN/config.yaml     the whole resolved configuration
     RUN/dataset.json    the one of the prepared data set
+    RUN/init.json       with init=, the models that its weights come from (train.exchange.origin)
     RUN/checkpoints/    see train.checkpoints.checkpoint_files
 
 A file that train.export wrote is a run with one checkpoint (train.exchange.exported_model).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +26,10 @@ from train.checkpoints.published import find_checkpoint
 from train.checkpoints.state import part_in_use
 from train.config import TrainConfig
 from train.exchange import exported_model
+from train.exchange.origin import Origin, read_beginning, trained_among
 from train.ranks.distributed import Ranks
 from train.runs.newest import CHECKPOINTS, OTHER_VERSION, check_run, is_exported, read_config
+from train.runs.several import NAME
 
 
 class LoadedModel(NamedTuple):
@@ -48,11 +52,27 @@ class Run(ABC):
     config: TrainConfig
     data: Description
     """The data set that it was trained on, as its fold sees it."""
+    origins: Sequence[Origin]
+    """The models that its weights come from: that of init=, then the one which that began with, and
+    so on."""
 
     @property
     def label_values(self) -> list[int]:
         """Mask value of each channel of the logits."""
         return channel_values(self.data.labelling.labels.values())
+
+    def as_origin(self, checkpoint: str, step: int, model_sha256: str) -> Origin:
+        """Return one of its checkpoints as what another run may begin with."""
+        train, val = self.data.cases["train"], self.data.cases["val"]
+        name = name_of(self.path)
+        regex = self.data.labelling.case_regex
+        return Origin(name, checkpoint, step, model_sha256, train, val, regex)
+
+    def trained_among(self, cases: Iterable[str]) -> list[str]:
+        """Return those of the cases that its weights have seen: in its own training, or in that of
+        a model which they come from."""
+        everything = [self.as_origin("", 0, ""), *self.origins]
+        return sorted(trained_among(cases, self.data, everything))
 
     @property
     @abstractmethod
@@ -133,7 +153,7 @@ def read_run(path: Path) -> Run:
     """Read a run's folder or an exported model. Raises UserError if it is neither."""
     if is_exported(path):
         about = exported_model.read(path)
-        return ExportedModel(path, about.config, about.data)
+        return ExportedModel(path, about.config, about.data, about.origins)
     return read_run_folder(path)
 
 
@@ -143,4 +163,11 @@ def read_run_folder(path: Path) -> RunFolder:
         raise UsageError(f"run={path}: an exported model, not a run with checkpoints")
     check_run(str(path))
     config, data = read_config(path), read_description(path / DATASET, OTHER_VERSION)
-    return RunFolder(path, config, data.of_fold(config.fold, str(path / DATASET)))
+    origins = read_beginning(path, config.init).origins
+    return RunFolder(path, config, data.of_fold(config.fold, str(path / DATASET)), origins)
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a run, with that of its folder if it is one of several there."""
+    whole = path.resolve()
+    return "/".join(whole.parts[-2:]) if NAME.fullmatch(whole.name) else whole.name

@@ -61,6 +61,7 @@ def check_same_run(
     folder = Path(config.run)
     begun = read_config(folder)
     config = resolve_auto(config, begun.amp, begun.memory_format, begun.scheduled_epochs)
+    config = with_whole_init(config)
     # of a begun run the number counts: auto with other epochs would be another schedule
     numbered = dataclasses.replace(begun, schedule_epochs=begun.scheduled_epochs)
     before, now = (flat_settings(settings) for settings in (numbered, config))
@@ -127,6 +128,13 @@ def resolve_auto(
     if config.schedule_epochs == AUTO:
         resolved["schedule_epochs"] = schedule_epochs
     return dataclasses.replace(config, **resolved)
+
+
+def with_whole_init(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with an absolute path in init=."""
+    if not config.init:
+        return config
+    return dataclasses.replace(config, init=str(Path(config.init).resolve()))
 
 
 def config_sha256(config: TrainConfig) -> str:

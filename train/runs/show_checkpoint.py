@@ -30,6 +30,8 @@ def show_checkpoint(config: ShowConfig) -> int:
     state, complete = read_state(path), read_complete(path)
     print(f"step          {state['step']}")
     print(f"epoch         {state['epochs']} of {run.config.epochs} done")
+    for origin in run.origins:
+        print(f"began with    {origin.source}, {origin.checkpoint}")
     print(f"saved by      {complete.world_size} rank(s)")
     is_same = complete.config_sha256 == config_sha256(run.config)
     print(f"settings      {'the same as' if is_same else 'other than now'} in config.yaml")
