@@ -9,6 +9,8 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
+REQUESTED = 1000  # in place of a signal's number, above all of them: ranks agree on the largest
+
 PR_SET_PDEATHSIG = 1  # of Linux
 
 
@@ -31,6 +33,11 @@ def caught() -> list[signal.Signals]:
     return [signum for signum in SIGNALS if signum != signal.SIGHUP or not is_nohup]
 
 
+def name_of(signum: int) -> str:
+    """Return what asked for a stop, for a message."""
+    return "this program" if signum == REQUESTED else signal.Signals(signum).name
+
+
 class StopRequest:
     """While this context lasts, SIGTERM, SIGINT, SIGUSR2 and SIGHUP only set `signum`.
 
@@ -41,7 +48,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = 0
-        """The first signal that came; 0 for none."""
+        """The first signal that came; 0 for none, REQUESTED for a request of this program's."""
         self.num_signals = 0
         self.previous: dict[signal.Signals, Any] = {}
 
@@ -57,6 +64,10 @@ class StopRequest:
     ) -> None:
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
+
+    def request(self) -> None:
+        """Ask for a stop as a signal would, unless one came before. Any thread may."""
+        self.signum = self.signum or REQUESTED
 
     def adopt(self, signum: int) -> None:
         """Take over the signal that the ranks agreed on, if this rank got none."""

@@ -16,6 +16,10 @@ from train.ranks.distributed import Ranks
 LARGE_FOR_A_CPU = 10_000_000  # parameters; with more, a step takes a CPU many seconds
 
 
+class NotFiniteError(UserError):
+    """A loss that is not finite."""
+
+
 def about_batch(config: TrainConfig, num_ranks: int) -> str:
     """Say how a step's crops are computed, and which settings would give each rank more of them."""
     batch = config.batch
@@ -85,9 +89,9 @@ def about_kernels(kernels: list[str], config: TrainConfig) -> str:
     )
 
 
-def not_finite(step: int, lr: float) -> UserError:
+def not_finite(step: int, lr: float) -> NotFiniteError:
     """Return the error for a loss that is not finite."""
-    return UserError(
+    return NotFiniteError(
         f"the loss is not finite, at step {step} or shortly before: lower lr={lr}, or set amp=off;"
         " the last checkpoint is from before"
     )

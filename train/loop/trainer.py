@@ -1,7 +1,6 @@
 """The training loop: while steps remain, step, maybe validate, maybe save, maybe stop."""
 
 import math
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from common import command_line
 from common.command_line import EXIT_STOPPED, counted
-from common.stop_request import StopRequest
+from common.stop_request import StopRequest, name_of
 from data_prep.dataset.manifest import Dataset, check_unchanged
 from data_prep.dataset.pack import TrainingPixels
 from model.precision import choose_precision
@@ -220,7 +219,7 @@ class Trainer:
         self.saver.wait()
         step = self.state.progress.step
         self.monitor.say(
-            f"stopped by {signal.Signals(signum).name} at step {step}, saved; run the same command"
+            f"stopped by {name_of(signum)} at step {step}, saved; run the same command"
             f" with run={self.run} to go on"
         )
         return EXIT_STOPPED
