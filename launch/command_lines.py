@@ -5,6 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from common.command_line import UsageError
+from launch.stages import stage_keys
+from launch.sweeps.space import CALL, divided
+
+SWEEP = "--sweep"
 PROGRAM = "python launch/submit.py"
 WITHOUT_VALUE = ("--dry-run",)
 
@@ -16,12 +21,15 @@ class CommandLine:
     flags: dict[str, str | None] = field(default_factory=dict)
     """None for a flag that takes no value."""
     settings: dict[str, str] = field(default_factory=dict)
+    swept: tuple[str, ...] = ()
+    """The words of --sweep."""
 
     @property
     def words(self) -> list[str]:
-        """The arguments, flags before settings."""
+        """The arguments, flags before settings, and what is swept last."""
         flags = [word for pair in self.flags.items() for word in pair if word is not None]
-        return flags + [f"{key}={value}" for key, value in self.settings.items()]
+        settings = [f"{key}={value}" for key, value in self.settings.items()]
+        return flags + settings + ([SWEEP, *self.swept] if self.swept else [])
 
     def __str__(self) -> str:
         """The whole command, for a shell."""
@@ -40,7 +48,8 @@ class CommandLine:
         """Return it without a flag, or a setting."""
         flags = {flag: value for flag, value in self.flags.items() if flag != name}
         settings = {key: value for key, value in self.settings.items() if key != name}
-        return CommandLine(flags, settings)
+        swept = tuple(word for word in self.swept if not word.startswith(f"{name}="))
+        return CommandLine(flags, settings, swept)
 
 
 def flag_of(key: str) -> str:
@@ -57,13 +66,29 @@ def parse(argv: Sequence[str]) -> CommandLine:
     """Take arguments apart that submit.py's parser accepts: without shortened flags."""
     flags: dict[str, str | None] = {}
     given: list[str] = []
-    words = iter(argv)
+    swept: list[str] = []
+    words, is_after_sweep = iter(argv), False
     for word in words:
         if word == "--":
             given += words
         elif not word.startswith("--"):
-            given.append(word)
+            (swept if is_after_sweep and is_swept(word) else given).append(word)
+        elif word.partition("=")[0] == SWEEP:
+            is_after_sweep = "=" not in word
+            swept += word.partition("=")[2:] if "=" in word else []
         else:
+            is_after_sweep = False
             name, equals, value = word.partition("=")
             flags[name] = None if name in WITHOUT_VALUE else value if equals else next(words, "")
-    return CommandLine(flags, settings_of(given))
+    return CommandLine(flags, settings_of(given), tuple(swept))
+
+
+def is_swept(word: str) -> bool:
+    """Return whether a word after --sweep names several values of a key of training: with a comma
+    between them, or as a distribution. Others are settings of all trials."""
+    key, _, text = word.partition("=")
+    try:
+        parts = divided(word, text)
+    except UsageError:  # which is told where it is parsed
+        parts = ["", ""]
+    return key in stage_keys("train") and (len(parts) > 1 or bool(CALL.fullmatch(text)))

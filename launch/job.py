@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,8 +30,8 @@ from common.command_line import EXIT_FAILED, EXIT_STOPPED, UserError
 from common.lease import TakenError
 from common.stop_request import SIGNALS, StopRequest
 from launch.outcome import Verdict, leave_outcome
-from launch.record.events import STAGES, note_in_job
-from train.ranks.slurm_job import become_rank, num_tasks
+from launch.record.events import COMPARE, STAGES, TRIAL, note_in_job, read_events
+from train.ranks.slurm_job import become_rank, job_id, num_tasks
 
 TURN_S = 10.0  # between two looks whether another preparation of the same data set has ended
 
@@ -46,6 +47,11 @@ class Stage:
     name: str
     run: str
     arguments: list[str]
+
+    @property
+    def noted(self) -> str:
+        """The stage as events name it: a trial of a study is a training."""
+        return "train" if self.name == TRIAL else self.name
 
     def __call__(self) -> None:
         """Run the stage. Ends the process with the stage's exit code where that is not 0."""
@@ -63,7 +69,7 @@ class Stage:
         try:
             if is_first():
                 with contextlib.suppress(OSError):  # a full disk is for the stage to find
-                    note_in_job(run, "started", self.name, ranks=num_tasks())
+                    note_in_job(run, "started", self.noted, ranks=num_tasks())
             code = run_stage(self.name, self.arguments, stop)
         except StageStopped:
             code = EXIT_STOPPED
@@ -82,8 +88,59 @@ class Stage:
         return code
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Stages of several runs, which share a step of a job: each has as many of its tasks.
+
+    Slurm divides the CPUs among tasks and sends each of them the signals, so every run saves by
+    itself. A run that fails does not end the others.
+    """
+
+    stages: list[Stage]
+    num_tasks: int
+    """Tasks of each stage."""
+
+    def __call__(self) -> None:
+        """Run the stage that this task belongs to, unless an earlier start of the job ended it."""
+        number, rank = divmod(int(os.environ["SLURM_PROCID"]), self.num_tasks)
+        if number < len(self.stages) and not has_finished(Path(self.stages[number].run)):
+            with as_task(number, rank, self.num_tasks):
+                self.stages[number]()
+
+
+def has_finished(run: Path) -> bool:
+    """Return whether this job has finished a run before."""
+    mine = [event["event"] for event in read_events(run) if event.get("job") == job_id()]
+    return mine[-1:] == ["finished"]
+
+
+@contextlib.contextmanager
+def as_task(number: int, rank: int, num_tasks: int) -> Iterator[None]:
+    """While this context lasts, the process is a task of a step of its run's own.
+
+    `number`: which of the runs that share the step; each needs a port of its own.
+    """
+    step = int(os.environ.get("SLURM_STEP_ID", 0))
+    about = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_STEP_NUM_TASKS": num_tasks}
+    about["SLURM_STEP_ID"] = step + number
+    before = {name: os.environ.get(name) for name in about}
+    os.environ.update({name: str(value) for name, value in about.items()})
+    try:
+        yield
+    finally:  # submitit names its files by these
+        for name, value in before.items():
+            if value is not None:
+                os.environ[name] = value
+
+
 def run_stage(name: str, arguments: list[str], stop: StopRequest) -> int:
     """Import the stage, late, and return the exit code of its main."""
+    if name == TRIAL:
+        become_rank()
+        from launch.sweeps.trial_stage import run_trial
+
+        (*_, run) = (given for given in arguments if given.startswith("run="))
+        return run_trial(Path(run.removeprefix("run=")), arguments, stop)
     if name == "train":
         become_rank()
         from train.__main__ import main as train
@@ -100,7 +157,7 @@ def run_stage(name: str, arguments: list[str], stop: StopRequest) -> int:
         signal.signal(signum, interrupt)
     if stop.signum:  # one that came before
         raise StageStopped
-    return prepare_in_turn(arguments) if name == "prepare" else evaluate(arguments)
+    return OTHERS[name](arguments)
 
 
 def prepare_in_turn(arguments: list[str]) -> int:
@@ -123,6 +180,16 @@ def evaluate(arguments: list[str]) -> int:
     from train.evaluate import main
 
     return main(arguments)
+
+
+def compare(arguments: list[str]) -> int:
+    """Compare the trials of a sweep; returns the exit code."""
+    from train.compare import main
+
+    return main(arguments)
+
+
+OTHERS = {"prepare": prepare_in_turn, "evaluate": evaluate, COMPARE: compare}
 
 
 def leave(code: int) -> NoReturn:

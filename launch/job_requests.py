@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 from launch.cluster import containers, sbatch_args
 from launch.cluster.job_needs import asked_by
 from launch.cluster.profiles import Profile
-from launch.record.events import JOBS, LAUNCH
+from launch.job import Pack, Stage
+from launch.record.events import COMPARE, JOBS, LAUNCH
+
+OK = "afterok"
+CONDITIONS = {COMPARE: "afterany"}
+ENDS_ALL = "--kill-on-bad-exit=1"
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,49 @@ class Job:
     arguments: list[list[str]]
     parameters: dict[str, Any]
     """Parameters of submitit's executor, also its `python`."""
+    runs: Sequence[Path] = ()
+    """The run of each list of arguments; empty where all are of the folder that is submitted."""
+    pack: int = 1
+    """Runs in each task of the array."""
+    at_once: int = 0
+    """Most tasks of the array that run at the same time; 0 for no limit."""
+    condition: str = OK
+    """What it waits for: that the job before ends with success, or (afterany) that it ends."""
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of the array; 1 for a job that is none."""
+        return -(-len(self.arguments) // self.pack)
+
+    def work(self, run: Path) -> list[Stage | Pack]:
+        """Return what each task of the array does."""
+        runs = self.runs or [run] * len(self.arguments)
+        stages = [
+            Stage(self.stage, str(each), given)
+            for each, given in zip(runs, self.arguments, strict=True)
+        ]
+        if self.pack == 1:
+            return list(stages)
+        packs = [stages[first : first + self.pack] for first in range(0, len(stages), self.pack)]
+        return [Pack(members, self.ranks_each) for members in packs]
+
+    @property
+    def ranks_each(self) -> int:
+        """Ranks of each of the runs that share a task."""
+        return int(self.parameters["ntasks_per_node"]) // self.pack if self.pack > 1 else 0
 
 
-def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profile) -> list[Job]:
-    """Return the jobs of the chain, in order; they run the snapshot in `code`."""
+def plan(
+    run: Path,
+    code: Path,
+    arguments: dict[str, list[str]],
+    profile: Profile,
+    trainings: Sequence[Stage] = (),
+) -> list[Job]:
+    """Return the jobs of the chain, in order; they run the snapshot in `code`.
+
+    `trainings`: those of an array, in place of the one that `arguments` has.
+    """
     jobs = []
     common = functools.partial(parameters, run, code, profile, arguments)
     sizes = {asked.stage: asked for asked in asked_by(profile, [*arguments])}
@@ -37,11 +82,29 @@ def plan(run: Path, code: Path, arguments: dict[str, list[str]], profile: Profil
                 jobs.append(Job(stage, "prepare", [[*given, share] for share in shares], asked))
             joining = asked | {"job_name": "eosin-join"} if profile.prep_jobs > 1 else asked
             jobs.append(Job(stage, "join" if profile.prep_jobs > 1 else stage, [given], joining))
+        elif stage == "train" and trainings:
+            jobs.append(array_of(trainings, asked, profile, code))
         else:
             if size.least_nodes < size.most_nodes:
                 asked = on_free_nodes(asked, profile)
-            jobs.append(Job(stage, stage, [given], asked))
+            jobs.append(Job(stage, stage, [given], asked, condition=CONDITIONS.get(stage, OK)))
     return jobs
+
+
+def array_of(
+    trainings: Sequence[Stage], asked: dict[str, Any], profile: Profile, code: Path
+) -> Job:
+    """Return the array that trains several runs. Each task decides for its own runs at its end."""
+    runs, name = [Path(training.run) for training in trainings], trainings[0].name
+    if profile.least_nodes < profile.most_nodes:
+        asked = on_free_nodes(asked, profile)
+    one, setup = at_end([runs[0]], code, "train", profile), asked["setup"]
+    asked = asked | {"setup": [*at_end(runs, code, "train", profile), *setup[len(one) :]]}
+    if profile.pack > 1:  # a run that ends leaves the others alone
+        srun_args = [word for word in asked["srun_args"] if word != ENDS_ALL]
+        asked["srun_args"] = ["--kill-on-bad-exit=0", "--wait=0", *srun_args]
+    given = [training.arguments for training in trainings]
+    return Job(name, "train", given, asked, runs, profile.pack, profile.at_once)
 
 
 def on_free_nodes(asked: dict[str, Any], profile: Profile) -> dict[str, Any]:
@@ -87,7 +150,7 @@ def parameters(
         "signal_delay_s": profile.signal_lead_s,
         "stderr_to_stdout": True,
         "setup": [
-            *at_end(run, code, stage, profile.retries),
+            *at_end([run], code, stage, profile),
             "export PATH",  # the shell's own default where a site hands on no environment
             *profile.setup,
             *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
@@ -100,7 +163,7 @@ def parameters(
         "srun_args": [
             "--export=ALL",
             f"--cpus-per-task={profile.cpus_per_task}",
-            "--kill-on-bad-exit=1",
+            ENDS_ALL,
             *profile.srun_args,
         ],
         "teardown": ["at_end"],
@@ -114,18 +177,26 @@ def parameters(
     return asked | {key: getattr(profile, key) for key in named if getattr(profile, key)}
 
 
-def at_end(run: Path, code: Path, stage: str, retries: int) -> list[str]:
+def at_end(runs: Sequence[Path], code: Path, stage: str, profile: Profile) -> list[str]:
     """Return lines of shell that define at_end, which decides once what becomes of the job.
 
     It is the last line of the script, and is called too where a line of setup ends the script. The
-    shell outlives the SIGTERM that comes with a preemption, and holds all that it needs at the end.
+    shell outlives the SIGTERM that comes with a preemption, and holds all that it needs at the end:
+    of several runs, those of its task.
     """
-    called = f'bash -c "$on_exit" on_exit {shlex.quote(str(run))} {stage}'
+    first, others, lines = shlex.quote(str(runs[0])), "", []
+    if len(runs) > 1:
+        pack = profile.pack
+        lines = ["runs=(", *(f"  {shlex.quote(str(run))}" for run in runs), ")"]
+        lines.append(f'runs=("${{runs[@]:SLURM_ARRAY_TASK_ID * {pack}:{pack}}}")')
+        first, others = '"$runs"', ' "${runs[@]:1}"' if pack > 1 else ""
+    called = f'bash -c "$on_exit" on_exit {first} {stage} $code {profile.retries}{others}'
     return [
+        *lines,
         f"on_exit=$(<{shlex.quote(f'{code}/launch/on_exit.sh')}) || exit",
         "at_end() {",
         "  local code=$?",
-        f"  [ \"${{has_ended-}}\" ] || {{ has_ended=1; trap '' TERM; {called} $code {retries}; }}",
+        f"  [ \"${{has_ended-}}\" ] || {{ has_ended=1; trap '' TERM; {called}; }}",
         "  return $code",
         "}",
         "trap at_end EXIT",
@@ -133,14 +204,20 @@ def at_end(run: Path, code: Path, stage: str, retries: int) -> list[str]:
     ]
 
 
-def after(job: str) -> dict[str, str]:
-    """Return the parameters that make a job wait for another's success."""
-    return {"dependency": f"afterok:{job}"} if job else {}
+def after(job: Job, before: str) -> dict[str, str]:
+    """Return the parameters that make a job wait for another, by its id."""
+    return {"dependency": f"{job.condition}:{before}"} if before else {}
 
 
 def printed(run: Path, job: Job, before: str) -> str:
     """Return a job's script and what it runs, for a reader."""
-    called = "\n".join(f"#   {job.stage} {shlex.join(given)}" for given in job.arguments)
+    in_task = [
+        f"task {number // job.pack}: " if job.runs else "" for number in range(len(job.arguments))
+    ]
+    called = "\n".join(
+        f"#   {task}{job.stage} {shlex.join(given)}"
+        for task, given in zip(in_task, job.arguments, strict=True)
+    )
     text = script(run, job, before)
     return f"##### {job.label}\n{text}\n# The stage in each task (or array task):\n{called}\n"
 
@@ -152,5 +229,8 @@ def script(run: Path, job: Job, before: str) -> str:
     folder = run / LAUNCH / JOBS / "%j"
     asked = dict(job.parameters)
     command = f"{asked.pop('python')} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    array = {"map_count": len(job.arguments)} if len(job.arguments) > 1 else {}
-    return _make_sbatch_string(command=command, folder=folder, **asked, **array, **after(before))
+    if job.num_tasks > 1:
+        asked["map_count"] = job.num_tasks
+        if job.runs:
+            asked["array_parallelism"] = job.at_once or job.num_tasks
+    return _make_sbatch_string(command=command, folder=folder, **asked, **after(job, before))

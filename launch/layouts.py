@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from common import command_line
@@ -40,7 +41,7 @@ def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> Tr
     num_ranks = profile.most_ranks
 
     def load(given: Sequence[str]) -> TrainConfig:
-        asked = Request(settings_of(given), request.run)
+        asked = replace(request, settings=settings_of(given))
         return load_training(stage_arguments(["train"], asked, profile)["train"])
 
     settings = [f"{key}={value}" for key, value in request.settings.items()]
@@ -53,7 +54,8 @@ def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> Tr
             str(with_layout(command, profile, *layouts[number]).with_settings(given))
             for number, given in accepted_starts(settings, counts, load, request.begun)
         ]
-        raise UsageError(f"train: {error}; accepted are{as_lines(commands)}") from None
+        accepted = f"; accepted are{as_lines(commands)}" if commands else ""
+        raise UsageError(f"train: {error}{accepted}") from None
 
 
 def check_begun(

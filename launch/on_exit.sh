@@ -1,12 +1,13 @@
 #!/bin/bash
 # The last line of a job's script: decide whether the job comes back, have it requeued, then say so.
 #
-#     bash -c "$on_exit" on_exit RUN STAGE CODE RETRIES
+#     bash -c "$on_exit" on_exit RUN STAGE CODE RETRIES [RUN...]
 #
 # The script of the job keeps this text from its start on: when the job ends, the folder may be gone.
 # CODE is the exit code of the stage, or of what failed before it; this ends with the same one. It
 # runs on the job's host with bash, coreutils, sed and grep: neither Python nor a container, which
-# may be what has failed. It reads what a rank left in RUN/launch/outcomes (launch/outcome.py).
+# may be what has failed. It reads what a rank left in RUN/launch/outcomes (launch/outcome.py). Runs
+# that are packed into one job come back together, while one of them has not finished.
 #
 # Slurm brings a job back by itself only if the job still runs when its grace is over, or if it
 # loses a node. One that saved and left in good time counts as done, so it must be requeued from
@@ -17,6 +18,7 @@
 # requeue` this shell and its children get SIGTERM, and SIGKILL after KillWait (30 s by default).
 
 run=$1 stage=$2 code=$3 retries=$4
+runs=("$1" "${@:5}")
 export LC_ALL=C
 trap '' TERM USR2  # ignored by the commands below, too
 unset SLURM_CLUSTERS SLURM_TIME_FORMAT  # they change what scontrol answers
@@ -52,7 +54,7 @@ field() {  # NAME: what Slurm says of this job; nothing where it does not answer
 }
 
 read_outcome() {  # set verdict, signum, rank and reason as a rank of this start has left them
-    local left line value
+    local left line value outcome=$run/launch/outcomes/$job.$restart
     verdict='' signum='' rank='' left_reason=''
     [[ -f $outcome ]] || return
     IFS= read -r -d '' -n 5000 left <"$outcome"
@@ -65,6 +67,25 @@ read_outcome() {  # set verdict, signum, rank and reason as a rank of this start
             reason) left_reason=$value ;;
         esac
     done <<<"$left"
+}
+
+read_outcomes() {  # of all runs: that of one that failed, else was stopped, else was refused
+    local -A weights=([refused]=1 [stopped]=2 [failed]=3)
+    local worst=${runs[0]} most=0 weight first=''
+    for run in "${runs[@]}"; do
+        read_outcome
+        first=${first:-$signum} weight=${weights[${verdict:-none}]:-0}
+        ((weight > most)) && most=$weight worst=$run
+    done
+    run=$worst
+    read_outcome
+    signum=$first
+}
+
+has_finished() {  # whether a run that shares its job has nothing left to do
+    ((${#runs[@]} > 1)) || return
+    [[ ! -f $run/launch/outcomes/$job.$restart ]] &&
+        grep -aqs '"is_finished": *true' "$run/progress.json"
 }
 
 last_step() {  # the step of the newest checkpoint, 0 where there is none
@@ -81,6 +102,12 @@ own_step() {  # the step of the newest checkpoint that this job saved: another m
         ((step > own)) && grep -aqE "\"job\": ?\"$job\"" "$path/COMPLETE" && own=$step
     done
     echo "$own"
+}
+
+saved_by_all() {  # the sum of these steps: it grows with each checkpoint of any run
+    local run sum=0
+    for run in "${runs[@]}"; do ((sum += $(own_step))); done
+    echo "$sum"
 }
 
 log_of_this_start() {  # the end of the job's log, after the line that an earlier start ended with
@@ -103,6 +130,7 @@ last_line() {  # of the log of the task that failed, but for lines that only say
 failure_reason() {  # what a rank left, else the signal that killed one, else what the log says
     local said
     if [[ $left_reason ]]; then
+        ((${#runs[@]} > 1)) && printf '%s: ' "${run##*/}"
         printf 'rank %s: %s' "$rank" "$left_reason"
     elif ((code > 128)) && said=$(kill -l "$((code - 128))" 2>/dev/null) && [[ $said ]]; then
         printf 'killed by SIG%s' "$said"
@@ -114,7 +142,24 @@ failure_reason() {  # what a rank left, else the signal that killed one, else wh
     fi | clean
 }
 
-note() {  # EVENT REASON [SAVED]: append a line as launch/record/events.py reads it
+note() {  # EVENT REASON [SAVED]: tell each run of the job; one that failed by itself is told so
+    local run verdict signum rank left_reason reason event
+    for run in "${runs[@]}"; do
+        event=$1 reason=$2
+        if has_finished; then
+            tail -n 1 "$run/launch/events.jsonl" 2>/dev/null |
+                grep -aqE "\"event\": \"finished\".*\"job\": \"$job\"" || note_one finished ""
+            continue
+        fi
+        if ((${#runs[@]} > 1)) && read_outcome && [[ $left_reason ]]; then
+            reason=$(printf 'rank %s: %s' "$rank" "$left_reason" | clean)
+            event=${event/requeued/failed}
+        fi
+        note_one "$event" "$reason" "${3:+$(own_step)}"
+    done
+}
+
+note_one() {  # EVENT REASON [SAVED]: append a line as launch/record/events.py reads it
     local file=$run/launch/events.jsonl line
     local reason=${2//\\/\\\\}
     line="{\"time_s\": $(date +%s.%1N), \"event\": \"$1\", \"stage\": \"$stage\""
@@ -148,7 +193,7 @@ request() {  # EVENT REASON SAVED SENTENCE: have the job requeued, then say why
 # but for preemption. Each is a line: the step of that checkpoint, and "free" where it does not count
 bring_back() {
     local at free reason=$2 count=0 last=0 saved
-    saved=$(own_step)
+    saved=$(saved_by_all)
     while read -r at free; do
         [[ $at =~ ^[0-9]{1,18}$ ]] || continue
         at=$((10#$at))
@@ -216,10 +261,11 @@ decide() {
     fi
 }
 
-outcomes=$run/launch/outcomes
-outcome=$outcomes/$job.$restart counted=$outcomes/$job.requeues
-[[ -d $outcomes ]] || mkdir -p "$outcomes"
-read_outcome
+counted=$run/launch/outcomes/$job.requeues
+for run in "${runs[@]}"; do
+    [[ -d $run/launch/outcomes ]] || mkdir -p "$run/launch/outcomes"
+done
+read_outcomes
 about='' state=''
 if [[ $code != 0 && $signum != "$INT" ]] && about=$(ask scontrol show job -o "$job"); then
     about=" ${about%%$'\n'*}"
@@ -227,5 +273,7 @@ if [[ $code != 0 && $signum != "$INT" ]] && about=$(ask scontrol show job -o "$j
     state=$(field JobState)
 fi
 decide
-rm -f "$outcomes/$job".[0-9]*  # those, too, of starts whose script was killed
+for run in "${runs[@]}"; do
+    rm -f "$run/launch/outcomes/$job".[0-9]*  # those, too, of starts whose script was killed
+done
 exit "$code"

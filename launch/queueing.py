@@ -8,17 +8,17 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.command_line import UserError
 from launch.cluster import slurm_commands
 from launch.cluster.pending import why_never
 from launch.cluster.profiles import Profile
-from launch.job import Stage
 from launch.job_requests import Job, script
 from launch.record.events import JOBS, LAUNCH, note, write_submission
-from launch.record.run_jobs import known_jobs
+from launch.record.run_jobs import known_jobs, number_of
 from launch.record.submitting import StillQueuedError, cancelled_on_failure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,9 +53,9 @@ def queue_one(run: Path, job: Job, ids: dict[str, str]) -> None:
     path = folder / f".{job.label}-{uuid.uuid4().hex}.sh"
     path.write_text(script(run, job, list(ids.values())[-1] if ids else ""))
     pickles = []
-    for number, given in enumerate(job.arguments):
+    for number, work in enumerate(job.work(run)):
         pickles.append(path.with_suffix(f".{number}.pkl"))
-        call = DelayedSubmission(Stage(job.stage, str(run), given))
+        call = DelayedSubmission(work)
         call.set_timeout(job.parameters["time"], max_num_timeout=3)
         call.dump(pickles[-1])
     cluster = slurm_commands.cluster_name()
@@ -76,9 +76,20 @@ def queue_one(run: Path, job: Job, ids: dict[str, str]) -> None:
     paths.move_temporary_file(path, "submission_file", keep_as_symlink=True)
 
 
+def note_members(jobs: Sequence[Job], ids: Mapping[str, str]) -> None:
+    """Note in each run of an array which task of which job trains it, and as which of its ranks."""
+    for job in jobs:
+        for number, run in enumerate(job.runs):
+            task, place = divmod(number, job.pack)
+            about: dict[str, Any] = {"task": task} if job.num_tasks > 1 else {}
+            about["rank"] = place * job.ranks_each
+            (run / LAUNCH).mkdir(parents=True, exist_ok=True)
+            note(run, "queued", "chain", jobs={job.label: ids[job.label]}, **about)
+
+
 def tasks_of(job: Job, job_id: str) -> list[str]:
     """Return the id of each task of an array, or of the job."""
-    count = len(job.arguments)
+    count = job.num_tasks
     return [f"{job_id}_{number}" for number in range(count)] if count > 1 else [job_id]
 
 
@@ -122,11 +133,6 @@ def jobs_of(path: Path, known: Collection[str]) -> list[str]:
         raise StillQueuedError(f"whether a job was queued is not known: {error}; {LOOK}") from None
     found = {number_of(task) for task in tasks if is_of(path, task, known)}
     return sorted(found, key=int)
-
-
-def number_of(task: dict[str, str]) -> str:
-    """Return the id of a job, of a task that of its array."""
-    return task.get("ArrayJobId") or task["JobId"]
 
 
 def is_of(path: Path, task: dict[str, str], known: Collection[str]) -> bool:

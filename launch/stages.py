@@ -2,9 +2,9 @@
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from data_prep.config import BRECAHAD, PREPARED, PrepConfig
 from data_prep.dataset.manifest import DATASET, DatasetError, read_description
 from launch.cluster import slurm_commands
 from launch.cluster.profiles import Profile
-from launch.record.events import LAUNCH, STAGES, SUBMISSION, read_submission
+from launch.record.events import COMPARE, LAUNCH, STAGES, SUBMISSION, read_submission
 from launch.record.run_jobs import queued_jobs
+from launch.several.members import Member, begun_in
 from train.config import PRESETS, TrainConfig, with_pipeline_read
 from train.evaluation.config import EvaluateConfig
 from train.runs.newest import CONFIG, read_config
@@ -41,6 +42,20 @@ class Request:
     settings: dict[str, str]
     run: Path
     """Absolute, as all paths of jobs: they run in another folder."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Settings of a run among several, which come after those of all."""
+
+    def of(self, member: Member) -> "Request":
+        """Return the request of one of the runs, which is this one for one that is alone."""
+        if not member.name:
+            return self
+        own = {"data": str(self.data), **member.settings}
+        return replace(self, run=self.run / member.name, own=own)
+
+    @property
+    def every_setting(self) -> dict[str, str]:
+        """The settings by key."""
+        return {**self.settings, **self.own}
 
     @cached_property
     def begun(self) -> TrainConfig | None:
@@ -56,10 +71,12 @@ class Request:
     def data(self) -> Path:
         """The prepared data set: that of data=, else the one the run began with, else one inside
         the run where raw= is given, else data/prepared."""
-        if named := self.settings.get("data"):
+        if named := self.every_setting.get("data"):
             return Path(named).resolve()
         if self.begun:
             return Path(self.begun.data).resolve()
+        if member := begun_in(self.run):
+            return Path(read_config(member).data).resolve()
         if self.raw != Path(BRECAHAD).resolve():
             return self.run / "prepared"
         return Path(PREPARED).resolve()
@@ -74,14 +91,15 @@ class Request:
         return "data" not in self.settings and not (self.data / DATASET).is_file()
 
 
-def choose_stages(named: str, request: Request) -> list[str]:
-    """Return the stages to run, in order; by default all, without `prepare` if nothing is to do."""
+def choose_stages(named: str, request: Request, known: Sequence[str] = STAGES) -> list[str]:
+    """Return the stages to run, in order; by default all that are `known`, without `prepare` if
+    nothing is to do."""
     if not named:
-        return [stage for stage in STAGES if stage != "prepare" or request.is_to_prepare]
+        return [stage for stage in known if stage != "prepare" or request.is_to_prepare]
     names = named.split(",")
-    if unknown := [name for name in names if name not in STAGES]:
-        raise UsageError(f"--stages {named}: unknown {', '.join(unknown)}; {', '.join(STAGES)}")
-    return [stage for stage in STAGES if stage in names]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"--stages {named}: unknown {', '.join(unknown)}; {', '.join(known)}")
+    return [stage for stage in known if stage in names]
 
 
 def stage_arguments(
@@ -93,9 +111,10 @@ def stage_arguments(
         "prepare": {"out": data, "workers": str(profile.cpus_per_task), "raw": str(request.raw)},
         "train": {"data": data, "run": run} | ({"stage": profile.stage} if profile.stage else {}),
         "evaluate": {"run": run},
+        COMPARE: {"runs": f"[{run}/trial-*]", "out": f"{run}/comparison"},
     }
     known = {stage: stage_keys(stage) for stage in STAGES}
-    for key, value in request.settings.items():
+    for key, value in request.every_setting.items():
         if key in PATHS:
             continue
         stage, _, rest = key.partition(".")
@@ -146,6 +165,8 @@ def configurations(arguments: dict[str, list[str]]) -> dict[str, Any]:
     """Return stage -> its configuration, with the content of pipelines. Raises UsageError."""
     configs: dict[str, Any] = {}
     for stage, given in arguments.items():  # all settings before any data, which take longer
+        if stage not in CONFIGS:
+            continue
         with naming(stage):
             presets = PRESETS if stage == "train" else None
             configs[stage] = command_line.load(CONFIGS[stage], given, preset_folder=presets)

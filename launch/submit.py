@@ -3,6 +3,9 @@
     python launch/submit.py --nodes 2 [raw=DIR run=DIR preset=unet epochs=20 copies=16 ...]
     python launch/submit.py --dry-run ...          print the sbatch scripts, queue nothing
     python launch/submit.py --cluster local ...    the same stages on this machine, without Slurm
+    python launch/submit.py --folds 5 ...          a run for each fold of the cases, run=CV/fold-K
+    python launch/submit.py --sweep lr=1e-4,1e-3 model.width=16,32 ...    a run for each combination
+    python launch/submit.py --trials 40 --sweep 'lr=log(1e-4,1e-2)' ...   40 runs chosen by Optuna
 
 Without settings it prepares data/BreCaHAD (python -m data_prep.fetch downloads it) into
 data/prepared, or uses the data set that is prepared there. It trains and evaluates in a new folder
@@ -23,6 +26,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,19 +37,22 @@ if __name__ == "__main__":
 from common import command_line
 from common.command_line import UsageError
 from common.help_text import field_docs
-from data_prep.dataset.manifest import read_dataset
+from launch import command_lines
 from launch.cluster import slurm_commands
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile, has_control_characters
 from launch.cluster.suggestion import PROFILE_HELP, choose_profile
 from launch.cluster_checks import check_cluster, check_with_slurm
 from launch.command_lines import PROGRAM
+from launch.job import Stage
 from launch.job_requests import plan, printed
-from launch.layouts import check_beginning, check_begun, resolve_ranks, with_batch
-from launch.local import local_commands, run_here
-from launch.queueing import queue, record, take_snapshot, with_kept_config
+from launch.local import local_commands, run_here, train_command
+from launch.queueing import note_members, queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
 from launch.record.submitting import cancelled_on_failure, missing_folders, submitting
+from launch.several.asked import Several, add_flags, recorded
+from launch.several.grid import Grid
+from launch.several.members import count_folds
 from launch.stages import (
     Request,
     check,
@@ -54,9 +61,18 @@ from launch.stages import (
     stage_arguments,
     with_pipelines_read,
 )
+from launch.sweeps.plan import Plan
+from launch.trainings import (
+    Training,
+    check_folder,
+    check_trainings,
+    shared_settings,
+    still_to_train,
+    trainings_of,
+    trials_of_study,
+    with_folds,
+)
 from launch.ways_out import with_accepted
-from train.config import TrainConfig
-from train.crops.fitting import check_fitting
 from train.runs.newest import free_name, new_run
 
 # Settings of a profile that are flags too; the others only make sense in a file
@@ -72,12 +88,15 @@ class Understood:
     """What a command line asks for."""
 
     request: Request
+    several: Several
+    sweep: Grid | Plan | None
+    """What is recorded of a sweep, None for none."""
     stages: list[str]
     profile: Profile
     told: str
     """What to say about the choice of the profile, '' for nothing."""
-    training: TrainConfig | None
-    """The configuration of training, None without that stage."""
+    trainings: list[Training]
+    """That of each run, none without that stage."""
 
 
 def main(argv: list[str]) -> int:
@@ -96,26 +115,32 @@ def main(argv: list[str]) -> int:
     if options.cluster == "slurm" and slurm_commands.is_here():
         with refusing(told_only=options.dry_run):
             waiting = check_cluster(stages, request, profile, argv)
-    if asked.training and "prepare" not in stages:
-        check_fitting(asked.training, read_dataset(request.data).of_fold(asked.training.fold))
-    if request.begun and asked.training:
-        check_begun(request, asked.training, argv, is_prepared="prepare" not in stages)
-    if asked.training:
-        preparation = stage_arguments(stages, request, profile).get("prepare", [])
-        for line in check_beginning(request, asked.training, argv, preparation):
-            print(line, file=sys.stderr)
+    preparation = stage_arguments(stages, request, profile).get("prepare", [])
+    check_trainings(asked.trainings, request, argv, preparation)
     made = missing_folders(request.run)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())
         made[0] = request.run  # the name may be that of another second
-    arguments = with_batch(stage_arguments(stages, request, profile), asked.training)
-    arguments = with_pipelines_read(arguments)
+    trainings = still_to_train(asked.trainings, request, profile)
+    others = [stage for stage in stages if stage != "train"]
+    arguments = with_pipelines_read(stage_arguments(others, request, profile))
+    if trainings:
+        union = dict.fromkeys(chain(*(training.arguments for training in trainings)))
+        arguments = {stage: [*union] if stage == "train" else arguments[stage] for stage in stages}
+    if not arguments:
+        print("nothing to do")
+        return 0
+    members = [] if asked.several.is_alone else trainings
+    queued = Chain(request, arguments, members, profile, asked.sweep)
     if options.cluster == "slurm":
-        return submit(request, arguments, argv, profile, waiting, made, dry_run=options.dry_run)
+        return submit(queued, argv, waiting, made, dry_run=options.dry_run)
     commands = local_commands(arguments, profile)
+    programs = [(Path(each.run), train_command(each, profile)) for each in members]
     if not options.dry_run:
-        return run_here(request.run, argv, commands, profile, made)
-    print("\n".join(shlex.join(command) for command in commands.values()))
+        return run_here(request.run, argv, commands, profile, made, programs, asked.sweep)
+    for stage, command in commands.items():
+        shown = [each for _, each in programs] if stage == "train" and programs else [command]
+        print("\n".join(map(shlex.join, shown)))
     return 0
 
 
@@ -131,14 +156,32 @@ def understood(argv: list[str]) -> Understood:
             " --cluster local runs it here"
         )
     flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
+    several = options.several
+    several.check(options.sweep is not None)
+    if several.is_alone and options.pack:
+        raise UsageError(f"--pack {options.pack}: for several runs; give --folds or --sweep too")
     profile, told = choose_profile(options.profile, flags, STAGES, on_slurm=on_slurm)
     request = Request(settings, Path(settings.get("run") or free_name()).resolve())
     paths = {"run": request.run, "raw": request.raw, "data": request.data, "folder": Path.cwd()}
     refuse_control_characters(settings, {key: str(path) for key, path in paths.items()})
-    stages = choose_stages(options.stages, request)
-    configurations(stage_arguments(stages, request, profile))
-    training = resolve_ranks(request, profile, argv) if "train" in stages else None
-    return Understood(request, stages, profile, told, training)
+    if several.folds:
+        request = with_folds(request, several.folds, argv)
+    stages = choose_stages(options.stages, request, several.stages)
+    arguments = stage_arguments(stages, request, profile)
+    configurations(arguments)
+    sweep, trainings = None, list[Training]()
+    if "train" in stages:
+        check_folder(request, several)
+        preparation = arguments.get("prepare", [])
+        num_folds = count_folds(several.folds, request.data, preparation) if several.folds else 0
+        sweep = several.sweep(request.run, shared_settings(arguments["train"]))
+        members = several.members(sweep, num_folds)
+        profile = replace(profile, pack=min(profile.pack, len(members)))
+        if isinstance(sweep, Plan):
+            trainings = trials_of_study(request, members, profile, argv, sweep)
+        else:
+            trainings = trainings_of(request, members, profile, argv)
+    return Understood(request, several, sweep, stages, profile, told, trainings)
 
 
 @contextmanager
@@ -153,11 +196,22 @@ def refusing(*, told_only: bool) -> Iterator[None]:
         print(f"this would be refused here: {error}", file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class Chain:
+    """What is to be queued."""
+
+    request: Request
+    arguments: dict[str, list[str]]
+    """Stage -> its arguments; those of all trainings together."""
+    trainings: Sequence[Stage]
+    """Those of an array."""
+    profile: Profile
+    sweep: Grid | Plan | None
+
+
 def submit(
-    request: Request,
-    arguments: dict[str, list[str]],
+    chain: Chain,
     argv: Sequence[str],
-    profile: Profile,
     waiting: Sequence[Problem],
     made: Sequence[Path],
     *,
@@ -166,8 +220,13 @@ def submit(
     """Queue the stages, or print their scripts; returns the exit code. A failure leaves no job and
     no file behind, as far as Slurm answers; `made` are the folders that were made for the run."""
     # One snapshot per submission: jobs of an earlier one run their own
+    request, arguments, profile = chain.request, chain.arguments, chain.profile
     run, code = request.run, request.run / LAUNCH / f"code-{time.strftime('%Y%m%d-%H%M%S')}"
-    jobs = plan(run, code, with_kept_config(arguments, code), profile)
+    kept = [
+        replace(each, arguments=with_kept_config({"": each.arguments}, code)[""])
+        for each in chain.trainings
+    ]
+    jobs = plan(run, code, with_kept_config(arguments, code), profile, kept)
     slurm_commands.warn_of_unused_variables()
     for problem in waiting:
         print(f"doubtful: {problem.text}", file=sys.stderr)
@@ -179,11 +238,13 @@ def submit(
             print(printed(run, job, f"<id of {before.label}>" if before else ""))
         return 0
     settings = request.settings
-    with submitting(run, made):
+    with submitting(run, made, [Path(training.run) for training in chain.trainings]):
         take_snapshot(code, settings.get("config") or settings.get("train.config"))
-        ids = queue(run, jobs)
-        with cancelled_on_failure(ids):
-            record(run, argv, profile, ids, arguments.get("prepare", []))
+        with recorded(run, chain.sweep):
+            ids = queue(run, jobs)
+            with cancelled_on_failure(ids):
+                record(run, argv, profile, ids, arguments.get("prepare", []))
+                note_members(jobs, ids)
     report(request, list(arguments), ids)
     return 0
 
@@ -200,6 +261,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stages", default="", help=f"those of {','.join(STAGES)} to run (all that are needed)"
     )
+    add_flags(parser)
     parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm")
     parser.add_argument(
         "--dry-run",
@@ -210,7 +272,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for key in FLAGS:
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="X", help=docs[key])
     parser.add_argument("settings", nargs="*", metavar="key=value")
-    return parser.parse_intermixed_args(argv)
+    options = parser.parse_intermixed_args(argv)
+    swept = [word for word in options.sweep or [] if command_lines.is_swept(word)]
+    options.settings += [word for word in options.sweep or [] if word not in swept]
+    options.several = Several(options.folds, tuple(swept), options.trials, options.prune)
+    return options
 
 
 def refuse_control_characters(settings: dict[str, str], paths: dict[str, str]) -> None:

@@ -23,12 +23,16 @@ class Asked:
 
 
 def asked_by(profile: Profile, stages: Sequence[str]) -> list[Asked]:
-    """Return what each stage asks for; training, which asks for most, first."""
+    """Return what each stage asks for; training, which asks for most, first.
+
+    Runs that share a job ask for the CPUs of all, and for the GPUs of one.
+    """
     least, most, tasks = profile.least_nodes, profile.most_nodes, profile.tasks_per_node
     every = [
-        Asked("train", least, most, tasks, profile.gpus),
+        Asked("train", least, most, tasks * profile.pack, profile.gpus),
         Asked("prepare", 1, 1, 1, 0),
         Asked("evaluate", 1, 1, 1, min(1, profile.gpus)),
+        Asked("compare", 1, 1, 1, 0),
     ]
     return [asked for asked in every if asked.stage in stages]
 
@@ -80,6 +84,8 @@ def cpus_needed(profile: Profile, asked: Asked, partition: Partition) -> Need:
     def change(most: float) -> dict[str, Any]:
         if most >= asked.tasks:
             return {"cpus_per_task": int(most) // asked.tasks}
+        if most >= profile.tasks_per_node and asked.stage == "train":
+            return {"pack": int(most) // profile.tasks_per_node, "cpus_per_task": 1}
         key = "gpus_per_node" if profile.gpus else "ranks_per_node"
         ranks = typed(profile.gpu_type, int(most)) if profile.gpus else int(most)
         return {key: ranks, "cpus_per_task": 1} if most >= 1 else {}

@@ -47,6 +47,11 @@ class Profile:
     """Seconds before the time limit at which training saves and has its job requeued."""
     prep_jobs: int = 4
     """Array tasks among which preparation is divided."""
+    pack: int = 1
+    """Runs of --folds or --sweep that share a job and all GPUs of its node, each with its own CPUs:
+    cpus_per_task for each of its ranks. With --cluster local: runs at once."""
+    at_once: int = 0
+    """Most jobs of --folds or --sweep that run at the same time; 0 for no limit."""
     retries: int = 3
     """How often a job that fails is tried again without a newer checkpoint in between."""
     image: str = ""
@@ -80,6 +85,7 @@ class Profile:
         self.check_texts()
         least = {"ranks_per_node": 0, "cpus_per_task": 1}
         least |= {"time_min": 1, "signal_lead_s": 1, "prep_jobs": 1, "retries": 0}
+        least |= {"pack": 1, "at_once": 0}
         if not self.gpu_type:
             least["gpus_per_node"] = 0
         for key, value in least.items():
@@ -95,6 +101,11 @@ class Profile:
             raise ValueError(
                 f"ranks_per_node={self.ranks_per_node}: gpus_per_node={self.gpus_per_node} gives"
                 " one rank per GPU; leave ranks_per_node out, or train on CPUs with gpus_per_node=0"
+            )
+        if self.pack > 1 and self.most_nodes > 1:
+            raise ValueError(
+                f"pack={self.pack}, nodes={self.nodes}: runs that share a job share its only node;"
+                " set nodes=1, or pack=1"
             )
         self.check_arguments()
 

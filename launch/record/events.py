@@ -25,6 +25,7 @@ from train.runs.history import EVENTS
 from train.runs.newest import CHECKPOINTS, check_time
 
 STAGES = ("prepare", "train", "evaluate")
+COMPARE, TRIAL = "compare", "trial"  # stages of a sweep: its last one, and training by a study
 LAUNCH, SUBMISSION, JOBS = "launch", "submission.json", "jobs"
 
 

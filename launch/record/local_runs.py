@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import UserError
-from launch.record.events import JOBS, LAUNCH, STAGES, read_events
+from launch.record.events import COMPARE, JOBS, LAUNCH, STAGES, read_events
 
 LOCAL = "local-"  # begins the names of such starts, where a job has its number
 NAME = re.compile(LOCAL + "([0-9]{1,9})")
@@ -114,7 +114,7 @@ def local_stages(run: Path) -> list[LocalStage]:
     """Return every stage that was started so, the oldest first."""
     stages: list[LocalStage] = []
     for event in read_events(run):
-        if not NAME.fullmatch(event.get("job", "")) or event["stage"] not in STAGES:
+        if not NAME.fullmatch(event.get("job", "")) or event["stage"] not in (*STAGES, COMPARE):
             continue
         if event["event"] == "started":
             stages.append(LocalStage(event, None))

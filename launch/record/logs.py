@@ -12,7 +12,7 @@ from common.command_line import UsageError, escaped
 from common.schema import without_waiting
 from launch.record.events import JOBS, LAUNCH
 from launch.record.local_runs import LocalStage, local_stages, log_of
-from launch.record.run_jobs import RunJob, known_jobs
+from launch.record.run_jobs import RunJob, jobs_folders, known_jobs
 
 READ_BYTES = 2**16  # of a log at a time
 
@@ -76,9 +76,10 @@ def newest_of_jobs(run: Path, jobs: list[RunJob], rank: int) -> Path | None:
     """Return the log of a rank, of the last of these jobs that has one; None where none has."""
     for job in reversed(jobs):
         # an array's tasks have a folder each, with a log of rank 0
-        for pattern in (f"{job.job}/*_{rank}_log.out", f"{job.job}_{rank}/*_0_log.out"):
-            if found := sorted((run / LAUNCH / JOBS).glob(pattern)):
-                return found[0]
+        for pattern in (f"{job.name}/*_{job.rank + rank}_log.out", f"{job.job}_{rank}/*_0_log.out"):
+            for folder in jobs_folders(run):
+                if found := sorted(folder.glob(pattern)):
+                    return found[0]
     return None
 
 

@@ -1,11 +1,13 @@
 """The jobs of a run, whoever submitted them and when, and which of them are in the queue."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.cluster import slurm_commands
 from launch.record.events import JOBS, LAUNCH, read_events, read_submission
 from train.runs.history import JOB
+from train.runs.several import folder_above
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,15 @@ class RunJob:
     """Whether launch/submit.py did not queue it."""
     cluster: str = ""
     """The cluster where it was queued or began, '' where that is not known."""
+    task: int | None = None
+    """The task of the array that the run is in, where its job is one of several runs."""
+    rank: int = 0
+    """The task of the step that is the run's rank 0, where it shares its job with others."""
+
+    @property
+    def name(self) -> str:
+        """The id of the job, or of the run's task of an array."""
+        return self.job if self.task is None else f"{self.job}_{self.task}"
 
     def is_this(self, run: Path, task: dict[str, str], cluster: str) -> bool:
         """Return whether the cluster speaks of this job, and not of another with its number.
@@ -30,10 +41,30 @@ class RunJob:
             return False
         script, log = task.get("Command", ""), task.get("StdOut", "")
         folders = [Path(script).parent, *Path(log).parents[1:2]]  # the log is in jobs/<id>/
-        if (run / LAUNCH / JOBS).resolve() in [each.resolve() for each in folders if each.root]:
+        if self.task is not None and not has_task(task, self.task):
+            return False
+        ours = {each.resolve() for each in jobs_folders(run)}
+        if not ours.isdisjoint(each.resolve() for each in folders if each.root):
             return True
         is_of_another = any(each.parts[-2:] == (LAUNCH, JOBS) for each in folders)
         return not script or (self.by_hand and not is_of_another)
+
+
+def jobs_folders(run: Path) -> list[Path]:
+    """Return where the scripts and logs of a run's jobs are: a run among several has them in the
+    folder of all, unless it was submitted by itself."""
+    above = folder_above(run)
+    return [folder / LAUNCH / JOBS for folder in (run, *([above] if above else []))]
+
+
+def has_task(about: dict[str, str], task: int) -> bool:
+    """Return whether Slurm speaks of a task of an array, or of all that wait, as in 0,4-7%2."""
+    for part in about.get("ArrayTaskId", "").partition("%")[0].split(","):
+        if match := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part):
+            first, last, by = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+            if first <= task <= last and (task - first) % max(1, by) == 0:
+                return True
+    return False
 
 
 def known_jobs(run: Path) -> list[RunJob]:
@@ -45,14 +76,18 @@ def known_jobs(run: Path) -> list[RunJob]:
     labels = {job: label for jobs in queued for label, job in jobs.items()}
     clusters: dict[str, str] = {}
     by_hand: dict[str, str] = {}
+    places: dict[str, tuple[int | None, int]] = {}
     for event in events:
+        if event["event"] == "queued":
+            place = event.get("task"), event.get("rank", 0)
+            places |= dict.fromkeys(event.get("jobs", {}).values(), place)
         job = str(event.get("job", "")).split("_")[0]
         if JOB.fullmatch(job) and job not in labels:
             by_hand.setdefault(job, event["stage"])
         for number in [job, *event.get("jobs", {}).values()]:
             clusters[number] = event.get("cluster") or clusters.get(number, "")
     known = [
-        RunJob(label, job, job in by_hand, clusters.get(job, ""))
+        RunJob(label, job, job in by_hand, clusters.get(job, ""), *places.get(job, ()))
         for job, label in {**labels, **by_hand}.items()
     ]
     return sorted(known, key=lambda each: int(each.job))
@@ -65,12 +100,17 @@ def with_tasks(run: Path) -> dict[RunJob, list[dict[str, str]]]:
         return {}
     tasks: dict[str, list[dict[str, str]]] = {}
     for task in slurm_commands.show_all():
-        tasks.setdefault(task.get("ArrayJobId") or task["JobId"], []).append(task)
+        tasks.setdefault(number_of(task), []).append(task)
     cluster = slurm_commands.cluster_name()
     return {
         job: [task for task in tasks.get(job.job, []) if job.is_this(run, task, cluster)]
         for job in jobs
     }
+
+
+def number_of(task: dict[str, str]) -> str:
+    """Return the id of a job, of a task that of its array."""
+    return task.get("ArrayJobId") or task["JobId"]
 
 
 def queued_jobs(run: Path) -> dict[RunJob, str]:

@@ -11,6 +11,7 @@ from launch.cluster import slurm_commands
 from launch.cluster.pending import why_it_waits
 from launch.record.events import last_step, read_events, read_submission
 from launch.record.local_runs import LOCAL, RUNNING, UNKNOWN, LocalStage, local_stages
+from launch.record.members import HEAD, best_dice, member_rows
 from launch.record.run_jobs import RunJob, known_jobs, with_tasks
 from launch.record.starts import (
     ENDS,
@@ -23,6 +24,7 @@ from launch.record.starts import (
     told,
 )
 from train.runs.history import read_metrics, read_progress
+from train.runs.several import folder_above, runs_of
 
 # Events worth a line, besides those that ended a start of training
 STORY = ("requeued", "stopped", "failed", "requeue refused", "gave up", "cancelled")
@@ -45,26 +47,31 @@ def status(run: Path) -> list[str]:
     """Return the lines of `status`: the newest jobs, all jobs in the queue, progress and events."""
     submission, events, jobs = read_submission(run), read_events(run), known_jobs(run)
     newest = submission["jobs"].values() if submission else [job.job for job in jobs]
-    lines = [f"run       {run} ({origin(submission)})"]
+    whose = origin(submission) if submission or not folder_above(run) else "one of several"
+    lines = [f"run       {run} ({whose})"]
     here = local_stages(run)
     states = {stage.job: stage.state for stage in here}
     rows, silence = [], ""
     try:
         found = with_tasks(run)
-        states |= {job.job: state_of(tasks) for job, tasks in found.items()}
+        states |= {job.name: state_of(tasks) for job, tasks in found.items()}
     except UserError as error:
         found, silence = {job: [] for job in jobs}, str(error)
-        states |= {job.job: NO_ANSWER for job in jobs}
+        states |= {job.name: NO_ANSWER for job in jobs}
     for job, tasks in found.items():
-        if job.job in newest or states[job.job] not in ("", NO_ANSWER):
+        if job.job in newest or states[job.name] not in ("", NO_ANSWER):
             rows += [row(job, task) for task in job_states(job, tasks, events)]
     if rows:
         lines += in_columns([("stage", "job", "state", "nodes", "restarts", ""), *rows])
     if silence:
         lines.append(f"{silence}; the states are the jobs' own notes, some jobs may be missing")
     lines += on_this_machine(here)
-    lines += progress(run)
-    lines += lines_of(starts_of(run), states)
+    if runs_of(run):
+        every = [task for tasks in found.values() for task in tasks]
+        lines += in_columns([HEAD, *member_rows(run, every)])
+    else:
+        lines += progress(run)
+        lines += lines_of(starts_of(run), states)
     return lines + story(events, states)
 
 
@@ -83,7 +90,7 @@ def origin(submission: dict[str, Any] | None) -> str:
 
 def row(job: RunJob, task: Task) -> tuple[str, ...]:
     """Return a job, or some tasks of an array, as a row of the table."""
-    return job.label, job.job, task.state, task.nodes, f"{task.restarts:>8}", task.note
+    return job.label, job.name, task.state, task.nodes, f"{task.restarts:>8}", task.note
 
 
 def job_states(
@@ -173,12 +180,9 @@ def progress(run: Path) -> list[str]:
         f"training  step {now.step} of {now.total_steps}, epoch {now.epoch}, {saved};"
         f" {event} {age(time.time() - now.time_s)} ago"
     ]
-    rows = read_metrics(run)
-    measured = [(dice, row["step"]) for row in rows if (dice := row.get("val/dice")) is not None]
-    if measured:
-        dice, step = max(measured, key=lambda pair: pair[0])
-        lines.append(f"best      validation Dice {dice:.4f} at step {step}")
-    elif rows:
+    if best := best_dice(run):
+        lines.append(f"best      validation Dice {best[0]:.4f} at step {best[1]}")
+    elif read_metrics(run):
         lines.append("best      the newest checkpoint: nothing annotated in val")
     return lines
 

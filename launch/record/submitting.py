@@ -11,7 +11,7 @@ from common.lease import Lease
 from launch.cluster import slurm_commands
 from launch.record.events import JOBS, LAUNCH, SUBMISSION, submission_of
 from launch.record.local_runs import running_stages
-from launch.record.run_jobs import queued_jobs
+from launch.record.run_jobs import known_jobs, queued_jobs
 
 
 class StillQueuedError(UserError):
@@ -45,20 +45,23 @@ def missing_folders(run: Path) -> list[Path]:
 
 
 @contextmanager
-def submitting(run: Path, made: Sequence[Path] = ()) -> Iterator[None]:
+def submitting(
+    run: Path, made: Sequence[Path] = (), members: Sequence[Path] = ()
+) -> Iterator[None]:
     """Hold a run while its jobs are queued, so that nobody else queues a second chain beside it.
 
-    A failure removes what was made meanwhile, and the folders `made` for it, but for a
-    StillQueuedError: jobs that are left need their files, and the record names them. Raises
-    UsageError while the run has jobs in the queue, or runs on this machine. Raises UserError where
-    somebody else is submitting it, where Slurm does not answer, or where another program wrote
-    submission.json.
+    `members`: the runs in it, where it is a folder of several. A failure removes what was made
+    meanwhile, and the folders `made` for it, but for a StillQueuedError: jobs that are
+    left need their files, and the record names them. Raises UsageError while the run has jobs in
+    the queue, or runs on this machine. Raises UserError where somebody else is submitting it, where
+    Slurm does not answer, or where another program wrote submission.json.
     """
     try:
         (run / LAUNCH).mkdir(parents=True, exist_ok=True)
         with Lease(run, "run", name=f"{LAUNCH}/submit.lock", doing="submitting it"):
             submission_of(run).check([SUBMISSION], "name another run=")
-            refuse_busy(run)
+            for each in (run, *members):
+                refuse_busy(each)
             with removed_on_failure(run):
                 yield
     except BaseException:
@@ -71,7 +74,7 @@ def submitting(run: Path, made: Sequence[Path] = ()) -> Iterator[None]:
 def refuse_busy(run: Path) -> None:
     """Raise UsageError while a run has jobs in the queue, or runs on this machine."""
     busy = [f"{stage.name} runs here (process {stage.launcher})" for stage in running_stages(run)]
-    if slurm_commands.is_here() and (queued := queued_jobs(run)):
+    if slurm_commands.is_here() and known_jobs(run) and (queued := queued_jobs(run)):
         jobs = ", ".join(f"{job.label} {job.job} ({state})" for job, state in queued.items())
         busy.append(f"still in the queue: {jobs}")
     if busy:

@@ -11,8 +11,8 @@ import pytest
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, UsageError, UserError
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import read_dataset
-from launch.job import Stage, StageStopped, run_stage
-from launch.record.events import read_events
+from launch.job import Pack, Stage, StageStopped, run_stage
+from launch.record.events import note, read_events
 
 End = Callable[[StopRequest], int]
 
@@ -146,3 +146,41 @@ def test_a_folder_of_other_files_cannot_heal(tmp_path: Path) -> None:
     with StopRequest() as stop, pytest.raises(UsageError, match="no images found") as refused:
         run_stage("prepare", [f"raw={tmp_path}", f"out={tmp_path}/out"], stop)
     assert not refused.value.can_heal
+
+
+class Told:
+    """A stage that notes the environment that it finds."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = str(run)
+
+    def __call__(self) -> None:
+        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID")
+        note(Path(self.run), "told", "train", text=[os.environ[name] for name in names])
+
+
+def test_runs_that_share_a_step_have_its_tasks_by_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three runs of two ranks each, in a step that has room for four."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    runs = [tmp_path / f"fold-{number}" for number in range(3)]
+    for run in runs:
+        (run / "launch").mkdir(parents=True)
+    note(runs[1], "finished", "train", job="8")  # another job's end is not this one's
+    note(runs[2], "finished", "train", job="7")
+    pack = Pack([Told(run) for run in runs], 2)  # type: ignore[misc]
+    for task in range(8):
+        monkeypatch.setenv("SLURM_PROCID", str(task))
+        monkeypatch.setenv("SLURM_LOCALID", str(task))
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+        pack()
+        assert os.environ["SLURM_PROCID"] == str(task), "submitit names its files by it"
+    told = [[each["text"] for each in read_events(run) if each["event"] == "told"] for run in runs]
+    assert told == [
+        [["0", "0", "2", "0"], ["1", "1", "2", "0"]],
+        [["0", "0", "2", "1"], ["1", "1", "2", "1"]],  # another port than the first
+        [],
+    ]

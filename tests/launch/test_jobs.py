@@ -23,7 +23,7 @@ from launch import job as in_job
 from launch import jobs, local
 from launch.record import logs
 from launch.record.events import note, note_in_job, write_submission
-from launch.record.run_jobs import queued_jobs
+from launch.record.run_jobs import has_task, queued_jobs
 from launch.record.submitting import submitting
 from tests.launch.fakes import answer, write
 
@@ -348,3 +348,83 @@ class TestEverySubmission:
         assert jobs.main(["logs", str(run), "--stage", "train"]) == 0
         assert jobs.main(["logs", str(run)]) == 0
         assert capfd.readouterr().out == "of job 3\nof job 4\n"
+
+
+class TestSeveral:
+    """A folder of three folds: two are trained by tasks of job 7 and share task 1."""
+
+    @pytest.fixture
+    def folder(self, run: Path, slurm: Path) -> Path:
+        for number, (task, rank) in enumerate(((0, 0), (1, 0), (1, 2))):
+            (run / f"fold-{number}/launch").mkdir(parents=True)
+            fold = run / f"fold-{number}"
+            note(fold, "queued", "chain", jobs={"train": "7"}, task=task, rank=rank)
+            (run / f"launch/jobs/7_{task}").mkdir(parents=True, exist_ok=True)
+            log = run / f"launch/jobs/7_{task}/7_{task}_{rank}_log.out"
+            log.write_text(f"this is fold {number}\n")
+        script = f"{run}/launch/jobs/.train.sh"
+        tasks = [
+            f"JobId=8 ArrayJobId=7 ArrayTaskId=0 JobState=COMPLETED Command={script} WorkDir=/",
+            f"JobId=7 ArrayJobId=7 ArrayTaskId=1-2%1 JobState=PENDING Command={script} WorkDir=/",
+        ]
+        write(slurm, "scontrol", "".join(f'echo "{task}"\n' for task in tasks))
+        write(slurm, "scancel", f'echo "$@" >> {slurm}/cancelled\n')
+        note(run / "fold-0", "started", "train", job="7_0")
+        note(run / "fold-0", "finished", "train", job="7_0")
+        about = {"step": 9, "total_steps": 9, "epoch": 3, "is_finished": True, "time_s": 1}
+        (run / "fold-0/progress.json").write_text(json.dumps(about))
+        (run / "fold-0/metrics.jsonl").write_text('{"step": 3, "val/dice": 0.75}\n')
+        return run
+
+    def test_status_has_a_row_for_each_run(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert jobs.main(["status", str(folder)]) == 0
+        rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert "fold-0 7_0 finished 9 of 9 0 0.7500 at step 3" in rows
+        assert "fold-1 7_1 PENDING 0" in rows
+        assert "fold-2 7_1 PENDING 0" in rows
+
+    def test_logs_are_those_of_the_run_named(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for number, words in enumerate(([f"{folder}/fold-0"], [str(folder), "--run", "fold-1"])):
+            assert jobs.main(["logs", *words]) == 0
+            assert capsys.readouterr().out == f"this is fold {number}\n"
+        assert jobs.main(["logs", f"{folder}/fold-2"]) == 0
+        assert capsys.readouterr().out == "this is fold 2\n"
+        with pytest.raises(UsageError, match="has fold-0, fold-1, fold-2"):
+            jobs.main(["logs", str(folder), "--run", "fold-3"])
+
+    def test_list_says_how_far_they_are(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert jobs.main(["list", str(folder.parent)]) == 0
+        assert f"{folder}: 3 runs: 1 finished, 2 not begun" in capsys.readouterr().out
+
+    def test_one_that_shares_its_job_is_not_cancelled_alone(
+        self, folder: Path, slurm: Path
+    ) -> None:
+        with pytest.raises(UsageError, match=r"shares its job with fold-2; .* cancel "):
+            jobs.main(["cancel", f"{folder}/fold-1"])
+        assert not (slurm / "cancelled").exists()
+        (folder / "fold-2/launch/events.jsonl").unlink()  # as where the task has one run
+        assert jobs.main(["cancel", f"{folder}/fold-1"]) == 0
+        assert (slurm / "cancelled").read_text() == "7_1\n"
+
+    def test_a_run_and_its_folder_are_busy_alike(self, folder: Path, slurm: Path) -> None:
+        answer(slurm, "sbatch", "")
+        for busy in (folder, folder / "fold-1"):
+            with pytest.raises(UsageError, match="still in the queue: train 7"), submitting(busy):
+                pass
+        with submitting(folder / "fold-0"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("listed", "tasks"),
+    [("3", [3]), ("0,2-4%2", [0, 2, 3, 4]), ("0-8:4", [0, 4, 8]), ("", []), ("N/A", [])],
+)
+def test_tasks_of_an_array_as_slurm_lists_them(listed: str, tasks: list[int]) -> None:
+    about = {"ArrayTaskId": listed}
+    assert [number for number in range(10) if has_task(about, number)] == tasks

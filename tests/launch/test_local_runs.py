@@ -22,7 +22,7 @@ from launch import jobs
 from launch.record.events import note, write_submission
 from launch.record.local_runs import about_this_process, identity, local_stages
 from launch.record.submitting import submitting
-from launch.tee import Log
+from launch.record.tee import Log
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = """

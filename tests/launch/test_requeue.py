@@ -72,6 +72,8 @@ class Slurm:
         self.refusals = 0
         """How often scontrol refuses to requeue."""
         self.variables = {"PATH": str(self.bin), "SLURM_JOB_ID": "7"}
+        self.others: list[Path] = []
+        """Runs that share the job."""
 
     def leave(self, verdict: Verdict, signum: int = 0, reason: str = "", **variables: str) -> None:
         """Leave an outcome as a rank does."""
@@ -106,7 +108,7 @@ class Slurm:
         with self.log.open("ab") as log:
             done = subprocess.run(
                 [self.bin / "bash", "-c", SCRIPT.read_text(), "on_exit", self.run, stage, str(code),
-                 str(retries)],
+                 str(retries), *self.others],
                 env=self.variables, stdout=log, stderr=log, timeout=30,
             )  # fmt: skip
         assert done.returncode == code

@@ -22,7 +22,7 @@ JOB = re.compile(r"[0-9]{1,18}")  # the number of a job
 LARGEST = 1e100  # of a curve; no figure can be drawn of much more
 TYPES_OF_EVENT: dict[str, Any] = {
     **dict.fromkeys(("event", "stage", "job", "nodes", "cluster", "process", "reason"), str),
-    **dict.fromkeys(("restart", "rank", "ranks", "step", "saved", "code", "pid"), int),
+    **dict.fromkeys(("restart", "task", "rank", "ranks", "step", "saved", "code", "pid"), int),
     "time_s": (int, float),
     "jobs": dict,
 }

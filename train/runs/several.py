@@ -39,3 +39,20 @@ def numbered(folder: Path, kind: str) -> list[Path]:
         if (match := NAME.fullmatch(path.name)) and path.is_dir():
             found[int(match[2])] = path
     return [found[number] for number in sorted(found)]
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """Return the runs of a folder of several, in order, those of trials with folds too; none for a
+    run."""
+    members = members_of(folder) or trials_of(folder)
+    return [run for each in members for run in (members_of(each) or [each])]
+
+
+def folder_above(run: Path) -> Path | None:
+    """Return the folder of several runs that a run's name says it is in; None for none."""
+    above = None
+    for path in (run, run.parent):
+        if not NAME.fullmatch(path.name):
+            break
+        above = path.parent
+    return above

@@ -1,0 +1,1 @@
+"""Folders of several runs: which runs they hold, and what each is trained with."""
