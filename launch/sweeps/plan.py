@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,18 +39,14 @@ class Plan:
     def __post_init__(self) -> None:
         self.space  # noqa: B018  (refuses what cannot work)
 
-    @property
+    @cached_property
     def space(self) -> Space:
         """What is varied."""
         return parse(self.sweep, self.settings)
 
-    @property
-    def seed(self) -> int:
-        """The seed from which the settings of trials are drawn."""
-        return self.shared().seed
-
+    @cached_property
     def shared(self) -> TrainConfig:
-        """Return the settings that all trials share."""
+        """The settings that all trials share; the settings of trials are drawn from its seed."""
         return command_line.load(TrainConfig, self.settings, preset_folder=PRESETS)
 
 
@@ -87,7 +84,7 @@ def check_plan(folder: Path, plan: Plan) -> None:
 
 def compared(plan: Plan) -> dict[str, Any]:
     """Return the settings that trials share, and that change what comes of them."""
-    settings = flat(dataclasses.asdict(plan.shared()))
+    settings = flat(dataclasses.asdict(plan.shared))
     return {key: settings[key] for key in settings if key == SHARED or key not in HARMLESS_KEYS}
 
 

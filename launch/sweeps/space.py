@@ -213,9 +213,7 @@ def distribution(key: str, name: str, inner: str) -> Values:
         return Numbers(low, high, is_log)
     step = int(texts[2]) if len(texts) == 3 else 1
     if step < 1 or (int(high) - int(low)) % step:
-        raise UsageError(
-            f"{where}: {texts[1]} must be a number of steps of {step} above {texts[0]}"
-        )
+        raise UsageError(f"{where}: no number of steps of {step} from {texts[0]} to {texts[1]}")
     return WholeNumbers(int(texts[0]), int(texts[1]), step, is_log)
 
 

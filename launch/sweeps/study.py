@@ -125,7 +125,8 @@ class Study:
         """Return a new trial, not yet in the study."""
         number = number_of(run)
         sampler = self.optuna.samplers.TPESampler(
-            seed=derive_seed(plan.seed, "sweep", number) % 2**32,  # all that numpy's old one takes
+            seed=derive_seed(plan.shared.seed, "sweep", number)
+            % 2**32,  # all that numpy's old one takes
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
             constant_liar=True,
@@ -148,9 +149,9 @@ class Study:
     # What comes of them
 
     def report(self, run: str, step: int, value: float) -> None:
-        """Note an intermediate value, once."""
+        """Note an intermediate value, once, while the trial runs."""
         trial = self.current(run)
-        if trial and step not in trial.intermediate_values:
+        if trial and state_of(trial) == RUNNING and step not in trial.intermediate_values:
             self.handle(trial).report(value, step)
 
     def is_to_prune(self, run: str, first_step: int) -> bool:
