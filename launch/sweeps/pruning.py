@@ -12,6 +12,7 @@ from train.runs.history import METRICS, read_metrics
 
 DICE = "val/dice"
 LOOK_S = 1.0
+FIRST_JUDGED = 0.25  # fraction of the epochs, before which little is known
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Watch:
             self.study.report(self.run.name, epoch, value)
         self.seen = now
         is_judged = self.is_pruning and max(dice, default=self.epochs) < self.epochs
-        if is_judged and self.study.is_to_prune(self.run.name, self.epochs // 4):
+        if is_judged and self.study.is_to_prune(self.run.name, int(FIRST_JUDGED * self.epochs)):
             self.stop.request()
 
 
