@@ -12,6 +12,7 @@ Where two tasks add a trial at the same instant, the one that comes first in the
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,8 @@ class Study:
         for trial in self.trials():
             other = trial.user_attrs[RUN]
             if state_of(trial) == RUNNING and other != run and is_lost(other):
-                self.handle(trial).set_user_attr(LOST, True)
+                with suppress(self.optuna.exceptions.UpdateFinishedTrialError):  # told by another
+                    self.handle(trial).set_user_attr(LOST, True)
                 self.tell(trial, FAILED)
 
     def free(self) -> "FrozenTrial | None":
@@ -165,7 +167,8 @@ class Study:
         """Note what came of a trial, unless that was noted before."""
         (name,) = (name for name, ours in STATES.items() if ours == state)
         states = self.optuna.trial.TrialState
-        self.study.tell(trial.number, value, state=states[name], skip_if_finished=True)
+        with suppress(self.optuna.exceptions.UpdateFinishedTrialError):  # at this very instant
+            self.study.tell(trial.number, value, state=states[name], skip_if_finished=True)
 
     def handle(self, trial: "FrozenTrial") -> "Trial":
         """Return a trial as one that can be changed."""

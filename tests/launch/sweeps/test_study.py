@@ -214,16 +214,33 @@ def test_settings_that_fail_for_good_are_not_given_to_another_run(tmp_path: Path
     assert other.user_attrs["settings"] != trial.user_attrs["settings"]
 
 
-def test_one_of_two_runs_takes_a_lost_one_over(tmp_path: Path) -> None:
+def take_lost(folder: Path, number: int) -> None:
+    """What a task does that finds trial-0 lost."""
+    Study(folder).take(trial_name(number), PLAN, lambda run: run == "trial-0")
+
+
+def test_one_of_several_runs_takes_a_lost_one_over(tmp_path: Path) -> None:
     take(tmp_path, 0)
     lost = settings_of(tmp_path)["trial-0"]
-    Study(tmp_path).tell_lost("trial-9", lambda run: True)
-    at_once(take, (tmp_path, 1), (tmp_path, 2), (tmp_path, 3), (tmp_path, 0))
+    at_once(take_lost, *((tmp_path, number) for number in range(1, 6)))
     states = trial_states(tmp_path)
-    settings = [each for run, each in settings_of(tmp_path).items() if states[run] == RUNNING]
+    assert states == {"trial-0": FAILED} | {trial_name(number): RUNNING for number in range(1, 6)}
+    settings = list(settings_of(tmp_path).values())
     assert settings.count(lost) == 1
     raw = [trial for trial in Study(tmp_path).study.get_trials() if state_of(trial) == RUNNING]
-    assert len(raw) == len(settings)
+    assert len(raw) == len(settings) == 5
+
+
+def test_a_lost_trial_is_told_once_by_several_tasks(tmp_path: Path) -> None:
+    take(tmp_path, 0)
+    first, second = Study(tmp_path), Study(tmp_path)
+
+    def told_meanwhile(run: str) -> bool:
+        second.tell_lost("trial-8", lambda run: True)
+        return True
+
+    first.tell_lost("trial-9", told_meanwhile)
+    assert trial_states(tmp_path) == {"trial-0": FAILED}
 
 
 def test_a_trial_below_the_median_is_pruned(tmp_path: Path) -> None:
