@@ -33,6 +33,7 @@ from common.settings import (
     explain,
     field_type,
     in_words,
+    takes_one,
     with_values,
 )
 
@@ -261,11 +262,13 @@ def split_argument(argument: str) -> tuple[str, str]:
 def parse_value(config_class: type, key: str, value: str) -> Any:
     """Return a text or a list of texts, which omegaconf turns into the field's type.
 
-    Raises UsageError.
+    One text without brackets is a list only for a key of OF_ONE. Raises UsageError.
     """
     hint = field_type(config_class, key)
     if hint in (str, None):
         return value
+    if takes_one(config_class, key) and re.fullmatch(r"[^\[{\"'\s,][^,]*", value):
+        return [value]
     try:
         parsed = plain_yaml.parse(value)
     except yaml.YAMLError:

@@ -20,6 +20,9 @@ from common.help_text import type_text
 
 Config = TypeVar("Config")
 
+OF_ONE = {"takes_one": True}
+"""The metadata of a field of texts that may be typed without brackets if it is one: runs=CV."""
+
 
 def with_values(
     merged: Any, config_class: type, values: Mapping[str, Any]
@@ -98,6 +101,12 @@ def field_type(config_class: type, key: str) -> Any:
             return None
         hint = typing.get_type_hints(hint).get(name)
     return hint
+
+
+def takes_one(config_class: type, key: str) -> bool:
+    """Return whether a list may be typed without brackets where it has one entry, see OF_ONE."""
+    fields = dataclasses.fields(config_class)
+    return any(field.name == key and field.metadata.get("takes_one") for field in fields)
 
 
 def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from common import command_line
 from common.command_line import UsageError
+from common.settings import OF_ONE
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Several:
+    """A command about several runs."""
+
+    runs: list[str] = field(default_factory=list, metadata=OF_ONE)
+    """Folders."""
+
+
+@dataclass(frozen=True)
 class Layered:
     """Keys of a command that has presets."""
 
@@ -73,6 +82,28 @@ def load(*arguments: str) -> Settings:
 
 def test_without_arguments_every_key_has_its_default() -> None:
     assert load() == Settings(run="r")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("CV", ["CV"]),
+        ("SWEEP/trial-*", ["SWEEP/trial-*"]),  # as a shell leaves it that finds no runs=SWEEP
+        ("*/fold-0", ["*/fold-0"]),  # which YAML would take for an alias
+        ("a: b", ["a: b"]),
+        ("001", ["001"]),
+        ("[a,b]", ["a", "b"]),
+        ("['a: b']", ["a: b"]),
+    ],
+)
+def test_a_list_of_runs_may_be_one_name_without_brackets(typed: str, expected: list[str]) -> None:
+    assert command_line.load(Several, [f"runs={typed}"]) == Several(runs=expected)
+
+
+@pytest.mark.parametrize("typed", ["a,b", "", "{a}", "[a", '"a"b'])
+def test_what_is_neither_a_name_nor_a_list_is_refused(typed: str) -> None:
+    with pytest.raises(UsageError, match=r"^runs=.*\[.*\]$"):
+        command_line.load(Several, [f"runs={typed}"])
 
 
 @pytest.mark.parametrize(
