@@ -4,8 +4,14 @@ CV/fold-0, fold-1, ...        a run for each fold
 SWEEP/trial-0, trial-1, ...   a run for each trial, or with folds a folder of folds
 """
 
+import glob
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from common.command_line import UsageError
+from train.exchange.config import SAFETENSORS
 
 ENSEMBLE = "ensemble.json"  # thresholds of a folder of folds
 STUDY = "study.log"  # Optuna's record of a sweep
@@ -56,3 +62,27 @@ def folder_above(run: Path) -> Path | None:
             break
         above = path.parent
     return above
+
+
+def expanded(runs: Sequence[str]) -> list[Path]:
+    """Return the paths of a runs= in its order, each once.
+
+    A pattern (*, ?) stands for the folders and exported models that it fits, by the numbers in
+    their names. Raises UsageError for a pattern that none fits.
+    """
+    found: dict[Path, None] = {}
+    for run in runs:
+        paths = [Path(run)]
+        if glob.has_magic(run) and not os.path.lexists(run):
+            fitting = sorted(map(Path, glob.glob(run)), key=by_numbers)
+            paths = [path for path in fitting if path.is_dir() or path.suffix == SAFETENSORS]
+            if not paths:
+                raise UsageError(f"runs={run}: no folder and no {SAFETENSORS} file has such a name")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def by_numbers(path: Path) -> list[str | int]:
+    """Return the key that sorts trial-10 after trial-9."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
