@@ -104,6 +104,14 @@ def test_the_summary_is_what_one_counts(summary: dict[str, Any], prepared: Datas
     for field, expected in zip(summary["per_field"], each, strict=True):
         assert {name: field[name] for name in expected} == pytest.approx(expected)
 
+    # counted as sets of pixels: right, too much, missed, and right to be left out
+    left_HW = np.broadcast_to(
+        np.arange(truths[0].shape[1]) < truths[0].shape[1] // 2, truths[0].shape
+    )
+    for field, truth_HW in zip(summary["per_field"], truths, strict=True):
+        parts = (truth_HW & left_HW, ~truth_HW & left_HW, truth_HW & ~left_HW, ~truth_HW & ~left_HW)
+        assert field["counts"] == {"tumor": [part.sum() for part in parts]}
+
     # over all pixels: the fields laid one under the other
     assert summary["all_pixels"] == pytest.approx(expected_scores(np.vstack(truths)))
     assert summary["per_class"] == {"tumor": summary["all_pixels"]}
@@ -619,6 +627,10 @@ def test_nuclei_are_counted(
     assert (first["field"], first["case"], first["found"]) == ("Case_6-01", "Case_6", 3)
     assert [first[name] for name in figures] == pytest.approx([2 / 3, 1, 4 / 5, 1])
     assert [second[name] for name in figures] == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2])
+    assert [row["counts"] for row in detection["per_field"]] == [
+        {"tumor": [2, 1, 0, 0]},
+        {"tumor": [1, 0, 1, 0]},
+    ]
     # of two cases, three draws in four hold either or both: the ends are the cases' own figures
     assert detection["interval"]["f1"] == pytest.approx([2 / 3, 4 / 5])
     assert detection["interval"]["recall"] == pytest.approx([1 / 2, 1])

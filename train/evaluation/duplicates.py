@@ -9,6 +9,7 @@ In BreCaHAD's sample the two copies of one picture differ by 2 bits, any two oth
 fields, or quarters) by 18 or more.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -23,7 +24,7 @@ import torch
 from common.command_line import UserError
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_image
-from data_prep.images.arrays import Image, Mask
+from data_prep.images.arrays import Image, Mask, PointsN2
 from data_prep.images.masks import channels_of
 from train.evaluation.fields import WholeField
 from train.metrics.scores import Score, count_pixels, score
@@ -59,6 +60,18 @@ def hash_of(small_HW: npt.NDArray[np.float32]) -> int:
     """Compute the 64-bit hash of a grey picture of SIDE_PX."""
     low = cv2.dct(np.ascontiguousarray(small_HW))[FREQUENCIES, FREQUENCIES]
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
+
+
+def truth_sha256(truth_CHW: npt.NDArray[np.bool_], annotated: Sequence[PointsN2]) -> str:
+    """Hash the truth of a field, the masks and the annotated points of its classes.
+
+    train.compare sees from it that figures are against the same truth.
+    """
+    shape = str(truth_CHW.shape).encode()
+    hashed = hashlib.sha256(shape + np.packbits(truth_CHW).tobytes())
+    for points_N2 in annotated:
+        hashed.update(b"points" + np.asarray(points_N2, np.float64).tobytes())
+    return hashed.hexdigest()
 
 
 def near_duplicates(

@@ -26,6 +26,7 @@ from train.evaluation.duplicates import (
     duplicate_warnings,
     fingerprint,
     split_warnings,
+    truth_sha256,
 )
 from train.evaluation.fields import (
     Criteria,
@@ -83,6 +84,8 @@ class FieldCheck:
     """(R, C, 4) int64, of pixels, against discs of each radius; R = 0 if the truth is areas."""
     largest_uint16: int
     """As ImageFile.largest_uint16."""
+    truth_sha256: str
+    """Hash of the truth: the mask of each class and its annotated points."""
 
 
 @dataclass
@@ -219,6 +222,7 @@ def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int
         fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
         counts_by_radius(prediction.probability_CHW > threshold, prediction.annotated, radii_px),
         prediction.largest_uint16,
+        truth_sha256(prediction.truth_CHW, prediction.annotated),
     )
 
 
@@ -237,6 +241,7 @@ def figures_of(measured: Measured, run: Run, radii_px: Sequence[int]) -> dict[st
     by_radius = dice_by_radius(counts, radii_px)
     return {
         **summarise(measured.results, channel_names(run.data.labelling.labels), seed),
+        "truth_sha256": {each.fingerprint.field: each.truth_sha256 for each in measured.checks},
         "baselines": {
             name: {
                 **summarise_pixels(results, seed),

@@ -9,6 +9,7 @@ from train.evaluation.fields import FieldResult
 from train.metrics.detection import average_precision
 from train.metrics.scores import (
     METRICS,
+    NUM_RESAMPLES,
     THRESHOLDS,
     Counts,
     Floats,
@@ -20,7 +21,6 @@ from train.metrics.scores import (
     scores,
 )
 
-NUM_RESAMPLES = 2000
 BOOTSTRAP = {"over": "cases", "resamples": NUM_RESAMPLES, "confidence": 0.95}
 
 
@@ -40,6 +40,7 @@ def summarise(
         "per_class": {name: score(counts_FC4[:, i]) for i, name in enumerate(class_names)},
         "per_field": [
             {"field": result.name, "case": result.case, **score(result.counts)}
+            | {"counts": by_class(result.counts, class_names)}
             for result in results
         ],
         "detection": {
@@ -50,10 +51,16 @@ def summarise(
             },
             "per_field": [
                 {"field": result.name, "case": result.case, **nuclei_figures([result])}
+                | {"counts": by_class(result.nuclei_counts, class_names)}
                 for result in results
             ],
         },
     }
+
+
+def by_class(counts_C4: Counts, class_names: Sequence[str]) -> dict[str, list[int]]:
+    """Return the counts of each class of a field, from which train.compare computes differences."""
+    return dict(zip(class_names, counts_C4.tolist(), strict=True))
 
 
 def summarise_pixels(results: Sequence[FieldResult], seed: int) -> dict[str, Any]:

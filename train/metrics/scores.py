@@ -7,14 +7,15 @@ metrics are NaN in arrays, and None outside of arrays (`nan_to_none`).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from common import seeds
+
+if TYPE_CHECKING:  # what compares runs needs no torch, which takes seconds
+    from torch import Tensor
 
 Counts = npt.NDArray[np.int64]
 """(..., 4) int64: true positive, false positive, false negative, true negative."""
@@ -31,12 +32,15 @@ EMPTY_RULE = (
     " nothing is predicted, precision is 0"
 )
 DEFAULT_THRESHOLD = 0.5
+NUM_RESAMPLES = 2000  # of a bootstrap
 # The thresholds to choose from; float32, since they are compared with float32 probabilities
 THRESHOLDS = (np.arange(1, 100) / 100).astype(np.float32)
 
 
-def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
+def count_pixels(predicted: "Tensor", truth: "Tensor") -> "Tensor":
     """Count the pixels of two bool tensors (B, C, H, W): (C, 4) int64, see Counts."""
+    import torch
+
     axes = (0, 2, 3)
     positive, annotated = predicted.sum(axes), truth.sum(axes)
     both = (predicted & truth).sum(axes)
@@ -51,6 +55,8 @@ def histogram(probability: npt.NDArray[np.float32], truth: Bools) -> npt.NDArray
     Bin k has the pixels that are above the first k of THRESHOLDS and not above the next one. Both
     arrays have the same shape, which may be any.
     """
+    import torch
+
     contiguous = torch.from_numpy(np.ascontiguousarray(probability))  # otherwise torch warns
     bins = torch.bucketize(contiguous, torch.from_numpy(THRESHOLDS)).numpy()
     num_bins = len(THRESHOLDS) + 1

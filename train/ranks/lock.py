@@ -9,10 +9,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.lease import Lease
 from common.ownership import PRIVATE, make_private, remove_private
-from train.ranks.distributed import Ranks
+
+if TYPE_CHECKING:  # train.compare needs no torch
+    from train.ranks.distributed import Ranks
 
 LOCK = "lock"
 
@@ -25,7 +28,7 @@ class RunLock(Lease):
 
 
 @contextmanager
-def locked(folder: Path, ranks: Ranks) -> Iterator[RunLock]:
+def locked(folder: Path, ranks: "Ranks") -> Iterator[RunLock]:
     """Lock a run folder. Collective; raises UserError on every rank if another process holds it."""
     lock = RunLock(folder)
     ranks.first_does(lock.acquire)
@@ -42,7 +45,7 @@ def lock_suffix(source: Path) -> str:
 
 @contextmanager
 def output_locked(
-    out: Path, kind: str, doing: str, ranks: Ranks, suffix: str = ""
+    out: Path, kind: str, doing: str, ranks: "Ranks", suffix: str = ""
 ) -> Iterator[Callable[[], None]]:
     """Lock a folder of results, and make it and its private folder of a kind.
 

@@ -34,5 +34,7 @@ def test_names_keep_their_order_and_count_once(folder: Path) -> None:
 
 
 def test_a_pattern_that_nothing_fits_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match=re.escape(f"runs={folder}/fold-*: no folder and no .safetensors")):
+    with pytest.raises(
+        UsageError, match=re.escape(f"runs={folder}/fold-*: no folder and no .safetensors")
+    ):
         expanded([f"{folder}/fold-*"])
