@@ -28,11 +28,13 @@ def with_values(
     merged: Any, config_class: type, values: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
     """Set the values of a file; also return an error for each wrong key."""
+    typed = {key: as_text_only(as_number(config_class, key, values[key])) for key in values}
+    with suppress(OmegaConfBaseException, TypeError):
+        return OmegaConf.merge(merged, typed), []
     wrong = []
-    for key, value in values.items():
+    for key, value in typed.items():  # a merge takes milliseconds, so only to find what is wrong
         try:
-            typed = as_number(config_class, key, value)
-            merged = OmegaConf.merge(merged, {key: as_text_only(typed)})
+            merged = OmegaConf.merge(merged, {key: value})
         except (OmegaConfBaseException, TypeError) as error:
             within = (getattr(error, "full_key", None) or key).partition("[")[0]
             wrong.append(f"{within}: {explain(config_class, within, error, key)}")
