@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.command_line import UsageError
+from data_prep.raw import natural_key
 from train.exchange.config import SAFETENSORS
 
 ENSEMBLE = "ensemble.json"  # thresholds of a folder of folds
@@ -74,15 +75,9 @@ def expanded(runs: Sequence[str]) -> list[Path]:
     for run in runs:
         paths = [Path(run)]
         if glob.has_magic(run) and not os.path.lexists(run):
-            fitting = sorted(map(Path, glob.glob(run)), key=by_numbers)
+            fitting = map(Path, sorted(glob.glob(run), key=natural_key))
             paths = [path for path in fitting if path.is_dir() or path.suffix == SAFETENSORS]
             if not paths:
                 raise UsageError(f"runs={run}: no folder and no {SAFETENSORS} file has such a name")
         found |= dict.fromkeys(paths)
     return list(found)
-
-
-def by_numbers(path: Path) -> list[str | int]:
-    """Return the key that sorts trial-10 after trial-9."""
-    parts = re.split(r"([0-9]+)", str(path))
-    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
