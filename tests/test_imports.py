@@ -33,6 +33,7 @@ COMMANDS = {
     "data_prep.preview": "data_prep.tools.config",
     "data_prep.synthetic": "data_prep.tools.config",
     "train.__main__": "train.config",
+    "train.compare": "train.comparison.config",
     "train.evaluate": "train.evaluation.config",
     "train.export": "train.exchange.config",
     "train.predict": "train.prediction.config",
@@ -42,6 +43,7 @@ COMMANDS = {
 # Settings that name what is not there, which is said without loading anything
 MISSING = {
     "train.__main__": [["data=nowhere"], ["init=nowhere"]],
+    "train.compare": [["runs=nowhere"], ["runs=nowhere/trial-*"]],
     "train.evaluate": [["run=nowhere"], ["raw=nowhere"]],
     "train.export": [["out=a.onnx", "run=nowhere"]],
     "train.predict": [["out=a", "input=nowhere"]],

@@ -1,0 +1,1 @@
+"""Runs compared: a table, a page, and the difference between two of them."""
