@@ -13,7 +13,7 @@ from tests.train.conftest import prepare_here
 from train.config import TrainConfig
 from train.runs.history import METRICS, RESTARTS, TRAINING
 from train.runs.monitor import append_line
-from train.runs.newest import CHECKPOINTS, PROGRESS
+from train.runs.newest import CHECKPOINTS, CONFIG, PROGRESS
 from train.runs.open_run import write_settings
 
 Write = Callable[..., Path]
@@ -44,7 +44,8 @@ def write_run(prepared: Dataset, tmp_path: Path) -> Write:
         config = command_line.load(TrainConfig, [*given, f"run={run}", *settings])
         run.mkdir(parents=True)
         as_yaml = command_line.as_yaml(config).encode()
-        write_settings(run, (data.folder / DATASET).read_bytes(), as_yaml)
+        about_data = (data.folder / DATASET).read_bytes()
+        write_settings(run, {DATASET: about_data, CONFIG: as_yaml})
         for epoch, value in enumerate(dice, start=1):
             figures = {"val/dice": value, "val/nuclei_f1": value and value / 2}
             append_line(run / METRICS, {"step": 10 * epoch, "epoch": epoch, **figures})
