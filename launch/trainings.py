@@ -26,7 +26,6 @@ from launch.several.members import (
 from launch.stages import Request, free_name, stage_arguments, with_pipelines_read
 from launch.sweeps.journal import load_optuna
 from launch.sweeps.plan import Plan
-from launch.sweeps.study import COMPLETE, PRUNED, trial_states
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
 from train.runs.newest import CONFIG
@@ -46,6 +45,8 @@ class Training:
     def is_finished(self, request: Request) -> bool:
         """Return whether it has been trained before. `request`: that of all runs."""
         if self.name == TRIAL:
+            from launch.sweeps.study import COMPLETE, PRUNED, trial_states  # it takes long
+
             ended = trial_states(request.run).get(self.member.name)
             return ended in (COMPLETE, PRUNED)
         return has_finished(request.of(self.member).run, self.config.epochs)
