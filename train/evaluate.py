@@ -2,9 +2,13 @@
 
     python -m train.evaluate [run=DIR split=test]          a split of its prepared data set
     python -m train.evaluate raw=DIR [run=DIR cases=[10]]  fields of any raw folder
-    python -m train.evaluate runs=[DIR,DIR] out=DIR        several folds, each and pooled
+    python -m train.evaluate run=CV                        all folds of a folder, each and pooled
+    python -m train.evaluate runs=[DIR,DIR] out=DIR        several runs: an ensemble, or folds
 
 Without run= or runs= it is the newest run in runs/.
+
+Folds are measured on the cases that each was not trained on. Thresholds for CV as an ensemble are
+chosen on these predictions, and written into CV/ensemble.json.
 
 Writes report.html (a page that needs no other file), summary.json and figures into
 RUN/evaluation/<split or folder>. They replace those of an earlier evaluation, and no other file.
@@ -18,7 +22,7 @@ from common.command_line import UsageError
 from common.help_text import help_text
 from train.evaluation.config import EvaluateConfig
 from train.runs.history import check_history
-from train.runs.newest import check_run, newest_run
+from train.runs.newest import check_runs
 
 
 def main(argv: list[str]) -> int:
@@ -29,9 +33,8 @@ def main(argv: list[str]) -> int:
     config = command_line.load(EvaluateConfig, argv)
     if config.raw and not Path(config.raw).is_dir():
         raise UsageError(f"raw={config.raw}: no such folder", can_heal=True)
-    for run in config.runs or [config.run]:
-        check_run(run, config.checkpoint)
-        check_history(Path(run) if run else newest_run())  # the report needs it last
+    for run in check_runs(config.run, config.runs, config.checkpoint):
+        check_history(run)  # the report needs it last
     if config.out and Path(config.out).is_file():
         raise UsageError(f"out={config.out}: is a file; name a folder")
     from train.evaluation.run_evaluation import evaluate_and_report  # here: it takes seconds

@@ -1,8 +1,9 @@
 """Predict images of any size: masks, probability maps, overlays and nuclei.
 
     python -m train.predict input=FILE|DIR out=DIR [run=DIR checkpoint=best threshold=0.4 tta=true]
+    python -m train.predict input=FILE|DIR out=DIR run=CV|runs=[A,B]   the mean of several runs
 
-Without run= it is the newest run in runs/.
+Without run= or runs= it is the newest run in runs/.
 
 Writes for each image
 
@@ -27,7 +28,7 @@ from common import command_line
 from common.command_line import UsageError
 from common.help_text import help_text
 from train.prediction.config import PredictConfig
-from train.runs.newest import check_run
+from train.runs.newest import check_runs
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"input={config.input}: no such file or folder")
     if config.out and Path(config.out).is_file():
         raise UsageError(f"out={config.out}: is a file; name a folder")
-    check_run(config.run, config.checkpoint)
+    check_runs(config.run, config.runs, config.checkpoint)
     from train.prediction.predict_images import predict_images  # here: it takes seconds
 
     return predict_images(config)

@@ -17,6 +17,7 @@ from data_prep.config import PrepConfig
 from data_prep.dataset import pack
 from data_prep.dataset.manifest import Dataset, read_dataset
 from tests.processes import map_here
+from train import __main__ as train_main
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
 from train.crops.microbatches import CropKey, TrainingCrops
@@ -24,6 +25,7 @@ from train.loop.trainer import Trainer
 from train.ranks.distributed import Ranks
 from train.ranks.lock import RunLock
 from train.runs.open_run import open_run
+from train.runs.several import fold_name
 
 CPU = torch.device("cpu")
 
@@ -145,6 +147,23 @@ def trained(
     run = tmp_path_factory.mktemp("runs") / "trained"
     assert new_trainer(tiny(run)).fit() == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def cv(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three folds, each trained for an epoch. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("cv")
+    data = folder / "data"
+    given = [f"raw={raw}", f"out={data}", "copies=2", "format=png", f"radius_px={RADIUS_PX}"]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prepare, pack):
+            patch.setattr(module, "map_tasks", map_here)
+        prepare.prepare(command_line.load(PrepConfig, [*given, "split.folds=3"]))
+    for fold in range(3):
+        run = [f"data={data}", f"run={folder / 'cv' / fold_name(fold)}", f"fold={fold}"]
+        short = ["epochs=1", "batch_size=2", "microbatches=1", f"seed={fold}"]
+        assert train_main.main([*run, *TINY, *short]) == 0
+    return folder / "cv"
 
 
 @pytest.fixture(scope="session")

@@ -715,24 +715,29 @@ def test_folds_are_pooled(
     tmp_path: Path,
     cli: Callable[..., Any],
 ) -> None:
-    """Each fold as it is by itself; together as one evaluation of all their fields."""
-    first, together = evaluated(), evaluated(f"raw={raw}", "cases=[3,4,5]")
+    """Each fold as it is by itself; together as one evaluation of all their fields. The thresholds
+    of nuclei are others: see test_out_of_fold."""
+    at_half = "threshold=0.5"
+    first, together = evaluated(at_half), evaluated(f"raw={raw}", "cases=[3,4,5]", at_half)
     out = tmp_path / "pooled"
-    given = [f"runs=[{other_fold},{own_run}]", f"out={out}", "amp=off"]
+    given = [f"runs=[{other_fold},{own_run}]", f"out={out}", "amp=off", at_half]
     outcome = cli(evaluate.main, *given)
     assert outcome.code == 0, outcome.err
     pooled = json.loads((out / "summary.json").read_text())
     assert pooled["runs"] == ["other", "own"]
     assert pooled["folds"][0]["cases"] == ["Case_3"]
-    assert pooled["folds"][1] == first
+    other = {"detection", "per_case"}
+    assert {key: pooled["folds"][1][key] for key in first.keys() - other} == {
+        key: first[key] for key in first.keys() - other
+    }
     assert pooled["cases"] == ["Case_3", "Case_4", "Case_5"]
     assert pooled["num_fields"] == 5
     for key in ("all_pixels", "all_pixels_interval", "mean_over_fields", "per_class"):
         assert pooled[key] == together[key]
     assert pooled["baselines"] == together["baselines"]
     assert pooled["sensitivity"] == together["sensitivity"]
-    for key, value in pooled["detection"].items():
-        assert value == together["detection"][key]
+    for key in ("annotated", "average_precision", "curve"):
+        assert pooled["detection"][key] == together["detection"][key]
     assert "all folds" in outcome.out
     html = (out / "report.html").read_text()
     assert "<h1>Evaluation of other, own</h1>" in html
@@ -744,17 +749,6 @@ def test_folds_are_pooled(
     assert drawn == sorted(f"{entry['field']}_panels.png" for entry in pooled["per_field"])
 
 
-def test_runs_that_test_one_case_are_not_pooled(
-    own_run: Path, tmp_path: Path, cli: Callable[..., Any]
-) -> None:
-    again = shutil.copytree(own_run, tmp_path / "again")
-    out = tmp_path / "pooled"
-    outcome = cli(evaluate.main, f"runs=[{own_run},{again}]", f"out={out}")
-    assert outcome.code == 2
-    assert f"Case_4 is tested by {own_run} and by {again}" in outcome.err
-    assert not out.exists()
-
-
 def test_runs_of_other_discs_are_not_pooled(
     own_run: Path, other_fold: Path, raw: Path, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
@@ -764,7 +758,7 @@ def test_runs_of_other_discs_are_not_pooled(
     given = [f"runs=[{own_run},{other_fold}]", f"raw={raw}", f"out={tmp_path / 'pooled'}"]
     outcome = cli(evaluate.main, *given)
     assert outcome.code == 2
-    assert "labelled in other ways (radius_px: 8 -> 9)" in outcome.err
+    assert "labelled in other ways (radius_px: 9 -> 8)" in outcome.err
 
 
 def test_pooling_needs_a_folder(own_run: Path, cli: Callable[..., Any]) -> None:

@@ -7,9 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.ensemble import Ensemble
+
 
 def model_sha256(model: nn.Module) -> str:
-    """Hash a network's state, as `train.show` prints it for a checkpoint."""
+    """Hash a network's state, as `train.show` prints it for a checkpoint; of an ensemble, hash the
+    digests of its members."""
+    if isinstance(model, Ensemble):
+        digests = "\n".join(map(model_sha256, model.members))
+        return hashlib.sha256(digests.encode()).hexdigest()
     return tensors_sha256({"model": model.state_dict()})
 
 

@@ -152,7 +152,7 @@ def counts_of(entries: Sequence[FieldEntry], classes: Sequence[str]) -> Counts:
 
 def parts_of(content: dict[str, Any]) -> list[Part]:
     """Return the measured models of a summary: itself, or the folds that it pools."""
-    return [checked(Part, {"tta": False, **part}) for part in list_of(content, "folds")]
+    return [checked(Part, part) for part in list_of(content, "folds")]
 
 
 def models_of(content: dict[str, Any]) -> dict[str, str]:

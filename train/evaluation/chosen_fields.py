@@ -1,10 +1,10 @@
 """The fields that a run is evaluated on, as the settings choose them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.command_line import UsageError
+from common.command_line import UsageError, named
 from data_prep.annotations.formats import READERS
 from data_prep.annotations.shapes import ShapeReader
 from data_prep.cases.names import unmatched_text
@@ -12,9 +12,97 @@ from data_prep.config import SPLITS
 from data_prep.dataset.manifest import Dataset, Labelling, read_dataset
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField, notes_on_raw, prepared_fields, raw_fields
-from train.evaluation.measurement import Chosen
+from train.evaluation.measurement import Chosen, Group
+from train.runs.ensemble import as_one, named_run
 from train.runs.run_folder import Run
 from train.runs.same_data import check_same_data
+
+
+def choose_groups(config: EvaluateConfig) -> tuple[Run, list[Group]]:
+    """Return the run, or several as one model, and the groups that are measured: itself on the
+    chosen fields; or, of several on their own splits, those that have the same cases there.
+
+    Raises UserError where a figure would be no figure.
+    """
+    run = named_run(config.run, config.runs, may_lack_folds=bool(config.cases))
+    if len(run.members) == 1 or config.raw or not has_own_data(config, run):
+        return run, [Group(run, choose_fields(config, run))]
+    return run, of_own_splits(config, run.members)
+
+
+def has_own_data(config: EvaluateConfig, run: Run) -> bool:
+    """Whether runs are measured on the data set that they were trained on, if need be moved."""
+    if not config.data:
+        return True
+    content = read_dataset(Path(config.data)).description.content_sha256
+    return all(member.data.content_sha256 == content for member in run.members)
+
+
+def of_own_splits(config: EvaluateConfig, runs: Sequence[Run]) -> list[Group]:
+    """Group runs by the cases that they have in the split. Raises UsageError for runs that have
+    some of their cases in common, and for a case that a run of its group was trained on."""
+    found: dict[tuple[str, ...], list[tuple[Run, Chosen]]] = {}
+    for run in runs:
+        chosen = choose_fields(replace(config, cases=[]), run)
+        cases = sorted({field.case for field in chosen.fields})
+        found.setdefault(tuple(cases), []).append((run, chosen))
+    check_apart({cases: [run for run, _ in members] for cases, members in found.items()})
+    groups = []
+    for tested, members in found.items():
+        group, (first, chosen) = [run for run, _ in members], members[0]
+        check_held_out(config, tested, group)
+        for run in group[1:]:
+            if run.data.content_sha256 != first.data.content_sha256:
+                raise UsageError(
+                    f"runs: {first.path} and {run.path} test the same cases in data sets that"
+                    " differ; name one for both with data=, or measure them on raw=..."
+                )
+        groups.append(Group(as_one(group), chosen))
+    return [group for group in groups_with(groups, config.cases) if group.chosen.fields]
+
+
+def groups_with(groups: Sequence[Group], cases: Sequence[str]) -> list[Group]:
+    """Return the groups with only their fields of these cases. Raises UsageError as of_cases."""
+    kept = {field.name for field in of_cases(all_fields(groups), cases)}
+    return [
+        replace(
+            group,
+            chosen=replace(
+                group.chosen, fields=[each for each in group.chosen.fields if each.name in kept]
+            ),
+        )
+        for group in groups
+    ]
+
+
+def all_fields(groups: Sequence[Group]) -> list[WholeField]:
+    """Return the fields of all groups."""
+    return [field for group in groups for field in group.chosen.fields]
+
+
+def check_apart(groups: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
+    """Raise UsageError if two groups have a case in common."""
+    tested: dict[str, Run] = {}
+    for cases, runs in groups.items():
+        for case in cases:
+            if case in tested:
+                raise UsageError(
+                    f"runs: {case} is tested by {tested[case].path} and by {runs[0].path}, but not"
+                    " all of their cases; name runs that test the same cases (one ensemble) or"
+                    " others (folds), or measure all as one ensemble on raw=..."
+                )
+            tested[case] = runs[0]
+
+
+def check_held_out(config: EvaluateConfig, cases: Sequence[str], runs: Sequence[Run]) -> None:
+    """Raise UsageError if a run was trained on a case that its group is tested on."""
+    for run in runs:
+        if config.split != "train" and (seen := run.trained_among(cases)):
+            raise UsageError(
+                f"runs: {run.path} was trained on {named(seen)}, which"
+                f" {'it and others test' if len(runs) > 1 else 'it tests'}: no figure of new"
+                " patients; leave it out"
+            )
 
 
 def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
@@ -31,8 +119,16 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     else:
         if not (data := config.data or run.config.data):
             raise UsageError(f"run={run.path}: an exported model; give raw= or data=")
-        dataset = seen_by(run, read_dataset(Path(data)))
-        notes = check_same_data(run.data, dataset, run.path, is_named=bool(config.data))
+        whole = read_dataset(Path(data))
+        if whole.description.folds and len(run.members) > 1:
+            raise UsageError(
+                f"data={data}: other data, whose cases are dealt to folds: no split of it is of all"
+                " members; measure the ensemble on raw=..."
+            )
+        for member in run.members:
+            dataset, is_named = seen_by(member, whole), bool(config.data)
+            notes += check_same_data(member.data, dataset, member.path, is_named=is_named)
+        notes = list(dict.fromkeys(notes))
         fields = prepared_fields(dataset, config.split)
         if not fields:
             others = ", ".join(name for name in SPLITS if dataset.split(name))

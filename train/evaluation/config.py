@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.settings import OF_ONE
 from data_prep.config import SPLITS, check_mpp
 from train.config import check_threshold
 
@@ -12,11 +13,12 @@ class EvaluateConfig:
     """Every setting of `python -m train.evaluate`."""
 
     run: str = ""
-    """Folder of the run, or a model.safetensors that train.export wrote; the newest in runs/ where
-    empty."""
-    runs: list[str] = field(default_factory=list)
-    """Folders of several runs in place of run=, each tested on other cases (the folds of
-    data_prep): gives the figures of every fold, and those of all fields together. Needs out=."""
+    """Folder of the run, or a model.safetensors that train.export wrote, or a folder of folds
+    (CV/fold-0, ...); the newest in runs/ where empty."""
+    runs: list[str] = field(default_factory=list, metadata=OF_ONE)
+    """Several runs in place of run=, also patterns, as CV/fold-*. Runs that test the same
+    cases are one ensemble; those that test other cases (folds) are measured on their own, and all
+    together. On raw=, all are one ensemble. Needs out=."""
     split: str = "test"
     """Split of the run's prepared data set: train, val or test; only original fields count."""
     raw: str = ""
@@ -40,13 +42,16 @@ class EvaluateConfig:
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
     """Probability above which a pixel counts as predicted, 0 to 1. auto: the best on the validation
-    split, which the checkpoint holds, or 0.5 where there was none."""
+    split, which the checkpoint holds, or 0.5 where there was none. Of several folds: for each the
+    best on what the others predict of the cases that they test."""
+    tta: bool = False
+    """Average over the eight flips and quarter turns of each tile: eight times the work."""
     match_radius_px: float = 0.0
     """Largest distance between an annotated point and a nucleus that counts as found, in px of the
     data set's resolution; 0 for the radius of its discs."""
     out: str = ""
-    """Folder of the results; RUN/evaluation/<split or name of raw> where empty, and
-    MODEL_evaluation/... for an exported model."""
+    """Folder of the results; RUN/evaluation/<split or name of raw> where empty (also of a
+    folder of folds), and MODEL_evaluation/... for an exported model."""
     figures: int = 16
     """Number of fields per run for which figures are drawn; 0 for none, also in the report."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"

@@ -106,10 +106,11 @@ def compare_with_training(
     """
     about: dict[str, Any] = {"max_bits": NEAR_BITS}
     try:
-        dataset = ranks.first_does(lambda: trained_on(run, data or run.config.data))
-        samples = list(enumerate(dataset.split("train", originals_only=True)))
-        mine = ranks.items_of_rank(samples)
-        prints = ranks.all_do(lambda: [of_sample(dataset.folder, *entry) for entry in mine])
+        samples = list(ranks.first_does(lambda: training_fields(run, data)).items())
+        mine = ranks.items_of_rank(list(enumerate(samples)))
+        prints = ranks.all_do(
+            lambda: [of_sample(folder, number, sample) for number, ((folder, _), sample) in mine]
+        )
     except UserError as error:
         return about | {"not_checked": str(error)}
     trained = sorted(
@@ -117,6 +118,17 @@ def compare_with_training(
     )
     found = near_duplicates(evaluated, trained)
     return about | {"num_training_fields": len(trained), "found": found}
+
+
+def training_fields(run: Run, data: str) -> dict[tuple[Path, str], Sample]:
+    """Return the fields that any member of a run was trained on, by folder and id. Raises UserError
+    where a data set is missing or another one."""
+    found = {}
+    for member in run.members:
+        dataset = trained_on(member, data or member.config.data)
+        for sample in dataset.split("train", originals_only=True):
+            found[dataset.folder, sample.id] = sample
+    return found
 
 
 def trained_on(run: Run, data: str) -> Dataset:

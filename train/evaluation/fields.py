@@ -251,10 +251,12 @@ def predict_fields(
     precision: Precision,
     ranks: Ranks,
     stop: StopRequest,
+    tta: bool = False,
 ) -> Iterator[Prediction]:
     """Predict the fields that fall to this rank; each field on one rank only. Collective.
 
-    Ends early, on all ranks after the same round, where any rank was asked to stop.
+    Ends early, on all ranks after the same round, where any rank was asked to stop. `tta`: see
+    train.prediction.tiles.
     """
     model.eval()
     for first in range(0, len(fields), ranks.world_size):
@@ -263,15 +265,27 @@ def predict_fields(
         index = first + ranks.rank
         if index < len(fields):
             content = fields[index].read()
-            yield Prediction(
-                index,
-                fields[index],
-                content.image_HWC,
-                masks.channels_of(content.mask_HW, label_values),
-                content.annotated,
-                predict_probability(model, content.image_HWC, tile, precision),
-                content.largest_uint16,
-            )
+            probability_CHW = predict_probability(model, content.image_HWC, tile, precision, tta)
+            yield prediction_of(index, fields[index], content, probability_CHW, label_values)
+
+
+def prediction_of(
+    index: int,
+    field: WholeField,
+    content: FieldContent,
+    probability_CHW: npt.NDArray[np.float32],
+    label_values: Sequence[int],
+) -> Prediction:
+    """Put a field, its truth and what is predicted of it together."""
+    return Prediction(
+        index,
+        field,
+        content.image_HWC,
+        masks.channels_of(content.mask_HW, label_values),
+        content.annotated,
+        probability_CHW,
+        content.largest_uint16,
+    )
 
 
 def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:

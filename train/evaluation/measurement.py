@@ -1,8 +1,9 @@
 """Measure a run on whole fields: figures of the network and of baselines, checks of truth and data,
 and pictures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from data_prep.dataset.manifest import Labelling
 from data_prep.dataset.white import doubts_about_white
 from data_prep.images.masks import channel_names
 from model.precision import choose_precision
-from train.checkpoints.digests import model_sha256
 from train.evaluation.baselines import BASELINES, Baseline
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.duplicates import (
@@ -44,15 +44,17 @@ from train.exchange.origin import chosen_among
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score
 from train.metrics.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import Run
+from train.runs.ensemble import about_model
+from train.runs.run_folder import LoadedModel, Run
 from train.runs.thresholds import (
     NUCLEI_THRESHOLD,
     PIXEL_THRESHOLD,
-    choose_threshold,
+    Thresholds,
     doubt_about_best,
-    stored_threshold,
+    thresholds_for,
 )
 
+THRESHOLD_NAMES = PIXEL_THRESHOLD, NUCLEI_THRESHOLD
 NUM_OVERLAYS = 4  # number of the worst fields in the report, and of the best ones
 
 
@@ -68,11 +70,29 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A run, or several as one model, and the fields that it is measured on."""
+
+    run: Run
+    chosen: Chosen
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The results of an evaluation of one run."""
+    """The results of an evaluation of one run, or of several as one model."""
 
     summary: dict[str, Any]
     measured: "Measured"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a loaded model, without its network."""
+
+    group: Group
+    about: dict[str, Any]
+    """As the summary names it."""
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -105,50 +125,85 @@ def evaluate_run(
     config: EvaluateConfig, run: Run, chosen: Chosen, item: Item, ranks: Ranks
 ) -> Evaluation:
     """Evaluate a run on the chosen fields, and add this rank's pictures to `item`. Collective."""
-    fields = chosen.fields
-    model, path, state = run.load_model(config.checkpoint, ranks)
-    threshold, chosen_on = choose_threshold(config.threshold, state)
-    nuclei_threshold, nuclei_chosen_on = stored_threshold(state, NUCLEI_THRESHOLD)
+    group = Group(run, chosen)
+    loaded = run.load_model(config.checkpoint, ranks)
+    model = model_of(config, group, loaded)
+    predictions = predict(config, group, loaded, ranks)
+    thresholds = thresholds_for(config.threshold, loaded.state)
+    return evaluate_predictions(config, model, predictions, thresholds, item, ranks)
+
+
+def model_of(config: EvaluateConfig, group: Group, loaded: LoadedModel) -> Model:
+    """Collect what a summary says of a model, whose figures are not known yet."""
+    each = list(zip(group.run.members, loaded.state.get("members", [loaded]), strict=True))
+    about = about_model(group.run, loaded)
+    for entry, (_, member) in zip(about.get("members", [about]), each, strict=True):
+        entry |= {"step": member.state["step"], "epoch": member.state["epochs"]}
+    warnings = [
+        *loaded.state.get("notes", []),
+        *warnings_about(group.chosen.fields, each),
+        *(line for _, member in each for line in doubts(config, member.state)),
+    ]
+    return Model(group, about, list(dict.fromkeys(warnings)))
+
+
+def predict(
+    config: EvaluateConfig, group: Group, loaded: LoadedModel, ranks: Ranks
+) -> Iterator[Prediction]:
+    """Predict this rank's fields of a group, with a progress bar. Collective."""
+    run, fields = group.run, group.chosen.fields
+    precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
+    how = run.label_values, run.config.tile, precision, ranks, StopRequest(), config.tta
+    predictions = predict_fields(loaded.model, fields, *how)
+    total = len(ranks.items_of_rank(fields))
+    return track(predictions, total=total, label="evaluate", unit="field")
+
+
+def criteria_of(config: EvaluateConfig, run: Run, thresholds: Thresholds) -> Criteria:
+    """Return what counts as a predicted pixel, and as a found nucleus."""
     radius_px = run.data.labelling.radius_px
     match_radius_px = config.match_radius_px or radius_px
-    criteria = Criteria(threshold, nuclei_threshold, radius_px, match_radius_px)
+    return Criteria(thresholds.pixels, thresholds.nuclei, radius_px, match_radius_px)
 
-    precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
-    predictions = predict_fields(
-        model, fields, run.label_values, run.config.tile, precision, ranks, StopRequest()
-    )
-    total = len(ranks.items_of_rank(fields))
-    predictions = track(predictions, total=total, label="evaluate", unit="field")
+
+def evaluate_predictions(
+    config: EvaluateConfig,
+    model: Model,
+    predictions: Iterable[Prediction],
+    thresholds: Thresholds,
+    item: Item,
+    ranks: Ranks,
+) -> Evaluation:
+    """Measure what a model predicts, and add this rank's pictures to `item`. Collective."""
+    run, chosen = model.group.run, model.group.chosen
+    criteria = criteria_of(config, run, thresholds)
     radii_px, names = disc_radii(chosen.truth), channel_names(run.data.labelling.labels)
     mine = measure_all(predictions, criteria, radii_px, names, config.figures, item)
     measured = gather(mine, ranks)
 
     figures = figures_of(measured, run, radii_px)
     of_nuclei = {
-        "radius_px": match_radius_px,
-        "threshold": nuclei_threshold,
-        "threshold_chosen_on": nuclei_chosen_on,
+        "radius_px": criteria.match_radius_px,
+        "threshold": thresholds.nuclei,
+        "threshold_chosen_on": thresholds.nuclei_chosen_on,
     }
     prints = [check.fingerprint for check in measured.checks]
     near_duplicates = compare_with_training(prints, run, config.data, ranks)
+    read_again = partial(agreement, chosen.fields, prints, run.label_values)
     summary = {
-        "run": run.path.name,
-        "checkpoint": path.name,
-        "step": state["step"],
-        "epoch": state["epochs"],
+        **model.about,
         "data": about_fields(config),
-        "threshold": {"value": threshold, "chosen_on": chosen_on},
+        "tta": config.tta,
+        "threshold": {"value": thresholds.pixels, "chosen_on": thresholds.chosen_on},
         **figures,
         "detection": of_nuclei | figures["detection"],
-        "agreement": ranks.first_does(lambda: agreement(fields, prints, run.label_values)),
+        "agreement": ranks.first_does(read_again),
         "near_duplicates": near_duplicates,
-        "model_sha256": model_sha256(model),
         "empty_rule": EMPTY_RULE,
         "warnings": [
             *chosen.notes,
             *doubts_about_images(measured.checks, run.data.labelling),
-            *warnings_about(fields, run, state),
-            *doubts(config, state),
+            *model.warnings,
             *duplicate_warnings(near_duplicates),
         ],
     }
@@ -288,19 +343,25 @@ def doubts(config: EvaluateConfig, state: Mapping[str, Any]) -> list[str]:
     return [doubt] if doubt else []
 
 
-def warnings_about(fields: Sequence[WholeField], run: Run, state: Mapping[str, Any]) -> list[str]:
-    """Say what makes the figures of a checkpoint look better than they are."""
-    warnings = split_warnings(run.data.cases)
+def warnings_about(
+    fields: Sequence[WholeField], models: Sequence[tuple[Run, LoadedModel]]
+) -> list[str]:
+    """Say what makes the figures of a model, or of an ensemble's, look better than they are."""
     cases = {field.case for field in fields}
-    if seen := run.trained_among(cases):
-        listed = ", ".join(seen)
+    warnings = [line for run, _ in models for line in split_warnings(run.data.cases)]
+    if seen := {case for run, _ in models for case in run.trained_among(cases)}:
+        listed = ", ".join(sorted(seen))
         warnings.append(f"trained on: {listed}; these figures do not show new patients")
-    thresholds = [state["metrics"].get(name) for name in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD)]
-    chosen = cases & set(run.data.cases["val"])
-    if chosen and thresholds != [None, None]:
+    chosen = {
+        case
+        for run, loaded in models
+        if any(loaded.state["metrics"].get(name) is not None for name in THRESHOLD_NAMES)
+        for case in cases & {*run.data.cases["val"]}
+    }
+    if chosen:
         listed = ", ".join(sorted(chosen))
         warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
-    if before := chosen_among(cases, run.data, run.origins):
+    if before := {case for run, _ in models for case in chosen_among(cases, run.data, run.origins)}:
         listed = ", ".join(sorted(before))
         warnings.append(
             f"the weights that it began with (init=) were chosen on: {listed}; test on other cases"

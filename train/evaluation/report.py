@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from common.command_line import counted
+from common.command_line import counted, named
 from data_prep.images.class_colours import Colour, colour_of
 from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
@@ -42,7 +42,8 @@ IN_COLUMNS = {"time_s", "event", "stage", "step", "reason", "pid", "process"}
 def report_page(
     summary: Mapping[str, Any], overlays: Sequence[Overlay], runs: Sequence[Run]
 ) -> str:
-    """Write the page from a summary, pictures (worst first) and the files of the runs."""
+    """Write the page from a summary, pictures (worst first) and the files of the runs, which are
+    those of the summary's folds."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -50,9 +51,9 @@ def report_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    folds = summary.get("folds", [summary])
+    folds: Sequence[dict[str, Any]] = summary.get("folds", [summary])
     return environment.get_template("report.html.j2").render(
-        title=", ".join(fold["run"] for fold in folds),
+        title=named(fold["run"] for fold in folds),
         summary=summary,
         model=MODEL,
         rows=score_rows(summary),
@@ -64,7 +65,11 @@ def report_page(
         fields=sorted(summary["per_field"], key=lambda row: worst_first(row["dice"])),
         precision_recall=nuclei_curve(summary["detection"]),
         svg_uri=svg_uri,
-        trainings=[about_training(fold, run) for fold, run in zip(folds, runs, strict=True)],
+        trainings=[
+            about_training(fold | member, run)
+            for fold, group in zip(folds, runs, strict=True)
+            for member, run in zip(fold.get("members", [fold]), group.members, strict=True)
+        ],
     )
 
 

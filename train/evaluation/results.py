@@ -66,7 +66,8 @@ class EvaluationFolder:
         def write() -> None:
             for made in figures:
                 item.made |= made
-            if len(runs) == 1 and (metrics := read_metrics(runs[0].path)):
+            trained = [member for run in runs for member in run.members]
+            if len(trained) == 1 and (metrics := read_metrics(trained[0].path)):
                 save_learning_curves(item.make(CURVES), metrics)
             page = report_page(summary, overlays_to_show(measured, self.config.figures), runs)
             item.write(REPORT, page.encode())

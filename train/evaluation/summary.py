@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.raw import natural_key
 from train.evaluation.fields import FieldResult
 from train.metrics.detection import average_precision
 from train.metrics.scores import (
@@ -43,6 +44,15 @@ def summarise(
             | {"counts": by_class(result.counts, class_names)}
             for result in results
         ],
+        "per_case": [
+            {
+                "case": case,
+                "num_fields": len(fields),
+                **score(np.stack([field.counts for field in fields])),
+                "nuclei_f1": nuclei_figures(fields)["f1"],
+            }
+            for case, fields in by_case(results).items()
+        ],
         "detection": {
             **summarise_nuclei(results, seed),
             "curve": precision_recall_curve(results),
@@ -61,6 +71,12 @@ def summarise(
 def by_class(counts_C4: Counts, class_names: Sequence[str]) -> dict[str, list[int]]:
     """Return the counts of each class of a field, from which train.compare computes differences."""
     return dict(zip(class_names, counts_C4.tolist(), strict=True))
+
+
+def by_case(results: Sequence[FieldResult]) -> dict[str, list[FieldResult]]:
+    """Return the fields of each case, Case_2 before Case_10."""
+    cases = sorted({result.case for result in results}, key=natural_key)
+    return {case: [result for result in results if result.case == case] for case in cases}
 
 
 def summarise_pixels(results: Sequence[FieldResult], seed: int) -> dict[str, Any]:

@@ -17,11 +17,11 @@ NUCLEI_SCORES |= {"average_precision": "AP"}
 
 def report(out: Path, summary: dict[str, Any]) -> None:
     """Print figures, warnings and where the report is."""
-    columns = [(fold["run"], fold) for fold in summary.get("folds", [])]
-    columns.append(("all folds" if columns else "model", summary))
+    folds = summary.get("folds", [summary])
+    columns = [("all folds" if len(folds) > 1 else "model", summary)]
     columns.append(("Otsu on hematoxylin", summary["baselines"]["otsu_hematoxylin"]))
     print(f"{counted(summary['num_fields'], 'field')} of {', '.join(summary['cases'])}")
-    for fold in summary.get("folds", [summary]):
+    for fold in folds:
         print(f"{fold['run']}, {checkpoint_text(fold)}: {criteria_text(fold)}")
     print(" " * 20 + "".join(f"  {name:>24}" for name, _ in columns))
     tables = [table(figures) for _, figures in columns]
@@ -30,7 +30,7 @@ def report(out: Path, summary: dict[str, Any]) -> None:
     measured = summary["mean_over_fields"]["dice"]["num_fields"]
     if measured < summary["num_fields"]:
         print(f"{counted(summary['num_fields'] - measured, 'field')} with {EMPTY}: not in the mean")
-    for line in class_tables(summary):
+    for line in (*parts_tables(summary), *class_tables(summary)):
         print(line)
     if len(summary["cases"]) == 1:
         print("no intervals: one case")
@@ -40,8 +40,42 @@ def report(out: Path, summary: dict[str, Any]) -> None:
     print(f"summary and figures: {out}")
 
 
+def parts_tables(summary: dict[str, Any]) -> list[str]:
+    """Return tables of Dice and F1: a line for each fold or case, and one for all with intervals;
+    none where there is one fold or case."""
+    folds, cases = summary.get("folds", []), summary["per_case"]
+    tables = {
+        "fold": [(fold["run"], *cells_of(fold)) for fold in folds],
+        "case": [
+            (row["case"], cell(row["dice"], None), cell(row["nuclei_f1"], None)) for row in cases
+        ],
+    }
+    lines = []
+    for title, rows in tables.items():
+        if len(rows) > 1:
+            width = max(20, *(len(name) for name, _, _ in rows))
+            rows = [
+                (title, "pixels dice", "nuclei f1"),
+                *rows,
+                ("all together", *cells_of(summary)),
+            ]
+            lines += [f"{name:{width}}  {dice:>24}  {f1:>24}" for name, dice, f1 in rows]
+    return lines
+
+
+def cells_of(figures: dict[str, Any]) -> tuple[str, str]:
+    """Return Dice of pixels and F1 of nuclei, each with its interval."""
+    nuclei = figures["detection"]
+    dice = cell(figures["all_pixels"]["dice"], figures["all_pixels_interval"]["dice"])
+    return dice, cell(nuclei["f1"], nuclei["interval"]["f1"])
+
+
 def checkpoint_text(summary: dict[str, Any]) -> str:
-    """Name the checkpoint of a run; of an exported model, which has no other, the step."""
+    """Name the checkpoint of a run; of an exported model, which has no other, the step; of an
+    ensemble its members."""
+    if "members" in summary:
+        each = [f"{member['run']} ({checkpoint_text(member)})" for member in summary["members"]]
+        return f"mean of {', '.join(each)}"
     is_exported = summary["checkpoint"] == summary["run"]
     return f"step {summary['step']}" if is_exported else str(summary["checkpoint"])
 

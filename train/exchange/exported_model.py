@@ -3,6 +3,9 @@
 MODEL.safetensors    the network's tensors by their names in its state, float32; in the metadata,
                      under "eosin", everything that is needed to use them, as JSON (`describe`)
 MODEL.onnx           the same JSON under "eosin" in metadata_props (train.exchange.onnx_model)
+
+The file of an ensemble has the tensors of its members as 0.NAME, 1.NAME, ..., and the JSON of each
+under "members" (`describe_ensemble`).
 """
 
 import dataclasses
@@ -22,17 +25,19 @@ from torch import nn
 
 from common import command_line
 from common.command_line import UsageError, UserError
-from common.schema import json_sha256, require_printable, short, validated
+from common.schema import checked, json_sha256, require_printable, short, validated
 from data_prep.dataset.manifest import Description, labelling_of
 from data_prep.images.masks import channel_values
 from train.checkpoints.digests import model_sha256, tensors_sha256
-from train.config import TrainConfig
+from train.config import TileConfig, TrainConfig
 from train.exchange.config import SAFETENSORS
 from train.exchange.origin import Origin, origins_in
 
 FORMAT = 5
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors")
+SHARED = ("format", "preprocessing", "uint16_white", "classes", "mask_values", "radius_px", "mpp")
+"""What the members of an ensemble have in common, beside it."""
 
 
 class ExportedModelError(UserError):
@@ -94,6 +99,27 @@ class Metadata:
     origins: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class EnsembleMetadata:
+    """The schema of the metadata of an ensemble, as far as they are read."""
+
+    members: list[dict[str, Any]]
+    threshold: float
+    chosen_on: str
+    nuclei_threshold: float
+    nuclei_chosen_on: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The metadata of a file."""
+
+    members: list[About]
+    """One, or those of an ensemble."""
+    ensemble: EnsembleMetadata | None
+    """None for one model."""
+
+
 def describe(
     config: TrainConfig,
     data: Description,
@@ -147,7 +173,21 @@ def describe(
     return {**about, "sha256": json_sha256(about)}
 
 
-def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
+def describe_ensemble(
+    members: Sequence[Mapping[str, Any]], tile: TileConfig, thresholds: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return everything that is needed to use an ensemble, as JSON; `members` as `describe` has
+    them, `thresholds` as EnsembleMetadata."""
+    about = {
+        **{key: members[0][key] for key in (*SHARED, "versions")},
+        "tile": dataclasses.asdict(tile),
+        **thresholds,
+        "members": [*members],
+    }
+    return {**about, "sha256": json_sha256(about)}
+
+
+def parse(path: Path, metadata: Mapping[str, str] | None) -> Exported:
     """Read the JSON under KEY. Raises ExportedModelError if it cannot be used."""
     if not metadata or KEY not in metadata:
         raise ExportedModelError(
@@ -155,15 +195,28 @@ def parse(path: Path, metadata: Mapping[str, str] | None) -> About:
         )
     try:
         about = validated(dict[str, Any], metadata[KEY])
-        if about.get("format") != FORMAT:
-            raise unusable(
-                path, f"is of format {short(about.get('format'))}; this version reads {FORMAT}"
-            )
-        if about.pop("sha256", "") != json_sha256(about):
-            raise damaged(path, "sha256 of its metadata differs")
-        return about_in(validated(Metadata, metadata[KEY]))
+        check_intact(path, about)
+        if "members" not in about:
+            return Exported([about_in(checked(Metadata, about))], None)
+        ensemble = checked(EnsembleMetadata, about)
+        if len(ensemble.members) < 2:
+            raise ValueError(f"members: expected 2 or more, found {len(ensemble.members)}")
+        for member in ensemble.members:
+            check_intact(path, member)
+        found = [about_in(checked(Metadata, member)) for member in ensemble.members]
+        return Exported(found, ensemble)
     except (UsageError, ValueError) as error:
         raise unusable(path, str(error)) from None
+
+
+def check_intact(path: Path, about: dict[str, Any]) -> None:
+    """Check format and hash of metadata, and remove the hash. Raises ExportedModelError."""
+    if about.get("format") != FORMAT:
+        raise unusable(
+            path, f"is of format {short(about.get('format'))}; this version reads {FORMAT}"
+        )
+    if about.pop("sha256", "") != json_sha256(about):
+        raise damaged(path, "sha256 of its metadata differs")
 
 
 def about_in(found: Metadata) -> About:
@@ -197,27 +250,53 @@ def unusable(path: Path, reason: str) -> ExportedModelError:
     )
 
 
-def encode(model: nn.Module, about: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a safetensors file with a network and the JSON of `describe`."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+def encode(models: Sequence[nn.Module], about: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a safetensors file with a network, or those of an ensemble, and the JSON
+    of `describe` or `describe_ensemble`."""
+    tensors = {
+        f"{number}.{name}" if "members" in about else name: tensor.cpu().contiguous()
+        for number, model in enumerate(models)
+        for name, tensor in model.state_dict().items()
+    }
     # one key only: the library writes several keys in an order that changes from run to run
     return bytes(safetensors.torch.save(tensors, {KEY: json.dumps(about)}))
 
 
 def read(path: Path) -> About:
+    """Read the metadata of a file with one model. Raises UserError if it is none, or damaged."""
+    found = read_members(path)
+    if found.ensemble:
+        raise UsageError(
+            f"run={path}: an ensemble of {len(found.members)} models; train.predict, train.evaluate"
+            " and train.export take it, and nothing else"
+        )
+    return found.members[0]
+
+
+def read_members(path: Path) -> Exported:
     """Read the metadata of a file. Raises UserError if it is no exported model, or damaged."""
     with open_file(path) as file:
-        return parse(path, file.metadata())
+        found = parse(path, file.metadata())
+        numbers = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118
+    if found.ensemble and numbers != {str(number) for number in range(len(found.members))}:
+        raise damaged(path, f"it should hold the weights of {len(found.members)} models")
+    return found
 
 
-def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+def load_weights(path: Path, model: nn.Module, number: int | None = None) -> dict[str, Any]:
     """Load the weights into a network, and return the state of the checkpoint.
 
-    Raises ExportedModelError if the weights are not those that were written.
+    `number`: that of the network in an ensemble. Raises ExportedModelError if the weights are not
+    those that were written.
     """
     with open_file(path) as file:
-        about = parse(path, file.metadata())
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = parse(path, file.metadata()).members[number or 0]
+        prefix = "" if number is None else f"{number}."
+        tensors = {
+            name.removeprefix(prefix): file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118
+            if name.startswith(prefix)
+        }
     if tensors_sha256({"model": tensors}) != about.model_sha256:
         raise damaged(path, "sha256 of its weights differs")
     try:

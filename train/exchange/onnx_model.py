@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from common import seeds
 from common.command_line import UserError
+from model.ensemble import Ensemble
 from train.exchange.exported_model import KEY
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -31,7 +32,7 @@ RANDOM_SIZES_BHW = ((1, 128, 192), (2, 97, 130), (1, 7, 300))
 
 
 class Probability(nn.Module):
-    """A network followed by a sigmoid."""
+    """A network followed by a sigmoid; of an ensemble, the mean over its members."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -39,7 +40,9 @@ class Probability(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Predict (B, 3, H, W) float -> (B, C, H, W) probability."""
-        return torch.sigmoid(self.model(image_BCHW))
+        models = self.model.members if isinstance(self.model, Ensemble) else [self.model]
+        first, *others = (torch.sigmoid(model(image_BCHW)) for model in models)
+        return sum(others, first) / len(models)
 
 
 def check_packages() -> None:
@@ -96,7 +99,7 @@ def check(content: bytes, model: nn.Module, images: Iterable[tuple[str, Tensor]]
     largest = 0.0
     for name, image_BCHW in images:
         with torch.no_grad():
-            expected_BCHW = torch.sigmoid(model(image_BCHW)).numpy()
+            expected_BCHW = Probability(model)(image_BCHW).numpy()
         (probability_BCHW,) = session.run([PROBABILITY], {IMAGE: image_BCHW.numpy()})
         difference = float(np.abs(probability_BCHW - expected_BCHW).max())
         if not difference <= TOLERANCE:  # true for NaN too

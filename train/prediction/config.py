@@ -1,10 +1,11 @@
 """The settings of `python -m train.predict`: every key, its unit and its default."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from omegaconf import MISSING
 
+from common.settings import OF_ONE
 from data_prep.config import check_mpp
 from train.config import check_threshold
 
@@ -14,8 +15,11 @@ class PredictConfig:
     """Every setting of `python -m train.predict`."""
 
     run: str = ""
-    """Folder of the run, or a model.safetensors that train.export wrote; the newest in runs/ where
-    empty."""
+    """Folder of the run, or a model.safetensors that train.export wrote, or a folder of folds
+    (CV/fold-0, ...), which are used as an ensemble; the newest in runs/ where empty."""
+    runs: list[str] = field(default_factory=list, metadata=OF_ONE)
+    """Several runs in place of run=, used as an ensemble: the mean of their probabilities. Also
+    patterns, as CV/fold-*."""
     input: str = MISSING
     """An image, or a folder of images (.tif, .png, .jpg)."""
     out: str = MISSING
@@ -29,7 +33,8 @@ class PredictConfig:
     threshold: str = "auto"
     """Probability above which a pixel counts as predicted, and a nucleus as found, 0 to 1. auto:
     the best of each on the validation split, which the checkpoint holds; 0.5 where there was
-    none."""
+    none. Of a folder of folds: those that train.evaluate chose out of fold; of other ensembles: the
+    median of the members'."""
     tta: bool = False
     """Average over the eight flips and quarter turns of each tile: eight times the work."""
     tiles_at_once: int = 0
@@ -45,6 +50,8 @@ class PredictConfig:
     """auto: a GPU if there is one."""
 
     def __post_init__(self) -> None:
+        if self.run and self.runs:
+            raise ValueError("run=... and runs=[...] exclude each other; give one")
         check_threshold(self.threshold)
         check_mpp(self.mpp)
         if self.tiles_at_once < 0:

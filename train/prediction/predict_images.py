@@ -12,8 +12,7 @@ from train.prediction.predictor import Advance, PredictionPlan, Predictor
 from train.prediction.result_files import KIND, Task
 from train.ranks.distributed import start_ranks
 from train.ranks.lock import lock_suffix, output_locked
-from train.runs.newest import named_or_newest
-from train.runs.run_folder import read_run
+from train.runs.ensemble import named_run
 from train.runs.thresholds import thresholds_text
 
 
@@ -24,7 +23,7 @@ def predict_images(config: PredictConfig) -> int:
     if out.resolve() == Path(config.input).resolve():
         raise UsageError(f"out={out}: is the input; name a folder for what is predicted")
     with start_ranks(config.device) as ranks:
-        run = ranks.first_does(lambda: read_run(named_or_newest(config.run)))
+        run = ranks.first_does(lambda: named_run(config.run, config.runs))
         make_output_folder(out)
         # an array's tasks may predict other images into the same folder
         suffix = lock_suffix(Path(config.input))

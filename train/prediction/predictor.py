@@ -16,7 +16,6 @@ from data_prep.images.arrays import Image
 from data_prep.images.rescaling import at_resolution
 from data_prep.raw import BadInputError, field_name, name_problem
 from model.precision import choose_precision
-from train.checkpoints.digests import model_sha256
 from train.prediction.band_reader import BandReader
 from train.prediction.config import PredictConfig
 from train.prediction.model_resolution import notes_on_resolution
@@ -24,7 +23,8 @@ from train.prediction.predicted_bands import CERTAIN
 from train.prediction.result_files import BANDS, KIND, ResultFiles, Task
 from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import Run
+from train.runs.ensemble import about_model
+from train.runs.run_folder import LoadedModel, Run
 from train.runs.thresholds import NUCLEI_THRESHOLD, choose_threshold
 
 FORMAT = 3  # of the results; those of another format are made anew
@@ -56,7 +56,7 @@ class PredictionPlan:
     bad: dict[Path, str]
     """Images that cannot be predicted -> the reason."""
     notes: list[str]
-    """What the user should know of resolutions, a line each."""
+    """What the user should know of the model and of resolutions, a line each."""
 
 
 class Predictor:
@@ -76,6 +76,8 @@ class Predictor:
         """`check_ours` raises UserError where another process has taken out= over."""
         self.config, self.run, self.ranks, self.check_ours = config, run, ranks, check_ours
         self.model, path, state = run.load_model(config.checkpoint, ranks)
+        about = about_model(run, LoadedModel(self.model, path, state))
+        self.notes: list[str] = state.get("notes", [])
         self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
         self.nuclei_threshold, self.nuclei_chosen_on = choose_threshold(
             config.threshold, state, NUCLEI_THRESHOLD
@@ -89,9 +91,7 @@ class Predictor:
         self.num_reported = 0  # of these
         self.settings = {
             "format": FORMAT,
-            "run": run.path.name,
-            "checkpoint": path.name,
-            "model_sha256": model_sha256(self.model),
+            **about,
             "tile_px": run.config.tile.size_px,
             "tile_overlap_px": run.config.tile.overlap_px,
             "amp": self.precision.amp,
@@ -127,7 +127,7 @@ class Predictor:
             task.store.begin(task.settings)
             tasks.append(task)
         notes = notes_on_resolution(told, self.run.data.labelling.mpp, self.config.mpp)
-        return PredictionPlan(tasks, num_done, changed, bad, notes)
+        return PredictionPlan(tasks, num_done, changed, bad, [*self.notes, *notes])
 
     def task(self, path: Path) -> Task:
         """Cut an image into bands. Raises BadInputError."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.images.tiles import tile_starts
+from model.ensemble import Ensemble
 from model.precision import Precision
 from train.config import TileConfig
 
@@ -91,16 +92,21 @@ def cut_into_bands(
 
 
 def predict_probability(
-    model: nn.Module, image_HWC: Array, tile: TileConfig, precision: Precision
+    model: nn.Module,
+    image_HWC: Array,
+    tile: TileConfig,
+    precision: Precision,
+    tta: bool = False,
 ) -> Plane:
     """Return the probability of each class, (C, H, W) float32, of an image, HWC uint8 RGB.
 
     Tiles overlap by at least `tile.overlap_px` and end at the image's border. Where they overlap, a
-    tile's weight falls linearly to its edge, so that no seam shows.
+    tile's weight falls linearly to its edge, so that no seam shows. `tta`: see predict_tiles.
     """
     height, width = image_HWC.shape[:2]
     (band,) = cut_into_bands(height, width, tile, stride_of(model), most_px=height * width)
-    tiles = list(predict_tiles(model, image_HWC, band.corners, band.size, tile.batch, precision))
+    how = tile.batch, precision, tta
+    tiles = list(predict_tiles(model, image_HWC, band.corners, band.size, *how))
     blend = Blend(band, len(tiles[0][1]), precision.device)
     for corner, probability_CHW in tiles:
         blend.add(corner, probability_CHW)
@@ -120,7 +126,7 @@ def predict_tiles(
     """Yield each tile's probability of each class, (C, h, w) float32 on the model's device.
 
     `at_once` tiles go through the network together. With `tta` the result is the mean over the
-    eight flips and quarter turns of the tile.
+    eight flips and quarter turns of the tile. That of an ensemble is the mean over its members.
     """
     image = torch.from_numpy(np.require(image_HWC, requirements="W"))  # or torch warns
     image = image.to(precision.device, non_blocking=True)
@@ -128,8 +134,20 @@ def predict_tiles(
         batch = corners[start : start + at_once]
         tiles = [image[top : top + size[0], left : left + size[1]] for top, left in batch]
         input_BCHW = precision.image_to_input(torch.stack(tiles))
-        probability = mean_of_turns if tta else tile_probability
-        yield from zip(batch, probability(model, input_BCHW, precision), strict=True)
+        yield from zip(batch, mean_of_members(model, input_BCHW, precision, tta), strict=True)
+
+
+def mean_of_members(
+    model: nn.Module, input_BCHW: Tensor, precision: Precision, tta: bool
+) -> Tensor:
+    """Apply a network, or each member of an ensemble; return the probability, (B, C, H, W)."""
+    probability = mean_of_turns if tta else tile_probability
+    if not isinstance(model, Ensemble):
+        return probability(model, input_BCHW, precision)
+    first, *others = (
+        probability(member, input_BCHW, precision) for member in model.in_turn(precision.device)
+    )
+    return sum(others, first) / len(model.members)  # added up in the order of the members
 
 
 def tile_probability(model: nn.Module, input_BCHW: Tensor, precision: Precision) -> Tensor:

@@ -1,7 +1,8 @@
-"""Write the model of a run into one file."""
+"""Write the model of a run, or those of an ensemble, into one file."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +12,14 @@ from common.ownership import Item
 from data_prep.image_files.open_image import read_image
 from data_prep.images import tiles
 from data_prep.raw import BadInputError
+from model.ensemble import Ensemble
 from model.precision import Precision
+from train.checkpoints.digests import model_sha256
 from train.exchange import exported_model, onnx_model
 from train.exchange.config import KIND, ONNX, ExportConfig
 from train.ranks.distributed import Ranks
-from train.runs.newest import named_or_newest
-from train.runs.run_folder import Run, read_run
+from train.runs.ensemble import named_run
+from train.runs.run_folder import LoadedModel, Run
 from train.runs.thresholds import choose_threshold
 
 CPU = torch.device("cpu")
@@ -32,23 +35,51 @@ def export_run(config: ExportConfig) -> None:
         onnx_model.check_packages()
     item = Item(out.parent, KIND, out.name)
     item.check([out.name])
-    run = read_run(named_or_newest(config.run))
-    model, path, state = run.load_model(config.checkpoint, Ranks(0, 1, CPU))
-    model.eval()
-    threshold, _ = choose_threshold("auto", state)
-    about = exported_model.describe(run.config, run.data, state, threshold, model, run.origins)
+    run = named_run(config.run, config.runs)
+    loaded = run.load_model(config.checkpoint, Ranks(0, 1, CPU))
+    model = loaded.model.eval()
+    about = describe(run, loaded)
     if out.suffix == ONNX:
         examples = [*onnx_model.random_images(), *field_tiles(config.check, run)]
         content = onnx_model.convert(model, about)
         difference = onnx_model.check(content, model, examples)
         print(f"differs from the model by {difference:.1g} at most over {len(examples)} images")
     else:
-        content = exported_model.encode(model, about)
+        models = [*model.members] if isinstance(model, Ensemble) else [model]
+        content = exported_model.encode(models, about)
     with item:
         item.write(out.name, content)
         item.publish()
-    print(f"exported {path} into {out}")
-    print(f"model sha256  {about['checkpoint']['model_sha256']}")
+    for note in loaded.state.get("notes", []):
+        print(note)
+    print(f"exported {loaded.checkpoint} into {out}")
+    print(f"model sha256  {model_sha256(model)}")
+
+
+def describe(run: Run, loaded: LoadedModel) -> dict[str, Any]:
+    """Return the metadata of the file of a model, or of an ensemble."""
+    members = zip(run.members, loaded.state.get("members", [loaded]), strict=True)
+    each = [
+        exported_model.describe(
+            member.config,
+            member.data,
+            state,
+            choose_threshold("auto", state)[0],
+            model,
+            member.origins,
+        )
+        for member, (model, _, state) in members
+    ]
+    if "members" not in loaded.state:
+        return each[0]
+    chosen = loaded.state["thresholds"]
+    thresholds = {
+        "threshold": chosen.pixels,
+        "chosen_on": chosen.chosen_on,
+        "nuclei_threshold": chosen.nuclei,
+        "nuclei_chosen_on": chosen.nuclei_chosen_on,
+    }
+    return exported_model.describe_ensemble(each, run.config.tile, thresholds)
 
 
 def field_tiles(check: str, run: Run) -> Iterator[tuple[str, Tensor]]:

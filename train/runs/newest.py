@@ -1,15 +1,17 @@
 """Find runs in the folder runs/: a free name for a new run, and the newest run."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import command_line
-from common.command_line import UsageError, UserError
+from common.command_line import UsageError, UserError, named
 from common.schema import read_checked, require_printable
 from train.checkpoints.published import find_checkpoint
 from train.config import TrainConfig
 from train.exchange.config import SAFETENSORS
+from train.runs.several import all_members, members_of
 
 RUNS = Path("runs")
 LAST_TIME_S = 10**11  # later times have no date
@@ -110,6 +112,9 @@ def check_run(run: str, checkpoint: str = "") -> None:
     folder = Path(run) if run else newest_run()
     if is_exported(folder):
         check_exported(folder, checkpoint)
+    elif folds := members_of(folder):
+        listed = named(path.name for path in folds)
+        raise UsageError(f"run={folder}: a folder of folds; name one of its runs: {listed}")
     elif not (folder / CONFIG).is_file():
         raise UsageError(
             f"run={folder}: not a run (no {CONFIG}); give the run= of train",
@@ -117,6 +122,19 @@ def check_run(run: str, checkpoint: str = "") -> None:
         )
     elif checkpoint:
         find_checkpoint(folder / CHECKPOINTS, checkpoint)
+
+
+def check_runs(run: str, runs: Sequence[str], checkpoint: str) -> list[Path]:
+    """Return the runs that `run` or `runs` name: one, the folds of a folder, or several.
+
+    Raises UsageError if one of them is missing, or has no such checkpoint. Commands call this
+    before they load torch.
+    """
+    folder = Path(run) if run or runs else newest_run()
+    found = all_members(runs) if runs else members_of(folder) or [folder]
+    for path in found:
+        check_run(str(path), checkpoint)
+    return found
 
 
 def check_exported(file: Path, checkpoint: str) -> None:

@@ -11,6 +11,7 @@ A file that train.export wrote is a run with one checkpoint (train.exchange.expo
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,16 @@ class Run(ABC):
     origins: Sequence[Origin]
     """The models that its weights come from: that of init=, then the one which that began with, and
     so on."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return self.path.name
+
+    @property
+    def members(self) -> "list[Run]":
+        """The runs that it is the mean of: itself alone, but for an ensemble."""
+        return [self]
 
     @property
     def label_values(self) -> list[int]:
@@ -125,8 +136,17 @@ class RunFolder(Run):
         return path
 
 
+@dataclass(frozen=True)
 class ExportedModel(Run):
-    """A file of train.export, which holds one checkpoint's model."""
+    """A checkpoint's model in a file of train.export."""
+
+    number: int | None = None
+    """Its number in the file of an ensemble."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file, with its number."""
+        return self.path.name if self.number is None else f"{self.path.name}#{self.number}"
 
     @property
     def description(self) -> Path:
@@ -145,12 +165,13 @@ class ExportedModel(Run):
                 f"checkpoint={checkpoint}: {self.path} is an exported model and holds one only"
             )
         model = build_model(self.config.model, len(self.label_values))
-        state, *_ = ranks.all_do(lambda: exported_model.load_weights(self.path, model))
-        return LoadedModel(model.to(ranks.device), self.path, state)
+        load = partial(exported_model.load_weights, self.path, model, self.number)
+        state, *_ = ranks.all_do(load)
+        return LoadedModel(model.to(ranks.device), self.path.with_name(self.name), state)
 
 
 def read_run(path: Path) -> Run:
-    """Read a run's folder or an exported model. Raises UserError if it is neither."""
+    """Read a run's folder or an exported model. Raises UserError if it is neither, or several."""
     if is_exported(path):
         about = exported_model.read(path)
         return ExportedModel(path, about.config, about.data, about.origins)

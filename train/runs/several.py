@@ -81,3 +81,8 @@ def expanded(runs: Sequence[str]) -> list[Path]:
                 raise UsageError(f"runs={run}: no folder and no {SAFETENSORS} file has such a name")
         found |= dict.fromkeys(paths)
     return list(found)
+
+
+def all_members(runs: Sequence[str]) -> list[Path]:
+    """Return the same, with the runs of its folds in place of a folder of folds."""
+    return [member for path in expanded(runs) for member in members_of(path) or [path]]

@@ -1,7 +1,11 @@
-"""The thresholds of a run: chosen on the validation split, given, or the default."""
+"""The thresholds of a model: chosen on val or out of fold, given, or the default."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
+from common.schema import short
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY, Score
 
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
@@ -12,12 +16,78 @@ CHOSEN_ON = {
     "given": "given",
     "default": "default, no validation",
     "empty_val": f"default, {EMPTY} in val",
+    "out of fold": "chosen out of fold",
+    "empty_folds": f"default, {EMPTY} in the other folds",
+    "members": "median of the members', each chosen on val",
+    "not_chosen": "default, not chosen out of fold",
 }
 """How a threshold was chosen: the word in summary.json -> the words for people."""
 
 
+@dataclass(frozen=True)
+class Thresholds:
+    """The probabilities above which a pixel and a nucleus count, and how each was chosen."""
+
+    pixels: float
+    chosen_on: str
+    """A key of CHOSEN_ON."""
+    nuclei: float
+    nuclei_chosen_on: str
+
+    def __post_init__(self) -> None:
+        for value, how in ((self.pixels, self.chosen_on), (self.nuclei, self.nuclei_chosen_on)):
+            if not 0 < value < 1 or how not in CHOSEN_ON:
+                raise ValueError(f"a threshold of {value:g}, {short(how)}, is none")
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The content of ensemble.json: thresholds chosen on what each member predicts of cases that it
+    was not trained on."""
+
+    members: dict[str, dict[str, str]]
+    """Run -> "checkpoint" and "model_sha256"."""
+    threshold: float | None
+    """Of pixels; None where nothing is annotated."""
+    nuclei_threshold: float | None
+    tta: bool
+    """Whether the predictions were averaged over turns."""
+    content_sha256: str
+    """Hash of the data set."""
+    num_fields: int
+
+    def __post_init__(self) -> None:
+        for value in (self.threshold, self.nuclei_threshold):
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"a threshold of {value:g} is none")
+
+    def is_of(self, digests: Sequence[str]) -> bool:
+        """Whether the members have these digests, in their order."""
+        return [member.get("model_sha256") for member in self.members.values()] == [*digests]
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The two thresholds, with the default where nothing is annotated."""
+        return Thresholds(*chosen(self.threshold), *chosen(self.nuclei_threshold))
+
+
+def chosen(value: float | None) -> tuple[float, str]:
+    """Return a threshold that was chosen out of fold, and how; None if nothing is annotated."""
+    return (value, "out of fold") if value is not None else (DEFAULT_THRESHOLD, "empty_folds")
+
+
+def median_of(states: Sequence[dict[str, Any]]) -> Thresholds:
+    """Return the median of the thresholds in the states of several checkpoints."""
+    pairs = []
+    for name in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD):
+        found = [stored_threshold(state, name) for state in states]
+        known = [value for value, how in found if how == "val"]
+        pairs.append((median(known), "members") if known else found[0])
+    return Thresholds(*pairs[0], *pairs[1])
+
+
 def choose_threshold(
-    given: str, state: dict[str, Any], name: str = PIXEL_THRESHOLD
+    given: str, state: Mapping[str, Any], name: str = PIXEL_THRESHOLD
 ) -> tuple[float, str]:
     """Return the probability above which a pixel or a nucleus counts, and how it was chosen.
 
@@ -27,8 +97,19 @@ def choose_threshold(
     return stored_threshold(state, name) if given == "auto" else (float(given), "given")
 
 
-def stored_threshold(state: dict[str, Any], name: str) -> tuple[float, str]:
-    """Return the threshold in a checkpoint's validation metrics, else the default; and which."""
+def thresholds_for(given: str, state: Mapping[str, Any]) -> Thresholds:
+    """Return the thresholds of an evaluation: `given` is that of pixels, or auto."""
+    nuclei = stored_threshold(state, NUCLEI_THRESHOLD)
+    return Thresholds(*choose_threshold(given, state), *nuclei)
+
+
+def stored_threshold(state: Mapping[str, Any], name: str) -> tuple[float, str]:
+    """Return the threshold of an ensemble, or that in a checkpoint's validation metrics, else the
+    default; and which."""
+    if thresholds := state.get("thresholds"):
+        if name == PIXEL_THRESHOLD:
+            return thresholds.pixels, thresholds.chosen_on
+        return thresholds.nuclei, thresholds.nuclei_chosen_on
     metrics = state["metrics"]
     if metrics.get(name) is not None:
         return metrics[name], "val"

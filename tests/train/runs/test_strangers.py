@@ -34,6 +34,7 @@ from train.evaluation.report import about_training
 from train.exchange.config import ExportConfig
 from train.ranks.distributed import Ranks
 from train.runs.config import ShowConfig
+from train.runs.ensemble import read_any
 from train.runs.export_run import export_run
 from train.runs.history import check_history
 from train.runs.monitor import METRICS, RESTARTS, TRAINING, drop_lines_after
@@ -77,17 +78,18 @@ PLACES = [
     Place("data/dataset.json", "json"),
     Place("data/manifest.jsonl", "lines"),
     Place("model.safetensors", "safetensors"),
+    Place("ensemble.safetensors", "safetensors"),
 ]
 
 
 def read_all(folder: Path, place: Place) -> Iterator[Callable[[], object]]:
     """What reads these files in use."""
-    run, data, model = folder / "run", folder / "data", folder / "model.safetensors"
+    run, data, model = folder / "run", folder / "data", folder / place.path
     step = run / "checkpoints/step_00000008"
     if place.path.startswith("data/"):
         yield lambda: read_dataset(data)
         return
-    if place.path == "model.safetensors":
+    if place.kind == "safetensors":
         yield lambda: use(model)
         yield lambda: check_run(str(model), "best")
         return
@@ -112,7 +114,7 @@ def use(run: Path) -> None:
     """Load the model and choose its thresholds."""
     import torch
 
-    loaded = read_run(run).load_model("best", Ranks(0, 1, torch.device("cpu")))
+    loaded = read_any(run).load_model("best", Ranks(0, 1, torch.device("cpu")))
     choose_threshold("auto", loaded.state)
 
 
@@ -166,10 +168,12 @@ def change_content(file: Path, kind: str, rng: random.Random) -> None:
         (length,) = struct.unpack("<Q", content[:8])
         header = json.loads(content[8 : 8 + length])
         about = changed(json.loads(header["__metadata__"]["eosin"]), rng)
-        if isinstance(about, dict):
-            about.pop("sha256", None)
-            with contextlib.suppress(ValueError):
-                about["sha256"] = json_sha256(about)
+        members = about.get("members") if isinstance(about, dict) else None
+        for part in (*(members if isinstance(members, list) else []), about):
+            if isinstance(part, dict):
+                part.pop("sha256", None)
+                with contextlib.suppress(ValueError):
+                    part["sha256"] = json_sha256(part)
         header["__metadata__"]["eosin"] = json.dumps(about)
         if rng.random() < 0.2:
             header = changed(header, rng)
@@ -240,7 +244,10 @@ def make_originals(folder: Path, run: Path, dataset: Dataset) -> None:
     for event in ("started", "failed", "requeued", "error"):
         facts = {"job": "7", "restart": 1, "nodes": "n1", "step": 4, "saved": 4}
         note(folder / "run", event, "train", **facts, reason="lost", rank=0)
-    export_run(ExportConfig(run=str(folder / "run"), out=str(folder / "model.safetensors")))
+    model = folder / "model.safetensors"
+    export_run(ExportConfig(run=str(folder / "run"), out=str(model)))
+    both = [str(folder / "run"), str(model)]
+    export_run(ExportConfig(runs=both, out=str(folder / "ensemble.safetensors")))
 
 
 def attempt(folder: Path, place: Place, way: str) -> list[str]:

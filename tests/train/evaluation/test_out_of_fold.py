@@ -1,0 +1,296 @@
+"""Folds measured on the cases that each was not trained on, at thresholds chosen on the others."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.dataset.manifest import read_dataset
+from tests.forked_ranks import ForkedRanks
+from train import evaluate
+from train.evaluation import out_of_fold
+from train.evaluation.fields import WholeField, prepared_fields
+from train.metrics.detection import detect
+from train.prediction.tiles import predict_probability
+from train.ranks.distributed import Ranks
+from train.runs.run_folder import read_run
+
+Cli = Callable[..., Any]
+STEPS = [number / 100 for number in range(1, 100)]
+
+
+@pytest.fixture
+def own_cv(cv: Path, tmp_path: Path) -> Path:
+    """The folds, to do with as one likes."""
+    return Path(shutil.copytree(cv, tmp_path / "cv"))
+
+
+def evaluated(cli: Cli, *given: str) -> dict[str, Any]:
+    """The summary of an evaluation into out=..., the last argument."""
+    outcome = cli(evaluate.main, *given[:-1], f"out={given[-1]}", "amp=off", "figures=0")
+    assert outcome.code == 0, outcome.err
+    return json.loads((Path(given[-1]) / "summary.json").read_text())
+
+
+def dice(pairs: list[tuple[np.ndarray, np.ndarray]], threshold: float) -> float:
+    """Dice of (probability, truth) maps together, by its definition."""
+    both = total = 0
+    for probability, truth in pairs:
+        predicted = probability > np.float32(threshold)
+        both += int((predicted & truth).sum())
+        total += int(predicted.sum() + truth.sum())
+    return 2 * both / total
+
+
+def f1(fields: list[tuple[np.ndarray, WholeField]], threshold: float) -> float:
+    """F1 of nuclei found above a threshold in several fields together."""
+    hits = found = annotated = 0
+    for probability_HW, field in fields:
+        (points,) = field.read().annotated
+        nuclei = detect(probability_HW, points, 8, 8)
+        is_above = nuclei.scores > np.float32(threshold)
+        hits += int((is_above & nuclei.is_hit).sum())
+        found += int(is_above.sum())
+        annotated += len(points)
+    return 2 * hits / (found + annotated)
+
+
+def best(score: Callable[[float], float]) -> float:
+    """The best of all thresholds, as a loop finds it; the nearest to 0.5 of several."""
+    scored = [(score(step), step) for step in STEPS]
+    highest = max(value for value, _ in scored)
+    return min(
+        (step for value, step in scored if value == highest), key=lambda s: (abs(s - 0.5), s)
+    )
+
+
+Predicted = list[tuple[np.ndarray, WholeField]]
+
+
+@pytest.fixture(scope="module")
+def of_folds(cv: Path) -> list[Predicted]:
+    """What each fold predicts of its test cases, through nothing of the evaluation."""
+    found = []
+    for fold in range(3):
+        run = read_run(cv / f"fold-{fold}")
+        model = run.load_model("best", Ranks(0, 1, torch.device("cpu"))).model.eval()
+        fields = prepared_fields(read_dataset(Path(run.config.data)).of_fold(fold), "test")
+        from model.precision import choose_precision
+
+        precision = choose_precision(torch.device("cpu"), "off", run.config.memory_format)
+        found.append(
+            [
+                (predict_probability(model, f.read().image_HWC, run.config.tile, precision)[0], f)
+                for f in fields
+            ]
+        )
+    return found
+
+
+def with_truth(predicted: Predicted) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(probability_HW, field.read().mask_HW > 0) for probability_HW, field in predicted]
+
+
+def test_each_fold_is_measured_at_the_thresholds_that_are_best_on_the_others(
+    own_cv: Path, of_folds: list[Predicted], cli: Cli
+) -> None:
+    """And those that are best on all are kept for the ensemble, with what they were chosen for."""
+    outcome = cli(evaluate.main, f"run={own_cv}", "amp=off")
+    assert outcome.code == 0, outcome.err
+    out = own_cv / "evaluation/test"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["runs"] == ["fold-0", "fold-1", "fold-2"]
+    assert summary["cases"] == [f"Case_{number}" for number in range(1, 6)]
+    assert summary["num_fields"] == 9
+    pairs = [with_truth(predicted) for predicted in of_folds]
+    for number, fold in enumerate(summary["folds"]):
+        others = [pair for other, each in enumerate(pairs) if other != number for pair in each]
+        fields = [f for other, each in enumerate(of_folds) if other != number for f in each]
+        threshold = best(lambda step, others=others: dice(others, step))
+        of_nuclei = best(lambda step, fields=fields: f1(fields, step))
+        assert fold["threshold"] == {"value": threshold, "chosen_on": "out of fold"}
+        assert fold["detection"]["threshold"] == of_nuclei
+        assert fold["detection"]["threshold_chosen_on"] == "out of fold"
+        assert fold["all_pixels"]["dice"] == pytest.approx(dice(pairs[number], threshold))
+        assert fold["detection"]["f1"] == pytest.approx(f1(of_folds[number], of_nuclei))
+    every = [pair for each in pairs for pair in each]
+    chosen = {
+        "threshold": best(lambda step: dice(every, step)),
+        "nuclei_threshold": best(lambda step: f1([f for each in of_folds for f in each], step)),
+    }
+    assert summary["out_of_fold"] == chosen
+    kept = json.loads((own_cv / "ensemble.json").read_text())
+    assert {key: kept[key] for key in chosen} == chosen
+    assert [*kept["members"]] == summary["runs"]
+    assert [each["model_sha256"] for each in kept["members"].values()] == [
+        fold["model_sha256"] for fold in summary["folds"]
+    ]
+    assert kept["num_fields"] == 9
+    assert not [path for path in own_cv.rglob("*.tmp")]
+    assert "\nfold-1, step_" in outcome.out
+    assert "Case_3" in outcome.out
+    page = (out / "report.html").read_text()
+    assert page.count("Settings of the training") == 3
+    assert "Training of fold-2" in page
+
+
+def test_the_scores_of_each_case_stand_beside_those_of_all(
+    cv: Path, of_folds: list[Predicted], tmp_path: Path, cli: Cli
+) -> None:
+    summary = evaluated(cli, f"runs=[{cv}/fold-*]", tmp_path / "out")
+    threshold_of = {
+        case: fold["threshold"]["value"] for fold in summary["folds"] for case in fold["cases"]
+    }
+    for row in summary["per_case"]:
+        fields = [f for each in of_folds for f in each if f[1].case == row["case"]]
+        assert row["num_fields"] == len(fields)
+        expected = dice(with_truth(fields), threshold_of[row["case"]])
+        assert row["dice"] == pytest.approx(expected)
+    assert [row["case"] for row in summary["per_case"]] == summary["cases"]
+    assert not (cv / "ensemble.json").exists(), "runs= are no folder of folds"
+
+
+def test_a_given_threshold_of_pixels_is_taken_for_every_fold(
+    own_cv: Path, tmp_path: Path, cli: Cli
+) -> None:
+    summary = evaluated(cli, f"runs=[{own_cv}]", "threshold=0.3", tmp_path / "out")
+    for fold in summary["folds"]:
+        assert fold["threshold"] == {"value": 0.3, "chosen_on": "given"}
+        assert fold["detection"]["threshold_chosen_on"] == "out of fold"
+
+
+def test_what_is_predicted_is_on_disk_no_longer_than_needed(
+    own_cv: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an error in between."""
+
+    def stop(*given: object) -> None:
+        waiting = list((tmp_path / "out/.eosin/evaluation").glob(".*.tmp"))
+        assert len(waiting) == 9
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(out_of_fold, "best_of", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main([f"run={own_cv}", f"out={tmp_path / 'out'}", "amp=off"])
+    assert not list(tmp_path.rglob(".*.tmp"))
+    assert not (own_cv / "ensemble.json").exists()
+
+
+def test_ranks_measure_folds_as_one_does(own_cv: Path, tmp_path: Path, cli: Cli) -> None:
+    alone = evaluated(cli, f"run={own_cv}", tmp_path / "alone")
+    kept = (own_cv / "ensemble.json").read_bytes()
+    given = [f"run={own_cv}", f"out={tmp_path / 'two'}", "amp=off", "figures=0"]
+    ranks = ForkedRanks("train.evaluate", given, 2, tmp_path / "log")
+    assert ranks.end(patience_s=60) == [0, 0], ranks.output
+    assert json.loads((tmp_path / "two/summary.json").read_text()) == alone
+    assert (own_cv / "ensemble.json").read_bytes() == kept
+
+
+def test_runs_that_test_the_same_cases_are_one_ensemble_and_folds_of_these_are_pooled(
+    own_cv: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Copies of the runs: the mean of equal probabilities is the probability."""
+    again = shutil.copytree(own_cv, tmp_path / "again")
+    both = evaluated(cli, f"runs=[{own_cv}/fold-1,{again}/fold-1]", tmp_path / "one")
+    assert [member["run"] for member in both["members"]] == ["fold-1", "fold-1"]
+    assert both["run"] == "again/fold-1, cv/fold-1"
+    assert "folds" not in both
+    pooled = evaluated(cli, f"runs=[{own_cv},{again}]", tmp_path / "pooled")
+    singles = evaluated(cli, f"run={own_cv}", tmp_path / "singles")
+    assert [len(fold["members"]) for fold in pooled["folds"]] == [2, 2, 2]
+    for key in ("all_pixels", "per_case", "out_of_fold", "per_field", "detection"):
+        assert pooled[key] == singles[key]
+    page = (tmp_path / "pooled/report.html").read_text()
+    assert "3 ensembles, each on cases of its own" in page
+    assert page.count("Settings of the training") == 6
+
+
+def with_other_data(run: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a run, as if it had been trained on a data set with another dataset.json."""
+    config = read_run(run).config
+    data, other = folder / "data", folder / "other"
+    shutil.copytree(config.data, data)
+    shutil.copytree(run, other)
+    about = json.loads((data / "dataset.json").read_text())
+    change(about)
+    for place in (data, other):
+        (place / "dataset.json").write_text(json.dumps(about))
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace(config.data, str(data)))
+    return other
+
+
+def test_a_case_that_a_run_of_its_group_was_trained_on_is_refused(
+    own_run: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Promise 1, over runs: what one of an ensemble was trained on, the ensemble does not test."""
+    leaking = with_other_data(
+        own_run, tmp_path, lambda about: about["split"]["train"].append("Case_4")
+    )
+    outcome = cli(evaluate.main, f"runs=[{own_run},{leaking}]", f"out={tmp_path / 'out'}")
+    assert outcome.code == 2
+    assert f"runs: {leaking} was trained on Case_4, which it and others test" in outcome.err
+
+
+def test_runs_whose_cases_overlap_in_part_are_refused(cv: Path, tmp_path: Path, cli: Cli) -> None:
+    """The other set has a case of the second fold in the first one."""
+    moved: list[str] = []
+
+    def deal_anew(about: dict[str, Any]) -> None:
+        moved.append(about["folds"][1].pop())
+        about["folds"][0] += moved
+
+    other = with_other_data(cv / "fold-0", tmp_path, deal_anew)
+    for folds in ("fold-1", "fold-*"):
+        outcome = cli(evaluate.main, f"runs=[{cv}/{folds},{other}]", f"out={tmp_path / 'out'}")
+        assert outcome.code == 2
+        assert "is tested by" in outcome.err
+        assert "but not all of their cases" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "unfinished", "other fold"])
+def test_a_folder_without_all_of_its_folds_gives_no_figure(
+    kind: str, own_cv: Path, cli: Cli
+) -> None:
+    fold = own_cv / "fold-1"
+    config = fold / "config.yaml"
+    if kind == "missing":
+        shutil.rmtree(fold)
+    elif kind == "unfinished":
+        shutil.rmtree(fold / "checkpoints")
+    else:
+        config.write_text(config.read_text().replace("fold: 1", "fold: 2"))
+    outcome = cli(evaluate.main, f"run={own_cv}", "amp=off")
+    assert outcome.code in (1, 2)
+    words = {
+        "missing": [
+            f"run={own_cv}: of 3 folds 2 are there, without fold-1; train it: python -m train"
+            f" fold=1 run={fold} data=",
+            f"'runs=[{own_cv}/fold-*]'",
+        ],
+        "unfinished": [str(fold / "checkpoints")],
+        "other fold": [f"run={fold}: was trained with fold=2"],
+    }
+    assert all(word in outcome.err for word in words[kind]), outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (own_cv / "evaluation").exists()
+
+
+def test_folds_that_are_named_are_measured_without_the_others(
+    own_cv: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """By runs= or cases=; nothing is kept for the folder."""
+    shutil.rmtree(own_cv / "fold-1")
+    summary = evaluated(cli, f"runs=[{own_cv}/fold-*]", tmp_path / "named")
+    assert summary["runs"] == ["fold-0", "fold-2"]
+    (case, *_) = summary["folds"][1]["cases"]
+    number = case.removeprefix("Case_")
+    one = evaluated(cli, f"run={own_cv}", f"cases=[{number}]", tmp_path / "case")
+    assert (one["run"], one["cases"]) == ("fold-2", [case])
+    assert not (own_cv / "ensemble.json").exists()

@@ -1,0 +1,154 @@
+"""Evaluate folds, each on its own cases, and pool them; choose thresholds on what others predict.
+
+A threshold that was chosen on the predictions which it is applied to makes their figures better
+than those of new fields. So the thresholds of each group are the best on the predictions of all
+other groups. That needs all predictions before the first figure: they wait in files.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.ownership import Item
+from train.evaluation.config import EvaluateConfig
+from train.evaluation.fields import Prediction, measure, prediction_of
+from train.evaluation.measurement import (
+    Evaluation,
+    Group,
+    Model,
+    criteria_of,
+    disc_radii,
+    evaluate_predictions,
+    figures_of,
+    model_of,
+    pool,
+    predict,
+)
+from train.metrics.scores import (
+    DEFAULT_THRESHOLD,
+    EMPTY_RULE,
+    THRESHOLDS,
+    Counts,
+    best_threshold,
+    counts_at_thresholds,
+)
+from train.prediction.predicted_bands import save_array
+from train.ranks.distributed import Ranks
+from train.runs.thresholds import Thresholds, chosen
+
+EACH_HALF = Thresholds(DEFAULT_THRESHOLD, "default", DEFAULT_THRESHOLD, "default")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a group predicts of its fields."""
+
+    model: Model
+    files: dict[int, Path]
+    """Number of a field of this rank -> its probability, (C, H, W) float32."""
+    pixels: Counts
+    """(99, 4): of all ranks' fields at each of THRESHOLDS, all classes together."""
+    nuclei: Counts
+    """(99, 4): the same of nuclei."""
+
+
+@contextmanager
+def kept_on_disk(item: Item) -> Iterator[list[Path]]:
+    """Give a list for files of this rank that are removed at the end. After a kill the next
+    evaluation removes them, as all temporary files in the private folder of the results."""
+    files: list[Path] = []
+    try:
+        yield files
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+def evaluate_groups(
+    config: EvaluateConfig, groups: Sequence[Group], item: Item, ranks: Ranks
+) -> Evaluation:
+    """Evaluate each group at thresholds chosen on the others, and pool them. Collective.
+
+    The summary also holds the thresholds that are best on what all predict; None where nothing is
+    annotated.
+    """
+    with kept_on_disk(item) as files:
+        predicted = [predict_group(config, group, files, item, ranks) for group in groups]
+        evaluations = []
+        for number, group in enumerate(predicted):
+            others = predicted[:number] + predicted[number + 1 :]
+            thresholds = best_of(others, config.threshold)
+            predictions = from_disk(group)
+            evaluations.append(
+                evaluate_predictions(config, group.model, predictions, thresholds, item, ranks)
+            )
+    evaluation = pooled(groups, evaluations)
+    pixels, nuclei = best_pair(predicted)
+    evaluation.summary["out_of_fold"] = {"threshold": pixels, "nuclei_threshold": nuclei}
+    return evaluation
+
+
+def predict_group(
+    config: EvaluateConfig, group: Group, files: list[Path], item: Item, ranks: Ranks
+) -> Predicted:
+    """Predict the fields of a group into files, and count at all thresholds. Collective."""
+    loaded = group.run.load_model(config.checkpoint, ranks)
+    model, criteria = model_of(config, group, loaded), criteria_of(config, group.run, EACH_HALF)
+    of_fields: dict[int, Path] = {}
+    pixels, nuclei = (np.zeros((len(THRESHOLDS), 4), np.int64) for _ in range(2))
+    for prediction in predict(config, group, loaded, ranks):
+        files.append(item.new_file())
+        save_array(files[-1], prediction.probability_CHW)
+        of_fields[prediction.index] = files[-1]
+        result = measure(prediction, criteria)
+        pixels += counts_at_thresholds(result.histogram)
+        nuclei += np.sum([each.counts(THRESHOLDS) for each in result.detections], axis=0)
+    both = np.sum(ranks.gather(np.stack([pixels, nuclei])), axis=0)
+    return Predicted(model, of_fields, *both)
+
+
+def best_of(predicted: Sequence[Predicted], given: str) -> Thresholds:
+    """Return the thresholds that are best on what groups predict; of pixels the `given` one, if it
+    is not auto."""
+    pixels, nuclei = best_pair(predicted)
+    of_pixels = chosen(pixels) if given == "auto" else (float(given), "given")
+    return Thresholds(*of_pixels, *chosen(nuclei))
+
+
+def best_pair(predicted: Sequence[Predicted]) -> tuple[float | None, float | None]:
+    """Return the thresholds of pixels and of nuclei that are best on what groups predict; None
+    where nothing is annotated."""
+    pixels = best_threshold(np.sum([each.pixels for each in predicted], axis=0))
+    nuclei = best_threshold(np.sum([each.nuclei for each in predicted], axis=0))
+    return pixels and pixels[0], nuclei and nuclei[0]
+
+
+def from_disk(predicted: Predicted) -> Iterator[Prediction]:
+    """Yield the predictions of this rank's fields of a group again."""
+    group = predicted.model.group
+    for index, file in predicted.files.items():
+        field = group.chosen.fields[index]
+        probability_CHW: npt.NDArray[np.float32] = np.load(file)
+        yield prediction_of(index, field, field.read(), probability_CHW, group.run.label_values)
+
+
+def pooled(groups: Sequence[Group], evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Pool the evaluations of groups into one."""
+    measured = pool([evaluation.measured for evaluation in evaluations])
+    folds = [evaluation.summary for evaluation in evaluations]
+    first = groups[0]
+    summary: dict[str, Any] = {
+        "runs": [fold["run"] for fold in folds],
+        "data": folds[0]["data"],
+        "tta": folds[0]["tta"],
+        **figures_of(measured, first.run, disc_radii(first.chosen.truth)),
+        "folds": folds,
+        "empty_rule": EMPTY_RULE,
+        "warnings": [f"{fold['run']}: {warning}" for fold in folds for warning in fold["warnings"]],
+    }
+    return Evaluation(summary, measured)

@@ -1,0 +1,299 @@
+"""Several runs as one model: the mean of the probabilities of their networks.
+
+run=CV          the folds of a cross-validation; CV/ensemble.json holds their thresholds
+runs=[A,B]      any runs, exported models and folders of folds that label alike
+run=FILE        an exported ensemble (train.exchange.exported_model)
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.command_line import UsageError, UserError, named
+from common.ownership import Item
+from common.schema import read_checked
+from data_prep.config import SPLITS
+from data_prep.dataset.manifest import Description
+from data_prep.images.resolution import is_same
+from data_prep.raw import natural_key
+from model.ensemble import Ensemble
+from train.checkpoints.digests import model_sha256
+from train.config import TrainConfig
+from train.exchange import exported_model
+from train.exchange.origin import Origin
+from train.metrics.scores import DEFAULT_THRESHOLD
+from train.ranks.distributed import Ranks
+from train.runs.newest import is_exported, named_or_newest
+from train.runs.run_folder import ExportedModel, LoadedModel, Run, read_run
+from train.runs.same_data import as_text, labelling_differences
+from train.runs.several import ENSEMBLE, all_members, fold_name, members_of
+from train.runs.thresholds import OutOfFold, Thresholds, median_of
+
+KIND = "ensemble"  # private folder of the record of ensemble.json
+LABELLED = ("labels", "radius_px", "uint16_white", "mpp")
+"""What a model's output means; members have it in common."""
+
+
+@dataclass(frozen=True)
+class EnsembleRun(Run):
+    """Several runs as one model."""
+
+    runs: tuple[Run, ...]
+    """In the natural order of their names."""
+
+    @property
+    def name(self) -> str:
+        """The names of the members, with those of their folders where they are alike."""
+        names = [run.name for run in self.runs]
+        if len(set(names)) < len(names):
+            names = [f"{run.path.parent.name}/{run.name}" for run in self.runs]
+        return named(names)
+
+    @property
+    def members(self) -> list[Run]:
+        """The runs that it is the mean of."""
+        return [*self.runs]
+
+    @property
+    def description(self) -> Path:
+        """File that describes the data set of the first member."""
+        return self.runs[0].description
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder for the results of evaluations: there is none of its own."""
+        raise UsageError("runs=[...] needs out=..., the folder of the results")
+
+    def load_model(self, checkpoint: str, ranks: Ranks) -> LoadedModel:
+        """Load the models of all members, see Run. The state holds their LoadedModels as `members`,
+        the thresholds of the ensemble, and `notes` about both."""
+        on_cpu = replace(ranks, device=torch.device("cpu"))
+        loaded = [run.load_model(checkpoint, on_cpu) for run in self.runs]
+        model = Ensemble([each.model for each in loaded])
+        thresholds, notes = self.thresholds(loaded)
+        tiles = {run.config.tile for run in self.runs}
+        if len(tiles) > 1:
+            size = f"size_px={self.config.tile.size_px} overlap_px={self.config.tile.overlap_px}"
+            notes.append(f"members have other tile.* settings; the largest is used: {size}")
+        model.place(ranks.device)
+        state = {"metrics": {}, "members": loaded, "thresholds": thresholds, "notes": notes}
+        return LoadedModel(model, self.path, state)
+
+    def thresholds(self, loaded: Sequence[LoadedModel]) -> tuple[Thresholds, list[str]]:
+        """Return the thresholds of the loaded members together, and notes about them."""
+        return median_of([each.state for each in loaded]), []
+
+
+class FoldsRun(EnsembleRun):
+    """The folds of a cross-validation, in one folder."""
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.path.name
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder for the results of evaluations."""
+        return self.path / "evaluation"
+
+    def thresholds(self, loaded: Sequence[LoadedModel]) -> tuple[Thresholds, list[str]]:
+        """Return those that an evaluation of these members chose out of fold, else the default."""
+        found = read_out_of_fold(self.path)
+        if found and found.is_of([model_sha256(each.model) for each in loaded]):
+            return found.thresholds, []
+        why = "were chosen for other checkpoints" if found else "are not chosen yet"
+        note = (
+            f"the thresholds of {self.path} {why}, so {DEFAULT_THRESHOLD} is used; python -m"
+            f" train.evaluate run={self.path} chooses them out of fold"
+        )
+        default = DEFAULT_THRESHOLD, "not_chosen"
+        return Thresholds(*default, *default), [note]
+
+
+@dataclass(frozen=True)
+class ExportedEnsemble(EnsembleRun):
+    """A file of train.export that holds several models."""
+
+    chosen: Thresholds
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.name
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder for the results of evaluations, beside the file."""
+        return ExportedModel(self.path, self.config, self.data, self.origins).evaluation
+
+    def thresholds(self, loaded: Sequence[LoadedModel]) -> tuple[Thresholds, list[str]]:
+        """Return those that the file holds."""
+        return self.chosen, []
+
+
+def about_model(run: Run, loaded: LoadedModel) -> dict[str, Any]:
+    """Say in results which model this is: its run, checkpoint and digest, or those of its
+    members."""
+    members = loaded.state.get("members")
+    which = (
+        {"members": [about_model(*pair) for pair in zip(run.members, members, strict=True)]}
+        if members
+        else {"checkpoint": loaded.checkpoint.name}
+    )
+    return {"run": run.name, **which, "model_sha256": model_sha256(loaded.model)}
+
+
+def named_run(run: str, runs: Sequence[str], *, may_lack_folds: bool = False) -> Run:
+    """Read the run that `run` or `runs` name, the newest for neither; several as one.
+
+    Raises UserError if one cannot be read, members label otherwise, or, unless `may_lack_folds`, a
+    folder has not all of its folds.
+    """
+    if len(runs) == 1 and members_of(Path(runs[0])):
+        run, runs = runs[0], []
+    if runs:
+        return as_one([member for path in all_members(runs) for member in read_any(path).members])
+    path = named_or_newest(run)
+    if not (folders := members_of(path)):
+        return read_any(path)
+    members = [read_run(folder) for folder in folders]
+    if not may_lack_folds:
+        check_whole(path, members)
+    check_alike(members)
+    return FoldsRun(path, *settings_of(members), tuple(members))
+
+
+def read_any(path: Path) -> Run:
+    """Read a run's folder, or an exported model or ensemble. Raises UserError if it is neither."""
+    if not is_exported(path):
+        return read_run(path)
+    found = exported_model.read_members(path)
+    if (stored := found.ensemble) is None:
+        return read_run(path)
+    members = [
+        ExportedModel(path, about.config, about.data, about.origins, number)
+        for number, about in enumerate(found.members)
+    ]
+    check_alike(members)
+    try:
+        thresholds = Thresholds(
+            stored.threshold,
+            stored.chosen_on,
+            stored.nuclei_threshold,
+            stored.nuclei_chosen_on,
+        )
+    except ValueError as error:
+        raise exported_model.unusable(path, str(error)) from None
+    return ExportedEnsemble(path, *settings_of(members), tuple(members), thresholds)
+
+
+def as_one(runs: Sequence[Run]) -> Run:
+    """Return several runs as one model; one run as it is. Raises UsageError if they do not fit."""
+    members = sorted(runs, key=order)
+    seen = set()
+    for run in members:
+        if (place := (run.path.resolve(), run.name)) in seen:
+            raise UsageError(f"runs: {run.path} is named twice")
+        seen.add(place)
+    if len(members) == 1:
+        return members[0]
+    check_alike(members)
+    return EnsembleRun(members[0].path, *settings_of(members), tuple(members))
+
+
+def order(run: Run) -> tuple[Any, Any]:
+    """Return the key that sorts runs by their names, and those of one name by their folders."""
+    return natural_key(run.name), natural_key(str(run.path.resolve()))
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raise UsageError that names what differs unless all runs label alike."""
+    first = runs[0]
+    for run in runs[1:]:
+        if lines := "; ".join(disagreements(first.data, run.data)):
+            raise UsageError(
+                f"runs: {first.path} and {run.path} are labelled in other ways ({lines}); name runs"
+                " of data prepared with the same settings"
+            )
+
+
+def disagreements(one: Description, other: Description) -> list[str]:
+    """List what differs between the labellings of two data sets, also where their settings do
+    not say so."""
+    if lines := labelling_differences(one, other):
+        return lines
+    pairs = {key: (getattr(one.labelling, key), getattr(other.labelling, key)) for key in LABELLED}
+    before, now = pairs["mpp"]
+    if before and now and is_same(before, now):
+        del pairs["mpp"]
+    return [f"{key}: {as_text(a)} -> {as_text(b)}" for key, (a, b) in pairs.items() if a != b]
+
+
+def settings_of(members: Sequence[Run]) -> tuple[TrainConfig, Description, list[Origin]]:
+    """Return the settings of an ensemble, those of its first member with the largest tile; its
+    data: cases that any member was trained on are for training; and where its weights come from."""
+    first = members[0]
+    largest = max(
+        (run.config.tile for run in members),
+        key=lambda tile: (tile.size_px, tile.overlap_px, -tile.batch),
+    )
+    cases: dict[str, list[str]] = {}
+    for split in SPLITS:  # train first
+        listed = dict.fromkeys(case for run in members for case in run.data.cases.get(split, []))
+        before = {case for earlier in cases.values() for case in earlier}
+        cases[split] = [case for case in listed if case not in before]
+    origins = [origin for run in members for origin in run.origins]
+    return replace(first.config, tile=largest), replace(first.data, cases=cases), origins
+
+
+def check_whole(folder: Path, members: Sequence[Run]) -> None:
+    """Raise UsageError if a folder of folds lacks one of them."""
+    num_folds = max((len(run.data.folds) for run in members), default=0)
+    there = {run.path.name for run in members}
+    missing = [fold for fold in range(num_folds) if fold_name(fold) not in there]
+    if missing:
+        raise UsageError(
+            f"run={folder}: of {num_folds} folds {len(there)} are there, without"
+            f" {named(map(fold_name, missing))}; train it: python -m train fold={missing[0]}"
+            f" run={folder / fold_name(missing[0])} data={members[0].config.data}, or name those"
+            f" that are there: 'runs=[{folder}/fold-*]'"
+        )
+    for run in members:
+        if run.data.folds and run.path.name != f"fold-{run.config.fold}":
+            raise UsageError(
+                f"run={run.path}: was trained with fold={run.config.fold}; name runs of other"
+                f" folds with runs=[{folder}/fold-*]"
+            )
+
+
+def read_out_of_fold(folder: Path) -> OutOfFold | None:
+    """Read the ensemble.json of a folder of folds; None if there is none. Raises UserError."""
+    file = folder / ENSEMBLE
+    try:
+        return read_checked(file, OutOfFold)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{file}: damaged: {reason}; move it away, and choose thresholds again: python -m"
+            f" train.evaluate run={folder}",
+            can_heal=False,
+        ) from None
+
+
+def ensemble_item(folder: Path) -> Item:
+    """Return the item of a folder's ensemble.json."""
+    return Item(folder, KIND, KIND)
+
+
+def write_out_of_fold(folder: Path, chosen: OutOfFold) -> None:
+    """Write the ensemble.json of a folder of folds. Raises UserError if it is another's."""
+    with ensemble_item(folder) as item:
+        item.write(ENSEMBLE, (json.dumps(vars(chosen), indent=2) + "\n").encode())
+        item.publish()
