@@ -184,25 +184,11 @@ class TrainConfig:
     tile: TileConfig = field(default_factory=TileConfig)
 
     def __post_init__(self) -> None:
-        least = {
-            "epochs": 1,
-            "schedule_epochs": 1,
-            "stop_after": 0,
-            "batch_size": 1,
-            "batch_per_rank": 0,
-            "microbatches": 1,
-            "keep_checkpoints": 1,
-            "threads": 1,
-            "log_every_steps": 1,
-            "loader_workers": 0,
-            "warmup_steps": 0,
-            "panels": 0,
-            "keep_every": 0,
-            "freeze_epochs": 0,
-            "save_every_s": 0,
-            "log_every_s": 0,
-        }
-        for key, value in least.items():
+        from_1 = ["epochs", "schedule_epochs", "batch_size", "microbatches", "keep_checkpoints"]
+        from_1 += ["threads", "log_every_steps"]
+        from_0 = ["stop_after", "batch_per_rank", "loader_workers", "warmup_steps", "freeze_epochs"]
+        from_0 += ["panels", "keep_every", "save_every_s", "log_every_s"]
+        for key, value in {**dict.fromkeys(from_1, 1), **dict.fromkeys(from_0, 0)}.items():
             given = getattr(self, key)
             if given != AUTO and not given >= value:  # NaN too, which compares as false
                 raise ValueError(f"{key}={given}: must be at least {value}")

@@ -84,6 +84,19 @@ def summary_data(run: Path) -> str:
     return str(command_line.read_yaml(run / "config.yaml")["data"])
 
 
+def test_the_best_is_chosen_by_the_average(
+    tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    trainer = new_trainer(tiny(tmp_path, "epochs=1", "ema=0.9"))
+    trainer.fit()
+    state = trainer.state
+    found = [
+        trainer.validation.validate(model, trainer.stop).metrics
+        for model in (state.averaged, state.model)
+    ]
+    assert state.progress.metrics == found[0] != found[1]
+
+
 def test_an_average_changes_no_weight(tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path) -> None:
     states = []
     for ema in (0, 0.9):
