@@ -237,6 +237,9 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
         (lambda about: about["model"].update(attention=True), "attention"),
         (lambda about: about["model"].update(depth=0), "model.depth=0"),
         (lambda about: about.update(training=None), "cannot be used"),
+        (lambda about: about.pop("origins"), "origins: is missing"),
+        (lambda about: about["training"].update(init="first"), "with 0 origins"),
+        (lambda about: about.update(origins=[{"source": "first"}]), "checkpoint: is missing"),
     ],
 )
 def test_metadata_that_cannot_be_used_is_named(
