@@ -46,11 +46,13 @@ def deal(contents: Contents, num_folds: int | Literal["cases"], seed: int) -> li
     return [[case for case in names if fold_of[case] == fold] for fold in range(num_folds)]
 
 
-def cases_of_fold(folds: Sequence[Sequence[str]], fold: int, has_val: bool) -> dict[str, list[str]]:
+def cases_of_fold(
+    folds: Sequence[Sequence[str]], fold: int | Literal["all"], has_val: bool
+) -> dict[str, list[str]]:
     """Return split -> cases: those of the fold are for testing, those of the next one for
     validation if there is one, and all others for training."""
-    splits = {fold: "test"}
-    if has_val:
+    splits = {} if fold == "all" else {fold: "test"}
+    if fold != "all" and has_val:
         splits[(fold + 1) % len(folds)] = "val"
     cases: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for number, members in enumerate(folds):

@@ -139,7 +139,7 @@ class Description:
         Raises UsageError, which names the set as `data`, for a fold that it does not have.
         """
         check_fold(self.folds, fold, data)
-        if not isinstance(fold, int):
+        if fold == "none":
             return self
         has_val = bool(self.settings["split"]["val"])
         return replace(self, cases=cases_of_fold(self.folds, fold, has_val))

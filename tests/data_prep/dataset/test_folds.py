@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -57,10 +58,11 @@ def test_each_case_may_be_a_fold() -> None:
         (0, True, {"train": ["c", "d"], "val": ["b"], "test": ["a", "A"]}),
         (2, True, {"train": ["b"], "val": ["a", "A"], "test": ["c", "d"]}),
         (2, False, {"train": ["a", "A", "b"], "val": [], "test": ["c", "d"]}),
+        ("all", True, {"train": ["a", "A", "b", "c", "d"], "val": [], "test": []}),
     ],
 )
 def test_a_fold_is_tested_and_the_next_one_validated(
-    fold: int, has_val: bool, expected: dict[str, list[str]]
+    fold: int | Literal["all"], has_val: bool, expected: dict[str, list[str]]
 ) -> None:
     assert cases_of_fold([["a", "A"], ["b"], ["c", "d"]], fold, has_val) == expected
 
@@ -102,7 +104,7 @@ def test_a_view_splits_samples_by_their_cases(folded: Callable[..., Path]) -> No
     assert len(view.split("train")) == 2 * 4  # fields of these cases, and a copy of each
     assert len(view.split("test", originals_only=True)) == 1
     assert [sample.id for sample in view.samples] == [sample.id for sample in whole.samples]
-    everything = whole.of_fold("all")
+    everything = view.of_fold("all")
     assert len(everything.split("train")) == 12
     assert everything.description.cases["test"] == []
 
