@@ -304,6 +304,34 @@ def as_many_nodes_as_are_free(cluster: Cluster, data: Data, tmp_path: Path) -> N
     assert all(listed in status for listed in nodes)
 
 
+def a_fold_that_is_taken_away_goes_on_and_the_others_do_not_notice(
+    cluster: Cluster, data: Data, tmp_path: Path
+) -> None:
+    """--folds cases: an array of four trainings. The same command then has nothing left to do."""
+    folder, epochs = tmp_path / "CV", "epochs=6"
+    asked = ("--folds", "cases", "--stages", "prepare,train", "--gpus-per-node", "1")
+    settings = (*asked, f"raw={data.raw}", "copies=4", *TRAIN, epochs)
+    array = cluster.submit(folder, *settings)["train"]
+    runs = [folder / f"fold-{number}" for number in range(4)]
+    cluster.wait(lambda: step(runs[1]) >= 5, "training is under way", runs[1])
+    cluster.call("scontrol", "requeue", f"{array}_1")
+    cluster.start_now(f"{array}_1", runs[1])
+    states = {"COMPLETED"}
+    tasks = [f"{array}_{number}" for number in range(4)]
+    cluster.wait(lambda: {cluster.state(task) for task in tasks} == states, "all end", runs[1])
+    assert restarts(runs[1]) == [events(runs[1], "stopped")[0]["step"]]
+    for run in (runs[0], *runs[2:]):
+        assert [event["event"] for event in events(run)] == ["queued", "started", "finished"]
+    whole = tmp_path / "whole"
+    given = (f"data={folder}/prepared", f"run={whole}", "fold=1", epochs, *BY_HAND)
+    ranks.run("train", *given)
+    assert newest_state(runs[1]) == newest_state(whole)
+    status = cluster.jobs_py("status", str(folder))
+    assert re.search(rf"^fold-1 +{array}_1 +finished +24 of 24 +1 ", status, re.MULTILINE)
+    told = cluster.call_submit(*settings, "--stages", "train", f"run={folder}")
+    assert told.endswith("nothing to do\n")
+
+
 Scenario = Callable[[Cluster, Data, Path], None]
 # Nodes -> what happens on them, one after the other
 LANES: dict[str, list[Scenario]] = {
@@ -313,6 +341,7 @@ LANES: dict[str, list[Scenario]] = {
         training_by_hand_comes_back,
         a_preempted_preparation_loses_and_repeats_no_field,
         of_two_jobs_of_one_run_the_first_goes_on,
+        a_fold_that_is_taken_away_goes_on_and_the_others_do_not_notice,
     ],
     "n8": [
         the_time_limit_brings_back_and_scancel_does_not,
