@@ -475,7 +475,7 @@ def test_ranks_share_out_every_band_once(
 ) -> None:
     network()
     (tmp_path / "out").mkdir()
-    config = PredictConfig(str(trained), str(pictures), str(tmp_path / "out"))
+    config = PredictConfig(run=str(trained), input=str(pictures), out=str(tmp_path / "out"))
     run, shares = read_run(trained), []
     for rank in range(3):
         of_rank = predictor.Predictor(config, run, ranks(rank, 3))

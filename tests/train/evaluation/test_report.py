@@ -54,6 +54,9 @@ def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
         **source,
         "bootstrap": {"over": "cases", "resamples": 2000, "confidence": 0.95},
         "per_class": {"tumor": SCORES},
+        "per_case": [
+            {"case": "Case_4", "num_fields": 3, "dice": SCORES["dice"], "nuclei_f1": None}
+        ],
         "per_field": [{"field": name, "case": "Case_4", **SCORES} for name in fields],
         "baselines": {"otsu_hematoxylin": source, "all_foreground": source},
         "empty_rule": "empty is 1",
