@@ -36,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, start_ranks("cpu") as ranks:
         folder = Path(name)
         run, image = write_inputs(folder, options, SHRINKS)
-        given = PredictConfig(str(run), str(image), str(folder))
+        given = PredictConfig(run=str(run), input=str(image), out=str(folder))
         predictor = Predictor(given, read_run(run), ranks)
         seconds = interleaved(ways(predictor, image), options.rounds)
     least_s = {way: min(taken) for way, taken in seconds.items()}

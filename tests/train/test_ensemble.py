@@ -308,7 +308,7 @@ def test_a_member_that_labels_otherwise_is_refused(
     ("runs", "words"),
     [
         ("[{cv}/fold-0,{cv}]", "{cv}/fold-0 is named twice"),
-        ("[{cv}/fild-*]", "runs={cv}/fild-*: no folder and no .safetensors"),
+        ("[{cv}/fild-*]", "runs={cv}/fild-*: no folder and no .safetensors file"),
         ("[{cv}/fold-0,{cv}/fold-7]", "run={cv}/fold-7: not a run (no config.yaml)"),
     ],
 )
