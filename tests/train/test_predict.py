@@ -37,7 +37,7 @@ from train.prediction.config import PredictConfig
 from train.prediction.result_files import ResultFiles, to_mask
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
-from train.runs.run_folder import RunFolder, read_run
+from train.runs.run_folder import LoadedModel, RunFolder, read_run
 
 RunPredict = Callable[..., Any]
 STATE: dict[str, Any] = {"metrics": {}}  # of a run without validation
@@ -101,7 +101,8 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 
     def use(fails_at: int | None = None) -> LackOfRed:
         made = LackOfRed(fails_at)
-        monkeypatch.setattr(RunFolder, "load_model", lambda *given: (made, Path("step_1"), STATE))
+        loaded = LoadedModel(made, Path("step_1"), STATE)
+        monkeypatch.setattr(RunFolder, "load_model", lambda *given: loaded)
         return made
 
     return use

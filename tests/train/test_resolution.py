@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from train import evaluate, export, predict, show
 from train.exchange import exported_model
 from train.prediction import predictor
-from train.runs.run_folder import RunFolder
+from train.runs.run_folder import LoadedModel, RunFolder
 
 MODEL_MPP, SIDE_UM, RADIUS_UM = 0.25, 60, 2.5
 STATE: dict[str, Any] = {"metrics": {}, "step": 1, "epochs": 1}
@@ -66,9 +66,8 @@ def give_mpp(run: Path, mpp: float | None) -> None:
 def run(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run at 0.25 um a px with this network."""
     give_mpp(own_run, MODEL_MPP)
-    monkeypatch.setattr(
-        RunFolder, "load_model", lambda *given: (DarkDiscs(), Path("step_1"), STATE)
-    )
+    loaded = LoadedModel(DarkDiscs(), Path("step_1"), STATE)
+    monkeypatch.setattr(RunFolder, "load_model", lambda *given: loaded)
     return own_run
 
 

@@ -24,7 +24,7 @@ from train.prediction.result_files import BANDS, KIND, ResultFiles, Task
 from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_tiles, stride_of
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import about_model
-from train.runs.run_folder import LoadedModel, Run
+from train.runs.run_folder import Run
 from train.runs.thresholds import NUCLEI_THRESHOLD, choose_threshold
 
 FORMAT = 3  # of the results; those of another format are made anew
@@ -75,8 +75,8 @@ class Predictor:
     ) -> None:
         """`check_ours` raises UserError where another process has taken out= over."""
         self.config, self.run, self.ranks, self.check_ours = config, run, ranks, check_ours
-        self.model, path, state = run.load_model(config.checkpoint, ranks)
-        about = about_model(run, LoadedModel(self.model, path, state))
+        loaded = run.load_model(config.checkpoint, ranks)
+        self.model, state = loaded.model, loaded.state
         self.notes: list[str] = state.get("notes", [])
         self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
         self.nuclei_threshold, self.nuclei_chosen_on = choose_threshold(
@@ -91,7 +91,7 @@ class Predictor:
         self.num_reported = 0  # of these
         self.settings = {
             "format": FORMAT,
-            **about,
+            **about_model(run, loaded),
             "tile_px": run.config.tile.size_px,
             "tile_overlap_px": run.config.tile.overlap_px,
             "amp": self.precision.amp,
