@@ -83,7 +83,7 @@ def summary(run: Path) -> str:
     now = read_progress(run)
     if now is None:
         return NOT_BEGUN
-    return FINISHED if now.is_finished else "under way"
+    return FINISHED if now.is_finished else "unfinished"
 
 
 def sharing(run: Path) -> list[str]:

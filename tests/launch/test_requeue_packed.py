@@ -83,17 +83,20 @@ def test_the_failure_of_one_counts_when_the_others_have_ended(packed: Packed) ->
 
 
 def test_a_checkpoint_of_any_run_is_progress(packed: Packed) -> None:
-    """Else a job whose first run has finished would be given up, however far the others come."""
+    """Else the job would be given up for the run that fails, however far the others come."""
     packed.finish(0)
-    packed.finish(1)
+
+    def both_fail() -> int:
+        for number in (1, 2):
+            packed.leave_of(number, Verdict.FAILED, reason="a lost link")
+        return packed.end(EXIT_FAILED, retries=1).num_requeues
+
     for retry in range(4):
         packed.variables["SLURM_RESTART_COUNT"] = str(retry)
         packed.save_of(2, retry + 1)
-        packed.leave_of(2, Verdict.FAILED, reason="a lost link")
-        assert packed.end(EXIT_FAILED, retries=1).num_requeues == 1
+        assert both_fail() == 1
     packed.variables["SLURM_RESTART_COUNT"] = "4"
-    packed.leave_of(2, Verdict.FAILED, reason="a lost link")
-    assert packed.end(EXIT_FAILED, retries=1).num_requeues == 0
+    assert both_fail() == 0
 
 
 def test_what_no_retry_mends_is_tried_again_only_beside_what_one_may_mend(packed: Packed) -> None:
