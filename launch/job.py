@@ -30,7 +30,14 @@ from common.command_line import EXIT_FAILED, EXIT_STOPPED, UserError
 from common.lease import TakenError
 from common.stop_request import SIGNALS, StopRequest
 from launch.outcome import Verdict, leave_outcome
-from launch.record.events import COMPARE, STAGES, TRIAL, note_in_job, read_events
+from launch.record.events import (
+    COMPARE,
+    STAGES,
+    TRIAL,
+    last_step,
+    note_in_job,
+    read_events,
+)
 from train.ranks.slurm_job import become_rank, job_id, num_tasks
 
 TURN_S = 10.0  # between two looks whether another preparation of the same data set has ended
@@ -103,9 +110,15 @@ class Pack:
     def __call__(self) -> None:
         """Run the stage that this task belongs to, unless an earlier start of the job ended it."""
         number, rank = divmod(int(os.environ["SLURM_PROCID"]), self.num_tasks)
-        if number < len(self.stages) and not has_finished(Path(self.stages[number].run)):
-            with as_task(number, rank, self.num_tasks):
-                self.stages[number]()
+        if number >= len(self.stages) or has_finished(run := Path(self.stages[number].run)):
+            return
+        with as_task(number, rank, self.num_tasks):
+            self.stages[
+                number
+            ]()  # returns with success only, but for ranks beside one that stopped
+        if rank == 0:  # by itself: progress.json may be that of an earlier job
+            with contextlib.suppress(OSError):  # a full disk: it is found to be done at a restart
+                note_in_job(run, "finished", self.stages[number].noted, step=last_step(run))
 
 
 def has_finished(run: Path) -> bool:

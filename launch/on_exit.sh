@@ -82,26 +82,34 @@ read_outcomes() {  # of all runs: that of one that failed, else was stopped, els
     signum=$first
 }
 
-has_finished() {  # whether a run that shares its job has nothing left to do
-    ((${#runs[@]} > 1)) || return
-    [[ ! -f $run/launch/outcomes/$job.$restart ]] &&
-        grep -aqs '"is_finished": *true' "$run/progress.json"
+has_finished() {  # whether a run that shares its job has ended with success in it: it noted so
+    ((${#runs[@]} > 1)) && [[ ! -f $run/launch/outcomes/$job.$restart ]] || return
+    grep -aF "\"job\": \"$job\"" "$run/launch/events.jsonl" 2>/dev/null | tail -n 1 |
+        grep -aqF '"event": "finished"'
 }
 
-last_step() {  # the step of the newest checkpoint, 0 where there is none
-    local name=''
-    [[ -f $run/checkpoints/latest ]] && read -r -n 100 name <"$run/checkpoints/latest"
-    [[ $name =~ ^step_([0-9]{8,18})$ ]] && echo "$((10#${BASH_REMATCH[1]}))" || echo 0
+last_step() {  # the step of the newest checkpoint, 0 where there is none; of folds the sum
+    local pointer name sum=0
+    for pointer in "$run"/{,fold-*/}checkpoints/latest; do
+        name=''
+        [[ -f $pointer ]] && read -r -n 100 name <"$pointer"
+        [[ $name =~ ^step_([0-9]{8,18})$ ]] && ((sum += 10#${BASH_REMATCH[1]}))
+    done
+    echo "$sum"
 }
 
 own_step() {  # the step of the newest checkpoint that this job saved: another may train the run too
-    local path step own=0
-    for path in "$run"/checkpoints/step_*; do
-        [[ ${path##*/} =~ ^step_([0-9]{8,18})$ && -f $path/COMPLETE ]] || continue
-        step=$((10#${BASH_REMATCH[1]}))
-        ((step > own)) && grep -aqE "\"job\": ?\"$job\"" "$path/COMPLETE" && own=$step
+    local folder path step own sum=0
+    for folder in "$run"/{,fold-*/}checkpoints; do  # a trial of a study may have folds
+        own=0
+        for path in "$folder"/step_*; do
+            [[ ${path##*/} =~ ^step_([0-9]{8,18})$ && -f $path/COMPLETE ]] || continue
+            step=$((10#${BASH_REMATCH[1]}))
+            ((step > own)) && grep -aqE "\"job\": ?\"$job\"" "$path/COMPLETE" && own=$step
+        done
+        ((sum += own))
     done
-    echo "$own"
+    echo "$sum"
 }
 
 saved_by_all() {  # the sum of these steps: it grows with each checkpoint of any run
@@ -146,11 +154,7 @@ note() {  # EVENT REASON [SAVED]: tell each run of the job; one that failed by i
     local run verdict signum rank left_reason reason event
     for run in "${runs[@]}"; do
         event=$1 reason=$2
-        if has_finished; then
-            tail -n 1 "$run/launch/events.jsonl" 2>/dev/null |
-                grep -aqE "\"event\": \"finished\".*\"job\": \"$job\"" || note_one finished ""
-            continue
-        fi
+        has_finished && continue
         if ((${#runs[@]} > 1)) && read_outcome && [[ $left_reason ]]; then
             reason=$(printf 'rank %s: %s' "$rank" "$left_reason" | clean)
             event=${event/requeued/failed}

@@ -23,6 +23,7 @@ from train.ranks.slurm_job import job_id, restart_count
 from train.runs import history
 from train.runs.history import EVENTS
 from train.runs.newest import CHECKPOINTS, check_time
+from train.runs.several import members_of
 
 STAGES = ("prepare", "train", "evaluate")
 COMPARE, TRIAL = "compare", "trial"  # stages of a sweep: its last one, and training by a study
@@ -98,6 +99,7 @@ def submission_of(run: Path) -> Item:
 
 
 def last_step(run: Path) -> int:
-    """Return the step of the newest published checkpoint, 0 where there is none."""
-    latest = read_pointer(run / CHECKPOINTS, "latest")
-    return step_of(latest) if latest else 0
+    """Return the step of the newest published checkpoint, 0 where there is none; of folds the
+    sum."""
+    newest = (read_pointer(each / CHECKPOINTS, "latest") for each in (run, *members_of(run)))
+    return sum(step_of(latest) for latest in newest if latest)

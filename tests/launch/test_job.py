@@ -1,5 +1,6 @@
 """What a task of a job leaves when its stage is stopped or fails, and the code it ends with."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -151,12 +152,16 @@ def test_a_folder_of_other_files_cannot_heal(tmp_path: Path) -> None:
 class Told:
     """A stage that notes the environment that it finds."""
 
-    def __init__(self, run: Path) -> None:
-        self.run = str(run)
+    noted = "train"
+
+    def __init__(self, run: Path, code: int = 0) -> None:
+        self.run, self.code = str(run), code
 
     def __call__(self) -> None:
         names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID")
         note(Path(self.run), "told", "train", text=[os.environ[name] for name in names])
+        if self.code:
+            sys.exit(self.code)
 
 
 def test_runs_that_share_a_step_have_its_tasks_by_turns(
@@ -172,7 +177,7 @@ def test_runs_that_share_a_step_have_its_tasks_by_turns(
     note(runs[1], "finished", "train", job="8")  # another job's end is not this one's
     note(runs[2], "finished", "train", job="7")
     pack = Pack([Told(run) for run in runs], 2)  # type: ignore[misc]
-    for task in range(8):
+    for task in (1, 0, 3, 2, 5, 4, 7, 6):  # rank 0 does not end before the others begin
         monkeypatch.setenv("SLURM_PROCID", str(task))
         monkeypatch.setenv("SLURM_LOCALID", str(task))
         monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
@@ -180,7 +185,27 @@ def test_runs_that_share_a_step_have_its_tasks_by_turns(
         assert os.environ["SLURM_PROCID"] == str(task), "submitit names its files by it"
     told = [[each["text"] for each in read_events(run) if each["event"] == "told"] for run in runs]
     assert told == [
-        [["0", "0", "2", "0"], ["1", "1", "2", "0"]],
-        [["0", "0", "2", "1"], ["1", "1", "2", "1"]],  # another port than the first
+        [["1", "1", "2", "0"], ["0", "0", "2", "0"]],
+        [["1", "1", "2", "1"], ["0", "0", "2", "1"]],  # another port than the first
         [],
     ]
+    last = [read_events(run)[-1] for run in runs]
+    assert [(event["event"], event["job"]) for event in last[1:]] == [("finished", "7")] * 2
+
+
+def test_a_run_that_shares_a_step_notes_that_it_has_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, by its first rank, and not where it failed."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    runs = [tmp_path / "fold-0", tmp_path / "fold-1"]
+    for run in runs:
+        (run / "launch").mkdir(parents=True)
+    pack = Pack([Told(runs[0]), Told(runs[1], 1)], 2)  # type: ignore[misc]
+    for task in (1, 0, 2, 3):
+        monkeypatch.setenv("SLURM_PROCID", str(task))
+        with contextlib.suppress(SystemExit):
+            pack()
+    kinds = [[event["event"] for event in read_events(run)] for run in runs]
+    assert kinds == [["told", "told", "finished"], ["told", "told"]]

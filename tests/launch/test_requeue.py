@@ -15,7 +15,7 @@ import pytest
 
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from launch.outcome import Verdict, leave_outcome
-from launch.record.events import read_events
+from launch.record.events import last_step, read_events
 from tests.launch.fakes import write
 from train.checkpoints.checkpoint_files import write_complete
 
@@ -84,9 +84,9 @@ class Slurm:
                 patch.setenv(name, value)
             leave_outcome(self.run, verdict, signum, reason)
 
-    def save(self, step: int, job: str) -> None:
-        """As much of a checkpoint as the script reads."""
-        folder = self.run / "checkpoints" / f"step_{step:08d}"
+    def save(self, step: int, job: str, fold: str = "") -> None:
+        """As much of a checkpoint as the script reads, of the run or of a fold in its folder."""
+        folder = self.run / fold / "checkpoints" / f"step_{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         write_complete(folder, {"step": step, "job": job, "files": {}})
         (folder.parent / "latest").write_text(f"{folder.name}\n")
@@ -403,6 +403,19 @@ class TestRetries:
         assert slurm.end(128 + TERM, retries=0).event["event"] == "requeued"
         slurm.job = RUNNING
         assert slurm.end(128 + USR2, retries=0).event["event"] == "gave up"
+
+    def test_a_checkpoint_of_a_fold_is_progress_of_its_trial(self, slurm: Slurm) -> None:
+        """Which trains one fold after the other: the step of a new one is less than that before."""
+        seen = []
+        for step, fold in ((4, "fold-0"), (6, "fold-0"), (2, "fold-1"), (3, "fold-10")):
+            slurm.save(step, job="7", fold=fold)
+            seen.append(slurm.end(128 + USR2, retries=0))
+        assert [ended.said for ended in seen] == ["requeued (time limit)\n"] * 4
+        assert [ended.event["step"] for ended in seen] == [4, 6, 8, 11]
+        assert last_step(slurm.run) == 11
+        slurm.save(5, job="77", fold="fold-10")
+        ended = slurm.end(128 + USR2, retries=0)
+        assert (ended.event["event"], ended.event["step"]) == ("gave up", 13)
 
     @pytest.mark.parametrize("content", ['{"job": ', "[]", "{}", '{"job": 7}', ""])
     def test_a_damaged_checkpoint_is_nobodys(self, content: str, slurm: Slurm) -> None:

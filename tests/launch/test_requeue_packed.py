@@ -8,8 +8,8 @@ import pytest
 
 from common.command_line import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from launch.outcome import Verdict, leave_outcome
-from launch.record.events import read_events
-from tests.launch.test_requeue import PREEMPTED, TERM, Slurm
+from launch.record.events import note, read_events
+from tests.launch.test_requeue import KILL, PREEMPTED, TERM, Slurm
 from train.checkpoints.checkpoint_files import write_complete
 
 
@@ -32,7 +32,15 @@ class Packed(Slurm):
             leave_outcome(self.runs[number], verdict, signum, reason)
 
     def finish(self, number: int) -> None:
-        """Let a run have finished."""
+        """Let a run end with success, once: it does not start again."""
+        if [event["event"] for event in read_events(self.runs[number])[-1:]] != ["finished"]:
+            (self.runs[number] / "launch").mkdir(exist_ok=True)
+            note(self.runs[number], "finished", "train", job="7", restart=0)
+
+    def finish_before(self, number: int) -> None:
+        """Let another job have finished a shorter training of a run."""
+        (self.runs[number] / "launch").mkdir()
+        note(self.runs[number], "finished", "train", job="6", restart=0)
         (self.runs[number] / "progress.json").write_text(json.dumps({"is_finished": True}))
 
     def save_of(self, number: int, step: int) -> None:
@@ -127,3 +135,13 @@ def test_beside_a_preemption_a_failure_is_told_as_one(packed: Packed) -> None:
 def test_success_is_that_of_all(packed: Packed) -> None:
     assert packed.end(0).num_requeues == 0
     assert kinds(packed) == ["finished"] * 3
+
+
+def test_what_an_earlier_job_finished_is_not_what_this_one_did(packed: Packed) -> None:
+    """More epochs were asked for, and the run was killed before it could save or leave a word."""
+    packed.finish_before(1)
+    packed.finish(0)
+    packed.leave_of(2, Verdict.STOPPED, TERM)
+    packed.job = PREEMPTED
+    assert packed.end(128 + KILL).num_requeues == 1
+    assert kinds(packed) == ["finished", "requeued", "requeued"]
