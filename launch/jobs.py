@@ -11,6 +11,7 @@ status has a row for each, cancel ends all; RUN/fold-2, or RUN --run fold-2, is 
 """
 
 import argparse
+import glob
 import shlex
 import sys
 from contextlib import suppress
@@ -34,9 +35,10 @@ from launch.record.local_runs import (
 )
 from launch.record.logs import logs
 from launch.record.members import in_a_line, sharing
-from launch.record.run_jobs import known_jobs, queued_jobs
+from launch.record.run_jobs import RunJob, known_jobs, queued_jobs
 from launch.record.status import progress, status
 from train.runs.newest import RUNS, newest_run
+from train.runs.same_data import as_typed
 from train.runs.several import folder_above, members_of, runs_of, trials_of
 
 
@@ -95,8 +97,10 @@ def compare(folder: Path) -> int:
     """Compare the runs in a folder; returns the exit code."""
     from train.compare import main as compare_runs
 
-    kind = "trial-*" if trials_of(folder) else "fold-*" if members_of(folder) else "*"
-    return compare_runs([f"runs=[{folder}/{kind}]", f"out={folder}/comparison"])
+    # A sweep's folder stands for its trials, those too that have not begun
+    kind = "fold-*" if members_of(folder) else "*"
+    runs = str(folder) if trials_of(folder) else f"{glob.escape(str(folder))}/{kind}"
+    return compare_runs([f"runs={as_typed([runs])}", f"out={folder}/comparison"])
 
 
 def newest_submitted(name: str) -> Path:
@@ -122,13 +126,24 @@ def newest_submitted(name: str) -> Path:
 def is_busy(run: Path) -> bool:
     """Return whether a run has jobs in the queue, or runs on this machine."""
     with suppress(UserError):  # Slurm does not answer
-        return bool(running_here(run)) or (slurm_commands.is_here() and bool(queued_jobs(run)))
+        return bool(running_here(run)) or (slurm_commands.is_here() and bool(queued(run)))
     return False
 
 
 def running_here(run: Path) -> list[LocalStage]:
     """Return the stages of a run, or of those in its folder, that run on this machine."""
     return [stage for each in (run, *runs_of(run)) for stage in running_stages(each)]
+
+
+def queued(run: Path) -> list[RunJob]:
+    """Return the jobs in the queue of a run, and of those in its folder that were submitted by
+    themselves; the oldest first. Raises UserError where Slurm does not answer."""
+    numbers = {job.job for job in known_jobs(run)}
+    found = list(queued_jobs(run)) if numbers else []
+    for each in runs_of(run):
+        if any(job.job not in numbers for job in known_jobs(each)):  # else Slurm need not be asked
+            found += [job for job in queued_jobs(each) if job.job not in numbers]
+    return sorted(found, key=lambda job: int(job.job))
 
 
 def submitted(folder: Path) -> list[Path]:
@@ -144,21 +159,21 @@ def command(name: str, run: Path) -> str:
 def cancel(run: Path) -> int:
     """Cancel every job of a run, the last one first, so that none starts meanwhile, and stop it on
     this machine."""
-    queued = list(queued_jobs(run)) if known_jobs(run) else []
+    jobs = queued(run)
     here = running_here(run)
-    if folder_above(run) and queued and (others := sharing(run)):
+    if folder_above(run) and jobs and (others := sharing(run)):
         raise UsageError(
             f"{run} shares its job with {named(others)}; cancel all of them:"
             f" {command('cancel', folder_above(run) or run)}"
         )
-    if not queued and not here:
+    if not jobs and not here:
         print(f"nothing of {run} is in the queue, or runs on this machine")
         for stage in local_stages(run):
             if stage.state == UNKNOWN:
                 print(f"{stage.name} was started on {stage.host}; there: {command('cancel', run)}")
         return 0
     refused = []
-    for job in reversed(queued):
+    for job in reversed(jobs):
         code, text = slurm_commands.ask("scancel", job.name)
         if code and "Invalid job id" not in text:  # else it has ended already
             refused.append(f"{job.label} {job.name}: {text}")
@@ -169,8 +184,8 @@ def cancel(run: Path) -> int:
     if refused:
         print("\n".join(f"error: {line}" for line in refused), file=sys.stderr)
         return 1
-    if queued:
-        print(f"cancelled {', '.join(job.name for job in queued)}; the checkpoints stay in {run}")
+    if jobs:
+        print(f"cancelled {', '.join(job.name for job in jobs)}; the checkpoints stay in {run}")
     return 0
 
 

@@ -111,7 +111,7 @@ def stage_arguments(
         "prepare": {"out": data, "workers": str(profile.cpus_per_task), "raw": str(request.raw)},
         "train": {"data": data, "run": run} | ({"stage": profile.stage} if profile.stage else {}),
         "evaluate": {"run": run},
-        COMPARE: {"runs": f"[{run}/trial-*]", "out": f"{run}/comparison"},
+        COMPARE: {"runs": as_typed([run]), "out": f"{run}/comparison"},
     }
     known = {stage: stage_keys(stage) for stage in STAGES}
     for key, value in request.every_setting.items():

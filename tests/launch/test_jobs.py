@@ -412,6 +412,19 @@ class TestSeveral:
         assert jobs.main(["cancel", f"{folder}/fold-1"]) == 0
         assert (slurm / "cancelled").read_text() == "7_1\n"
 
+    def test_one_that_was_submitted_by_itself_is_cancelled_with_all(
+        self, folder: Path, slurm: Path
+    ) -> None:
+        note(folder / "fold-0", "queued", "chain", jobs={"train": "9"})
+        script = "Command={}/launch/jobs/.train.sh WorkDir=/"
+        tasks = [
+            f"JobId=7 ArrayJobId=7 ArrayTaskId=1-2 JobState=PENDING {script.format(folder)}",
+            f"JobId=9 JobState=RUNNING {script.format(folder / 'fold-0')}",
+        ]
+        write(slurm, "scontrol", "".join(f'echo "{task}"\n' for task in tasks))
+        assert jobs.main(["cancel", str(folder)]) == 0
+        assert (slurm / "cancelled").read_text().split() == ["9", "7"]
+
     def test_a_run_and_its_folder_are_busy_alike(self, folder: Path, slurm: Path) -> None:
         answer(slurm, "sbatch", "")
         for busy in (folder, folder / "fold-1"):

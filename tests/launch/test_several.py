@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 
+from common import command_line
+from common.command_line import UsageError
 from data_prep.__main__ import main as data_prep
+from launch import jobs
 from launch import submit as submit_module
+from launch.cluster.profiles import Profile
 from launch.command_lines import parse
-from launch.stages import Request
+from launch.record.events import COMPARE
+from launch.stages import Request, stage_arguments
+from train.comparison.config import CompareConfig
 from train.runs.newest import CONFIG
+from train.runs.several import expanded
 
 PLAIN = ("--dry-run", "--profile", "cpu", "--ranks-per-node", "1")
 SMALL = ("batch_size=1", "crop.size_px=16", "microbatches=1")
@@ -155,7 +162,7 @@ class TestSweep:
         assert "#SBATCH --array=0-3%2" in done.out
         assert "#   evaluate" not in done.out
         assert "#SBATCH --dependency='afterany:<id of train>'" in done.out
-        assert f"#   compare 'runs=[{here}/S/trial-*]' out={here}/S/comparison" in done.out
+        assert f"#   compare 'runs=[\"{here}/S\"]' out={here}/S/comparison" in done.out
         assert not (here / "S").exists()
 
     def test_a_pack_asks_for_the_cpus_of_all_and_the_gpus_of_one(
@@ -212,3 +219,23 @@ def test_runs_of_a_folder_share_its_data(here: Path) -> None:
     own = whole.of(Member("fold-1", {"fold": "1"}))
     assert own.run == here / "CV/fold-1"
     assert own.data == whole.data == here / "CV/prepared"
+
+
+@pytest.mark.parametrize("name", ["S", "a b", "[a], {b}: *", 'it\'s "é" 🦠', "a,b"])
+def test_a_sweep_is_compared_by_its_folder_whatever_its_name(here: Path, name: str) -> None:
+    """A pattern of its trials would miss those that have not begun, and fail."""
+    sweep = here / name
+    (sweep / "trial-0/launch").mkdir(parents=True)
+    given = stage_arguments([COMPARE], Request({}, sweep), Profile())[COMPARE]
+    config = command_line.load(CompareConfig, given)
+    assert (expanded(config.runs), config.out) == ([sweep], f"{sweep}/comparison")
+    with pytest.raises(UsageError, match="nothing to compare") as refused:
+        jobs.main(["compare", str(sweep)])
+    assert f"not begun: {sweep}/trial-0" in str(refused.value)
+
+
+def test_runs_in_a_folder_are_compared_whatever_its_name(here: Path) -> None:
+    (here / "[a], *" / "b").mkdir(parents=True)
+    with pytest.raises(UsageError, match="nothing to compare") as refused:
+        jobs.main(["compare", str(here / "[a], *")])
+    assert f"{here}/[a], */b" in str(refused.value)

@@ -173,6 +173,9 @@ def as_text(value: Any) -> str:
 def as_typed(value: Any) -> str:
     """Write a setting as an argument of a command."""
     if isinstance(value, list):
-        names = (name if PLAIN.fullmatch(name) else json.dumps(name) for name in value)
+        names = (
+            name if PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+            for name in value
+        )
         return "[" + ",".join(names) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)
