@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +68,23 @@ def queue_one(run: Path, job: Job, ids: dict[str, str]) -> None:
             note(run, "queued", "chain", jobs={job.label: left}, cluster=cluster)
         raise
     job_id = ids[job.label]
-    # At once: this process may be killed
+    # At once: this process may be killed, and a trial of a study may start and ask for the others
     note(run, "queued", "chain", jobs={job.label: job_id}, cluster=cluster)
+    note_members(job, job_id, cluster)
     for task, pickle in zip(tasks_of(job, job_id), pickles, strict=True):
         JobPaths(folder / "%j", task).move_temporary_file(pickle, "submitted_pickle")
     paths = JobPaths(folder / "%j", job_id)
     paths.move_temporary_file(path, "submission_file", keep_as_symlink=True)
 
 
-def note_members(jobs: Sequence[Job], ids: Mapping[str, str]) -> None:
-    """Note in each run of an array which task of which job trains it, and as which of its ranks."""
-    for job in jobs:
-        for number, run in enumerate(job.runs):
-            task, place = divmod(number, job.pack)
-            about: dict[str, Any] = {"task": task} if job.num_tasks > 1 else {}
-            about["rank"] = place * job.ranks_each
-            (run / LAUNCH).mkdir(parents=True, exist_ok=True)
-            note(run, "queued", "chain", jobs={job.label: ids[job.label]}, **about)
+def note_members(job: Job, job_id: str, cluster: str) -> None:
+    """Note in each run of an array which task of the job trains it, and as which of its ranks."""
+    for number, run in enumerate(job.runs):
+        task, place = divmod(number, job.pack)
+        about: dict[str, Any] = {"task": task} if job.num_tasks > 1 else {}
+        about |= {"rank": place * job.ranks_each, "cluster": cluster}
+        (run / LAUNCH).mkdir(parents=True, exist_ok=True)
+        note(run, "queued", "chain", jobs={job.label: job_id}, **about)
 
 
 def tasks_of(job: Job, job_id: str) -> list[str]:

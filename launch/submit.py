@@ -47,7 +47,7 @@ from launch.command_lines import PROGRAM
 from launch.job import Stage
 from launch.job_requests import plan, printed
 from launch.local import local_commands, run_here, train_command
-from launch.queueing import note_members, queue, record, take_snapshot, with_kept_config
+from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
 from launch.record.submitting import cancelled_on_failure, missing_folders, submitting
 from launch.several.asked import Several, add_flags, recorded
@@ -244,7 +244,6 @@ def submit(
             ids = queue(run, jobs)
             with cancelled_on_failure(ids):
                 record(run, argv, profile, ids, arguments.get("prepare", []))
-                note_members(jobs, ids)
     report(request, list(arguments), ids)
     return 0
 

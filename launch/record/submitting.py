@@ -62,10 +62,11 @@ def submitting(
             submission_of(run).check([SUBMISSION], "name another run=")
             for each in (run, *members):
                 refuse_busy(each)
-            with removed_on_failure(run):
+            with removed_on_failure((run, *members)):
                 yield
     except BaseException:
-        for folder in (run / LAUNCH, *made):
+        inner = [folder for each in members for folder in (each / LAUNCH, each, each.parent)]
+        for folder in (*inner, run / LAUNCH, *made):
             with suppress(OSError):  # not empty: another process uses it
                 folder.rmdir()
         raise
@@ -87,15 +88,15 @@ def refuse_busy(run: Path) -> None:
 
 
 @contextmanager
-def removed_on_failure(run: Path) -> Iterator[None]:
-    """If this context fails, remove what it made in RUN/launch. The run must be held."""
-    before = set(contents(run))
+def removed_on_failure(runs: Sequence[Path]) -> Iterator[None]:
+    """If this context fails, remove what it made in RUN/launch of each. They must be held."""
+    before = {path for run in runs for path in contents(run)}
     try:
         yield
     except StillQueuedError:
         raise
     except BaseException:
-        for path in set(contents(run)) - before:
+        for path in {path for run in runs for path in contents(run)} - before:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -26,7 +26,7 @@ from launch.sweeps.study import COMPLETE, FAILED, PRUNED, RUNNING, SETTINGS, Stu
 from train.config import PRESETS, TrainConfig
 from train.runs.several import NAME, fold_name
 
-HAVE_ENDED = ("gave up", "cancelled")  # events of a job that does not come back
+ENDS = {"stopped", "requeued", "failed", "requeue refused", "gave up", "cancelled"}  # of a start
 FIRST_JUDGED_FOLD = 1  # one fold says little
 
 
@@ -211,10 +211,12 @@ def folds_of(plan: Plan, config: TrainConfig) -> range:
 
 
 def is_lost(run: Path) -> bool:
-    """Return whether nothing will come of a run: its job has ended for good, and no other is in
-    the queue."""
-    events = read_events(run)
-    if not events or events[-1]["event"] not in HAVE_ENDED:
+    """Return whether nothing will come of a run: its newest start has ended, and no job of it is
+    in the queue. A job that was cancelled may say so, or that it was stopped, or what it said
+    before it waited to come back."""
+    kinds = [event["event"] for event in read_events(run)]
+    since = kinds[::-1][: kinds[::-1].index("started")] if "started" in kinds else []
+    if ENDS.isdisjoint(since):
         return False
     try:
         return not queued_jobs(run)

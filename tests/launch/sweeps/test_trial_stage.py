@@ -19,6 +19,7 @@ from launch.sweeps.pruning import dice_by_epoch
 from launch.sweeps.study import COMPLETE, FAILED, JUDGED_AFTER, PRUNED, RUNNING, Study, trial_states
 from launch.sweeps.trial_stage import is_lost, run_trial
 from tests.forked_ranks import ForkedRanks
+from tests.launch.fakes import answer
 from tests.train.conftest import TINY
 from train.ranks.lock import RunLock
 from train.runs.newest import read_config
@@ -268,20 +269,27 @@ def test_pruning_ends_all_ranks_with_success(data: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("events", "job", "expected"),
+    ("events", "queue", "expected"),
     [
         ([], "", False),
+        (["queued"], "", False),  # and was cancelled before it began: it has no settings
         (["started"], "", False),
-        (["started", "requeued"], "", False),
-        (["started", "gave up"], "", True),
-        (["started", "cancelled"], "", True),
+        (["started", "requeued"], "PENDING", False),
+        (["started", "requeued"], "", True),  # cancelled while it waited: nobody notes that
+        (["started", "cancelled", "stopped"], "COMPLETING", False),
+        (["started", "cancelled", "stopped"], "CANCELLED", True),  # scancel, which it outlived
+        (["started", "stopped"], "", True),
+        (["started", "gave up"], "FAILED", True),
+        (["started", "requeue refused"], "COMPLETED", True),
         (["started", "gave up", "started"], "", False),
-        (["started", "gave up"], "7", False),  # Slurm does not answer: it may be in the queue again
+        (["started", "gave up", "queued"], "PENDING", False),
+        (["started", "gave up", "queued"], "CANCELLED", True),
+        (["started", "gave up"], None, False),  # Slurm does not answer
     ],
 )
-def test_a_run_is_lost_when_its_job_has_ended_for_good(
+def test_a_run_is_lost_when_its_newest_start_has_ended_and_no_job_of_it_is_in_the_queue(
     events: list[str],
-    job: str,
+    queue: str | None,
     expected: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -289,7 +297,10 @@ def test_a_run_is_lost_when_its_job_has_ended_for_good(
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "launch").mkdir()
     for event in events:
-        note(tmp_path, event, "train", job=job)
+        about = {"jobs": {"trial": "7"}} if event == "queued" else {"job": "7"}
+        note(tmp_path, event, "train", **about)
+    if queue is not None:
+        answer(tmp_path, "scontrol", f"JobId=7 JobState={queue}" if queue else "No jobs")
     assert is_lost(tmp_path) == expected
 
 
