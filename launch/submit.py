@@ -122,6 +122,7 @@ def main(argv: list[str]) -> int:
         request = replace(request, run=new_run().resolve())
         made[0] = request.run  # the name may be that of another second
     trainings = still_to_train(asked.trainings, request, profile)
+    profile = replace(profile, pack=min(profile.pack, len(trainings) or 1))
     others = [stage for stage in stages if stage != "train"]
     arguments = with_pipelines_read(stage_arguments(others, request, profile))
     if trainings:

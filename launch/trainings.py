@@ -149,7 +149,7 @@ def with_folds(request: Request, folds: str, argv: Sequence[str]) -> Request:
     check_folds(folds, request.settings)
     if before := prepared(request.data):
         is_known = "raw" in request.settings or request.data == Path(PREPARED).resolve()
-        raw = str(request.raw) if is_known else "..."
+        raw = str(request.raw) if is_known else "<your raw fields>"
         other = {"raw": raw, "data": str(free_name(request.data))}
         command = command_lines.parse(argv)
         more = replace(command, settings=command.settings | other).words

@@ -99,14 +99,14 @@ def refuse_other_folds(
     folds: str, data: Path, raw: str, before: Description, more: Sequence[str]
 ) -> None:
     """Raise UsageError where a data set is there whose cases are dealt otherwise, with the commands
-    that deal them so. `raw`: its raw fields, or ...; `more`: the command line for another set."""
+    that deal them so. `raw`: its raw fields, or words; `more`: the command line for another set."""
     if has_folds(before, folds):
         return
     has = f"has {len(before.folds)} folds" if before.folds else "has no folds"
     split = {"val": before.settings.get("split", {}).get("val", 0)}
     given = settings_as_typed({**before.settings, "split": {**split, "folds": as_folds(folds)}})
     out = shlex.quote(str(data))
-    deal = f"python -m data_prep raw={shlex.quote(raw)} out={out}{given}"
+    deal = f"python -m data_prep {shlex.quote(f'raw={raw}')} out={out}{given}"
     other = shlex.join(["python", "launch/submit.py", *more])
     raise UsageError(
         f"--folds {folds}: {data} {has}. Either deal its cases to folds, which keeps what is"

@@ -128,6 +128,8 @@ class FirstRank(OtherRank):
     def train_folds(self, settings: list[str]) -> int:
         """Train on one fold after the other, and tell the study; returns the exit code."""
         members = [self.run / fold_name(fold) for fold in self.folds]
+        now = self.study.current(self.run.name)
+        judged = set(now.intermediate_values) if now else set()  # by an earlier start
         for fold, member in enumerate(members):
             given = [*self.arguments, *settings, f"run={member}", f"fold={fold}"]
             if self.stop.signum:
@@ -135,7 +137,7 @@ class FirstRank(OtherRank):
             if code := self.train(give_order(self.run, fold, given)):
                 return code
             self.study.report(self.run.name, fold, self.mean_dice(members[: fold + 1]))
-            is_judged = self.plan.prune != "off" and member != members[-1]
+            is_judged = self.plan.prune != "off" and member != members[-1] and fold not in judged
             if is_judged and self.study.is_to_prune(self.run.name, FIRST_JUDGED_FOLD):
                 self.end(fold + 1)
                 return self.prune(counted(fold + 1, "fold"))

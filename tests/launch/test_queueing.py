@@ -1,5 +1,6 @@
 """What is queued is what --dry-run prints, whatever the submitter's shell holds."""
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import pytest
 
 from common import plain_yaml
 from common.command_line import UsageError, UserError
+from data_prep.__main__ import main as data_prep
 from launch import submit
 from launch.cluster import profiles, slurm_commands
 from launch.cluster.profiles import Profile
@@ -162,6 +164,24 @@ def test_what_a_job_or_torchrun_sets_is_ignored_without_a_word(
     submit.main(["--dry-run", *arguments])
     told = capsys.readouterr().err
     assert told.startswith("SBATCH_EXPORT, SBATCH_NO_REQUEUE, SBATCH_PARTITION of your shell are")
+
+
+def test_runs_of_an_array_know_their_job_before_the_next_is_queued(
+    slurm: Path, arguments: list[str], tmp_path: Path
+) -> None:
+    """A task of it may start at once, and ask about the others. A failure leaves nothing."""
+    (raw,) = (given for given in arguments if given.startswith("raw="))
+    data, run = f"{tmp_path}/set", tmp_path / "S"
+    assert data_prep([raw, f"out={data}", "copies=1", "workers=1"]) == 0
+    noted = f"cat {run}/trial-1/launch/events.jsonl > {slurm}/seen"
+    queues(slurm, f"{noted} && {{ echo enough >&2; exit 1; }}\necho 7")
+    small = ["batch_size=1", "crop.size_px=16", "microbatches=1", "--ranks-per-node", "1"]
+    with pytest.raises(UserError, match="compare: Slurm refuses the job: enough"):
+        submit.main(["--profile", "cpu", f"data={data}", f"run={run}", *small,
+                     "--sweep", "lr=1e-4,1e-3"])  # fmt: skip
+    noted_then = json.loads((slurm / "seen").read_text())
+    assert (noted_then["jobs"], noted_then["task"]) == ({"train": "7"}, 1)
+    assert not run.exists()
 
 
 def test_a_second_submission_queues_nothing_until_the_first_has_ended(

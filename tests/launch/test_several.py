@@ -106,6 +106,8 @@ class TestFolds:
         assert "1 run of 4 finished before" in done.err
         folds = [re.search(r"fold=\d", given)[0] for _, given in tasks(done.out)]  # type: ignore[index]
         assert folds == ["fold=0", "fold=1", "fold=3"]
+        packed = dry("--pack", "4", *given, "epochs=3")
+        assert "#SBATCH --ntasks-per-node=3\n" in packed.out, "no CPUs for the one that finished"
         assert len(tasks(dry(*given, "epochs=4").out)) == 4, "more epochs are left to train"
 
     @pytest.mark.parametrize(
@@ -132,6 +134,8 @@ class TestFolds:
         done = dry("--folds", "3", f"raw={raw}", "data=set", *SMALL)
         assert done.code == 2
         assert f"--folds 3: {prepared} has 4 folds" in done.err
+        elsewhere = dry("--folds", "3", "data=set", *SMALL).err
+        assert elsewhere.count(" 'raw=<your raw fields>'") == 2, "which nobody knows here"
         deal = re.search(r"python -m data_prep (.*)", done.err)
         assert deal
         assert data_prep([*deal[1].split(), "workers=1"]) == 0

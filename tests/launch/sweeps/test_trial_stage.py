@@ -232,6 +232,20 @@ def test_a_trial_with_folds_is_pruned_between_them(
     assert sorted(path.name for path in (folder / "trial-0").glob("fold-*")) == ["fold-0", "fold-1"]
 
 
+def test_after_a_restart_a_fold_is_not_judged_again(
+    sweep: Callable[..., Callable[..., int]], tmp_path: Path
+) -> None:
+    """By the last fold that was told, and as if only this one were done."""
+    trial, folder = sweep(1, "folds", has_folds=True), tmp_path / "sweep"
+    finish_others(folder, Plan(WORDS, []), 3, 1.1)
+    study = Study(folder)
+    study.take("trial-0", Plan(WORDS, []), lambda run: False)
+    for fold in range(3):
+        study.report("trial-0", fold, 0.0)
+    assert trial(0) == 0
+    assert trial_states(folder)["trial-0"] == COMPLETE
+
+
 @pytest.mark.parametrize(
     ("name", "has_folds", "message"),
     [("no_val", False, "no validation split"), ("one", True, "has no folds")],
