@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 from common.seeds import derive_seed
 from launch.sweeps.journal import load_optuna, open_journal
 from launch.sweeps.plan import Plan
-from train.runs.several import NAME, STUDY
+from train.runs.several import NAME, STUDY, STUDY_NAME
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
-STUDY_NAME = "eosin"
 # Trials that are drawn at random, which needs no results. With Optuna's 10, the last of twelve that
 # run side by side would depend on which have ended; and TPE begins with more to learn from
 STARTUP_TRIALS = 16

@@ -23,7 +23,7 @@ from train.comparison.difference import (
     differences_between,
 )
 from train.comparison.page import PAGE, compare_page
-from train.comparison.study import Study, pruned_trials, read_study, study_file
+from train.comparison.study import StudyResults, pruned_trials, read_study, study_file
 from train.comparison.table import Table, as_lines, read_table
 from train.ranks.lock import LOCK
 from train.runs.several import expanded
@@ -87,7 +87,7 @@ def write(
     table: Table,
     differences: Sequence[Difference],
     refused: NotComparableError | None,
-    study: Study | None,
+    study: StudyResults | None,
 ) -> None:
     """Write the page and the figures; they replace those of an earlier comparison, and no other
     file. Raises UserError if a file of others is in the way."""
@@ -111,7 +111,7 @@ def as_json(
     table: Table,
     differences: Sequence[Difference],
     refused: NotComparableError | None,
-    study: Study | None,
+    study: StudyResults | None,
 ) -> dict[str, Any]:
     """Return all figures of a comparison as JSON."""
     groups = [

@@ -10,7 +10,7 @@ from train.comparison.difference import Difference
 from train.comparison.facts import DICE, RunFacts
 from train.comparison.plots import Plot, Points, Series, curves, scatter
 from train.comparison.rows import Row, best_first
-from train.comparison.study import Study, Trial
+from train.comparison.study import StudyResults, Trial
 from train.comparison.table import NOTES, Table, cells, headings, names_of, not_ranked
 
 PAGE = "compare.html"
@@ -20,7 +20,7 @@ OTHER = "other"
 
 
 def compare_page(
-    table: Table, differences: Sequence[Difference], refused: str, study: Study | None
+    table: Table, differences: Sequence[Difference], refused: str, study: StudyResults | None
 ) -> str:
     """Write the page. `refused`: why there is no difference of two runs; '' if there is."""
     environment = jinja2.Environment(
@@ -92,7 +92,7 @@ def values_of(lines: Sequence[Mapping[str, Any]], x: str, y: str) -> Points:
     return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
-def scatters(study: Study) -> list[Plot]:
+def scatters(study: StudyResults) -> list[Plot]:
     """Plot each drawn setting against Dice, the most important first."""
     keys = dict.fromkeys(study.importances)
     keys |= dict.fromkeys(key for trial in study.trials for key in trial.settings)

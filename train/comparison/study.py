@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import counted
-from train.runs.several import STUDY, trial_name
+from train.runs.several import STUDY, STUDY_NAME, trial_name
 
-STUDY_NAME = "eosin"
 FEWEST_TRIALS = 4  # finished ones; of fewer, importances are noise
 
 
@@ -26,8 +25,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Study:
-    """A sweep's study, as far as it is done."""
+class StudyResults:
+    """What came of a sweep's study, as far as it is done."""
 
     trials: list[Trial] = field(default_factory=list)
     logarithmic: frozenset[str] = frozenset()
@@ -45,7 +44,7 @@ def study_file(paths: Sequence[Path]) -> Path | None:
     return files[0] if len(sweeps) == 1 and files else None
 
 
-def read_study(file: Path) -> Study:
+def read_study(file: Path) -> StudyResults:
     """Read a study. Where that cannot be done, `why_none` says so."""
     try:
         from optuna import load_study  # here: only sweeps need it, and it takes a while
@@ -53,7 +52,7 @@ def read_study(file: Path) -> Study:
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
         why = "Optuna is not installed here: pip install --editable '.[sweep]'"
-        return Study(why_none=why)
+        return StudyResults(why_none=why)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,12 +60,12 @@ def read_study(file: Path) -> Study:
             study = load_study(study_name=STUDY_NAME, storage=storage)
         trials = study.trials
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return Study(why_none=f"{file}: cannot be read: {error!r}")
+        return StudyResults(why_none=f"{file}: cannot be read: {error!r}")
     found = [trial_of(trial) for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
     spaces = [trial.distributions.items() for trial in trials]
     logarithmic = {key for space in spaces for key, kind in space if getattr(kind, "log", False)}
     importances, why = importances_of(study, found)
-    return Study(found, frozenset(logarithmic), importances, why)
+    return StudyResults(found, frozenset(logarithmic), importances, why)
 
 
 def trial_of(trial: Any) -> Trial:
@@ -96,6 +95,6 @@ def importances_of(study: Any, trials: Sequence[Trial]) -> tuple[dict[str, float
     return dict(found), "" if found else "no setting was drawn in every trial"
 
 
-def pruned_trials(file: Path, study: Study) -> frozenset[Path]:
+def pruned_trials(file: Path, study: StudyResults) -> frozenset[Path]:
     """Return the folders of the trials that were pruned."""
     return frozenset(file.parent / trial.run for trial in study.trials if trial.is_pruned)

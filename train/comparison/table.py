@@ -49,11 +49,6 @@ def read_table(paths: Sequence[Path], subject: str, pruned: frozenset[Path] = fr
     return Table(rows, grouped(rows), settings, subject, bad, notes)
 
 
-def table_of(paths: Sequence[Path], subject: str = "test") -> list[str]:
-    """Return the lines of the table of some runs."""
-    return as_lines(read_table(paths, subject))
-
-
 def as_lines(table: Table) -> list[str]:
     """Write a table for a console."""
     if not table.rows:

@@ -16,6 +16,7 @@ from train.exchange.config import SAFETENSORS
 
 ENSEMBLE = "ensemble.json"  # thresholds of a folder of folds
 STUDY = "study.log"  # Optuna's record of a sweep
+STUDY_NAME = "eosin"  # of the study in it
 NAME = re.compile(r"(fold|trial)-(0|[1-9]\d{0,5})")
 
 

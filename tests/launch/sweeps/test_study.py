@@ -16,7 +16,6 @@ from launch.sweeps.study import (
     JUDGED_AFTER,
     PRUNED,
     RUNNING,
-    STARTUP_TRIALS,
     Study,
     number_of,
     state_of,
@@ -76,22 +75,26 @@ def test_trials_draw_the_same_in_whichever_order_and_process_they_start(tmp_path
     assert settings_of(other)["trial-0"] != expected["trial-0"]
 
 
-def test_later_trials_learn_from_results_and_not_from_their_order(tmp_path: Path) -> None:
+def test_later_trials_learn_from_results_and_not_from_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TPE, with what is known sorted by the runs; before, nothing is learned."""
+    num_drawn_at_random = 11  # the fewest of which TPE takes two as the best: their order may count
+    monkeypatch.setattr("launch.sweeps.study.STARTUP_TRIALS", num_drawn_at_random)
     drawn = []
     for name, order in (("a", 1), ("b", -1), ("c", 1)):
         folder = tmp_path / name
         folder.mkdir()
         study = Study(folder)
-        for number in [*range(STARTUP_TRIALS)][::order]:
+        for number in [*range(num_drawn_at_random)][::order]:
             trial = study.take(trial_name(number), PLAN, nobody)
             assert trial
             # best where lr is largest, and in the third study where it is smallest
             study.tell(trial, COMPLETE, trial.params["lr"] * (-1 if name == "c" else 1))
-        study.take(trial_name(STARTUP_TRIALS), PLAN, nobody)
+        study.take(trial_name(num_drawn_at_random), PLAN, nobody)
         drawn.append(settings_of(folder))
     a, b, c = drawn
-    last = trial_name(STARTUP_TRIALS)
+    last = trial_name(num_drawn_at_random)
     assert a == b
     assert c.pop(last) != a.pop(last)
     assert c == a

@@ -11,14 +11,14 @@ from tests.browser import CHROMIUM, Browser, start_browser
 from train.comparison.difference import Difference
 from train.comparison.page import compare_page
 from train.comparison.plots import MOST_POINTS, Series, axis, scatter, thin
-from train.comparison.study import Study, Trial
+from train.comparison.study import StudyResults, Trial
 from train.comparison.table import read_table
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install)")
 Write = Callable[..., Any]
 
 DIFFERENCE = Difference("Dice of pixels", "<a>", "b", 0.02, (0.01, 0.03), 17)
-STUDY = Study(
+STUDY = StudyResults(
     [
         Trial("trial-0", 0.5, {"lr": 0.001, "schedule": "<b>"}, is_pruned=False),
         Trial("trial-1", 0.6, {"lr": 0.01, "schedule": "cosine"}, is_pruned=True),
@@ -66,7 +66,7 @@ def test_nothing_from_a_file_is_markup(page: Path) -> None:
 
 def test_a_study_without_importances_says_why(write_run: Write) -> None:
     table = read_table([write_run("a", [0.5])], "test")
-    html = compare_page(table, [], "why not", Study(why_none="3 finished <trials>"))
+    html = compare_page(table, [], "why not", StudyResults(why_none="3 finished <trials>"))
     assert "No importances: 3 finished &lt;trials&gt;" in html
     assert "why not" in html
     assert "Importances by" not in html

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data_prep.dataset.manifest import Dataset
-from train.comparison.table import as_lines, read_table, table_of
+from train.comparison.table import as_lines, read_table
 
 Write = Callable[..., Any]
 
@@ -25,7 +25,7 @@ def test_a_row_a_run_the_best_first(write_run: Write) -> None:
         write_run("b", [0.6, 0.5], "seed=3", "loss.dice_weight=0.5", speed=0.25, restarts=2),
         write_run("c", [None], "lr=0.000123456789", epochs=4),
     ]
-    lines = table_of(paths)
+    lines = as_lines(read_table(paths, "test"))
     assert lines[0] == "3 rows validated on Case_3"
     assert lines[1].split("  ")[0] == "run"
     # only what differs and can change results
@@ -125,7 +125,7 @@ def test_an_evaluation_is_shown_if_it_is_of_the_best_checkpoint(
     counts = {"Case_4-01": ([1, 1, 1, 1], [1, 1, 1, 0])}
     write_evaluation(paths[0], counts)
     write_evaluation(paths[1], counts, checkpoint="step_00000005")
-    lines = table_of(paths)
+    lines = as_lines(read_table(paths, "test"))
     assert "test Dice" in lines[1]
     figures = {row[0]: row[4:6] for row in rows_of(lines)}
     assert figures == {"a": ["0.7500", "0.7000"], "b": ["-", "-"], "c": ["-", "-"]}
