@@ -101,6 +101,11 @@ def read_complete(path: Path) -> Complete:
     return replace(complete, files=files)
 
 
+def complete_sha256(path: Path) -> str | None:
+    """Return the hash of COMPLETE, which tells a checkpoint from any other; None for a file."""
+    return file_sha256(path / COMPLETE) if path.is_dir() else None
+
+
 def write_complete(path: Path, content: Mapping[str, Any]) -> None:
     """Write COMPLETE, with a hash of its own, into a checkpoint's folder."""
     write_durably(path / COMPLETE, {**content, "sha256": json_sha256(content)})

@@ -31,6 +31,10 @@ FEW_CASES = 6
 comparisons: in 2 of 2 ** cases."""
 
 
+OF_TWO_RUNS = "between these two trained runs; another seed may differ as much"
+"""What the interval, which is over cases, does not hold."""
+
+
 class NotComparableError(UserError):
     """Two evaluations whose difference would say nothing of the runs."""
 
@@ -52,6 +56,7 @@ class Difference:
     interval: ConfidenceInterval
     """Of 95%; None if fewer than two cases have annotation."""
     num_cases: int
+    """The cases that have annotation."""
 
     @property
     def text(self) -> str:
@@ -76,7 +81,7 @@ class Difference:
         if self.interval[0] <= 0 <= self.interval[1]:
             return f"the interval holds 0, so no difference is shown with {cases}"
         if self.num_cases >= FEW_CASES:
-            return "a difference"
+            return f"a difference {OF_TWO_RUNS}"
         chance = 2 ** (self.num_cases - 1)
         return (
             f"a difference in these cases, but {cases} are few: of two equal models, one is ahead"
@@ -101,8 +106,9 @@ def differences_between(first: Row, second: Row, config: CompareConfig) -> list[
     ):
         pair = [each.sum(axis=1) for each in counts]
         value, interval = paired_difference(pair[0], pair[1], cases, config.seed)
+        num_cases = len(annotated_cases(pair[0], cases))
         found.append(
-            Difference(what, str(first.path), str(second.path), value, interval, len({*cases}))
+            Difference(what, str(first.path), str(second.path), value, interval, num_cases)
         )
     return found
 
@@ -119,6 +125,13 @@ def paired_difference(
 
     value = nan_to_none(difference(both.sum(axis=0))["dice"])
     return value, bootstrap_pooled(both, cases, difference, NUM_RESAMPLES, seed)["dice"]
+
+
+def annotated_cases(counts: Counts, cases: Sequence[str]) -> set[str]:
+    """Return the cases that have a Dice: of two that are measured against the same truth, the
+    same. In the others, neither can be ahead."""
+    is_empty = np.isnan(scores(counts)["dice"])
+    return {case for case, empty in zip(cases, is_empty, strict=True) if not empty}
 
 
 def evaluations_of(first: Row, second: Row, config: CompareConfig) -> tuple[Evaluation, Evaluation]:

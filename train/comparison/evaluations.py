@@ -10,6 +10,7 @@ import numpy as np
 
 from common.command_line import UserError
 from common.schema import checked, read_checked
+from train.checkpoints.checkpoint_files import complete_sha256
 from train.checkpoints.published import read_pointer
 from train.metrics.scores import Counts, Score
 from train.runs.newest import CHECKPOINTS
@@ -79,6 +80,8 @@ class Model:
 
     run: str
     checkpoint: str
+    checkpoint_sha256: str | None
+    """Hash of COMPLETE; None for an exported model."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class Evaluation:
     """(fields, classes, 4)."""
     how: str
     """How it was measured, beside the fields, as keys of train.evaluate."""
-    checkpoints: dict[str, str]
-    """Name of each run that was evaluated -> its checkpoint."""
+    models: dict[str, Model]
+    """Name of each run that was evaluated -> which of its checkpoints."""
     warnings: list[str]
 
 
@@ -155,14 +158,14 @@ def parts_of(content: dict[str, Any]) -> list[Part]:
     return [checked(Part, part) for part in list_of(content, "folds")]
 
 
-def models_of(content: dict[str, Any]) -> dict[str, str]:
-    """Return the runs of a summary, name -> checkpoint: an ensemble has members."""
+def models_of(content: dict[str, Any]) -> dict[str, Model]:
+    """Return the models of a summary, by the names of their runs: an ensemble has members."""
     models = [
         checked(Model, member)
         for part in list_of(content, "folds")
         for member in list_of(part, "members")
     ]
-    return {model.run: model.checkpoint for model in models}
+    return {model.run: model for model in models}
 
 
 def list_of(content: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -172,13 +175,15 @@ def list_of(content: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def doubt_about(evaluation: Evaluation, runs: Sequence[Path]) -> str:
     """Say why an evaluation is not of these runs' best checkpoints; '' if it is."""
-    if {*evaluation.checkpoints} != {run.name for run in runs}:
-        return f"is of {', '.join(sorted(evaluation.checkpoints))}"
+    if {*evaluation.models} != {run.name for run in runs}:
+        return f"is of {', '.join(sorted(evaluation.models))}"
     for run in runs:
         best = read_pointer(run / CHECKPOINTS, "best")
-        measured = evaluation.checkpoints[run.name]
-        if best is None or best.name != measured:
+        measured = evaluation.models[run.name]
+        of_run = "" if len(runs) == 1 else f" of {run.name}"
+        if best is None or best.name != measured.checkpoint:
             now = best.name if best else "none"
-            of_run = "" if len(runs) == 1 else f" of {run.name}"
-            return f"is of {measured}{of_run}, and the best checkpoint is {now} now"
+            return f"is of {measured.checkpoint}{of_run}, and the best checkpoint is {now} now"
+        if complete_sha256(best) != measured.checkpoint_sha256:
+            return f"is of another {best.name}{of_run} than the one that is there now"
     return ""

@@ -24,7 +24,7 @@ from train.metrics.scores import Score
 from train.runs.newest import CONFIG
 from train.runs.same_data import as_typed, differences
 from train.runs.same_run import flat_settings
-from train.runs.several import members_of, trials_of
+from train.runs.several import NAME, members_of, trials_of
 
 ENDED = {FINISHED, STOPPED_EARLY}
 LONGEST_VALUE, LONGEST_NUMBER = 24, 8  # characters of a setting in the table
@@ -177,9 +177,9 @@ def read_rows(
     """
     rows, bad, waiting = [], [], []
     for path in paths:
-        trials = trials_of(path)
-        for each in trials or [path]:
-            if not has_begun(each) and (trials or members_of(each)):
+        for each in trials_of(path) or [path]:
+            is_to_come = each.is_dir() and (NAME.fullmatch(each.name) or members_of(each))
+            if is_to_come and not has_begun(each):
                 waiting.append(str(each))
                 continue
             try:

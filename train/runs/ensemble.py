@@ -137,13 +137,12 @@ class ExportedEnsemble(EnsembleRun):
 
 
 def about_model(run: Run, loaded: LoadedModel) -> dict[str, Any]:
-    """Say in results which model this is: its run, checkpoint and digest, or those of its
-    members."""
+    """Say in results which model this is: its run, checkpoint and digests, or its members."""
     members = loaded.state.get("members")
     which = (
         {"members": [about_model(*pair) for pair in zip(run.members, members, strict=True)]}
         if members
-        else {"checkpoint": loaded.checkpoint.name}
+        else loaded.about_checkpoint()
     )
     return {"run": run.name, **which, "model_sha256": model_sha256(loaded.model)}
 

@@ -21,7 +21,7 @@ from common.command_line import UsageError
 from data_prep.dataset.manifest import DATASET, Description, read_description
 from data_prep.images.masks import channel_values
 from model import build_model
-from train.checkpoints.checkpoint_files import CheckpointError, verify
+from train.checkpoints.checkpoint_files import CheckpointError, complete_sha256, verify
 from train.checkpoints.load_checkpoint import load_checkpoint
 from train.checkpoints.published import find_checkpoint
 from train.checkpoints.state import part_in_use
@@ -42,6 +42,11 @@ class LoadedModel(NamedTuple):
     """Folder of the checkpoint, or the exported file."""
     state: dict[str, Any]
     """State of the checkpoint, see train.checkpoints.state.Progress."""
+
+    def about_checkpoint(self) -> dict[str, str | None]:
+        """Say in results which checkpoint this is."""
+        sha256 = complete_sha256(self.checkpoint)
+        return {"checkpoint": self.checkpoint.name, "checkpoint_sha256": sha256}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_plain_words(
 ) -> None:
     text = Difference("Dice of pixels", "a", "b", value, interval, num_cases).text
     assert words in text
-    assert text.endswith(": a difference") == (num_cases == 17)
+    between = ": a difference between these two trained runs; another seed may differ as much"
+    assert text.endswith(between) == (num_cases == 17)
 
 
 # What is refused
@@ -124,6 +126,18 @@ def test_the_same_fields_in_another_order_are_paired(
     assert differences(pair) == [pixels, nuclei]
 
 
+def test_cases_without_a_figure_are_not_counted(
+    pair: tuple[Path, Path], write_evaluation: Write
+) -> None:
+    """Two cases are annotated, and eight are not: they do not make it more than two."""
+    nothing = {f"Case_{number}-01": ([0, 0, 0, 90], [0, 0, 0, 0]) for number in range(11, 19)}
+    write_evaluation(pair[0], COUNTS | nothing)
+    write_evaluation(pair[1], BETTER | nothing)
+    pixels, nuclei = differences(pair)
+    assert (pixels.num_cases, nuclei.num_cases) == (2, 2)
+    assert "2 cases are few" in pixels.text
+
+
 def refused(pair: tuple[Path, Path]) -> str:
     with pytest.raises(NotComparableError) as caught:
         differences(pair)
@@ -146,6 +160,12 @@ def test_an_evaluation_of_another_checkpoint_is_refused(pair: tuple[Path, Path])
     told = refused(pair)
     assert "is of step_00000010, and the best checkpoint is step_00000020 now" in told
     assert told.endswith(command(pair[0]))
+
+
+def test_an_evaluation_of_a_replaced_checkpoint_is_refused(pair: tuple[Path, Path]) -> None:
+    """As after a training that began anew: its checkpoints have the same names."""
+    (pair[0] / "checkpoints" / "step_00000010" / "COMPLETE").write_text("another")
+    assert "is of another step_00000010 than the one that is there now" in refused(pair)
 
 
 def test_an_evaluation_of_an_earlier_version_is_refused(
@@ -194,7 +214,8 @@ def test_folds_are_paired_as_they_were_pooled(
         for fold in range(2):
             run = write_run(f"{name}/fold-{fold}", [0.5], f"fold={fold}", data=in_folds)
     root = run.parents[1]
-    members = [{"run": f"fold-{fold}", "checkpoint": "step_00000010"} for fold in (0, 1)]
+    which = {"checkpoint": "step_00000010", "checkpoint_sha256": sha256(b"complete").hexdigest()}
+    members = [{"run": f"fold-{fold}", **which} for fold in (0, 1)]
     way = {"tta": False, "detection": {"radius_px": 8}}
     write_evaluation(root / "cv1", COUNTS, folds=[way | member for member in members])
     write_evaluation(root / "cv2", BETTER, folds=[way | {"run": "both", "members": members}])

@@ -116,6 +116,8 @@ def test_a_sweep_is_its_trials_and_those_to_come_are_named(write_run: Write) -> 
     assert [row.path.name for row in table.groups[0].rows] == ["trial-10", "trial-2"]
     assert [row.state for row in table.rows] == ["pruned", "finished"]
     assert (table.bad, table.notes) == ([], [f"not begun: {root / 'trial-3'}"])
+    by_pattern = read_table(sorted(root.iterdir()), "test")
+    assert (by_pattern.bad, by_pattern.notes) == (table.bad, table.notes)
 
 
 def test_an_evaluation_is_shown_if_it_is_of_the_best_checkpoint(
