@@ -160,9 +160,9 @@ def scatter(setting: str, values: Sequence[Any], series: Sequence[Series], is_lo
         for x, each in zip(xs, series, strict=True)
     ]
     if not words:
-        return plot(setting, setting, placed, is_dots=True, is_log_x=is_log)
+        return plot(f"Validation Dice by {setting}", setting, placed, is_dots=True, is_log_x=is_log)
     across = Axis(-0.5, len(words) - 0.5, LEFT_PX, WIDTH_PX - RIGHT_PX)
-    found = plot(setting, setting, placed, is_dots=True, across=across)
+    found = plot(f"Validation Dice by {setting}", setting, placed, is_dots=True, across=across)
     return replace(found, x_ticks=[(across.px(n), word) for n, word in enumerate(words)])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.command_line import UserError, counted, named
 from common.schema import json_sha256
+from data_prep.raw import natural_key
 from train.comparison.evaluations import SUMMARY, Evaluation, doubt_about, read_evaluation
 from train.comparison.facts import (
     DICE,
@@ -238,7 +239,7 @@ def title_of(rows: Sequence[Row], others: Sequence[Row]) -> str:
     row, first = rows[0], others[0]
     if not row.val_cases:
         return "without a validation split"
-    title = f"validated on {named(row.val_cases)}"
+    title = f"validated on {named(sorted(row.val_cases, key=natural_key))}"
     if row.is_folds:
         title += f", in {counted(len(row.validated or row.runs), 'fold')}"
     if sorted(row.val_cases) == sorted(first.val_cases) and rows is not others:

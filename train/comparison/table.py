@@ -44,7 +44,7 @@ def read_table(paths: Sequence[Path], subject: str, pruned: frozenset[Path] = fr
     """Read a table, see `read_rows`."""
     rows, bad, waiting = read_rows(paths, subject, pruned)
     notes = [f"not begun: {named(waiting)}"] if waiting else []
-    notes += [f"evaluation not used: {row.doubt}" for row in rows if row.doubt]
+    notes += [f"evaluation not used, evaluate again: {row.doubt}" for row in rows if row.doubt]
     settings = differing_settings(rows) if rows else []
     return Table(rows, grouped(rows), settings, subject, bad, notes)
 
