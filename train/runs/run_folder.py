@@ -43,7 +43,7 @@ class LoadedModel(NamedTuple):
     state: dict[str, Any]
     """State of the checkpoint, see train.checkpoints.state.Progress."""
 
-    def about_checkpoint(self) -> dict[str, str | None]:
+    def about_checkpoint(self) -> dict[str, Any]:
         """Say in results which checkpoint this is."""
         sha256 = complete_sha256(self.checkpoint)
         return {"checkpoint": self.checkpoint.name, "checkpoint_sha256": sha256}
