@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.command_line import UsageError
+from launch.record.events import STAGES
 from launch.stages import stage_keys
-from launch.sweeps.space import CALL, divided
+from launch.sweeps.space import CALL, divided, is_in_brackets
 
 SWEEP = "--sweep"
 PROGRAM = "python launch/submit.py"
@@ -45,11 +46,10 @@ class CommandLine:
         return replace(self, settings=settings_of(given))
 
     def without(self, name: str) -> "CommandLine":
-        """Return it without a flag, or a setting."""
+        """Return it without a flag, or a setting; what is swept is left."""
         flags = {flag: value for flag, value in self.flags.items() if flag != name}
         settings = {key: value for key, value in self.settings.items() if key != name}
-        swept = tuple(word for word in self.swept if not word.startswith(f"{name}="))
-        return CommandLine(flags, settings, swept)
+        return CommandLine(flags, settings, self.swept)
 
 
 def flag_of(key: str) -> str:
@@ -84,11 +84,17 @@ def parse(argv: Sequence[str]) -> CommandLine:
 
 
 def is_swept(word: str) -> bool:
-    """Return whether a word after --sweep names several values of a key of training: with a comma
-    between them, or as a distribution. Others are settings of all trials."""
+    """Return whether a word after --sweep names several values: with a comma between them, or as a
+    distribution. Others are settings of all trials, and so are keys of other stages alone. A key
+    that no stage knows is swept, to be refused with what is near."""
     key, _, text = word.partition("=")
+    stage, _, rest = key.partition(".")
+    key = rest if stage == "train" else key
+    is_of_others = stage in STAGES or any(key in stage_keys(other) for other in STAGES)
+    if is_of_others and key not in stage_keys("train") and stage != "train":
+        return False
     try:
         parts = divided(word, text)
     except UsageError:  # which is told where it is parsed
-        parts = ["", ""]
-    return key in stage_keys("train") and (len(parts) > 1 or bool(CALL.fullmatch(text)))
+        return True
+    return len(parts) > 1 or bool(CALL.fullmatch(text)) or is_in_brackets(key, text)

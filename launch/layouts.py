@@ -144,21 +144,28 @@ def with_batch(
     arguments: dict[str, list[str]], resolved: TrainConfig | None
 ) -> dict[str, list[str]]:
     """Return the arguments of the stages, those of training with the numbers of its batch, and with
-    the whole path of its init=, which a file or a preset may give too."""
+    the whole path of its init=."""
     if resolved is None:
         return arguments
-    init = [f"init={Path(resolved.init).resolve()}"] if resolved.init else []
-    replaced = {*BATCH_KEYS, *(["init"] if init else [])}
-    others = [
-        setting
-        for setting in arguments["train"]
-        if command_line.split_argument(setting)[0] not in replaced
-    ]
     size, num_microbatches = resolved.batch
     batch = [f"batch_size={size}", f"microbatches={num_microbatches}"]
     if resolved.batch_per_rank:  # of a preset: it is in batch_size now
         batch.append("batch_per_rank=0")
-    return arguments | {"train": [*others, *batch, *init]}
+    others = without_keys(arguments["train"], BATCH_KEYS)
+    return arguments | {"train": with_whole_init([*others, *batch], resolved)}
+
+
+def with_whole_init(settings: Sequence[str], config: TrainConfig) -> list[str]:
+    """Return the settings of a training with the whole path of its init=, which a file or a preset
+    may give too."""
+    if not config.init:
+        return list(settings)
+    return [*without_keys(settings, ["init"]), f"init={Path(config.init).resolve()}"]
+
+
+def without_keys(settings: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Return the settings but those of some keys."""
+    return [setting for setting in settings if command_line.split_argument(setting)[0] not in keys]
 
 
 def smaller_layouts(profile: Profile) -> list[tuple[int, int]]:

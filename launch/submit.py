@@ -24,8 +24,9 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> int:
     try:
         asked = understood(argv)
     except UsageError as error:
-        raise with_accepted(error, argv, FLAGS, understood) from None
+        raise with_accepted(error, argv, FLAGS, try_out) from None
     request, stages, profile = asked.request, asked.stages, asked.profile
     if asked.told:
         print(asked.told, file=sys.stderr)
@@ -116,7 +117,10 @@ def main(argv: list[str]) -> int:
         with refusing(told_only=options.dry_run):
             waiting = check_cluster(stages, request, profile, argv)
     preparation = stage_arguments(stages, request, profile).get("prepare", [])
-    check_trainings(asked.trainings, request, argv, preparation)
+    try:
+        check_trainings(asked.trainings, request, argv, preparation)
+    except UsageError as error:
+        raise with_accepted(error, argv, FLAGS, try_out) from None
     made = missing_folders(request.run)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())
@@ -145,6 +149,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def try_out(argv: list[str]) -> None:
+    """Raise UserError for a command line that is not accepted, whatever the cluster is."""
+    with redirect_stderr(StringIO()):
+        asked = understood(argv)
+        arguments = stage_arguments(asked.stages, asked.request, asked.profile)
+        check(arguments, asked.request)
+        check_trainings(asked.trainings, asked.request, argv, arguments.get("prepare", []))
+
+
 def understood(argv: list[str]) -> Understood:
     """Return what a command line asks for. Raises UsageError where it cannot work, whatever the
     data are: looking at those takes longer."""
@@ -159,8 +172,9 @@ def understood(argv: list[str]) -> Understood:
     flags = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
     several = options.several
     several.check(options.sweep is not None)
-    if several.is_alone and options.pack:
-        raise UsageError(f"--pack {options.pack}: for several runs; give --folds or --sweep too")
+    for flag, value in (("--pack", options.pack), ("--at-once", options.at_once)):
+        if several.is_alone and value:
+            raise UsageError(f"{flag} {value}: for several runs; give --folds or --sweep too")
     profile, told = choose_profile(options.profile, flags, STAGES, on_slurm=on_slurm)
     request = Request(settings, Path(settings.get("run") or free_name()).resolve())
     paths = {"run": request.run, "raw": request.raw, "data": request.data, "folder": Path.cwd()}
@@ -177,7 +191,7 @@ def understood(argv: list[str]) -> Understood:
         num_folds = count_folds(several.folds, request.data, preparation) if several.folds else 0
         sweep = several.sweep(request.run, shared_settings(arguments["train"]))
         members = several.members(sweep, num_folds)
-        profile = replace(profile, pack=min(profile.pack, len(members)))
+        profile = profile.packing(len(members))
         if isinstance(sweep, Plan):
             trainings = trials_of_study(request, members, profile, argv, sweep)
         else:

@@ -1,35 +1,47 @@
 """The training of each run that is asked for: one, folds, or the trials of a sweep."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common import command_line
 from common.command_line import UsageError, counted
-from data_prep.config import PREPARED
-from data_prep.dataset.manifest import read_dataset
+from data_prep.config import PREPARED, PrepConfig
+from data_prep.dataset.folds import Fold, check_fold
+from data_prep.dataset.manifest import Dataset, read_dataset
 from launch import command_lines
 from launch.cluster.profiles import Profile
+from launch.command_lines import CommandLine
 from launch.job import Stage
-from launch.layouts import check_beginning, check_begun, resolve_ranks, with_batch
+from launch.layouts import (
+    check_beginning,
+    check_begun,
+    resolve_ranks,
+    with_batch,
+    with_whole_init,
+)
 from launch.record.events import TRIAL
 from launch.several.asked import Several
 from launch.several.members import (
     ALONE,
     FOLDS_KEY,
     Member,
+    begun_in,
     check_folds,
+    count_folds,
     has_finished,
     prepared,
     refuse_other_folds,
 )
 from launch.stages import Request, free_name, stage_arguments, with_pipelines_read
-from launch.sweeps.journal import load_optuna
+from launch.sweeps.journal import check_optuna
 from launch.sweeps.plan import Plan
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
+from train.loop.batch import BATCH_KEYS
 from train.runs.newest import CONFIG
-from train.runs.several import runs_of
+from train.runs.several import NAME, STUDY, members_of, runs_of, trials_of
 
 
 @dataclass(frozen=True)
@@ -41,20 +53,25 @@ class Training:
     """With its batch."""
     name: str = "train"
     """Its stage: trial for one of a study, which gives it more settings."""
+    tried: Sequence["Training"] = ()
+    """Trainings with settings that the study may give it."""
+    has_batch: bool = True
+    """Whether its job is given its batch: not where the study decides about that."""
 
-    def is_finished(self, request: Request) -> bool:
-        """Return whether it has been trained before. `request`: that of all runs."""
-        if self.name == TRIAL:
-            from launch.sweeps.study import COMPLETE, PRUNED, trial_states  # it takes long
-
-            ended = trial_states(request.run).get(self.member.name)
-            return ended in (COMPLETE, PRUNED)
-        return has_finished(request.of(self.member).run, self.config.epochs)
+    @property
+    def is_compared(self) -> bool:
+        """Whether it is one of a sweep."""
+        match = NAME.match(self.member.name)
+        return self.name == TRIAL or bool(match and match[1] == "trial")
 
     def stage(self, request: Request, profile: Profile) -> Stage:
         """Return what its job runs."""
         own = request.of(self.member)
-        arguments = with_batch(stage_arguments(["train"], own, profile), self.config)
+        arguments = stage_arguments(["train"], own, profile)
+        if self.has_batch:
+            arguments = with_batch(arguments, self.config)
+        else:
+            arguments = {"train": with_whole_init(arguments["train"], self.config)}
         return Stage(self.name, str(own.run), with_pipelines_read(arguments)["train"])
 
 
@@ -83,12 +100,29 @@ def trials_of_study(
 ) -> list[Training]:
     """Return the trainings of a study's trials, all alike until the study gives them settings.
 
-    Raises UserError where Optuna is not installed.
+    Raises UserError where Optuna is not installed, UsageError where settings that the study may
+    give them cannot work.
     """
-    load_optuna()
-    (first,) = trainings_of(request, members[:1], profile, argv)
-    config = replace(first.config, fold=0) if plan.has_folds else first.config
-    return [Training(member, config, TRIAL) for member in members]
+    check_optuna()
+    has_batch = not {*BATCH_KEYS, "preset"} & plan.space.values.keys()
+    if not has_batch and profile.least_nodes < profile.most_nodes:
+        fixed = command_lines.parse(argv).with_flags({"nodes": profile.most_nodes})
+        raise UsageError(
+            f"--sweep: a trial has its own batch, for the nodes on which it starts first, and could"
+            f" not go on with more of them; give one number of nodes:\n  {fixed}"
+        )
+    begun = begun_in(request.run) if has_batch else None
+    tried = []
+    for settings in plan.space.tried():
+        member = Member("a trial", settings | ({"fold": "0"} if plan.has_folds else {}))
+        own = request.of(member)
+        with member.naming():
+            config = resolve_ranks(replace(own, run=begun or own.run), profile, argv)
+        tried.append(Training(member, config))
+    shared = tried[0].config
+    if "init" in plan.space.values:
+        shared = replace(shared, init="")
+    return [Training(member, shared, TRIAL, tried, has_batch) for member in members]
 
 
 def check_trainings(
@@ -97,25 +131,116 @@ def check_trainings(
     argv: Sequence[str],
     preparation: Sequence[str],
 ) -> None:
-    """Refuse what a training would refuse: crops that do not fit its data set if that is there,
-    other settings than a run began with, a model that it may not begin with.
+    """Refuse what a training would refuse: a fold that is not there, crops that do not fit its data
+    set if that is there, other settings than a run began with, a model that it may not begin with.
 
     `preparation`: the arguments of data_prep; none if the data set is there by now. Raises
     UserError; a UsageError names the run.
     """
-    dataset = read_dataset(request.data) if trainings and not preparation else None
-    is_study = bool(trainings) and trainings[0].name == TRIAL  # whose trials are alike by now
+    if not trainings:
+        return
+    dataset = None if preparation else read_dataset(request.data)
+    check_fold_chosen(trainings[0].tried or trainings, request, argv, preparation, dataset)
+    if trainings[0].is_compared:
+        check_compared((trainings[0].tried or trainings)[0], request, argv, preparation, dataset)
     told: dict[str, None] = {}
-    for training in trainings[:1] if is_study else trainings:
+    for training in trainings[0].tried or trainings:  # trials of a study are alike by now
         with training.member.naming():
             own = request.of(training.member)
             if dataset:
-                check_fitting(training.config, dataset.of_fold(training.config.fold))
-            if own.begun and not is_study:
+                for fold in folds_trained(training, trainings[0], dataset):
+                    check_fitting(replace(training.config, fold=fold), dataset.of_fold(fold))
+            if own.begun:
                 check_begun(own, training.config, argv, is_prepared=not preparation)
             told |= dict.fromkeys(check_beginning(own, training.config, argv, preparation))
     for line in told:
         print(line, file=sys.stderr)
+
+
+def folds_trained(training: Training, first: Training, dataset: Dataset) -> Iterator[Fold]:
+    """Yield the folds that a training trains on: a trial of a study with folds trains on all."""
+    yield training.config.fold
+    if first.tried and "fold" in training.member.settings:
+        yield from range(1, len(dataset.description.folds))
+
+
+def check_fold_chosen(
+    trainings: Sequence[Training],
+    request: Request,
+    argv: Sequence[str],
+    preparation: Sequence[str],
+    dataset: Dataset | None,
+) -> None:
+    """Raise UsageError for a training on no fold where the cases are, or will be, dealt to folds,
+    with the commands that choose; and for a fold that there will not be."""
+    if dataset:
+        folds: int | str = len(dataset.description.folds)
+    else:
+        folds = command_line.load(PrepConfig, preparation).split.folds
+    for training in trainings if folds else []:
+        if training.config.fold == "none":
+            raise UsageError(
+                f"data={request.data}: its cases are dealt to folds (split.folds={folds}); train"
+                f" every fold, or choose one:{choosing_a_fold(folds, argv)}"
+            )
+    if preparation:
+        number = count_folds(str(folds), request.data, preparation) if folds else 0
+        for training in trainings:
+            check_fold([[]] * number, training.config.fold, f"data={request.data}")
+
+
+def choosing_a_fold(folds: int | str, argv: Sequence[str]) -> str:
+    """Return commands that train every fold, and one, as lines of a message."""
+    command = command_lines.parse(argv).without("train.fold")
+    every = command.without("fold").with_flags({"folds": folds})
+    one = replace(command, settings=command.settings | {"fold": "0"})
+    return f"\n  {every}\n  {one}"
+
+
+def check_compared(
+    first: Training,
+    request: Request,
+    argv: Sequence[str],
+    preparation: Sequence[str],
+    dataset: Dataset | None,
+) -> None:
+    """Raise UsageError where the trials of a sweep have no validation to be compared by."""
+    data, compared = f"data={request.data}", "trials of a sweep are compared by their validation"
+    fold = first.config.fold
+    split = command_line.load(PrepConfig, preparation).split if preparation else None
+    if fold == "all":
+        folds = len(dataset.description.folds) if dataset else split.folds if split else 0
+        raise UsageError(
+            f"fold=all: {compared}, and it trains on all cases; train every fold, or one:"
+            + choosing_a_fold(folds, argv)
+        )
+    if split and not (split.val or split.val_cases):
+        raise UsageError(f"split.val=0: {compared}; give a fraction for it, as in split.val=0.15")
+    if not dataset:
+        return
+    val = dataset.of_fold(fold).split("val", originals_only=True)
+    if not val:
+        other, _ = other_set(request, argv, {"split.val": "0.15"})
+        raise UsageError(
+            f"{data}: {compared}, and it has no validation split; prepare another one:\n  {other}"
+        )
+    if not any(sample.foreground_px for sample in val):
+        raise UsageError(
+            f"{data}: {compared}, and nothing is annotated in its validation split; prepare another"
+            " one, with other cases in split.val_cases"
+        )
+
+
+def other_set(
+    request: Request, argv: Sequence[str], more: Mapping[str, str]
+) -> tuple[CommandLine, str]:
+    """Return the command that prepares another data set beside the one that is there, and the raw
+    fields that it names; ... if they are not known."""
+    is_known = "raw" in request.settings or request.data == Path(PREPARED).resolve()
+    raw = str(request.raw) if is_known else "..."
+    command = command_lines.parse(argv)
+    other = {"raw": raw, "data": str(free_name(request.data)), **more}
+    return replace(command, settings=command.settings | other), raw
 
 
 def still_to_train(
@@ -123,11 +248,28 @@ def still_to_train(
 ) -> list[Stage]:
     """Return what trains the runs, but those of several that have finished, which is told."""
     is_alone = [each.member for each in trainings] == [ALONE]
-    left = [each for each in trainings if is_alone or not each.is_finished(request)]
+    left = list(trainings) if is_alone else unfinished(trainings, request)
     if len(left) < len(trainings):
         finished = counted(len(trainings) - len(left), "run")
         print(f"{finished} of {len(trainings)} finished before, left as they are", file=sys.stderr)
     return [each.stage(request, profile) for each in left]
+
+
+def unfinished(trainings: Sequence[Training], request: Request) -> list[Training]:
+    """Return the trainings of several runs that have not been trained before."""
+    states: dict[str, str] = {}
+    if any(each.name == TRIAL for each in trainings) and (request.run / STUDY).is_file():
+        from launch.sweeps.study import trial_states  # it takes long
+
+        states = trial_states(request.run)
+    return [
+        each
+        for each in trainings
+        if states.get(each.member.name) not in ("complete", "pruned")
+        and not (
+            each.name != TRIAL and has_finished(request.of(each.member).run, each.config.epochs)
+        )
+    ]
 
 
 def check_folder(request: Request, several: Several) -> None:
@@ -141,6 +283,20 @@ def check_folder(request: Request, several: Several) -> None:
         raise UsageError(
             f"run={request.run}: a run; its folder cannot hold several others; name another run="
         )
+    if several.is_alone:
+        return
+    do = ""
+    if several.swept and members_of(request.run):
+        do = "a folder of folds; leave --sweep out"
+    elif trials := trials_of(request.run):
+        if not several.swept:
+            do = "a folder of trials; give --sweep too"
+        elif several.folds and any((trial / CONFIG).is_file() for trial in trials):
+            do = "a folder of trials without folds; leave --folds out"
+        elif not several.folds and any(members_of(trial) for trial in trials):
+            do = "a folder of trials that have folds; give --folds too"
+    if do:
+        raise UsageError(f"run={request.run}: {do} to go on with it, or name another run=")
 
 
 def with_folds(request: Request, folds: str, argv: Sequence[str]) -> Request:
@@ -148,12 +304,8 @@ def with_folds(request: Request, folds: str, argv: Sequence[str]) -> Request:
     for a data set that has others."""
     check_folds(folds, request.settings)
     if before := prepared(request.data):
-        is_known = "raw" in request.settings or request.data == Path(PREPARED).resolve()
-        raw = str(request.raw) if is_known else "<your raw fields>"
-        other = {"raw": raw, "data": str(free_name(request.data))}
-        command = command_lines.parse(argv)
-        more = replace(command, settings=command.settings | other).words
-        refuse_other_folds(folds, request.data, raw, before, more)
+        other, raw = other_set(request, argv, {})
+        refuse_other_folds(folds, request.data, raw, before, other.words)
     if before and not request.is_to_prepare:
         return request
     return replace(request, settings={**request.settings, FOLDS_KEY: folds})

@@ -9,11 +9,12 @@ from itertools import islice
 from common.command_line import UsageError, UserError
 from launch import command_lines
 from launch.cluster.profiles import SIGNAL_EARLY_S
-from launch.command_lines import PROGRAM, CommandLine
+from launch.command_lines import PROGRAM, CommandLine, settings_of
 from launch.record.events import STAGES
-from launch.stages import stage_keys
+from launch.stages import PATHS, stage_keys
 
 MOST_SHOWN = 2
+KEPT = ("--folds", "--trials")  # without one the command would do something else
 
 
 def with_accepted(
@@ -64,12 +65,20 @@ def candidates(error: str, given: CommandLine, keys: Sequence[str]) -> Iterator[
     for key, value in given.settings.items():
         if f"no stage knows '{key}'" in error:
             yield from with_known_key(given, key, value, keys)
-    for flag in given.flags:
-        if flag.removeprefix("--").replace("-", "_") in error or flag in error:
-            yield given.without(flag)
+    for flag, value in given.flags.items():
+        if flag in KEPT or not (
+            flag.removeprefix("--").replace("-", "_") in error or flag in error
+        ):
+            continue
+        meant = settings_of([value]) if value and "=" in value else {}  # the flag had no value
+        left = given.without(flag)
+        yield replace(left, settings=left.settings | meant)
     for key in given.settings:
-        if f"{key.rpartition('.')[2]}=" in error:
+        if key not in PATHS and f"{key.rpartition('.')[2]}=" in error:
             yield given.without(key)
+    for word in given.swept if len(given.swept) > 1 else ():
+        if f"--sweep {word.partition('=')[0]}=" in error:
+            yield replace(given, swept=tuple(each for each in given.swept if each != word))
 
 
 def with_other_times(given: CommandLine) -> Iterator[CommandLine]:

@@ -102,12 +102,18 @@ class Profile:
                 f"ranks_per_node={self.ranks_per_node}: gpus_per_node={self.gpus_per_node} gives"
                 " one rank per GPU; leave ranks_per_node out, or train on CPUs with gpus_per_node=0"
             )
-        if self.pack > 1 and self.most_nodes > 1:
-            raise ValueError(
+        self.check_arguments()
+
+    def packing(self, num_runs: int) -> "Profile":
+        """Return it for a number of runs, of which no more than those can share a job. Raises
+        UsageError if they would share several nodes."""
+        pack = min(self.pack, num_runs)
+        if pack > 1 and self.most_nodes > 1:
+            raise UsageError(
                 f"pack={self.pack}, nodes={self.nodes}: runs that share a job share its only node;"
                 " set nodes=1, or pack=1"
             )
-        self.check_arguments()
+        return dataclasses.replace(self, pack=pack)
 
     def read_nodes(self) -> None:
         """Make `nodes` a number where it is one. Raises ValueError for neither number nor range."""

@@ -14,7 +14,7 @@ from launch.record.events import COMPARE, STAGES
 from launch.record.submitting import StillQueuedError
 from launch.several.grid import MOST_TRIALS, Grid, asked_trials, grid_of
 from launch.several.members import ALONE, Member, fold_members
-from launch.sweeps.plan import SWEEP, Plan, check_plan, record_plan
+from launch.sweeps.plan import SWEEP, Plan, check_plan, record_plan, resolved
 from launch.sweeps.space import Space, parse
 from train.runs.several import trial_name
 
@@ -25,8 +25,8 @@ class Several:
 
     folds: str = ""
     swept: tuple[str, ...] = ()
-    trials: int = 0
-    """Trials of a study; 0 for a grid, if anything is swept."""
+    trials: int | None = None
+    """Trials of a study; None for a grid, if anything is swept."""
     prune: str = ""
     """median or off, for a study."""
 
@@ -51,19 +51,19 @@ class Several:
         """Raise UsageError for flags that say nothing without others. `has_flag`: of --sweep."""
         if has_flag and not self.swept:
             parse([])
-        if self.trials and not self.swept:
+        if self.trials is not None and not self.swept:
             raise UsageError(
                 "--trials: says how many settings to try; say which: --sweep 'lr=log(1e-4,1e-2)'"
             )
-        if not 0 <= self.trials <= MOST_TRIALS:
+        if self.trials is not None and not 1 <= self.trials <= MOST_TRIALS:
             raise UsageError(f"--trials {self.trials}: from 1 to {MOST_TRIALS}")
-        if self.prune and not self.trials:
+        if self.prune and self.trials is None:
             raise UsageError("--prune: for the trials of a study; give --trials too")
 
     def space(self, settings: Sequence[str]) -> Space:
         """Return what is swept. `settings`: those of training that all trials share."""
         space = parse(self.swept, settings)
-        if not self.trials and not space.is_grid:
+        if self.trials is None and not space.is_grid:
             raise UsageError(
                 "--sweep: a distribution has no end; say how many trials to draw: --trials 40"
             )
@@ -75,10 +75,11 @@ class Several:
         if not self.swept:
             return None
         space = self.space(settings)
-        if not self.trials:
-            return grid_of(folder, space)
+        if self.trials is None:
+            return grid_of(folder, space, has_folds=bool(self.folds))
         prune: Literal["median", "off"] = "off" if self.prune == "off" else "median"
-        plan = Plan(list(self.swept), list(settings), prune, bool(self.folds))
+        words, shared = space.words(self.swept), resolved(settings, space)
+        plan = Plan(words, shared, prune, bool(self.folds))
         check_plan(folder, plan)
         return plan
 
@@ -86,7 +87,7 @@ class Several:
         """Return the runs. Those of a study get their settings, and its folds, when they start."""
         folds = fold_members(num_folds)
         if isinstance(sweep, Plan):
-            return [Member(trial_name(number)) for number in range(self.trials)]
+            return [Member(trial_name(number)) for number in range(self.trials or 0)]
         if sweep is None:
             return folds or [ALONE]
         trials = asked_trials(sweep, parse(self.swept))
@@ -113,15 +114,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="key=values",
-        help="train a run for each combination of the values of keys of training, then compare them"
-        " by the validation split; none is tested, for settings chosen by test figures make those"
-        " false. Words without several values are settings of all. With --folds each is trained on"
-        " each fold; run= is the folder of all",
+        help="train a run for each combination of these values of keys of training, then compare"
+        " all by their validation. None is tested: a setting that is chosen by a test figure makes"
+        " that figure false. With --folds each combination is trained on each fold. A word with one"
+        " value is a setting of all runs. run= is the folder of all",
     )
     parser.add_argument(
         "--trials",
         type=int,
-        default=0,
         metavar="N",
         help="try N settings that Optuna draws: --sweep 'lr=log(1e-4,1e-2)' 'model.width=int(8,32)'"
         " 'loss.dice_weight=uniform(0,2)'; more of them later go on with the same study",

@@ -4,7 +4,7 @@ A trial is known by its settings. It keeps its number when a sweep goes on with 
 trials come after those that were there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class GridFile:
 
     swept: dict[str, list[str]]
     trials: list[dict[str, Any]]
+    has_folds: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,23 @@ class Grid:
     """Key -> the values that the last submission named."""
     trials: list[Trial]
     """All that were submitted, by their numbers."""
+    has_folds: bool = False
+    """Whether a trial has a run for each fold."""
 
 
-def grid_of(folder: Path, space: Space) -> Grid:
+def grid_of(folder: Path, space: Space, *, has_folds: bool) -> Grid:
     """Return the grid of a folder with the trials of a space, new ones after those that are there.
 
     Raises UsageError for too many, UserError where the folder holds another sweep.
     """
-    trials = {meaning(trial.settings): trial for trial in read_grid(folder)}
+    before = read_grid(folder)
+    if before and before.has_folds != has_folds:
+        do = "give --folds too" if before.has_folds else "leave --folds out"
+        raise UsageError(
+            f"{folder}: the sweep there trains {'each fold' if before.has_folds else 'one run'} of"
+            f" each trial; {do} to go on with it, or name another folder with run="
+        )
+    trials = {meaning(trial.settings): trial for trial in (before.trials if before else [])}
     for settings in space.grid():
         trials.setdefault(meaning(settings), Trial(trial_name(len(trials)), settings))
     if len(trials) > MOST_TRIALS:
@@ -65,7 +75,7 @@ def grid_of(folder: Path, space: Space) -> Grid:
             " or --trials N, which tries N of them"
         )
     swept = {key: list(values.tried()) for key, values in space.values.items()}
-    return Grid(swept, list(trials.values()))
+    return Grid(swept, list(trials.values()), has_folds)
 
 
 def asked_trials(grid: Grid, space: Space) -> list[Member]:
@@ -87,13 +97,15 @@ def meaning(settings: Mapping[str, str]) -> frozenset[tuple[str, float | str]]:
     )
 
 
-def read_grid(folder: Path) -> Sequence[Trial]:
-    """Return the trials of the grid in a folder; none for a new one. Raises UserError."""
+def read_grid(folder: Path) -> Grid | None:
+    """Return the grid in a folder; None for a new one. Raises UserError."""
     path = folder / SWEEP
     try:
-        return [checked(Trial, each) for each in read_checked(path, GridFile).trials]
+        found = read_checked(path, GridFile)
+        trials = [checked(Trial, each) for each in found.trials]
+        return Grid(found.swept, trials, found.has_folds)
     except FileNotFoundError:
-        return []
+        return None
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: not that of a grid ({error}); a sweep by --trials goes on with --trials, and"

@@ -5,7 +5,9 @@ killed process is taken over after GRACE_S; a line of which only a part was writ
 before the next one is appended, which Optuna does not do: it could not read the journal any more.
 """
 
+import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -20,16 +22,22 @@ GRACE_S = 30
 MOST_CUT_BYTES = 2**20
 
 
+def check_optuna() -> None:
+    """Raise UserError if Optuna is not installed. Does not import it, which takes long."""
+    if sys.modules.get("optuna") or ("optuna" not in sys.modules and find_spec("optuna")):
+        return
+    raise UserError(
+        "trials of a sweep are drawn by Optuna, which is not installed here:"
+        " pip install --editable '.[sweep]'",
+        can_heal=False,
+    )
+
+
 def load_optuna() -> ModuleType:
     """Import Optuna, which prints warnings only. Raises UserError if it is not installed."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(
-            "trials of a sweep are drawn by Optuna, which is not installed here:"
-            " pip install --editable '.[sweep]'",
-            can_heal=False,
-        ) from None
+    check_optuna()
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

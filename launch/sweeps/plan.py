@@ -6,7 +6,8 @@ It is written when a sweep is submitted, and read by the task of each trial.
 import dataclasses
 import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from common.command_line import UsageError, UserError
 from common.files import write_atomically
 from common.schema import read_checked
 from launch.sweeps.space import Space, parse
-from train.config import HARMLESS_KEYS, PRESETS, TrainConfig
-from train.runs.same_data import changed_settings, flat, in_lines
+from train.config import HARMLESS_KEYS, PRESETS, TrainConfig, with_pipeline_read
+from train.runs.same_data import as_typed, changed_settings, flat, in_lines
 
 SWEEP = "sweep.json"
 SHARED = "data"  # changes no result of a run, but trials on other data are not comparable
@@ -30,7 +31,7 @@ class Plan:
     sweep: list[str]
     """The words after --sweep."""
     settings: list[str]
-    """key=value of training that all trials share; run= is of no account."""
+    """key=value of training that all trials share, see resolved()."""
     prune: Literal["median", "off"] = "median"
     """Whether a trial ends early that is worse than the median of those that have finished."""
     has_folds: bool = False
@@ -48,6 +49,17 @@ class Plan:
     def shared(self) -> TrainConfig:
         """The settings that all trials share; the settings of trials are drawn from its seed."""
         return command_line.load(TrainConfig, self.settings, preset_folder=PRESETS)
+
+
+def resolved(settings: Sequence[str], space: Space) -> list[str]:
+    """Return every setting that the trials of a space share, as it is now, not its file: a file may
+    be another one when a task starts. Raises UsageError."""
+    config = with_pipeline_read(command_line.load(TrainConfig, settings, preset_folder=PRESETS))
+    if config.init:
+        config = replace(config, init=str(Path(config.init).resolve()))
+    others = ("run", "preset", "config", *space.values)
+    every = flat(dataclasses.asdict(config))
+    return [f"{key}={as_typed(value)}" for key, value in every.items() if key not in others]
 
 
 def record_plan(folder: Path, plan: Plan) -> None:

@@ -11,6 +11,8 @@ import difflib
 import itertools
 import math
 import re
+import shlex
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from common import command_line
 from common.command_line import UsageError, split_argument
+from common.settings import field_type
 from train.config import HARMLESS_KEYS, PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -108,6 +111,25 @@ class Space:
             dict(zip(self.values, chosen, strict=True)) for chosen in itertools.product(*choices)
         ]
 
+    def tried(self) -> list[dict[str, str]]:
+        """Return settings that a training must accept: each value beside the first ones of the
+        other keys."""
+        first = {key: values.tried()[0] for key, values in self.values.items()}
+        others = (
+            first | {key: value}
+            for key, values in self.values.items()
+            for value in values.tried()[1:]
+        )
+        return [first, *others]
+
+    def words(self, given: Sequence[str]) -> list[str]:
+        """Return the words that were `given` for it, with the whole paths of files."""
+        found = []
+        for (key, values), word in zip(self.values.items(), given, strict=True):
+            is_files = key in PATHS and isinstance(values, Choices)
+            found.append(f"{key}={','.join(values.tried())}" if is_files else word)
+        return found
+
     def suggest(self, trial: "BaseTrial") -> dict[str, str]:
         """Return the settings that a trial of Optuna's draws."""
         return {key: values.suggest(trial, key) for key, values in self.values.items()}
@@ -123,12 +145,14 @@ def parse(words: Sequence[str], settings: Sequence[str] = ()) -> Space:
     found: dict[str, Values] = {}
     for word in words:
         key, text = split_argument(word)
+        key = key.removeprefix("train.")
         if key in found:
             raise UsageError(f"--sweep {key}=: given twice; put all its values into one")
         check_key(key, settings)
         found[key] = values_of(key, text)
-    check_values(found, settings)
-    return Space(found)
+    space = Space(found)
+    check_values(space, settings)
+    return space
 
 
 def check_key(key: str, settings: Sequence[str]) -> None:
@@ -146,28 +170,35 @@ def check_key(key: str, settings: Sequence[str]) -> None:
         raise UsageError(f"--sweep {key}=: {why}")
 
 
-def check_values(found: dict[str, Values], settings: Sequence[str]) -> None:
+def check_values(space: Space, settings: Sequence[str]) -> None:
     """Raise UsageError for values that training would refuse beside the first ones of other keys,
     and for a key that it does not know."""
-    first = [f"{key}={values.tried()[0]}" for key, values in found.items()]
-    for key, values in found.items():
-        for value in values.tried():
-            given = [*settings, *first, f"{key}={value}"]
-            try:
-                command_line.load(TrainConfig, given, preset_folder=PRESETS)
-            except UsageError as error:
-                raise UsageError(f"--sweep: {error}") from None
+    for tried in space.tried():
+        given = [*settings, *(f"{key}={value}" for key, value in tried.items())]
+        try:
+            command_line.load(TrainConfig, given, preset_folder=PRESETS)
+        except UsageError as error:
+            raise UsageError(f"--sweep: {error}") from None
 
 
 def values_of(key: str, text: str) -> Values:
     """Parse the values of a key. Raises UsageError."""
     parts = divided(f"--sweep {key}={text}", text)
+    if len(parts) == 1 and is_in_brackets(key, text):
+        bare = shlex.quote(f"{key}={text.strip()[1:-1]}")
+        raise UsageError(f"--sweep {key}={text}: give its values without brackets: --sweep {bare}")
     calls = [match for part in parts if (match := CALL.fullmatch(part))]
     if not calls:
         return choices(key, parts)
     if len(parts) > 1:
         raise UsageError(f"--sweep {key}={text}: give a distribution alone, as in {examples()}")
     return distribution(key, calls[0][1], calls[0][2])
+
+
+def is_in_brackets(key: str, text: str) -> bool:
+    """Return whether a text is a list, for a key that takes none."""
+    is_list = text.strip().startswith("[") and text.strip().endswith("]")
+    return is_list and typing.get_origin(field_type(TrainConfig, key)) not in (list, tuple)
 
 
 def choices(key: str, parts: Sequence[str]) -> Choices:
