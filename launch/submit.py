@@ -51,7 +51,7 @@ from launch.local import local_commands, run_here, train_command
 from launch.queueing import queue, record, take_snapshot, with_kept_config
 from launch.record.events import LAUNCH, STAGES
 from launch.record.submitting import cancelled_on_failure, missing_folders, submitting
-from launch.several.asked import Several, add_flags, recorded
+from launch.several.asked import Several, add_flags, check_folder, recorded
 from launch.several.grid import Grid
 from launch.several.members import count_folds
 from launch.stages import (
@@ -65,7 +65,6 @@ from launch.stages import (
 from launch.sweeps.plan import Plan
 from launch.trainings import (
     Training,
-    check_folder,
     check_trainings,
     shared_settings,
     still_to_train,
@@ -186,7 +185,7 @@ def understood(argv: list[str]) -> Understood:
     configurations(arguments)
     sweep, trainings = None, list[Training]()
     if "train" in stages:
-        check_folder(request, several)
+        check_folder(request.run, several)
         preparation = arguments.get("prepare", [])
         num_folds = count_folds(several.folds, request.data, preparation) if several.folds else 0
         sweep = several.sweep(request.run, shared_settings(arguments["train"]))

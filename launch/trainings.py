@@ -22,7 +22,6 @@ from launch.layouts import (
     with_whole_init,
 )
 from launch.record.events import TRIAL
-from launch.several.asked import Several
 from launch.several.members import (
     ALONE,
     FOLDS_KEY,
@@ -40,8 +39,7 @@ from launch.sweeps.plan import Plan
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
 from train.loop.batch import BATCH_KEYS
-from train.runs.newest import CONFIG
-from train.runs.several import NAME, STUDY, members_of, runs_of, trials_of
+from train.runs.several import NAME, STUDY
 
 
 @dataclass(frozen=True)
@@ -270,33 +268,6 @@ def unfinished(trainings: Sequence[Training], request: Request) -> list[Training
             each.name != TRIAL and has_finished(request.of(each.member).run, each.config.epochs)
         )
     ]
-
-
-def check_folder(request: Request, several: Several) -> None:
-    """Raise UsageError for one run in a folder of several, and for several in the folder of one."""
-    if several.is_alone and runs_of(request.run):
-        raise UsageError(
-            f"run={request.run}: a folder of several runs; give --folds or --sweep again, or name"
-            " one of them, or another run="
-        )
-    if not several.is_alone and (request.run / CONFIG).is_file():
-        raise UsageError(
-            f"run={request.run}: a run; its folder cannot hold several others; name another run="
-        )
-    if several.is_alone:
-        return
-    do = ""
-    if several.swept and members_of(request.run):
-        do = "a folder of folds; leave --sweep out"
-    elif trials := trials_of(request.run):
-        if not several.swept:
-            do = "a folder of trials; give --sweep too"
-        elif several.folds and any((trial / CONFIG).is_file() for trial in trials):
-            do = "a folder of trials without folds; leave --folds out"
-        elif not several.folds and any(members_of(trial) for trial in trials):
-            do = "a folder of trials that have folds; give --folds too"
-    if do:
-        raise UsageError(f"run={request.run}: {do} to go on with it, or name another run=")
 
 
 def with_folds(request: Request, folds: str, argv: Sequence[str]) -> Request:

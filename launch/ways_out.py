@@ -62,13 +62,12 @@ def candidates(error: str, given: CommandLine, keys: Sequence[str]) -> Iterator[
         yield replace(given, flags=given.flags | {"--dry-run": None})
     if "signal_lead_s" in error:
         yield from with_other_times(given)
-    for key, value in given.settings.items():
+    for key, typed in given.settings.items():
         if f"no stage knows '{key}'" in error:
-            yield from with_known_key(given, key, value, keys)
+            yield from with_known_key(given, key, typed, keys)
     for flag, value in given.flags.items():
-        if flag in KEPT or not (
-            flag.removeprefix("--").replace("-", "_") in error or flag in error
-        ):
+        names = flag, flag.removeprefix("--").replace("-", "_")
+        if flag in KEPT or not any(name in error for name in names):
             continue
         meant = settings_of([value]) if value and "=" in value else {}  # the flag had no value
         left = given.without(flag)

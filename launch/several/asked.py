@@ -16,7 +16,8 @@ from launch.several.grid import MOST_TRIALS, Grid, asked_trials, grid_of
 from launch.several.members import ALONE, Member, fold_members
 from launch.sweeps.plan import SWEEP, Plan, check_plan, record_plan, resolved
 from launch.sweeps.space import Space, parse
-from train.runs.several import trial_name
+from train.runs.newest import CONFIG
+from train.runs.several import members_of, runs_of, trial_name, trials_of
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,33 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="",
         help="end a trial early that is worse than the median of those before it (median)",
     )
+
+
+def check_folder(run: Path, several: Several) -> None:
+    """Raise UsageError for one run in a folder of several, and for several in the folder of one."""
+    if several.is_alone and runs_of(run):
+        raise UsageError(
+            f"run={run}: a folder of several runs; give --folds or --sweep again, or name"
+            " one of them, or another run="
+        )
+    if not several.is_alone and (run / CONFIG).is_file():
+        raise UsageError(
+            f"run={run}: a run; its folder cannot hold several others; name another run="
+        )
+    if several.is_alone:
+        return
+    do = ""
+    if several.swept and members_of(run):
+        do = "a folder of folds; leave --sweep out"
+    elif trials := trials_of(run):
+        if not several.swept:
+            do = "a folder of trials; give --sweep too"
+        elif several.folds and any((trial / CONFIG).is_file() for trial in trials):
+            do = "a folder of trials without folds; leave --folds out"
+        elif not several.folds and any(members_of(trial) for trial in trials):
+            do = "a folder of trials that have folds; give --folds too"
+    if do:
+        raise UsageError(f"run={run}: {do} to go on with it, or name another run=")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """submit.py --folds, --sweep and --pack: what is refused, and what each run is trained with."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ class TestFolds:
             (("--folds", "4", "fold=1"), "fold=1: --folds trains every fold"),
             (("--folds", "4", "split.folds=3"), "split.folds=3: contradicts --folds 4"),
             (("--pack", "2"), "--pack 2: for several runs; give --folds or --sweep too"),
+            (("--at-once", "2"), "--at-once 2: for several runs; give --folds or --sweep too"),
             (("--folds", "4", "--pack", "2", "--nodes", "2"), "pack=2, nodes=2: runs that share"),
             (("--folds", "4", "batch_size=900"), "fold-0 (fold=0): batch_size=900"),
         ],
@@ -202,7 +204,150 @@ class TestSweep:
         assert message in done.err
 
 
+class TestStudy:
+    """Trials whose settings nobody knows before they start."""
+
+    def test_of_a_file_of_settings(
+        self, dry: Callable[..., Any], prepared: Path, here: Path
+    ) -> None:
+        pytest.importorskip("optuna")
+        (here / "my.yaml").write_text("lr: 0.5\nseed: 7\n")
+        sweep = ("--trials", "3", "--sweep", "lr=log(1e-4,1e-2)")
+        done = dry("config=my.yaml", "data=set", "fold=0", "run=S", *SMALL, *sweep)
+        assert done.code == 0, done.err
+        found = re.findall(r"^#   task (\d): trial (.*)$", done.out, re.MULTILINE)
+        assert [task for task, _ in found] == ["0", "1", "2"]
+        for number, (_, given) in enumerate(found):
+            assert f" run={here}/S/trial-{number} " in given
+            assert "/my.yaml" in given
+            assert " batch_size=1 microbatches=1" in given
+        assert "#SBATCH --array=0-2%3" in done.out
+        assert not (here / "S").exists()
+
+    def test_its_batch_is_left_to_the_trials_that_draw_it(
+        self, dry: Callable[..., Any], prepared: Path
+    ) -> None:
+        pytest.importorskip("optuna")
+        given = ("--trials", "2", "data=set", "fold=0", "crop.size_px=16")
+        done = dry(*given, "--sweep", "batch_size=1,2")
+        assert done.code == 0, done.err
+        assert "batch_size=" not in done.out
+        assert "microbatches=" not in done.out
+        done = dry(*given, "--nodes", "1-2", "--sweep", "batch_size=1,2")
+        assert done.code == 2
+        assert "--sweep: a trial has its own batch" in done.err
+
+    @pytest.mark.parametrize(
+        ("sweep", "message"),
+        [
+            ("batch_size=1,900", "a trial (batch_size=900): batch_size=900: the train split"),
+            ("batch_size=2,3", "a trial (batch_size=3): train: batch_size=3 crops cannot be cut"),
+            ("crop.size_px=int(16,900)", "a trial (crop.size_px=900): crop.size_px=900"),
+        ],
+    )
+    def test_each_value_is_tried(
+        self, dry: Callable[..., Any], prepared: Path, sweep: str, message: str
+    ) -> None:
+        pytest.importorskip("optuna")
+        small = [each for each in SMALL if not each.startswith(sweep.partition("=")[0])]
+        small[-1] = "microbatches=2" if sweep == "batch_size=2,3" else small[-1]
+        done = dry("--trials", "2", "data=set", "fold=0", *small, "--sweep", sweep)
+        assert done.code == 2
+        assert message in done.err
+
+
+class TestCommandsInRefusals:
+    """Each is typed again: it is accepted, and is still of several runs."""
+
+    def again(self, dry: Callable[..., Any], done: Any, number: int) -> list[str]:
+        assert done.code == 2, done.err
+        found = re.findall(r"^  python launch/submit.py (.*)$", done.err, re.MULTILINE)
+        assert len(found) == number, done.err
+        for command in found:
+            words = [word for word in shlex.split(command) if word != "--dry-run"]
+            accepted = dry(*words[words.index("1") + 1 :] if "1" in words else words)
+            assert accepted.code == 0, accepted.err
+        return found
+
+    @pytest.mark.parametrize(
+        ("arguments", "number"),
+        [
+            (("--folds", "4", "fold=1"), 1),
+            (("--folds", "0x4"), 0),
+            (("--sweep", LR, "lr=1e-4"), 1),
+            (("--sweep", LR, "run=a,b", "run=S"), 1),
+            (("--sweep", "lrr=1e-3,1e-2"), 0),
+            (("--sweep", "lr=[1e-3,1e-2]"), 0),
+            (("--sweep", LR, "fold=all"), 2),
+        ],
+    )
+    def test_of_folds_and_sweeps(
+        self, dry: Callable[..., Any], prepared: Path, arguments: tuple[str, ...], number: int
+    ) -> None:
+        fold = () if "--folds" in arguments or "fold=all" in arguments else ("fold=0",)
+        done = dry("data=set", *SMALL, *fold, *arguments)
+        for command in self.again(dry, done, number):
+            assert "data=set" in command
+            assert "--folds 4" in command or "--sweep" in command
+
+    @pytest.mark.parametrize("is_prepared", [False, True])
+    def test_cases_that_are_dealt_to_folds_need_a_choice(
+        self, dry: Callable[..., Any], raw: Path, prepared: Path, is_prepared: bool
+    ) -> None:
+        given = ("data=set",) if is_prepared else (f"raw={raw}", "split.folds=4")
+        done = dry(*given, *SMALL)
+        assert "its cases are dealt to folds (split.folds=4); train every fold" in done.err
+        every, one = self.again(dry, done, 2)
+        assert "--folds 4" in every
+        assert one.endswith(" fold=0")
+
+    def test_a_fold_that_there_will_not_be(self, dry: Callable[..., Any], raw: Path) -> None:
+        done = dry(f"raw={raw}", "split.folds=4", "fold=4", *SMALL)
+        assert done.code == 2
+        assert "has 4 folds: fold=0 to fold=3" in done.err
+
+    def test_a_sweep_needs_a_validation(
+        self, dry: Callable[..., Any], raw: Path, here: Path
+    ) -> None:
+        given = (f"raw={raw}", "split.val=0", "split.test=0.25", *SMALL, "--sweep", LR)
+        (command,) = self.again(dry, dry(*given), 1)
+        assert "split.val" not in command
+        words = (f"raw={raw}", "out=noval", "split.val=0", "copies=1", "workers=1")
+        assert data_prep([*words, "split.test=0.25"]) == 0
+        done = dry("data=noval", *SMALL, "--sweep", LR)
+        assert "it has no validation split; prepare another one" in done.err
+        assert f"raw=... data={here}/noval-2 split.val=0.15" in done.err.replace("  ", " ")
+
+
+@pytest.mark.parametrize(
+    ("there", "flags", "message"),
+    [
+        ("fold-0", ("--sweep", LR), "a folder of folds; leave --sweep out"),
+        ("trial-0", ("--folds", "4"), "a folder of trials; give --sweep too"),
+        ("trial-0", ("--folds", "4", "--sweep", LR), "a folder of trials without folds; leave"),
+        ("trial-0/fold-0", ("--sweep", LR), "a folder of trials that have folds; give --folds"),
+    ],
+)
+def test_a_folder_holds_runs_of_one_kind(
+    there: str,
+    flags: tuple[str, ...],
+    message: str,
+    dry: Callable[..., Any],
+    prepared: Path,
+    here: Path,
+) -> None:
+    (here / "S" / there).mkdir(parents=True)
+    (here / "S" / there / CONFIG).write_text("fold: 0\n")
+    fold = () if "--folds" in flags else ("fold=0",)
+    done = dry("data=set", "run=S", *SMALL, *fold, *flags)
+    assert done.code == 2
+    assert f"run={here}/S: {message}" in done.err
+
+
 def test_words_after_sweep_are_swept_if_they_name_several_values() -> None:
+    assert parse(["--sweep", "lrr=1,2", "train.lr=1,2", "lr=[1,2]", "prepare.a=1,2"]).swept == (
+        "lrr=1,2", "train.lr=1,2", "lr=[1,2]",
+    )  # fmt: skip
     words = ["--sweep", LR, "seed=3", "case_regex=Case_(a,b)", "classes=[a,b]", "lr=log(1,2)"]
     command = parse([*words, "--nodes", "1", "epochs=1,2"])
     assert command.swept == (LR, "lr=log(1,2)")

@@ -17,7 +17,7 @@ FIRST = ("lr=1e-3,1e-2", "seed=0,1")
 def trials(folder: Path, *words: str) -> list[Member]:
     """Return the trials that the words ask for, and record them."""
     space = parse(words)
-    grid = grid_of(folder, space)
+    grid = grid_of(folder, space, has_folds=False)
     with recorded(folder, grid):
         return asked_trials(grid, space)
 
@@ -41,7 +41,15 @@ def test_new_values_make_new_trials_after_the_old_ones(tmp_path: Path) -> None:
     ]
     fewer = trials(tmp_path, "lr=1e-1,1e-2", "seed=1,2")
     assert [each.name for each in fewer] == ["trial-3", "trial-4", "trial-6", "trial-7"]
-    assert len(read_grid(tmp_path)) == 8, "a trial that is not asked for is kept"
+    grid = read_grid(tmp_path)
+    assert grid
+    assert len(grid.trials) == 8, "a trial that is not asked for is kept"
+
+
+def test_a_sweep_keeps_whether_it_has_folds(tmp_path: Path) -> None:
+    trials(tmp_path, *FIRST)
+    with pytest.raises(UsageError, match=r"trains one run of each trial; leave --folds out"):
+        grid_of(tmp_path, parse(FIRST), has_folds=True)
 
 
 def test_with_folds_each_trial_has_a_run_for_each(tmp_path: Path) -> None:
@@ -54,7 +62,7 @@ def test_with_folds_each_trial_has_a_run_for_each(tmp_path: Path) -> None:
 
 
 def test_a_failed_submission_leaves_the_record_as_it_was(tmp_path: Path) -> None:
-    grid = grid_of(tmp_path, parse(FIRST))
+    grid = grid_of(tmp_path, parse(FIRST), has_folds=False)
 
     def fail(grid: Grid) -> None:
         with recorded(tmp_path, grid):
@@ -68,7 +76,7 @@ def test_a_failed_submission_leaves_the_record_as_it_was(tmp_path: Path) -> None
         pass
     before = (tmp_path / "sweep.json").read_bytes()
     with pytest.raises(UserError, match="refuses"):
-        fail(grid_of(tmp_path, parse(["lr=1,2"])))
+        fail(grid_of(tmp_path, parse(["lr=1,2"]), has_folds=False))
     assert (tmp_path / "sweep.json").read_bytes() == before
 
 
@@ -90,6 +98,7 @@ def test_another_file_of_this_name_is_refused(content: str, tmp_path: Path) -> N
         (Several(trials=3), "--trials: says how many settings to try"),
         (Several(swept=("lr=1,2",), prune="off"), "--prune: for the trials of a study"),
         (Several(swept=("lr=1,2",), trials=-1), "--trials -1: from 1 to"),
+        (Several(swept=("lr=1,2",), trials=0), "--trials 0: from 1 to"),
     ],
 )
 def test_flags_that_say_nothing_alone_are_refused(several: Several, message: str) -> None:

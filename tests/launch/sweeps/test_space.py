@@ -1,12 +1,14 @@
 """What --sweep takes, and what it refuses before anything is queued."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common import command_line
 from common.command_line import UsageError
+from launch.several.asked import Several
 from launch.sweeps.plan import SWEEP, Plan, check_plan, read_plan, record_plan
 from launch.sweeps.space import Choices, Numbers, WholeNumbers, divided, parse
 from train.config import TrainConfig
@@ -60,6 +62,8 @@ def test_commas_within_brackets_and_quotes_do_not_divide(text: str, parts: list[
     [
         ([], r"needs KEY=VALUES, as in 'lr=1e-4,1e-3', "),
         (["lr"], "'lr' is not key=value"),
+        (["lr=[1e-3,1e-2]"], r"without brackets: --sweep lr=1e-3,1e-2$"),
+        (["train.lr=1", "lr=2"], "given twice"),
         (["lrr=1,2"], r"no key 'lrr'.*Did you mean: 'lr'"),
         (["model=1,2"], r"a group of keys: model\.name"),
         (["lr=1e-4,fast"], "lr=fast: expected a number"),
@@ -129,6 +133,38 @@ def test_drawn_numbers_come_back_with_the_same_bits() -> None:
         assert config.model.width in (8, 16, 24, 32)
         assert 1e-7 <= config.lr <= 1e-2
         assert math.isfinite(config.loss.dice_weight)
+
+
+def test_a_plan_holds_what_its_files_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a task needs none of them, and tells a sweep that goes on with a changed one."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my.yaml"
+    file.write_text("seed: 7\nepochs: 3\nlr: 0.5\ninit: model\nmodel: {norm: group}\n")
+    words = ["train.lr=log(1e-4,1e-2)", "loss.dice_weight=0,1"]
+    several = Several(swept=tuple(words), trials=2)
+    given = ["config=my.yaml", "run=S", "data=set"]
+    plan = several.sweep(tmp_path / "S", given)
+    assert isinstance(plan, Plan)
+    record_plan(tmp_path / "S", plan)
+    before = command_line.load(TrainConfig, given)
+    file.unlink()
+    again = read_plan(tmp_path / "S")
+    assert again == plan
+    assert again.shared == replace(
+        before, config="", run="", lr=TrainConfig().lr, init=str(tmp_path / "model")
+    )
+    file.write_text("seed: 8\nepochs: 3\ninit: model\nmodel: {norm: group}\n")
+    with pytest.raises(UsageError, match=r"began with other settings.*\n  seed: 7 -> 8\n"):
+        several.sweep(tmp_path / "S", given)
+
+
+def test_swept_files_are_recorded_with_whole_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Several(swept=("init=,a", "lr=1,2"), trials=2).sweep(tmp_path / "S", [])
+    assert isinstance(plan, Plan)
+    assert plan.sweep == [f"init=,{tmp_path}/a", "lr=1,2"]
 
 
 def test_a_sweep_goes_on_only_with_the_settings_that_it_began_with(tmp_path: Path) -> None:
