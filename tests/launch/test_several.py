@@ -219,7 +219,7 @@ class TestStudy:
         assert [task for task, _ in found] == ["0", "1", "2"]
         for number, (_, given) in enumerate(found):
             assert f" run={here}/S/trial-{number} " in given
-            assert "/my.yaml" in given
+            assert " config=" in given
             assert " batch_size=1 microbatches=1" in given
         assert "#SBATCH --array=0-2%3" in done.out
         assert not (here / "S").exists()
@@ -241,7 +241,7 @@ class TestStudy:
         ("sweep", "message"),
         [
             ("batch_size=1,900", "a trial (batch_size=900): batch_size=900: the train split"),
-            ("batch_size=2,3", "a trial (batch_size=3): train: batch_size=3 crops cannot be cut"),
+            ("batch_size=2,1", "a trial (batch_size=1): train: batch_size=1 crops cannot be cut"),
             ("crop.size_px=int(16,900)", "a trial (crop.size_px=900): crop.size_px=900"),
         ],
     )
@@ -250,7 +250,7 @@ class TestStudy:
     ) -> None:
         pytest.importorskip("optuna")
         small = [each for each in SMALL if not each.startswith(sweep.partition("=")[0])]
-        small[-1] = "microbatches=2" if sweep == "batch_size=2,3" else small[-1]
+        small[-1] = "--ranks-per-node=2" if sweep == "batch_size=2,1" else small[-1]
         done = dry("--trials", "2", "data=set", "fold=0", *small, "--sweep", sweep)
         assert done.code == 2
         assert message in done.err
@@ -316,7 +316,8 @@ class TestCommandsInRefusals:
         assert data_prep([*words, "split.test=0.25"]) == 0
         done = dry("data=noval", *SMALL, "--sweep", LR)
         assert "it has no validation split; prepare another one" in done.err
-        assert f"raw=... data={here}/noval-2 split.val=0.15" in done.err.replace("  ", " ")
+        assert f" data={here}/noval-2 " in done.err
+        assert " raw=... split.val=0.15 --sweep " in done.err
 
 
 @pytest.mark.parametrize(
