@@ -249,3 +249,10 @@ def test_a_wrong_profile_is_told_by_file_and_key(text: str, message: str, write:
 def test_a_wrong_flag_is_not_blamed_on_the_file(write: Any) -> None:
     with pytest.raises(UsageError, match=r"^nodes=0: expected a whole number"):
         write("partition: low", nodes="0")
+
+
+def test_one_run_is_not_packed_and_may_have_several_nodes() -> None:
+    profile = Profile(pack=4, nodes=2)
+    assert profile.packing(1) == Profile(pack=1, nodes=2)
+    with pytest.raises(UsageError, match="pack=4, nodes=2: runs that share"):
+        profile.packing(3)
