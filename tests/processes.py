@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pytest
+
+from common import command_line
+from data_prep import prepare
+from data_prep.config import PrepConfig
+from data_prep.dataset import pack
 
 
 @dataclasses.dataclass
@@ -64,3 +70,11 @@ def map_here(
 ) -> Iterator[tuple[int, Any]]:
     """data_prep's map_tasks without processes, which take seconds to start."""
     return enumerate(map(function, tasks))
+
+
+def prepare_alone(*settings: str) -> None:
+    """`python -m data_prep` without other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prepare, pack):
+            patch.setattr(module, "map_tasks", map_here)
+        prepare.prepare(command_line.load(PrepConfig, settings))

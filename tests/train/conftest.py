@@ -12,11 +12,8 @@ import torch
 
 from common import command_line
 from common.stop_request import StopRequest
-from data_prep import prepare
-from data_prep.config import PrepConfig
-from data_prep.dataset import pack
 from data_prep.dataset.manifest import Dataset, read_dataset
-from tests.processes import map_here
+from tests.processes import prepare_alone
 from train import __main__ as train_main
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
@@ -106,10 +103,7 @@ def prepare_here(raw: Path, out: Path, *settings: str) -> Dataset:
     """Prepare these fields in this process."""
     given = [f"raw={raw}", f"out={out}", "copies=4", "format=png", f"radius_px={RADIUS_PX}"]
     given += ["split.val_cases=[3]", "split.test_cases=[4,5]"]
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (prepare, pack):
-            patch.setattr(module, "map_tasks", map_here)
-        prepare.prepare(command_line.load(PrepConfig, [*given, *settings]))
+    prepare_alone(*given, *settings)
     return read_dataset(out)
 
 
@@ -155,10 +149,7 @@ def cv(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cv")
     data = folder / "data"
     given = [f"raw={raw}", f"out={data}", "copies=2", "format=png", f"radius_px={RADIUS_PX}"]
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (prepare, pack):
-            patch.setattr(module, "map_tasks", map_here)
-        prepare.prepare(command_line.load(PrepConfig, [*given, "split.folds=3"]))
+    prepare_alone(*given, "split.folds=3")
     for fold in range(3):
         run = [f"data={data}", f"run={folder / 'cv' / fold_name(fold)}", f"fold={fold}"]
         short = ["epochs=1", "batch_size=2", "microbatches=1", f"seed={fold}"]
