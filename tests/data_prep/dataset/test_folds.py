@@ -1,16 +1,19 @@
 """Folds: dealt by what is annotated, and seen as splits."""
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Literal
 
+import cv2
+import numpy as np
 import pytest
 
 from common.command_line import UsageError
 from data_prep.__main__ import main as prepare
 from data_prep.dataset.folds import Fold, cases_of_fold, deal
 from data_prep.dataset.manifest import DATASET, DatasetError, read_dataset
+from tests.processes import prepare_alone
 
 # BreCaHAD's mitoses by case, of 112; the other cases have none
 MITOSES = {12: 47, 14: 15, 10: 14, 13: 13, 1: 8, 15: 7, 6: 5, 4: 1, 16: 1, 17: 1}
@@ -67,36 +70,49 @@ def test_a_fold_is_tested_and_the_next_one_validated(
     assert cases_of_fold([["a", "A"], ["b"], ["c", "d"]], fold, has_val) == expected
 
 
-@pytest.fixture
-def folded(raw_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """folded("split.folds=3") prepares five cases, and returns the folder of the set."""
-    raw = raw_folder({"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}, width_px=64, height_px=48)
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five cases: two fields of the first, one of each other."""
+    folder = tmp_path_factory.mktemp("raw")
+    for number, name in enumerate(("1-01", "1-02", "2-01", "3-01", "4-01", "5-01")):
+        image_HWC = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        cv2.imwrite(str(folder / f"Case_{name}.png"), image_HWC)
+        (folder / f"Case_{name}.json").write_text('{"tumor": [{"x": 0.5, "y": 0.5}]}')
+    return folder
 
-    def make(*settings: str) -> Path:
-        given = [f"raw={raw}", f"out={tmp_path / 'set'}", "copies=2", "workers=1", *settings]
-        assert prepare(given) == 0
-        return tmp_path / "set"
 
-    return make
+def prepared_into(out: Path, raw: Path, *settings: str) -> Path:
+    prepare_alone(f"raw={raw}", f"out={out}", "copies=2", *settings)
+    return out
+
+
+@pytest.fixture(scope="module")
+def sets(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By how it was split: a set of three folds, of a fold for each case, and of none."""
+    folder = tmp_path_factory.mktemp("sets")
+    words = {"3": ["split.folds=3"], "cases": ["split.folds=cases"], "none": []}
+    return {name: prepared_into(folder / name, raw, *given) for name, given in words.items()}
 
 
 def test_a_set_is_prepared_once_and_dealt_anew_without_work(
-    folded: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    raw: Path, sets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = read_dataset(folded("split.folds=3"))
+    out = Path(shutil.copytree(sets["3"], tmp_path / "set"))
+    data = read_dataset(out)
     assert {sample.variant for sample in data.samples} == {0, 1}
     assert len(data.samples) == 12
     capsys.readouterr()
-    dealt = read_dataset(folded("split.folds=cases")).description.folds
-    out = capsys.readouterr().out
+    assert prepare([f"raw={raw}", f"out={out}", "copies=2", "split.folds=cases"]) == 0
+    dealt = read_dataset(out).description.folds
+    told = capsys.readouterr().out
     assert dealt == [[f"Case_{number}"] for number in range(1, 6)]
-    assert "kept as they were: 6 fields" in out
-    assert out.splitlines()[:2] == ["12 samples, 6 fields, 5 cases in 5 folds", "fold 0: Case_1"]
-    assert "fold 4: Case_5" in out
+    assert "kept as they were: 6 fields" in told
+    assert told.splitlines()[:2] == ["12 samples, 6 fields, 5 cases in 5 folds", "fold 0: Case_1"]
+    assert "fold 4: Case_5" in told
 
 
-def test_a_view_splits_samples_by_their_cases(folded: Callable[..., Path]) -> None:
-    whole = read_dataset(folded("split.folds=cases"))
+def test_a_view_splits_samples_by_their_cases(sets: dict[str, Path]) -> None:
+    whole = read_dataset(sets["cases"])
     view = whole.of_fold(1)
     assert {sample.case for sample in view.split("test")} == {"Case_2"}
     assert {sample.case for sample in view.split("val")} == {"Case_3"}
@@ -110,19 +126,23 @@ def test_a_view_splits_samples_by_their_cases(folded: Callable[..., Path]) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "fold", "message"),
+    ("name", "fold", "message"),
     [
-        (["split.folds=3"], 3, r"fold=3: data=.* has 3 folds: fold=0 to fold=2 .*, or fold=all"),
-        (["split.folds=3"], "none", r"dealt to 3 folds; choose one: fold=0 to fold=2"),
-        ([], 0, r"fold=0: data=.* has no folds; .*data_prep raw=\.\.\. out=data=.*split.folds=5"),
-        ([], "all", r"fold=all: data=.* has no folds"),
+        ("3", 3, r"fold=3: data=.* has 3 folds: fold=0 to fold=2 .*, or fold=all"),
+        ("3", "none", r"dealt to 3 folds; choose one: fold=0 to fold=2"),
+        (
+            "none",
+            0,
+            r"fold=0: data=.* has no folds; .*data_prep raw=\.\.\. out=data=.*split.folds=5",
+        ),
+        ("none", "all", r"fold=all: data=.* has no folds"),
     ],
 )
 def test_a_fold_that_is_not_there_is_refused(
-    folded: Callable[..., Path], settings: list[str], fold: Fold, message: str
+    sets: dict[str, Path], name: str, fold: Fold, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        read_dataset(folded(*settings)).of_fold(fold)
+        read_dataset(sets[name]).of_fold(fold)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +156,9 @@ def test_a_fold_that_is_not_there_is_refused(
     ],
 )
 def test_folds_of_strangers_are_checked(
-    folded: Callable[..., Path], folds: object, message: str
+    sets: dict[str, Path], tmp_path: Path, folds: object, message: str
 ) -> None:
-    data = folded("split.folds=3")
+    data = Path(shutil.copytree(sets["3"], tmp_path / "set"))
     about = json.loads((data / DATASET).read_text())
     (data / DATASET).write_text(json.dumps(about | {"folds": folds}))
     with pytest.raises(DatasetError, match=message):
