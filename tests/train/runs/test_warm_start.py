@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from common.command_line import EXIT_STOPPED, EXIT_USAGE
-from data_prep.__main__ import main as prepare
 from tests.faults.training import digests
 from tests.forked_ranks import ForkedRanks
+from tests.processes import prepare_alone
 from tests.train.conftest import TINY
 from train import __main__ as train_main
 from train import evaluate, export, show
@@ -33,8 +33,8 @@ ONE_EPOCH = (*TINY, "epochs=1", "batch_size=2", "microbatches=2")
 
 def prepared_into(out: Path, raw: Path, *settings: str) -> Path:
     """These fields, with no variants."""
-    given = [f"raw={raw}", f"out={out}", "copies=1", "format=png", "radius_px=8", "workers=1"]
-    assert prepare([*given, *settings]) == 0
+    given = [f"raw={raw}", f"out={out}", "copies=1", "format=png", "radius_px=8"]
+    prepare_alone(*given, *settings)
     return out
 
 
@@ -161,23 +161,24 @@ class TestWeights:
         assert json.loads((tmp_path / "warm/init.json").read_text())["made_anew"] == ["head"]
 
     def test_two_ranks_and_a_resume_without_the_source_give_the_same_bits(
-        self, trained: Path, tiny: Tiny, tmp_path: Path
+        self, trained: Path, tiny: Tiny, tmp_path: Path, cli: Cli
     ) -> None:
-        """Stopped while the encoder is frozen; the source is gone when the run goes on."""
+        """Stopped while the encoder is frozen; the source is gone when one rank goes on."""
         source = Path(shutil.copytree(trained, tmp_path / "source"))
         data = tiny(tmp_path).data
         given = [f"data={data}", f"init={source}", *TINY, "epochs=3", "freeze_epochs=2"]
         given += ["save_every_s=0", "model.dropout=0.2"]
-        log = tmp_path / "log"
-        ForkedRanks("train.__main__", [*given, f"run={tmp_path / 'one'}"], 1, log).finish()
+        assert cli(train_main.main, *given, f"run={tmp_path / 'one'}").code == 0
         stopped = [*given, f"run={tmp_path / 'two'}"]
-        launch = ForkedRanks("train.__main__", stopped, 2, log)
+        launch = ForkedRanks("train.__main__", stopped, 2, tmp_path / "log")
         latest = tmp_path / "two/checkpoints/latest"
         launch.wait_for(latest.is_file)
         launch.send(0, signal.SIGTERM)
         assert launch.end(patience_s=20) == [EXIT_STOPPED] * 2
         shutil.rmtree(source)
-        assert "resumed from" in ForkedRanks("train.__main__", stopped, 2, log).finish()
+        resumed = cli(train_main.main, *stopped)
+        assert resumed.code == 0
+        assert "resumed from" in resumed.out
         assert digests(tmp_path / "two") == digests(tmp_path / "one")
 
     def test_the_encoder_stays_as_it_is_for_the_epochs_that_are_asked(
