@@ -10,8 +10,8 @@ import pytest
 
 from common import command_line
 from common.command_line import EXIT_USAGE
-from data_prep.__main__ import main as data_prep
 from launch.submit import main as submit
+from tests.processes import prepare_alone
 from train.config import TrainConfig
 
 Cli = Callable[..., Any]
@@ -22,7 +22,7 @@ PREPARATION = ("split.train_cases=[1]", "split.val_cases=[2]", "split.test_cases
 @pytest.fixture
 def source(brecahad: Path, here: Path) -> Path:
     """A run that trained on case 1 and validated on case 2, as far as a submission looks at it."""
-    assert data_prep([*PREPARATION, "copies=1", "workers=1"]) == 0
+    prepare_alone(*PREPARATION, "copies=1")
     run = here / "runs/first"
     (run / "checkpoints/step_00000004").mkdir(parents=True)
     (run / "checkpoints/best").write_text("step_00000004\n")
@@ -57,7 +57,7 @@ def test_a_model_that_has_seen_the_test_cases_is_refused_with_whole_commands(
     other = ["split.val_cases=[1]", "split.test_cases=[3]", "copies=1"]
     given = ["data=data/other", "run=runs/a"]
     if is_prepared:
-        assert data_prep(["out=data/other", "workers=1", *other]) == 0
+        prepare_alone("out=data/other", *other)
     else:
         given += ["raw=data/BreCaHAD", *other]
     done = cli(submit, *LOCAL, *given, "init=runs/first")
