@@ -235,7 +235,7 @@ def other_set(
     """Return the command that prepares another data set beside the one that is there, and the raw
     fields that it names; ... if they are not known."""
     is_known = "raw" in request.settings or request.data == Path(PREPARED).resolve()
-    raw = str(request.raw) if is_known else "..."
+    raw = str(request.raw) if is_known else "<your raw fields>"
     command = command_lines.parse(argv)
     other = {"raw": raw, "data": str(free_name(request.data)), **more}
     return replace(command, settings=command.settings | other), raw

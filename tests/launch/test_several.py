@@ -17,6 +17,7 @@ from launch.cluster.profiles import Profile
 from launch.command_lines import parse
 from launch.record.events import COMPARE
 from launch.stages import Request, stage_arguments
+from tests.processes import prepare_alone
 from train.comparison.config import CompareConfig
 from train.runs.newest import CONFIG
 from train.runs.several import expanded
@@ -45,8 +46,7 @@ def raw(raw_folder: Callable[..., Path]) -> Path:
 @pytest.fixture
 def prepared(raw: Path, here: Path) -> Path:
     """A data set of four folds."""
-    folds = ("split.folds=4", "copies=1", "workers=1")
-    assert data_prep([f"raw={raw}", f"out={here / 'set'}", *folds]) == 0
+    prepare_alone(f"raw={raw}", f"out={here / 'set'}", "split.folds=4", "copies=1")
     return here / "set"
 
 
