@@ -2,20 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from data_prep.dataset.manifest import read_dataset
+from model.precision import choose_precision
 from tests.forked_ranks import ForkedRanks
 from train import evaluate
 from train.evaluation import out_of_fold
-from train.evaluation.fields import WholeField, prepared_fields
-from train.metrics.detection import detect
+from train.evaluation.fields import prepared_fields
+from train.metrics.detection import Detections, detect
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import read_run
@@ -37,26 +38,33 @@ def evaluated(cli: Cli, *given: str) -> dict[str, Any]:
     return json.loads((Path(given[-1]) / "summary.json").read_text())
 
 
-def dice(pairs: list[tuple[np.ndarray, np.ndarray]], threshold: float) -> float:
-    """Dice of (probability, truth) maps together, by its definition."""
+class Predicted(NamedTuple):
+    """What a fold predicts of a field that it tests, and what is annotated there."""
+
+    case: str
+    probability_HW: np.ndarray
+    truth_HW: np.ndarray
+    nuclei: Detections
+
+
+def dice(fields: list[Predicted], threshold: float) -> float:
+    """Dice of the maps of several fields together, by its definition."""
     both = total = 0
-    for probability, truth in pairs:
-        predicted = probability > np.float32(threshold)
-        both += int((predicted & truth).sum())
-        total += int(predicted.sum() + truth.sum())
+    for field in fields:
+        predicted = field.probability_HW > np.float32(threshold)
+        both += int((predicted & field.truth_HW).sum())
+        total += int(predicted.sum() + field.truth_HW.sum())
     return 2 * both / total
 
 
-def f1(fields: list[tuple[np.ndarray, WholeField]], threshold: float) -> float:
+def f1(fields: list[Predicted], threshold: float) -> float:
     """F1 of nuclei found above a threshold in several fields together."""
     hits = found = annotated = 0
-    for probability_HW, field in fields:
-        (points,) = field.read().annotated
-        nuclei = detect(probability_HW, points, 8, 8)
-        is_above = nuclei.scores > np.float32(threshold)
-        hits += int((is_above & nuclei.is_hit).sum())
+    for field in fields:
+        is_above = field.nuclei.scores > np.float32(threshold)
+        hits += int((is_above & field.nuclei.is_hit).sum())
         found += int(is_above.sum())
-        annotated += len(points)
+        annotated += field.nuclei.num_annotated
     return 2 * hits / (found + annotated)
 
 
@@ -69,87 +77,88 @@ def best(score: Callable[[float], float]) -> float:
     )
 
 
-Predicted = list[tuple[np.ndarray, WholeField]]
+@pytest.fixture(scope="module")
+def of_folds(cv: Path) -> list[list[Predicted]]:
+    """What each fold predicts of its test cases, through nothing of the evaluation."""
+    return [list(predicted_by(cv / f"fold-{fold}", fold)) for fold in range(3)]
+
+
+def predicted_by(path: Path, fold: int) -> Iterator[Predicted]:
+    run = read_run(path)
+    model = run.load_model("best", Ranks(0, 1, torch.device("cpu"))).model.eval()
+    precision = choose_precision(torch.device("cpu"), "off", run.config.memory_format)
+    data = read_dataset(Path(run.config.data)).of_fold(fold)
+    for field in prepared_fields(data, "test"):
+        read = field.read()
+        (probability_HW,) = predict_probability(model, read.image_HWC, run.config.tile, precision)
+        (points,) = read.annotated
+        nuclei = detect(probability_HW, points, 8, 8)
+        yield Predicted(field.case, probability_HW, read.mask_HW > 0, nuclei)
 
 
 @pytest.fixture(scope="module")
-def of_folds(cv: Path) -> list[Predicted]:
-    """What each fold predicts of its test cases, through nothing of the evaluation."""
-    found = []
-    for fold in range(3):
-        run = read_run(cv / f"fold-{fold}")
-        model = run.load_model("best", Ranks(0, 1, torch.device("cpu"))).model.eval()
-        fields = prepared_fields(read_dataset(Path(run.config.data)).of_fold(fold), "test")
-        from model.precision import choose_precision
-
-        precision = choose_precision(torch.device("cpu"), "off", run.config.memory_format)
-        found.append(
-            [
-                (predict_probability(model, f.read().image_HWC, run.config.tile, precision)[0], f)
-                for f in fields
-            ]
-        )
-    return found
+def measured(cv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folds after an evaluation of their folder. Copy it before changing it."""
+    folder = Path(shutil.copytree(cv, tmp_path_factory.mktemp("measured") / "cv"))
+    assert evaluate.main([f"run={folder}", "amp=off"]) == 0
+    return folder
 
 
-def with_truth(predicted: Predicted) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(probability_HW, field.read().mask_HW > 0) for probability_HW, field in predicted]
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "evaluation/test/summary.json").read_text())
 
 
 def test_each_fold_is_measured_at_the_thresholds_that_are_best_on_the_others(
-    own_cv: Path, of_folds: list[Predicted], cli: Cli
+    measured: Path, of_folds: list[list[Predicted]]
 ) -> None:
     """And those that are best on all are kept for the ensemble, with what they were chosen for."""
-    outcome = cli(evaluate.main, f"run={own_cv}", "amp=off")
-    assert outcome.code == 0, outcome.err
-    out = own_cv / "evaluation/test"
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(measured)
     assert summary["runs"] == ["fold-0", "fold-1", "fold-2"]
     assert summary["cases"] == [f"Case_{number}" for number in range(1, 6)]
     assert summary["num_fields"] == 9
-    pairs = [with_truth(predicted) for predicted in of_folds]
     for number, fold in enumerate(summary["folds"]):
-        others = [pair for other, each in enumerate(pairs) if other != number for pair in each]
-        fields = [f for other, each in enumerate(of_folds) if other != number for f in each]
+        others = [f for other, each in enumerate(of_folds) if other != number for f in each]
         threshold = best(lambda step, others=others: dice(others, step))
-        of_nuclei = best(lambda step, fields=fields: f1(fields, step))
+        of_nuclei = best(lambda step, others=others: f1(others, step))
         assert fold["threshold"] == {"value": threshold, "chosen_on": "out of fold"}
         assert fold["detection"]["threshold"] == of_nuclei
         assert fold["detection"]["threshold_chosen_on"] == "out of fold"
-        assert fold["all_pixels"]["dice"] == pytest.approx(dice(pairs[number], threshold))
+        assert fold["all_pixels"]["dice"] == pytest.approx(dice(of_folds[number], threshold))
         assert fold["detection"]["f1"] == pytest.approx(f1(of_folds[number], of_nuclei))
-    every = [pair for each in pairs for pair in each]
+    every = [field for each in of_folds for field in each]
     chosen = {
         "threshold": best(lambda step: dice(every, step)),
-        "nuclei_threshold": best(lambda step: f1([f for each in of_folds for f in each], step)),
+        "nuclei_threshold": best(lambda step: f1(every, step)),
     }
     assert summary["out_of_fold"] == chosen
-    kept = json.loads((own_cv / "ensemble.json").read_text())
+    kept = json.loads((measured / "ensemble.json").read_text())
     assert {key: kept[key] for key in chosen} == chosen
     assert [*kept["members"]] == summary["runs"]
     assert [each["model_sha256"] for each in kept["members"].values()] == [
         fold["model_sha256"] for fold in summary["folds"]
     ]
     assert kept["num_fields"] == 9
-    assert not [path for path in own_cv.rglob("*.tmp")]
-    assert "\nfold-1, step_" in outcome.out
-    assert "Case_3" in outcome.out
-    page = (out / "report.html").read_text()
+    assert not [path for path in measured.rglob("*.tmp")]
+    page = (measured / "evaluation/test/report.html").read_text()
     assert page.count("Settings of the training") == 3
     assert "Training of fold-2" in page
 
 
 def test_the_scores_of_each_case_stand_beside_those_of_all(
-    cv: Path, of_folds: list[Predicted], tmp_path: Path, cli: Cli
+    cv: Path, of_folds: list[list[Predicted]], tmp_path: Path, cli: Cli
 ) -> None:
-    summary = evaluated(cli, f"runs=[{cv}/fold-*]", tmp_path / "out")
+    given = (f"runs=[{cv}/fold-*]", f"out={tmp_path / 'out'}", "amp=off", "figures=0")
+    told = cli(evaluate.main, *given).out
+    assert "\nfold-1, step_" in told
+    assert "Case_3" in told
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
     threshold_of = {
         case: fold["threshold"]["value"] for fold in summary["folds"] for case in fold["cases"]
     }
     for row in summary["per_case"]:
-        fields = [f for each in of_folds for f in each if f[1].case == row["case"]]
+        fields = [f for each in of_folds for f in each if f.case == row["case"]]
         assert row["num_fields"] == len(fields)
-        expected = dice(with_truth(fields), threshold_of[row["case"]])
+        expected = dice(fields, threshold_of[row["case"]])
         assert row["dice"] == pytest.approx(expected)
     assert [row["case"] for row in summary["per_case"]] == summary["cases"]
     assert not (cv / "ensemble.json").exists(), "runs= are no folder of folds"
@@ -181,18 +190,17 @@ def test_what_is_predicted_is_on_disk_no_longer_than_needed(
     assert not (own_cv / "ensemble.json").exists()
 
 
-def test_ranks_measure_folds_as_one_does(own_cv: Path, tmp_path: Path, cli: Cli) -> None:
-    alone = evaluated(cli, f"run={own_cv}", tmp_path / "alone")
-    kept = (own_cv / "ensemble.json").read_bytes()
+def test_ranks_measure_folds_as_one_does(own_cv: Path, measured: Path, tmp_path: Path) -> None:
     given = [f"run={own_cv}", f"out={tmp_path / 'two'}", "amp=off", "figures=0"]
     ranks = ForkedRanks("train.evaluate", given, 2, tmp_path / "log")
     assert ranks.end(patience_s=60) == [0, 0], ranks.output
-    assert json.loads((tmp_path / "two/summary.json").read_text()) == alone
+    assert json.loads((tmp_path / "two/summary.json").read_text()) == summary_of(measured)
+    kept = (measured / "ensemble.json").read_bytes()
     assert (own_cv / "ensemble.json").read_bytes() == kept
 
 
 def test_runs_that_test_the_same_cases_are_one_ensemble_and_folds_of_these_are_pooled(
-    own_cv: Path, tmp_path: Path, cli: Cli
+    own_cv: Path, measured: Path, tmp_path: Path, cli: Cli
 ) -> None:
     """Copies of the runs: the mean of equal probabilities is the probability."""
     again = shutil.copytree(own_cv, tmp_path / "again")
@@ -201,7 +209,7 @@ def test_runs_that_test_the_same_cases_are_one_ensemble_and_folds_of_these_are_p
     assert both["run"] == "again/fold-1, cv/fold-1"
     assert "folds" not in both
     pooled = evaluated(cli, f"runs=[{own_cv},{again}]", tmp_path / "pooled")
-    singles = evaluated(cli, f"run={own_cv}", tmp_path / "singles")
+    singles = summary_of(measured)
     assert [len(fold["members"]) for fold in pooled["folds"]] == [2, 2, 2]
     for key in ("all_pixels", "per_case", "out_of_fold", "per_field", "detection"):
         assert pooled[key] == singles[key]
