@@ -230,7 +230,7 @@ def with_setting(merged: Any, config_class: type, key: str, value: str) -> Any:
     setting, parsed = OmegaConf.create({}), parse_value(config_class, key, value)
     try:
         OmegaConf.update(setting, key, as_text_only(parsed))
-        return OmegaConf.merge(merged, setting)
+        return OmegaConf.unsafe_merge(merged, setting)  # merge() would copy it, for each setting
     except (OmegaConfBaseException, TypeError) as error:
         raise UsageError(f"{key}={value}: {explain(config_class, key, error)}") from None
 

@@ -317,7 +317,7 @@ class TestCommandsInRefusals:
         done = dry("data=noval", *SMALL, "--sweep", LR)
         assert "it has no validation split; prepare another one" in done.err
         assert f" data={here}/noval-2 " in done.err
-        assert " raw=... split.val=0.15 --sweep " in done.err
+        assert " 'raw=<your raw fields>' split.val=0.15 --sweep " in done.err
 
 
 @pytest.mark.parametrize(
