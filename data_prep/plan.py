@@ -23,6 +23,7 @@ from data_prep.cases.similar import check_similar, similar_cases
 from data_prep.cases.suggestions import check_cases
 from data_prep.config import PrepConfig
 from data_prep.dataset import manifest, pack
+from data_prep.dataset.description import FORMAT, format_of
 from data_prep.dataset.one_resolution import Header, SetResolution, read_headers, resolution_of_set
 from data_prep.field import FieldTask
 from data_prep.images import tiles
@@ -201,13 +202,13 @@ def make_folders(out: Path, raw: Path) -> None:
 
 def why_refused(out: Path) -> str:
     """Say why data_prep does not write into an existing folder."""
-    found = manifest.format_of(out)
+    found = format_of(out)
     if found is None:
         return "holds something that is not a prepared data set"
-    if found != manifest.FORMAT:
+    if found != FORMAT:
         return (
             f"was prepared by another version of data_prep (format {short(found)}; this"
-            f" one writes {manifest.FORMAT})"
+            f" one writes {FORMAT})"
         )
     return f"holds a prepared data set without {PRIVATE}/, where data_prep keeps what it wrote"
 

@@ -22,13 +22,8 @@ from data_prep import records
 from data_prep.annotations.findings import Findings, add_up
 from data_prep.config import SPLITS, PrepConfig
 from data_prep.dataset import folds, manifest, pack
-from data_prep.dataset.manifest import (
-    Sample,
-    count_nuclei,
-    count_samples,
-    unpublish,
-    write_dataset,
-)
+from data_prep.dataset.description import DATASET
+from data_prep.dataset.manifest import Sample, count_nuclei, count_samples, unpublish, write_dataset
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.dataset.white import doubts_about_white
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
@@ -204,7 +199,7 @@ def check_conflicts(
     likely = {match[1] for path in foreign if (match := SAMPLE_OF.search(path))}
     wanted = {path for task in tasks if task.name in likely for path in files_of(task)}
     in_the_way = [
-        *manifest.item_of(out).conflicts([manifest.MANIFEST, manifest.DATASET]),
+        *manifest.item_of(out).conflicts([manifest.MANIFEST, DATASET]),
         *(file for state in states.values() for file in state.changed),
         *(path for path in foreign if path in wanted),
     ]

@@ -9,13 +9,8 @@ from pathlib import Path
 from common import command_line
 from common.command_line import UsageError, UserError
 from data_prep.config import SPLITS, PrepConfig
-from data_prep.dataset.manifest import (
-    DATASET,
-    Description,
-    labelling_of,
-    read_dataset,
-    read_description,
-)
+from data_prep.dataset.description import DATASET, Description, labelling_of, read_description
+from data_prep.dataset.manifest import read_dataset
 from launch import command_lines
 from launch.cluster.profiles import Profile
 from launch.command_lines import CommandLine, settings_of

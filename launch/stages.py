@@ -13,7 +13,7 @@ from common import command_line
 from common.command_line import UsageError, UserError
 from common.help_text import describe_fields
 from data_prep.config import BRECAHAD, PREPARED, PrepConfig
-from data_prep.dataset.manifest import DATASET, DatasetError, read_description
+from data_prep.dataset.description import DATASET, DatasetError, read_description
 from launch.cluster import slurm_commands
 from launch.cluster.profiles import Profile
 from launch.record.events import COMPARE, LAUNCH, STAGES, SUBMISSION, read_submission

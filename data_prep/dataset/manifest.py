@@ -7,46 +7,30 @@ configuration, and is written last: a folder without it is not a whole data set.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
-from common.command_line import UsageError, UserError
+from common.command_line import UsageError
 from common.files import holds, is_inside, is_plain
 from common.ownership import Item
-from common.schema import (
-    checked,
-    read_small,
-    read_small_lines,
-    require_printable,
-    short,
-    validated,
+from common.schema import read_small, read_small_lines, short, validated
+from data_prep.config import SPLITS
+from data_prep.dataset.description import (
+    AGAIN,
+    DATASET,
+    FORMAT,
+    MOST_BYTES,
+    DatasetError,
+    Description,
+    read_description,
 )
-from data_prep.cases.names import check_regex
-from data_prep.config import (
-    LARGEST_MPP,
-    MARGIN_PX,
-    MAX_CLASSES,
-    OBJECT_TYPES,
-    SMALLEST_MPP,
-    SPLITS,
-    PrepConfig,
-)
-from data_prep.dataset.folds import Fold, cases_of_fold, check_fold
+from data_prep.dataset.folds import Fold
 
-FORMAT = 5
 KIND = "dataset"  # private folder of the record
 MANIFEST = "manifest.jsonl"
-DATASET = "dataset.json"
-MOST_BYTES = 10**8  # of dataset.json: some four million cases
-AGAIN = "; run data_prep again"  # how to repair a damaged set
-ELSEWHERE = "prepare the data again with data_prep, into another out="
 NAMES = ("id", "case", "field")  # values that become names of files
 FILES = ("image", "mask", "points")  # files of a sample: each has a path, a size and a hash
-
-
-class DatasetError(UserError):
-    """A folder that is not a whole prepared data set."""
 
 
 @dataclass(frozen=True)
@@ -81,79 +65,6 @@ class Sample:
     image_sha256: str
     mask_sha256: str
     points_sha256: str
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """How a data set's fields were read and its masks painted, to treat raw fields the same way."""
-
-    labels: dict[str, int]
-    """Class -> mask value."""
-    radius_px: int
-    uint16_white: int
-    case_regex: str
-    annotations: str = "brecahad"
-    """The format of the annotations, a key of formats.READERS."""
-    object_types: list[str] = field(default_factory=lambda: list(OBJECT_TYPES))
-    """Types of QuPath's objects that count."""
-    empty: Literal["refuse", "accept"] = field(default="refuse", compare=False)
-    """What an annotation without objects is; not a part of what a mask means."""
-    mpp: float | None = None
-    """Resolution of the fields, in micrometres per px; None if it is not known."""
-
-    def __post_init__(self) -> None:
-        check_regex(self.case_regex)
-        if self.mpp is not None and not SMALLEST_MPP <= self.mpp <= LARGEST_MPP:
-            raise ValueError(f"mpp {short(self.mpp)} is no resolution")
-        require_printable(self.labels, "labels")
-        wrong = [value for value in self.labels.values() if not 1 <= value <= MAX_CLASSES]
-        if wrong or not self.labels:
-            raise ValueError(f"labels: {short(self.labels)}; expected 1 to {MAX_CLASSES} for each")
-        if not 1 <= self.radius_px <= MARGIN_PX:
-            raise ValueError(f"radius_px: {short(self.radius_px)}; expected 1 to {MARGIN_PX}")
-        if self.uint16_white < 1:
-            raise ValueError(f"uint16_white: {short(self.uint16_white)}; expected at least 1")
-        formats = get_args(get_type_hints(PrepConfig)["annotations"])
-        if self.annotations not in formats:
-            raise ValueError(
-                f"annotations: {short(self.annotations)}; expected one of {', '.join(formats)}"
-            )
-
-
-@dataclass(frozen=True)
-class Description:
-    """The content of dataset.json."""
-
-    labelling: Labelling
-    cases: dict[str, list[str]]
-    """Split -> its cases."""
-    content_sha256: str
-    settings: dict[str, Any]
-    """The settings of data_prep, without where and how fast it was prepared."""
-    folds: list[list[str]] = field(default_factory=list)
-    """The cases of each fold; none where the cases are split once and for all."""
-
-    def of_fold(self, fold: Fold, data: str = "the data set") -> "Description":
-        """Return it as a fold sees it: `cases` are those of the fold's splits.
-
-        Raises UsageError, which names the set as `data`, for a fold that it does not have.
-        """
-        check_fold(self.folds, fold, data)
-        if fold == "none":
-            return self
-        has_val = bool(self.settings["split"]["val"])
-        return replace(self, cases=cases_of_fold(self.folds, fold, has_val))
-
-
-@dataclass(frozen=True)
-class DatasetFile:
-    """The schema of dataset.json, as far as it is read; folds may be missing."""
-
-    labels: dict[str, int]
-    split: dict[str, list[str]]
-    mpp: float | None
-    config: dict[str, Any]
-    content_sha256: str
 
 
 @dataclass(frozen=True)
@@ -291,14 +202,6 @@ def check_cases(folder: Path, samples: Sequence[Sample], description: Descriptio
         raise DatasetError(f"{folder / DATASET}: {short(left[0])} is in no fold{AGAIN}")
 
 
-def format_of(folder: Path) -> object:
-    """Return the format of a folder's dataset.json; None if it cannot be read."""
-    try:
-        return validated(dict[str, Any], read_small(folder / DATASET, MOST_BYTES)).get("format")
-    except (OSError, ValueError):
-        return None
-
-
 def read_samples(path: Path) -> tuple[list[Sample], str]:
     """Read a manifest line by line; return its samples and the hash of its content.
 
@@ -353,45 +256,3 @@ def check_unchanged(dataset: Dataset) -> None:
         " checkpoint is from before. Prepare the data as they were, and run the same command again",
         can_heal=False,
     )
-
-
-def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
-    """Read a dataset.json. Raises DatasetError if it is missing, damaged, or of another format.
-
-    `way_out`: advice about another format.
-    """
-    try:
-        content = read_small(path, MOST_BYTES)
-        found = validated(dict[str, Any], content).get("format")
-        if found != FORMAT:
-            raise DatasetError(
-                f"{path}: format {short(found)}; this version reads {FORMAT}: {way_out}",
-                can_heal=False,
-            )
-        about = validated(DatasetFile, content)
-        labelling = labelling_of(about.labels, about.config, about.mpp)
-        require_printable(about.config, "config")
-        require_printable(about.split, "split")
-        folds = read_folds(content, about)
-        return Description(labelling, about.split, about.content_sha256, about.config, folds)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None
-
-
-def read_folds(content: bytes, about: DatasetFile) -> list[list[str]]:
-    """Return the folds in a dataset.json, [] for none. Raises ValueError for what are no folds."""
-    folds = checked(list[list[str]], validated(dict[str, Any], content).get("folds", []))
-    dealt = [case for members in folds for case in members]
-    is_once = len(set(dealt)) == len(dealt) and {*dealt} <= {*about.split.get("train", [])}
-    if not (all(folds) and is_once):
-        raise ValueError("folds: not each a list of cases of the train split, each case once")
-    if folds and not isinstance(about.config.get("split", {}).get("val"), int | float):
-        raise ValueError("config: split.val is missing")
-    return folds
-
-
-def labelling_of(
-    labels: Mapping[str, int], settings: Mapping[str, Any], mpp: float | None
-) -> Labelling:
-    """Return how fields were read, from the settings of data_prep. Raises ValueError."""
-    return validated(Labelling, json.dumps({**settings, "labels": labels, "mpp": mpp}))

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from common.command_line import UserError
 from data_prep.annotations import brecahad
-from data_prep.dataset.manifest import AGAIN, Sample
+from data_prep.dataset.description import AGAIN
+from data_prep.dataset.manifest import Sample
 from data_prep.images.arrays import Image, Mask, PointsPx
 from data_prep.raw import BadInputError
 

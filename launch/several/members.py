@@ -9,7 +9,7 @@ from pathlib import Path
 from common import command_line
 from common.command_line import UsageError
 from data_prep.config import PrepConfig
-from data_prep.dataset.manifest import DATASET, DatasetError, Description, read_description
+from data_prep.dataset.description import DATASET, DatasetError, Description, read_description
 from train.runs.newest import CONFIG, read_config
 from train.runs.same_data import settings_as_typed
 from train.runs.several import fold_name, runs_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from common import command_line
 from common.command_line import EXIT_STOPPED, UsageError, UserError, counted
 from common.stop_request import REQUESTED, StopRequest
-from data_prep.dataset.manifest import DATASET, read_description
+from data_prep.dataset.description import DATASET, read_description
 from launch.record.events import LAUNCH, last_step, note_in_job, read_events
 from launch.record.run_jobs import queued_jobs
 from launch.sweeps.orders import Order, give_order, is_first, meet_at, wait_for_order

@@ -14,7 +14,8 @@ import numpy as np
 
 from data_prep import prepare as preparing
 from data_prep.config import PrepConfig
-from data_prep.dataset.manifest import DATASET, MANIFEST, Sample, read_dataset, write_dataset
+from data_prep.dataset.description import DATASET
+from data_prep.dataset.manifest import MANIFEST, Sample, read_dataset, write_dataset
 from data_prep.dataset.pack import offsets_of
 from data_prep.plan import find_fields, make_plan
 from train.crops.microbatches import epoch_order

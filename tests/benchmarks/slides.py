@@ -11,7 +11,7 @@ import torch
 
 from common import command_line
 from data_prep.annotations.folders import find_image_folder
-from data_prep.dataset.manifest import Description, Labelling
+from data_prep.dataset.description import Description, Labelling
 from data_prep.image_files.open_image import read_image
 from data_prep.images.arrays import Image
 from data_prep.raw import IMAGE_SUFFIXES, list_files

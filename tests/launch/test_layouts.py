@@ -9,7 +9,7 @@ import pytest
 
 from common.command_line import UsageError, as_yaml
 from data_prep.__main__ import main as data_prep
-from data_prep.dataset.manifest import DATASET
+from data_prep.dataset.description import DATASET
 from launch.cluster.profiles import Profile
 from launch.layouts import resolve_ranks, with_batch
 from launch.stages import Request, load_training

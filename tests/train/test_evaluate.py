@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from common.command_line import UsageError, UserError
-from data_prep.dataset.manifest import Dataset, Labelling
+from data_prep.dataset.description import Labelling
+from data_prep.dataset.manifest import Dataset
 from tests.points import as_points
 from tests.train.conftest import prepare_here
 from train import evaluate

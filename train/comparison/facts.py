@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.command_line import UsageError
 from common.lease import LEASE_S
-from data_prep.dataset.manifest import DATASET, Description, read_description
+from data_prep.dataset.description import DATASET, Description, read_description
 from train.config import AUTO, TrainConfig
 from train.ranks.lock import LOCK
 from train.runs.history import (

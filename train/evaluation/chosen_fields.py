@@ -9,7 +9,8 @@ from data_prep.annotations.formats import READERS
 from data_prep.annotations.shapes import ShapeReader
 from data_prep.cases.names import unmatched_text
 from data_prep.config import SPLITS
-from data_prep.dataset.manifest import Dataset, Labelling, read_dataset
+from data_prep.dataset.description import Labelling
+from data_prep.dataset.manifest import Dataset, read_dataset
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField, notes_on_raw, prepared_fields, raw_fields
 from train.evaluation.measurement import Chosen, Group

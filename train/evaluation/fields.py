@@ -17,7 +17,8 @@ from common.stop_request import StopRequest
 from data_prep.annotations.findings import Findings, add_up, summary, warnings
 from data_prep.annotations.folders import NoAnnotationsError
 from data_prep.annotations.formats import READERS, check_occurring, other_formats, reader_of
-from data_prep.dataset.manifest import Dataset, Labelling, Sample
+from data_prep.dataset.description import Labelling
+from data_prep.dataset.manifest import Dataset, Sample
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.image_files.open_image import open_image
 from data_prep.images import masks

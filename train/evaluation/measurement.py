@@ -13,7 +13,7 @@ from common.ownership import Item
 from common.progress import track
 from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS
-from data_prep.dataset.manifest import Labelling
+from data_prep.dataset.description import Labelling
 from data_prep.dataset.white import doubts_about_white
 from data_prep.images.masks import channel_names
 from model.precision import choose_precision

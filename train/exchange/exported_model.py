@@ -26,7 +26,7 @@ from torch import nn
 from common import command_line
 from common.command_line import UsageError, UserError
 from common.schema import checked, json_sha256, require_printable, short, validated
-from data_prep.dataset.manifest import Description, labelling_of
+from data_prep.dataset.description import Description, labelling_of
 from data_prep.images.masks import channel_values
 from train.checkpoints.digests import model_sha256, tensors_sha256
 from train.config import TileConfig, TrainConfig

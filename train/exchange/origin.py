@@ -15,7 +15,7 @@ from common.command_line import UserError
 from common.schema import checked, json_sha256, read_small, require_printable, validated
 from data_prep.cases.names import check_regex, find_cases
 from data_prep.cases.similar import essence
-from data_prep.dataset.manifest import Description
+from data_prep.dataset.description import Description
 
 INIT = "init.json"  # in a run's folder
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from common.file_records import is_whole
 from common.ownership import PRIVATE, Item
 from data_prep.annotations.qupath import PREDICTED
-from data_prep.dataset.manifest import Labelling
+from data_prep.dataset.description import Labelling
 from data_prep.images import encoding
 from data_prep.images.arrays import Box, Image, Mask
 from data_prep.images.masks import channel_names, channel_values

@@ -17,7 +17,7 @@ from common.command_line import UsageError, UserError, named
 from common.ownership import Item
 from common.schema import read_checked
 from data_prep.config import SPLITS
-from data_prep.dataset.manifest import Description
+from data_prep.dataset.description import Description
 from data_prep.images.resolution import is_same
 from data_prep.raw import natural_key
 from model.ensemble import Ensemble

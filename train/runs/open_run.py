@@ -11,7 +11,8 @@ from common import command_line
 from common.command_line import UsageError, UserError
 from common.files import holds
 from common.ownership import PRIVATE, Item
-from data_prep.dataset.manifest import DATASET, Dataset
+from data_prep.dataset.description import DATASET
+from data_prep.dataset.manifest import Dataset
 from model.precision import choose_precision
 from train.checkpoints.published import published_checkpoints
 from train.config import AUTO, TrainConfig, with_pipeline_read

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from common.command_line import UsageError
-from data_prep.dataset.manifest import DATASET, Description, read_description
+from data_prep.dataset.description import DATASET, Description, read_description
 from data_prep.images.masks import channel_values
 from model import build_model
 from train.checkpoints.checkpoint_files import CheckpointError, complete_sha256, verify

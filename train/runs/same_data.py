@@ -16,7 +16,8 @@ from typing import Any
 
 from common.command_line import UserError, named
 from data_prep.config import PrepConfig
-from data_prep.dataset.manifest import Dataset, Description
+from data_prep.dataset.description import Description
+from data_prep.dataset.manifest import Dataset
 from data_prep.images.resolution import is_same, mpp_text
 
 LABELLING = ("annotations", "object_types", "classes", "labels", "radius_px", "uint16_white")

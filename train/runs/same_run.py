@@ -8,7 +8,7 @@ from typing import Any
 from common import command_line
 from common.command_line import UsageError
 from common.schema import json_sha256
-from data_prep.dataset.manifest import DATASET, Description, read_description
+from data_prep.dataset.description import DATASET, Description, read_description
 from train.checkpoints.published import published_checkpoints
 from train.config import AUTO, FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.runs.newest import CHECKPOINTS, OTHER_VERSION, read_config

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.command_line import UsageError, UserError, named
-from data_prep.dataset.manifest import Description
+from data_prep.dataset.description import Description
 from train.checkpoints.published import published_checkpoints
 from train.config import TrainConfig
 from train.exchange.origin import (

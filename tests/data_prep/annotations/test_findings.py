@@ -13,7 +13,8 @@ from common.command_line import UsageError
 from data_prep import __main__ as data_prep_main
 from data_prep.annotations.findings import Findings, add_up, is_alike, summary, warnings
 from data_prep.config import PrepConfig, SplitConfig
-from data_prep.dataset.manifest import Labelling, read_dataset
+from data_prep.dataset.description import Labelling
+from data_prep.dataset.manifest import read_dataset
 from data_prep.prepare import prepare
 from data_prep.raw import BadInputFilesError
 from train.evaluation.fields import notes_on_raw, raw_fields

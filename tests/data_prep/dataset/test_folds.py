@@ -11,8 +11,9 @@ import pytest
 
 from common.command_line import UsageError
 from data_prep.__main__ import main as prepare
+from data_prep.dataset.description import DATASET, DatasetError
 from data_prep.dataset.folds import Fold, cases_of_fold, deal
-from data_prep.dataset.manifest import DATASET, DatasetError, read_dataset
+from data_prep.dataset.manifest import read_dataset
 from tests.processes import prepare_alone
 
 # BreCaHAD's mitoses by case, of 112; the other cases have none

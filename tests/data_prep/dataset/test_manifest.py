@@ -13,9 +13,8 @@ import pytest
 
 from common.command_line import UsageError
 from data_prep.config import PrepConfig
+from data_prep.dataset.description import DatasetError, Labelling
 from data_prep.dataset.manifest import (
-    DatasetError,
-    Labelling,
     Sample,
     check_unchanged,
     count_samples,

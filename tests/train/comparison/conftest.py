@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from common import command_line
-from data_prep.dataset.manifest import DATASET, Dataset
+from data_prep.dataset.description import DATASET
+from data_prep.dataset.manifest import Dataset
 from tests.train.conftest import prepare_here
 from train.config import TrainConfig
 from train.runs.history import METRICS, RESTARTS, TRAINING

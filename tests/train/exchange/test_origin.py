@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from data_prep.cases.names import DEFAULT_REGEX, EACH
-from data_prep.dataset.manifest import Description, Labelling
+from data_prep.dataset.description import Description, Labelling
 from train.exchange.origin import Origin, origins_in, trained_among
 
 ORIGIN = Origin("first", "best", 8, "ab", ["Case_3", "Case_10"], ["Case_4"], DEFAULT_REGEX)

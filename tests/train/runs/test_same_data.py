@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.dataset.manifest import Dataset, Description, Labelling
+from data_prep.dataset.description import Description, Labelling
+from data_prep.dataset.manifest import Dataset
 from tests.train.conftest import RADIUS_PX, TINY, prepare_here
 from train import __main__ as train_main
 from train import evaluate, export
