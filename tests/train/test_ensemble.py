@@ -25,9 +25,9 @@ from train import evaluate, export, predict, show
 from train.config import TileConfig
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
-from train.runs.ensemble import named_run, read_any, read_out_of_fold
+from train.runs.ensemble import named_run, read_any
 from train.runs.run_folder import read_run
-from train.runs.thresholds import OutOfFold, Thresholds, median_of
+from train.runs.thresholds import OutOfFold, Thresholds, median_of, read_out_of_fold
 
 Cli = Callable[..., Any]
 CPU = torch.device("cpu")

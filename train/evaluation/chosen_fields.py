@@ -25,7 +25,8 @@ def choose_groups(config: EvaluateConfig) -> tuple[Run, list[Group]]:
 
     Raises UserError where a figure would be no figure.
     """
-    run = named_run(config.run, config.runs, may_lack_folds=bool(config.cases))
+    of_own_folds = bool(config.cases) and not config.raw and not config.data
+    run = named_run(config.run, config.runs, may_lack_folds=of_own_folds)
     if len(run.members) == 1 or config.raw or not has_own_data(config, run):
         return run, [Group(run, choose_fields(config, run))]
     return run, of_own_splits(config, run.members)

@@ -11,10 +11,10 @@ from train.evaluation.out_of_fold import evaluate_groups
 from train.evaluation.results import results_in
 from train.evaluation.summary_text import report
 from train.ranks.distributed import Ranks, start_ranks
-from train.runs.ensemble import FoldsRun, ensemble_item, write_out_of_fold
+from train.runs.ensemble import FoldsRun
 from train.runs.run_folder import Run
 from train.runs.several import ENSEMBLE
-from train.runs.thresholds import OutOfFold
+from train.runs.thresholds import OutOfFold, ensemble_item, write_out_of_fold
 
 
 def evaluate_and_report(config: EvaluateConfig) -> int:

@@ -5,7 +5,6 @@ runs=[A,B]      any runs, exported models and folders of folds that label alike
 run=FILE        an exported ensemble (train.exchange.exported_model)
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,7 @@ from typing import Any
 
 import torch
 
-from common.command_line import UsageError, UserError, named
-from common.ownership import Item
-from common.schema import read_checked
+from common.command_line import UsageError, named
 from data_prep.config import SPLITS
 from data_prep.dataset.description import Description
 from data_prep.images.resolution import is_same
@@ -27,13 +24,13 @@ from train.exchange import exported_model
 from train.exchange.origin import Origin
 from train.metrics.scores import DEFAULT_THRESHOLD
 from train.ranks.distributed import Ranks
-from train.runs.newest import is_exported, named_or_newest
+from train.runs.history import read_progress
+from train.runs.newest import CONFIG, is_exported, named_or_newest
 from train.runs.run_folder import ExportedModel, LoadedModel, Run, read_run
 from train.runs.same_data import as_text, labelling_differences
-from train.runs.several import ENSEMBLE, all_members, fold_name, members_of
-from train.runs.thresholds import OutOfFold, Thresholds, median_of
+from train.runs.several import expanded, fold_name, members_of
+from train.runs.thresholds import Thresholds, median_of, read_out_of_fold
 
-KIND = "ensemble"  # private folder of the record of ensemble.json
 LABELLED = ("labels", "radius_px", "uint16_white", "mpp")
 """What a model's output means; members have it in common."""
 
@@ -156,15 +153,23 @@ def named_run(run: str, runs: Sequence[str], *, may_lack_folds: bool = False) ->
     if len(runs) == 1 and members_of(Path(runs[0])):
         run, runs = runs[0], []
     if runs:
-        return as_one([member for path in all_members(runs) for member in read_any(path).members])
+        found: list[Run] = []
+        for path in expanded(runs):
+            found += folds_in(path, may_lack_folds=may_lack_folds) or read_any(path).members
+        return as_one(found)
     path = named_or_newest(run)
-    if not (folders := members_of(path)):
+    if not (members := folds_in(path, may_lack_folds=may_lack_folds)):
         return read_any(path)
-    members = [read_run(folder) for folder in folders]
-    if not may_lack_folds:
-        check_whole(path, members)
     check_alike(members)
     return FoldsRun(path, *settings_of(members), tuple(members))
+
+
+def folds_in(folder: Path, *, may_lack_folds: bool) -> list[Run]:
+    """Read the folds in a folder; none if it has none. Raises UserError as check_whole()."""
+    members = [read_run(path) for path in members_of(folder)]
+    if members:
+        check_whole(folder, members, may_lack_folds=may_lack_folds)
+    return members
 
 
 def read_any(path: Path) -> Run:
@@ -250,12 +255,14 @@ def settings_of(members: Sequence[Run]) -> tuple[TrainConfig, Description, list[
     return replace(first.config, tile=largest), replace(first.data, cases=cases), origins
 
 
-def check_whole(folder: Path, members: Sequence[Run]) -> None:
-    """Raise UsageError if a folder of folds lacks one of them."""
-    num_folds = max((len(run.data.folds) for run in members), default=0)
+def check_whole(folder: Path, members: Sequence[Run], *, may_lack_folds: bool = False) -> None:
+    """Raise UsageError unless a folder holds the folds of one deal, each once, trained to its end;
+    and all of them, unless it `may_lack_folds`."""
+    check_one_deal(folder, members)
+    num_folds = len(members[0].data.folds)
     there = {run.path.name for run in members}
     missing = [fold for fold in range(num_folds) if fold_name(fold) not in there]
-    if missing:
+    if missing and not may_lack_folds:
         raise UsageError(
             f"run={folder}: of {num_folds} folds {len(there)} are there, without"
             f" {named(map(fold_name, missing))}; train it: python -m train fold={missing[0]}"
@@ -268,31 +275,32 @@ def check_whole(folder: Path, members: Sequence[Run]) -> None:
                 f"run={run.path}: was trained with fold={run.config.fold}; name runs of other"
                 f" folds with runs=[{folder}/fold-*]"
             )
+        check_finished(run.path)
 
 
-def read_out_of_fold(folder: Path) -> OutOfFold | None:
-    """Read the ensemble.json of a folder of folds; None if there is none. Raises UserError."""
-    file = folder / ENSEMBLE
-    try:
-        return read_checked(file, OutOfFold)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{file}: damaged: {reason}; move it away, and choose thresholds again: python -m"
-            f" train.evaluate run={folder}",
-            can_heal=False,
-        ) from None
+def check_one_deal(folder: Path, members: Sequence[Run]) -> None:
+    """Raise UsageError unless all runs are of one data set, dealt in one way: else cases could be
+    tested by none, or twice."""
+    first = members[0]
+    for run in members[1:]:
+        same_content = run.data.content_sha256 == first.data.content_sha256
+        if same_content and run.data.folds == first.data.folds:
+            continue
+        what = "cases dealt to other folds" if same_content else "another data set"
+        raise UsageError(
+            f"run={folder}: {run.path.name} is of {what} than {first.path.name}, so their folds do"
+            f" not add up; train them on one data set, each with run={folder}/fold-K and fold=K"
+        )
 
 
-def ensemble_item(folder: Path) -> Item:
-    """Return the item of a folder's ensemble.json."""
-    return Item(folder, KIND, KIND)
-
-
-def write_out_of_fold(folder: Path, chosen: OutOfFold) -> None:
-    """Write the ensemble.json of a folder of folds. Raises UserError if it is another's."""
-    with ensemble_item(folder) as item:
-        item.write(ENSEMBLE, (json.dumps(vars(chosen), indent=2) + "\n").encode())
-        item.publish()
+def check_finished(run: Path) -> None:
+    """Raise UsageError for a run whose training is not at its end."""
+    now = read_progress(run)
+    if now is None or not now.is_finished:
+        at = f"is at step {now.step} of {now.total_steps}" if now else "has no progress.json"
+        raise UsageError(
+            f"run={run}: its training {at}; go on with it: python -m train"
+            f" config={run / CONFIG} run={run}, or name the runs as they are:"
+            f" 'runs=[{run.parent}/fold-*]'",
+            can_heal=True,
+        )

@@ -1,13 +1,19 @@
 """The thresholds of a model: chosen on val or out of fold, given, or the default."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common.schema import short
+from common.command_line import UserError
+from common.ownership import Item
+from common.schema import read_checked, short
 from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY, Score
+from train.runs.several import ENSEMBLE
 
+KIND = "ensemble"  # private folder of the record of ensemble.json
 PIXEL_THRESHOLD, NUCLEI_THRESHOLD = "val/threshold", "val/nuclei_threshold"  # of a state's metrics
 NO_DICE = 5e-5
 """A best Dice below it is written as 0.0000: nothing was found, or next to nothing."""
@@ -69,6 +75,34 @@ class OutOfFold:
     def thresholds(self) -> Thresholds:
         """The two thresholds, with the default where nothing is annotated."""
         return Thresholds(*chosen(self.threshold), *chosen(self.nuclei_threshold))
+
+
+def read_out_of_fold(folder: Path) -> OutOfFold | None:
+    """Read the ensemble.json of a folder of folds; None if there is none. Raises UserError."""
+    file = folder / ENSEMBLE
+    try:
+        return read_checked(file, OutOfFold)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{file}: damaged: {reason}; move it away, and choose thresholds again: python -m"
+            f" train.evaluate run={folder}",
+            can_heal=False,
+        ) from None
+
+
+def ensemble_item(folder: Path) -> Item:
+    """Return the item of a folder's ensemble.json."""
+    return Item(folder, KIND, KIND)
+
+
+def write_out_of_fold(folder: Path, chosen: OutOfFold) -> None:
+    """Write the ensemble.json of a folder of folds. Raises UserError if it is another's."""
+    with ensemble_item(folder) as item:
+        item.write(ENSEMBLE, (json.dumps(vars(chosen), indent=2) + "\n").encode())
+        item.publish()
 
 
 def chosen(value: float | None) -> tuple[float, str]:

@@ -262,16 +262,25 @@ def test_runs_whose_cases_overlap_in_part_are_refused(cv: Path, tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["missing", "unfinished", "other fold"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "unfinished", "other fold", "other deal"])
 def test_a_folder_without_all_of_its_folds_gives_no_figure(
     kind: str, own_cv: Path, cli: Cli
 ) -> None:
+    """Where cases would be tested by no fold, or a fold by half a training."""
     fold = own_cv / "fold-1"
     config = fold / "config.yaml"
     if kind == "missing":
         shutil.rmtree(fold)
-    elif kind == "unfinished":
+    elif kind == "empty":
         shutil.rmtree(fold / "checkpoints")
+    elif kind == "unfinished":
+        now = json.loads((fold / "progress.json").read_text())
+        unfinished = now | {"is_finished": False, "step": 1, "total_steps": 9}
+        (fold / "progress.json").write_text(json.dumps(unfinished))
+    elif kind == "other deal":  # a case that fold-1 tested moves to fold 0: none tests it
+        about = json.loads((fold / "dataset.json").read_text())
+        about["folds"][0].append(about["folds"][1].pop())
+        (fold / "dataset.json").write_text(json.dumps(about))
     else:
         config.write_text(config.read_text().replace("fold: 1", "fold: 2"))
     outcome = cli(evaluate.main, f"run={own_cv}", "amp=off")
@@ -282,7 +291,12 @@ def test_a_folder_without_all_of_its_folds_gives_no_figure(
             f" fold=1 run={fold} data=",
             f"'runs=[{own_cv}/fold-*]'",
         ],
-        "unfinished": [str(fold / "checkpoints")],
+        "empty": [str(fold / "checkpoints")],
+        "unfinished": [
+            f"run={fold}: its training is at step 1 of 9; go on with it: python -m train"
+            f" config={config} run={fold}"
+        ],
+        "other deal": [f"run={own_cv}: fold-1 is of cases dealt to other folds than fold-0"],
         "other fold": [f"run={fold}: was trained with fold=2"],
     }
     assert all(word in outcome.err for word in words[kind]), outcome.err
@@ -302,3 +316,20 @@ def test_folds_that_are_named_are_measured_without_the_others(
     one = evaluated(cli, f"run={own_cv}", f"cases=[{number}]", tmp_path / "case")
     assert (one["run"], one["cases"]) == ("fold-2", [case])
     assert not (own_cv / "ensemble.json").exists()
+
+
+def test_folds_that_are_not_all_there_are_no_ensemble_for_other_fields(
+    own_cv: Path, trained: Path, raw: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """A case of raw= or of data= is measured by all folds; and a folder is all of them, also among
+    other runs."""
+    shutil.rmtree(own_cv / "fold-1")
+    for given in (
+        (f"run={own_cv}", f"raw={raw}", "cases=[1]"),
+        (f"run={own_cv}", f"data={read_run(trained).config.data}", "cases=[4]"),
+        (f"runs=[{own_cv},{trained}]", f"raw={raw}"),
+    ):
+        outcome = cli(evaluate.main, *given, f"out={tmp_path / 'out'}")
+        assert outcome.code == 2
+        assert f"run={own_cv}: of 3 folds 2 are there, without fold-1" in outcome.err
+    assert not (tmp_path / "out").exists()
