@@ -8,7 +8,8 @@
 Without run= or runs= it is the newest run in runs/.
 
 Folds are measured on the cases that each was not trained on. Thresholds for CV as an ensemble are
-chosen on these predictions, and written into CV/ensemble.json.
+chosen on these predictions, and written into CV/ensemble.json, but not with another split=,
+checkpoint=, match_radius_px= or only some cases=.
 
 Writes report.html (a page that needs no other file), summary.json and figures into
 RUN/evaluation/<split or folder>. They replace those of an earlier evaluation, and no other file.

@@ -166,7 +166,7 @@ def test_thresholds_of_other_ensembles_are_the_median_of_the_members() -> None:
 
 
 def test_nothing_annotated_gives_the_default_threshold() -> None:
-    kept = OutOfFold({}, None, 0.2, tta=False, content_sha256="", num_fields=1)
+    kept = OutOfFold({}, None, 0.2, tta=False)
     assert kept.thresholds == Thresholds(0.5, "empty_folds", 0.2, "out of fold")
 
 
@@ -349,7 +349,7 @@ def changes(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_thresholds_of_a_stranger_are_right_or_refused_in_words(own_cv: Path) -> None:
     """Any ensemble.json, also one that is no file of ours."""
     member = {"fold-0": {"checkpoint": "step_1", "model_sha256": "a"}}
-    right = OutOfFold(member, 0.4, 0.3, tta=True, content_sha256="b", num_fields=3)
+    right = OutOfFold(member, 0.4, 0.3, tta=True)
     path = own_cv / "ensemble.json"
     path.write_text(json.dumps(vars(right)))
     assert read_out_of_fold(own_cv) == right

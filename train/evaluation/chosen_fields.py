@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from common.command_line import UsageError, named
@@ -14,6 +15,7 @@ from data_prep.dataset.manifest import Dataset, read_dataset
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import WholeField, notes_on_raw, prepared_fields, raw_fields
 from train.evaluation.measurement import Chosen, Group
+from train.exchange.origin import trained_among
 from train.runs.ensemble import as_one, named_run
 from train.runs.run_folder import Run
 from train.runs.same_data import check_same_data
@@ -28,7 +30,10 @@ def choose_groups(config: EvaluateConfig) -> tuple[Run, list[Group]]:
     of_own_folds = bool(config.cases) and not config.raw and not config.data
     run = named_run(config.run, config.runs, may_lack_folds=of_own_folds)
     if len(run.members) == 1 or config.raw or not has_own_data(config, run):
-        return run, [Group(run, choose_fields(config, run))]
+        chosen = choose_fields(config, run)
+        if len(run.members) > 1 and not config.raw:
+            check_held_out(config, sorted({field.case for field in chosen.fields}), run.members)
+        return run, [Group(run, chosen)]
     return run, of_own_splits(config, run.members)
 
 
@@ -84,16 +89,14 @@ def all_fields(groups: Sequence[Group]) -> list[WholeField]:
 
 def check_apart(groups: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
     """Raise UsageError if two groups have a case in common."""
-    tested: dict[str, Run] = {}
-    for cases, runs in groups.items():
-        for case in cases:
-            if case in tested:
-                raise UsageError(
-                    f"runs: {case} is tested by {tested[case].path} and by {runs[0].path}, but not"
-                    " all of their cases; name runs that test the same cases (one ensemble) or"
-                    " others (folds), or measure all as one ensemble on raw=..."
-                )
-            tested[case] = runs[0]
+    for (others, (other, *_)), (cases, (run, *_)) in combinations(groups.items(), 2):
+        tested = replace(other.as_origin("", 0, ""), train=[*others])
+        if both := sorted(trained_among(cases, run.data, [tested])):
+            raise UsageError(
+                f"runs: {both[0]} is tested by {other.path} and by {run.path}, but not all of"
+                " their cases; name runs that test the same cases (one ensemble) or others"
+                " (folds), or measure all as one ensemble on raw=..."
+            )
 
 
 def check_held_out(config: EvaluateConfig, cases: Sequence[str], runs: Sequence[Run]) -> None:

@@ -55,6 +55,7 @@ from train.runs.thresholds import (
 )
 
 THRESHOLD_NAMES = PIXEL_THRESHOLD, NUCLEI_THRESHOLD
+ON_VAL = frozenset({"val", "members"})  # of thresholds.CHOSEN_ON
 NUM_OVERLAYS = 4  # number of the worst fields in the report, and of the best ones
 
 
@@ -127,13 +128,15 @@ def evaluate_run(
     """Evaluate a run on the chosen fields, and add this rank's pictures to `item`. Collective."""
     group = Group(run, chosen)
     loaded = run.load_model(config.checkpoint, ranks)
-    model = model_of(config, group, loaded)
-    predictions = predict(config, group, loaded, ranks)
     thresholds = thresholds_for(config.threshold, loaded.state)
+    model = model_of(config, group, loaded, thresholds)
+    predictions = predict(config, group, loaded, ranks)
     return evaluate_predictions(config, model, predictions, thresholds, item, ranks)
 
 
-def model_of(config: EvaluateConfig, group: Group, loaded: LoadedModel) -> Model:
+def model_of(
+    config: EvaluateConfig, group: Group, loaded: LoadedModel, thresholds: Thresholds
+) -> Model:
     """Collect what a summary says of a model, whose figures are not known yet."""
     each = list(zip(group.run.members, loaded.state.get("members", [loaded]), strict=True))
     about = about_model(group.run, loaded)
@@ -141,7 +144,7 @@ def model_of(config: EvaluateConfig, group: Group, loaded: LoadedModel) -> Model
         entry |= {"step": member.state["step"], "epoch": member.state["epochs"]}
     warnings = [
         *loaded.state.get("notes", []),
-        *warnings_about(group.chosen.fields, each),
+        *warnings_about(group.chosen.fields, each, chosen_on_val(config, thresholds)),
         *(line for _, member in each for line in doubts(config, member.state)),
     ]
     return Model(group, about, list(dict.fromkeys(warnings)))
@@ -343,10 +346,21 @@ def doubts(config: EvaluateConfig, state: Mapping[str, Any]) -> list[str]:
     return [doubt] if doubt else []
 
 
+def chosen_on_val(config: EvaluateConfig, thresholds: Thresholds) -> str:
+    """Say what is used that validations chose: "checkpoint and thresholds were"; '' for nothing."""
+    is_best = config.checkpoint == "best"
+    if ON_VAL.isdisjoint({thresholds.chosen_on, thresholds.nuclei_chosen_on}):
+        return "checkpoint was" if is_best else ""
+    return "checkpoint and thresholds were" if is_best else "thresholds were"
+
+
 def warnings_about(
-    fields: Sequence[WholeField], models: Sequence[tuple[Run, LoadedModel]]
+    fields: Sequence[WholeField], models: Sequence[tuple[Run, LoadedModel]], chosen_on_val: str
 ) -> list[str]:
-    """Say what makes the figures of a model, or of an ensemble's, look better than they are."""
+    """Say what makes the figures of a model, or of an ensemble's, look better than they are.
+
+    `chosen_on_val`: what of them was chosen on the validation split.
+    """
     cases = {field.case for field in fields}
     warnings = [line for run, _ in models for line in split_warnings(run.data.cases)]
     if seen := {case for run, _ in models for case in run.trained_among(cases)}:
@@ -356,11 +370,11 @@ def warnings_about(
         case
         for run, loaded in models
         if any(loaded.state["metrics"].get(name) is not None for name in THRESHOLD_NAMES)
-        for case in cases & {*run.data.cases["val"]}
+        for case in chosen_among(cases, run.data, [run.as_origin("", 0, "")])
     }
-    if chosen:
+    if chosen and chosen_on_val:
         listed = ", ".join(sorted(chosen))
-        warnings.append(f"checkpoint and thresholds were chosen on: {listed}; test on other cases")
+        warnings.append(f"{chosen_on_val} chosen on: {listed}; test on other cases")
     if before := {case for run, _ in models for case in chosen_among(cases, run.data, run.origins)}:
         listed = ", ".join(sorted(before))
         warnings.append(

@@ -82,7 +82,7 @@ def evaluate_groups(
         evaluations = []
         for number, group in enumerate(predicted):
             others = predicted[:number] + predicted[number + 1 :]
-            thresholds = best_of(others, config.threshold)
+            thresholds = best_of(others, config)
             predictions = from_disk(group)
             evaluations.append(
                 evaluate_predictions(config, group.model, predictions, thresholds, item, ranks)
@@ -98,7 +98,10 @@ def predict_group(
 ) -> Predicted:
     """Predict the fields of a group into files, and count at all thresholds. Collective."""
     loaded = group.run.load_model(config.checkpoint, ranks)
-    model, criteria = model_of(config, group, loaded), criteria_of(config, group.run, EACH_HALF)
+    model, criteria = (
+        model_of(config, group, loaded, EACH_HALF),
+        criteria_of(config, group.run, EACH_HALF),
+    )
     of_fields: dict[int, Path] = {}
     pixels, nuclei = (np.zeros((len(THRESHOLDS), 4), np.int64) for _ in range(2))
     for prediction in predict(config, group, loaded, ranks):
@@ -112,12 +115,13 @@ def predict_group(
     return Predicted(model, of_fields, *both)
 
 
-def best_of(predicted: Sequence[Predicted], given: str) -> Thresholds:
-    """Return the thresholds that are best on what groups predict; of pixels the `given` one, if it
-    is not auto."""
+def best_of(predicted: Sequence[Predicted], config: EvaluateConfig) -> Thresholds:
+    """Return the thresholds that are best on what groups predict; of pixels the one that is given,
+    if it is not auto."""
     pixels, nuclei = best_pair(predicted)
-    of_pixels = chosen(pixels) if given == "auto" else (float(given), "given")
-    return Thresholds(*of_pixels, *chosen(nuclei))
+    given, tta = config.threshold, config.tta
+    of_pixels = chosen(pixels, tta) if given == "auto" else (float(given), "given")
+    return Thresholds(*of_pixels, *chosen(nuclei, tta))
 
 
 def best_pair(predicted: Sequence[Predicted]) -> tuple[float | None, float | None]:

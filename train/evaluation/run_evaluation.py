@@ -50,9 +50,11 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> tuple[Path, dict[str, Any]
 
 
 def is_kept(config: EvaluateConfig, run: Run, groups: Sequence[Group]) -> bool:
-    """Whether thresholds are chosen for a folder: on all cases, each tested by its fold."""
+    """Whether thresholds are chosen for a folder: on all cases, each tested by its fold, of the
+    checkpoints and with the match radius that are used where none is given."""
     of_all = config.split == "test" and not config.cases and not config.raw
-    return isinstance(run, FoldsRun) and of_all and len(groups) > 1
+    as_used = config.checkpoint == "best" and not config.match_radius_px
+    return isinstance(run, FoldsRun) and of_all and as_used and len(groups) > 1
 
 
 def out_of_fold(run: Run, summary: dict[str, Any]) -> OutOfFold:
@@ -66,6 +68,4 @@ def out_of_fold(run: Run, summary: dict[str, Any]) -> OutOfFold:
         {member.name: found[member.name] for member in run.members},
         **summary["out_of_fold"],
         tta=summary["tta"],
-        content_sha256=run.data.content_sha256,
-        num_fields=summary["num_fields"],
     )

@@ -52,7 +52,7 @@ def export_run(config: ExportConfig) -> None:
         item.publish()
     for note in loaded.state.get("notes", []):
         print(note)
-    print(f"exported {loaded.checkpoint} into {out}")
+    print(f"exported {run.name if len(run.members) > 1 else loaded.checkpoint} into {out}")
     print(f"model sha256  {model_sha256(model)}")
 
 

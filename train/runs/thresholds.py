@@ -23,6 +23,7 @@ CHOSEN_ON = {
     "default": "default, no validation",
     "empty_val": f"default, {EMPTY} in val",
     "out of fold": "chosen out of fold",
+    "out of fold, tta": "chosen out of fold with tta=true",
     "empty_folds": f"default, {EMPTY} in the other folds",
     "members": "median of the members', each chosen on val",
     "not_chosen": "default, not chosen out of fold",
@@ -58,9 +59,6 @@ class OutOfFold:
     nuclei_threshold: float | None
     tta: bool
     """Whether the predictions were averaged over turns."""
-    content_sha256: str
-    """Hash of the data set."""
-    num_fields: int
 
     def __post_init__(self) -> None:
         for value in (self.threshold, self.nuclei_threshold):
@@ -74,7 +72,9 @@ class OutOfFold:
     @property
     def thresholds(self) -> Thresholds:
         """The two thresholds, with the default where nothing is annotated."""
-        return Thresholds(*chosen(self.threshold), *chosen(self.nuclei_threshold))
+        return Thresholds(
+            *chosen(self.threshold, self.tta), *chosen(self.nuclei_threshold, self.tta)
+        )
 
 
 def read_out_of_fold(folder: Path) -> OutOfFold | None:
@@ -105,9 +105,11 @@ def write_out_of_fold(folder: Path, chosen: OutOfFold) -> None:
         item.publish()
 
 
-def chosen(value: float | None) -> tuple[float, str]:
+def chosen(value: float | None, tta: bool) -> tuple[float, str]:
     """Return a threshold that was chosen out of fold, and how; None if nothing is annotated."""
-    return (value, "out of fold") if value is not None else (DEFAULT_THRESHOLD, "empty_folds")
+    if value is None:
+        return DEFAULT_THRESHOLD, "empty_folds"
+    return value, "out of fold, tta" if tta else "out of fold"
 
 
 def median_of(states: Sequence[dict[str, Any]]) -> Thresholds:
