@@ -1,5 +1,6 @@
 """Several runs as one model: predicted, measured on raw fields, exported, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,7 +28,13 @@ from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import named_run, read_any
 from train.runs.run_folder import read_run
-from train.runs.thresholds import OutOfFold, Thresholds, median_of, read_out_of_fold
+from train.runs.thresholds import (
+    OutOfFold,
+    Thresholds,
+    median_of,
+    read_out_of_fold,
+    thresholds_text,
+)
 
 Cli = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -170,6 +177,12 @@ def test_nothing_annotated_gives_the_default_threshold() -> None:
     assert kept.thresholds == Thresholds(0.5, "empty_folds", 0.2, "out of fold")
 
 
+def test_thresholds_that_were_chosen_with_turns_say_so() -> None:
+    chosen = OutOfFold({}, 0.4, 0.2, tta=True).thresholds
+    words = thresholds_text(*dataclasses.astuple(chosen))
+    assert words.endswith("0.4, of nuclei 0.2 (both chosen out of fold with tta=true)")
+
+
 # --- in one file ---
 
 
@@ -221,6 +234,7 @@ def test_onnx_holds_the_mean_of_all_members(
     out, image = tmp_path / "both.onnx", raw / "Case_4-01.png"
     outcome = cli(export.main, f"runs=[{trained},{deeper}]", f"out={out}", f"check={image}")
     assert outcome.code == 0, outcome.err
+    assert f"exported deeper, trained into {out}\n" in outcome.out
     expected = (probability(deeper, image) + probability(trained, image)) / 2
     image_BCHW = read_image(image).transpose(2, 0, 1)[None].astype(np.float32) / 255
     (found_BCHW,) = onnxruntime.InferenceSession(out).run(None, {"image": image_BCHW})

@@ -101,18 +101,22 @@ def compare_with_training(
 ) -> dict[str, Any]:
     """Look for near-duplicates among the fields that the run was trained on. Collective.
 
-    `data` is the folder of the prepared data set, '' for the run's own. If it is missing or another
-    one, the result holds the reason as `not_checked`.
+    `data` is where the prepared data set is, '' for where it was in training. If that of a member
+    is missing or another one, the result holds the reason as `not_checked`.
     """
     about: dict[str, Any] = {"max_bits": NEAR_BITS}
     try:
-        samples = list(ranks.first_does(lambda: training_fields(run, data)).items())
-        mine = ranks.items_of_rank(list(enumerate(samples)))
+        fields, reasons = ranks.first_does(lambda: training_fields(run, data))
+        mine = ranks.items_of_rank(list(enumerate(fields.items())))
         prints = ranks.all_do(
             lambda: [of_sample(folder, number, sample) for number, ((folder, _), sample) in mine]
         )
     except UserError as error:
         return about | {"not_checked": str(error)}
+    if reasons:
+        about["not_checked"] = "; ".join(reasons)
+        if not fields:
+            return about
     trained = sorted(
         (entry for of_rank in prints for entry in of_rank), key=lambda entry: entry.index
     )
@@ -120,24 +124,33 @@ def compare_with_training(
     return about | {"num_training_fields": len(trained), "found": found}
 
 
-def training_fields(run: Run, data: str) -> dict[tuple[Path, str], Sample]:
-    """Return the fields that any member of a run was trained on, by folder and id. Raises UserError
-    where a data set is missing or another one."""
-    found = {}
+def training_fields(run: Run, data: str) -> tuple[dict[tuple[Path, str], Sample], list[str]]:
+    """Return the fields that any member of a run was trained on, by folder and id; and why those of
+    other members are not known: their data set is missing or another one."""
+    found, reasons = {}, dict[str, None]()
     for member in run.members:
-        dataset = trained_on(member, data or member.config.data)
+        try:
+            dataset = trained_on(member, data)
+        except UserError as error:
+            reasons[str(error)] = None
+            continue
         for sample in dataset.split("train", originals_only=True):
             found[dataset.folder, sample.id] = sample
-    return found
+    return found, [*reasons]
 
 
 def trained_on(run: Run, data: str) -> Dataset:
-    """Read the prepared data set. Raises UserError where the run was trained on another one."""
-    if not data:
+    """Read the data set that a run was trained on: `data` if it is that one, else where it was in
+    training. Raises UserError where it is at neither."""
+    places = [place for place in (data, run.config.data) if place]
+    if not places:
         raise UserError("an exported model does not know where its data set is; give data=")
-    dataset = read_dataset(Path(data))
-    if dataset.description.content_sha256 != run.data.content_sha256:
-        raise UserError(f"data={data}: not the content that the run was trained on")
+    for place in places:
+        dataset = read_dataset(Path(place))
+        if dataset.description.content_sha256 == run.data.content_sha256:
+            break
+    else:
+        raise UserError(f"data={places[-1]}: not the content that the run was trained on")
     trained = set(run.data.cases["train"])
     samples = [sample for sample in dataset.samples if sample.case in trained]
     return replace(dataset, samples=samples)
@@ -186,16 +199,21 @@ def agreement_of(mask_HW: Mask, other_HW: Mask, label_values: Sequence[int]) -> 
 
 
 def duplicate_warnings(compared: dict[str, Any]) -> list[str]:
-    """Say in a line what `compare_with_training` found; nothing where it found nothing."""
+    """Say what `compare_with_training` found, and could not check; nothing where it found none."""
+    warnings = []
     if reason := compared.get("not_checked"):
-        return [f"not checked whether these pictures were trained on under other names: {reason}"]
-    if not compared["found"]:
-        return []
+        of_some = "by some members " if "found" in compared else ""
+        warnings.append(
+            f"not checked whether these pictures were trained on {of_some}under other names:"
+            f" {reason}"
+        )
+    if not compared.get("found"):
+        return warnings
     pairs = ", ".join(
         f"{pair['field']} like {pair['trained_field']} ({pair['bits']} of 64 bits differ)"
         for pair in compared["found"]
     )
-    return [f"pictures that look like ones trained on, of other cases: {pairs}"]
+    return [*warnings, f"pictures that look like ones trained on, of other cases: {pairs}"]
 
 
 def split_warnings(cases: dict[str, list[str]]) -> list[str]:

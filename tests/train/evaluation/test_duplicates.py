@@ -23,6 +23,7 @@ from train.evaluation.duplicates import (
 )
 from train.evaluation.fields import FieldContent, WholeField, raw_fields
 from train.ranks.distributed import Ranks
+from train.runs.ensemble import named_run
 from train.runs.run_folder import read_run
 
 Disguise = Callable[[np.ndarray], np.ndarray]
@@ -176,6 +177,23 @@ def test_another_prepared_set_is_not_taken_for_it(
     (own_run / "dataset.json").write_text(json.dumps(about | {"content_sha256": "0" * 64}))
     compared = compare_with_training([], read_run(own_run), other, ranks())
     assert "not the content" in compared["not_checked"]
+
+
+def test_other_data_that_is_measured_is_compared_with_the_data_of_training(
+    trained: Path, own_run: Path, tmp_path: Path, ranks: Callable[..., Ranks]
+) -> None:
+    """data=OTHER; of several members, those whose data is there."""
+    other = Path(shutil.copytree(read_run(trained).config.data, tmp_path / "other"))
+    about = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps(about | {"content_sha256": "0" * 64}))
+    compared = compare_with_training([], read_run(trained), str(other), ranks())
+    assert (compared["num_training_fields"], "not_checked" in compared) == (4, False)
+    (own_run / "dataset.json").write_text(json.dumps(about | {"content_sha256": "1" * 64}))
+    both = named_run("", [str(trained), str(own_run)])
+    compared = compare_with_training([], both, str(other), ranks())
+    assert compared["num_training_fields"] == 4
+    (warning,) = duplicate_warnings(compared)
+    assert warning.startswith("not checked whether these pictures were trained on by some members")
 
 
 def test_a_case_in_two_splits_is_named() -> None:

@@ -1,0 +1,133 @@
+"""Which fields runs are measured on, what is kept of it, and what is refused."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import command_line
+from common.command_line import UsageError
+from data_prep.dataset.manifest import read_dataset
+from train.evaluation.chosen_fields import check_apart, choose_groups
+from train.evaluation.config import EvaluateConfig
+from train.evaluation.fields import prepared_fields
+from train.evaluation.measurement import chosen_on_val, warnings_about
+from train.evaluation.run_evaluation import is_kept
+from train.ranks.distributed import Ranks
+from train.runs.run_folder import read_run
+from train.runs.thresholds import Thresholds
+
+
+def load(*given: str) -> EvaluateConfig:
+    return command_line.load(EvaluateConfig, [*given])
+
+
+def changed(path: Path, **keys: Any) -> dict[str, Any]:
+    """Change keys of a dataset.json."""
+    about = json.loads(path.read_text()) | keys
+    path.write_text(json.dumps(about))
+    return about
+
+
+@pytest.fixture
+def moved(cv: Path, tmp_path: Path) -> Path:
+    """A copy of the data set of the folds."""
+    data = read_run(cv / "fold-0").config.data
+    return Path(shutil.copytree(data, tmp_path / "moved"))
+
+
+def test_folds_are_measured_on_their_own_data_where_it_was_moved_to(cv: Path, moved: Path) -> None:
+    _, groups = choose_groups(load(f"run={cv}", f"data={moved}"))
+    folds = read_dataset(moved).description.folds
+    assert [{field.case for field in group.chosen.fields} for group in groups] == [
+        set(members) for members in folds
+    ]
+
+
+def test_folds_of_other_data_are_none_of_the_members(cv: Path, moved: Path) -> None:
+    """Each fold of it holds out other cases than the members', which saw some of them."""
+    changed(moved / "dataset.json", content_sha256="0" * 64)
+    with pytest.raises(UsageError, match="no split of it is of all members"):
+        choose_groups(load(f"run={cv}", f"data={moved}"))
+
+
+def test_the_same_cases_of_data_sets_that_differ_are_refused(
+    trained: Path, own_run: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(read_run(trained).config.data, tmp_path / "data"))
+    for folder in (data, own_run):
+        changed(folder / "dataset.json", content_sha256="0" * 64)
+    config = (own_run / "config.yaml").read_text()
+    (own_run / "config.yaml").write_text(config.replace(read_run(trained).config.data, str(data)))
+    with pytest.raises(UsageError, match="test the same cases in data sets that differ"):
+        choose_groups(load(f"runs=[{trained},{own_run}]", f"out={tmp_path / 'out'}"))
+
+
+def test_a_case_of_other_data_that_a_member_was_trained_on_is_refused(
+    trained: Path, own_run: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(read_run(trained).config.data, tmp_path / "data"))
+    changed(data / "dataset.json", content_sha256="0" * 64)
+    given = [f"runs=[{trained},{own_run}]", f"data={data}", f"out={tmp_path / 'out'}"]
+    _, (group,) = choose_groups(load(*given))
+    assert {field.case for field in group.chosen.fields} == {"Case_4", "Case_5"}
+    split = json.loads((own_run / "dataset.json").read_text())["split"]
+    split["train"].append("case-04")  # the same case, written otherwise
+    changed(own_run / "dataset.json", split=split)
+    with pytest.raises(UsageError, match=re.escape(f"{own_run} was trained on Case_4, which")):
+        choose_groups(load(*given))
+    assert choose_groups(load(*given, "cases=[5]"))
+
+
+def test_groups_are_apart_only_if_no_spelling_of_a_case_is_in_two(cv: Path) -> None:
+    one, other = read_run(cv / "fold-0"), read_run(cv / "fold-1")
+    check_apart({("Case_1", "Case_2"): [one], ("Case_3",): [other]})
+    with pytest.raises(UsageError, match="case-01 is tested by .*fold-0 and by .*fold-1, but"):
+        check_apart({("Case_1", "Case_2"): [one], ("Case_3", "case-01"): [other]})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], True),
+        (["tta=true", "figures=0"], True),
+        (["split=val"], False),
+        (["raw=somewhere"], False),
+        (["cases=[1]"], False),
+        (["checkpoint=latest"], False),
+        (["match_radius_px=5"], False),
+    ],
+)
+def test_thresholds_are_kept_of_what_predict_uses_and_of_all_cases(
+    given: list[str], expected: bool, cv: Path
+) -> None:
+    run, groups = choose_groups(load(f"run={cv}"))
+    assert is_kept(load(*given), run, groups) is expected
+    assert not is_kept(load(*given), run.members[0], groups)
+
+
+@pytest.mark.parametrize(
+    ("given", "on", "words"),
+    [
+        ("checkpoint=best", "val", "checkpoint and thresholds were"),
+        ("checkpoint=latest", "members", "thresholds were"),
+        ("checkpoint=best", "out of fold", "checkpoint was"),
+        ("checkpoint=latest", "not_chosen", ""),
+    ],
+)
+def test_a_warning_names_what_was_chosen_on_evaluated_cases(
+    given: str, on: str, words: str, trained: Path, ranks: Callable[..., Ranks]
+) -> None:
+    """However their names are written; only what is used."""
+    run = read_run(trained)
+    found = prepared_fields(read_dataset(Path(run.config.data)), "val")
+    fields = [replace(field, case="CASE 03") for field in found]
+    used = chosen_on_val(load(given), Thresholds(0.5, "given", 0.5, on))
+    warnings = warnings_about(fields, [(run, run.load_model("best", ranks()))], used)
+    expected = [f"{words} chosen on: CASE 03; test on other cases"] if words else []
+    assert warnings == expected
