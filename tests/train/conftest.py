@@ -1,5 +1,6 @@
 """A tiny prepared data set, and runs on it."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -173,6 +174,17 @@ def cut() -> Callable[[TrainingCrops, Sequence[CropKey]], list[torch.Tensor]]:
 def own_run(trained: Path, tmp_path: Path) -> Path:
     """The finished run, to do with as one likes."""
     return Path(shutil.copytree(trained, tmp_path / "own"))
+
+
+def with_other_content(data: str, folder: Path) -> Path:
+    """Copy a prepared data set, as one of other content: its manifest has other spaces."""
+    shutil.copytree(data, folder)
+    manifest, about = folder / "manifest.jsonl", folder / "dataset.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"}\n", b"} \n"))
+    content_sha256 = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    changed = json.loads(about.read_text()) | {"content_sha256": content_sha256}
+    about.write_text(json.dumps(changed))
+    return folder
 
 
 def one_rank(rank: int = 0, world_size: int = 1) -> Ranks:

@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from common import command_line
 from common.command_line import UsageError
 from data_prep.dataset.manifest import read_dataset
+from tests.train.conftest import with_other_content
 from train.evaluation.chosen_fields import check_apart, choose_groups
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import prepared_fields
@@ -27,21 +27,10 @@ def load(*given: str) -> EvaluateConfig:
     return command_line.load(EvaluateConfig, [*given])
 
 
-def changed(path: Path, **keys: Any) -> dict[str, Any]:
-    """Change keys of a dataset.json."""
-    about = json.loads(path.read_text()) | keys
-    path.write_text(json.dumps(about))
-    return about
-
-
-@pytest.fixture
-def moved(cv: Path, tmp_path: Path) -> Path:
-    """A copy of the data set of the folds."""
-    data = read_run(cv / "fold-0").config.data
-    return Path(shutil.copytree(data, tmp_path / "moved"))
-
-
-def test_folds_are_measured_on_their_own_data_where_it_was_moved_to(cv: Path, moved: Path) -> None:
+def test_folds_are_measured_on_their_own_data_where_it_was_moved_to(
+    cv: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(read_run(cv / "fold-0").config.data, tmp_path / "moved"))
     _, groups = choose_groups(load(f"run={cv}", f"data={moved}"))
     folds = read_dataset(moved).description.folds
     assert [{field.case for field in group.chosen.fields} for group in groups] == [
@@ -49,19 +38,17 @@ def test_folds_are_measured_on_their_own_data_where_it_was_moved_to(cv: Path, mo
     ]
 
 
-def test_folds_of_other_data_are_none_of_the_members(cv: Path, moved: Path) -> None:
-    """Each fold of it holds out other cases than the members', which saw some of them."""
-    changed(moved / "dataset.json", content_sha256="0" * 64)
+def test_folds_of_other_data_are_none_of_the_members(cv: Path, tmp_path: Path) -> None:
+    other = with_other_content(read_run(cv / "fold-0").config.data, tmp_path / "other")
     with pytest.raises(UsageError, match="no split of it is of all members"):
-        choose_groups(load(f"run={cv}", f"data={moved}"))
+        choose_groups(load(f"run={cv}", f"data={other}"))
 
 
 def test_the_same_cases_of_data_sets_that_differ_are_refused(
     trained: Path, own_run: Path, tmp_path: Path
 ) -> None:
-    data = Path(shutil.copytree(read_run(trained).config.data, tmp_path / "data"))
-    for folder in (data, own_run):
-        changed(folder / "dataset.json", content_sha256="0" * 64)
+    data = with_other_content(read_run(trained).config.data, tmp_path / "data")
+    shutil.copy(data / "dataset.json", own_run)
     config = (own_run / "config.yaml").read_text()
     (own_run / "config.yaml").write_text(config.replace(read_run(trained).config.data, str(data)))
     with pytest.raises(UsageError, match="test the same cases in data sets that differ"):
@@ -71,14 +58,13 @@ def test_the_same_cases_of_data_sets_that_differ_are_refused(
 def test_a_case_of_other_data_that_a_member_was_trained_on_is_refused(
     trained: Path, own_run: Path, tmp_path: Path
 ) -> None:
-    data = Path(shutil.copytree(read_run(trained).config.data, tmp_path / "data"))
-    changed(data / "dataset.json", content_sha256="0" * 64)
+    data = with_other_content(read_run(trained).config.data, tmp_path / "data")
     given = [f"runs=[{trained},{own_run}]", f"data={data}", f"out={tmp_path / 'out'}"]
     _, (group,) = choose_groups(load(*given))
     assert {field.case for field in group.chosen.fields} == {"Case_4", "Case_5"}
-    split = json.loads((own_run / "dataset.json").read_text())["split"]
-    split["train"].append("case-04")  # the same case, written otherwise
-    changed(own_run / "dataset.json", split=split)
+    about = json.loads((own_run / "dataset.json").read_text())
+    about["split"]["train"].append("case-04")  # the same case, written otherwise
+    (own_run / "dataset.json").write_text(json.dumps(about))
     with pytest.raises(UsageError, match=re.escape(f"{own_run} was trained on Case_4, which")):
         choose_groups(load(*given))
     assert choose_groups(load(*given, "cases=[5]"))
@@ -87,7 +73,7 @@ def test_a_case_of_other_data_that_a_member_was_trained_on_is_refused(
 def test_groups_are_apart_only_if_no_spelling_of_a_case_is_in_two(cv: Path) -> None:
     one, other = read_run(cv / "fold-0"), read_run(cv / "fold-1")
     check_apart({("Case_1", "Case_2"): [one], ("Case_3",): [other]})
-    with pytest.raises(UsageError, match="case-01 is tested by .*fold-0 and by .*fold-1, but"):
+    with pytest.raises(UsageError, match=r"case-01 is tested by .*fold-0 and by .*fold-1, but"):
         check_apart({("Case_1", "Case_2"): [one], ("Case_3", "case-01"): [other]})
 
 

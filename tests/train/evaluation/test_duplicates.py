@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.image_files.open_image import read_image
+from tests.train.conftest import with_other_content
 from train.evaluation.duplicates import (
     NEAR_BITS,
     agreement,
@@ -183,9 +184,8 @@ def test_other_data_that_is_measured_is_compared_with_the_data_of_training(
     trained: Path, own_run: Path, tmp_path: Path, ranks: Callable[..., Ranks]
 ) -> None:
     """data=OTHER; of several members, those whose data is there."""
-    other = Path(shutil.copytree(read_run(trained).config.data, tmp_path / "other"))
-    about = json.loads((other / "dataset.json").read_text())
-    (other / "dataset.json").write_text(json.dumps(about | {"content_sha256": "0" * 64}))
+    other = with_other_content(read_run(trained).config.data, tmp_path / "other")
+    about = json.loads((own_run / "dataset.json").read_text())
     compared = compare_with_training([], read_run(trained), str(other), ranks())
     assert (compared["num_training_fields"], "not_checked" in compared) == (4, False)
     (own_run / "dataset.json").write_text(json.dumps(about | {"content_sha256": "1" * 64}))
