@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import UserError
-from common.schema import checked, json_sha256, read_small, require_printable, validated
+from common.schema import checked, json_sha256, read_small, require_printable, short, validated
 from data_prep.cases.names import check_regex, find_cases
 from data_prep.cases.similar import essence
 from data_prep.dataset.description import Description
@@ -68,8 +68,11 @@ def beginning_as_json(beginning: Beginning) -> bytes:
 
 
 def read_beginning(run: Path, init: str) -> Beginning:
-    """Read the init.json of a run with this init=; '' has none. Raises UserError if it is missing
-    or damaged: which cases the weights have seen would not be known."""
+    """Read the init.json of a run with this init=; '' has none.
+
+    Raises UserError if it is missing, damaged or without the model of init=: which cases the
+    weights have seen would not be known.
+    """
     file = run / INIT
     if not init and not file.is_file():
         return Beginning([], [])
@@ -79,7 +82,10 @@ def read_beginning(run: Path, init: str) -> Beginning:
         if found.sha256 != json_sha256(content):
             raise ValueError("sha256 differs")
         require_printable(found.made_anew, "made_anew")
-        return Beginning(origins_in(found.origins), found.made_anew)
+        origins = origins_in(found.origins)
+        if bool(init) != bool(origins):
+            raise ValueError(f"{len(origins)} origins, of a run with init={short(init)}")
+        return Beginning(origins, found.made_anew)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file}: missing or damaged: {getattr(error, 'strerror', None) or error}; it says"

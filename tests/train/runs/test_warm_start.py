@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.command_line import EXIT_STOPPED, EXIT_USAGE
+from common.schema import json_sha256
 from tests.faults.training import digests
 from tests.forked_ranks import ForkedRanks
 from tests.processes import prepare_alone
@@ -241,6 +242,20 @@ class TestGuard:
                 outcome = cli(main, *arguments)
                 assert outcome.code != 0
                 assert "init.json: missing or damaged" in outcome.err
+
+    @pytest.mark.parametrize("name", ["second", "trained"])
+    def test_a_record_of_no_model_is_not_that_of_a_run_with_one(
+        self, name: str, tmp_path: Path, cli: Cli, request: pytest.FixtureRequest
+    ) -> None:
+        """Nor one of a model that of a run which began with random weights. The hash is right."""
+        run = Path(shutil.copytree(request.getfixturevalue(name), tmp_path / "run"))
+        kept = request.getfixturevalue("second") / "init.json"
+        origins = [] if name == "second" else json.loads(kept.read_text())["origins"]
+        content = {"origins": origins, "made_anew": []}
+        (run / "init.json").write_text(json.dumps({**content, "sha256": json_sha256(content)}))
+        outcome = cli(show.main, f"run={run}")
+        assert outcome.code == 1
+        assert f"{len(origins)} origins, of a run with init=" in outcome.err
 
     def test_a_run_that_lost_its_record_does_not_go_on(
         self, second: Path, trained: Path, others: Path, tmp_path: Path, cli: Cli
