@@ -40,6 +40,7 @@ from data_prep.plan import (
 )
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
 from data_prep.records import FieldState
+from data_prep.split import check_folds
 
 SAMPLE_OF = re.compile(r"/(.+)_v\d{2,}_")  # the field in the path of a sample's file
 
@@ -160,6 +161,8 @@ def deal_folds(config: PrepConfig, samples: Sequence[Sample]) -> list[list[str]]
         members = [sample for sample in samples if sample.case == case]
         num_fields = sum(sample.variant == 0 for sample in members)
         contents[case] = {"fields": num_fields, **count_nuclei(members)}
+    if config.split.folds == "cases":
+        check_folds([*contents], config.split)  # again: of those that have usable fields
     return folds.deal(contents, config.split.folds, config.seed)
 
 

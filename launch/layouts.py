@@ -108,7 +108,8 @@ def planned_data(preparation: Sequence[str]) -> Description | None:
 
 def data_of_fold(config: TrainConfig) -> Description:
     """Return the description of the data set, as the fold that is trained sees it."""
-    return read_description(Path(config.data) / DATASET).of_fold(config.fold)
+    folder = Path(config.data)
+    return read_description(folder / DATASET).of_fold(config.fold, f"data={folder}", folder)
 
 
 @contextmanager

@@ -184,7 +184,9 @@ def check_fold_chosen(
     if preparation:
         number = count_folds(str(folds), request.data, preparation) if folds else 0
         for training in trainings:
-            check_fold([[]] * number, training.config.fold, f"data={request.data}")
+            check_fold(
+                [[]] * number, training.config.fold, f"data={request.data}", Path(request.data)
+            )
 
 
 def choosing_a_fold(folds: int | str, argv: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Read dataset.json: how a set was prepared, and which cases are in its splits or folds."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -15,7 +16,9 @@ from data_prep.config import (
     MAX_CLASSES,
     OBJECT_TYPES,
     SMALLEST_MPP,
+    SPLITS,
     PrepConfig,
+    SplitConfig,
 )
 from data_prep.dataset.folds import Fold, cases_of_fold, check_fold
 
@@ -80,16 +83,26 @@ class Description:
     folds: list[list[str]] = field(default_factory=list)
     """The cases of each fold; none where the cases are split once and for all."""
 
-    def of_fold(self, fold: Fold, data: str = "the data set") -> "Description":
+    def of_fold(
+        self, fold: Fold, data: str = "the data set", folder: Path | None = None
+    ) -> "Description":
         """Return it as a fold sees it: `cases` are those of the fold's splits.
 
-        Raises UsageError, which names the set as `data`, for a fold that it does not have.
+        Raises UsageError for a fold that it does not have: `data` names the set there, `folder` is
+        where it was prepared.
         """
-        check_fold(self.folds, fold, data)
+        check_fold(self.folds, fold, data, folder)
         if fold == "none":
             return self
         has_val = bool(self.settings["split"]["val"])
         return replace(self, cases=cases_of_fold(self.folds, fold, has_val))
+
+
+@dataclass(frozen=True)
+class ValSettings:
+    """The schema of config.split in a set with folds, as far as it is read."""
+
+    val: float
 
 
 @dataclass(frozen=True)
@@ -128,21 +141,37 @@ def read_description(path: Path, way_out: str = ELSEWHERE) -> Description:
         labelling = labelling_of(about.labels, about.config, about.mpp)
         require_printable(about.config, "config")
         require_printable(about.split, "split")
+        check_splits(about.split)
+        checked(dict[str, dict[str, Any]], {"config.split": about.config.get("split", {})})
         folds = read_folds(content, about)
         return Description(labelling, about.split, about.content_sha256, about.config, folds)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: missing or damaged: {error}{AGAIN}") from None
 
 
+def check_splits(cases: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError unless these are the cases of all three splits, each in one of them."""
+    if cases.keys() != set(SPLITS):
+        raise ValueError(f"split: {short([*cases])}; expected {', '.join(SPLITS)}")
+    listed = [case for split in SPLITS for case in cases[split]]
+    if len(set(listed)) < len(listed):
+        twice = next(case for case, times in Counter(listed).items() if times > 1)
+        raise ValueError(f"split: {short(twice)} is listed twice")
+
+
 def read_folds(content: bytes, about: DatasetFile) -> list[list[str]]:
     """Return the folds in a dataset.json, [] for none. Raises ValueError for what are no folds."""
     folds = checked(list[list[str]], validated(dict[str, Any], content).get("folds", []))
+    if not folds:
+        return []
     dealt = [case for members in folds for case in members]
-    is_once = len(set(dealt)) == len(dealt) and {*dealt} <= {*about.split.get("train", [])}
+    is_once = len(set(dealt)) == len(dealt) and {*dealt} <= {*about.split["train"]}
     if not (all(folds) and is_once):
         raise ValueError("folds: not each a list of cases of the train split, each case once")
-    if folds and not isinstance(about.config.get("split", {}).get("val"), int | float):
-        raise ValueError("config: split.val is missing")
+    val = checked(ValSettings, about.config.get("split", {})).val
+    least = SplitConfig(val=val, test=0).least_folds
+    if len(folds) < least:
+        raise ValueError(f"folds: {len(folds)}; expected at least {least} with split.val={val}")
     return folds
 
 

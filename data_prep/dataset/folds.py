@@ -4,8 +4,10 @@ A set is prepared once, with variants of every case. A fold is a view of it: who
 one, and sees the variants of the cases that the fold trains on, and of no other.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from common.command_line import UsageError
@@ -60,14 +62,18 @@ def cases_of_fold(
     return cases
 
 
-def check_fold(folds: Sequence[Sequence[str]], fold: Fold, data: str) -> None:
-    """Raise UsageError for a fold that a data set does not have; `data` names the set."""
+def check_fold(
+    folds: Sequence[Sequence[str]], fold: Fold, data: str, folder: Path | None = None
+) -> None:
+    """Raise UsageError for a fold that a data set does not have; `data` names the set, and `folder`
+    is where it was prepared."""
     if not folds:
         if fold == "none":
             return
+        out = shlex.quote(f"out={folder or '...'}")
         raise UsageError(
-            f"fold={fold}: {data} has no folds; leave fold= out, or deal its cases to folds: python"
-            f" -m data_prep raw=... out={data} split.folds=5 (what is prepared is kept)"
+            f"fold={fold}: {data} has no folds; leave fold= out, or deal its cases to folds, with"
+            f" all other settings as they were: python -m data_prep raw=... {out} split.folds=5"
         )
     allowed = f"fold=0 to fold={len(folds) - 1} (its cases are tested), or fold=all (trains on all)"
     if fold == "none":

@@ -90,7 +90,7 @@ class Dataset:
 
     def of_fold(self, fold: Fold) -> "Dataset":
         """Return it as a fold sees it, see Description. Raises UsageError."""
-        description = self.description.of_fold(fold, f"data={self.folder}")
+        description = self.description.of_fold(fold, f"data={self.folder}", self.folder)
         split_of = {case: split for split, cases in description.cases.items() for case in cases}
         samples = [replace(each, split=split_of[each.case]) for each in self.samples]
         return replace(self, samples=samples, description=description)

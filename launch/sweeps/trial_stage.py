@@ -196,13 +196,14 @@ def folds_of(plan: Plan, config: TrainConfig) -> range:
 
     Raises UserError for a data set without them, or without a validation split.
     """
-    data = read_description(Path(config.data) / DATASET)
+    folder = Path(config.data)
+    data = read_description(folder / DATASET)
     if plan.has_folds and not data.folds:
         raise UserError(
             f"data={config.data}: has no folds; prepare it with split.folds=5, or give no --folds",
             can_heal=False,
         )
-    view = data.of_fold(0 if plan.has_folds else config.fold, f"data={config.data}")
+    view = data.of_fold(0 if plan.has_folds else config.fold, f"data={folder}", folder)
     if not view.cases.get("val"):
         raise UserError(
             f"data={config.data}: no validation split, by whose Dice trials are compared; prepare"

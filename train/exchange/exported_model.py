@@ -26,7 +26,7 @@ from torch import nn
 from common import command_line
 from common.command_line import UsageError, UserError
 from common.schema import checked, json_sha256, require_printable, short, validated
-from data_prep.dataset.description import Description, labelling_of
+from data_prep.dataset.description import Description, check_splits, labelling_of
 from data_prep.images.masks import channel_values
 from train.checkpoints.digests import model_sha256, tensors_sha256
 from train.config import TileConfig, TrainConfig
@@ -226,6 +226,7 @@ def about_in(found: Metadata) -> About:
     read |= {"case_regex": source.case_regex, "annotations": source.annotations}
     read |= {"object_types": source.object_types, "empty": source.empty}
     require_printable([source.cases, source.settings], "data")
+    check_splits(source.cases)
     settings = {**found.training, "model": found.model, "tile": found.tile}
     config = command_line.from_values(TrainConfig, settings)
     labelling = labelling_of(found.classes, read, found.mpp)

@@ -1,6 +1,7 @@
 """Folds: dealt by what is annotated, and seen as splits."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ import pytest
 
 from common.command_line import UsageError
 from data_prep.__main__ import main as prepare
-from data_prep.dataset.description import DATASET, DatasetError
+from data_prep.dataset.description import DATASET, DatasetError, read_description
 from data_prep.dataset.folds import Fold, cases_of_fold, deal
 from data_prep.dataset.manifest import read_dataset
 from tests.processes import prepare_alone
@@ -134,7 +135,7 @@ def test_a_view_splits_samples_by_their_cases(sets: dict[str, Path]) -> None:
         (
             "none",
             0,
-            r"fold=0: data=.* has no folds; .*data_prep raw=\.\.\. out=data=.*split.folds=5",
+            r"fold=0: data=.* has no folds; .*data_prep raw=\.\.\. out=/.*split.folds=5",
         ),
         ("none", "all", r"fold=all: data=.* has no folds"),
     ],
@@ -153,7 +154,8 @@ def test_a_fold_that_is_not_there_is_refused(
         ([["Case_9"]], "each case once"),
         ([[]], "each case once"),
         ("all", "valid list"),
-        ([["Case_1"], ["Case_2", "Case_3", "Case_4"]], "Case_5' is in no fold"),
+        ([["Case_1"], ["Case_2"], ["Case_3", "Case_4"]], "Case_5' is in no fold"),
+        ([["Case_1", "Case_2", "Case_3"], ["Case_4", "Case_5"]], r"folds: 2; .*at least 3 .*0.15"),
     ],
 )
 def test_folds_of_strangers_are_checked(
@@ -164,3 +166,49 @@ def test_folds_of_strangers_are_checked(
     (data / DATASET).write_text(json.dumps(about | {"folds": folds}))
     with pytest.raises(DatasetError, match=message):
         read_dataset(data)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (7, "config.split: expected a valid dictionary"),
+        ({}, "val: is missing"),
+        ({"val": True}, "val: expected a valid number"),
+        ({"val": "0"}, "val: expected a valid number"),
+        ({"val": -1}, "split.val=-1"),
+        ({"val": 10**400}, "val"),
+    ],
+)
+def test_folds_need_to_know_whether_one_of_them_validates(
+    sets: dict[str, Path], tmp_path: Path, split: object, message: str
+) -> None:
+    about = json.loads((sets["3"] / DATASET).read_text())
+    (tmp_path / DATASET).write_text(
+        json.dumps(about | {"config": about["config"] | {"split": split}})
+    )
+    with pytest.raises(DatasetError, match=message):
+        read_description(tmp_path / DATASET)
+
+
+def test_the_command_that_deals_a_set_to_folds_is_accepted(
+    raw: Path, sets: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its name needs quotes; with the settings of the set, which the words ask to repeat."""
+    out = Path(shutil.copytree(sets["none"], tmp_path / "my set"))
+    with pytest.raises(UsageError) as refused:
+        read_dataset(out).of_fold(0)
+    command = shlex.split(str(refused.value).partition("as they were: ")[2])
+    assert command == ["python", "-m", "data_prep", "raw=...", f"out={out}", "split.folds=5"]
+    prepare_alone(f"raw={raw}", *command[4:], "copies=2")
+    assert len(read_dataset(out).of_fold(0).description.folds) == 5
+
+
+def test_cases_without_usable_fields_make_no_folds(raw: Path, tmp_path: Path) -> None:
+    """Of three cases one cannot be read; the other two are too few for test, val and train."""
+    for case in ("2-01", "3-01", "4-01"):
+        shutil.copy(raw / f"Case_{case}.json", tmp_path)
+        shutil.copy(raw / f"Case_{case}.png", tmp_path)
+    (tmp_path / "Case_4-01.png").write_bytes(b"no image")
+    given = [f"raw={tmp_path}", f"out={tmp_path / 'set'}", "copies=1", "on_error=skip"]
+    with pytest.raises(UsageError, match="there are only 2 cases, and 3 folds are needed"):
+        prepare([*given, "split.folds=cases"])

@@ -226,8 +226,11 @@ def test_a_name_in_a_manifest_is_a_name_and_no_path(
         read_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["sample", "cases"])
-def test_a_case_of_two_splits_is_refused(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("sample", "Case_1-01_v00 of Case_1 is in"), ("cases", "split: 'Case_1' is listed twice")],
+)
+def test_a_case_of_two_splits_is_refused(tmp_path: Path, place: str, message: str) -> None:
     """As in a set from elsewhere: a patient in training and test would flatter every figure."""
     samples, about = [*SAMPLES], dict(ABOUT)
     if place == "sample":
@@ -235,7 +238,7 @@ def test_a_case_of_two_splits_is_refused(tmp_path: Path, place: str) -> None:
     else:
         about["split"] = ABOUT["split"] | {"test": ["Case_1", "Case_3", "Case_4"]}
     write_dataset(tmp_path, samples, about)
-    with pytest.raises(DatasetError, match=r"Case_1-01_v00 of Case_1 is in"):
+    with pytest.raises(DatasetError, match=message):
         read_dataset(tmp_path)
 
 
@@ -250,6 +253,10 @@ def test_a_case_of_two_splits_is_refused(tmp_path: Path, place: str) -> None:
         (lambda a: a["split"].update(train="Case_1"), "split.train: expected a valid list"),
         (lambda a: a["split"].update(train=[1]), "split.train.0: expected a valid string"),
         (lambda a: a.update(split=["Case_1"]), "split: expected a valid dictionary"),
+        (lambda a: a["split"].pop("val"), r"split: .*; expected train, val, test"),
+        (lambda a: a["split"].update(more=[]), r"split: .*; expected train, val, test"),
+        (lambda a: a["split"]["test"].append("Case_2"), "split: 'Case_2' is listed twice"),
+        (lambda a: a["config"].update(split=7), "config.split: expected a valid dictionary"),
         (lambda a: a["config"].update(radius_px=10**9), "radius_px: 1000000000; expected 1 to 64"),
         (lambda a: a["config"].update(uint16_white=-1), "uint16_white: -1; expected at least 1"),
         (lambda a: a["config"].update(annotations="pickle"), "annotations: 'pickle'; expected one"),
