@@ -29,13 +29,19 @@ class RunLock(Lease):
 
 @contextmanager
 def locked(folder: Path, ranks: "Ranks") -> Iterator[RunLock]:
-    """Lock a run folder. Collective; raises UserError on every rank if another process holds it."""
+    """Lock a run folder, and remove it if it is empty in the end: the run was refused.
+
+    Collective; raises UserError on every rank if another process holds it.
+    """
     lock = RunLock(folder)
     ranks.first_does(lock.acquire)
     try:
         yield lock
     finally:
         lock.release()
+        if ranks.is_first:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def lock_suffix(source: Path) -> str:
