@@ -21,7 +21,8 @@ from train.crops.fitting import steps_per_epoch
 from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, resolve_batch
 from train.loop.schedule import about_schedule
 from train.runs.newest import CHECKPOINTS
-from train.runs.same_run import OtherRunError, check_same_run
+from train.runs.same_data import OtherRunError
+from train.runs.same_run import check_same_run
 from train.runs.warm_start import check_init, is_to_begin
 
 

@@ -20,7 +20,7 @@ from train.ranks.distributed import Ranks, start_ranks
 from train.ranks.lock import RunLock, locked
 from train.runs.newest import CONFIG, new_run, read_config
 from train.runs.open_run import io_errors_explained, open_run
-from train.runs.same_run import OtherRunError
+from train.runs.same_data import OtherRunError
 
 
 def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None) -> int:

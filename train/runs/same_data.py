@@ -9,12 +9,13 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.command_line import UserError, named
+from common import command_line
+from common.command_line import UsageError, UserError, named
 from data_prep.config import PrepConfig
 from data_prep.dataset.description import Description
 from data_prep.dataset.manifest import Dataset
@@ -27,6 +28,36 @@ SHOWN_AS_CASES = "split."
 NOTHING = "none"
 PLAIN = re.compile(r"[\w.+-]+( [\w.+-]+)*")
 """A name that a list on the command line holds without quotes."""
+
+
+class OtherRunError(UsageError):
+    """Settings or data are not those that a run began with."""
+
+    def __init__(self, message: str, ways_out: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(message)
+        self.ways_out = ways_out
+        """Settings by key, each of which would be accepted in place of those that were given."""
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (str(self), self.ways_out)  # it goes from rank to rank
+
+    def accepted(self, settings: Sequence[str]) -> list[list[str]]:
+        """Return settings that would be accepted, in the order of those that were given."""
+        return [with_keys(settings, way_out) for way_out in self.ways_out]
+
+
+def with_keys(settings: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
+    """Return key=value settings with other values; keys that are missing come last.
+
+    A key may be written train.KEY, as for launch/submit.py.
+    """
+    given, changed = set(), []
+    for setting in settings:
+        written = command_line.split_argument(setting)[0]
+        key = written.removeprefix("train.")
+        changed.append(f"{written}={wanted[key]}" if key in wanted else setting)
+        given.add(key)
+    return [*changed, *(f"{key}={value}" for key, value in wanted.items() if key not in given)]
 
 
 def check_same_data(trained: Description, dataset: Dataset, run: Path, is_named: bool) -> list[str]:

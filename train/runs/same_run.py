@@ -5,44 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import command_line
-from common.command_line import UsageError
 from common.schema import json_sha256
 from data_prep.dataset.description import DATASET, Description, read_description
 from train.checkpoints.published import published_checkpoints
 from train.config import AUTO, FIXED_KEYS, HARMLESS_KEYS, TrainConfig
 from train.runs.newest import CHECKPOINTS, OTHER_VERSION, read_config
-from train.runs.same_data import as_typed, differences, flat
-
-
-class OtherRunError(UsageError):
-    """Settings or data are not those that a run began with."""
-
-    def __init__(self, message: str, ways_out: Sequence[Mapping[str, str]]) -> None:
-        super().__init__(message)
-        self.ways_out = ways_out
-        """Settings by key, each of which would be accepted in place of those that were given."""
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (str(self), self.ways_out)  # it goes from rank to rank
-
-    def accepted(self, settings: Sequence[str]) -> list[list[str]]:
-        """Return settings that would be accepted, in the order of those that were given."""
-        return [with_keys(settings, way_out) for way_out in self.ways_out]
-
-
-def with_keys(settings: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
-    """Return key=value settings with other values; keys that are missing come last.
-
-    A key may be written train.KEY, as for launch/submit.py.
-    """
-    given, changed = set(), []
-    for setting in settings:
-        written = command_line.split_argument(setting)[0]
-        key = written.removeprefix("train.")
-        changed.append(f"{written}={wanted[key]}" if key in wanted else setting)
-        given.add(key)
-    return [*changed, *(f"{key}={value}" for key, value in wanted.items() if key not in given)]
+from train.runs.same_data import OtherRunError, as_typed, differences, flat
+from train.runs.warm_start import is_moved
 
 
 def check_same_run(
@@ -69,8 +38,9 @@ def check_same_run(
     if "crop.pipeline" in changed:
         named = "crop.pipeline" if pipeline.startswith("{") else f"crop.pipeline={pipeline}"
         changed["crop.pipeline"] = f"{named}: not the transforms that the run began with"
-    fixed = [key for key in changed if is_fixed(key, before[key], now[key])]
-    free = [key for key in changed if key not in (*fixed, *HARMLESS_KEYS)]
+    same = ["init"] if "init" in changed and is_moved(config, begun.init) else []
+    fixed = [key for key in changed if key not in same and is_fixed(key, before[key], now[key])]
+    free = [key for key in changed if key not in (*fixed, *same, *HARMLESS_KEYS)]
     trained = read_description(folder / DATASET, OTHER_VERSION).of_fold(begun.fold)
     now_lines = differences(trained, data.of_fold(begun.fold)) if data else []
     data_lines = [f"data: {line}" for line in now_lines]
@@ -138,8 +108,8 @@ def with_whole_init(config: TrainConfig) -> TrainConfig:
 
 
 def config_sha256(config: TrainConfig) -> str:
-    """Hash all settings that can change results."""
-    settings = flat_settings(config)
+    """Hash all settings that can change results; of the model of init=, only the name."""
+    settings = flat_settings(dataclasses.replace(config, init=Path(config.init).name))
     kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
     return json_sha256(kept)
 

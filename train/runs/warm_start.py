@@ -26,9 +26,8 @@ from train.exchange.origin import (
     read_beginning,
     trained_among,
 )
-from train.runs.newest import CHECKPOINTS, check_run
-from train.runs.same_data import as_typed, other_resolution, settings_as_typed
-from train.runs.same_run import OtherRunError
+from train.runs.newest import CHECKPOINTS, CONFIG, check_run
+from train.runs.same_data import OtherRunError, as_typed, other_resolution, settings_as_typed
 from train.runs.several import members_of, trials_of
 
 if TYPE_CHECKING:
@@ -175,26 +174,41 @@ def other_split(data: Description, seen: Mapping[str, Origin]) -> str:
 
 def begin(config: TrainConfig, data: Description) -> tuple[dict[str, bytes], list[str]]:
     """Return the file that records what a run begins with, by its name, and lines for the user; no
-    file without init=. Raises UserError as check_init(), and if a run that goes on has lost it."""
+    file without init=.
+
+    A run of which nothing is saved yet still begins with the weights that its first start recorded.
+    Raises UserError as check_init(), and if a run that goes on has lost its record, or the weights.
+    """
+    folder = Path(config.run)
     if not is_to_begin(config):
-        folder = Path(config.run)
         has_any = read_beginning(folder, config.init).origins
         return ({INIT: (folder / INIT).read_bytes()} if has_any else {}), []
     from data_prep.images.masks import channel_names
-    from model.build import HEAD
-    from train.checkpoints.digests import model_sha256
 
     run, notes = check_init(config, data)
-    loaded = load(config, run, BEST)
-    checkpoint = BEST if loaded.checkpoint == run.path else loaded.checkpoint.name
-    own = run.as_origin(checkpoint, loaded.state["step"], model_sha256(loaded.model))
     before, now = (channel_names(each.labelling.labels) for each in (run.data, data))
-    beginning = Beginning([own, *run.origins], [] if before == now else [HEAD])
-    told = f"begins with the weights of {config.init} (step {own.step})"
+    if (folder / CONFIG).is_file():
+        beginning = read_beginning(folder, config.init)
+        load_recorded(config, run, beginning.origins[0])
+    else:
+        beginning = new_beginning(config, run, is_headless=before != now)
+    told = f"begins with the weights of {config.init} (step {beginning.origins[0].step})"
     if beginning.made_anew:
         classes = " -> ".join(", ".join(labels) for labels in (before, now))
         told += f", but for the last layer, which is made anew: other classes ({classes})"
     return {INIT: beginning_as_json(beginning)}, [told, *notes]
+
+
+def new_beginning(config: TrainConfig, run: "Run", *, is_headless: bool) -> Beginning:
+    """Return what a new run begins with: the best checkpoint of the model of init=, perhaps without
+    its last layer."""
+    from model.build import HEAD
+    from train.checkpoints.digests import model_sha256
+
+    loaded = load(config, run, BEST)
+    checkpoint = BEST if loaded.checkpoint == run.path else loaded.checkpoint.name
+    own = run.as_origin(checkpoint, loaded.state["step"], model_sha256(loaded.model))
+    return Beginning([own, *run.origins], [HEAD] if is_headless else [])
 
 
 def initial_weights(config: TrainConfig, ranks: "Ranks") -> dict[str, "Tensor"]:
@@ -208,15 +222,49 @@ def initial_weights(config: TrainConfig, ranks: "Ranks") -> dict[str, "Tensor"]:
 
 def recorded_weights(config: TrainConfig) -> dict[str, "Tensor"]:
     """Return what initial_weights() does, on one rank."""
-    from train.checkpoints.digests import model_sha256
-
     beginning = read_beginning(Path(config.run), config.init)
-    own = beginning.origins[0]
-    model = load(config, read_model(config.init), own.checkpoint).model
-    if model_sha256(model) != own.model_sha256:
-        raise UserError(f"init={config.init}: changed meanwhile; run the same command again")
+    model = load_recorded(config, read_model(config.init), beginning.origins[0]).model
     anew = tuple(f"{part}." for part in beginning.made_anew)
     return {name: kept for name, kept in model.state_dict().items() if not name.startswith(anew)}
+
+
+def load_recorded(config: TrainConfig, run: "Run", origin: Origin) -> "LoadedModel":
+    """Load the checkpoint of the model of init= that a run has recorded. Raises UserError if that
+    model no longer has it, or not with these weights."""
+    from train.checkpoints.digests import model_sha256
+
+    try:
+        loaded = load(config, run, origin.checkpoint)
+    except UserError as error:
+        problem = str(error)
+    else:
+        if model_sha256(loaded.model) == origin.model_sha256:
+            return loaded
+        problem = f"init={config.init}: the weights of {origin.checkpoint} are others"
+    raise UserError(
+        f"{problem}; run={config.run} was to begin with those of step {origin.step}, and has saved"
+        " nothing yet: remove its folder, or name another run=, to begin with what is there now",
+        can_heal=False,
+    )
+
+
+def is_moved(config: TrainConfig, before: str) -> bool:
+    """Whether init= names the model that a begun run began with, which was at `before` then.
+
+    Where its weights cannot be read any more, its name must be the same. Raises UserError if the
+    run has lost its record.
+    """
+    if not (before and config.init):
+        return False
+    from train.checkpoints.digests import model_sha256
+    from train.runs.run_folder import name_of
+
+    origin = read_beginning(Path(config.run), before).origins[0]
+    try:
+        loaded = load(config, read_model(config.init), origin.checkpoint)
+    except UserError:
+        return name_of(Path(config.init)) == origin.source
+    return model_sha256(loaded.model) == origin.model_sha256
 
 
 def load(config: TrainConfig, run: "Run", checkpoint: str) -> "LoadedModel":

@@ -18,7 +18,8 @@ from train.config import HARMLESS_KEYS, TrainConfig
 from train.ranks.distributed import Ranks
 from train.runs.open_run import io_errors_explained, open_run
 from train.runs.run_folder import read_run
-from train.runs.same_run import OtherRunError, config_sha256, flat_settings
+from train.runs.same_data import OtherRunError
+from train.runs.same_run import config_sha256, flat_settings
 
 CPU = torch.device("cpu")
 

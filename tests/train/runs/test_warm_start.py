@@ -1,5 +1,6 @@
 """Runs that begin with the weights of others: which weights these are, and which are refused."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.command_line import EXIT_STOPPED, EXIT_USAGE
+from common.command_line import EXIT_STOPPED, EXIT_USAGE, UserError
 from common.schema import json_sha256
 from tests.faults.training import digests
 from tests.forked_ranks import ForkedRanks
@@ -182,6 +183,34 @@ class TestWeights:
         assert "resumed from" in resumed.out
         assert digests(tmp_path / "two") == digests(tmp_path / "one")
 
+    def test_a_start_that_saved_nothing_is_repeated_with_the_weights_it_recorded(
+        self, trained: Path, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
+    ) -> None:
+        """Whatever is the best of the source by now; without them it is refused."""
+        source = Path(shutil.copytree(trained, tmp_path / "source"))
+        config = tiny(tmp_path / "run", f"init={source}")
+        first = new_trainer(config).state.model.state_dict()
+        best = source / "checkpoints/best"
+        recorded = source / "checkpoints" / best.read_text().strip()
+        (other,) = [path for path in source.glob("checkpoints/step_*") if path != recorded]
+        best.write_text(f"{other.name}\n")
+        again = new_trainer(config).state.model.state_dict()
+        assert all(torch.equal(again[name], first[name]) for name in first)
+        shutil.rmtree(recorded)
+        with pytest.raises(UserError, match="has saved nothing yet: remove its folder"):
+            new_trainer(config)
+        shutil.copytree(other, recorded)
+        with pytest.raises(UserError, match="has saved nothing yet: remove its folder"):
+            new_trainer(config)
+        shutil.rmtree(tmp_path / "run")
+        new = new_trainer(config).state.model.state_dict()
+        assert all(
+            torch.equal(new[name], kept) for name, kept in tensors_of(source, "best").items()
+        )
+        config = dataclasses.replace(config, init=str(source.rename(tmp_path / "moved")))
+        again = new_trainer(config).state.model.state_dict()
+        assert all(torch.equal(again[name], new[name]) for name in new)
+
     def test_the_encoder_stays_as_it_is_for_the_epochs_that_are_asked(
         self, trained: Path, tiny: Tiny, new_trainer: NewTrainer, tmp_path: Path
     ) -> None:
@@ -222,7 +251,7 @@ class TestGuard:
         by = "it" if whose == "it" else "trained, from whose weights it comes,"
         assert f"{by} was trained on Case_1 (val), Case_2 (test)" in outcome.err
         assert "'split.test_cases=[Case_5]' split.val=0. If" in outcome.err
-        assert not (run / "config.yaml").exists()
+        assert not run.exists()
         accepted = outcome.err.strip().rpartition("\n")[2].split()
         assert accepted[:3] == ["python", "-m", "train"]
         assert accepted[-2:] == ["init=", "freeze_epochs=0"]
@@ -354,6 +383,30 @@ class TestRefusals:
             assert f"init: {trained} -> {init}" in outcome.err
             (accepted,) = [line for line in outcome.err.splitlines() if "-m train" in line]
             assert "is finished" in cli(train_main.main, *accepted.split()[3:]).out
+
+    def test_a_run_goes_on_where_its_project_was_moved(
+        self, second: Path, trained: Path, others: Path, tmp_path: Path, cli: Cli
+    ) -> None:
+        """The model is known by its weights; where they are gone, by its name."""
+        run = Path(shutil.copytree(second, tmp_path / "second"))
+        source = Path(shutil.copytree(trained, tmp_path / "trained"))
+        given = [f"data={others}", f"run={run}", *ONE_EPOCH]
+        outcome = cli(train_main.main, *given, f"init={source}")
+        assert "is finished" in outcome.out, outcome.err
+        assert f"init: {source}" in (run / "config.yaml").read_text()
+        assert "the same as in config.yaml" in cli(show.main, f"run={run}").out
+        best = source / "checkpoints" / (source / "checkpoints/best").read_text().strip()
+        (other,) = [path for path in source.glob("checkpoints/step_*") if path != best]
+        shutil.rmtree(best)
+        other.rename(best)
+        again = Path(shutil.copytree(second, tmp_path / "again"))
+        given[1] = f"run={again}"
+        refused = cli(train_main.main, *given, f"init={source}")
+        assert refused.code == EXIT_USAGE
+        assert f"init: {trained} -> {source}" in refused.err
+        shutil.rmtree(source)
+        assert "is finished" in cli(train_main.main, *given, f"init={source}").out
+        assert cli(train_main.main, *given, f"init={tmp_path / 'nowhere'}").code == EXIT_USAGE
 
 
 def test_show_says_what_a_run_began_with(second: Path, cli: Cli) -> None:
