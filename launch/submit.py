@@ -106,7 +106,9 @@ def main(argv: list[str]) -> int:
     try:
         asked = understood(argv)
     except UsageError as error:
-        raise with_accepted(error, argv, FLAGS, try_out) from None
+        # For one run this will do, and loads nothing large
+        are_several = options.sweep or options.folds or options.trials
+        raise with_accepted(error, argv, FLAGS, try_out if are_several else understood) from None
     request, stages, profile = asked.request, asked.stages, asked.profile
     if asked.told:
         print(asked.told, file=sys.stderr)
