@@ -52,7 +52,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
     distributions["openslide"] = "openslide-python"
     extras = PROJECT["optional-dependencies"]
-    entries = PROJECT["dependencies"] + extras["onnx"] + extras["slides"]
+    entries = PROJECT["dependencies"] + extras["onnx"] + extras["slides"] + extras["sweep"]
     declared = {re.split(r"[<>=]", entry)[0] for entry in entries}
     ours = {path.stem for path in ROOT.iterdir()}
     imported = set()
