@@ -142,6 +142,7 @@ def as_task(number: int, rank: int, num_tasks: int) -> Iterator[None]:
         yield
     finally:  # submitit names its files by these
         for name, value in before.items():
+            del os.environ[name]
             if value is not None:
                 os.environ[name] = value
 
