@@ -236,9 +236,10 @@ def with_other_data(run: Path, folder: Path, change: Callable[[dict[str, Any]], 
 def test_a_case_that_a_run_of_its_group_was_trained_on_is_refused(
     own_run: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    """Promise 1, over runs: what one of an ensemble was trained on, the ensemble does not test."""
+    """Promise 1, over runs: what one of an ensemble was trained on, the ensemble does not test,
+    however the case was written there."""
     leaking = with_other_data(
-        own_run, tmp_path, lambda about: about["split"]["train"].append("Case_4")
+        own_run, tmp_path, lambda about: about["split"]["train"].append("case-04")
     )
     outcome = cli(evaluate.main, f"runs=[{own_run},{leaking}]", f"out={tmp_path / 'out'}")
     assert outcome.code == 2
