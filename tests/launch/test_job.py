@@ -196,8 +196,10 @@ def test_runs_that_share_a_step_have_its_tasks_by_turns(
 def test_a_run_that_shares_a_step_notes_that_it_has_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, by its first rank, and not where it failed."""
+    """Once, by its first rank, and not where it failed. The process is its own task again then."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for name in ("SLURM_LOCALID", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     runs = [tmp_path / "fold-0", tmp_path / "fold-1"]
     for run in runs:
@@ -209,3 +211,4 @@ def test_a_run_that_shares_a_step_notes_that_it_has_finished(
             pack()
     kinds = [[event["event"] for event in read_events(run)] for run in runs]
     assert kinds == [["told", "told", "finished"], ["told", "told"]]
+    assert not {"SLURM_LOCALID", "SLURM_STEP_ID"} & os.environ.keys(), "left for what comes after"
