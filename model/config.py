@@ -1,26 +1,54 @@
 """The settings of a model: every key, its unit and its default."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+SCSE_ARCHS = ("Unet", "UnetPlusPlus")
+POOLING_ARCHS = ("DeepLabV3", "DeepLabV3Plus", "PAN")
+OF_ONE_NETWORK = {"unet": ("width", "depth", "norm"), "smp": ("arch", "encoder", "attention")}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Architecture and size of a network."""
 
-    name: Literal["unet"] = "unet"
-    """Architecture."""
+    name: Literal["unet", "smp"] = "unet"
+    """unet: Eosin's own; smp: one of segmentation-models-pytorch, as arch and encoder say."""
     width: int = 64
-    """Channels of the first level; each level down has twice as many (64 ends at 1024)."""
+    """unet: channels of the first level; each level down has twice as many (64 ends at 1024)."""
     depth: int = 4
-    """Number of times the resolution is halved."""
+    """unet: number of times the resolution is halved."""
     norm: Literal["none", "batch", "group", "instance"] = "batch"
-    """Normalisation after each 3x3 convolution; 'none' is the U-Net of 2015 as published."""
+    """unet: normalisation after each 3x3 convolution; 'none' is the U-Net of 2015 as published."""
+    arch: Literal[
+        "Unet",
+        "UnetPlusPlus",
+        "MAnet",
+        "Linknet",
+        "FPN",
+        "PSPNet",
+        "PAN",
+        "DeepLabV3",
+        "DeepLabV3Plus",
+        "UPerNet",
+        "Segformer",
+    ] = "Unet"
+    """smp: architecture, by its class in the library."""
+    encoder: str = "resnet34"
+    """smp: encoder, by its name in the library: its own, as resnet34 or mit_b0, or tu-NAME for NAME
+    of timm, as tu-tf_efficientnet_lite0."""
+    attention: Literal["none", "scse"] = "none"
+    """smp: attention in the decoder of Unet and UnetPlusPlus: scse weighs channels and places (Roy
+    et al. 2018, arXiv:1808.08127)."""
+    weights: str = "none"
+    """smp: weights that the encoder begins with. none: random; imagenet: from the cache that
+    `python -m model.fetch encoder=NAME` fills; or a file, safetensors or torch's state dict. A run
+    that goes on no longer needs them."""
     dropout: float = 0.0
     """Fraction of the deepest level's channels dropped in training, 0 to below 1 (no unit)."""
     downsample: int = 1
-    """Run the network at 1/downsample of the resolution: pixels go in as blocks of channels
-    and logits come out at full size. 2 costs a quarter of the arithmetic."""
+    """Run the network at 1/downsample of the resolution; logits come out at full size. 2 costs a
+    quarter of the arithmetic. unet takes in blocks of pixels as channels, smp their mean."""
 
     def __post_init__(self) -> None:
         for key, least in (("width", 1), ("depth", 1), ("downsample", 1)):
@@ -30,3 +58,35 @@ class ModelConfig:
             raise ValueError(f"model.dropout={self.dropout}: 0 to below 1")
         if self.norm == "group" and self.width % 8:
             raise ValueError(f"model.width={self.width}: norm=group needs a multiple of 8")
+        self._check_keys_of_others()
+        if self.attention == "scse" and self.arch not in SCSE_ARCHS:
+            raise ValueError(
+                f"model.attention=scse: only with model.arch={' or '.join(SCSE_ARCHS)}, not"
+                f" {self.arch}"
+            )
+        if not self.weights:
+            raise ValueError("model.weights=: none, imagenet, or a file")
+
+    def _check_keys_of_others(self) -> None:
+        """Raise ValueError for a key of another network than `name`: it would do nothing."""
+        default = {field.name: field.default for field in fields(self)}
+        for network, keys in OF_ONE_NETWORK.items():
+            for key in keys:
+                given = getattr(self, key)
+                if network != self.name and given != default[key]:
+                    raise ValueError(
+                        f"model.{key}={given}: a setting of model.name={network}, but model.name="
+                        f"{self.name}; give model.name={network}, or leave model.{key} out"
+                        f" (model.{key}={default[key]})"
+                    )
+        if self.name == "unet" and self.weights != "none":
+            raise ValueError(
+                f"model.weights={self.weights}: there are weights for encoders of model.name=smp;"
+                " init= takes those of a whole network"
+            )
+
+    @property
+    def least_crops(self) -> int:
+        """The smallest microbatch that the network can be trained on: those of POOLING_ARCHS
+        normalise the mean of each crop over the crops."""
+        return 2 if self.name == "smp" and self.arch in POOLING_ARCHS else 1
