@@ -5,7 +5,6 @@ from torch import nn
 from model.config import ModelConfig
 from model.unet import UNet
 
-ARCHITECTURES = {"unet": UNet}
 ENCODER, HEAD = "encoder", "head"
 """Names of two parts that every network has: the layers that turn an image into features (those of
 a U-Net's contracting path), and the last layer, whose size depends on the number of classes."""
@@ -14,6 +13,11 @@ a U-Net's contracting path), and the last layer, whose size depends on the numbe
 def build_model(config: ModelConfig, num_classes: int = 1) -> nn.Module:
     """Build a network: images (B, 3, H, W), float from 0 to 1 -> logits (B, num_classes, H, W).
 
-    H and W can be any size. The weights are random, from torch's default generator.
+    H and W can be any size. The weights are random, from torch's default generator. Raises
+    UserError for a network that cannot be built.
     """
-    return ARCHITECTURES[config.name](config, num_classes)
+    if config.name == "unet":
+        return UNet(config, num_classes)
+    from model.library import LibraryNetwork  # it takes seconds
+
+    return LibraryNetwork(config, num_classes)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 SCSE_ARCHS = ("Unet", "UnetPlusPlus")
-POOLING_ARCHS = ("DeepLabV3", "DeepLabV3Plus", "PAN")
 OF_ONE_NETWORK = {"unet": ("width", "depth", "norm"), "smp": ("arch", "encoder", "attention")}
 
 
@@ -26,11 +25,7 @@ class ModelConfig:
         "MAnet",
         "Linknet",
         "FPN",
-        "PSPNet",
-        "PAN",
-        "DeepLabV3",
         "DeepLabV3Plus",
-        "UPerNet",
         "Segformer",
     ] = "Unet"
     """smp: architecture, by its class in the library."""
@@ -87,6 +82,6 @@ class ModelConfig:
 
     @property
     def least_crops(self) -> int:
-        """The smallest microbatch that the network can be trained on: those of POOLING_ARCHS
-        normalise the mean of each crop over the crops."""
-        return 2 if self.name == "smp" and self.arch in POOLING_ARCHS else 1
+        """The smallest microbatch that the network can be trained on: DeepLabV3Plus normalises the
+        means of crops over the crops."""
+        return 2 if self.name == "smp" and self.arch == "DeepLabV3Plus" else 1

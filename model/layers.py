@@ -19,9 +19,16 @@ class MicrobatchNorm2d(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_channels: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        num_channels: int,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        activation: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
+        self.activation = activation or nn.Identity()
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.register_buffer("running_mean", torch.zeros(num_channels))
@@ -30,6 +37,10 @@ class MicrobatchNorm2d(nn.Module):
         """Mean and variance (2, C) of each microbatch that this rank has computed in this step."""
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalise (B, C, H, W), and apply the activation if there is one."""
+        return self.activation(self.normalise(features))
+
+    def normalise(self, features: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
         if not self.training:
             return F.batch_norm(

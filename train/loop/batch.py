@@ -20,8 +20,8 @@ class RanksError(UsageError):
 def resolve_batch(config: TrainConfig, num_ranks: int, begun: TrainConfig | None) -> TrainConfig:
     """Replace auto in the batch's settings: by those of a `begun` run, else to suit the ranks.
 
-    Raises RanksError if there are more ranks than microbatches, or if these do not divide the
-    batch.
+    Raises RanksError if there are more ranks than microbatches, if these do not divide the batch,
+    or if they are too small for the network.
     """
     resolved = with_batch_of(config, begun) if begun else with_new_batch(config, num_ranks)
     number = resolved.batch.num_microbatches
@@ -29,6 +29,11 @@ def resolve_batch(config: TrainConfig, num_ranks: int, begun: TrainConfig | None
         since = f", as the run began (run={config.run})" if begun else ""
         raise RanksError(
             f"{num_ranks} ranks, but microbatches={number}: a rank would have nothing to do{since}"
+        )
+    if resolved.batch.size < config.model.least_crops * number:
+        raise RanksError(
+            f"batch_size={resolved.batch.size} in microbatches={number}: model.arch="
+            f"{config.model.arch} needs at least {config.model.least_crops} crops in each"
         )
     return resolved
 
@@ -65,7 +70,8 @@ def with_new_batch(config: TrainConfig, num_ranks: int) -> TrainConfig:
     if batch_size == AUTO and per_rank:
         batch_size = per_rank * num_ranks
     elif batch_size == AUTO:
-        batch_size = -(-REFERENCE_BATCH // microbatches) * microbatches
+        crops = max(-(-REFERENCE_BATCH // microbatches), config.model.least_crops)
+        batch_size = crops * microbatches
     if batch_size % microbatches:
         raise RanksError(
             f"batch_size={batch_size} crops cannot be cut into microbatches={microbatches} equal"

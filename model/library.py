@@ -1,0 +1,231 @@
+"""Networks of segmentation-models-pytorch, made to compute the same bits on any ranks.
+
+    image -> mean of blocks -> normalised as the encoder was trained -> encoder -> decoder -> logits
+
+What is changed in them: batch normalisation is that of model.layers, which counts nothing and takes
+its statistics by microbatch; bilinear upsampling does not depend on the size of the whole image, so
+that logits move with the image. Dropout and stochastic depth draw from torch's default generator,
+as they did: training seeds it for each microbatch.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.command_line import UsageError, UserError
+from model.config import ModelConfig
+from model.layers import MicrobatchNorm2d
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB, 0 to 1
+TIMM = "tu-"
+"""How the library's names of timm's encoders begin."""
+
+
+class LibraryNetwork(nn.Module):
+    """Network from images (B, 3, H, W), 0 to 1, to logits (B, num_classes, H, W), for any H and W.
+
+    If an image is moved by a multiple of `stride` px, its logits move with it, except near the
+    edges; not where arch, encoder or attention pool the whole image.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.downsample = config.downsample
+        block = config.downsample**2
+        network = create(config, num_classes * block)
+        mean, std = normalisation_of(config.encoder)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.encoder, self.decoder = network.encoder, network.decoder
+        self.head = network.segmentation_head
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.stride = config.downsample * self.encoder.output_stride
+        put_own_layers(self, config.encoder)
+        remove_unused(self, 2 * self.stride)
+        with torch.no_grad():
+            # the pixels of a block start with equal weights, as in model.unet
+            for values in self.head.parameters():
+                values.copy_(values[::block].repeat_interleave(block, dim=0))
+
+    def num_padded(self, length: int) -> int:
+        """Return by how many px to pad a side of `length` px: to a multiple of `stride`, at least
+        two, so that no layer normalises a single pixel."""
+        return max(-length % self.stride, 2 * self.stride - length)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Compute logits: (B, 3, H, W) float from 0 to 1 -> (B, num_classes, H, W)."""
+        height, width = image_BCHW.shape[-2:]
+        padding = (0, self.num_padded(width), 0, self.num_padded(height))
+        padded = F.pad(image_BCHW, padding, mode="replicate") if any(padding) else image_BCHW
+        pooled = F.avg_pool2d(padded, self.downsample) if self.downsample > 1 else padded
+        *features, deepest = self.encoder((pooled - self.mean) / self.std)
+        logits = self.head(self.decoder([*features, self.dropout(deepest)]))
+        return F.pixel_shuffle(logits, self.downsample)[..., :height, :width]
+
+
+def library() -> ModuleType:
+    """Import segmentation-models-pytorch. Raises UserError where that cannot be."""
+    try:
+        import segmentation_models_pytorch
+    except Exception as error:  # a torchvision of another torch raises what it likes
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"model.name=smp: segmentation-models-pytorch cannot be imported ({reason}); torch is"
+            f" {torch.__version__}, torchvision {version_of('torchvision')}: both must be of one"
+            " release and one kind, as torch 2.14.1 with torchvision 0.29.1, both for CPU or both"
+            " for CUDA"
+        ) from None
+    return segmentation_models_pytorch
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, or 'not installed'."""
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return "not installed"
+
+
+def create(config: ModelConfig, num_channels: int) -> Any:
+    """Build the library's network with random weights. Raises UsageError for one that it lacks."""
+    attention = {} if config.attention == "none" else {"decoder_attention_type": config.attention}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old names of encoders
+        try:
+            return library().create_model(
+                config.arch, config.encoder, None, classes=num_channels, **attention
+            )
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise unsuitable(config, error) from None
+
+
+def unsuitable(config: ModelConfig, error: Exception) -> UsageError:
+    """Return the error for an encoder that is unknown, or that an architecture cannot use."""
+    name = config.encoder
+    known = known_encoders()
+    if name in known:
+        reason = str(error).partition("\n")[0]
+        return UsageError(f"model.encoder={name}: not with model.arch={config.arch} ({reason})")
+    near = difflib.get_close_matches(name, known, n=3) or ["resnet34", "mit_b0"]
+    return UsageError(
+        f"model.encoder={name}: unknown; did you mean {', '.join(near)}? Allowed are the library's"
+        f" {len(library().encoders.encoders)} encoders, and {TIMM}NAME for each network of timm"
+    )
+
+
+def known_encoders() -> list[str]:
+    """Return the names of all encoders."""
+    import timm
+
+    names = {name for listed in timm.list_models() for name in (listed,)}
+    names |= {*timm.list_pretrained()}
+    return [*library().encoders.encoders, *(TIMM + name for name in sorted(names))]
+
+
+def normalisation_of(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of R, G and B, 0 to 1, of the images that an encoder was
+    trained on: what timm says for its own, else ImageNet's."""
+    import timm
+
+    about = timm.get_pretrained_cfg(encoder.removeprefix(TIMM)) if TIMM in encoder else None
+    return (about.mean, about.std) if about else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def put_own_layers(network: nn.Module, encoder: str) -> None:
+    """Put Eosin's layers in place of those that count batches, or depend on the image's size.
+
+    They keep their names in the state. Raises UsageError where there is none of ours.
+    """
+    from timm.layers import Conv2dSame
+
+    for parent, name, layer in [*layers_in(network)]:
+        if isinstance(layer, nn.BatchNorm2d):
+            setattr(parent, name, own_norm(layer))
+        elif isinstance(layer, nn.Upsample) and layer.align_corners:
+            layer.align_corners = False
+        elif isinstance(layer, Conv2dSame):
+            setattr(parent, name, own_convolution(layer))
+    if counted := [name for name in network.state_dict() if name.endswith("num_batches_tracked")]:
+        raise UsageError(
+            f"model.encoder={encoder}: {counted[0].rpartition('.')[0]} normalises in a way that"
+            " Eosin has no layer for; choose another encoder"
+        )
+
+
+def layers_in(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield what holds a layer, its name there, and the layer; outer ones first."""
+    for parent in network.modules():
+        for name, layer in parent.named_children():
+            yield parent, name, layer
+
+
+def own_norm(norm: nn.BatchNorm2d) -> MicrobatchNorm2d:
+    """Return our normalisation in place of torch's, or of timm's, which has an activation."""
+    activation = getattr(norm, "act", None)
+    assert norm.momentum is not None
+    own = MicrobatchNorm2d(norm.num_features, norm.momentum, norm.eps, activation)
+    own.load_state_dict(norm.state_dict(), strict=False)  # without the count of batches
+    return own
+
+
+class PaddedConv2d(nn.Conv2d):
+    """TensorFlow's convolution for sides that its stride divides: zeros are added at the end first.
+
+    timm's computes the padding from the size of each image, which takes ONNX hours to follow.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Convolve (B, C, H, W) to 1/stride of its height and width."""
+        missing = [
+            max((size - 1) * dilation + 1 - stride, 0)
+            for size, dilation, stride in zip(
+                self.kernel_size[::-1], self.dilation[::-1], self.stride[::-1], strict=True
+            )
+        ]
+        padding = [part for total in missing for part in (total // 2, total - total // 2)]
+        return super().forward(F.pad(features, padding))
+
+
+def own_convolution(conv: nn.Conv2d) -> PaddedConv2d:
+    """Return our convolution in place of timm's."""
+    own = PaddedConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        dilation=conv.dilation,  # type: ignore[arg-type]
+        groups=conv.groups,
+        bias=conv.bias is not None,
+    )
+    own.load_state_dict(conv.state_dict())
+    return own
+
+
+@torch.no_grad()
+def remove_unused(network: nn.Module, size_px: int) -> None:
+    """Replace layers that have weights, but that an image never goes through.
+
+    Encoders hold stages that some architectures do not use. They would have no gradient.
+    """
+    used: set[nn.Module] = set()
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _: used.add(layer))
+        for layer in network.modules()
+    ]
+    network.eval()(torch.zeros(1, 3, size_px, size_px))
+    network.train()
+    for hook in hooks:
+        hook.remove()
+    for parent, name, layer in [*layers_in(network)]:
+        if layer.state_dict() and used.isdisjoint(layer.modules()):
+            setattr(parent, name, nn.Identity())
