@@ -75,7 +75,7 @@ def in_words(hint: Any) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)}, each {in_words(arguments[0])}"
     if origin is list:
-        return "a list like [a,b]"
+        return "a list like " + ("[1,2.5]" if arguments[0] is float else "[a,b]")
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(hint, type_text(hint))
 

@@ -20,12 +20,21 @@ WEEK_S = 7 * 24 * 3600.0
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Binary cross-entropy with logits, and optionally the soft Dice loss beside it."""
+    """Binary cross-entropy with logits or the focal loss, and optionally the soft Dice loss beside
+    it."""
 
     dice_weight: float = 0.0
     """Weight of the soft Dice loss, added to the cross-entropy (no unit)."""
     positive_weight: float = 1.0
     """Weight of annotated pixels in the cross-entropy (no unit)."""
+    class_weights: list[float] = field(default_factory=list)
+    """Weight of each class in the cross-entropy (no unit), in the order of the data set's classes:
+    [1,1,10,5]. Only their ratios count. Empty for equal ones. The soft Dice loss counts classes
+    alike."""
+    focal_gamma: float = 0.0
+    """Focal loss in place of the cross-entropy: each pixel counts times (1 - p)^focal_gamma, where
+    p is the probability of the right answer (Lin et al. 2017, arXiv:1708.02002, who take 2). 0 for
+    the cross-entropy (no unit)."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.dice_weight < math.inf and 0 < self.positive_weight < math.inf):
@@ -33,6 +42,11 @@ class LossConfig:
                 f"loss.dice_weight={self.dice_weight} must be at least 0 and"
                 f" loss.positive_weight={self.positive_weight} above 0, both finite"
             )
+        if not 0 <= self.focal_gamma < math.inf:
+            raise ValueError(f"loss.focal_gamma={self.focal_gamma}: must be at least 0, and finite")
+        if not all(0 < weight < math.inf for weight in self.class_weights):
+            typed = ",".join(f"{weight:g}" for weight in self.class_weights)
+            raise ValueError(f"loss.class_weights=[{typed}]: each must be above 0, and finite")
 
 
 @dataclass(frozen=True)

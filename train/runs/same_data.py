@@ -205,9 +205,9 @@ def as_text(value: Any) -> str:
 def as_typed(value: Any) -> str:
     """Write a setting as an argument of a command."""
     if isinstance(value, list):
-        names = (
-            name if PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)
-            for name in value
+        entries = (
+            entry if PLAIN.fullmatch(entry) else json.dumps(entry, ensure_ascii=False)
+            for entry in map(str, value)
         )
-        return "[" + ",".join(names) + "]"
+        return "[" + ",".join(entries) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)

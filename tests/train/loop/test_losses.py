@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from train.config import LossConfig
-from train.loop.losses import segmentation_loss, soft_dice_loss
+from common import command_line
+from common.command_line import UsageError
+from train.config import LossConfig, TrainConfig
+from train.loop.losses import pixel_losses, segmentation_loss, soft_dice_loss
 
 LOGITS = torch.tensor([[[[0.0, 2.0], [-2.0, 0.0]]]])
 TARGET = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
@@ -59,6 +61,75 @@ def test_both_losses_over_a_batch_of_classes() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def batch_of(num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and target, (B, C, H, W) float32, of a size that is no power of two."""
+    rng = np.random.default_rng(1)
+    shape = (2, num_classes, 5, 7)
+    logits = rng.normal(0, 3, shape).astype(np.float32)
+    return logits, (rng.random(shape) < 0.3).astype(np.float32)
+
+
+def by_hand(logits: np.ndarray, target: np.ndarray, **settings: float) -> np.ndarray:
+    """The pixels' losses, from the formula of Lin et al., in float64."""
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    right = np.where(target == 1, p, 1 - p)
+    alpha = np.where(target == 1, settings.get("positive_weight", 1), 1)
+    return -alpha * (1 - right) ** settings.get("focal_gamma", 0) * np.log(right)
+
+
+@pytest.mark.parametrize("focal_gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_the_focal_loss_is_the_formula_of_the_paper(focal_gamma: float) -> None:
+    logits, target = batch_of(3)
+    settings = {"focal_gamma": focal_gamma, "positive_weight": 4.0}
+    given = torch.tensor(logits), torch.tensor(target)
+    losses = pixel_losses(*given, LossConfig(**settings))
+    expected = by_hand(logits, target, **settings)
+    assert losses.shape == (2, 3, 5, 7)
+    assert np.allclose(losses.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert segmentation_loss(*given, LossConfig(**settings)).item() == pytest.approx(
+        expected.mean(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("focal_gamma", [0.5, 2.0])
+def test_the_focal_loss_and_its_gradient_are_finite_at_logits_far_out(
+    focal_gamma: float, dtype: torch.dtype
+) -> None:
+    """Right answers cost nothing and pull nowhere; wrong ones cost and pull like cross-entropy."""
+    logits = torch.tensor([-1e4, -100, 100, 1e4]).to(dtype).reshape(1, 1, 2, 2).requires_grad_()
+    config = LossConfig(focal_gamma=focal_gamma)
+    for annotated, far in ((0.0, [0, 0, 100, 1e4]), (1.0, [1e4, 100, 0, 0])):
+        loss = segmentation_loss(logits, torch.full((1, 1, 2, 2), annotated), config)
+        assert loss.item() == pytest.approx(sum(far) / 4, rel=5e-3)  # of 1e4 in bfloat16
+        (gradient,) = torch.autograd.grad(loss, logits)
+        pull = [(1 if value else 0) * (1 - 2 * annotated) / 4 for value in far]
+        assert gradient.flatten().tolist() == pytest.approx(pull, abs=1e-6)
+
+
+def test_a_classs_weight_counts_relative_to_their_mean() -> None:
+    """1, 1, 10 and 4 have the mean 4: the channels count 1/4, 1/4, 5/2 and 1 times."""
+    logits, target = batch_of(4)
+    given = torch.tensor(logits), torch.tensor(target)
+    per_class = by_hand(logits, target).mean(axis=(0, 2, 3))
+    expected = np.mean(per_class * [0.25, 0.25, 2.5, 1])
+    for weights in ([1, 1, 10, 4], [0.5, 0.5, 5, 2]):
+        loss = segmentation_loss(*given, LossConfig(class_weights=weights))
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [7.0, 7.0, 7.0]])
+def test_equal_weights_and_no_focus_leave_every_bit(weights: list[float]) -> None:
+    logits, target = batch_of(3)
+    ends = []
+    for config in (LossConfig(), LossConfig(class_weights=weights, focal_gamma=0)):
+        leaf = torch.tensor(logits, requires_grad=True)
+        loss = segmentation_loss(leaf, torch.tensor(target), config)
+        loss.backward()
+        ends.append((loss.detach(), leaf.grad))
+    assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
+
+
 def test_half_precision_does_not_overflow() -> None:
     """A crop of 512 x 512 px sums to more than fp16's 65,504."""
     shape = (1, 1, 512, 512)
@@ -69,8 +140,36 @@ def test_half_precision_does_not_overflow() -> None:
     assert loss.item() == pytest.approx(-np.log(s) + 1 - 2 * s / (1 + s), rel=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{"dice_weight": -1.0}, {"positive_weight": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dice_weight": -1.0},
+        {"positive_weight": 0.0},
+        {"focal_gamma": -0.5},
+        {"focal_gamma": np.nan},
+    ],
+)
 def test_a_loss_that_cannot_be_is_refused(settings: dict[str, float]) -> None:
     (key,) = settings
     with pytest.raises(ValueError, match=f"loss.{key}={settings[key]}"):
         LossConfig(**settings)
+
+
+@pytest.mark.parametrize("typed", ["[1,0]", "[1,-2,3]", "[nan]", "[1,inf]"])
+def test_a_weight_that_cannot_be_is_refused(typed: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        command_line.load(TrainConfig, [f"loss.class_weights={typed}"])
+    assert str(refused.value) == f"loss.class_weights={typed}: each must be above 0, and finite"
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("[a,b]", "expected a list like [1,2.5]"),
+        ("3", "takes a list, as in loss.class_weights=[3]"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_refused(typed: str, reason: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        command_line.load(TrainConfig, [f"loss.class_weights={typed}"])
+    assert str(refused.value) == f"loss.class_weights={typed}: {reason}"
