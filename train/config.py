@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -45,8 +46,8 @@ class LossConfig:
         if not 0 <= self.focal_gamma < math.inf:
             raise ValueError(f"loss.focal_gamma={self.focal_gamma}: must be at least 0, and finite")
         if not all(0 < weight < math.inf for weight in self.class_weights):
-            typed = ",".join(f"{weight:g}" for weight in self.class_weights)
-            raise ValueError(f"loss.class_weights=[{typed}]: each must be above 0, and finite")
+            typed = weights_text(self.class_weights)
+            raise ValueError(f"loss.class_weights={typed}: each must be above 0, and finite")
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,11 @@ def with_pipeline_read(config: TrainConfig) -> TrainConfig:
 
     pipeline = read_for_crops(config.crop.pipeline, config.crop.size_px)
     return replace(config, crop=replace(config.crop, pipeline=pipeline))
+
+
+def weights_text(weights: Sequence[float]) -> str:
+    """Write weights as they are typed: [1,1,2.5]."""
+    return f"[{','.join(f'{weight:g}' for weight in weights)}]"
 
 
 def check_threshold(given: str) -> None:

@@ -43,10 +43,10 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_of(data: Path, run: Path, fold: int | str) -> TrainConfig:
+def config_of(data: Path, run: Path, fold: int | str, *settings: str) -> TrainConfig:
     still = ["crop.stain=0", "crop.stain_shift=0", "crop.brightness=0"]
     given = [f"data={data}", f"run={run}", *TINY, *still, f"fold={fold}", "batch_size=2"]
-    return command_line.load(TrainConfig, [*given, "microbatches=1"])
+    return command_line.load(TrainConfig, [*given, "microbatches=1", *settings])
 
 
 def levels_seen(data: Path, config: TrainConfig) -> Iterator[int]:
@@ -59,15 +59,17 @@ def levels_seen(data: Path, config: TrainConfig) -> Iterator[int]:
             yield from np.unique(image_BHWC.numpy()).tolist()
 
 
+@pytest.mark.parametrize("centred", ["crop.centred=0", "crop.centred=1"])
 @pytest.mark.parametrize("kept", ["files", "pack"])
 @pytest.mark.parametrize(
     ("fold", "seen"), [(0, {140, 190}), (3, {90, 140}), ("all", {40, 90, 140, 190})]
 )
 def test_crops_come_from_the_training_cases_of_the_fold_and_from_no_other(
-    sets: Path, tmp_path: Path, kept: str, fold: int | str, seen: set[int]
+    sets: Path, tmp_path: Path, kept: str, fold: int | str, seen: set[int], centred: str
 ) -> None:
     """Promise 1, through the loader. Fold 0 tests case 1 and validates on case 2."""
-    assert set(levels_seen(sets / kept, config_of(sets / kept, tmp_path / "run", fold))) == seen
+    config = config_of(sets / kept, tmp_path / "run", fold, centred)
+    assert set(levels_seen(sets / kept, config)) == seen
 
 
 def test_a_run_keeps_its_fold_and_the_folds_as_they_were_dealt(sets: Path, tmp_path: Path) -> None:

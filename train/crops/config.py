@@ -29,6 +29,10 @@ class CropConfig:
     pipeline: str = ""
     """A YAML file of a pipeline of albumentations, which comes after all these
     (docs/augmentation.md); its content is recorded. Empty for none."""
+    centred: float = 0.0
+    """Fraction of crops, 0 to 1, that are placed around an annotated nucleus, whichever image it is
+    in. First its class is drawn, each as likely as any other, then one of that class's nuclei in
+    the training cases; it lies anywhere in the central half of the crop."""
 
     def __post_init__(self) -> None:
         if self.size_px < 16 or self.per_sample < 1:
@@ -40,6 +44,8 @@ class CropConfig:
             raise ValueError(f"crop.rotation_deg={self.rotation_deg}: 0 (none) to 180 (any)")
         if not 1 <= self.scale <= LARGEST_SCALE:
             raise ValueError(f"crop.scale={self.scale}: 1 (none) to {LARGEST_SCALE:g}")
+        if not 0 <= self.centred <= 1:
+            raise ValueError(f"crop.centred={self.centred}: 0 (none) to 1 (all crops)")
         for key in ("stain", "stain_shift", "brightness"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"crop.{key}={getattr(self, key)}: 0 to below 1")

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 
-from common.command_line import UsageError
-from data_prep.dataset.manifest import Dataset, Sample
-from train.config import TrainConfig
+from common.command_line import UsageError, counted, named
+from data_prep.dataset.manifest import Dataset, Sample, count_nuclei
+from train.config import LossConfig, TrainConfig, weights_text
 from train.crops.config import CropConfig
 
 
 def check_fitting(config: TrainConfig, dataset: Dataset) -> None:
-    """Raise UsageError if an epoch has fewer crops than a batch, if crops are far larger than the
-    images, or if stop_after= waits for what cannot be measured; before a run's folder is made."""
+    """Raise UsageError for settings that do not fit the data set, before a run's folder is made.
+
+    An epoch has fewer crops than a batch, crops are far larger than the images or placed around
+    nuclei that are not there, weights are not those of the classes, or stop_after= waits for what
+    cannot be measured.
+    """
     samples = dataset.split("train")
     per_sample, size = config.crop.per_sample, config.batch.size
     num_crops = len(samples) * per_sample
@@ -21,6 +25,13 @@ def check_fitting(config: TrainConfig, dataset: Dataset) -> None:
             f" batch_size={max(1, num_crops)} or less, or crop.per_sample={enough} or more"
         )
     check_crops(config.crop, samples)
+    check_class_weights(config.loss, dataset)
+    names, counts = dataset.description.labelling.labels, count_nuclei(samples)
+    if config.crop.centred and not any(counts.get(name) for name in names):
+        raise UsageError(
+            f"crop.centred={config.crop.centred:g}: places crops around annotated nuclei, but the"
+            f" training cases have none ({named(names)}); set crop.centred=0"
+        )
     if config.stop_after:
         check_validation(config, dataset.split("val", originals_only=True))
 
@@ -29,6 +40,22 @@ def steps_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
     """Return the number of an epoch's steps; the crops of the last one that is not whole are left
     out."""
     return len(dataset.split("train")) * config.crop.per_sample // config.batch.size
+
+
+def check_class_weights(loss: LossConfig, dataset: Dataset) -> None:
+    """Raise UsageError unless there are no weights, or one for each channel of the network."""
+    if not loss.class_weights:
+        return
+    from data_prep.images.masks import channel_names  # late: with OpenCV
+
+    names = channel_names(dataset.description.labelling.labels)
+    if len(names) != len(loss.class_weights):
+        equal = weights_text([1.0] * len(names))
+        raise UsageError(
+            f"loss.class_weights={weights_text(loss.class_weights)}: data={dataset.folder} has"
+            f" {counted(len(names), 'class', 'classes')} to learn ({named(names)}); give a weight"
+            f" for each, in this order, as in loss.class_weights={equal}"
+        )
 
 
 def check_validation(config: TrainConfig, samples: Sequence[Sample]) -> None:

@@ -17,7 +17,9 @@ from common import seeds
 from data_prep.dataset.pack import TrainingPixels
 from data_prep.images.arrays import Image, Mask
 from train.config import TrainConfig
-from train.crops.random_crop import NUM_UNIFORMS, CropPlan, cut_crop, plan_crop
+from train.crops import nuclei
+from train.crops.nuclei import TrainingNuclei
+from train.crops.random_crop import NUM_UNIFORMS, CropPlan, Place, cut_crop, plan_crop
 from train.ranks.distributed import Ranks
 from train.ranks.tree import portions
 
@@ -30,6 +32,7 @@ class TrainingCrops:
 
     def __init__(self, pixels: TrainingPixels, config: TrainConfig) -> None:
         self.pixels, self.config, self.pipeline = pixels, config, None
+        self.nuclei = TrainingNuclei(pixels.dataset) if config.crop.centred else None
         if config.crop.pipeline:
             from data_prep.augment.pipeline import build  # it takes half a second
 
@@ -39,14 +42,12 @@ class TrainingCrops:
         return len(self.pixels) * self.config.crop.per_sample
 
     def cut(self, crop_keys: Sequence[CropKey]) -> list[tuple[Image, Mask]]:
-        """Cut the image and the mask of each crop. Raises UserError if an image is damaged."""
+        """Cut the image and the mask of each crop. Raises UserError if a sample is damaged."""
         # all plans first: Python is three times as fast while no pixels fill the CPU's cache
         plans = [self.plan(crop_key) for crop_key in crop_keys]
         crops = [
-            cut_crop(
-                self.pixels[self.sample_of(index)], self.pixels.is_binary, self.config.crop, plan
-            )
-            for (_, index), plan in zip(crop_keys, plans, strict=True)
+            cut_crop(self.pixels[number], self.pixels.is_binary, self.config.crop, plan)
+            for number, plan in plans
         ]
         if self.pipeline is None:
             return crops
@@ -60,15 +61,31 @@ class TrainingCrops:
         made = pipeline.seeded(self.pipeline, seed)(image=image_HWC, mask=mask_HW)
         return made["image"], made["mask"]
 
-    def plan(self, crop_key: CropKey) -> CropPlan:
-        """Choose what is random in a crop."""
+    def plan(self, crop_key: CropKey) -> tuple[int, CropPlan]:
+        """Choose what is random in a crop; return the number of its sample too.
+
+        Raises UserError if a sample's points are damaged.
+        """
         epoch, index = crop_key
-        sample = self.pixels.samples[self.sample_of(index)]
+        number, around = self.place(crop_key)
+        sample = self.pixels.samples[number]
         uniforms = seeds.uniforms(NUM_UNIFORMS, self.config.seed, "crop", epoch, index)
-        return plan_crop((sample.height_px, sample.width_px), self.config.crop, uniforms)
+        shape_HW = sample.height_px, sample.width_px
+        return number, plan_crop(shape_HW, self.config.crop, uniforms, around)
+
+    def place(self, crop_key: CropKey) -> tuple[int, Place | None]:
+        """Return the number of the sample that a crop is cut from, and the pixel of the nucleus
+        that it is placed around (crop.centred), None for any place."""
+        if self.nuclei:
+            purpose = "crop around a nucleus", *crop_key
+            chance, *drawn = seeds.uniforms(1 + nuclei.NUM_UNIFORMS, self.config.seed, *purpose)
+            if chance < self.config.crop.centred:
+                return self.nuclei.draw(drawn)
+        _, index = crop_key
+        return self.sample_of(index), None
 
     def sample_of(self, index: int) -> int:
-        """Return the number of the sample that a crop is cut from."""
+        """Return the number of the sample whose turn it is."""
         return index // self.config.crop.per_sample
 
     @property

@@ -31,6 +31,8 @@ LOG_WHITE = math.log(256)
 NUM_UNIFORMS = 6 + 7  # random numbers, 0 to below 1, for random_affine and random_density_map
 
 Array = npt.NDArray[np.uint8]
+Place = tuple[float, float]
+"""x and y of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,17 @@ class CropPlan:
     """(3, 4): an affine map of optical density (R, G, B)."""
 
 
-def plan_crop(shape_HW: tuple[int, int], config: CropConfig, uniforms: Sequence[float]) -> CropPlan:
-    """Compute a crop of an image of this size from NUM_UNIFORMS random numbers."""
-    to_image = random_affine(shape_HW, config, uniforms[:6])
+def plan_crop(
+    shape_HW: tuple[int, int],
+    config: CropConfig,
+    uniforms: Sequence[float],
+    around: Place | None = None,
+) -> CropPlan:
+    """Compute a crop of an image of this size from NUM_UNIFORMS random numbers.
+
+    `around`: the pixel of the image that lies in its central half; None for a crop of any place.
+    """
+    to_image = random_affine(shape_HW, config, uniforms[:6], around)
     return CropPlan(to_image, random_density_map(config, uniforms[6:]))
 
 
@@ -73,7 +83,10 @@ def cut_crop(
 
 
 def random_affine(
-    shape_HW: tuple[int, int], config: CropConfig, uniforms: Sequence[float]
+    shape_HW: tuple[int, int],
+    config: CropConfig,
+    uniforms: Sequence[float],
+    around: Place | None = None,
 ) -> npt.NDArray[np.float64]:
     """Compute the map (2, 3) from pixels (x, y) of the crop to the image, from six uniforms."""
     turn, enlarge, flip_x, flip_y, *corners = uniforms
@@ -83,6 +96,14 @@ def random_affine(
     along_x, along_y = (-1 if config.flip and uniform < 0.5 else 1 for uniform in (flip_x, flip_y))
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
     linear = (cos * along_x, -sin * along_y), (sin * along_x, cos * along_y)
+    if around:
+        x, y = place_in_crop(linear, around, shape_HW, size, corners)
+        return np.array(
+            [
+                (of_x, of_y, in_image - of_x * x - of_y * y)
+                for (of_x, of_y), in_image in zip(linear, around, strict=True)
+            ]
+        )
     middle = (size - 1) / 2
     rows = []
     for (of_x, of_y), extent, uniform in zip(linear, shape_HW[::-1], corners, strict=True):
@@ -90,6 +111,30 @@ def random_affine(
         corner = int(uniform * max(1, extent - size + 1))
         rows.append((of_x, of_y, corner + middle - (of_x + of_y) * middle))
     return np.array(rows)
+
+
+def place_in_crop(
+    linear: Sequence[tuple[float, float]],
+    around: Place,
+    shape_HW: tuple[int, int],
+    size_px: int,
+    uniforms: Sequence[float],
+) -> Place:
+    """Return the place (x, y) in a crop at which a pixel of the image comes to lie.
+
+    It is any pixel of the crop's central half, so that the place says nothing. Where the crop's
+    middle would then be outside the image, it is nearer to that middle: see window_of.
+    """
+    middle, first = (size_px - 1) / 2, -(-size_px // 4)
+    x, y = (first + int(uniform * (size_px - 2 * first)) - middle for uniform in uniforms)
+    nearer = 1.0
+    for (of_x, of_y), extent, in_image in zip(linear, shape_HW[::-1], around, strict=True):
+        away = of_x * x + of_y * y
+        if away > in_image:
+            nearer = min(nearer, in_image / away)
+        elif in_image - away > extent - 1:
+            nearer = min(nearer, (in_image - (extent - 1)) / away)
+    return middle + nearer * x, middle + nearer * y
 
 
 def window_of(

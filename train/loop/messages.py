@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from common.command_line import UserError, counted
-from data_prep.dataset.manifest import Sample
+from common.command_line import UserError, counted, named
+from data_prep.dataset.manifest import Sample, count_nuclei
 from data_prep.dataset.pack import TrainingPixels
 from train.checkpoints.progress import Progress
 from train.config import REFERENCE_BATCH, TrainConfig
 from train.crops.config import CropConfig
+from train.crops.nuclei import TrainingNuclei
 from train.metrics.scores import EMPTY
 from train.ranks.distributed import Ranks
 
@@ -44,6 +45,20 @@ def about_mirrored(crop: CropConfig, samples: Sequence[Sample]) -> str:
     return (
         f"\n{len(smaller)} of {counted(len(samples), 'training image')} do not fill a crop"
         f" (crop.size_px={crop.size_px}): beyond their edges it shows their mirror image"
+    )
+
+
+def about_centred(crop: CropConfig, nuclei: TrainingNuclei | None) -> str:
+    """Say which nuclei crops are placed around, and which classes have none; '' without any."""
+    if not nuclei:
+        return ""
+    counts = count_nuclei(nuclei.samples)
+    drawn = named(f"{name} ({counts[name]})" for name in nuclei.ends)
+    without = [name for name in nuclei.names if name not in nuclei.ends]
+    none = f"; there is no {named(without)} in the training cases" if without else ""
+    return (
+        f"\n{crop.centred:.0%} of the crops are placed around nuclei, each class as often as any"
+        f" other: {drawn}{none}"
     )
 
 

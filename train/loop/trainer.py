@@ -155,6 +155,7 @@ class Trainer:
             + (f"validation on {counted(validated, 'field')}" if validated else "no validation")
             + f"\n{messages.about_batch(self.config, self.ranks.world_size)}"
             + messages.about_mirrored(self.config.crop, self.crops.pixels.samples)
+            + messages.about_centred(self.config.crop, self.crops.nuclei)
             + messages.advice_on_size(self.state.model, self.ranks)
         )
 

@@ -1,5 +1,6 @@
 """Random crops: what moves, moves image and mask together; what does not, leaves every bit."""
 
+from collections import Counter
 from itertools import product
 
 import cv2
@@ -100,6 +101,50 @@ def test_a_crop_is_that_of_the_whole_image_however_small(
             expected = cv2.warpAffine(whole, to_image, (96, 96), flags=flags, borderMode=mirror)
             # a place that lies between two, to the last bit of its rounding, may go to either
             assert np.mean(cut != expected) < 0.02
+
+
+@pytest.mark.parametrize("size_px", [16, 18, 19])
+def test_around_a_pixel_there_are_as_many_crops_as_pixels_in_their_central_half(
+    size_px: int,
+) -> None:
+    """Those whose whole area is in it; without turning and scaling nothing is interpolated."""
+    image_HWC, mask_HW = draw(60, 50)
+    config = CropConfig(size_px=size_px, **STILL, **UNSTAINED)
+    found = Counter()
+    for seed in range(1500):
+        plan = plan_crop((60, 50), config, uniforms(seed), (21.0, 33.0))
+        image, mask = cut_crop(DecodedSample(image_HWC, mask_HW), False, config, plan)
+        left, top = plan.to_image[:, 2].astype(int)
+        window = slice(top, top + size_px), slice(left, left + size_px)
+        assert np.array_equal(image, image_HWC[window])
+        assert np.array_equal(mask, mask_HW[window])
+        found[21 - left, 33 - top] += 1
+    half = [at for at in range(size_px) if size_px / 4 <= at and at + 1 <= size_px * 3 / 4]
+    assert set(found) == set(product(half, half))
+    assert min(found.values()) >= 1500 / len(half) ** 2 / 4
+
+
+@pytest.mark.parametrize("rotation_deg", [0, 180])
+@pytest.mark.parametrize("around", [(0, 0), (299, 99), (150, 0), (0, 60), (290, 50), (150, 50)])
+def test_around_a_pixel_at_the_border_a_crop_is_that_of_the_whole_image(
+    around: tuple[int, int], rotation_deg: int
+) -> None:
+    """Its middle is in the image, and the pixel in its central half, also when it is mirrored."""
+    image_HWC, mask_HW = draw(100, 300)
+    settings = {"size_px": 96, "scale": 1.5, "rotation_deg": rotation_deg, **UNSTAINED}
+    config = CropConfig(**settings)
+    for seed in range(60):
+        plan = plan_crop((100, 300), config, uniforms(seed), around)
+        linear, offset = plan.to_image[:, :2], plan.to_image[:, 2]
+        assert np.all(linear @ (47.5, 47.5) + offset >= -1e-9)
+        assert np.all(linear @ (47.5, 47.5) + offset <= (299 + 1e-9, 99 + 1e-9))
+        place = np.linalg.inv(linear) @ (around - offset)
+        assert np.all(np.abs(place - 47.5) <= 24)
+        image, _ = cut_crop(DecodedSample(image_HWC, mask_HW), False, config, plan)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        mirror = cv2.BORDER_REFLECT_101
+        whole = cv2.warpAffine(image_HWC, plan.to_image, (96, 96), flags=flags, borderMode=mirror)
+        assert np.mean(image != whole) < 0.02
 
 
 @pytest.mark.parametrize("seed", range(8))
