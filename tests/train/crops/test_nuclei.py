@@ -13,6 +13,8 @@ import pytest
 from common.command_line import UsageError, UserError
 from data_prep.dataset.manifest import Dataset, read_dataset
 from data_prep.dataset.pack import TrainingPixels
+from tests.faults.training import digests
+from tests.forked_ranks import ForkedRanks
 from tests.train.conftest import CPU, TINY, prepare_here
 from train.__main__ import main as train
 from train.config import TrainConfig
@@ -193,6 +195,16 @@ def test_damaged_points_end_training_with_their_file(
     with pytest.raises(UserError, match=r"points/Case_\S+\.json: missing or damaged: .*data_prep"):
         next(load_microbatches(crops_of(dataset, config), config, ranks(), 0))
     next(load_microbatches(crops_of(dataset, tiny(Path())), tiny(Path()), ranks(), 0))
+
+
+def test_the_weights_are_the_same_on_one_rank_and_on_four(rare: Path, tmp_path: Path) -> None:
+    """With class weights and the focal loss."""
+    given = [f"data={rare / 'per_class'}", *TINY, "epochs=1", "device=cpu", "crop.centred=0.5"]
+    given += ["loss.class_weights=[1,8,2]", "loss.focal_gamma=2", "loss.dice_weight=1"]
+    assert train([*given, f"run={tmp_path / 'one'}"]) == 0
+    four = [*given, f"run={tmp_path / 'four'}"]
+    ForkedRanks("train.__main__", four, 4, tmp_path / "log").finish()
+    assert digests(tmp_path / "one") == digests(tmp_path / "four")
 
 
 # What a user types

@@ -107,7 +107,7 @@ def test_the_focal_loss_and_its_gradient_are_finite_at_logits_far_out(
         assert gradient.flatten().tolist() == pytest.approx(pull, abs=1e-6)
 
 
-def test_a_classs_weight_counts_relative_to_their_mean() -> None:
+def test_a_weight_of_a_class_counts_relative_to_the_mean() -> None:
     """1, 1, 10 and 4 have the mean 4: the channels count 1/4, 1/4, 5/2 and 1 times."""
     logits, target = batch_of(4)
     given = torch.tensor(logits), torch.tensor(target)
