@@ -5,6 +5,7 @@ This module imports nothing that takes long, so that help and errors of settings
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,7 +23,8 @@ TRANSFORMS = (
 )
 PIPELINE = "pipeline"  # the transform that augment.pipeline is
 SPLITS = ("train", "val", "test")
-MAX_CLASSES = 255  # beside the background, in 8 bit
+IGNORE_LABEL = 254  # in masks: pixels that no loss and no metric counts
+MAX_CLASSES = IGNORE_LABEL - 1  # beside the background; 255 is the label of binary masks
 MAX_SIDE_PX = 32_766  # of an image: OpenCV's remap counts in 16 bit
 BRECAHAD, PREPARED = "data/BreCaHAD", "data/prepared"  # the defaults of all commands
 SMALLEST_MPP, LARGEST_MPP = 0.01, 10.0  # micrometres a px that a light microscope may have
@@ -238,7 +240,16 @@ class PrepConfig:
     the same in every sample; 'warp' moves the field's discs like its image. Both move areas like
     the image."""
     labels: Literal["binary", "per_class"] = "binary"
-    """Mask values: 'binary' gives every class 255, 'per_class' the first class 1, the next 2."""
+    """Mask values: 'binary' gives every class 255, 'per_class' the first class 1, the next 2. 254
+    are pixels that no loss and no metric counts: of ignore_value, of ignore_px, and of what
+    annotations=geojson or csv name 'ignore' or 'Ignore*', in any letter case. Polygons of that name
+    are filled, points become discs of radius_px, over all that is annotated there."""
+    ignore_value: int | Literal["none"] = "none"
+    """With annotations=masks, the value of pixels that no loss and no metric counts, 0 to 65535;
+    255 too, which else means a single class."""
+    ignore_px: int = 0
+    """Width of a ring around each disc that no loss and no metric counts, in px of the prepared
+    fields, as far as nothing is painted there; at most 64 with radius_px."""
     format: Literal["jpg", "png"] = "jpg"
     """Format of prepared images: jpg at jpg_quality, or lossless png. Masks are always png."""
     jpg_quality: int = 95
@@ -273,6 +284,7 @@ class PrepConfig:
         if self.radius_px > MARGIN_PX:
             raise ValueError(f"radius_px={self.radius_px}: at most {MARGIN_PX}")
         check_mpp(self.mpp)
+        self._check_ignored()
         if self.tile_px and self.tile_px < 64:
             raise ValueError(f"tile_px={self.tile_px}: 0 (whole images) or at least 64")
         if self.tile_px > MAX_SIDE_PX:
@@ -314,6 +326,23 @@ class PrepConfig:
         if self.annotations != "geojson" and {*self.object_types} != {*OBJECT_TYPES}:
             raise ValueError(f"{listed}: only annotations=geojson has types of objects")
 
+    def _check_ignored(self) -> None:
+        if self.ignore_px and self.annotations == "masks":
+            raise ValueError(f"ignore_px={self.ignore_px}: annotations=masks has no points")
+        if not 0 <= self.ignore_px <= MARGIN_PX - self.radius_px:
+            raise ValueError(
+                f"ignore_px={self.ignore_px}: 0 (none) to {MARGIN_PX - self.radius_px} with"
+                f" radius_px={self.radius_px}"
+            )
+        check_ignore_value(self.ignore_value, self.classes)
+        if self.ignore_value != "none" and self.annotations != "masks":
+            raise ValueError(f"ignore_value={self.ignore_value}: only annotations=masks has values")
+        if self.ignore_value == 0 and (self.labels == "binary" or len(self.classes) == 1):
+            raise ValueError(
+                "ignore_value=0: leaves nothing but what is annotated, and no background; at least"
+                " two classes with labels=per_class are learned from one another"
+            )
+
     def _check_classes(self) -> None:
         if not self.classes:
             raise ValueError("classes=[]: name at least one class, as in classes=[tumor]")
@@ -327,8 +356,31 @@ class PrepConfig:
             raise ValueError(
                 f"classes: {len(self.classes)}, at most {MAX_CLASSES}: a mask is 8 bit"
             )
+        if ignored := [name for name in self.classes if is_ignored(name)]:
+            way_out = "; name its value with ignore_value=" if self.annotations == "masks" else ""
+            raise ValueError(
+                f"classes: {ignored[0]!r} is what no loss and no metric counts; leave it out"
+                + way_out
+            )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
+
+
+def check_ignore_value(value: int | Literal["none"], classes: Sequence[str]) -> None:
+    """Raise ValueError for a value that no mask has, or that is a class."""
+    if value == "none":
+        return
+    if not 0 <= value <= 65535:
+        raise ValueError(f"ignore_value={value}: 0 to 65535, or none")
+    if 1 <= value <= len(classes):
+        raise ValueError(
+            f"ignore_value={value}: is class {classes[value - 1]!r}, number {value} of classes="
+        )
+
+
+def is_ignored(name: str) -> bool:
+    """Whether what is annotated under this name is ignored; QuPath names it Ignore*."""
+    return name.strip().casefold() in ("ignore", "ignore*")
 
 
 def is_class_name(name: str) -> bool:

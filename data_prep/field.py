@@ -20,7 +20,7 @@ from data_prep.annotations.formats import reader_of
 from data_prep.annotations.reader import Annotation, AnnotationReader, with_middles
 from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant, plan_variants
-from data_prep.config import MAX_SIDE_PX, PrepConfig
+from data_prep.config import IGNORE_LABEL, MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
 from data_prep.image_files.open_image import open_image
 from data_prep.images import encoding, masks
@@ -169,6 +169,9 @@ def as_field(task: FieldTask, image_HWC: Image, annotation: Annotation) -> Annot
     outside = outside_only(annotation.points, *size)
     if any(map(len, outside.values())):
         areas_HW = paint(task, outside, areas_HW, image_HWC)
+        if task.config.ignore_px:  # rings lie below discs, but ignored areas over them
+            whole_HW = paint(task, annotation.points, annotation.areas_HW, image_HWC)
+            areas_HW[(areas_HW == IGNORE_LABEL) & (whole_HW != IGNORE_LABEL)] = 0
     points = inside_only(annotation.points, *size)
     return Annotated(image_HWC, points, areas_HW, annotation.middles)
 
@@ -176,8 +179,9 @@ def as_field(task: FieldTask, image_HWC: Image, annotation: Annotation) -> Annot
 def paint(task: FieldTask, points: PointsPx, areas_HW: Mask | None, image_HWC: Image) -> Mask:
     """Paint a mask of the image's size: discs at the points, over the areas."""
     height_px, width_px = image_HWC.shape[:2]
-    radius_px = task.config.radius_px
-    return masks.paint_mask(points, task.values, radius_px, height_px, width_px, areas_HW)
+    radius_px, ignore_px = task.config.radius_px, task.config.ignore_px
+    how = radius_px, height_px, width_px, areas_HW, ignore_px
+    return masks.paint_mask(points, task.values, *how)
 
 
 def write_variant(
@@ -190,6 +194,8 @@ def write_variant(
         mask_HW = paint(task, moved.points, mask_HW, moved.image_HWC)
     height_px, width_px = mask_HW.shape
     nuclei = inside_only(with_middles(moved.points, moved.middles), height_px, width_px)
+    nuclei = masks.not_ignored(nuclei, mask_HW)
+    ignored_px = int((mask_HW == IGNORE_LABEL).sum())
     sample_id = id_of(task, variant)
     contents = {
         "image": encoding.encode_image(moved.image_HWC, config.format, config.jpg_quality),
@@ -214,7 +220,8 @@ def write_variant(
         "seed": variant.seed,
         "height_px": height_px,
         "width_px": width_px,
-        "foreground_px": cv2.countNonZero(mask_HW),
+        "foreground_px": cv2.countNonZero(mask_HW) - ignored_px,
+        "ignored_px": ignored_px,
         "nuclei": {name: len(nuclei[name]) for name in task.values},
         **files,
     }

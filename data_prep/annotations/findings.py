@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.command_line import MOST_NAMED, counted
+from data_prep.config import is_ignored
 from data_prep.raw import BadInputError
 
 
@@ -59,9 +60,12 @@ def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def summary(findings: Findings, classes: Sequence[str]) -> list[str]:
-    """Say in at most five lines what is not learned; `classes` are those that are."""
+    """Say in at most six lines what is not learned; `classes` are those that are."""
     others = {name: n for name, n in findings.classes.items() if name not in classes}
+    ignored = {name: others.pop(name) for name in [*filter(is_ignored, others)]}
     lines = []
+    if ignored:
+        lines.append(f"ignored by loss and metrics: {listed_counts(ignored)}")
     if others:
         lines.append(f"not learned: {listed_counts(others)}")
     if findings.passed_over:

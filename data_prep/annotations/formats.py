@@ -32,11 +32,13 @@ class Reading(Protocol):
     def object_types(self) -> Sequence[str]: ...  # noqa: D102
     @property
     def empty(self) -> Literal["refuse", "accept"]: ...  # noqa: D102
+    @property
+    def ignore_value(self) -> int | Literal["none"]: ...  # noqa: D102
 
 
 def reader_of(reading: Reading) -> AnnotationReader[Any]:
     """Return the reader of a format, with the rules that settings or a labelling give."""
-    rules = Rules(tuple(reading.object_types), reading.empty)
+    rules = Rules(tuple(reading.object_types), reading.empty, reading.ignore_value)
     return replace(READERS[reading.annotations], rules=rules)
 
 

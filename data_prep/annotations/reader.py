@@ -15,7 +15,7 @@ import numpy as np
 from data_prep.annotations import pairing
 from data_prep.annotations.findings import Findings
 from data_prep.annotations.folders import AnnotationNames
-from data_prep.config import OBJECT_TYPES
+from data_prep.config import IGNORE_LABEL, OBJECT_TYPES
 from data_prep.images.arrays import Mask, PointsPx
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, BadInputError, Field
@@ -29,6 +29,7 @@ class Rules:
 
     object_types: tuple[str, ...] = OBJECT_TYPES
     empty: Literal["refuse", "accept"] = "refuse"
+    ignore_value: int | Literal["none"] = "none"
 
     def check_empty(self, what: str) -> None:
         """Raise BadInputError for a file that annotates nothing, unless that is an answer."""
@@ -51,14 +52,14 @@ class Annotation:
     points: PointsPx
     """Nuclei annotated as points, to be painted as discs, up to MARGIN_PX outside a tile."""
     areas_HW: Mask | None = None
-    """The annotated areas, as mask values; None if there are none."""
+    """The annotated areas, as mask values or IGNORE_LABEL; None if there are none."""
     middles: PointsPx | None = None
     """The middle of each area, with the same classes; None if the format has no areas."""
 
     @property
     def has_areas(self) -> bool:
-        """Whether any pixel is in an area."""
-        return self.areas_HW is not None and bool(self.areas_HW.any())
+        """Whether any pixel is in an area of a class."""
+        return self.areas_HW is not None and not np.isin(self.areas_HW, (0, IGNORE_LABEL)).all()
 
     @property
     def nuclei(self) -> PointsPx:

@@ -28,7 +28,7 @@ from data_prep.annotations.outlines import (
     without_holes,
 )
 from data_prep.annotations.reader import Annotation, AnnotationReader, Rules
-from data_prep.config import is_class_name
+from data_prep.config import IGNORE_LABEL, is_class_name, is_ignored
 from data_prep.images.arrays import Box, Mask, PointsN2
 from data_prep.images.tiles import Tile, inside_only, pixels_of, points_in
 from data_prep.raw import BadInputError
@@ -275,16 +275,19 @@ class ShapeReader(AnnotationReader[Shapes]):
     def annotation_in(self, parsed: Shapes, tile: Tile, values: Mapping[str, int]) -> Annotation:
         """Turn points into the pixels that they lie in, and fill polygons."""
         parsed = scaled(parsed.within(*tile.file_px), tile.scale)
-        names = [*values, *sorted(self.classes_in(parsed, [*values]) - values.keys())]
+        others = sorted(self.classes_in(parsed, [*values]) - values.keys())
+        names, ignored = [*values, *others], [*filter(is_ignored, others)]
+        painted = {**values, **dict.fromkeys(ignored, IGNORE_LABEL)}
         near, pixels_N2 = parsed.nuclei_near(tile)
         name_of = np.array([parsed.shapes[number].name for number in near.tolist()], object)
         are_points = parsed.are_points[near]
         points = {name: pixels_N2[(name_of == name) & are_points] for name in names}
         middles = {name: pixels_N2[(name_of == name) & ~are_points] for name in names}
-        areas = [shape for shape in parsed.areas_in(tile.box) if shape.name in values]
+        middles |= dict.fromkeys(ignored, np.zeros((0, 2)))  # no nuclei
+        areas = [shape for shape in parsed.areas_in(tile.box) if shape.name in painted]
         return Annotation(
             points_in(points, tile),
-            paint_areas(areas, tile.box, values) if areas else None,
+            paint_areas(areas, tile.box, painted) if areas else None,
             inside_only(points_in(middles, tile), tile.box.height, tile.box.width),
         )
 

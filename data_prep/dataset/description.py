@@ -11,6 +11,7 @@ from common.command_line import UserError
 from common.schema import checked, read_small, require_printable, short, validated
 from data_prep.cases.names import check_regex
 from data_prep.config import (
+    IGNORE_LABEL,
     LARGEST_MPP,
     MARGIN_PX,
     MAX_CLASSES,
@@ -19,10 +20,11 @@ from data_prep.config import (
     SPLITS,
     PrepConfig,
     SplitConfig,
+    check_ignore_value,
 )
 from data_prep.dataset.folds import Fold, cases_of_fold, check_fold
 
-FORMAT = 5
+FORMAT = 6
 DATASET = "dataset.json"
 MOST_BYTES = 10**8  # of dataset.json: some four million cases
 AGAIN = "; run data_prep again"  # how to repair a damaged set
@@ -50,17 +52,28 @@ class Labelling:
     """What an annotation without objects is; not a part of what a mask means."""
     mpp: float | None = None
     """Resolution of the fields, in micrometres per px; None if it is not known."""
+    ignore_value: int | Literal["none"] = "none"
+    """The value of pixels in masks that are ignored."""
+    ignore_px: int = 0
+    """Width of the ring around each disc that is ignored."""
 
     def __post_init__(self) -> None:
         check_regex(self.case_regex)
         if self.mpp is not None and not SMALLEST_MPP <= self.mpp <= LARGEST_MPP:
             raise ValueError(f"mpp {short(self.mpp)} is no resolution")
         require_printable(self.labels, "labels")
-        wrong = [value for value in self.labels.values() if not 1 <= value <= MAX_CLASSES]
-        if wrong or not self.labels:
-            raise ValueError(f"labels: {short(self.labels)}; expected 1 to {MAX_CLASSES} for each")
+        values = {*self.labels.values()}
+        if not values or not values <= {*range(1, 256)} - {IGNORE_LABEL}:
+            raise ValueError(
+                f"labels: {short(self.labels)}; expected 1 to {MAX_CLASSES}, or 255, for each"
+            )
         if not 1 <= self.radius_px <= MARGIN_PX:
             raise ValueError(f"radius_px: {short(self.radius_px)}; expected 1 to {MARGIN_PX}")
+        if self.annotations == "masks":
+            check_ignore_value(self.ignore_value, [*self.labels])
+        if not 0 <= self.ignore_px <= MARGIN_PX - self.radius_px:
+            most = MARGIN_PX - self.radius_px
+            raise ValueError(f"ignore_px: {short(self.ignore_px)}; expected 0 to {most}")
         if self.uint16_white < 1:
             raise ValueError(f"uint16_white: {short(self.uint16_white)}; expected at least 1")
         formats = get_args(get_type_hints(PrepConfig)["annotations"])

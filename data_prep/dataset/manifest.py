@@ -56,7 +56,9 @@ class Sample:
     height_px: int
     width_px: int
     foreground_px: int
-    """Number of mask pixels that are not background."""
+    """Number of mask pixels that are of a class."""
+    ignored_px: int
+    """Number of mask pixels that no loss and no metric counts."""
     nuclei: dict[str, int]
     """Class -> number of annotated nuclei, points or areas, in the file of points."""
     image_bytes: int

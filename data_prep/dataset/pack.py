@@ -145,8 +145,10 @@ class TrainingPixels:
         """`pack`: a copy of the data set's pack to use in place of it."""
         self.dataset, self.folder, self.pack = dataset, dataset.folder, pack
         self.samples = dataset.split("train")
+        self.has_ignored = any(sample.ignored_px for sample in self.samples)
+        values = set(dataset.description.labelling.labels.values())
         # labels may be interpolated like colours if 255 is the only one
-        self.is_binary = set(dataset.description.labelling.labels.values()) == {BINARY_LABEL}
+        self.is_binary = values == {BINARY_LABEL} and not self.has_ignored
         path = pack or packed_path(dataset.folder, dataset.description.content_sha256)
         offsets = offsets_of(dataset.packed_samples)
         self.offsets = [

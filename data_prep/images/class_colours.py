@@ -12,9 +12,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFont
 
+from data_prep.config import IGNORE_LABEL
 from data_prep.images.arrays import Image, Mask
 
 Colour = tuple[int, int, int]
@@ -24,6 +26,8 @@ YELLOW, SKY, VERMILION, GREEN = (240, 228, 66), (86, 180, 233), (213, 94, 0), (0
 WHITE, BLUE, ORANGE = (255, 255, 255), (0, 114, 178), (230, 159, 0)
 PALETTE: tuple[Colour, ...] = (YELLOW, SKY, VERMILION, GREEN, WHITE, BLUE, ORANGE)
 SHADES = (1.0, 0.6)
+IGNORED: Colour = (128, 128, 128)
+"""What no loss and no metric counts."""
 HALO: Colour = (20, 20, 20)
 """What lines and dots are edged with, so that they are seen on any ground."""
 INK, PAPER, FRAME = (40, 40, 40), (255, 255, 255), (110, 110, 110)
@@ -39,10 +43,19 @@ def colour_of(number: int) -> Colour:
 def coloured(class_HW: Mask, num_classes: int) -> Image:
     """Paint each pixel in the colour of its class, HWC uint8; a single class is white.
 
-    `class_HW` is 0, which becomes black, or 1 for the first class and so on.
+    `class_HW` is 0, which becomes black, or 1 for the first class and so on, or IGNORE_LABEL.
     """
     colours = [WHITE] if num_classes == 1 else [colour_of(n) for n in range(num_classes)]
-    return np.array([(0, 0, 0), *colours], np.uint8)[class_HW]
+    table = np.zeros((256, 3), np.uint8)
+    table[1 : 1 + num_classes], table[IGNORE_LABEL] = colours, IGNORED
+    return table[class_HW]
+
+
+def veiled(image_HWC: Image, is_ignored_HW: npt.NDArray[np.bool_]) -> Image:
+    """Lay a grey veil over the ignored pixels of an image, HWC uint8; it stays itself without."""
+    veil = np.array(IGNORED, np.uint8) // 2
+    is_ignored_HW1 = is_ignored_HW[..., None]
+    return np.where(is_ignored_HW1, image_HWC // 2 + veil, image_HWC)
 
 
 def legend(width_px: int, names: Sequence[str], title: str = "", font_px: int = 14) -> Image:

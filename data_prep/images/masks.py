@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.config import IGNORE_LABEL, is_ignored
 from data_prep.images.arrays import Mask, PointsPx
 
 BINARY_LABEL = 255
@@ -26,19 +27,41 @@ def paint_mask(
     height_px: int,
     width_px: int,
     areas_HW: Mask | None = None,
+    ignore_px: int = 0,
 ) -> Mask:
     """Paint a disc of `radius_px` about the pixel that each point lies in; return HW uint8.
 
     Classes are painted in the order of `values`, later ones over earlier ones, each with its areas
-    first. A disc about a point outside the field is painted as far as it reaches in.
+    first; then areas and discs that are ignored, over all. Below all lies a ring of `ignore_px`
+    around each disc of a class, ignored too. A disc about a point outside the field is painted as
+    far as it reaches in.
     """
     mask = np.zeros((height_px, width_px), np.uint8)
+
+    def paint(name: str, value: int, reach_px: int) -> None:
+        for center in np.floor(points[name] + 0.5).astype(int).tolist():
+            cv2.circle(mask, center, reach_px, value, cv2.FILLED)
+
+    for name in values if ignore_px else ():
+        paint(name, IGNORE_LABEL, radius_px + ignore_px)
     for name, value in values.items():
         if areas_HW is not None:
             mask[areas_HW == value] = value
-        for center in np.floor(points[name] + 0.5).astype(int).tolist():
-            cv2.circle(mask, center, radius_px, value, cv2.FILLED)
+        paint(name, value, radius_px)
+    if areas_HW is not None:
+        mask[areas_HW == IGNORE_LABEL] = IGNORE_LABEL
+    for name in filter(is_ignored, points):
+        paint(name, IGNORE_LABEL, radius_px)
     return mask
+
+
+def not_ignored(points: PointsPx, mask_HW: Mask) -> PointsPx:
+    """Return the points in a mask whose pixel is not ignored."""
+    kept = {}
+    for name, points_N2 in points.items():
+        x, y = np.floor(points_N2 + 0.5).astype(int).T
+        kept[name] = points_N2[mask_HW[y, x] != IGNORE_LABEL]
+    return kept
 
 
 def channel_values(values: Iterable[int]) -> list[int]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from common.command_line import UsageError, counted
 from common.ownership import Item
+from data_prep.config import IGNORE_LABEL
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_points, read_sample
 from data_prep.images.arrays import Image, Mask, PointsPx
-from data_prep.images.class_colours import INK, colour_of, legend
+from data_prep.images.class_colours import INK, colour_of, legend, veiled
 from data_prep.images.masks import channel_names, channel_values
 from data_prep.images.outlines import paint_dots, paint_outlines
 from data_prep.raw import composed
@@ -73,13 +74,16 @@ def contact_sheet(dataset: Dataset, samples: list[Sample], columns: int, width_p
 def outlined(
     image_HWC: Image, mask_HW: Mask, points: PointsPx, labels: Mapping[str, int], width_px: int
 ) -> Image:
-    """Shrink an image; paint each class's outlines and points into it, in its colour."""
+    """Shrink an image; paint each class's outlines and points into it, in its colour, and a grey
+    veil over what is ignored."""
     height_px = max(1, round(image_HWC.shape[0] * width_px / image_HWC.shape[1]))
     small = cv2.resize(image_HWC, (width_px, height_px), interpolation=cv2.INTER_AREA)
     small_mask = cv2.resize(mask_HW, (width_px, height_px), interpolation=cv2.INTER_NEAREST)
     values = channel_values(labels.values())
-    class_HW = np.searchsorted([0, *values], small_mask).astype(np.uint8)
-    paint_outlines(small, class_HW, REACH_PX)
+    is_ignored_HW = small_mask == IGNORE_LABEL
+    small = veiled(small, is_ignored_HW)
+    class_HW = np.searchsorted([0, *values], np.where(is_ignored_HW, 0, small_mask))
+    paint_outlines(small, class_HW.astype(np.uint8), REACH_PX)
     scale = np.array([width_px, height_px]) / image_HWC.shape[1::-1]
     for name, points_N2 in points.items():
         colour = colour_of(values.index(labels[name]))

@@ -157,6 +157,7 @@ def sample_of(number: int) -> Sample:
         height_px=1024,
         width_px=1360,
         foreground_px=300 * 1000 + number,
+        ignored_px=0,
         nuclei={"tumor": 700 + number},
         image_bytes=2 * 10**6 + number,
         mask_bytes=10**4 + number,

@@ -106,12 +106,12 @@ def test_a_share_reads_the_slides_of_its_own_tiles(
     [
         (None, "holds something that is not a prepared data set"),
         ("{", "holds something that is not a prepared data set"),
-        ('{"format": "\\u001b[2J"}', r"format '\x1b[2J'; this one writes 5"),
+        ('{"format": "\\u001b[2J"}', r"format '\x1b[2J'; this one writes 6"),
         (
             '{"format": 2}',
             "was prepared by another version of data_prep (format 2; this one writes",
         ),
-        ('{"format": 5}', "holds a prepared data set without .eosin/"),
+        ('{"format": 6}', "holds a prepared data set without .eosin/"),
     ],
 )
 def test_a_folder_that_was_not_begun_by_this_version_is_refused_and_left(

@@ -11,9 +11,9 @@ from train.crops.config import CropConfig
 def check_fitting(config: TrainConfig, dataset: Dataset) -> None:
     """Raise UsageError for settings that do not fit the data set, before a run's folder is made.
 
-    An epoch has fewer crops than a batch, crops are far larger than the images or placed around
-    nuclei that are not there, weights are not those of the classes, or stop_after= waits for what
-    cannot be measured.
+    An epoch has fewer crops than a batch, every pixel is ignored, crops are far larger than the
+    images or placed around nuclei that are not there, weights are not those of the classes, or
+    stop_after= waits for what cannot be measured.
     """
     samples = dataset.split("train")
     per_sample, size = config.crop.per_sample, config.batch.size
@@ -31,6 +31,12 @@ def check_fitting(config: TrainConfig, dataset: Dataset) -> None:
         raise UsageError(
             f"crop.centred={config.crop.centred:g}: places crops around annotated nuclei, but the"
             f" training cases have none ({named(names)}); set crop.centred=0"
+        )
+    if all(sample.ignored_px == sample.height_px * sample.width_px for sample in samples):
+        raise UsageError(
+            f"data={config.data}: every pixel of the train split is ignored, so there is nothing to"
+            " learn; prepare other cases for training, as with split.test_cases=[...], or another"
+            " ignore_value= or ignore_px="
         )
     if config.stop_after:
         check_validation(config, dataset.split("val", originals_only=True))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from common import seeds
+from data_prep.config import IGNORE_LABEL
 from data_prep.dataset.pack import TrainingPixels
 from data_prep.images.arrays import Image, Mask
 from train.config import TrainConfig
@@ -126,6 +127,11 @@ def epoch_order(num_crops: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     The last crops, if they do not fill a batch, are not used; they are different in each epoch.
     """
     return seeds.generator(seed, "order", epoch).permutation(num_crops)
+
+
+def valid_pixels(mask_BHW: Tensor) -> Tensor:
+    """Return bool (B, 1, H, W): which pixels of uint8 labels the loss counts."""
+    return (mask_BHW != IGNORE_LABEL).unsqueeze(1)
 
 
 def mask_to_target(mask_BHW: Tensor, label_values: Sequence[int]) -> Tensor:

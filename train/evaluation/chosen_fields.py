@@ -116,7 +116,7 @@ def choose_fields(config: EvaluateConfig, run: Run) -> Chosen:
     notes, truth = list[str](), run.data.labelling
     if config.raw:
         truth = truth_of(config.annotations, run.data.labelling)
-        truth = replace(truth, empty=config.empty or truth.empty)
+        truth = with_ignored(replace(truth, empty=config.empty or truth.empty), config)
         described_in = None if config.annotations else run.description
         fields = raw_fields(Path(config.raw), truth, described_in, config.mpp)
         notes = notes_on_names(fields, truth.case_regex)
@@ -173,6 +173,21 @@ def truth_of(annotations: str, trained: Labelling) -> Labelling:
         ) from None
     labels = dict(zip(names, trained.labels.values(), strict=True))
     return replace(trained, labels=labels, annotations=annotations)
+
+
+def with_ignored(truth: Labelling, config: EvaluateConfig) -> Labelling:
+    """Return a labelling with what the settings say of ignored pixels. Raises UsageError."""
+    is_masks = truth.annotations == "masks"
+    value, width_px = config.ignore_value, config.ignore_px
+    if value != "" and not is_masks:
+        raise UsageError(f"ignore_value={value}: only annotations=masks has values")
+    if width_px != "" and is_masks:
+        raise UsageError(f"ignore_px={width_px}: annotations=masks has no points")
+    try:
+        truth = replace(truth, ignore_value=truth.ignore_value if value == "" else value)
+        return replace(truth, ignore_px=truth.ignore_px if width_px == "" else width_px)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def notes_on_truth(trained: Labelling, truth: Labelling) -> list[str]:

@@ -29,6 +29,12 @@ class EvaluateConfig:
     empty: Literal["", "refuse", "accept"] = ""
     """A file in raw= that lists no object: 'refuse' takes it for a mistake, 'accept' for saying
     that nothing is there; if not given, as for the training data."""
+    ignore_value: int | Literal["", "none"] = ""
+    """The value of pixels in the masks of raw= that no figure counts, or none; if not given, as for
+    the training data."""
+    ignore_px: int | Literal[""] = ""
+    """Width of a ring around each disc in raw= that no figure counts, in px; if not given, as for
+    the training data. Runs are compared at one width."""
     mpp: float = 0.0
     """Resolution of the fields of raw= that do not tell theirs, in micrometres per px; 0 for
     unknown. Fields of another resolution than the model's are rescaled with their annotations, and
@@ -72,6 +78,9 @@ class EvaluateConfig:
             raise ValueError(f"annotations={self.annotations}: is the format of raw=...; give both")
         if self.empty and not self.raw:
             raise ValueError(f"empty={self.empty}: is about the files of raw=...; give both")
+        for key in ("ignore_value", "ignore_px"):
+            if getattr(self, key) != "" and not self.raw:
+                raise ValueError(f"{key}={getattr(self, key)}: is about raw=...; give both")
         if self.figures < 0:
             raise ValueError(f"figures={self.figures}: at least 0")
         if self.run and self.runs:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from common.command_line import UserError
+from data_prep.config import IGNORE_LABEL
 from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_image
 from data_prep.images.arrays import Image, Mask, PointsN2
@@ -62,13 +63,20 @@ def hash_of(small_HW: npt.NDArray[np.float32]) -> int:
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 
 
-def truth_sha256(truth_CHW: npt.NDArray[np.bool_], annotated: Sequence[PointsN2]) -> str:
-    """Hash the truth of a field, the masks and the annotated points of its classes.
+def truth_sha256(
+    truth_CHW: npt.NDArray[np.bool_],
+    is_valid_HW: npt.NDArray[np.bool_],
+    annotated: Sequence[PointsN2],
+) -> str:
+    """Hash the truth of a field: the masks and the annotated points of its classes, and what is
+    ignored.
 
     train.compare sees from it that figures are against the same truth.
     """
     shape = str(truth_CHW.shape).encode()
     hashed = hashlib.sha256(shape + np.packbits(truth_CHW).tobytes())
+    if not is_valid_HW.all():
+        hashed.update(b"valid" + np.packbits(is_valid_HW).tobytes())
     for points_N2 in annotated:
         hashed.update(b"points" + np.asarray(points_N2, np.float64).tobytes())
     return hashed.hexdigest()
@@ -191,10 +199,12 @@ def is_same_picture(image_HWC: Image, other_HWC: Image) -> bool:
 
 
 def agreement_of(mask_HW: Mask, other_HW: Mask, label_values: Sequence[int]) -> Score:
-    """Compute the Dice of two masks over all classes; None if both are empty."""
+    """Compute the Dice of two masks over all classes, where neither is ignored; None if both are
+    empty."""
+    is_valid_HW = (mask_HW != IGNORE_LABEL) & (other_HW != IGNORE_LABEL)
+    masks = (channels_of(each, label_values) & is_valid_HW for each in (mask_HW, other_HW))
     # neither is the truth: one that is empty is taken for the prediction
-    masks = sorted((mask_HW, other_HW), key=np.count_nonzero)
-    truth_BCHW = torch.from_numpy(np.stack([channels_of(each, label_values) for each in masks]))
+    truth_BCHW = torch.from_numpy(np.stack(sorted(masks, key=np.count_nonzero)))
     return score(count_pixels(truth_BCHW[:1], truth_BCHW[1:]).numpy())["dice"]
 
 

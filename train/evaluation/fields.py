@@ -17,6 +17,7 @@ from common.stop_request import StopRequest
 from data_prep.annotations.findings import Findings, add_up, summary, warnings
 from data_prep.annotations.folders import NoAnnotationsError
 from data_prep.annotations.formats import READERS, check_occurring, other_formats, reader_of
+from data_prep.config import IGNORE_LABEL, is_ignored
 from data_prep.dataset.description import Labelling
 from data_prep.dataset.manifest import Dataset, Sample
 from data_prep.dataset.samples import read_points, read_sample
@@ -24,12 +25,12 @@ from data_prep.image_files.open_image import open_image
 from data_prep.images import masks
 from data_prep.images.arrays import Image, Mask, PointsN2, PointsPx
 from data_prep.images.rescaling import at_resolution
-from data_prep.images.tiles import whole
+from data_prep.images.tiles import inside_only, whole
 from data_prep.raw import BadInputError, Field
 from model.precision import Precision
 from train.config import TileConfig
 from train.metrics.detection import Detections, detect
-from train.metrics.scores import Counts, count_pixels, histogram
+from train.metrics.scores import Counts, Score, count_pixels, histogram
 from train.prediction.model_resolution import notes_on_resolution
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
@@ -66,16 +67,19 @@ class Prediction:
     field: WholeField
     image_HWC: Image
     truth_CHW: npt.NDArray[np.bool_]
+    is_valid_HW: npt.NDArray[np.bool_]
+    """Which pixels count; the others are ignored."""
     annotated: list[PointsN2]
-    """The annotated points of each channel."""
+    """The annotated points of each channel, none of them ignored."""
     probability_CHW: npt.NDArray[np.float32]
     largest_uint16: int = 0
     """As ImageFile.largest_uint16."""
 
     @property
     def annotated_classes(self) -> Mask:
-        """(H, W): the class that each pixel is annotated as, 0 for none, 1 for the first, ..."""
-        return masks.numbers_of(self.truth_CHW)
+        """(H, W): the class that each pixel is annotated as, 0 for none, 1 for the first, ...;
+        IGNORE_LABEL for ignored pixels."""
+        return np.where(self.is_valid_HW, masks.numbers_of(self.truth_CHW), np.uint8(IGNORE_LABEL))
 
     def predicted_classes(self, threshold: float) -> Mask:
         """Return (H, W) in the same numbers: the most probable class above a threshold."""
@@ -116,8 +120,9 @@ class FieldResult:
     """(2, 100), of the pixels' probability, all classes together."""
     detections: list[Detections]
     """Of each channel."""
-    cross_entropy: float
-    """Mean over pixels and classes of the binary cross-entropy, in nats."""
+    cross_entropy: Score
+    """Mean over pixels and classes of the binary cross-entropy, in nats; None if no pixel
+    counts."""
 
 
 def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
@@ -195,8 +200,8 @@ def notes_on_raw(fields: Sequence[WholeField], labelling: Labelling, mpp: float)
 def notes_on_findings(found: Findings, labelling: Labelling) -> list[str]:
     """Say what of the annotations is not in the truth, but not which other classes there are."""
     classes = [*labelling.labels]
-    learned = {name: number for name, number in found.classes.items() if name in classes}
-    lines = summary(replace(found, classes=learned), classes)
+    told_of = {name: n for name, n in found.classes.items() if name in classes or is_ignored(name)}
+    lines = summary(replace(found, classes=told_of), classes)
     told = [f"annotations: {'; '.join(lines)}"] if lines else []
     return told + warnings(found, classes, labelling.annotations)
 
@@ -229,9 +234,10 @@ def read_raw(field: Field, labelling: Labelling, expected: str, mpp: float) -> F
         annotation = reader.annotation_in(reader.parse(field), tile, values)
     except (BadInputError, OSError) as error:
         raise UserError(f"{field.annotation}: {error}; {expected}") from None
-    points, areas_HW = annotation.points, annotation.areas_HW
-    mask = masks.paint_mask(points, values, labelling.radius_px, height_px, width_px, areas_HW)
-    annotated = by_channel(annotation.nuclei, labelling)
+    how = labelling.radius_px, height_px, width_px, annotation.areas_HW, labelling.ignore_px
+    mask = masks.paint_mask(annotation.points, values, *how)
+    nuclei = inside_only(annotation.nuclei, height_px, width_px)
+    annotated = by_channel(masks.not_ignored(nuclei, mask), labelling)
     return FieldContent(image, mask, annotated, rescaled.largest_uint16)
 
 
@@ -283,6 +289,7 @@ def prediction_of(
         field,
         content.image_HWC,
         masks.channels_of(content.mask_HW, label_values),
+        content.mask_HW != IGNORE_LABEL,
         content.annotated,
         probability_CHW,
         content.largest_uint16,
@@ -291,15 +298,21 @@ def prediction_of(
 
 def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:
     """Count the pixels and the nuclei of a prediction."""
-    probability_CHW, truth_CHW = prediction.probability_CHW, prediction.truth_CHW
-    predicted = torch.from_numpy(probability_CHW > criteria.threshold)[None]
-    counts = count_pixels(predicted, torch.from_numpy(truth_CHW)[None]).numpy()
-    right = np.where(truth_CHW, probability_CHW, 1 - probability_CHW)
-    cross_entropy = float(-np.log(np.maximum(right, 1e-7)).mean(dtype=np.float64))
+    probability_CHW, is_valid_HW = prediction.probability_CHW, prediction.is_valid_HW
+    radii_px = criteria.radius_px, criteria.match_radius_px
     detections = [
-        detect(probability_HW, annotated, criteria.radius_px, criteria.match_radius_px)
+        detect(probability_HW, annotated, *radii_px, is_valid_HW)
         for probability_HW, annotated in zip(probability_CHW, prediction.annotated, strict=True)
     ]
+    probability_CN, truth_CN = probability_CHW[:, is_valid_HW], prediction.truth_CHW[:, is_valid_HW]
+    predicted, truth = (
+        torch.from_numpy(each)[None, :, None]
+        for each in (probability_CN > criteria.threshold, truth_CN)
+    )
+    counts = count_pixels(predicted, truth).numpy()
+    right_CN = np.where(truth_CN, probability_CN, 1 - probability_CN)
+    losses_CN = -np.log(np.maximum(right_CN, 1e-7))
+    cross_entropy = float(losses_CN.mean(dtype=np.float64)) if losses_CN.size else None
     nuclei = [each.counts([criteria.nuclei_threshold])[0] for each in detections]
     return FieldResult(
         prediction.index,
@@ -307,7 +320,7 @@ def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:
         prediction.field.case,
         counts,
         np.stack(nuclei),
-        histogram(probability_CHW, truth_CHW),
+        histogram(probability_CN, truth_CN),
         detections,
         cross_entropy,
     )

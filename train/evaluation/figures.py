@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from common.ownership import Item
+from data_prep.config import IGNORE_LABEL
 from data_prep.images import class_colours
 from data_prep.images.arrays import Image, Mask
 from data_prep.images.class_colours import (
     GREEN,
+    IGNORED,
     SKY,
     YELLOW,
     Colour,
@@ -101,7 +103,8 @@ def save_panels(
 ) -> None:
     """Save a figure of three panels: input, truth, prediction, with a legend of several classes.
 
-    `truth_HW` and `predicted_HW` are 0, or 1 for the first of the classes and so on.
+    `truth_HW` and `predicted_HW` are 0, or 1 for the first of the classes and so on; the truth may
+    be IGNORE_LABEL.
     """
     ratio = image_HWC.shape[0] / image_HWC.shape[1]
     num_rows = -(-len(names) // LEGEND_COLUMNS) if len(names) > 1 else 0
@@ -142,6 +145,8 @@ def save_outcome(
     entries = [("hit", HIT), ("miss", MISS), ("false alarm", FALSE_ALARM)]
     if num_classes > 1:
         entries.append(("wrong class", WRONG_CLASS))
+    if (truth_HW == IGNORE_LABEL).any():
+        entries.append(("ignored", IGNORED))
     add_legend(axes, entries, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(entries))
     axes.set_title(title, parse_math=False)
     axes.axis("off")
@@ -161,9 +166,13 @@ def add_legend(where: Figure | Axes, entries: Sequence[tuple[str, Colour]], **mo
 def outcome_picture(image_HWC: Image, truth_HW: Mask, predicted_HW: Mask) -> Image:
     """Lay hits, misses, false alarms and wrong classes over the image at half strength, HWC uint8.
 
-    `truth_HW` and `predicted_HW` are 0, or 1 for the first class and so on.
+    `truth_HW` and `predicted_HW` are 0, or 1 for the first class and so on; where the truth is
+    IGNORE_LABEL, the image is grey.
     """
-    is_annotated_HW, is_predicted_HW = truth_HW > 0, predicted_HW > 0
+    is_ignored_HW = truth_HW == IGNORE_LABEL
+    is_annotated_HW, is_predicted_HW = (
+        (class_HW > 0) & ~is_ignored_HW for class_HW in (truth_HW, predicted_HW)
+    )
     is_both_HW = is_annotated_HW & is_predicted_HW
     is_same_HW = truth_HW == predicted_HW
     picture = image_HWC.astype(np.float32)
@@ -172,6 +181,7 @@ def outcome_picture(image_HWC: Image, truth_HW: Mask, predicted_HW: Mask) -> Ima
         (is_both_HW & ~is_same_HW, WRONG_CLASS),
         (is_annotated_HW & ~is_predicted_HW, MISS),
         (~is_annotated_HW & is_predicted_HW, FALSE_ALARM),
+        (is_ignored_HW, IGNORED),
     ):
         picture[region] = 0.5 * picture[region] + 0.5 * np.array(colour, np.float32)
     return picture.round().astype(np.uint8)

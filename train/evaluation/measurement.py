@@ -15,6 +15,7 @@ from common.stop_request import StopRequest
 from data_prep.annotations.formats import READERS
 from data_prep.dataset.description import Labelling
 from data_prep.dataset.white import doubts_about_white
+from data_prep.images.class_colours import veiled
 from data_prep.images.masks import channel_names
 from model.precision import choose_precision
 from train.evaluation.baselines import BASELINES, Baseline
@@ -275,20 +276,22 @@ def disc_radii(labelling: Labelling) -> list[int]:
 
 def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int]) -> FieldCheck:
     """Compute a field's fingerprint, and its counts against discs of other radii."""
-    field = prediction.field
+    field, is_valid_HW = prediction.field, prediction.is_valid_HW
+    is_predicted_CHW = prediction.is_predicted(threshold)
     return FieldCheck(
         fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
-        counts_by_radius(prediction.probability_CHW > threshold, prediction.annotated, radii_px),
+        counts_by_radius(is_predicted_CHW, is_valid_HW, prediction.annotated, radii_px),
         prediction.largest_uint16,
-        truth_sha256(prediction.truth_CHW, prediction.annotated),
+        truth_sha256(prediction.truth_CHW, is_valid_HW, prediction.annotated),
     )
 
 
-def about_fields(config: EvaluateConfig) -> dict[str, str]:
+def about_fields(config: EvaluateConfig) -> dict[str, str | int]:
     """Say in the summary which fields were measured."""
     if not config.raw:
         return {"split": config.split}
-    named = {"annotations": config.annotations} if config.annotations else {}
+    given = {key: getattr(config, key) for key in ("annotations", "ignore_value", "ignore_px")}
+    named = {key: value for key, value in given.items() if value != ""}
     return {"raw": Path(config.raw).name, **named}
 
 
@@ -326,7 +329,7 @@ def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) ->
         result.name,
         result.case,
         score(result.counts)["dice"],
-        prediction.image_HWC,
+        veiled(prediction.image_HWC, ~prediction.is_valid_HW),
         prediction.truth_CHW,
         prediction.is_predicted(threshold),
     )

@@ -33,7 +33,7 @@ from train.config import TileConfig, TrainConfig
 from train.exchange.config import SAFETENSORS
 from train.exchange.origin import Origin, origins_in
 
-FORMAT = 5
+FORMAT = 6
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors")
 SHARED = ("format", "preprocessing", "uint16_white", "classes", "mask_values", "radius_px", "mpp")
@@ -70,6 +70,8 @@ class Source:
     annotations: str
     object_types: list[str]
     empty: str
+    ignore_value: int | str
+    ignore_px: int
     settings: dict[str, Any]
 
 
@@ -155,6 +157,8 @@ def describe(
             "annotations": labelling.annotations,
             "object_types": list(labelling.object_types),
             "empty": labelling.empty,
+            "ignore_value": labelling.ignore_value,
+            "ignore_px": labelling.ignore_px,
             "settings": data.settings,
         },
         "checkpoint": {
@@ -225,6 +229,7 @@ def about_in(found: Metadata) -> About:
     read: dict[str, Any] = {"radius_px": found.radius_px, "uint16_white": found.uint16_white}
     read |= {"case_regex": source.case_regex, "annotations": source.annotations}
     read |= {"object_types": source.object_types, "empty": source.empty}
+    read |= {"ignore_value": source.ignore_value, "ignore_px": source.ignore_px}
     require_printable([source.cases, source.settings], "data")
     check_splits(source.cases)
     settings = {**found.training, "model": found.model, "tile": found.tile}

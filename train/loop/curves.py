@@ -31,10 +31,16 @@ class Interval:
         """Return an interval that starts now."""
         return cls(torch.zeros((num_classes, 4), dtype=torch.int64, device=device))
 
-    def add(self, loss: Tensor, logits_BCHW: Tensor, target_BCHW: Tensor) -> None:
-        """Count a microbatch: its loss (scalar), logits and target."""
+    def add(
+        self,
+        loss: Tensor,
+        logits_BCHW: Tensor,
+        target_BCHW: Tensor,
+        valid_B1HW: Tensor | None = None,
+    ) -> None:
+        """Count a microbatch: its loss (scalar), logits and target, and which pixels count."""
         self.losses.append(loss)
-        self.counts += count_pixels(logits_BCHW > 0, target_BCHW > 0.5)
+        self.counts += count_pixels(logits_BCHW > 0, target_BCHW > 0.5, valid_B1HW)
 
     def is_finite(self, ranks: Ranks) -> bool:
         """Whether every loss on every rank is finite. Collective."""

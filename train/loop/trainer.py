@@ -68,7 +68,9 @@ class Trainer:
         if doubtful := doubtful_kernels(self.state.model, config, precision):
             self.notes.append(messages.about_kernels(doubtful, config))
         self.saver = self.new_saver()
-        self.batch_step = BatchStep(self.state, config, precision, self.label_values, ranks)
+        self.batch_step = BatchStep(
+            self.state, config, precision, self.label_values, self.crops.pixels.has_ignored, ranks
+        )
         self.interval = self.new_interval()
         self.num_points = 0
         """Number of points of the training curves since the start."""
@@ -285,8 +287,8 @@ class Trainer:
         progress.note_validation(found.metrics)
         self.monitor.panels(progress.step, found.panels)
         if found.metrics:
-            loss = found.metrics["val/loss"]
-            if loss is None or not math.isfinite(loss):
+            loss = found.metrics["val/loss"]  # None: no pixel counts
+            if loss is not None and not math.isfinite(loss):
                 raise messages.not_finite(progress.step, self.config.lr)
             self.monitor.validation(progress.step, progress.epochs, found.metrics)
         # the time of validation does not count for the training speed

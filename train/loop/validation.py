@@ -98,13 +98,13 @@ def validation_metrics(results: list[FieldResult]) -> dict[str, Score]:
     None if nothing is annotated.
     """
     scores = score(np.stack([result.counts for result in results]))
-    loss = float(np.mean([result.cross_entropy for result in results]))
+    losses = [each for result in results if (each := result.cross_entropy) is not None]
     pixels = counts_at_thresholds(np.sum([result.histogram for result in results], axis=0))
     nuclei = [each.counts(THRESHOLDS) for result in results for each in result.detections]
     threshold, _ = best_threshold(pixels) or (None, None)
     nuclei_threshold, nuclei_f1 = best_threshold(np.sum(nuclei, axis=0)) or (None, None)
     return {
-        "val/loss": loss,
+        "val/loss": float(np.mean(losses)) if losses else None,
         **{f"val/{name}": value for name, value in scores.items()},
         "val/threshold": threshold,
         "val/nuclei_threshold": nuclei_threshold,

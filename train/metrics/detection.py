@@ -49,12 +49,22 @@ class Detections:
 
 
 def detect(
-    probability_HW: Plane, annotated_N2: PointsN2, radius_px: float, match_radius_px: float
+    probability_HW: Plane,
+    annotated_N2: PointsN2,
+    radius_px: float,
+    match_radius_px: float,
+    is_valid_HW: npt.NDArray[np.bool_],
 ) -> Detections:
-    """Find nuclei in the probability map of a class, and match them with its annotated points."""
+    """Find nuclei in the probability map of a class, and match them with its annotated points.
+
+    A nucleus whose centre is no valid pixel, and which has no annotated point, is left out: it is
+    no false alarm.
+    """
     nuclei = find_nuclei(probability_HW, radius_px, float(THRESHOLDS[0]))
     is_hit = hits(nuclei.centres_N2, annotated_N2, match_radius_px)
-    return Detections(nuclei.scores, is_hit, len(annotated_N2))
+    x, y = np.floor(nuclei.centres_N2 + 0.5).astype(int).T
+    counts = is_hit | is_valid_HW[y, x]
+    return Detections(nuclei.scores[counts], is_hit[counts], len(annotated_N2))
 
 
 def find_nuclei(probability_HW: Plane, radius_px: float, least_score: float) -> Nuclei:

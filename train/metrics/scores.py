@@ -2,8 +2,9 @@
 
 Counts are (true positive, false positive, false negative, true negative), the last 0 for nuclei.
 They are summed over fields and ranks before anything is divided, so a metric does not depend on
-which rank measured which field. If nothing is annotated, only accuracy is defined: the other
-metrics are NaN in arrays, and None outside of arrays (`nan_to_none`).
+which rank measured which field. If nothing is annotated, only accuracy is defined (and if every
+pixel is ignored, not even that): the other metrics are NaN in arrays, and None outside of arrays
+(`nan_to_none`).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ EMPTY = "nothing annotated"
 EMPTY_RULE = (
     "Where nothing is annotated, IoU, Dice, precision, recall, F1 and average precision are no"
     " numbers (null), and means over fields leave the field out. Where something is annotated and"
-    " nothing is predicted, precision is 0"
+    " nothing is predicted, precision is 0. Ignored pixels count nowhere"
 )
 DEFAULT_THRESHOLD = 0.5
 NUM_RESAMPLES = 2000  # of a bootstrap
@@ -37,14 +38,19 @@ NUM_RESAMPLES = 2000  # of a bootstrap
 THRESHOLDS = (np.arange(1, 100) / 100).astype(np.float32)
 
 
-def count_pixels(predicted: "Tensor", truth: "Tensor") -> "Tensor":
-    """Count the pixels of two bool tensors (B, C, H, W): (C, 4) int64, see Counts."""
+def count_pixels(
+    predicted: "Tensor", truth: "Tensor", valid_B1HW: "Tensor | None" = None
+) -> "Tensor":
+    """Count the pixels of two bool tensors (B, C, H, W): (C, 4) int64, see Counts; if given, only
+    the valid ones."""
     import torch
 
+    pixels: int | Tensor = predicted.numel() // predicted.shape[1]
+    if valid_B1HW is not None:
+        predicted, truth, pixels = predicted & valid_B1HW, truth & valid_B1HW, valid_B1HW.sum()
     axes = (0, 2, 3)
     positive, annotated = predicted.sum(axes), truth.sum(axes)
     both = (predicted & truth).sum(axes)
-    pixels = predicted.numel() // predicted.shape[1]
     neither = pixels - positive - annotated + both
     return torch.stack((both, positive - both, annotated - both, neither), dim=-1)
 
@@ -106,7 +112,7 @@ def scores(counts: Counts) -> dict[str, Floats]:
 
     total = hit + false_alarm + miss + neither
     return {
-        "accuracy": (hit + neither) / np.maximum(total, 1),
+        "accuracy": np.where(total > 0, (hit + neither) / np.maximum(total, 1), np.nan),
         "iou": ratio(hit, hit + false_alarm + miss),
         "dice": ratio(2 * hit, 2 * hit + false_alarm + miss),
         "precision": ratio(hit, hit + false_alarm),

@@ -34,15 +34,21 @@ def paint_discs(
 
 
 def counts_by_radius(
-    predicted_CHW: npt.NDArray[np.bool_], annotated: Sequence[PointsN2], radii_px: Sequence[int]
+    predicted_CHW: npt.NDArray[np.bool_],
+    is_valid_HW: npt.NDArray[np.bool_],
+    annotated: Sequence[PointsN2],
+    radii_px: Sequence[int],
 ) -> Counts:
-    """Count a prediction's pixels against discs of each radius, (R, C, 4) int64.
+    """Count a prediction's valid pixels against discs of each radius, (R, C, 4) int64.
 
     `annotated` holds the points of each channel.
     """
     predicted_BCHW = torch.from_numpy(predicted_CHW)[None]
+    valid_B1HW = torch.from_numpy(is_valid_HW)[None, None]
     truths = [paint_discs(annotated, radius_px, *predicted_CHW.shape[1:]) for radius_px in radii_px]
-    counts = [count_pixels(predicted_BCHW, torch.from_numpy(truth)[None]) for truth in truths]
+    counts = [
+        count_pixels(predicted_BCHW, torch.from_numpy(truth)[None], valid_B1HW) for truth in truths
+    ]
     return np.array(counts, np.int64).reshape(len(radii_px), len(annotated), 4)
 
 

@@ -21,7 +21,10 @@ from data_prep.dataset.description import Description
 from data_prep.dataset.manifest import Dataset
 from data_prep.images.resolution import is_same, mpp_text
 
-LABELLING = ("annotations", "object_types", "classes", "labels", "radius_px", "uint16_white")
+LABELLING = (
+    *("annotations", "object_types", "classes", "labels", "radius_px", "uint16_white"),
+    *("ignore_value", "ignore_px"),
+)
 """The settings of data_prep that say what is annotated, and how it becomes masks."""
 CASE_REGEX = "case_regex"
 SHOWN_AS_CASES = "split."
@@ -132,9 +135,16 @@ def unknown_resolution(trained: Description, now: Description) -> list[str]:
 
 def is_labelled_alike(trained: Description, now: Description) -> bool:
     """Whether a model of one data set can be measured on the other: all of the labelling is the
-    same, except case_regex. Resolutions that may be the same count as the same."""
+    same, except case_regex, and what is ignored. Resolutions that may be the same count as the
+    same."""
     before = trained.labelling
-    after = replace(now.labelling, case_regex=before.case_regex, mpp=before.mpp)
+    after = replace(
+        now.labelling,
+        case_regex=before.case_regex,
+        mpp=before.mpp,
+        ignore_value=before.ignore_value,
+        ignore_px=before.ignore_px,
+    )
     return before == after and not other_resolution(trained, now)
 
 

@@ -111,9 +111,17 @@ def test_a_tile_is_a_part_of_the_whole(labels: np.ndarray, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("edit", "classes", "reason"),
     [
-        (lambda labels: labels * 3, ["a", "b"], "values 3, 6 mean no class; .*: 0 background, 1 a"),
+        (
+            lambda labels: labels * 3,
+            ["a", "b"],
+            "values 3, 6 mean no class; .*: 0 background, 1 a.*; ignore_value=V",
+        ),
         (lambda labels: labels * 255, ["a", "b"], "values 254, 255 mean no class"),
-        (lambda labels: labels, ["a"], "values 2 mean no class; .*: 0 background, 1 a, 255 a$"),
+        (
+            lambda labels: labels,
+            ["a"],
+            "values 2 mean no class; .*: 0 background, 1 a, 255 a; ignore_value=2 leaves",
+        ),
         (
             lambda labels: np.arange(2400).reshape(40, 60).astype(np.uint16),
             ["a"],

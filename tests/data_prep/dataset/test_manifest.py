@@ -33,6 +33,8 @@ ABOUT = {
         "annotations": "csv",
         "object_types": ["annotation", "detection", "cell"],
         "empty": "accept",
+        "ignore_value": "none",
+        "ignore_px": 5,
     },
 }
 
@@ -57,6 +59,7 @@ def make_sample(field: str, split: str, variant: int = 0, **others: Any) -> Samp
         "height_px": 120,
         "width_px": 160,
         "foreground_px": 7,
+        "ignored_px": 0,
         "nuclei": {"tumor": 2},
         "image_bytes": 5,
         "mask_bytes": 6,
@@ -96,7 +99,7 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     labelling = dataset.description.labelling
     regex = "(?P<case>.+)-x"
     labels = {"tumor": 1, "lumen": 2}
-    assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25)
+    assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25, ignore_px=5)
     assert labelling.empty == "accept"
     assert list(labelling.labels) == ["tumor", "lumen"]
 
@@ -173,7 +176,7 @@ def test_counts_are_of_cases_fields_and_samples() -> None:
         (lambda f: (f / "manifest.jsonl").write_text("half a li"), r"manifest\.jsonl: .*damaged"),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"format": 99}),
-            "format 99; this version reads 5: prepare the data again with data_prep, into another",
+            "format 99; this version reads 6: prepare the data again with data_prep, into another",
         ),
         (
             lambda f: change(f / "dataset.json", lambda about: about | {"content_sha256": "0"}),
@@ -246,9 +249,17 @@ def test_a_case_of_two_splits_is_refused(tmp_path: Path, place: str, message: st
     ("change", "message"),
     [
         (lambda a: a["labels"].update(tumor="1"), "labels.tumor: expected a valid integer"),
-        (lambda a: a["labels"].update(tumor=0), "labels: .*expected 1 to 255"),
-        (lambda a: a["labels"].update(tumor=256), "labels: .*expected 1 to 255"),
-        (lambda a: a["labels"].clear(), "labels: .*expected 1 to 255"),
+        (lambda a: a["labels"].update(tumor=0), "labels: .*expected 1 to 253, or 255,"),
+        (lambda a: a["labels"].update(tumor=256), "labels: .*expected 1 to 253, or 255,"),
+        (lambda a: a["labels"].update(tumor=254), "labels: .*expected 1 to 253, or 255,"),
+        (lambda a: a["config"].update(ignore_px=53), "ignore_px: 53; expected 0 to 52"),
+        (lambda a: a["config"].update(ignore_px=-1), "ignore_px: -1; expected 0 to 52"),
+        (lambda a: a["config"].update(ignore_value="all"), "ignore_value"),
+        (
+            lambda a: a["config"].update(ignore_value=2, annotations="masks"),
+            "ignore_value=2: is class 'lumen'",
+        ),
+        (lambda a: a["labels"].clear(), "labels: .*expected 1 to 253, or 255,"),
         (lambda a: a["labels"].update({"a\x1b[2J": 1}), "labels: .*holds a control character"),
         (lambda a: a["split"].update(train="Case_1"), "split.train: expected a valid list"),
         (lambda a: a["split"].update(train=[1]), "split.train.0: expected a valid string"),

@@ -92,7 +92,7 @@ def predicted_by(path: Path, fold: int) -> Iterator[Predicted]:
         read = field.read()
         (probability_HW,) = predict_probability(model, read.image_HWC, run.config.tile, precision)
         (points,) = read.annotated
-        nuclei = detect(probability_HW, points, 8, 8)
+        nuclei = detect(probability_HW, points, 8, 8, read.mask_HW < 254)
         yield Predicted(field.case, probability_HW, read.mask_HW > 0, nuclei)
 
 

@@ -166,7 +166,8 @@ def test_nuclei_are_held_against_the_points_within_the_radius_of_matching() -> N
     """Found in their middles: an annotation 6 px off is met within 8 px, not within 4."""
     probability_HW = drawn([(40, 40), (110, 70)])
     annotated = np.array([[46.0, 40], [110, 70], [20, 100]])
-    near = detect(probability_HW, annotated, radius_px=10, match_radius_px=8)
+    valid_HW = np.ones(probability_HW.shape, bool)
+    near = detect(probability_HW, annotated, 10, 8, valid_HW)
     assert near.counts([0.5]).tolist() == [[2, 0, 1, 0]]
-    nearer = detect(probability_HW, annotated, radius_px=10, match_radius_px=4)
+    nearer = detect(probability_HW, annotated, 10, 4, valid_HW)
     assert nearer.counts([0.5]).tolist() == [[1, 1, 2, 0]]

@@ -33,7 +33,7 @@ def test_discs_found_at_their_size_lose_dice_by_the_ratio_of_areas() -> None:
     points = [np.array([[60.0, 50.0], [150.0, 120.0]])]
     predicted_CHW = paint_discs(points, 20, 200, 220)
     radii = radii_around(20)
-    counts = counts_by_radius(predicted_CHW, points, radii)
+    counts = counts_by_radius(predicted_CHW, np.ones((200, 220), bool), points, radii)
     assert counts.shape == (5, 1, 4)
     assert (counts.sum(axis=-1) == 200 * 220).all()
     by_radius = {row["radius_px"]: row["dice"] for row in dice_by_radius([counts], radii)}
@@ -46,12 +46,15 @@ def test_discs_found_at_their_size_lose_dice_by_the_ratio_of_areas() -> None:
 def test_fields_are_pooled_before_anything_is_divided() -> None:
     """One disc found, two missed in another field: Dice 2 / (2 + 2) of the pixels, not the mean."""
     one, two = np.array([[30.0, 30.0]]), np.array([[30.0, 30.0], [80.0, 80.0]])
-    found = counts_by_radius(paint_discs([one], 8, 120, 120), [one], [8])
-    missed = counts_by_radius(np.zeros((1, 120, 120), bool), [two], [8])
+    valid_HW = np.ones((120, 120), bool)
+    found = counts_by_radius(paint_discs([one], 8, 120, 120), valid_HW, [one], [8])
+    missed = counts_by_radius(np.zeros((1, 120, 120), bool), valid_HW, [two], [8])
     (row,) = dice_by_radius([found, missed], [8])
     assert math.isclose(row["dice"], 0.5)
 
 
 def test_a_channel_without_points_has_no_truth() -> None:
-    counts = counts_by_radius(np.ones((2, 10, 10), bool), [NOWHERE, NOWHERE], [3])
+    counts = counts_by_radius(
+        np.ones((2, 10, 10), bool), np.ones((10, 10), bool), [NOWHERE] * 2, [3]
+    )
     assert counts[0].tolist() == [[0, 100, 0, 0]] * 2
