@@ -248,6 +248,37 @@ def test_every_option_of_a_step_keeps_the_bits_on_other_ranks_and_after_a_kill(
     assert (runs[1] / "metrics.jsonl").read_text() == (runs[0] / "metrics.jsonl").read_text()
 
 
+def test_ignored_pixels_keep_the_bits_on_other_ranks_and_after_a_kill(
+    start: Start, prepared: Path, tmp_path: Path
+) -> None:
+    """Promise 4 where the loss is over valid pixels, whose number is the batch's of all ranks.
+
+    DDP's own sums come to the same but for rounding.
+    """
+    raw, data = prepared.parent / "raw", tmp_path / "prepared"
+    split = ["split.val_cases=[3,4]", "split.test=0", "copies=4", "workers=1"]
+    start("data_prep.__main__", f"raw={raw}", f"out={data}", "ignore_px=9", *split).finish()
+    settings = (f"data={data}", *SETTINGS, "loss.dice_weight=0.5", "log_every_steps=1")
+    runs = [tmp_path / name for name in ("straight", "killed", "own_sums")]
+    start(TRAIN, *settings, f"run={runs[0]}").finish()
+    killed = (TRAIN, *settings, f"run={runs[1]}")
+    launch = start(*killed, ranks=4)
+    launch.wait_for(lambda: is_in_mid_epoch(runs[1]))
+    launch.send(3, signal.SIGKILL)
+    launch.end()
+    start(*killed, ranks=2).finish()
+    assert digests(runs[1]) == digests(runs[0])
+    assert (runs[1] / "metrics.jsonl").read_text() == (runs[0] / "metrics.jsonl").read_text()
+
+    own = (TRAIN, *settings, f"run={runs[2]}", "epochs=1", "reproducible=off")
+    start(*own, ranks=2).finish()
+    tree, of_ddp = (
+        [loss for _, loss in read_curve(run, "train/loss")][:STEPS_PER_EPOCH]
+        for run in (runs[0], runs[2])
+    )
+    assert of_ddp == pytest.approx(tree, rel=1e-3)
+
+
 def test_ddps_own_sums_are_the_same_but_for_rounding(
     start: Start, prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

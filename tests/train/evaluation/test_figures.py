@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data_prep.images.class_colours import colour_of
+from data_prep.images.class_colours import colour_of, coloured
 from train.evaluation.figures import (
     FALSE_ALARM,
     HIT,
@@ -210,3 +210,12 @@ def test_a_figure_in_a_page_is_the_same_each_time_and_asks_for_nothing() -> None
     svg = base64.b64decode(content).decode()
     assert ">validation loss</text>" in svg
     assert set(re.findall(r'href="(.)', svg)) == {"#"}
+
+
+def test_an_ignored_pixel_is_grey_whatever_is_predicted() -> None:
+    truth_HW, predicted_HW = np.array([[254, 254, 1]], np.uint8), np.array([[0, 1, 1]], np.uint8)
+    field = np.full((1, 3, 3), 100, np.uint8)
+    picture = outcome_picture(field, truth_HW, predicted_HW)
+    grey, hit = [114] * 3, (50 + 0.5 * np.array(HIT)).round().tolist()
+    assert picture.tolist() == [[grey, grey, hit]]
+    assert coloured(truth_HW, 3).tolist() == [[[128] * 3] * 2 + [list(colour_of(0))]]

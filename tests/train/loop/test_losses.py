@@ -7,7 +7,7 @@ import torch
 from common import command_line
 from common.command_line import UsageError
 from train.config import LossConfig, TrainConfig
-from train.loop.losses import pixel_losses, segmentation_loss, soft_dice_loss
+from train.loop.losses import Valid, pixel_losses, segmentation_loss, soft_dice_loss
 
 LOGITS = torch.tensor([[[[0.0, 2.0], [-2.0, 0.0]]]])
 TARGET = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
@@ -128,6 +128,59 @@ def test_equal_weights_and_no_focus_leave_every_bit(weights: list[float]) -> Non
         loss.backward()
         ends.append((loss.detach(), leaf.grad))
     assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
+
+
+def test_a_batchs_cross_entropy_is_its_mean_over_valid_pixels() -> None:
+    """Two microbatches with 3 and 20 of them: their mean is that of the 23 pixels in numpy."""
+    rng = np.random.default_rng(1)
+    logits_BCHW, target_BCHW = rng.normal(0, 2, (2, 2, 4, 6)), rng.integers(0, 2, (2, 2, 4, 6))
+    is_valid_BHW = np.zeros((2, 4, 6), bool)
+    is_valid_BHW[0, 1, :3] = True
+    is_valid_BHW[1, :, 1:] = True
+    right = 1 / (1 + np.exp(np.where(target_BCHW, -logits_BCHW, logits_BCHW)))
+    expected = -np.log(right.transpose(0, 2, 3, 1)[is_valid_BHW]).mean()
+    losses = [
+        segmentation_loss(
+            torch.tensor(logits_BCHW[[number]]),
+            torch.tensor(target_BCHW[[number]]).float(),
+            LossConfig(),
+            Valid(torch.tensor(is_valid_BHW[[number]])[:, None], torch.tensor(23 / 2)),
+        )
+        for number in range(2)
+    ]
+    assert float(sum(losses)) / 2 == pytest.approx(expected, rel=1e-6)
+
+
+def test_soft_dice_is_of_valid_pixels() -> None:
+    """Of four pixels the two on the left: |pt| = 1/2, |p| = 1/2 + 1 - s, |t| = 1."""
+    left = Valid(torch.tensor([[[[True, False], [True, False]]]]), torch.tensor(2.0))
+    total = 0.5 + 1 - 1 / (1 + np.exp(-2)) + 1
+    expected = 1 - (2 * 0.5 + 1) / (total + 1)
+    assert soft_dice_loss(LOGITS, TARGET, left).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_valid", [0, 5])
+def test_what_is_not_valid_changes_no_bit_and_gets_no_gradient(num_valid: int) -> None:
+    """Whatever it is predicted or annotated as; and nothing valid is a loss of 0."""
+    is_valid = (torch.arange(12) < num_valid).view(1, 1, 3, 4)
+    valid, config = Valid(is_valid, torch.tensor(float(num_valid))), LossConfig(dice_weight=0.5)
+    ends = []
+    for seed in range(2):
+        kept, hidden = (torch.Generator().manual_seed(number) for number in (9, seed))
+        shape = (1, 2, 3, 4)
+        logits = torch.randn(shape, generator=kept).where(
+            is_valid, 50 * torch.randn(shape, generator=hidden)
+        )
+        target = (torch.rand(shape, generator=kept) < 0.5).where(
+            is_valid, torch.rand(shape, generator=hidden) < 0.5
+        )
+        logits.requires_grad_()
+        loss = segmentation_loss(logits, target.float(), config, valid)
+        loss.backward()
+        ends.append((loss.item(), logits.grad.tolist()))
+        assert not logits.grad.where(~is_valid, 0).any()
+        assert (loss.item() == 0) == (num_valid == 0)
+    assert ends[0] == ends[1]
 
 
 def test_half_precision_does_not_overflow() -> None:

@@ -162,6 +162,19 @@ def test_average_precision_where_there_is_nothing(
     assert average_precision([listed(scores, [False] * len(scores), num_annotated)]) == expected
 
 
+def test_a_nucleus_in_an_ignored_pixel_is_a_hit_or_nothing() -> None:
+    """Three are found, one is annotated: of the others, the one that is ignored is no false alarm
+    at any threshold."""
+    probability_HW = drawn([(40, 40), (110, 70), (40, 100)])
+    valid_HW = np.ones(probability_HW.shape, bool)
+    valid_HW[30:50, 30:50] = valid_HW[60:80, 100:120] = False
+    annotated = np.array([[40.0, 40]])
+    found = detect(probability_HW, annotated, 10, 8, valid_HW)
+    assert found.counts([0.2, 0.5]).tolist() == [[1, 1, 0, 0]] * 2
+    everywhere = detect(probability_HW, annotated, 10, 8, np.ones_like(valid_HW))
+    assert everywhere.counts([0.5]).tolist() == [[1, 2, 0, 0]]
+
+
 def test_nuclei_are_held_against_the_points_within_the_radius_of_matching() -> None:
     """Found in their middles: an annotation 6 px off is met within 8 px, not within 4."""
     probability_HW = drawn([(40, 40), (110, 70)])

@@ -30,6 +30,14 @@ def test_counts_of_a_picture_one_can_count() -> None:
     assert counts.tolist() == [[1, 2, 1, 2], [6, 0, 0, 0]]
 
 
+def test_counts_are_of_valid_pixels() -> None:
+    """Of the same six pixels a class the first two of one image, and the last of the other."""
+    truth = torch.tensor([[[[1, 1, 0]], [[1, 1, 1]]], [[[0, 0, 0]], [[1, 1, 1]]]]).bool()
+    predicted = torch.tensor([[[[1, 0, 1]], [[1, 1, 1]]], [[[1, 0, 0]], [[1, 1, 1]]]]).bool()
+    valid = torch.tensor([[[[1, 1, 0]]], [[[0, 0, 1]]]]).bool()
+    assert count_pixels(predicted, truth, valid).tolist() == [[1, 0, 1, 1], [3, 0, 0, 0]]
+
+
 def test_scores_worked_out_by_hand() -> None:
     """6 hits, 2 false alarms, 4 misses, 8 neither."""
     scores = score(np.array([6, 2, 4, 8]))
@@ -56,6 +64,8 @@ NOTHING = dict.fromkeys(("iou", "dice", "precision", "recall"))
         ([0, 0, 0, 5], {"accuracy": 1} | NOTHING),
         # or something predicted
         ([0, 2, 0, 3], {"accuracy": 0.6} | NOTHING),
+        # every pixel is ignored
+        ([0, 0, 0, 0], {"accuracy": None} | NOTHING),
         # nothing predicted where something is: precision is 0/0
         ([0, 0, 2, 3], {"accuracy": 0.6, "iou": 0, "dice": 0, "precision": 0, "recall": 0}),
     ],
