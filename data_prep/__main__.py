@@ -59,6 +59,8 @@ def report(config: PrepConfig, summary: "Summary") -> None:
     from data_prep.dataset import nuclei  # here, for the same reason
 
     print("\n".join(nuclei.table(nuclei.by_split(summary.samples, summary.folds))))
+    for line in nuclei.about_ignored(summary.samples):
+        print(line)
     from data_prep.annotations import findings
 
     for line in findings.summary(summary.findings, config.classes):

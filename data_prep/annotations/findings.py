@@ -65,7 +65,7 @@ def summary(findings: Findings, classes: Sequence[str]) -> list[str]:
     ignored = {name: others.pop(name) for name in [*filter(is_ignored, others)]}
     lines = []
     if ignored:
-        lines.append(f"ignored by loss and metrics: {listed_counts(ignored)}")
+        lines.append(f"annotated to be ignored: {listed_counts(ignored)}")
     if others:
         lines.append(f"not learned: {listed_counts(others)}")
     if findings.passed_over:

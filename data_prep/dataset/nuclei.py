@@ -55,6 +55,16 @@ def warnings(samples: Sequence[Sample], folds: Sequence[Sequence[str]] = ()) -> 
     return lines
 
 
+def about_ignored(samples: Sequence[Sample]) -> list[str]:
+    """Say in a line how much of the original fields is ignored; nothing where nothing is."""
+    originals = [sample for sample in samples if sample.variant == 0]
+    ignored_px = sum(sample.ignored_px for sample in originals)
+    if not ignored_px:
+        return []
+    fraction = ignored_px / sum(sample.height_px * sample.width_px for sample in originals)
+    return [f"ignored by loss and metrics: {fraction:.3%} of the pixels of the fields"]
+
+
 def lost(missing: Sequence[str]) -> str:
     """Say what is impossible without a class in these splits."""
     if "train" not in missing:

@@ -221,7 +221,8 @@ def test_a_preparation_says_what_is_ignored(
     folder = raw({"a-1.geojson": text})
     given = [f"raw={folder}", f"out={folder.parent / 'out'}", "annotations=geojson", "classes=[a]"]
     outcome = cli(data_prep_main.main, *given, "split.val=0", "split.test=0", "copies=1")
-    assert "ignored by loss and metrics: Ignore* 1\n" in outcome.out
+    assert "annotated to be ignored: Ignore* 1\n" in outcome.out
+    assert "ignored by loss and metrics: 13.021% of the pixels" in outcome.out  # 40^2 of 128 x 96
     assert "not learned" not in outcome.out
 
 

@@ -258,7 +258,8 @@ def test_ignored_pixels_keep_the_bits_on_other_ranks_and_after_a_kill(
     raw, data = prepared.parent / "raw", tmp_path / "prepared"
     split = ["split.val_cases=[3,4]", "split.test=0", "copies=4", "workers=1"]
     start("data_prep.__main__", f"raw={raw}", f"out={data}", "ignore_px=9", *split).finish()
-    settings = (f"data={data}", *SETTINGS, "loss.dice_weight=0.5", "log_every_steps=1")
+    more = ("epochs=2", "loss.dice_weight=0.5", "log_every_steps=1")
+    settings = (f"data={data}", *SETTINGS, *more)
     runs = [tmp_path / name for name in ("straight", "killed", "own_sums")]
     start(TRAIN, *settings, f"run={runs[0]}").finish()
     killed = (TRAIN, *settings, f"run={runs[1]}")
