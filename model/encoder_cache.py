@@ -1,0 +1,121 @@
+"""The folder in which ImageNet weights of encoders are kept, for machines without a network.
+
+    CACHE/encoders/NAME/weights.safetensors     the file, as the hub has it
+    CACHE/encoders/NAME/source.json             where it is from; written last
+
+`python -m model.fetch` fills it, and training with model.weights=imagenet reads it. CACHE is
+$EOSIN_CACHE, else $XDG_CACHE_HOME/eosin, else ~/.cache/eosin.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.command_line import UsageError, printable
+from common.files import is_plain
+from common.schema import read_checked, require_printable
+
+CACHE = "EOSIN_CACHE"
+WEIGHTS, SOURCE = "weights.safetensors", "source.json"
+NONE, IMAGENET = "none", "imagenet"
+"""Values of model.weights= that name no file."""
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where the weights are from that an encoder began with, as runs and models record it."""
+
+    encoder: str
+    """Its name, as in model.encoder=."""
+    source: str
+    """Repository on the hub, or name of the file."""
+    revision: str
+    """Commit of the repository; '' of a file."""
+    sha256: str
+    """Hash of the file."""
+    licence: str
+    """As the source states it."""
+
+    def __post_init__(self) -> None:
+        require_printable([*vars(self).values()], "encoder")
+
+    def __str__(self) -> str:
+        revision = f" at {self.revision[:12]}" if self.revision else ""
+        return (
+            f"{self.encoder}: {self.source}{revision}, sha256 {self.sha256[:12]}, licence:"
+            f" {self.licence}"
+        )
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The content of source.json."""
+
+    encoder: str
+    repository: str
+    revision: str
+    url: str
+    sha256: str
+    bytes: int
+    licence: str
+    mean: list[float]
+    """Of R, G and B, from 0 to 1, of the images that the encoder was trained on."""
+    std: list[float]
+    fetched: str
+    """Time in UTC."""
+
+    def as_source(self) -> EncoderSource:
+        """Return what runs and models record of it."""
+        return EncoderSource(
+            self.encoder, self.repository, self.revision, self.sha256, self.licence
+        )
+
+
+def cache_folder() -> Path:
+    """Return the cache of this user on this machine."""
+    if named := os.environ.get(CACHE):
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "eosin"
+
+
+def folder_of(encoder: str, cache: Path | None = None) -> Path:
+    """Return the folder of an encoder's weights. Raises UsageError for what cannot be a name."""
+    if not is_plain(encoder):
+        raise UsageError(f"model.encoder={printable(encoder)}: not the name of an encoder")
+    return (cache or cache_folder()) / "encoders" / encoder
+
+
+def read_fetched(encoder: str, cache: Path | None = None) -> Fetched:
+    """Read where an encoder's weights in the cache are from; they are there, and of their size.
+
+    Raises UsageError, with the command that fetches them, if they are missing or damaged.
+    """
+    folder = folder_of(encoder, cache)
+    if not (folder / SOURCE).exists():
+        raise UsageError(
+            f"model.weights={IMAGENET}: the weights of {encoder} are not in {folder}; fetch them"
+            f" where there is a network: {fetching(encoder)}"
+        )
+    try:
+        found = read_checked(folder / SOURCE, Fetched)
+        if found.encoder != encoder:
+            raise ValueError(f"encoder: {printable(found.encoder)}, not {encoder}")
+        if not len(found.mean) == len(found.std) == 3 or min(found.std) <= 0:
+            raise ValueError("mean, std: expected three numbers each, those of std above 0")
+        found.as_source()
+        if (num_bytes := (folder / WEIGHTS).stat().st_size) != found.bytes:
+            raise ValueError(f"{WEIGHTS} has {num_bytes} bytes, not {found.bytes}")
+    except (OSError, ValueError) as error:
+        raise damaged(encoder, folder, getattr(error, "strerror", None) or str(error)) from None
+    return found
+
+
+def damaged(encoder: str, folder: Path, problem: str) -> UsageError:
+    """Return the error for weights in the cache that are not those that were fetched."""
+    return UsageError(f"{folder}: damaged ({problem}); fetch them again: {fetching(encoder)}")
+
+
+def fetching(encoder: str) -> str:
+    """Return the command that fetches the weights of an encoder."""
+    return f"python -m model.fetch encoder={encoder}"
