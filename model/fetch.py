@@ -23,7 +23,7 @@ from omegaconf import MISSING
 
 from common import command_line
 from common.command_line import UsageError, UserError, printable
-from common.files import file_sha256, write_atomically
+from common.files import file_sha256, name_in, write_atomically
 from common.help_text import help_text
 from common.lease import Lease
 from common.schema import read_checked
@@ -256,7 +256,8 @@ def hub_explained(place: Place) -> Iterator[None]:
     except ValueError as error:
         raise UserError(f"{where}: {hub}: {error}; again: {again}") from None
     except OSError as error:
-        if error.errno and error.filename:
+        name_in(error, cache_folder())
+        if error.filename:
             raise  # of the disk
         raise unreachable(place, hub, error) from None
     except Exception as error:  # those of its HTTP client, which is another one in each release

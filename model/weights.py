@@ -1,0 +1,285 @@
+"""Read weights that an encoder begins with (model.weights=), under the names of our network.
+
+    imagenet    from the cache that `python -m model.fetch` fills (model.encoder_cache)
+    FILE        safetensors, or a state dict of torch's, read without running code from it
+
+A file has the names of the library's encoder, of timm's whole network, or of a network that holds
+the encoder, below a prefix. The libraries do the renaming. What they take is found by letting them
+load NaN first: every tensor that is not NaN then is one that the file does not give.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import math
+import re
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from common.command_line import UsageError, printable
+from common.files import UNPRINTABLE
+from common.schema import read_small
+from model.build import ENCODER, build_model
+from model.config import ModelConfig
+from model.encoder_cache import (
+    IMAGENET,
+    WEIGHTS,
+    EncoderSource,
+    damaged,
+    folder_of,
+    read_fetched,
+)
+from model.library import LibraryNetwork, library
+
+MOST_BYTES = 2**34  # of a file of weights
+SAFETENSORS = ".safetensors"
+PREFIXES = "module.", "model.", f"{ENCODER}.", "backbone."
+"""What may stand before the names of an encoder in the state of a network that holds it."""
+NESTED = "state_dict", "model", "model_state_dict"
+"""Keys under which a checkpoint holds a state."""
+NOT_STATED = "not stated"
+EXPORTED = "eosin"  # in the metadata of a file of train.export
+MOST_NAMED = 3  # tensors in a message
+
+State = dict[str, Tensor]
+"""Tensors by name."""
+Load = Callable[[State], State]
+"""Loads tensors into an encoder, as far as they have its names, and returns its state."""
+
+
+class Weights(NamedTuple):
+    """What an encoder begins with."""
+
+    tensors: dict[str, Tensor]
+    """By name in the state of a LibraryNetwork: encoder.*, mean and std."""
+    source: EncoderSource
+
+
+class Unfit(NamedTuple):
+    """Names of what keeps tensors from fitting an encoder."""
+
+    missing: list[str]
+    other_shape: list[str]
+
+    @property
+    def number(self) -> int:
+        """How many they are."""
+        return len(self.missing) + len(self.other_shape)
+
+
+def read_weights(config: ModelConfig) -> Weights:
+    """Read the weights that model.weights= names. Raises UsageError if they are missing, damaged,
+    or not of the encoder."""
+    with torch.random.fork_rng([]), quiet():
+        network = build_model(config)
+        assert isinstance(network, LibraryNetwork)
+        mean, std = network.mean, network.std
+        if config.weights == IMAGENET:
+            given, source, (mean, std) = read_cached(config.encoder)
+        else:
+            given, source = read_file(config)
+        state = fitted(config, network.encoder, given)
+    tensors = {f"{ENCODER}.{name}": state[name] for name in network.encoder.state_dict()}
+    return Weights({**tensors, "mean": mean, "std": std}, source)
+
+
+# Files
+
+
+def read_cached(encoder: str) -> tuple[State, EncoderSource, list[Tensor]]:
+    """Read the tensors of an encoder from the cache, where they are from, and mean and standard
+    deviation of the images, (1, 3, 1, 1) each. Raises UsageError, with the command that fetches
+    them, if they are missing or damaged."""
+    fetched, folder = read_fetched(encoder), folder_of(encoder)
+    try:
+        content = read_small(folder / WEIGHTS, fetched.bytes)
+        if hashlib.sha256(content).hexdigest() != fetched.sha256:
+            raise ValueError(f"sha256 of {WEIGHTS} differs")
+        given = safetensors.torch.load(content)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise damaged(encoder, folder, getattr(error, "strerror", None) or str(error)) from None
+    about = [torch.tensor(values).view(1, 3, 1, 1) for values in (fetched.mean, fetched.std)]
+    return given, fetched.as_source(), about
+
+
+def read_file(config: ModelConfig) -> tuple[State, EncoderSource]:
+    """Read the tensors of a file, and where they are from. Raises UsageError if it holds none."""
+    path, licence = Path(config.weights), ""
+    try:
+        content = read_small(path, MOST_BYTES)
+        if path.suffix == SAFETENSORS:
+            given = safetensors.torch.load(content)
+            metadata = metadata_of(content)
+            if EXPORTED in metadata:
+                raise UsageError(
+                    f"model.weights={path}: a model of train.export, whose cases are known; begin"
+                    f" with it as init={path} model.weights=none"
+                )
+            licence = UNPRINTABLE.sub("", metadata.get("license", ""))
+        else:
+            given = tensors_in(torch.load(io.BytesIO(content), "cpu", weights_only=True))
+    except UsageError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error.strerror or str(error)) from None
+    except Exception as error:  # torch raises what it likes for a file that is none of its own
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise unreadable(path, lines[0] if lines else type(error).__name__) from None
+    sha256 = hashlib.sha256(content).hexdigest()
+    named = (config.encoder, path.name, "", sha256, licence or NOT_STATED)
+    return given, EncoderSource(*named)
+
+
+def unreadable(path: Path, reason: str) -> UsageError:
+    """Return the error for a file that is no state dict."""
+    return UsageError(
+        f"model.weights={path}: cannot be read ({reason}); give none, {IMAGENET}, a {SAFETENSORS}"
+        " file, or what torch.save(encoder.state_dict(), FILE) writes"
+    )
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file, which the library has read by now."""
+    (num_bytes,) = struct.unpack("<Q", content[:8])
+    metadata: dict[str, str] = json.loads(content[8 : 8 + num_bytes]).get("__metadata__") or {}
+    return metadata
+
+
+def tensors_in(loaded: Any) -> State:
+    """Return the tensors of what torch has read. Raises ValueError if there are none."""
+    while isinstance(loaded, Mapping):
+        inner = [loaded[key] for key in NESTED if isinstance(loaded.get(key), Mapping)]
+        if not inner:
+            break
+        loaded = inner[0]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by name")
+    found = {
+        name: value
+        for name, value in loaded.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    if not found:
+        raise ValueError("it holds no tensors")
+    return found
+
+
+# Names
+
+
+def fitted(config: ModelConfig, encoder: nn.Module, given: Mapping[str, Tensor]) -> State:
+    """Return the state of an encoder with these tensors in it. Raises UsageError, for the names
+    that fit best, unless every tensor of the encoder is there and of its shape."""
+    loads: list[Load] = [into(encoder)]
+    if isinstance(encoder, library().encoders.TimmUniversalEncoder):
+        loads.append(partial(by_timm, encoder))
+    names, best = [*encoder.state_dict()], Unfit([*encoder.state_dict()], [])
+    for tensors in without_prefixes(given):
+        for load in loads:
+            unfit = what_lacks(load, tensors, names)
+            if unfit == ([], []):
+                return finite(config, load(tensors))
+            best = min(best, unfit, key=lambda one: one.number)
+    parts = [
+        f"{verb} {len(listed)} ({', '.join(map(printable, listed[:MOST_NAMED]))}, ...)"
+        for verb, listed in zip(("lacks", "has in another shape"), best, strict=True)
+        if listed
+    ]
+    raise UsageError(
+        f"model.weights={config.weights}: of the {len(names)} tensors of model.encoder="
+        f"{config.encoder} it {' and '.join(parts)}; give weights of this encoder, or name the"
+        " encoder that these are of"
+    )
+
+
+def what_lacks(load: Load, tensors: State, names: Sequence[str]) -> Unfit:
+    """Return which of an encoder's tensors are not given: those that are not NaN after NaN of these
+    shapes was loaded."""
+    try:
+        state = load({name: as_nan(value) for name, value in tensors.items()})
+    except Exception as error:  # code of the libraries, over names and shapes of strangers
+        other_shape = re.findall(r"size mismatch for ([^\s:]+):", str(error))
+        return Unfit([], other_shape) if other_shape else Unfit([*names], [])
+    return Unfit([name for name in names if not is_nan(state.get(name))], [])
+
+
+def as_nan(value: Tensor) -> Tensor:
+    """Return NaN of a tensor's shape, which takes no memory whatever the shape is."""
+    return torch.tensor(math.nan).expand(value.shape) if value.is_floating_point() else value
+
+
+def is_nan(value: Tensor | None) -> bool:
+    """Whether a tensor of an encoder was loaded; one of whole numbers is no weight."""
+    return value is not None and (not value.is_floating_point() or bool(value.isnan().all()))
+
+
+def into(encoder: nn.Module) -> Load:
+    """Return what loads tensors that have the names of the library's encoder, classifier or not."""
+
+    def load(tensors: State) -> State:
+        with torch.no_grad():
+            for value in encoder.state_dict().values():
+                value.zero_()  # what was loaded before
+        encoder.load_state_dict(dict(tensors))
+        return encoder.state_dict()
+
+    def accept(module: nn.Module, keys: Any) -> None:
+        keys.missing_keys.clear()
+        keys.unexpected_keys.clear()
+
+    encoder.register_load_state_dict_post_hook(accept)  # type: ignore[no-untyped-call]
+    return load
+
+
+def by_timm(encoder: Any, tensors: State) -> State:
+    """Let timm load tensors that have the names of its whole network, or older ones, into an
+    encoder like this one; return its state."""
+    given = {"pretrained_cfg_overlay": {"state_dict": dict(tensors)}}
+    size = {"depth": encoder._depth, "output_stride": encoder._output_stride}
+    return type(encoder)(encoder.name, pretrained=True, **size, **given).state_dict()
+
+
+def without_prefixes(tensors: Mapping[str, Tensor], most: int = 4) -> Iterator[State]:
+    """Yield tensors as they are named, then those that have a prefix, without it; and so on."""
+    yield dict(tensors)
+    for prefix in PREFIXES if most else ():
+        below = {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+        if below:
+            yield from without_prefixes(below, most - 1)
+
+
+def finite(config: ModelConfig, state: State) -> State:
+    """Return weights as they are. Raises UsageError if they are not finite."""
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise UsageError(f"model.weights={config.weights}: {name} is not finite; damaged?")
+    return state
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While this context lasts, timm does not tell which tensors it passes over."""
+    log = logging.getLogger("timm")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
