@@ -137,7 +137,8 @@ def parameters(
     given = profile.sbatch_arguments
     added = given if gpus else sbatch_args.without_gpus(given)
     more = {name: value or True for name, value in added.items()}
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | profile.environment
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= profile.environment
     environment["PYTHONPATH"] = ":".join(filter(None, [str(code), environment.get("PYTHONPATH")]))
     start = containers.start_python(profile, environment, arguments, run, has_gpus=bool(gpus))
     asked = {

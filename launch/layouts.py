@@ -14,16 +14,16 @@ from data_prep.dataset.manifest import read_dataset
 from launch import command_lines
 from launch.cluster.profiles import Profile
 from launch.command_lines import CommandLine, settings_of
-from launch.stages import Request, load_training, stage_arguments
+from launch.stages import Request, load_training, naming, stage_arguments
 from train.checkpoints.published import published_checkpoints, step_of
-from train.config import TrainConfig, with_pipeline_read
+from train.config import TrainConfig, whole_paths, with_pipeline_read
 from train.crops.fitting import steps_per_epoch
 from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, resolve_batch
 from train.loop.schedule import about_schedule
 from train.runs.newest import CHECKPOINTS
 from train.runs.same_data import OtherRunError
 from train.runs.same_run import check_same_run
-from train.runs.warm_start import check_init, is_to_begin
+from train.runs.warm_start import check_file_exists, check_init, is_to_begin, needs_encoder
 
 
 def resolve_ranks(request: Request, profile: Profile, argv: Sequence[str]) -> TrainConfig:
@@ -77,11 +77,15 @@ def check_beginning(
     request: Request, config: TrainConfig, argv: Sequence[str], preparation: Sequence[str]
 ) -> list[str]:
     """Refuse a model (init=) that training would refuse on the node: one that has seen cases which
-    the run is measured on, or of another network. Returns lines for the user.
+    the run is measured on, or of another network; and a file of weights that is not there. Returns
+    lines for the user.
 
     `preparation`: the arguments of the data set's preparation; none if it is there by now. Raises
     UserError, with whole commands that are accepted.
     """
+    if needs_encoder(config):
+        with naming("train"):
+            check_file_exists(config.model.weights)
     if not is_to_begin(config):
         return []
     with showing_commands(request, argv):
@@ -141,7 +145,7 @@ def with_batch(
     arguments: dict[str, list[str]], resolved: TrainConfig | None
 ) -> dict[str, list[str]]:
     """Return the arguments of the stages, those of training with the numbers of its batch, and with
-    the whole path of its init=."""
+    the whole paths of what it begins with."""
     if resolved is None:
         return arguments
     size, num_microbatches = resolved.batch
@@ -149,15 +153,14 @@ def with_batch(
     if resolved.batch_per_rank:  # of a preset: it is in batch_size now
         batch.append("batch_per_rank=0")
     others = without_keys(arguments["train"], BATCH_KEYS)
-    return arguments | {"train": with_whole_init([*others, *batch], resolved)}
+    return arguments | {"train": with_whole_weights([*others, *batch], resolved)}
 
 
-def with_whole_init(settings: Sequence[str], config: TrainConfig) -> list[str]:
-    """Return the settings of a training with the whole path of its init=, which a file or a preset
-    may give too."""
-    if not config.init:
-        return list(settings)
-    return [*without_keys(settings, ["init"]), f"init={Path(config.init).resolve()}"]
+def with_whole_weights(settings: Sequence[str], config: TrainConfig) -> list[str]:
+    """Return the settings of a training with the whole paths of what it begins with, which a file
+    or a preset may give too."""
+    paths = whole_paths(config)
+    return [*without_keys(settings, [*paths]), *(f"{key}={paths[key]}" for key in paths)]
 
 
 def without_keys(settings: Sequence[str], keys: Sequence[str]) -> list[str]:

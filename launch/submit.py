@@ -40,6 +40,7 @@ from common.command_line import UsageError
 from common.help_text import field_docs
 from launch import command_lines
 from launch.cluster import slurm_commands
+from launch.cluster.encoders import with_encoders
 from launch.cluster.limits import Problem
 from launch.cluster.profiles import Profile, has_control_characters
 from launch.cluster.suggestion import PROFILE_HELP, choose_profile
@@ -70,6 +71,7 @@ from launch.trainings import (
     still_to_train,
     trainings_of,
     trials_of_study,
+    tried_configs,
     with_folds,
 )
 from launch.ways_out import with_accepted
@@ -122,6 +124,9 @@ def main(argv: list[str]) -> int:
         check_trainings(asked.trainings, request, argv, preparation)
     except UsageError as error:
         raise with_accepted(error, argv, FLAGS, try_out) from None
+    if options.cluster == "local":
+        profile = replace(profile, environment={})  # of jobs; here the cache is this shell's
+    profile = with_encoders(tried_configs(asked.trainings), profile, is_tried=options.dry_run)
     made = missing_folders(request.run)
     if not settings.get("run") and not options.dry_run:
         request = replace(request, run=new_run().resolve())

@@ -19,7 +19,7 @@ from launch.layouts import (
     check_begun,
     resolve_ranks,
     with_batch,
-    with_whole_init,
+    with_whole_weights,
 )
 from launch.record.events import TRIAL
 from launch.several.members import (
@@ -69,7 +69,7 @@ class Training:
         if self.has_batch:
             arguments = with_batch(arguments, self.config)
         else:
-            arguments = {"train": with_whole_init(arguments["train"], self.config)}
+            arguments = {"train": with_whole_weights(arguments["train"], self.config)}
         return Stage(self.name, str(own.run), with_pipelines_read(arguments)["train"])
 
 
@@ -121,6 +121,13 @@ def trials_of_study(
     if "init" in plan.space.values:
         shared = replace(shared, init="")
     return [Training(member, shared, TRIAL, tried, has_batch) for member in members]
+
+
+def tried_configs(trainings: Sequence[Training]) -> list[TrainConfig]:
+    """Return the configuration of each training, with those that a study may give one."""
+    return [tried.config for each in trainings[:1] for tried in each.tried] or [
+        training.config for training in trainings
+    ]
 
 
 def check_trainings(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.command_line import UsageError, printable
-from common.files import is_plain
+from common.files import file_sha256, is_plain
 from common.schema import read_checked, require_printable
 
 CACHE = "EOSIN_CACHE"
@@ -71,6 +71,11 @@ class Fetched:
         )
 
 
+def names_file(weights: str) -> bool:
+    """Whether model.weights= names a file."""
+    return weights not in (NONE, IMAGENET)
+
+
 def cache_folder() -> Path:
     """Return the cache of this user on this machine."""
     if named := os.environ.get(CACHE):
@@ -109,6 +114,15 @@ def read_fetched(encoder: str, cache: Path | None = None) -> Fetched:
     except (OSError, ValueError) as error:
         raise damaged(encoder, folder, getattr(error, "strerror", None) or str(error)) from None
     return found
+
+
+def is_there(encoder: str, cache: Path) -> bool:
+    """Whether an encoder's weights are in a cache, and whole."""
+    try:
+        found = read_fetched(encoder, cache)
+    except UsageError:
+        return False
+    return file_sha256(folder_of(encoder, cache) / WEIGHTS) == found.sha256
 
 
 def damaged(encoder: str, folder: Path, problem: str) -> UsageError:

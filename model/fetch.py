@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from model.encoder_cache import (
     cache_folder,
     fetching,
     folder_of,
+    is_there,
     read_fetched,
 )
 
@@ -99,8 +100,8 @@ def fetch(encoder: str, cache: Path | None = None) -> tuple[bool, Fetched]:
     Returns whether they were fetched, and where they are from. Raises UserError if they cannot be.
     """
     cache, folder = cache or cache_folder(), folder_of(encoder, cache)
-    if found := intact(encoder, cache):
-        return False, found
+    if is_there(encoder, cache):
+        return False, read_fetched(encoder, cache)
     place = place_of(encoder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,16 +120,6 @@ def fetch(encoder: str, cache: Path | None = None) -> tuple[bool, Fetched]:
         write_atomically(folder / SOURCE, content.encode(), is_synced=True)
         shutil.rmtree(part)
     return True, read_fetched(encoder, cache)
-
-
-def intact(encoder: str, cache: Path) -> Fetched | None:
-    """Return where an encoder's weights in the cache are from; None if they are not, or not whole,
-    there."""
-    with suppress(UsageError):
-        found = read_fetched(encoder, cache)
-        if file_sha256(folder_of(encoder, cache) / WEIGHTS) == found.sha256:
-            return found
-    return None
 
 
 # Where weights are

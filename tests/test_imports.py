@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "data_prep": {"common"},
     "model": {"common"},
     "train": {"common", "data_prep", "model"},
-    "launch": {"common", "data_prep", "train"},
+    "launch": {"common", "data_prep", "model", "train"},
 }
 
 MOST_FILES = 14
@@ -32,6 +32,7 @@ COMMANDS = {
     "data_prep.fetch": "data_prep.fetch",
     "data_prep.preview": "data_prep.tools.config",
     "data_prep.synthetic": "data_prep.tools.config",
+    "model.fetch": "model.fetch",
     "train.__main__": "train.config",
     "train.compare": "train.comparison.config",
     "train.evaluate": "train.evaluation.config",
@@ -42,7 +43,11 @@ COMMANDS = {
 
 # Settings that name what is not there, which is said without loading anything
 MISSING = {
-    "train.__main__": [["data=nowhere"], ["init=nowhere"]],
+    "train.__main__": [
+        ["data=nowhere"],
+        ["init=nowhere"],
+        ["model.name=smp", "model.weights=nowhere"],
+    ],
     "train.compare": [["runs=nowhere"], ["runs=nowhere/trial-*"]],
     "train.evaluate": [["run=nowhere"], ["raw=nowhere"]],
     "train.export": [["out=a.onnx", "run=nowhere"]],
@@ -53,7 +58,7 @@ MISSING = {
 # Libraries that take long to load, of which the settings of a command need nothing
 LARGE = {
     *("albumentations", "cv2", "imagecodecs", "matplotlib", "numpy", "scipy", "tifffile", "torch"),
-    "zarr",
+    *("huggingface_hub", "segmentation_models_pytorch", "timm", "zarr"),
 }
 
 

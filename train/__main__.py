@@ -20,7 +20,7 @@ from common.command_line import UsageError
 from common.help_text import help_text
 from data_prep.dataset.manifest import read_dataset
 from train.config import PRESETS, TrainConfig, with_pipeline_read
-from train.runs.warm_start import check_init_exists
+from train.runs.warm_start import check_weights_exist
 
 if TYPE_CHECKING:
     from common.stop_request import StopRequest
@@ -33,7 +33,7 @@ def main(argv: list[str], stop: "StopRequest | None" = None) -> int:
         print(presets_text())
         return 0
     config = command_line.load(TrainConfig, argv, preset_folder=PRESETS)
-    check_init_exists(config)
+    check_weights_exist(config)
     if not Path(config.data).is_dir():
         read_dataset(Path(config.data))  # says so, without waiting for torch
     if config.run and Path(config.run).is_file():

@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 from data_prep.config import PREPARED
 from data_prep.dataset.folds import Fold
 from model import ModelConfig
+from model.encoder_cache import NONE, names_file
 from train.crops.config import CropConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -98,8 +99,8 @@ class TrainConfig:
     last layer is made anew where the classes are others. A model that was trained on a case of
     val or test is refused. A run that goes on no longer needs it. Empty for none."""
     freeze_epochs: int = 0
-    """First epochs in which the encoder keeps the weights and running statistics that init= gave
-    it."""
+    """First epochs in which the encoder keeps the weights and running statistics that init= or
+    model.weights= gave it."""
     seed: int = 0
     """Seed of the weights, the order of samples and all other random numbers."""
     epochs: int = 10
@@ -215,10 +216,15 @@ class TrainConfig:
                 f"microbatches={self.microbatches} must divide batch_size={self.batch_size};"
                 f" allowed: {', '.join(map(str, allowed))}"
             )
-        if self.freeze_epochs and not self.init:
+        if self.init and self.model.weights != NONE:
             raise ValueError(
-                f"freeze_epochs={self.freeze_epochs}: only with init=, which gives the weights that"
-                " the encoder keeps"
+                f"init={self.init} gives the encoder its weights, and so would"
+                f" model.weights={self.model.weights}; give init= or model.weights={NONE}"
+            )
+        if self.freeze_epochs and not self.init and self.model.weights == NONE:
+            raise ValueError(
+                f"freeze_epochs={self.freeze_epochs}: only with init= or model.weights=, which give"
+                " the weights that the encoder keeps"
             )
         if self.stage and not self.stage.startswith(("/", "$")):
             raise ValueError(
@@ -271,6 +277,22 @@ def with_pipeline_read(config: TrainConfig) -> TrainConfig:
 def weights_text(weights: Sequence[float]) -> str:
     """Write weights as they are typed: [1,1,2.5]."""
     return f"[{','.join(f'{weight:g}' for weight in weights)}]"
+
+
+def whole_paths(config: TrainConfig) -> dict[str, str]:
+    """Return the whole paths of the files that a training begins with, by key: init=, and
+    model.weights= where that names a file."""
+    given = {"init": config.init} if config.init else {}
+    if names_file(config.model.weights):
+        given["model.weights"] = config.model.weights
+    return {key: str(Path(path).resolve()) for key, path in given.items()}
+
+
+def with_whole_paths(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with whole paths in place of those of `whole_paths`."""
+    paths = whole_paths(config)
+    model = replace(config.model, weights=paths.get("model.weights", config.model.weights))
+    return replace(config, init=paths.get("init", ""), model=model)
 
 
 def check_threshold(given: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common.command_line import UsageError
 from launch.cluster.profiles import Profile
+from model.encoder_cache import CACHE, names_file
 from train.config import VARIABLE
 from train.runs.newest import CONFIG, read_config
 
@@ -50,7 +51,7 @@ def start_python(
     """
     if not profile.image:
         return Start(shlex.quote(profile.python or sys.executable))
-    image, folders = image_of(profile), folders_of(run, arguments)
+    image, folders = image_of(profile), folders_of(run, arguments, environment.get(CACHE, ""))
     (*_, stage) = "", *values_of("stage", arguments)
     for folder in folders:
         check_mountable(folder, profile.container)
@@ -112,9 +113,14 @@ def check_mountable(folder: Path, container: str) -> None:
         )
 
 
-def folders_of(run: Path, arguments: Arguments) -> list[Path]:
-    """Return the folders that the stages of a chain read or write, none inside another."""
+def folders_of(run: Path, arguments: Arguments, cache: str = "") -> list[Path]:
+    """Return the folders that the stages of a chain read or write, none inside another. `cache`:
+    that of encoders' weights, '' for none."""
     named = {run, *(Path(value) for key in PATHS for value in values_of(key, arguments))}
+    begun_with = [*values_of("init", arguments), *values_of("model.weights", arguments)]
+    files = [Path(value) for value in begun_with if names_file(value)]
+    named |= {path if path.is_dir() else path.parent for path in files}
+    named |= {Path(cache)} if cache else set()
     if (run / CONFIG).is_file():  # where evaluation finds the data set
         named.add(Path(read_config(run).data))
     named |= {target for folder in named for target in linked(folder)}

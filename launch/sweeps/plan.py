@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,13 @@ from common.command_line import UsageError, UserError
 from common.files import write_atomically
 from common.schema import read_checked
 from launch.sweeps.space import Space, parse
-from train.config import HARMLESS_KEYS, PRESETS, TrainConfig, with_pipeline_read
+from train.config import (
+    HARMLESS_KEYS,
+    PRESETS,
+    TrainConfig,
+    with_pipeline_read,
+    with_whole_paths,
+)
 from train.runs.same_data import as_typed, changed_settings, flat, in_lines
 
 SWEEP = "sweep.json"
@@ -54,9 +60,8 @@ class Plan:
 def resolved(settings: Sequence[str], space: Space) -> list[str]:
     """Return every setting that the trials of a space share, as it is now, not its file: a file may
     be another one when a task starts. Raises UsageError."""
-    config = with_pipeline_read(command_line.load(TrainConfig, settings, preset_folder=PRESETS))
-    if config.init:
-        config = replace(config, init=str(Path(config.init).resolve()))
+    config = command_line.load(TrainConfig, settings, preset_folder=PRESETS)
+    config = with_whole_paths(with_pipeline_read(config))
     others = ("run", "preset", "config", *space.values)
     every = flat(dataclasses.asdict(config))
     return [f"{key}={as_typed(value)}" for key, value in every.items() if key not in others]

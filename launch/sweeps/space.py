@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from common import command_line
 from common.command_line import UsageError, split_argument
 from common.settings import field_type
+from model.encoder_cache import names_file
 from train.config import HARMLESS_KEYS, PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ EXAMPLES = {
     "intlog": "model.width=intlog(8,64)",
 }
 CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*")
-PATHS = ("crop.pipeline", "init")  # jobs run in another folder
+PATHS = ("crop.pipeline", "init", "model.weights")  # jobs run in another folder
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 BETWEEN = 0.3819660112501051  # no end of a range, and no whole number in most
 
@@ -213,8 +214,13 @@ def choices(key: str, parts: Sequence[str]) -> Choices:
             )
         same[as_compared] = part
     if key in PATHS:
-        return Choices(tuple(str(Path(part).resolve()) if part else part for part in parts))
+        return Choices(tuple(map(whole_path, parts)))
     return Choices(tuple(parts))
+
+
+def whole_path(value: str) -> str:
+    """Return the whole path of a file that one of PATHS names; what names none as it is."""
+    return str(Path(value).resolve()) if value and names_file(value) else value
 
 
 def distribution(key: str, name: str, inner: str) -> Values:

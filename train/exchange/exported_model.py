@@ -28,10 +28,11 @@ from common.command_line import UsageError, UserError
 from common.schema import checked, json_sha256, require_printable, short, validated
 from data_prep.dataset.description import Description, check_splits, labelling_of
 from data_prep.images.masks import channel_values
+from model.encoder_cache import EncoderSource
 from train.checkpoints.digests import model_sha256, tensors_sha256
 from train.config import TileConfig, TrainConfig
 from train.exchange.config import SAFETENSORS
-from train.exchange.origin import Origin, origins_in
+from train.exchange.origin import Origin, beginning_in
 
 FORMAT = 6
 KEY = "eosin"
@@ -58,6 +59,8 @@ class About:
     """Digest of the weights, as `train.show` prints it."""
     origins: list[Origin]
     """The models that its weights come from, as Run.origins."""
+    encoder: EncoderSource | None
+    """Where the weights are from that its encoder began with, as Run.encoder."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Metadata:
     data: Source
     checkpoint: SavedState
     origins: list[dict[str, Any]]
+    encoder: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def describe(
     threshold: float,
     model: nn.Module,
     origins: Sequence[Origin],
+    encoder: EncoderSource | None,
 ) -> dict[str, Any]:
     """Return everything that is needed to use a checkpoint's model, as JSON. `parse` reads it."""
     named = Path(config.init).name
@@ -138,6 +143,7 @@ def describe(
     # JSON has no infinity, which save_every_s and log_every_s may be
     training = {key: "inf" if value == math.inf else value for key, value in training.items()}
     network, tile = training.pop("model"), training.pop("tile")
+    network["weights"] = Path(network["weights"]).name  # no path of this machine goes out
     labelling = data.labelling
     about = {
         "format": FORMAT,
@@ -168,6 +174,7 @@ def describe(
             "model_sha256": model_sha256(model),
         },
         "origins": [dataclasses.asdict(origin) for origin in origins],
+        "encoder": dataclasses.asdict(encoder) if encoder else None,
         "training": training,
         "versions": {
             "python": platform.python_version(),
@@ -237,10 +244,8 @@ def about_in(found: Metadata) -> About:
     labelling = labelling_of(found.classes, read, found.mpp)
     data = Description(labelling, source.cases, source.content_sha256, source.settings)
     state = {"step": saved.step, "epochs": saved.epochs, "metrics": saved.metrics}
-    origins = origins_in(found.origins)
-    if bool(config.init) != bool(origins):
-        raise ValueError(f"training.init is {short(config.init)}, with {len(origins)} origins")
-    return About(config, data, state, saved.model_sha256, origins)
+    origins, encoder = beginning_in(config, found.origins, found.encoder)
+    return About(config, data, state, saved.model_sha256, origins, encoder)
 
 
 def damaged(path: Path, problem: str) -> ExportedModelError:

@@ -1,7 +1,8 @@
 """The models that a run's weights come from: what they were, and which cases they have seen.
 
 A run that began with the weights of another (init=) records them in RUN/init.json, and an exported
-model in its metadata: the model that it began with, the one which that began with, and so on.
+model in its metadata: the model that it began with, the one which that began with, and so on; and
+where the weights are from that the first one's encoder began with (model.weights=).
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ from common.schema import checked, json_sha256, read_small, require_printable, s
 from data_prep.cases.names import check_regex, find_cases
 from data_prep.cases.similar import essence
 from data_prep.dataset.description import Description
+from model.encoder_cache import NONE, EncoderSource
+from train.config import TrainConfig
 
 INIT = "init.json"  # in a run's folder
 
@@ -50,6 +53,12 @@ class Beginning:
     """The model of init=, then the one that it began with itself, and so on; none without init=."""
     made_anew: list[str]
     """Parts of the network that are not of the first origin."""
+    encoder: EncoderSource | None
+    """Where the first weights of its encoder are from, or of the last origin's; None if they were
+    random."""
+
+    def __bool__(self) -> bool:
+        return bool(self.origins or self.encoder)
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class InitFile:
 
     origins: list[dict[str, Any]]
     made_anew: list[str]
+    encoder: dict[str, Any] | None
     sha256: str
 
 
@@ -67,32 +77,44 @@ def beginning_as_json(beginning: Beginning) -> bytes:
     return (json.dumps({**content, "sha256": json_sha256(content)}, indent=2) + "\n").encode()
 
 
-def read_beginning(run: Path, init: str) -> Beginning:
-    """Read the init.json of a run with this init=; '' has none.
+def read_beginning(run: Path, config: TrainConfig) -> Beginning:
+    """Read the init.json of a run with this init= and model.weights=; with neither it has none.
 
-    Raises UserError if it is missing, damaged or without the model of init=: which cases the
-    weights have seen would not be known.
+    Raises UserError if it is missing, damaged or without what these name: which cases the weights
+    have seen, and where they are from, would not be known.
     """
-    file = run / INIT
-    if not init and not file.is_file():
-        return Beginning([], [])
+    file, init, weights = run / INIT, config.init, config.model.weights
+    if not init and weights == NONE and not file.is_file():
+        return Beginning([], [], None)
     try:
         found = validated(InitFile, read_small(file))
-        content = {"origins": found.origins, "made_anew": found.made_anew}
+        content = {key: value for key, value in vars(found).items() if key != "sha256"}
         if found.sha256 != json_sha256(content):
             raise ValueError("sha256 differs")
         require_printable(found.made_anew, "made_anew")
-        origins = origins_in(found.origins)
-        if bool(init) != bool(origins):
-            raise ValueError(f"{len(origins)} origins, of a run with init={short(init)}")
-        return Beginning(origins, found.made_anew)
+        origins, encoder = beginning_in(config, found.origins, found.encoder)
+        return Beginning(origins, found.made_anew, encoder)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file}: missing or damaged: {getattr(error, 'strerror', None) or error}; it says"
-            " which cases the weights that the run began with (init=) have seen. Restore it, or"
-            " train again into another run=",
+            " where the weights that the run began with are from, and which cases they have seen."
+            " Restore it, or train again into another run=",
             can_heal=False,
         ) from None
+
+
+def beginning_in(
+    config: TrainConfig, origins: Iterable[Any], encoder: Any
+) -> tuple[list[Origin], EncoderSource | None]:
+    """Return parsed JSON as what a run with these settings began with. Raises ValueError if it is
+    none, or lacks what they name."""
+    found, init, weights = origins_in(origins), config.init, config.model.weights
+    if bool(init) != bool(found):
+        raise ValueError(f"{len(found)} origins, of a run with init={short(init)}")
+    source = None if encoder is None else checked(EncoderSource, encoder)
+    if bool(source) != (weights != NONE) and not (source and init):
+        raise ValueError(f"encoder: {short(encoder)}, of a run with model.weights={short(weights)}")
+    return found, source
 
 
 def origins_in(entries: Iterable[Any]) -> list[Origin]:

@@ -6,7 +6,7 @@ run=FILE        an exported ensemble (train.exchange.exported_model)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data_prep.config import SPLITS
 from data_prep.dataset.description import Description
 from data_prep.images.resolution import is_same
 from data_prep.raw import natural_key
+from model.encoder_cache import EncoderSource
 from model.ensemble import Ensemble
 from train.checkpoints.digests import model_sha256
 from train.config import TrainConfig
@@ -126,7 +127,7 @@ class ExportedEnsemble(EnsembleRun):
     @property
     def evaluation(self) -> Path:
         """Folder for the results of evaluations, beside the file."""
-        return ExportedModel(self.path, self.config, self.data, self.origins).evaluation
+        return ExportedModel(self.path, self.config, self.data, self.origins, None).evaluation
 
     def thresholds(self, loaded: Sequence[LoadedModel]) -> tuple[Thresholds, list[str]]:
         """Return those that the file holds."""
@@ -134,14 +135,16 @@ class ExportedEnsemble(EnsembleRun):
 
 
 def about_model(run: Run, loaded: LoadedModel) -> dict[str, Any]:
-    """Say in results which model this is: its run, checkpoint and digests, or its members."""
+    """Say in results which model this is: its run, checkpoint and digests, and where the weights
+    are from that its encoder began with, if they were not random; or its members."""
     members = loaded.state.get("members")
     which = (
         {"members": [about_model(*pair) for pair in zip(run.members, members, strict=True)]}
         if members
         else loaded.about_checkpoint()
     )
-    return {"run": run.name, **which, "model_sha256": model_sha256(loaded.model)}
+    encoder = {"encoder": asdict(run.encoder)} if run.encoder else {}
+    return {"run": run.name, **which, "model_sha256": model_sha256(loaded.model), **encoder}
 
 
 def named_run(run: str, runs: Sequence[str], *, may_lack_folds: bool = False) -> Run:
@@ -180,7 +183,7 @@ def read_any(path: Path) -> Run:
     if (stored := found.ensemble) is None:
         return read_run(path)
     members = [
-        ExportedModel(path, about.config, about.data, about.origins, number)
+        ExportedModel(path, about.config, about.data, about.origins, about.encoder, number)
         for number, about in enumerate(found.members)
     ]
     check_alike(members)
@@ -238,9 +241,12 @@ def disagreements(one: Description, other: Description) -> list[str]:
     return [f"{key}: {as_text(a)} -> {as_text(b)}" for key, (a, b) in pairs.items() if a != b]
 
 
-def settings_of(members: Sequence[Run]) -> tuple[TrainConfig, Description, list[Origin]]:
+def settings_of(
+    members: Sequence[Run],
+) -> tuple[TrainConfig, Description, list[Origin], EncoderSource | None]:
     """Return the settings of an ensemble, those of its first member with the largest tile; its
-    data: cases that any member was trained on are for training; and where its weights come from."""
+    data: cases that any member was trained on are for training; where its weights come from; and
+    those of its encoders, which only each member knows."""
     first = members[0]
     largest = max(
         (run.config.tile for run in members),
@@ -252,7 +258,7 @@ def settings_of(members: Sequence[Run]) -> tuple[TrainConfig, Description, list[
         before = {case for earlier in cases.values() for case in earlier}
         cases[split] = [case for case in listed if case not in before]
     origins = [origin for run in members for origin in run.origins]
-    return replace(first.config, tile=largest), replace(first.data, cases=cases), origins
+    return replace(first.config, tile=largest), replace(first.data, cases=cases), origins, None
 
 
 def check_whole(folder: Path, members: Sequence[Run], *, may_lack_folds: bool = False) -> None:

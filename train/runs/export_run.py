@@ -67,6 +67,7 @@ def describe(run: Run, loaded: LoadedModel) -> dict[str, Any]:
             choose_threshold("auto", state)[0],
             model,
             member.origins,
+            member.encoder,
         )
         for member, (model, _, state) in members
     ]

@@ -15,11 +15,11 @@ from data_prep.dataset.description import DATASET
 from data_prep.dataset.manifest import Dataset
 from model.precision import choose_precision
 from train.checkpoints.published import published_checkpoints
-from train.config import AUTO, TrainConfig, with_pipeline_read
+from train.config import AUTO, TrainConfig, with_pipeline_read, with_whole_paths
 from train.exchange.origin import INIT
 from train.ranks.lock import LOCK
 from train.runs.newest import CHECKPOINTS, CONFIG
-from train.runs.same_run import check_same_run, resolve_auto, with_whole_init
+from train.runs.same_run import check_same_run, resolve_auto
 from train.runs.warm_start import begin
 
 # What may be in the folder before config.yaml: from launch/submit.py, or from a killed start
@@ -39,7 +39,7 @@ def open_run(
     run may not begin with.
     """
     folder, pipeline = Path(config.run), config.crop.pipeline
-    config = with_whole_init(with_pipeline_read(config))
+    config = with_whole_paths(with_pipeline_read(config))
     changes: list[str] = []
     if (folder / CONFIG).is_file() and (folder / DATASET).is_file():
         config, changes = check_same_run(config, dataset.description, pipeline)

@@ -2,7 +2,8 @@
 
     RUN/config.yaml     the whole resolved configuration
     RUN/dataset.json    the one of the prepared data set
-    RUN/init.json       with init=, the models that its weights come from (train.exchange.origin)
+    RUN/init.json       with init= or model.weights=, where its weights come from
+                        (train.exchange.origin)
     RUN/checkpoints/    see train.checkpoints.checkpoint_files
 
 A file that train.export wrote is a run with one checkpoint (train.exchange.exported_model).
@@ -21,6 +22,7 @@ from common.command_line import UsageError
 from data_prep.dataset.description import DATASET, Description, read_description
 from data_prep.images.masks import channel_values
 from model import build_model
+from model.encoder_cache import EncoderSource
 from train.checkpoints.checkpoint_files import CheckpointError, complete_sha256, verify
 from train.checkpoints.load_checkpoint import load_checkpoint
 from train.checkpoints.published import find_checkpoint
@@ -61,6 +63,8 @@ class Run(ABC):
     origins: Sequence[Origin]
     """The models that its weights come from: that of init=, then the one which that began with, and
     so on."""
+    encoder: EncoderSource | None
+    """Where the weights are from that its encoder began with, or that of the last origin."""
 
     @property
     def name(self) -> str:
@@ -179,7 +183,7 @@ def read_run(path: Path) -> Run:
     """Read a run's folder or an exported model. Raises UserError if it is neither, or several."""
     if is_exported(path):
         about = exported_model.read(path)
-        return ExportedModel(path, about.config, about.data, about.origins)
+        return ExportedModel(path, about.config, about.data, about.origins, about.encoder)
     return read_run_folder(path)
 
 
@@ -189,8 +193,9 @@ def read_run_folder(path: Path) -> RunFolder:
         raise UsageError(f"run={path}: an exported model, not a run with checkpoints")
     check_run(str(path))
     config, data = read_config(path), read_description(path / DATASET, OTHER_VERSION)
-    origins = read_beginning(path, config.init).origins
-    return RunFolder(path, config, data.of_fold(config.fold, str(path / DATASET)), origins)
+    began = read_beginning(path, config)
+    data = data.of_fold(config.fold, str(path / DATASET))
+    return RunFolder(path, config, data, began.origins, began.encoder)
 
 
 def name_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from common.schema import json_sha256
 from data_prep.dataset.description import DATASET, Description, read_description
 from train.checkpoints.published import published_checkpoints
-from train.config import AUTO, FIXED_KEYS, HARMLESS_KEYS, TrainConfig
+from train.config import AUTO, FIXED_KEYS, HARMLESS_KEYS, TrainConfig, with_whole_paths
 from train.runs.newest import CHECKPOINTS, OTHER_VERSION, read_config
 from train.runs.same_data import OtherRunError, as_typed, differences, flat
 from train.runs.warm_start import is_moved
@@ -30,7 +30,7 @@ def check_same_run(
     folder = Path(config.run)
     begun = read_config(folder)
     config = resolve_auto(config, begun.amp, begun.memory_format, begun.scheduled_epochs)
-    config = with_whole_init(config)
+    config = with_whole_paths(config)
     # of a begun run the number counts: auto with other epochs would be another schedule
     numbered = dataclasses.replace(begun, schedule_epochs=begun.scheduled_epochs)
     before, now = (flat_settings(settings) for settings in (numbered, config))
@@ -100,16 +100,10 @@ def resolve_auto(
     return dataclasses.replace(config, **resolved)
 
 
-def with_whole_init(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with an absolute path in init=."""
-    if not config.init:
-        return config
-    return dataclasses.replace(config, init=str(Path(config.init).resolve()))
-
-
 def config_sha256(config: TrainConfig) -> str:
-    """Hash all settings that can change results; of the model of init=, only the name."""
-    settings = flat_settings(dataclasses.replace(config, init=Path(config.init).name))
+    """Hash all settings that can change results; of init= and model.weights=, only the name."""
+    settings = flat_settings(config)
+    settings |= {key: Path(settings[key]).name for key in ("init", "model.weights")}
     kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
     return json_sha256(kept)
 

@@ -32,6 +32,8 @@ def show_checkpoint(config: ShowConfig) -> int:
     print(f"epoch         {state['epochs']} of {run.config.epochs} done")
     for origin in run.origins:
         print(f"began with    {origin.source}, {origin.checkpoint}")
+    if run.encoder:
+        print(f"encoder       began with {run.encoder}")
     print(f"saved by      {complete.world_size} rank(s)")
     is_same = complete.config_sha256 == config_sha256(run.config)
     print(f"settings      {'the same as' if is_same else 'other than now'} in config.yaml")

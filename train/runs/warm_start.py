@@ -1,8 +1,10 @@
-"""Begin a run with the weights of another model (init=), which has not seen what the run tests on.
+"""Begin a run with the weights of another model (init=), which has not seen what the run tests on,
+or with weights for its encoder (model.weights=).
 
-    RUN/init.json    which models the weights come from, and which cases those have seen
+    RUN/init.json    which models the weights come from, and which cases those have seen; where the
+                     first weights of the encoder are from
 
-The model is read as long as nothing of the run is saved. Later its checkpoints hold everything, and
+They are read as long as nothing of the run is saved. Later its checkpoints hold everything, and
 init.json still says what the weights have seen.
 """
 
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.command_line import UsageError, UserError, named
 from data_prep.dataset.description import Description
+from model.encoder_cache import IMAGENET, NONE, names_file, read_fetched
 from train.checkpoints.published import published_checkpoints
 from train.config import TrainConfig
 from train.exchange.origin import (
@@ -33,18 +36,47 @@ from train.runs.several import members_of, trials_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from model.weights import Weights
     from train.ranks.distributed import Ranks
     from train.runs.run_folder import LoadedModel, Run
 
 MEASURED = ("val", "test")
-FITS_ANY = {"dropout"}  # settings of a network that its weights do not depend on
+FITS_ANY = {"dropout", "weights"}  # settings of a network that its weights do not depend on
 BEST = "best"
+
+
+def is_fresh(config: TrainConfig) -> bool:
+    """Whether nothing of a run is saved."""
+    return not (config.run and published_checkpoints(Path(config.run) / CHECKPOINTS))
 
 
 def is_to_begin(config: TrainConfig) -> bool:
     """Whether a run needs the model of its init=: there is one, and nothing of the run is saved."""
-    is_saved = config.run and published_checkpoints(Path(config.run) / CHECKPOINTS)
-    return bool(config.init) and not is_saved
+    return bool(config.init) and is_fresh(config)
+
+
+def needs_encoder(config: TrainConfig) -> bool:
+    """Whether a run needs the weights of its model.weights=, in the same way."""
+    return config.model.weights != NONE and is_fresh(config)
+
+
+def check_weights_exist(config: TrainConfig) -> None:
+    """Raise UserError if what a run is to begin with is not there. Loads no torch."""
+    check_init_exists(config)
+    if not needs_encoder(config):
+        return
+    if config.model.weights == IMAGENET:
+        read_fetched(config.model.encoder)
+    else:
+        check_file_exists(config.model.weights)
+
+
+def check_file_exists(weights: str) -> None:
+    """Raise UsageError if the file that model.weights= names is not there."""
+    if names_file(weights) and not Path(weights).is_file():
+        raise UsageError(
+            f"model.weights={weights}: no such file; give {NONE}, {IMAGENET}, or a file of weights"
+        )
 
 
 def check_init(config: TrainConfig, data: Description | None) -> tuple["Run", list[str]]:
@@ -174,21 +206,23 @@ def other_split(data: Description, seen: Mapping[str, Origin]) -> str:
 
 def begin(config: TrainConfig, data: Description) -> tuple[dict[str, bytes], list[str]]:
     """Return the file that records what a run begins with, by its name, and lines for the user; no
-    file without init=.
+    file without init= and model.weights=.
 
     A run of which nothing is saved yet still begins with the weights that its first start recorded.
     Raises UserError as check_init(), and if a run that goes on has lost its record, or the weights.
     """
     folder = Path(config.run)
+    if needs_encoder(config):
+        return begin_with_encoder(config)
     if not is_to_begin(config):
-        has_any = read_beginning(folder, config.init).origins
+        has_any = read_beginning(folder, config)
         return ({INIT: (folder / INIT).read_bytes()} if has_any else {}), []
     from data_prep.images.masks import channel_names
 
     run, notes = check_init(config, data)
     before, now = (channel_names(each.labelling.labels) for each in (run.data, data))
     if (folder / CONFIG).is_file():
-        beginning = read_beginning(folder, config.init)
+        beginning = read_beginning(folder, config)
         load_recorded(config, run, beginning.origins[0])
     else:
         beginning = new_beginning(config, run, is_headless=before != now)
@@ -208,21 +242,57 @@ def new_beginning(config: TrainConfig, run: "Run", *, is_headless: bool) -> Begi
     loaded = load(config, run, BEST)
     checkpoint = BEST if loaded.checkpoint == run.path else loaded.checkpoint.name
     own = run.as_origin(checkpoint, loaded.state["step"], model_sha256(loaded.model))
-    return Beginning([own, *run.origins], [HEAD] if is_headless else [])
+    return Beginning([own, *run.origins], [HEAD] if is_headless else [], run.encoder)
+
+
+def begin_with_encoder(config: TrainConfig) -> tuple[dict[str, bytes], list[str]]:
+    """Return what begin() does, for a run with model.weights=."""
+    source = read_encoder(config).source
+    notes = [f"its encoder begins with {source}"]
+    if names_file(config.model.weights):
+        notes.append(
+            f"model.weights={config.model.weights}: Eosin does not know what it was trained on:"
+            " figures on cases that are among that would be too good"
+        )
+    return {INIT: beginning_as_json(Beginning([], [], source))}, notes
+
+
+def read_encoder(config: TrainConfig) -> "Weights":
+    """Read the weights of model.weights=. Raises UserError if they cannot be used, or if the run
+    has recorded others."""
+    from model.weights import read_weights
+
+    weights = read_weights(config.model)
+    if not (Path(config.run) / CONFIG).is_file():
+        return weights
+    recorded = read_beginning(Path(config.run), config).encoder
+    if recorded and recorded.sha256 == weights.source.sha256:
+        return weights
+    raise UserError(
+        f"model.weights={config.model.weights}: not the weights that run={config.run} was to begin"
+        f" with ({recorded}), and it has saved nothing yet: remove its folder, or name another"
+        " run=, to begin with what is there now",
+        can_heal=False,
+    )
 
 
 def initial_weights(config: TrainConfig, ranks: "Ranks") -> dict[str, "Tensor"]:
-    """Return the weights, by name, that a run takes over from the model of its init=; none if there
-    is no such model, or the run has a checkpoint. Rank 0 reads them for all. Collective.
+    """Return the weights, by name, that a run takes over from the model of its init=, or for its
+    encoder from model.weights=; none without these, or if the run has a checkpoint. Rank 0 reads
+    them for all. Collective.
 
     Raises UserError if they are not those that init.json records.
     """
-    return ranks.first_does(lambda: recorded_weights(config) if is_to_begin(config) else {})
+    return ranks.first_does(lambda: recorded_weights(config))
 
 
 def recorded_weights(config: TrainConfig) -> dict[str, "Tensor"]:
     """Return what initial_weights() does, on one rank."""
-    beginning = read_beginning(Path(config.run), config.init)
+    if needs_encoder(config):
+        return read_encoder(config).tensors
+    if not is_to_begin(config):
+        return {}
+    beginning = read_beginning(Path(config.run), config)
     model = load_recorded(config, read_model(config.init), beginning.origins[0]).model
     anew = tuple(f"{part}." for part in beginning.made_anew)
     return {name: kept for name, kept in model.state_dict().items() if not name.startswith(anew)}
@@ -259,7 +329,8 @@ def is_moved(config: TrainConfig, before: str) -> bool:
     from train.checkpoints.digests import model_sha256
     from train.runs.run_folder import name_of
 
-    origin = read_beginning(Path(config.run), before).origins[0]
+    begun = dataclasses.replace(config, init=before)
+    origin = read_beginning(Path(config.run), begun).origins[0]
     try:
         loaded = load(config, read_model(config.init), origin.checkpoint)
     except UserError:
