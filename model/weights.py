@@ -27,7 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from common.command_line import UsageError, printable
+from common.command_line import UsageError, named
 from common.files import UNPRINTABLE
 from common.schema import read_small
 from model.build import ENCODER, build_model
@@ -50,7 +50,6 @@ NESTED = "state_dict", "model", "model_state_dict"
 """Keys under which a checkpoint holds a state."""
 NOT_STATED = "not stated"
 EXPORTED = "eosin"  # in the metadata of a file of train.export
-MOST_NAMED = 3  # tensors in a message
 
 State = dict[str, Tensor]
 """Tensors by name."""
@@ -81,26 +80,27 @@ class Unfit(NamedTuple):
 def read_weights(config: ModelConfig) -> Weights:
     """Read the weights that model.weights= names. Raises UsageError if they are missing, damaged,
     or not of the encoder."""
+    about: State = {}
+    if config.weights == IMAGENET:
+        given, source, about = read_cached(config.encoder)
+    else:
+        given, source = read_file(config)
     with torch.random.fork_rng([]), quiet():
         network = build_model(config)
         assert isinstance(network, LibraryNetwork)
-        mean, std = network.mean, network.std
-        if config.weights == IMAGENET:
-            given, source, (mean, std) = read_cached(config.encoder)
-        else:
-            given, source = read_file(config)
         state = fitted(config, network.encoder, given)
     tensors = {f"{ENCODER}.{name}": state[name] for name in network.encoder.state_dict()}
-    return Weights({**tensors, "mean": mean, "std": std}, source)
+    own = {"mean": network.mean, "std": network.std}
+    return Weights(tensors | own | about, source)
 
 
 # Files
 
 
-def read_cached(encoder: str) -> tuple[State, EncoderSource, list[Tensor]]:
-    """Read the tensors of an encoder from the cache, where they are from, and mean and standard
-    deviation of the images, (1, 3, 1, 1) each. Raises UsageError, with the command that fetches
-    them, if they are missing or damaged."""
+def read_cached(encoder: str) -> tuple[State, EncoderSource, State]:
+    """Read the tensors of an encoder from the cache, where they are from, and mean and std of the
+    images, (1, 3, 1, 1) each. Raises UsageError, with the command that fetches them, if they are
+    missing or damaged."""
     fetched, folder = read_fetched(encoder), folder_of(encoder)
     try:
         content = read_small(folder / WEIGHTS, fetched.bytes)
@@ -109,8 +109,9 @@ def read_cached(encoder: str) -> tuple[State, EncoderSource, list[Tensor]]:
         given = safetensors.torch.load(content)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise damaged(encoder, folder, getattr(error, "strerror", None) or str(error)) from None
-    about = [torch.tensor(values).view(1, 3, 1, 1) for values in (fetched.mean, fetched.std)]
-    return given, fetched.as_source(), about
+    about = {"mean": fetched.mean, "std": fetched.std}
+    as_BCHW = {name: torch.tensor(values).view(1, 3, 1, 1) for name, values in about.items()}
+    return given, fetched.as_source(), as_BCHW
 
 
 def read_file(config: ModelConfig) -> tuple[State, EncoderSource]:
@@ -137,8 +138,8 @@ def read_file(config: ModelConfig) -> tuple[State, EncoderSource]:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise unreadable(path, lines[0] if lines else type(error).__name__) from None
     sha256 = hashlib.sha256(content).hexdigest()
-    named = (config.encoder, path.name, "", sha256, licence or NOT_STATED)
-    return given, EncoderSource(*named)
+    about = (config.encoder, path.name, "", sha256, licence or NOT_STATED)
+    return given, EncoderSource(*about)
 
 
 def unreadable(path: Path, reason: str) -> UsageError:
@@ -192,7 +193,7 @@ def fitted(config: ModelConfig, encoder: nn.Module, given: Mapping[str, Tensor])
                 return finite(config, load(tensors))
             best = min(best, unfit, key=lambda one: one.number)
     parts = [
-        f"{verb} {len(listed)} ({', '.join(map(printable, listed[:MOST_NAMED]))}, ...)"
+        f"{verb} {len(listed)} ({named(listed)})"
         for verb, listed in zip(("lacks", "has in another shape"), best, strict=True)
         if listed
     ]

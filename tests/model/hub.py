@@ -29,6 +29,8 @@ class Repository:
     """What every request is answered; 200 for what was asked for."""
     error: str = ""
     """X-Error-Code of such an answer."""
+    etag: str = ""
+    """The hash that the hub says its files have; the real one where empty."""
 
 
 @dataclass
@@ -38,8 +40,6 @@ class Hub:
     repositories: dict[str, Repository]
     asked: list[str] = field(default_factory=list)
     """Method and path of every request."""
-    etag: str = ""
-    """The hash that the hub says files have; the real one where empty."""
 
     def __enter__(self) -> "Hub":
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             self.say(404, X_Error_Code="EntryNotFound", **commit)
             return
         content = found.files[file]
-        sha256 = hub.etag or hashlib.sha256(content).hexdigest()
+        sha256 = found.etag or hashlib.sha256(content).hexdigest()
         self.say(200, content, ETag=f'"{sha256}"', **commit)
 
     def say(self, status: int, content: bytes = b"", **headers: str) -> None:
