@@ -195,8 +195,9 @@ def understood(argv: list[str]) -> Understood:
         check_folder(request.run, several)
         preparation = arguments.get("prepare", [])
         num_folds = count_folds(several.folds, request.data, preparation) if several.folds else 0
-        sweep = several.sweep(request.run, shared_settings(arguments["train"]))
-        members = several.members(sweep, num_folds)
+        shared = shared_settings(arguments["train"])
+        sweep = several.sweep(request.run, shared)
+        members = several.members(sweep, num_folds, shared)
         profile = profile.packing(len(members))
         if isinstance(sweep, Plan):
             trainings = trials_of_study(request, members, profile, argv, sweep)

@@ -84,14 +84,17 @@ class Several:
         check_plan(folder, plan)
         return plan
 
-    def members(self, sweep: Grid | Plan | None, num_folds: int) -> list[Member]:
-        """Return the runs. Those of a study get their settings, and its folds, when they start."""
+    def members(
+        self, sweep: Grid | Plan | None, num_folds: int, settings: Sequence[str]
+    ) -> list[Member]:
+        """Return the runs. Those of a study get their settings, and its folds, when they start.
+        `settings`: those of training that all trials share."""
         folds = fold_members(num_folds)
         if isinstance(sweep, Plan):
             return [Member(trial_name(number)) for number in range(self.trials or 0)]
         if sweep is None:
             return folds or [ALONE]
-        trials = asked_trials(sweep, parse(self.swept))
+        trials = asked_trials(sweep, parse(self.swept, settings))
         if not folds:
             return trials
         return [

@@ -348,7 +348,10 @@ LANES: dict[str, list[Scenario]] = {
         a_job_that_only_fails_is_given_up,
     ],
     "n9|n10|n11|n12": [as_many_nodes_as_are_free, scenarios.a_site_that_exports_nothing_trains],
-    "n13": [scenarios.a_container_holds_all_that_a_chain_needs],
+    "n13": [
+        scenarios.a_container_holds_all_that_a_chain_needs,
+        scenarios.weights_that_submit_fetches_train_without_a_network,
+    ],
 }
 TORCH = threading.Lock()  # one thread at a time loads a checkpoint
 TURNS = threading.Semaphore(3)  # scenarios at once: more would only slow one another on two cores

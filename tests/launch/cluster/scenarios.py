@@ -1,19 +1,24 @@
-"""Scenarios of test_cluster.py: jobs in containers, and on a site that exports no environment.
+"""Scenarios of test_cluster.py: jobs in containers, on a site that exports no environment, and with
+weights that were fetched before.
 
 A stand-in for Apptainer runs the command in another root, which holds the system, Python and what
 is mounted. So a stage that misses a mount fails.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from launch.record.events import read_submission
 from tests.launch.dev_cluster import HOSTILE, Cluster, events
+from tests.model.hub import Hub, Repository
 
 SYSTEM = ("/usr", "/etc", "/dev", "/proc", "/sys")
 LINKS = ("/bin", "/sbin", "/lib", "/lib64")  # into /usr
@@ -92,16 +97,46 @@ def a_site_that_exports_nothing_trains(cluster: Cluster, data: Any, tmp_path: Pa
     wait_until_trained(cluster, run)
 
 
+def weights_that_submit_fetches_train_without_a_network(
+    cluster: Cluster, data: Any, tmp_path: Path
+) -> None:
+    """EfficientNet-Lite0's of ImageNet, from a hub that is gone when the job runs."""
+    from tests.model.lite0 import write_lite0  # it loads torch
+
+    run, file, cache = tmp_path / "run", tmp_path / "lite0.safetensors", tmp_path / "cache"
+    write_lite0(file)
+    weights = {"model.safetensors": file.read_bytes()}
+    network = ("model.name=smp", "model.encoder=tu-tf_efficientnet_lite0", "model.weights=imagenet")
+    given = ("--stages", "train,evaluate", f"data={data.prepared}", "evaluate.split=val")
+    with Hub({"timm/tf_efficientnet_lite0.in1k": Repository(weights)}) as hub:
+        shell = {**hub.environment, "EOSIN_CACHE": str(cache)}
+        submit(cluster, run, *given, network=network, **shell)
+    wait_until_trained(cluster, run)
+    evaluation = run / "evaluation" / "val" / "summary.json"
+    cluster.wait(evaluation.is_file, "the evaluation ends", run)
+    source = json.loads(evaluation.read_text())["encoder"]
+    assert source == json.loads((run / "init.json").read_text())["encoder"]
+    assert source["source"] == "timm/tf_efficientnet_lite0.in1k"
+    assert source["sha256"] == hashlib.sha256(weights["model.safetensors"]).hexdigest()
+    log = cluster.jobs_py("logs", str(run), "--stage", "train")
+    assert "its encoder begins with tu-tf_efficientnet_lite0: timm/tf_efficientnet_lite0" in log
+    # each file once, and nothing by the job
+    assert sum(asked.startswith("GET /timm/") for asked in hub.asked) == 1
+
+
 SMALL = (
-    *("epochs=1", "batch_size=4", "crop.size_px=64", "model.width=4", "model.depth=2"),
+    *("epochs=1", "batch_size=4", "crop.size_px=64"),
     *("tile.size_px=96", "tile.overlap_px=16", "train.amp=off", "panels=0"),
 )
+UNET = ("model.width=4", "model.depth=2")
 
 
-def submit(cluster: Cluster, run: Path, *arguments: str, **variables: str) -> None:
+def submit(
+    cluster: Cluster, run: Path, *arguments: str, network: Sequence[str] = UNET, **variables: str
+) -> None:
     """Submit something small on one GPU, from a hostile shell with these variables."""
     script = (sys.executable, "launch/submit.py", "--profile", "dev", "--gpus-per-node", "1")
-    given = ("--constraint", cluster.nodes, *arguments, *SMALL, f"run={run}")
+    given = ("--constraint", cluster.nodes, *arguments, *SMALL, *network, f"run={run}")
     cluster.call(*script, *given, **HOSTILE, **variables)
     submission = read_submission(run)
     assert submission

@@ -54,7 +54,7 @@ def test_a_sweep_keeps_whether_it_has_folds(tmp_path: Path) -> None:
 
 def test_with_folds_each_trial_has_a_run_for_each(tmp_path: Path) -> None:
     several = Several("2", ("lr=1e-3,1e-2",))
-    members = several.members(several.sweep(tmp_path, []), 2)
+    members = several.members(several.sweep(tmp_path, []), 2, [])
     assert [each.name for each in members] == [
         "trial-0/fold-0", "trial-0/fold-1", "trial-1/fold-0", "trial-1/fold-1",
     ]  # fmt: skip
