@@ -18,6 +18,7 @@ from common.workers import get_ready
 from data_prep.annotations.folders import find_image_folder
 from data_prep.cases.names import shortened, unmatched_text
 from data_prep.config import PrepConfig
+from data_prep.images.stains import check_given
 
 if TYPE_CHECKING:
     from data_prep.prepare import Summary
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> int:
         raise UsageError("data_prep runs without torchrun, as python -m data_prep workers=N ...")
     config = command_line.load(PrepConfig, argv)
     find_image_folder(Path(config.raw))  # before anything that takes long
+    check_given(config.stain_reference)
     if Path(config.out).is_file():
         raise UsageError(f"out={config.out}: is a file; name a folder")
     if not Path(config.out).exists():  # workers will be needed

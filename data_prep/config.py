@@ -264,6 +264,15 @@ class PrepConfig:
     uint16_white: int = 65535
     """The value of a 16-bit image that becomes 255; v becomes round(255 v / uint16_white), at most
     255. Set 4095 for a 12-bit camera."""
+    stain_norm: Literal["none", "macenko"] = "none"
+    """Give every field the stains of a reference, hematoxylin and eosin, after Macenko et al. 2009.
+    The stains of an image are estimated from the whole of it; one with too little tissue, or of
+    other colours, keeps its own and is named. Whoever predicts or evaluates with a model does the
+    same without being asked."""
+    stain_reference: str = ""
+    """With stain_norm=macenko, the reference: an image of much tissue, of no test case; or its
+    numbers, as dataset.json of another data set has them. Empty for the one that is published with
+    most implementations. The numbers are recorded."""
     case_regex: str = DEFAULT_REGEX
     """Finds the case (patient) in a file name without its ending: a regular expression with a group
     'case' that matches the whole name; 'each' makes each field a case of its own. A name that does
@@ -295,6 +304,11 @@ class PrepConfig:
             raise ValueError(
                 f"tile_overlap_px={self.tile_overlap_px}: tile_px=0 makes no tiles; set their side"
                 " too, as in tile_px=1024"
+            )
+        if self.stain_reference and self.stain_norm == "none":
+            raise ValueError(
+                f"stain_reference={self.stain_reference}: stain_norm=none needs none; give"
+                " stain_norm=macenko too"
             )
         if not 0 <= self.min_tissue <= 1:
             raise ValueError(f"min_tissue={self.min_tissue}: from 0 to 1")

@@ -22,10 +22,11 @@ from data_prep.augment.moving import Annotated, apply
 from data_prep.augment.variants import Variant, plan_variants
 from data_prep.config import IGNORE_LABEL, MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
-from data_prep.image_files.open_image import open_image
+from data_prep.image_files.normalised import open_normalised
 from data_prep.images import encoding, masks
 from data_prep.images.arrays import Image, Mask, PointsPx
 from data_prep.images.rescaling import at_resolution
+from data_prep.images.stains import reference_of
 from data_prep.images.tiles import Tile, inside_only, outside_only, tissue_fraction, whole
 from data_prep.raw import CHANGED, BadFile, BadInputError, Field
 
@@ -66,6 +67,8 @@ class PreparedField:
     """What the annotation of the whole image holds; the tiles of an image have the same."""
     largest_uint16: int = 0
     """As ImageFile.largest_uint16."""
+    not_normalised: str = ""
+    """As ImageFile.not_normalised."""
 
     @property
     def is_glass(self) -> bool:
@@ -80,7 +83,7 @@ def prepare_field(task: FieldTask) -> PreparedField:
     with errors_collected(field.annotation, raw, bad):
         parsed = parse_annotation(reader, field)
     with errors_collected(field.image, raw, bad):
-        image_HWC, tile, largest_uint16 = read_image(task)
+        image_HWC, tile, largest_uint16, not_normalised = read_image(task)
     if bad:
         return PreparedField([], bad)
     with errors_collected(field.annotation, raw, bad):
@@ -99,9 +102,9 @@ def prepare_field(task: FieldTask) -> PreparedField:
         except BadInputError as error:  # not OSError: it comes from writing, not from the raw file
             return PreparedField([], [BadFile(str(field.image.relative_to(raw)), str(error))])
         unpublish(task.out)
-        about = {"samples": samples, "findings": asdict(findings), "largest_uint16": largest_uint16}
-        item.publish({"key": task.key, **about})
-    return PreparedField(samples, [], findings, largest_uint16)
+        noted = {"largest_uint16": largest_uint16, "not_normalised": not_normalised}
+        item.publish({"key": task.key, "samples": samples, "findings": asdict(findings), **noted})
+    return PreparedField(samples, [], findings, largest_uint16, not_normalised)
 
 
 @contextmanager
@@ -119,21 +122,23 @@ def parse_annotation(reader: AnnotationReader[Any], field: Field) -> Any:
     return reader.parse(field)
 
 
-def read_image(task: FieldTask) -> tuple[Image, Tile, int]:
+def read_image(task: FieldTask) -> tuple[Image, Tile, int, str]:
     """Read the field's pixels; return also the tile of the image that they are, and the image's
-    `largest_uint16`. Raises BadInputError."""
-    path, white, mpp = task.field.image, task.config.uint16_white, task.config.mpp
-    with open_image(path, white) as file:
+    `largest_uint16` and `not_normalised`. Raises BadInputError."""
+    config, mpp = task.config, task.config.mpp
+    reference = reference_of(config.stain_norm, config.stain_reference)
+    with open_normalised(task.field.image, config.uint16_white, reference) as file:
         image = at_resolution(file, mpp, otherwise_mpp=mpp)
         if task.tile:
-            return image.read(task.tile.box), task.tile, image.largest_uint16
+            image_HWC = image.read(task.tile.box)
+            return image_HWC, task.tile, image.largest_uint16, file.not_normalised
         if max(image.height_px, image.width_px) > MAX_SIDE_PX:
             raise BadInputError(
                 f"{image.width_px} x {image.height_px} px is too large for one field (at most"
                 f" {MAX_SIDE_PX}): cut it with tile_px=1024"
             )
         tile = whole(image.height_px, image.width_px, (file.height_px, file.width_px))
-        return image.read(tile.box), tile, image.largest_uint16
+        return image.read(tile.box), tile, image.largest_uint16, file.not_normalised
 
 
 def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:

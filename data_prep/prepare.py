@@ -27,7 +27,9 @@ from data_prep.dataset.manifest import Sample, count_nuclei, count_samples, unpu
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.dataset.white import doubts_about_white
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
+from data_prep.image_files.normalised import with_reference_read
 from data_prep.images import masks
+from data_prep.images.stains import notes_on_stains
 from data_prep.output_lock import locked
 from data_prep.plan import (
     FOLDERS,
@@ -89,7 +91,7 @@ def prepare(config: PrepConfig) -> Summary:
     Raises UsageError for wrong settings, BadInputFilesError for bad raw files with on_error=stop,
     WorkerError if a worker dies, and UserError if another run prepares the same folder.
     """
-    config = with_checked_classes(with_pipeline_read(config))
+    config = with_checked_classes(with_pipeline_read(with_reference_read(config)))
     fields, bad = find_fields(config)
     plan = make_plan(config, fields, bad)
     with locked(Path(config.out), config.share) as lease:
@@ -136,7 +138,7 @@ def carry_out(plan: Plan, config: PrepConfig, lease: Lease) -> Summary:
     lease.check()
     num_removed = remove_stale(Path(config.out), done)
     dealt = deal_folds(config, samples)
-    description = describe(config, plan, bad, num_glass, names, findings)
+    description = describe(config, plan, results, bad, names, findings)
     content_sha256 = publish(config, samples, description | ({"folds": dealt} if dealt else {}))
     return Summary(
         names,
@@ -220,7 +222,13 @@ def run_tasks(
     once another run has taken the folder over.
     """
     done = {
-        index: PreparedField(state.samples, [], Findings(**state.findings), state.largest_uint16)
+        index: PreparedField(
+            state.samples,
+            [],
+            Findings(**state.findings),
+            state.largest_uint16,
+            state.not_normalised,
+        )
         for index, task in enumerate(tasks)
         if (state := states[task.name]).samples is not None and state.key == task.key
     }
@@ -253,7 +261,17 @@ def doubts_about_images(
     for task, result in zip(tasks, results, strict=True):
         name = task.field.image.name
         largest[name] = max(largest.get(name, 0), result.largest_uint16)
-    return doubts_about_white(largest, config.uint16_white, may_set=True)
+    doubts = doubts_about_white(largest, config.uint16_white, may_set=True)
+    return doubts + notes_on_stains(not_normalised(tasks, results))
+
+
+def not_normalised(tasks: Sequence[FieldTask], results: Sequence[PreparedField]) -> dict[str, str]:
+    """Return why each image keeps its colours, '' where it does not; none without stain_norm."""
+    return {
+        task.field.image.name: result.not_normalised
+        for task, result in zip(tasks, results, strict=True)
+        if task.config.stain_norm != "none" and not result.bad
+    }
 
 
 def check_splits(
@@ -292,8 +310,8 @@ def remove_stale(out: Path, names: Iterable[str]) -> int:
 def describe(
     config: PrepConfig,
     plan: Plan,
+    results: Sequence[PreparedField],
     bad: list[BadFile],
-    num_glass: int,
     names: Sequence[str],
     findings: Findings,
 ) -> dict[str, Any]:
@@ -307,7 +325,10 @@ def describe(
         "mpp": plan.resolution.mpp,
         "num_images_with_mpp": plan.resolution.num_told,
         "skipped": [dataclasses.asdict(entry) for entry in bad],
-        "glass_tiles": num_glass,
+        "glass_tiles": sum(result.is_glass for result in results),
+        "not_normalised": {
+            name: why for name, why in not_normalised(plan.tasks, results).items() if why
+        },
         "findings": dataclasses.asdict(findings),
         "names": about_names(names, config.case_regex),
         "config": records.settings_of_set(config),

@@ -127,6 +127,8 @@ class FieldState:
     """What the field's annotation holds, as recorded."""
     largest_uint16: int
     """Recorded, as ImageFile.largest_uint16."""
+    not_normalised: str
+    """Recorded, as ImageFile.not_normalised."""
     key: str
     """The recorded key."""
     files: list[str]
@@ -150,6 +152,7 @@ def read_state(out: Path, name: str) -> FieldState:
         record.about.get("samples") if is_done else None,
         record.about.get("findings", {}),
         int(record.about.get("largest_uint16", 0)),
+        str(record.about.get("not_normalised", "")),
         str(record.about.get("key")),
         list(record.files),
         sorted(file for file in existing - whole if not owns(record, out, file)),

@@ -96,6 +96,7 @@ def check_beginning(
 def planned_data(preparation: Sequence[str]) -> Description | None:
     """Return what is known of a data set before it is prepared; None where cases are dealt to folds
     by what is annotated in them. Raises UserError."""
+    from data_prep.image_files.normalised import with_reference_read
     from data_prep.images.masks import label_values
     from data_prep.plan import check_raw
     from data_prep.records import settings_of_set
@@ -106,7 +107,7 @@ def planned_data(preparation: Sequence[str]) -> Description | None:
     cases: dict[str, list[str]] = {split: [] for split in SPLITS}
     for case, split in check_raw(config).items():
         cases[split].append(case)
-    settings = settings_of_set(config)
+    settings = settings_of_set(with_reference_read(config))
     labelling = labelling_of(label_values(config.classes, config.labels), settings, None)
     return Description(labelling, cases, "", settings)
 

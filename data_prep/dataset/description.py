@@ -23,6 +23,7 @@ from data_prep.config import (
     check_ignore_value,
 )
 from data_prep.dataset.folds import Fold, cases_of_fold, check_fold
+from data_prep.images.stains import Stains, reference_of
 
 FORMAT = 6
 DATASET = "dataset.json"
@@ -56,6 +57,9 @@ class Labelling:
     """The value of pixels in masks that are ignored."""
     ignore_px: int = 0
     """Width of the ring around each disc that is ignored."""
+    stain_norm: Literal["none", "macenko"] = "none"
+    stain_reference: str = ""
+    """The numbers of the stains that fields are given, as stains.parse reads them."""
 
     def __post_init__(self) -> None:
         check_regex(self.case_regex)
@@ -76,11 +80,20 @@ class Labelling:
             raise ValueError(f"ignore_px: {short(self.ignore_px)}; expected 0 to {most}")
         if self.uint16_white < 1:
             raise ValueError(f"uint16_white: {short(self.uint16_white)}; expected at least 1")
+        try:
+            reference_of(self.stain_norm, self.stain_reference)
+        except ValueError as error:
+            raise ValueError(f"stain_reference: {error}") from None
         formats = get_args(get_type_hints(PrepConfig)["annotations"])
         if self.annotations not in formats:
             raise ValueError(
                 f"annotations: {short(self.annotations)}; expected one of {', '.join(formats)}"
             )
+
+    @property
+    def stains(self) -> Stains | None:
+        """The stains that fields are given; None if they keep their own."""
+        return reference_of(self.stain_norm, self.stain_reference)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,12 @@ class ImageFile(ABC):
         return Box(0, 0, self.width_px, self.height_px)
 
     @property
+    def not_normalised(self) -> str:
+        """Why the image keeps its colours though it should have those of a reference; '' where
+        that is not so. Raises BadInputError."""
+        return ""
+
+    @property
     @abstractmethod
     def mpp(self) -> float | None:
         """Resolution, in micrometres per px; None if the file does not tell. Raises BadInputError

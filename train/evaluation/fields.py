@@ -21,10 +21,11 @@ from data_prep.config import IGNORE_LABEL, is_ignored
 from data_prep.dataset.description import Labelling
 from data_prep.dataset.manifest import Dataset, Sample
 from data_prep.dataset.samples import read_points, read_sample
-from data_prep.image_files.open_image import open_image
+from data_prep.image_files.normalised import open_normalised
 from data_prep.images import masks
 from data_prep.images.arrays import Image, Mask, PointsN2, PointsPx
 from data_prep.images.rescaling import at_resolution
+from data_prep.images.stains import notes_on_stains
 from data_prep.images.tiles import inside_only, whole
 from data_prep.raw import BadInputError, Field
 from model.precision import Precision
@@ -186,15 +187,16 @@ def notes_on_raw(fields: Sequence[WholeField], labelling: Labelling, mpp: float)
 
     `mpp`: the resolution of images that do not tell theirs, 0 for unknown.
     """
-    reader, told, found = reader_of(labelling), {}, []
+    reader, told, problems, found = reader_of(labelling), {}, {}, []
     for field in (each.raw for each in fields if each.raw):
         with suppress(BadInputError, OSError):  # reading the field reports it
-            with open_image(field.image) as file:
+            with open_normalised(field.image, labelling.uint16_white, labelling.stains) as file:
                 told[field.image.name] = file.mpp
                 size = file.height_px, file.width_px
+                problems[field.image.name] = file.not_normalised
             found.append(reader.findings(reader.parse(field), whole(*size, size)))
     notes = notes_on_findings(add_up(found), labelling)
-    return notes + notes_on_resolution(told, labelling.mpp, mpp)
+    return notes + notes_on_resolution(told, labelling.mpp, mpp) + notes_on_stains(problems)
 
 
 def notes_on_findings(found: Findings, labelling: Labelling) -> list[str]:
@@ -222,7 +224,7 @@ def read_raw(field: Field, labelling: Labelling, expected: str, mpp: float) -> F
     """
     reader, values = reader_of(labelling), labelling.labels
     try:
-        with open_image(field.image, labelling.uint16_white) as file:
+        with open_normalised(field.image, labelling.uint16_white, labelling.stains) as file:
             rescaled = at_resolution(file, labelling.mpp, mpp)
             image = rescaled.read(rescaled.whole)
             file_px = file.height_px, file.width_px

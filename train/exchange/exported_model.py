@@ -75,6 +75,8 @@ class Source:
     empty: str
     ignore_value: int | str
     ignore_px: int
+    stain_norm: str
+    stain_reference: str
     settings: dict[str, Any]
 
 
@@ -148,7 +150,10 @@ def describe(
     about = {
         "format": FORMAT,
         "model": network,
-        "preprocessing": {"channels": "RGB", "dtype": "uint8", "divide_by": 255},
+        "preprocessing": {
+            **{"channels": "RGB", "dtype": "uint8", "divide_by": 255},
+            "stains": labelling.stains and dataclasses.asdict(labelling.stains),
+        },
         "uint16_white": labelling.uint16_white,
         "tile": tile,
         "threshold": threshold,
@@ -165,6 +170,8 @@ def describe(
             "empty": labelling.empty,
             "ignore_value": labelling.ignore_value,
             "ignore_px": labelling.ignore_px,
+            "stain_norm": labelling.stain_norm,
+            "stain_reference": labelling.stain_reference,
             "settings": data.settings,
         },
         "checkpoint": {
@@ -237,6 +244,7 @@ def about_in(found: Metadata) -> About:
     read |= {"case_regex": source.case_regex, "annotations": source.annotations}
     read |= {"object_types": source.object_types, "empty": source.empty}
     read |= {"ignore_value": source.ignore_value, "ignore_px": source.ignore_px}
+    read |= {"stain_norm": source.stain_norm, "stain_reference": source.stain_reference}
     require_printable([source.cases, source.settings], "data")
     check_splits(source.cases)
     settings = {**found.training, "model": found.model, "tile": found.tile}

@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.image_files.open_image import open_image
+from data_prep.image_files.normalised import open_normalised
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_file import ImageFile
 from data_prep.images.rescaling import of_size
+from data_prep.images.stains import Stains
 from data_prep.images.tiles import tissue_fraction
 from train.prediction.result_files import Task
 from train.prediction.tiles import Band, Corner
@@ -43,11 +44,16 @@ class Source:
 class BandReader:
     """Reads images band by band; all bands of one image before the next image."""
 
-    def __init__(self, uint16_white: int, min_tissue: float) -> None:
-        self.uint16_white, self.min_tissue = uint16_white, min_tissue
+    def __init__(
+        self, uint16_white: int, min_tissue: float, reference: Stains | None = None
+    ) -> None:
+        """`reference`: the stains that images are given; None to leave them as they are."""
+        self.uint16_white, self.min_tissue, self.reference = uint16_white, min_tissue, reference
         self.source: Source | None = None
         self.largest_uint16: dict[Path, int] = {}
         """Image -> the largest value read of it, as ImageFile.largest_uint16."""
+        self.not_normalised: dict[Path, str] = {}
+        """Image -> as ImageFile.not_normalised; none without a reference."""
         self.files = ExitStack()
 
     def read(self, task: Task, band: Band) -> tuple[Image, list[Corner]]:
@@ -80,7 +86,11 @@ class BandReader:
 
     def open(self, task: Task) -> Source:
         """Open an image, and find its overview. Raises BadInputError."""
-        file = self.files.enter_context(open_image(task.path, self.uint16_white))
+        file = self.files.enter_context(
+            open_normalised(task.path, self.uint16_white, self.reference)
+        )
+        if self.reference:
+            self.not_normalised[task.path] = file.not_normalised
         image = of_size(file, *task.predicted_px)
         overview_HWC = None
         if self.min_tissue:

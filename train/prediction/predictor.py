@@ -14,6 +14,7 @@ from data_prep.dataset.white import doubts_about_white
 from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Image
 from data_prep.images.rescaling import at_resolution
+from data_prep.images.stains import notes_on_stains
 from data_prep.raw import BadInputError, field_name, name_problem
 from model.precision import choose_precision
 from train.prediction.band_reader import BandReader
@@ -85,7 +86,8 @@ class Predictor:
         self.model.eval()
         self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
-        self.reader = BandReader(run.data.labelling.uint16_white, config.min_tissue)
+        labelling = run.data.labelling
+        self.reader = BandReader(labelling.uint16_white, config.min_tissue, labelling.stains)
         self.bad: dict[Path, str] = {}
         self.num_written = 0  # rows; the thread that writes counts here
         self.num_reported = 0  # of these
@@ -97,6 +99,8 @@ class Predictor:
             "amp": self.precision.amp,
             "tta": config.tta,
             "min_tissue": config.min_tissue,
+            "stain_norm": labelling.stain_norm,
+            "stain_reference": labelling.stain_reference,
             "threshold": self.threshold,
             "nuclei_threshold": self.nuclei_threshold,
         }
@@ -210,12 +214,16 @@ class Predictor:
 
     def doubts(self) -> list[str]:
         """Return a line about 16-bit images that are read as darker or lighter than they are
-        meant. Collective."""
+        meant, and one about those that keep their colours. Collective."""
         largest: dict[str, int] = {}
+        problems: dict[str, str] = {}
         for of_rank in self.ranks.gather(self.reader.largest_uint16):
             for path, value in of_rank.items():
                 largest[path.name] = max(largest.get(path.name, 0), value)
-        return doubts_about_white(largest, self.run.data.labelling.uint16_white, may_set=False)
+        for found in self.ranks.gather(self.reader.not_normalised):
+            problems |= {path.name: problem for path, problem in found.items()}
+        white = self.run.data.labelling.uint16_white
+        return doubts_about_white(largest, white, may_set=False) + notes_on_stains(problems)
 
     def predict_bands(self, bands: Sequence[NumberedBand]) -> Iterator[None]:
         """Predict bands and save them; yields once per tile."""

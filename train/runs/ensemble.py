@@ -32,7 +32,7 @@ from train.runs.same_data import as_text, labelling_differences
 from train.runs.several import expanded, fold_name, members_of
 from train.runs.thresholds import Thresholds, median_of, read_out_of_fold
 
-LABELLED = ("labels", "radius_px", "uint16_white", "mpp")
+LABELLED = ("labels", "radius_px", "uint16_white", "mpp", "stain_norm", "stain_reference")
 """What a model's output means; members have it in common."""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.command_line import UsageError
 from common.ownership import Item
-from data_prep.image_files.open_image import read_image
+from data_prep.image_files.normalised import open_normalised
 from data_prep.images import tiles
 from data_prep.raw import BadInputError
 from model.ensemble import Ensemble
@@ -87,8 +87,10 @@ def field_tiles(check: str, run: Run) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, (1, 3, H, W) float32) for each tile of the image file `check`; none for ''."""
     if not check:
         return
+    labelling = run.data.labelling
     try:
-        image_HWC = read_image(Path(check), run.data.labelling.uint16_white)
+        with open_normalised(Path(check), labelling.uint16_white, labelling.stains) as image:
+            image_HWC = image.read(image.whole)
     except BadInputError as error:
         raise UsageError(f"check={check}: {error}") from None
     precision = Precision(CPU, "off", "contiguous")

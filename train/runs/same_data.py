@@ -24,6 +24,7 @@ from data_prep.images.resolution import is_same, mpp_text
 LABELLING = (
     *("annotations", "object_types", "classes", "labels", "radius_px", "uint16_white"),
     *("ignore_value", "ignore_px"),
+    *("stain_norm", "stain_reference"),
 )
 """The settings of data_prep that say what is annotated, and how it becomes masks."""
 CASE_REGEX = "case_regex"
