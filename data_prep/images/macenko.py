@@ -59,27 +59,23 @@ def estimate(pixels_N3: Image) -> Stains:
 
 def stain_vectors(density_N3: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return hematoxylin and eosin, the ends of the angles that densities span in their plane."""
+    channels_3N = np.ascontiguousarray(density_N3.T)
     # no product of matrices: its last bits depend on the number of threads
-    moments_33 = np.array(
-        [[np.mean(a * b) for b in density_N3.T.copy()] for a in density_N3.T.copy()]
-    )
+    moments_33 = np.array([[np.mean(a * b) for b in channels_3N] for a in channels_3N])
     values_3, axes_33 = np.linalg.eigh(moments_33)
-    spread_3 = np.sqrt(np.maximum(values_3, 0))
-    if spread_3[1] <= LEAST_RATIO * spread_3[0]:
-        raise NoStainsError("its colours are not those of two stains")
     # densities are above 0, so all components of the first axis have one sign
     first_3, second_3 = np.abs(axes_33[:, 2]), axes_33[:, 1]
     angles_N = np.arctan2(product(density_N3, second_3), product(density_N3, first_3))
-    ends = np.percentile(angles_N, [PERCENTILE, 100 - PERCENTILE])
-    if np.degrees(ends[1] - ends[0]) < LEAST_ANGLE_DEG:
-        raise NoStainsError("it has one stain only")
     found = []
-    for angle in ends:
+    for angle in np.percentile(angles_N, [PERCENTILE, 100 - PERCENTILE]):
         vector_3 = np.maximum(first_3 * np.cos(angle) + second_3 * np.sin(angle), 0)
         found.append(rounded(vector_3 / np.linalg.norm(vector_3)))
     hematoxylin, eosin = sorted(found, reverse=True)  # hematoxylin absorbs more of red
     if angle_deg(hematoxylin, eosin) < LEAST_ANGLE_DEG:
         raise NoStainsError("it has one stain only")
+    spread_3 = np.sqrt(np.maximum(values_3, 0))
+    if spread_3[1] <= LEAST_RATIO * spread_3[0]:
+        raise NoStainsError("its colours are not those of two stains")
     known = PUBLISHED.hematoxylin, PUBLISHED.eosin
     if max(map(angle_deg, (hematoxylin, eosin), known)) > LARGEST_ANGLE_DEG:
         raise NoStainsError("its colours are not those of hematoxylin and eosin")

@@ -216,7 +216,10 @@ def test_a_file_of_several_models_says_what_one_says_and_each_of_its_own(
     about = json.loads(metadata_of(file)["eosin"])
     assert about["tile"] == {"size_px": 128, "overlap_px": 8, "batch": 1}
     assert about["classes"] == {"tumor": 255}
-    assert about["preprocessing"] == {"channels": "RGB", "dtype": "uint8", "divide_by": 255}
+    assert about["preprocessing"] == {
+        **{"channels": "RGB", "dtype": "uint8", "divide_by": 255},
+        "stains": None,
+    }
     assert [member["model"]["depth"] for member in about["members"]] == [2, 1]  # deeper, trained
     members = [read_run(run).load_model("best", Ranks(0, 1, CPU)) for run in (deeper, trained)]
     for found, loaded in zip(about["members"], members, strict=True):

@@ -149,7 +149,10 @@ def test_the_file_says_all_that_is_needed_to_use_it(
     about = json.loads(metadata["eosin"])
     assert about["format"] == 6
     assert about["model"]["width"] == 4
-    assert about["preprocessing"] == {"channels": "RGB", "dtype": "uint8", "divide_by": 255}
+    assert about["preprocessing"] == {
+        **{"channels": "RGB", "dtype": "uint8", "divide_by": 255},
+        "stains": None,
+    }
     assert about["tile"] == {"size_px": 48, "overlap_px": 8, "batch": 1}
     assert about["classes"] == {"tumor": 255}
     assert about["mask_values"] == [255]

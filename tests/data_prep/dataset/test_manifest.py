@@ -21,7 +21,9 @@ from data_prep.dataset.manifest import (
     read_dataset,
     write_dataset,
 )
+from data_prep.images.stains import Stains
 
+STAINS = "hematoxylin 0.6 0.8 0.0 eosin 0.0 0.8 0.6 maxima 2.0 1.5"
 ABOUT = {
     "labels": {"tumor": 1, "lumen": 2},
     "mpp": 0.25,
@@ -35,6 +37,8 @@ ABOUT = {
         "empty": "accept",
         "ignore_value": "none",
         "ignore_px": 5,
+        "stain_norm": "macenko",
+        "stain_reference": STAINS,
     },
 }
 
@@ -100,6 +104,9 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     regex = "(?P<case>.+)-x"
     labels = {"tumor": 1, "lumen": 2}
     assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25, ignore_px=5)
+    stains = {"stain_norm": "macenko", "stain_reference": STAINS}
+    assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25, **stains)
+    assert labelling.stains == Stains((0.6, 0.8, 0), (0, 0.8, 0.6), (2, 1.5))
     assert labelling.empty == "accept"
     assert list(labelling.labels) == ["tumor", "lumen"]
 
@@ -270,6 +277,13 @@ def test_a_case_of_two_splits_is_refused(tmp_path: Path, place: str, message: st
         (lambda a: a["config"].update(split=7), "config.split: expected a valid dictionary"),
         (lambda a: a["config"].update(radius_px=10**9), "radius_px: 1000000000; expected 1 to 64"),
         (lambda a: a["config"].update(uint16_white=-1), "uint16_white: -1; expected at least 1"),
+        (lambda a: a["config"].update(stain_norm="reinhard"), "stain_norm: expected 'none' or"),
+        (lambda a: a["config"].update(stain_reference=7), "stain_reference: expected a valid str"),
+        (lambda a: a["config"].update(stain_reference="a.tif"), "stain_reference: expected 'hema"),
+        (
+            lambda a: a["config"].update(stain_reference=STAINS.replace("2.0", "nan")),
+            "stain_reference: maxima nan 1.5: expected above 0",
+        ),
         (lambda a: a["config"].update(annotations="pickle"), "annotations: 'pickle'; expected one"),
         (lambda a: a["config"].update(note="\x1b]0;x"), "config.note: .*holds a control character"),
         (lambda a: a["config"].pop("annotations"), "annotations: is missing"),
