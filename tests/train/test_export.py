@@ -236,6 +236,11 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
         (lambda about: about.pop("tile"), "tile: is missing"),
         (lambda about: about["data"].pop("cases"), "data.cases: is missing"),
         (lambda about: about["data"].update(case_regex="("), "cannot be used (case_regex=(: "),
+        (
+            lambda about: about["data"].update(stain_norm="macenko", stain_reference="1e400"),
+            "cannot be used (stain_reference: expected 'hematoxylin",
+        ),
+        (lambda about: about["data"].pop("stain_norm"), "data.stain_norm: is missing"),
         (lambda about: about["model"].update(width=8), "weights do not fit"),
         (lambda about: about["model"].update(width="wide"), "model.width: expected a whole number"),
         (lambda about: about["model"].update(attention=True), "attention"),
