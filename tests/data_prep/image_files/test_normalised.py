@@ -10,6 +10,7 @@ import tifffile
 from data_prep.image_files import normalised
 from data_prep.image_files.normalised import open_normalised, sampled, stains_of
 from data_prep.image_files.open_image import open_image
+from data_prep.image_files.tif_image import TifImage
 from data_prep.images.arrays import Box
 from data_prep.images.macenko import Conversion, estimate
 from data_prep.images.rescaling import of_size
@@ -74,6 +75,26 @@ def test_every_kind_of_file_is_looked_at_in_the_same_px(
     for name in KINDS:
         with open_image(save(tmp_path / name, DRAWN)) as image:
             np.testing.assert_array_equal(sampled(image), expected_N3)
+
+
+def test_strips_are_read_once_for_all_parts_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles are read for their part alone."""
+    monkeypatch.setattr(normalised, "WHOLE_PX", 2**18)
+    boxes_read: list[Box] = []
+    read = TifImage.read
+
+    def noting(image: TifImage, box: Box) -> np.ndarray:
+        boxes_read.append(box)
+        return read(image, box)
+
+    monkeypatch.setattr(TifImage, "read", noting)
+    for name, number, width in (("strips.tif", 2, 900), ("tiles.tif", 6, 128)):
+        boxes_read.clear()
+        with open_image(save(tmp_path / name, DRAWN)) as image:
+            sampled(image)
+        assert [(box.width, box.height) for box in boxes_read] == [(width, 128)] * number
 
 
 def test_of_many_px_every_fourth_of_every_fourth_row_is_looked_at(tmp_path: Path) -> None:
