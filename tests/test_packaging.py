@@ -51,6 +51,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     """A fresh environment has whatever the code imports."""
     distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
     distributions["openslide"] = "openslide-python"
+    distributions["huggingface_hub"] = "huggingface-hub"
     distributions["segmentation_models_pytorch"] = "segmentation-models-pytorch"
     extras = PROJECT["optional-dependencies"]
     entries = PROJECT["dependencies"] + extras["onnx"] + extras["slides"] + extras["sweep"]

@@ -103,9 +103,8 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     labelling = dataset.description.labelling
     regex = "(?P<case>.+)-x"
     labels = {"tumor": 1, "lumen": 2}
-    assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25, ignore_px=5)
-    stains = {"stain_norm": "macenko", "stain_reference": STAINS}
-    assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25, **stains)
+    others = {"ignore_px": 5, "stain_norm": "macenko", "stain_reference": STAINS}
+    assert labelling == Labelling(labels, 12, 4095, regex, "csv", mpp=0.25, **others)
     assert labelling.stains == Stains((0.6, 0.8, 0), (0, 0.8, 0.6), (2, 1.5))
     assert labelling.empty == "accept"
     assert list(labelling.labels) == ["tumor", "lumen"]
