@@ -6,7 +6,9 @@ import pytest
 
 from data_prep.cases.names import DEFAULT_REGEX, EACH
 from data_prep.dataset.description import Description, Labelling
-from train.exchange.origin import Origin, origins_in, trained_among
+from model import ModelConfig
+from train.config import TrainConfig
+from train.exchange.origin import Origin, beginning_in, origins_in, trained_among
 
 ORIGIN = Origin("first", "best", 8, "ab", ["Case_3", "Case_10"], ["Case_4"], DEFAULT_REGEX)
 
@@ -66,3 +68,23 @@ def test_each_case_is_told_with_the_nearest_origin_that_has_seen_it() -> None:
 def test_what_is_no_origin_is_refused(changes: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         origins_in([dataclasses.asdict(ORIGIN) | changes])
+
+
+def test_weights_of_an_encoder_are_recorded_where_settings_name_some_and_only_there() -> None:
+    """A model of init= may have an encoder that began with some, or none."""
+    named = TrainConfig(model=ModelConfig(name="smp", weights="imagenet"))
+    source = {"encoder": "a", "source": "b", "revision": "", "sha256": "c", "licence": "mit"}
+    origin = dataclasses.asdict(ORIGIN)
+    for config, origins, encoder in (
+        (named, [], source),
+        (TrainConfig(), [], None),
+        (TrainConfig(init="a"), [origin], source),
+        (TrainConfig(init="a"), [origin], None),
+    ):
+        _, found = beginning_in(config, origins, encoder)
+        assert (dataclasses.asdict(found) if found else None) == encoder
+    for config, encoder in ((named, None), (TrainConfig(), source)):
+        with pytest.raises(ValueError, match="encoder: .* of a run with model.weights="):
+            beginning_in(config, [], encoder)
+    with pytest.raises(ValueError, match="control character"):
+        beginning_in(named, [], source | {"licence": "a\x1b[2J"})

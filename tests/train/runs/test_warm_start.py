@@ -280,7 +280,7 @@ class TestGuard:
         run = Path(shutil.copytree(request.getfixturevalue(name), tmp_path / "run"))
         kept = request.getfixturevalue("second") / "init.json"
         origins = [] if name == "second" else json.loads(kept.read_text())["origins"]
-        content = {"origins": origins, "made_anew": []}
+        content = {"origins": origins, "made_anew": [], "encoder": None}
         (run / "init.json").write_text(json.dumps({**content, "sha256": json_sha256(content)}))
         outcome = cli(show.main, f"run={run}")
         assert outcome.code == 1
