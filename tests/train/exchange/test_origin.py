@@ -84,7 +84,7 @@ def test_weights_of_an_encoder_are_recorded_where_settings_name_some_and_only_th
         _, found = beginning_in(config, origins, encoder)
         assert (dataclasses.asdict(found) if found else None) == encoder
     for config, encoder in ((named, None), (TrainConfig(), source)):
-        with pytest.raises(ValueError, match="encoder: .* of a run with model.weights="):
+        with pytest.raises(ValueError, match=r"encoder: .* of a run with model\.weights="):
             beginning_in(config, [], encoder)
     with pytest.raises(ValueError, match="control character"):
         beginning_in(named, [], source | {"licence": "a\x1b[2J"})
