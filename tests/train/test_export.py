@@ -247,9 +247,11 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
         (lambda about: about["model"].update(depth=0), "model.depth=0"),
         (lambda about: about.update(training=None), "cannot be used"),
         (lambda about: about.pop("origins"), "origins: is missing"),
+        (lambda about: about.pop("encoder"), "encoder: is missing"),
+        (lambda about: about.update(encoder={"source": "a"}), "encoder: is missing"),
         (lambda about: about["data"]["cases"].pop("val"), "expected train, val, test"),
         (lambda about: about["data"]["cases"]["val"].append("Case_1"), "'Case_1' is listed twice"),
-        (lambda about: about["training"].update(init="first"), "with 0 origins"),
+        (lambda about: about["training"].update(init="first"), "0 origins, of a run with init="),
         (lambda about: about.update(origins=[{"source": "first"}]), "checkpoint: is missing"),
     ],
 )
