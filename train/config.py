@@ -129,6 +129,9 @@ class TrainConfig:
     """Momentum of optimizer=sgd, 0 (none) to below 1 (no unit); nnU-Net takes 0.99."""
     lr: float = 1e-3
     """Learning rate (no unit)."""
+    encoder_lr_factor: float = 1.0
+    """Factor of the learning rate for the encoder (no unit): below 1, what it begins with changes
+    more slowly than the rest of the network."""
     lr_scale: Literal["none", "sqrt", "linear"] = "none"
     """How lr follows the batch. none: not at all; sqrt: times the square root of batch_size / 8
     (Krizhevsky 2014, arXiv:1404.5997); linear: times batch_size / 8 (Goyal et al. 2017,
@@ -243,7 +246,7 @@ class TrainConfig:
         """Raise ValueError for numbers with which no step can be made."""
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr}: must be above 0, and finite")
-        for key in ("weight_decay", "clip_norm"):
+        for key in ("encoder_lr_factor", "weight_decay", "clip_norm"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least 0, and finite")
         for key in ("momentum", "ema"):

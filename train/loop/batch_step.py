@@ -18,7 +18,7 @@ from train.crops.loader import Microbatch
 from train.crops.microbatches import mask_to_target, valid_pixels
 from train.loop.curves import Interval
 from train.loop.losses import Valid, segmentation_loss
-from train.loop.optimizer import clip_gradient, move_average
+from train.loop.optimizer import clip_gradient, move_average, set_learning_rate
 from train.ranks.distributed import Ranks
 from train.ranks.gradients import TreeGradients, sum_over_microbatches
 from train.ranks.tree import portions
@@ -122,8 +122,7 @@ class BatchStep:
     def update(self, learning_rate: float) -> None:
         """Update the weights, the running statistics and the average of both. Collective."""
         state, config = self.state, self.config
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(state.optimizer, learning_rate)
         if self.is_encoder_frozen:
             self.encoder.zero_grad()  # without a gradient, the optimizer passes a parameter over
         if config.clip_norm:

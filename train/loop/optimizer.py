@@ -3,33 +3,47 @@
 To add an optimizer, change this file, and `optimizer` in train/config.py.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from model.build import ENCODER
 from train.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Build the optimizer, with the state for every parameter that checkpoints hold, before any
     step."""
-    parameters = list(model.parameters())
-    optimizer = new_optimizer(parameters, config)
-    for parameter in parameters:
+    encoder = dict.fromkeys(model.get_submodule(ENCODER).parameters())
+    others = [parameter for parameter in model.parameters() if parameter not in encoder]
+    groups = [
+        {"params": others, "lr_factor": 1.0},
+        {"params": [*encoder], "lr_factor": config.encoder_lr_factor},
+    ]
+    optimizer = new_optimizer(groups, config)
+    for parameter in model.parameters():
         optimizer.state[parameter] = state_before_the_first_step(parameter, config.optimizer)
     return optimizer
 
 
-def new_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the rate of each group: times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_factor"]
+
+
+def new_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
     """Build the optimizer without a state. The kernels of fused=True compute each value of a weight
     by itself, so there is no order that bits could depend on."""
     rate, decay = config.lr, config.weight_decay
     if config.optimizer == "sgd":
         momentum = config.momentum
         return torch.optim.SGD(
-            parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+            groups, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind(parameters, lr=rate, weight_decay=decay, fused=True)
+    return kind(groups, lr=rate, weight_decay=decay, fused=True)
 
 
 def state_before_the_first_step(parameter: Tensor, optimizer: str) -> dict[str, Tensor]:

@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 from train.config import TrainConfig
-from train.loop.optimizer import build_optimizer, clip_gradient, move_average
+from train.loop.optimizer import (
+    build_optimizer,
+    clip_gradient,
+    move_average,
+    set_learning_rate,
+)
 
 RATE, DECAY, MOMENTUM = 0.1, 0.3, 0.8
 Floats = np.ndarray
@@ -21,6 +26,14 @@ def gradients(seed: int = 0) -> list[list[Floats]]:
     return [[rng.normal(size=(2, 3)), rng.normal(size=2)] for _ in range(3)]
 
 
+def two_layers() -> nn.Module:
+    """An encoder of a weight alone, and a head of a bias alone; in the order of `gradients`."""
+    model = nn.Module()
+    model.encoder, model.head = nn.Linear(3, 2, bias=False), nn.Module()
+    model.head.bias = nn.Parameter(torch.zeros(2))
+    return model
+
+
 def values_of(model: nn.Module) -> list[Floats]:
     return [parameter.detach().double().numpy().copy() for parameter in model.parameters()]
 
@@ -30,28 +43,28 @@ def give(model: nn.Module, of_step: list[Floats]) -> None:
         parameter.grad = torch.tensor(gradient, dtype=torch.float32)
 
 
-def adam(weight: Floats, steps: list[Floats], *, decoupled: bool) -> Floats:
+def adam(weight: Floats, steps: list[Floats], rate: float, *, decoupled: bool) -> Floats:
     """Kingma & Ba 2015, algorithm 1; decoupled: Loshchilov & Hutter 2019, algorithm 2."""
     first, second = np.zeros_like(weight), np.zeros_like(weight)
     for number, gradient in enumerate(steps, 1):
         if decoupled:
-            weight = weight - RATE * DECAY * weight
+            weight = weight - rate * DECAY * weight
         else:
             gradient = gradient + DECAY * weight
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         corrected = np.sqrt(second / (1 - 0.999**number)) + 1e-8
-        weight = weight - RATE * first / (1 - 0.9**number) / corrected
+        weight = weight - rate * first / (1 - 0.9**number) / corrected
     return weight
 
 
-def sgd(weight: Floats, steps: list[Floats], momentum: float) -> Floats:
+def sgd(weight: Floats, steps: list[Floats], rate: float, momentum: float) -> Floats:
     """With the L2 penalty, and one look ahead along the velocity (Nesterov)."""
     velocity = np.zeros_like(weight)
     for gradient in steps:
         gradient = gradient + DECAY * weight
         velocity = momentum * velocity + gradient
-        weight = weight - RATE * (gradient + momentum * velocity)
+        weight = weight - rate * (gradient + momentum * velocity)
     return weight
 
 
@@ -67,22 +80,27 @@ def sgd(weight: Floats, steps: list[Floats], momentum: float) -> Floats:
 def test_steps_are_those_of_the_formulas(
     settings: dict[str, Any], formula: Callable[..., Floats]
 ) -> None:
+    """The encoder's rate is a quarter of the others', and both follow the schedule."""
     torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    optimizer = build_optimizer(model, TrainConfig(lr=RATE, weight_decay=DECAY, **settings))
+    model = two_layers()
+    config = TrainConfig(lr=9, encoder_lr_factor=0.25, weight_decay=DECAY, **settings)
+    optimizer = build_optimizer(model, config)
     before = values_of(model)
     for of_step in gradients():
+        set_learning_rate(optimizer, RATE)
         give(model, of_step)
         optimizer.step()
+    rates = 0.25 * RATE, RATE
     for number, (weight, now) in enumerate(zip(before, values_of(model), strict=True)):
         steps = [of_step[number] for of_step in gradients()]
-        np.testing.assert_allclose(now, formula(weight, steps), rtol=1e-5, atol=1e-6)
+        expected = formula(weight, steps, rates[number])
+        np.testing.assert_allclose(now, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_the_state_that_checkpoints_hold_is_there_before_the_first_step(name: str) -> None:
     """Of the names that steps leave, in tensors that steps change in place."""
-    model = nn.Linear(3, 2)
+    model = two_layers()
     optimizer = build_optimizer(model, TrainConfig(optimizer=name))
     before = {each: dict(optimizer.state[each]) for each in model.parameters()}
     assert all(before.values())
