@@ -1,7 +1,7 @@
 """The training of each run that is asked for: one, folds, or the trials of a sweep."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from launch.several.members import (
 from launch.stages import Request, free_name, stage_arguments, with_pipelines_read
 from launch.sweeps.journal import check_optuna
 from launch.sweeps.plan import Plan
+from model import ModelConfig
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
 from train.loop.batch import BATCH_KEYS
@@ -149,6 +150,7 @@ def check_trainings(
     if trainings[0].is_compared:
         check_compared((trainings[0].tried or trainings)[0], request, argv, preparation, dataset)
     told: dict[str, None] = {}
+    check_networks(config.model for config in tried_configs(trainings))
     for training in trainings[0].tried or trainings:  # trials of a study are alike by now
         with training.member.naming():
             own = request.of(training.member)
@@ -160,6 +162,15 @@ def check_trainings(
             told |= dict.fromkeys(check_beginning(own, training.config, argv, preparation))
     for line in told:
         print(line, file=sys.stderr)
+
+
+def check_networks(models: Iterable[ModelConfig]) -> None:
+    """Raise UserError for a network that cannot be built."""
+    for model in dict.fromkeys(models):
+        if model.name != "unet":
+            from model.library import check_network  # it takes seconds
+
+            check_network(model, max(model.least_crops, 2))
 
 
 def folds_trained(training: Training, first: Training, dataset: Dataset) -> Iterator[Fold]:

@@ -9,7 +9,6 @@ not fetched again. HF_ENDPOINT names a mirror of the hub, HTTPS_PROXY a proxy, H
 """
 
 import dataclasses
-import difflib
 import json
 import re
 import shutil
@@ -128,14 +127,9 @@ def fetch(encoder: str, cache: Path | None = None) -> tuple[bool, Fetched]:
 def place_of(encoder: str) -> Place:
     """Return where the libraries say that an encoder's weights are. Raises UserError if they know
     no such encoder, or no weights of it."""
-    from model.library import TIMM, known_encoders, library
+    from model.library import TIMM, check_encoder, library
 
-    if encoder not in (known := known_encoders()):
-        near = difflib.get_close_matches(encoder, known, n=3) or ["resnet34", "mit_b0"]
-        raise UsageError(
-            f"encoder={encoder}: no such encoder; did you mean {', '.join(near)}? There are those"
-            f" of segmentation-models-pytorch, and {TIMM}NAME for NAME of timm"
-        )
+    check_encoder(encoder, "encoder")
     if encoder.startswith(TIMM):
         return place_of_timm(encoder, encoder.removeprefix(TIMM))
     settings = library().encoders.encoders[encoder]["pretrained_settings"] or {}

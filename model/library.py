@@ -11,6 +11,7 @@ as they did: training seeds it for each microbatch.
 import difflib
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -51,7 +52,8 @@ class LibraryNetwork(nn.Module):
         self.dropout = nn.Dropout2d(config.dropout)
         self.stride = config.downsample * self.encoder.output_stride
         put_own_layers(self, config.encoder)
-        remove_unused(self, 2 * self.stride)
+        with unsuitable(config):
+            remove_unused(self, 2 * self.stride)
         with torch.no_grad():
             # the pixels of a block start with equal weights, as in model.unet
             for values in self.head.parameters():
@@ -99,37 +101,64 @@ def version_of(package: str) -> str:
 def create(config: ModelConfig, num_channels: int) -> Any:
     """Build the library's network with random weights. Raises UsageError for one that it lacks."""
     attention = {} if config.attention == "none" else {"decoder_attention_type": config.attention}
-    with warnings.catch_warnings():
+    check_encoder(config.encoder)
+    with unsuitable(config), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old names of encoders
-        try:
-            return library().create_model(
-                config.arch, config.encoder, None, classes=num_channels, **attention
-            )
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise unsuitable(config, error) from None
+        return library().create_model(
+            config.arch, config.encoder, None, classes=num_channels, **attention
+        )
 
 
-def unsuitable(config: ModelConfig, error: Exception) -> UsageError:
-    """Return the error for an encoder that is unknown, or that an architecture cannot use."""
-    name = config.encoder
-    known = known_encoders()
-    if name in known:
-        reason = str(error).partition("\n")[0]
-        return UsageError(f"model.encoder={name}: not with model.arch={config.arch} ({reason})")
-    near = difflib.get_close_matches(name, known, n=3) or ["resnet34", "mit_b0"]
-    return UsageError(
-        f"model.encoder={name}: unknown; did you mean {', '.join(near)}? Allowed are the library's"
-        f" {len(library().encoders.encoders)} encoders, and {TIMM}NAME for each network of timm"
-    )
-
-
-def known_encoders() -> list[str]:
-    """Return the names of all encoders."""
+def check_encoder(name: str, key: str = "model.encoder") -> None:
+    """Raise UsageError for a name that neither the library nor timm lists; timm would take some of
+    them for addresses. `key`: of the setting that names it."""
+    encoders = library().encoders.encoders
     import timm
 
-    names = {name for listed in timm.list_models() for name in (listed,)}
-    names |= {*timm.list_pretrained()}
-    return [*library().encoders.encoders, *(TIMM + name for name in sorted(names))]
+    names = [*timm.list_models(), *timm.list_pretrained()]
+    known = [*encoders, *(TIMM + name for name in names)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or ["resnet34", "mit_b0"]
+        raise UsageError(
+            f"{key}={name}: unknown; did you mean {', '.join(near)}? Allowed are the library's"
+            f" {len(encoders)} encoders, and {TIMM}NAME for each network of timm"
+        )
+
+
+@contextmanager
+def unsuitable(config: ModelConfig) -> Iterator[None]:
+    """Raise UsageError where an encoder does not fit an architecture, or images of any size: the
+    libraries raise what they like."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UsageError(
+            f"model.encoder={config.encoder}: not with model.arch={config.arch} and images of any"
+            f" size ({reason}); choose another encoder, as resnet34"
+        ) from None
+
+
+def check_network(config: ModelConfig, crops: int) -> None:
+    """Raise UserError for a network that cannot be trained on microbatches of so many crops.
+
+    Our own U-Net can be trained on any. The others are tried on the smallest image.
+    """
+    if config.name == "unet":
+        return
+    network = LibraryNetwork(config, 1)
+    image_BCHW = torch.zeros(min(crops, 2), 3, 2 * network.stride, 2 * network.stride)
+    try:
+        with torch.no_grad():
+            network(image_BCHW)
+    except ValueError:  # of a normalisation of one value
+        raise UsageError(
+            f"model.arch={config.arch} model.encoder={config.encoder}: normalises the mean of each"
+            f" crop over the crops of a microbatch, and there is {crops}; give a batch_size= of at"
+            " least twice microbatches="
+        ) from None
 
 
 def normalisation_of(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

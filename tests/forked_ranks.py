@@ -40,8 +40,9 @@ class ForkedRanks:
         world_size: int,
         log: Path,
         given: Callable[[int], Sequence[Any]] = lambda rank: (),
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self.world_size, self.log = world_size, log
+        self.world_size, self.log, self.timeout_s = world_size, log, timeout_s
         self.log.write_text("")
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.pids = [
@@ -88,7 +89,7 @@ class ForkedRanks:
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until something holds, or all ranks have ended."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + self.timeout_s
         while self.is_alive and not condition():
             self.check(deadline)
             time.sleep(0.002)
@@ -99,7 +100,7 @@ class ForkedRanks:
         When one has failed, the others have `patience_s` to end by themselves before they are
         ended, as torchrun ends them.
         """
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + self.timeout_s
         while not any(codes := self.codes) and None in codes:
             self.check(deadline)
             time.sleep(0.002)
@@ -116,7 +117,7 @@ class ForkedRanks:
         if time.monotonic() > deadline:
             for rank in range(self.world_size):
                 self.send(rank, signal.SIGKILL)
-            raise Lost(f"hung for {TIMEOUT_S:.0f} s:\n{self.output}")
+            raise Lost(f"hung for {self.timeout_s:.0f} s:\n{self.output}")
 
     def finish(self) -> str:
         """Wait for the end of ranks that nothing disturbs; returns what they printed."""

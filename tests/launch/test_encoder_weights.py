@@ -45,6 +45,13 @@ def test_a_dry_run_fetches_nothing_and_says_what_it_would(
     assert not (prepared / "cache").exists()
 
 
+def test_an_unknown_encoder_is_refused_before_anything_is_queued(prepared: Path, cli: Cli) -> None:
+    done = cli(submit, "--dry-run", "--stages", "train", *SMP, "model.encoder=resnet43")
+    assert done.code == EXIT_USAGE
+    assert "model.encoder=resnet43: unknown; did you mean resnet34" in done.err
+    assert not Path("runs").exists()
+
+
 def test_a_file_becomes_a_whole_path_and_must_be_there(prepared: Path, cli: Cli) -> None:
     given = ("--dry-run", "--stages", "train", *SMP, "run=runs/a", "model.weights=own.pth")
     done = cli(submit, *given)

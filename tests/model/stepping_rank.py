@@ -37,7 +37,7 @@ def weights_after_steps(network: ModelConfig, ranks: Ranks) -> str:
     )
     precision = Precision(torch.device("cpu"), "off", "contiguous")
     state = build_state(config, 1, precision)
-    step = BatchStep(state, config, precision, [255], ranks)
+    step = BatchStep(state, config, precision, [255], False, ranks)
     for _ in range(NUM_STEPS):
         microbatches = noise(state.progress.step, ranks)
         step.compute_gradients(

@@ -148,7 +148,7 @@ def test_what_is_there_is_not_fetched_again(fetched: Fetching) -> None:
         ("tu-resnet50", 1, "only to accounts that have accepted its terms"),
         ("tu-resnet26", 1, "arrived with another sha256"),
         ("resnet34", 1, "no such repository at 7a57b34f"),
-        ("resnet3", 2, "encoder=resnet3: no such encoder; did you mean resnet34"),
+        ("resnet3", 2, "encoder=resnet3: unknown; did you mean resnet34"),
         ("dpn92", 2, "no ImageNet weights (segmentation-models-pytorch names none)"),
     ],
 )

@@ -59,11 +59,12 @@ def test_a_file_keeps_the_network(name: str, tmp_path: Path) -> None:
     assert onnx_model.check(content, model, onnx_model.random_images()) < 1e-4
 
 
+@pytest.mark.timeout(800)
 def test_every_network_has_the_same_bits_on_1_2_and_4_ranks(tmp_path: Path) -> None:
     """Dropout, stochastic depth and batch normalisation included."""
     command = "tests.model.stepping_rank"
     outputs = [
-        ForkedRanks(command, [*NETWORKS], number, tmp_path / str(number)).finish()
+        ForkedRanks(command, [*NETWORKS], number, tmp_path / str(number), timeout_s=250).finish()
         for number in (1, 2, 4)
     ]
     lines = [
@@ -159,6 +160,9 @@ def test_dropout_and_stochastic_depth_act_in_training_alone() -> None:
             "model.encoder=mit_b0: not with model.arch=Link",
         ),
         ({"encoder": "tu-vit_base_patch16_224"}, "not with model.arch=Unet"),
+        ({"encoder": "tu-swin_tiny_patch4_window7_224"}, "images of any size .Input height"),
+        ({"encoder": "tu-botnet26t_256"}, "not with model.arch=Unet and images of any size"),
+        ({"encoder": "tu-hf-hub:timm/resnet18.a1_in1k"}, "unknown; did you mean tu-resnet18.a1"),
     ],
 )
 def test_an_encoder_that_cannot_be_is_refused(settings: dict[str, str], named: str) -> None:

@@ -149,6 +149,32 @@ def test_a_wrong_command_line_is_refused_in_a_line(
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.encoder=resnet43"], "model.encoder=resnet43: unknown; did you mean resnet34"),
+        (["model.encoder=tu-botnet26t_256"], "not with model.arch=Unet and images of any size"),
+        (
+            ["model.arch=DeepLabV3Plus", "batch_size=2", "microbatches=2"],
+            "microbatches=2: model.arch=DeepLabV3Plus needs at least 2 crops in each",
+        ),
+        (
+            ["model.encoder=tu-skresnet18", "batch_size=2", "microbatches=2"],
+            "of a microbatch, and there is 1; give a batch_size= of at least twice microbatches=",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused_before_there_is_a_run(
+    settings: list[str], message: str, prepared: Dataset, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    given = (f"data={prepared.folder}", f"run={run}", "model.name=smp", "crop.size_px=32")
+    outcome = cli(train_main.main, *given, *settings)
+    assert outcome.code == 2
+    assert message in outcome.err.splitlines()[0]
+    assert not run.exists()
+
+
 def test_a_run_folder_that_is_a_file_is_refused(
     prepared: Dataset, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

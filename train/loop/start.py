@@ -10,6 +10,7 @@ from common import command_line
 from common.command_line import UsageError
 from common.stop_request import StopRequest
 from data_prep.dataset.manifest import Dataset, read_dataset
+from model.library import check_network
 from train.config import PRESETS, TrainConfig
 from train.crops.fitting import check_fitting
 from train.loop import compiler
@@ -36,6 +37,9 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
         begun = ranks.first_does(lambda: begun_config(config.run))
         config = batch_for_ranks(config, settings, ranks, begun)
         check_fitting(config, dataset)
+        if not begun:
+            crops = config.batch.size // config.batch.num_microbatches
+            ranks.first_does(lambda: check_network(config.model, crops))
         if not config.run:
             config = replace(config, run=str(ranks.first_does(new_run)))
         folder = Path(config.run)
