@@ -29,6 +29,13 @@ def name_in(error: BaseException | None, path: Path) -> None:
         error.filename = str(path)
 
 
+def whole_path(path: str | Path) -> Path:
+    """Return a path from the root. Links to folders are followed; a file keeps its name, which says
+    what it is: in the hub's cache links name files that are named by their hash."""
+    path = Path(path)
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+
+
 def new_temporary(folder: Path) -> Path:
     """Return an unused path in a folder."""
     return folder / f".{secrets.token_hex(8)}.tmp"

@@ -76,6 +76,12 @@ def names_file(weights: str) -> bool:
     return weights not in (NONE, IMAGENET)
 
 
+def without_folder(weights: str) -> str:
+    """Return a value of model.weights= without where its file is: ./NAME, which names a file
+    whatever its name is."""
+    return f"./{Path(weights).name}" if names_file(weights) else weights
+
+
 def cache_folder() -> Path:
     """Return the cache of this user on this machine."""
     if named := os.environ.get(CACHE):

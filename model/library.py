@@ -27,6 +27,14 @@ from model.layers import MicrobatchNorm2d
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB, 0 to 1
 TIMM = "tu-"
 """How the library's names of timm's encoders begin."""
+IN_TIMM = {
+    "dpn": "dpn68",
+    "inception": "inception_v4",
+    "timm-tf_efficientnet_lite": "tf_efficientnet_lite0",
+    "xception": "legacy_xception",
+}
+"""How names of the library's own encoders begin that were trained on images of another mean than
+ImageNet's, and a network of timm that was trained on the same ones."""
 
 
 class LibraryNetwork(nn.Module):
@@ -163,10 +171,13 @@ def check_network(config: ModelConfig, crops: int) -> None:
 
 def normalisation_of(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of R, G and B, 0 to 1, of the images that an encoder was
-    trained on: what timm says for its own, else ImageNet's."""
+    trained on: what timm says, else ImageNet's. The library's own encoders say so on the hub alone.
+    """
     import timm
 
-    about = timm.get_pretrained_cfg(encoder.removeprefix(TIMM)) if TIMM in encoder else None
+    same = [network for start, network in IN_TIMM.items() if encoder.startswith(start)]
+    known = [encoder.removeprefix(TIMM)] if encoder.startswith(TIMM) else same
+    about = timm.get_pretrained_cfg(known[0]) if known else None
     return (about.mean, about.std) if about else (IMAGENET_MEAN, IMAGENET_STD)
 
 

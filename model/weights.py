@@ -129,20 +129,30 @@ def read_file(config: ModelConfig) -> tuple[State, EncoderSource]:
                 )
             licence = UNPRINTABLE.sub("", metadata.get("license", ""))
         else:
-            given = tensors_in(torch.load(io.BytesIO(content), "cpu", weights_only=True))
+            given = tensors_in(read_torch(content))
     except UsageError:
         raise
     except OSError as error:
         raise unreadable(path, error.strerror or str(error)) from None
-    except Exception as error:  # torch raises what it likes for a file that is none of its own
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise unreadable(path, lines[0] if lines else type(error).__name__) from None
+    except Exception as error:  # the libraries raise what they like for files of strangers
+        raise unreadable(path, str(error).partition("\n")[0] or type(error).__name__) from None
     sha256 = hashlib.sha256(content).hexdigest()
     about = (config.encoder, path.name, "", sha256, licence or NOT_STATED)
     return given, EncoderSource(*about)
 
 
-def unreadable(path: Path, reason: str) -> UsageError:
+def read_torch(content: bytes) -> Any:
+    """Read a file of torch.save. Raises ValueError if it is none, or holds more than tensors."""
+    try:
+        with quiet():
+            return torch.load(io.BytesIO(content), "cpu", weights_only=True)
+    except Exception:  # of any type; their texts advise to run the code that is in the file
+        raise ValueError(
+            "not a file of torch.save, damaged, or it holds more than tensors"
+        ) from None
+
+
+def unreadable(path: str | Path, reason: str) -> UsageError:
     """Return the error for a file that is no state dict."""
     return UsageError(
         f"model.weights={path}: cannot be read ({reason}); give none, {IMAGENET}, a {SAFETENSORS}"
@@ -190,7 +200,7 @@ def fitted(config: ModelConfig, encoder: nn.Module, given: Mapping[str, Tensor])
         for load in loads:
             unfit = what_lacks(load, tensors, names)
             if unfit == ([], []):
-                return finite(config, load(tensors))
+                return loaded(config, load, tensors)
             best = min(best, unfit, key=lambda one: one.number)
     parts = [
         f"{verb} {len(listed)} ({named(listed)})"
@@ -264,8 +274,15 @@ def without_prefixes(tensors: Mapping[str, Tensor], most: int = 4) -> Iterator[S
             yield from without_prefixes(below, most - 1)
 
 
-def finite(config: ModelConfig, state: State) -> State:
-    """Return weights as they are. Raises UsageError if they are not finite."""
+def loaded(config: ModelConfig, load: Load, tensors: State) -> State:
+    """Return the state of an encoder with these tensors, which have its names and shapes. Raises
+    UsageError if they hold no values, or such as are not finite."""
+    try:
+        state = load(tensors)
+    except Exception:  # code of the libraries, over tensors of strangers
+        raise unreadable(
+            config.weights, "some of its tensors are sparse, or without values"
+        ) from None
     for name, value in state.items():
         if not value.isfinite().all():
             raise UsageError(f"model.weights={config.weights}: {name} is not finite; damaged?")
@@ -274,7 +291,7 @@ def finite(config: ModelConfig, state: State) -> State:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While this context lasts, timm does not tell which tensors it passes over."""
+    """While this context lasts, the libraries do not tell what they think of tensors."""
     log = logging.getLogger("timm")
     before = log.level
     log.setLevel(logging.ERROR)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from common.files import whole_path
 from data_prep.config import PREPARED
 from data_prep.dataset.folds import Fold
 from model import ModelConfig
@@ -288,7 +289,7 @@ def whole_paths(config: TrainConfig) -> dict[str, str]:
     given = {"init": config.init} if config.init else {}
     if names_file(config.model.weights):
         given["model.weights"] = config.model.weights
-    return {key: str(Path(path).resolve()) for key, path in given.items()}
+    return {key: str(whole_path(path)) for key, path in given.items()}
 
 
 def with_whole_paths(config: TrainConfig) -> TrainConfig:

@@ -15,11 +15,11 @@ import shlex
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import command_line
 from common.command_line import UsageError, split_argument
+from common.files import whole_path
 from common.settings import field_type
 from model.encoder_cache import names_file
 from train.config import HARMLESS_KEYS, PRESETS, TrainConfig
@@ -214,13 +214,13 @@ def choices(key: str, parts: Sequence[str]) -> Choices:
             )
         same[as_compared] = part
     if key in PATHS:
-        return Choices(tuple(map(whole_path, parts)))
+        return Choices(tuple(map(with_whole_path, parts)))
     return Choices(tuple(parts))
 
 
-def whole_path(value: str) -> str:
+def with_whole_path(value: str) -> str:
     """Return the whole path of a file that one of PATHS names; what names none as it is."""
-    return str(Path(value).resolve()) if value and names_file(value) else value
+    return str(whole_path(value)) if value and names_file(value) else value
 
 
 def distribution(key: str, name: str, inner: str) -> Values:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.command_line import UsageError
 from model import ModelConfig, build_model
-from model.library import LibraryNetwork
+from model.library import LibraryNetwork, normalisation_of
 from tests.forked_ranks import ForkedRanks
 from tests.model.networks import LOCAL, NETWORKS
 from train.exchange import exported_model, onnx_model
@@ -129,6 +129,15 @@ def test_input_is_normalised_as_the_encoder_was_trained() -> None:
         expected = torch.stack([(pooled[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
         assert torch.allclose(seen[0], expected, atol=1e-6)
         assert {"mean", "std"} <= model.state_dict().keys()  # a model that is handed on keeps them
+
+
+@pytest.mark.parametrize("name", ["inceptionv4", "xception", "timm-tf_efficientnet_lite3", "dpn92"])
+def test_the_librarys_own_encoders_have_their_own_normalisation(name: str) -> None:
+    """As published: the DPNs subtracted (124, 117, 104) and multiplied by 0.0167, of 0 to 255."""
+    mean, std = normalisation_of(name)
+    is_dpn = name.startswith("dpn")
+    assert mean == pytest.approx([124 / 255, 117 / 255, 104 / 255] if is_dpn else [0.5] * 3)
+    assert std == pytest.approx([1 / 0.0167 / 255 if is_dpn else 0.5] * 3)
 
 
 @pytest.mark.parametrize("downsample", [2, 4])

@@ -210,7 +210,9 @@ def test_files_of_others_run_nothing_and_are_no_more_than_they_are(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(resnet18 | {"code": Code()}, "code.pth")
-    assert "cannot be read" in refused("resnet18", "code.pth")
+    told = refused("resnet18", "code.pth")
+    assert "(not a file of torch.save, damaged, or it holds more than tensors)" in told
+    assert "weights_only" not in told, "torch's own words advise to run the file's code"
     assert not Path("ran").exists()
     torch.save([1, 2], "list.pth")
     assert "it holds a list, not tensors by name" in refused("resnet18", "list.pth")
@@ -219,6 +221,9 @@ def test_files_of_others_run_nothing_and_are_no_more_than_they_are(
     huge = torch.ones(1).expand(2**50)  # a petabyte, if it were taken at its word
     torch.save(resnet18 | {"conv1.weight": huge}, "huge.pth")
     assert "has in another shape 1 (conv1.weight)" in refused("resnet18", "huge.pth")
+    for value in (torch.ones(64).to_sparse(), torch.ones(64, device="meta")):
+        torch.save(resnet18 | {"bn1.bias": value}, "strange.pth")
+        assert "tensors are sparse, or without values" in refused("resnet18", "strange.pth")
     Path("empty.safetensors").touch()
     Path("text.pth").write_text("no weights\n")
     for file in ("empty.safetensors", "text.pth"):

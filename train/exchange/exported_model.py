@@ -28,7 +28,7 @@ from common.command_line import UsageError, UserError
 from common.schema import checked, json_sha256, require_printable, short, validated
 from data_prep.dataset.description import Description, check_splits, labelling_of
 from data_prep.images.masks import channel_values
-from model.encoder_cache import EncoderSource
+from model.encoder_cache import EncoderSource, without_folder
 from train.checkpoints.digests import model_sha256, tensors_sha256
 from train.config import TileConfig, TrainConfig
 from train.exchange.config import SAFETENSORS
@@ -145,7 +145,7 @@ def describe(
     # JSON has no infinity, which save_every_s and log_every_s may be
     training = {key: "inf" if value == math.inf else value for key, value in training.items()}
     network, tile = training.pop("model"), training.pop("tile")
-    network["weights"] = Path(network["weights"]).name  # no path of this machine goes out
+    network["weights"] = without_folder(network["weights"])  # no path of this machine goes out
     labelling = data.labelling
     about = {
         "format": FORMAT,

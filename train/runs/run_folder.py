@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from common.command_line import UsageError
+from common.files import whole_path
 from data_prep.dataset.description import DATASET, Description, read_description
 from data_prep.images.masks import channel_values
 from model import build_model
@@ -200,5 +201,5 @@ def read_run_folder(path: Path) -> RunFolder:
 
 def name_of(path: Path) -> str:
     """Return the name of a run, with that of its folder if it is one of several there."""
-    whole = path.resolve()
+    whole = whole_path(path)
     return "/".join(whole.parts[-2:]) if NAME.fullmatch(whole.name) else whole.name

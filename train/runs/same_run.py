@@ -7,11 +7,15 @@ from typing import Any
 
 from common.schema import json_sha256
 from data_prep.dataset.description import DATASET, Description, read_description
+from model.encoder_cache import without_folder
 from train.checkpoints.published import published_checkpoints
 from train.config import AUTO, FIXED_KEYS, HARMLESS_KEYS, TrainConfig, with_whole_paths
 from train.runs.newest import CHECKPOINTS, OTHER_VERSION, read_config
 from train.runs.same_data import OtherRunError, as_typed, differences, flat
-from train.runs.warm_start import is_moved
+from train.runs.warm_start import are_weights_moved, is_moved
+
+MOVED = {"init": is_moved, "model.weights": are_weights_moved}
+"""What tells whether a key names what the run began with, in another place."""
 
 
 def check_same_run(
@@ -38,7 +42,7 @@ def check_same_run(
     if "crop.pipeline" in changed:
         named = "crop.pipeline" if pipeline.startswith("{") else f"crop.pipeline={pipeline}"
         changed["crop.pipeline"] = f"{named}: not the transforms that the run began with"
-    same = ["init"] if "init" in changed and is_moved(config, begun.init) else []
+    same = [key for key, is_same in MOVED.items() if key in changed and is_same(config, begun)]
     fixed = [key for key in changed if key not in same and is_fixed(key, before[key], now[key])]
     free = [key for key in changed if key not in (*fixed, *same, *HARMLESS_KEYS)]
     trained = read_description(folder / DATASET, OTHER_VERSION).of_fold(begun.fold)
@@ -101,9 +105,10 @@ def resolve_auto(
 
 
 def config_sha256(config: TrainConfig) -> str:
-    """Hash all settings that can change results; of init= and model.weights=, only the name."""
+    """Hash all settings that can change results; of files that it began with, only the name."""
     settings = flat_settings(config)
-    settings |= {key: Path(settings[key]).name for key in ("init", "model.weights")}
+    settings |= {"init": Path(config.init).name}
+    settings |= {"model.weights": without_folder(config.model.weights)}
     kept = {key: value for key, value in settings.items() if key not in HARMLESS_KEYS}
     return json_sha256(kept)
 

@@ -9,6 +9,7 @@ init.json still says what the weights have seen.
 """
 
 import dataclasses
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.command_line import UsageError, UserError, named
+from common.schema import open_regular
 from data_prep.dataset.description import Description
 from model.encoder_cache import IMAGENET, NONE, names_file, read_fetched
 from train.checkpoints.published import published_checkpoints
@@ -318,24 +320,37 @@ def load_recorded(config: TrainConfig, run: "Run", origin: Origin) -> "LoadedMod
     )
 
 
-def is_moved(config: TrainConfig, before: str) -> bool:
-    """Whether init= names the model that a begun run began with, which was at `before` then.
+def is_moved(config: TrainConfig, begun: TrainConfig) -> bool:
+    """Whether init= names the model that a run began with, which was elsewhere then.
 
     Where its weights cannot be read any more, its name must be the same. Raises UserError if the
     run has lost its record.
     """
-    if not (before and config.init):
+    if not (begun.init and config.init):
         return False
     from train.checkpoints.digests import model_sha256
     from train.runs.run_folder import name_of
 
-    begun = dataclasses.replace(config, init=before)
     origin = read_beginning(Path(config.run), begun).origins[0]
     try:
         loaded = load(config, read_model(config.init), origin.checkpoint)
     except UserError:
         return name_of(Path(config.init)) == origin.source
     return model_sha256(loaded.model) == origin.model_sha256
+
+
+def are_weights_moved(config: TrainConfig, begun: TrainConfig) -> bool:
+    """Whether model.weights= names the file that a run began with, in the same way."""
+    weights = config.model.weights
+    if not (names_file(weights) and names_file(begun.model.weights)):
+        return False
+    source = read_beginning(Path(config.run), begun).encoder
+    assert source
+    try:
+        with open_regular(Path(weights)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == source.sha256
+    except (OSError, ValueError):
+        return Path(weights).name == source.source
 
 
 def load(config: TrainConfig, run: "Run", checkpoint: str) -> "LoadedModel":

@@ -17,13 +17,15 @@ from safetensors.torch import save_file
 from common import command_line
 from common.command_line import EXIT_FAILED, EXIT_USAGE
 from data_prep.dataset.manifest import Dataset
+from model.weights import read_weights
 from tests.processes import prepare_alone
 from tests.train.conftest import TINY, one_rank
 from train import __main__ as train_main
 from train import evaluate, export, show
-from train.config import TrainConfig
+from train.config import TrainConfig, with_whole_paths
 from train.loop.trainer import Trainer
-from train.runs.run_folder import read_run
+from train.runs.run_folder import name_of, read_run
+from train.runs.same_run import config_sha256
 
 Cli = Callable[..., Any]
 SMP = ("model.name=smp", "model.encoder=resnet18", "model.arch=FPN")
@@ -102,9 +104,42 @@ def test_where_they_are_from_stands_in_the_run_its_results_and_its_model(
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()["eosin"]
     assert json.loads(metadata)["encoder"] == source
-    assert json.loads(metadata)["model"]["weights"] == "own.safetensors"
+    assert json.loads(metadata)["model"]["weights"] == "./own.safetensors"
     assert str(weights.parent) not in metadata
     assert dataclasses.asdict(read_run(file).encoder) == source
+
+
+@pytest.mark.parametrize("name", ["none", "imagenet"])
+def test_a_file_of_another_kinds_name_stays_a_file(
+    begun: Path, source: dict[str, str], tmp_path: Path, cli: Cli, name: str
+) -> None:
+    run, file = Path(shutil.copytree(begun, tmp_path / "run")), tmp_path / "model.safetensors"
+    config = (run / "config.yaml").read_text()
+    weights = read_run(begun).config.model.weights
+    (run / "config.yaml").write_text(config.replace(weights, f"/elsewhere/{name}"))
+    assert cli(export.main, f"run={run}", f"out={file}").code == 0
+    exported = read_run(file)
+    assert exported.config.model.weights == f"./{name}"
+    assert dataclasses.asdict(exported.encoder) == source
+    model = dataclasses.replace(exported.config.model, weights=name)
+    other = dataclasses.replace(exported.config, model=model)
+    assert config_sha256(exported.config) != config_sha256(other)
+
+
+def test_a_link_to_a_file_is_what_its_name_says(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the hub's cache, where files are named by their hash."""
+    monkeypatch.chdir(tmp_path)
+    Path("blobs").mkdir()
+    shutil.copy(weights, "blobs/abc123")
+    Path("snapshot").mkdir()
+    Path("snapshot/own.safetensors").symlink_to("../blobs/abc123")
+    given = ["model.weights=snapshot/own.safetensors", *SMP]
+    model = with_whole_paths(command_line.load(TrainConfig, given)).model
+    assert model.weights == str(tmp_path / "snapshot/own.safetensors")
+    assert read_weights(model).source.source == "own.safetensors"
+    assert name_of(Path("snapshot/own.safetensors")) == "own.safetensors"
 
 
 def test_a_run_that_begins_with_its_model_carries_it_on(
@@ -128,8 +163,15 @@ def test_a_begun_run_goes_on_without_the_file_and_refuses_another_before_it_has_
     shutil.copy(weights, file)
     given = [f"data={prepared.folder}", f"run={run}", f"model.weights={file}", *SHORT]
     assert cli(train_main.main, *given).code == 0
-    file.unlink()
+    moved = file.rename(tmp_path / "moved.safetensors")
     assert "finished" in cli(train_main.main, *given).out
+    assert "finished" in cli(train_main.main, *given, f"model.weights={moved}").out
+    gone = tmp_path / "away/own.safetensors"  # of the same name, which is all that can be said
+    assert "finished" in cli(train_main.main, *given, f"model.weights={gone}").out
+    moved.write_bytes(b"others")
+    for other in (moved, "none"):
+        told = cli(train_main.main, *given, f"model.weights={other}").err
+        assert f"was begun with other settings (model.weights: {gone} -> {other})" in told
     shutil.rmtree(run / "checkpoints")
     assert "no such file" in cli(train_main.main, *given).err
     state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
