@@ -37,6 +37,7 @@ from launch.stages import Request, free_name, stage_arguments, with_pipelines_re
 from launch.sweeps.journal import check_optuna
 from launch.sweeps.plan import Plan
 from model import ModelConfig
+from model.encoder_cache import IMAGENET
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
 from train.loop.batch import BATCH_KEYS
@@ -125,10 +126,18 @@ def trials_of_study(
 
 
 def tried_configs(trainings: Sequence[Training]) -> list[TrainConfig]:
-    """Return the configuration of each training, with those that a study may give one."""
-    return [tried.config for each in trainings[:1] for tried in each.tried] or [
-        training.config for training in trainings
+    """Return the configuration of each training; of a study, those that it may give one, among them
+    each encoder with ImageNet's weights if one may have these."""
+    configs = [tried.config for each in trainings[:1] for tried in each.tried]
+    networks = [config.model for config in configs]
+    with_imagenet = [config for config in configs if config.model.weights == IMAGENET][:1]
+    configs += [
+        replace(config, model=replace(config.model, encoder=network.encoder))
+        for config in with_imagenet
+        for network in networks
+        if network.name == config.model.name
     ]
+    return configs or [training.config for training in trainings]
 
 
 def check_trainings(

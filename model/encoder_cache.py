@@ -82,9 +82,9 @@ def without_folder(weights: str) -> str:
     return f"./{Path(weights).name}" if names_file(weights) else weights
 
 
-def cache_folder() -> Path:
-    """Return the cache of this user on this machine."""
-    if named := os.environ.get(CACHE):
+def cache_folder(named: str = "") -> Path:
+    """Return the cache of this user on this machine. `named`: in place of $EOSIN_CACHE."""
+    if named := named or os.environ.get(CACHE, ""):
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "eosin"

@@ -12,6 +12,7 @@ from typing import Any
 
 from common.command_line import UsageError
 from launch.cluster import containers, node_check, slurm_commands
+from launch.cluster.encoders import without_cache
 from launch.cluster.facts import Cluster, Partition
 from launch.cluster.profiles import Profile
 
@@ -166,6 +167,7 @@ def command(profile: Profile, project: Path, folder: Path, names: list[str]) -> 
     """Return what srun starts on a node: the lines before a stage's program, then a look by the
     Python of the jobs, in their container. Raises UsageError for an image that cannot be used."""
     given = {"look": [f"data={project}"]}  # mounted in a container, as the folder is
+    profile = without_cache(profile)  # which may not be there yet
     environment, has_gpus = profile.environment, bool(profile.gpus)
     start = containers.start_python(profile, environment, given, folder, has_gpus=has_gpus)
     words = ["-c", Path(node_check.__file__).read_text(), str(project), str(folder)]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from common.command_line import EXIT_USAGE
+from launch.cluster import findings, profiles
 from launch.submit import main as submit
 from tests.model.hub import Hub, Repository
 from tests.processes import prepare_alone
@@ -81,6 +82,55 @@ def test_folders_of_weights_are_mounted_in_a_container(
     done = cli(submit, *given, "model.weights=imagenet")
     assert "--bind /shared/cache " in done.out
     assert "EOSIN_CACHE=/shared/cache" in done.out
+
+
+def test_a_study_fetches_every_encoder_that_it_may_give_a_trial(
+    prepared: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one beside the first weights, which are none."""
+    monkeypatch.setenv("EOSIN_CACHE", "cache")
+    given = ("--dry-run", "--stages", "train", *SMP, "run=runs/a", "--trials", "3")
+    swept = ("--sweep", "model.encoder=resnet18,resnet34", "--sweep", "model.weights=none,imagenet")
+    done = cli(submit, *given, *swept)
+    assert done.code == 0, done.err
+    told = [line.split()[7] for line in done.err.splitlines() if "would fetch" in line]
+    assert told == ["resnet18", "resnet34"]
+
+
+def test_the_cache_of_a_profile_is_one_folder_for_who_submits_and_the_job(
+    prepared: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a need for weights, no job and no container hears of a folder that may not exist."""
+    monkeypatch.setattr(profiles, "PROFILES", prepared)
+    monkeypatch.setenv("HOME", str(prepared / "home"))
+    Path("image.sif").touch()
+    Path("mine.yaml").write_text("image: image.sif\nenvironment: {EOSIN_CACHE: ~/cache, A: b}\n")
+    given = ("--dry-run", "--profile", "mine", "--stages", "train", "run=runs/a", *SMP)
+    done = cli(submit, *given, "model.weights=imagenet")
+    folder = prepared / "home/cache"
+    assert f"weights of resnet34 into {folder}/encoders/resnet34\n" in done.err
+    assert f"\nexport EOSIN_CACHE={folder}\n" in done.out
+    assert f"--bind {folder} " in done.out
+    done = cli(submit, *given)
+    assert done.code == 0, done.err
+    assert "\nexport A=b\n" in done.out
+    assert "home/cache" not in done.out
+    looked = findings.command(profiles.load_profile("mine", {}), prepared, prepared, [])
+    assert "~/cache" not in " ".join(looked)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "told"), [("resnet43", "resnet43: unknown; did you mean"), ("dpn92", "no ImageNet weights")]
+)
+def test_a_dry_run_refuses_what_could_not_be_fetched(
+    prepared: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, encoder: str, told: str
+) -> None:
+    monkeypatch.setenv("EOSIN_CACHE", "cache")
+    given = ("--dry-run", "--stages", "train", *SMP, "run=runs/a", "model.weights=imagenet")
+    done = cli(submit, *given, f"model.encoder={encoder}")
+    assert done.code == EXIT_USAGE
+    assert told in done.err
+    assert "would fetch" not in done.err
 
 
 def test_what_is_missing_is_fetched_before_anything_starts(prepared: Path) -> None:

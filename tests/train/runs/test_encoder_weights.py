@@ -163,15 +163,8 @@ def test_a_begun_run_goes_on_without_the_file_and_refuses_another_before_it_has_
     shutil.copy(weights, file)
     given = [f"data={prepared.folder}", f"run={run}", f"model.weights={file}", *SHORT]
     assert cli(train_main.main, *given).code == 0
-    moved = file.rename(tmp_path / "moved.safetensors")
+    file.unlink()
     assert "finished" in cli(train_main.main, *given).out
-    assert "finished" in cli(train_main.main, *given, f"model.weights={moved}").out
-    gone = tmp_path / "away/own.safetensors"  # of the same name, which is all that can be said
-    assert "finished" in cli(train_main.main, *given, f"model.weights={gone}").out
-    moved.write_bytes(b"others")
-    for other in (moved, "none"):
-        told = cli(train_main.main, *given, f"model.weights={other}").err
-        assert f"was begun with other settings (model.weights: {gone} -> {other})" in told
     shutil.rmtree(run / "checkpoints")
     assert "no such file" in cli(train_main.main, *given).err
     state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
@@ -181,6 +174,14 @@ def test_a_begun_run_goes_on_without_the_file_and_refuses_another_before_it_has_
     assert "not the weights that run=" in done.err
     shutil.copy(weights, file)
     assert cli(train_main.main, *given).code == 0
+    moved = file.rename(tmp_path / "moved.safetensors")
+    assert "finished" in cli(train_main.main, *given, f"model.weights={moved}").out
+    gone = tmp_path / "away/own.safetensors"  # of the same name, which is all that can be said
+    assert "finished" in cli(train_main.main, *given, f"model.weights={gone}").out
+    moved.write_bytes(b"others")
+    for other in (moved, "none"):
+        told = cli(train_main.main, *given, f"model.weights={other}").err
+        assert f"was begun with other settings (model.weights: {gone} -> {other})" in told
 
 
 @pytest.mark.parametrize(
