@@ -120,7 +120,8 @@ def test_the_cache_of_a_profile_is_one_folder_for_who_submits_and_the_job(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "told"), [("resnet43", "resnet43: unknown; did you mean"), ("dpn92", "no ImageNet weights")]
+    ("encoder", "told"),
+    [("resnet43", "resnet43: unknown; did you mean"), ("dpn92", "no ImageNet weights")],
 )
 def test_a_dry_run_refuses_what_could_not_be_fetched(
     prepared: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, encoder: str, told: str

@@ -9,15 +9,14 @@ init.json still says what the weights have seen.
 """
 
 import dataclasses
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.command_line import UsageError, UserError, named
-from common.schema import open_regular
+from common.files import file_sha256
 from data_prep.dataset.description import Description
 from model.encoder_cache import IMAGENET, NONE, names_file, read_fetched
 from train.checkpoints.published import published_checkpoints
@@ -341,16 +340,14 @@ def is_moved(config: TrainConfig, begun: TrainConfig) -> bool:
 
 def are_weights_moved(config: TrainConfig, begun: TrainConfig) -> bool:
     """Whether model.weights= names the file that a run began with, in the same way."""
-    weights = config.model.weights
-    if not (names_file(weights) and names_file(begun.model.weights)):
+    if not (names_file(config.model.weights) and names_file(begun.model.weights)):
         return False
-    source = read_beginning(Path(config.run), begun).encoder
+    file, source = Path(config.model.weights), read_beginning(Path(config.run), begun).encoder
     assert source
-    try:
-        with open_regular(Path(weights)) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == source.sha256
-    except (OSError, ValueError):
-        return Path(weights).name == source.source
+    with suppress(OSError):
+        if file.is_file():
+            return file_sha256(file) == source.sha256
+    return file.name == source.source
 
 
 def load(config: TrainConfig, run: "Run", checkpoint: str) -> "LoadedModel":
