@@ -30,9 +30,10 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
 }
 SUBMITTED = f"{LAUNCH}/{SUBMISSION}"
-PIPELINES = {"prepare": "augment.pipeline", "train": "crop.pipeline"}
+FILES_READ = {"prepare": ("augment.pipeline", "stain_reference"), "train": ("crop.pipeline",)}
 PATHS = ("raw", "data", "run")  # how stages find each other's files
 OF_EVALUATION = {"raw", "data", "out"}  # keys that evaluation uses for something else
+OF_RAW = {"annotations", "empty", "ignore_px", "ignore_value", "mpp"}  # how raw fields are read
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,15 @@ class Request:
         return Path(PREPARED).resolve()
 
     @property
+    def evaluates_raw(self) -> bool:
+        """Whether evaluation reads raw fields, as preparation does, in place of the data set."""
+        return bool(self.settings.get("evaluate.raw"))
+
+    @property
     def is_to_prepare(self) -> bool:
         """Whether to prepare: settings say how, or data= is not given and nothing is prepared."""
-        own_keys = stage_keys("prepare") - stage_keys("train") - stage_keys("evaluate")
+        of_evaluation = stage_keys("evaluate") - (set() if self.evaluates_raw else OF_RAW)
+        own_keys = stage_keys("prepare") - stage_keys("train") - of_evaluation
         given = {key for key in self.settings if key in own_keys or key.startswith("prepare.")}
         if given | ({"raw"} & self.settings.keys()):
             return True
@@ -114,11 +121,14 @@ def stage_arguments(
         COMPARE: {"runs": as_typed([run]), "out": f"{run}/comparison"},
     }
     known = {stage: stage_keys(stage) for stage in STAGES}
+    taken = {stage: keys - OF_EVALUATION for stage, keys in known.items()}
+    if "prepare" in stages and not request.evaluates_raw:
+        taken["evaluate"] -= OF_RAW  # of the data set, which says it to evaluation
     for key, value in request.every_setting.items():
         if key in PATHS:
             continue
         stage, _, rest = key.partition(".")
-        takers = [name for name in STAGES if key in known[name] - OF_EVALUATION]
+        takers = [name for name in STAGES if key in taken[name]]
         if stage in STAGES and rest in known[stage]:
             fixed[stage][rest] = absolute(rest, value)
         elif takers:
@@ -162,7 +172,7 @@ def check(arguments: dict[str, list[str]], request: Request) -> None:
 
 
 def configurations(arguments: dict[str, list[str]]) -> dict[str, Any]:
-    """Return stage -> its configuration, with the content of pipelines. Raises UsageError."""
+    """Return stage -> its configuration, with the content of its files. Raises UsageError."""
     configs: dict[str, Any] = {}
     for stage, given in arguments.items():  # all settings before any data, which take longer
         if stage not in CONFIGS:
@@ -172,28 +182,35 @@ def configurations(arguments: dict[str, list[str]]) -> dict[str, Any]:
             configs[stage] = command_line.load(CONFIGS[stage], given, preset_folder=presets)
     for stage, config in configs.items():
         with naming(stage):
-            configs[stage] = with_pipeline(config)
+            configs[stage] = with_files_read(config)
     return configs
 
 
-def with_pipeline(config: Any) -> Any:
-    """Return a stage's configuration with the content of its pipeline. Raises UsageError."""
+def with_files_read(config: Any) -> Any:
+    """Return a stage's configuration with the content of its pipeline, and the numbers of its
+    reference, in place of their files. Raises UsageError."""
     if isinstance(config, PrepConfig) and config.augment.pipeline:
         from data_prep.plan import with_pipeline_read as read  # it takes seconds
 
-        return read(config)
+        config = read(config)
+    if isinstance(config, PrepConfig) and config.stain_norm != "none":
+        from data_prep.image_files.normalised import with_reference_read  # so does this
+
+        config = with_reference_read(config)
     return with_pipeline_read(config) if isinstance(config, TrainConfig) else config
 
 
-def with_pipelines_read(arguments: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Return the arguments, with the content of a pipeline in place of its file: a job starts in
-    another folder, and later, when the file may be another one. Raises UsageError."""
+def with_contents(arguments: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the arguments, with the content of pipelines, and the numbers of a reference, in place
+    of their files: a job starts in another folder, and later, when the file may be another one.
+    Raises UsageError."""
     read = dict(arguments)
     for stage, config in configurations(arguments).items():
-        key = PIPELINES.get(stage, "")
-        if content := flat(dataclasses.asdict(config)).get(key):
-            others = [setting for setting in arguments[stage] if not setting.startswith(f"{key}=")]
-            read[stage] = [*others, f"{key}={content}"]
+        contents = flat(dataclasses.asdict(config))
+        for key in FILES_READ.get(stage, ()):
+            if content := contents[key]:
+                others = [given for given in read[stage] if not given.startswith(f"{key}=")]
+                read[stage] = [*others, f"{key}={content}"]
     return read
 
 
@@ -240,7 +257,7 @@ def prepared_before(out: Path, request: Request) -> list[tuple[dict[str, Any], s
             continue
         with suppress(UserError):  # Slurm does not answer, or another version wrote that
             if any(job.label in ("prepare", "join") for job in queued_jobs(run)):
-                queued = settings_of_set(with_pipeline(command_line.load(PrepConfig, given)))
+                queued = settings_of_set(with_files_read(command_line.load(PrepConfig, given)))
                 found.append((queued, f"is being prepared for {run}"))
     return found
 

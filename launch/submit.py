@@ -12,10 +12,12 @@ data/prepared, or uses the data set that is prepared there. It trains and evalua
 of runs/. Other raw fields (raw=DIR) are prepared into RUN/prepared, or into the folder of data=.
 
 A key=value setting goes to every stage that knows the key (`python -m data_prep --help`, `python -m
-train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one stage. The settings of the cluster
-come from a profile in slurm/, or without one from what the cluster has, then from flags. SBATCH_*,
-SRUN_*, SLURM_*, MASTER_PORT, RANK, CUDA_VISIBLE_DEVICES and their like of your shell are ignored. A
-job that could not start there, and a run while one of its jobs is in the queue, are refused.
+train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one stage. How raw fields are read
+(annotations, empty, ignore_px, ignore_value, mpp) goes to preparation, and to evaluation only with
+evaluate.raw=DIR. The settings of the cluster come from a profile in slurm/, or without one from
+what the cluster has, then from flags. SBATCH_*, SRUN_*, SLURM_*, MASTER_PORT, RANK,
+CUDA_VISIBLE_DEVICES and their like of your shell are ignored. A job that could not start there, and
+a run while one of its jobs is in the queue, are refused.
 """
 
 import argparse
@@ -61,7 +63,7 @@ from launch.stages import (
     choose_stages,
     configurations,
     stage_arguments,
-    with_pipelines_read,
+    with_contents,
 )
 from launch.sweeps.plan import Plan
 from launch.trainings import (
@@ -134,7 +136,7 @@ def main(argv: list[str]) -> int:
     trainings = still_to_train(asked.trainings, request, profile)
     profile = replace(profile, pack=min(profile.pack, len(trainings) or 1))
     others = [stage for stage in stages if stage != "train"]
-    arguments = with_pipelines_read(stage_arguments(others, request, profile))
+    arguments = with_contents(stage_arguments(others, request, profile))
     if trainings:
         union = dict.fromkeys(chain(*(training.arguments for training in trainings)))
         arguments = {stage: [*union] if stage == "train" else arguments[stage] for stage in stages}

@@ -33,7 +33,7 @@ from launch.several.members import (
     prepared,
     refuse_other_folds,
 )
-from launch.stages import Request, free_name, stage_arguments, with_pipelines_read
+from launch.stages import Request, free_name, stage_arguments, with_contents
 from launch.sweeps.journal import check_optuna
 from launch.sweeps.plan import Plan
 from model import ModelConfig
@@ -72,7 +72,7 @@ class Training:
             arguments = with_batch(arguments, self.config)
         else:
             arguments = {"train": with_whole_weights(arguments["train"], self.config)}
-        return Stage(self.name, str(own.run), with_pipelines_read(arguments)["train"])
+        return Stage(self.name, str(own.run), with_contents(arguments)["train"])
 
 
 def trainings_of(

@@ -1,13 +1,16 @@
 """What each stage is told: by default, by name, and what is refused before anything is queued."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from common.command_line import UsageError
 from data_prep.__main__ import main as data_prep
+from data_prep.images.stains import parse
 from launch.cluster.profiles import Profile
 from launch.queueing import with_kept_config
 from launch.record.events import write_submission
@@ -17,9 +20,10 @@ from launch.stages import (
     choose_stages,
     load_training,
     stage_arguments,
-    with_pipelines_read,
+    with_contents,
 )
 from launch.submit import main as submit
+from tests.data_prep.images.stained import ONE, OTHER, draw
 from tests.launch.fakes import answer
 from train.runs.newest import CONFIG
 
@@ -167,6 +171,43 @@ def test_a_key_goes_to_every_stage_that_knows_it_and_a_prefixed_one_to_its_own()
     }
 
 
+OF_RAW = {"annotations": "csv", "empty": "accept", "ignore_px": "4", "mpp": "0.5"}
+
+
+def test_how_raw_fields_are_read_is_of_the_data_set_unless_evaluation_reads_others(
+    brecahad: Path, here: Path
+) -> None:
+    """Evaluation takes it from the data set, and refuses it where it reads no raw fields."""
+    given = {f"{key}={value}" for key, value in OF_RAW.items()}
+    request = Request(OF_RAW, here / "run")
+    arguments = stage_arguments(ALL, request, Profile())
+    assert given <= {*arguments["prepare"]}
+    assert arguments["evaluate"] == [f"run={here}/run"]
+    check({stage: arguments[stage] for stage in ("evaluate",)}, request)
+    others = Request(OF_RAW | {"evaluate.raw": "other"}, here / "run")
+    arguments = stage_arguments(ALL, others, Profile())
+    assert given <= {*arguments["prepare"]}
+    assert given <= {*arguments["evaluate"]}
+    with pytest.raises(UsageError, match=r"evaluate: mpp=0\.5: only with raw="):
+        check(stage_arguments(["evaluate"], request, Profile()), request)
+
+
+@pytest.mark.parametrize("key", ["ignore_px", "ignore_value"])
+def test_a_chain_takes_what_is_ignored(
+    key: str, brecahad: Path, here: Path, cli: Callable[..., Any]
+) -> None:
+    """Also without raw=: it is then what to prepare."""
+    given = {"ignore_px": ["ignore_px=4"], "ignore_value": ["ignore_value=none"]}[key]
+    done = cli(submit, "--dry-run", "--cluster", "local", *given)
+    assert done.code == 0, done.err
+    prepare, _, evaluate = done.out.splitlines()
+    assert prepare.endswith(given[0])
+    assert key not in evaluate
+    prepare_here()
+    assert choose_stages("", Request({key: "4"}, here / "run")) == ALL
+    assert "prepare" not in choose_stages("", Request({key: "4", "evaluate.raw": "r"}, here / "r"))
+
+
 def test_stages_that_are_named_run_in_their_order() -> None:
     assert choose_stages("evaluate,train", Request({"raw": "x"}, Path("/a"))) == ALL[1:]
 
@@ -185,7 +226,7 @@ class TestPipelines:
         (here / "settings.yaml").write_text("crop: {pipeline: a.yaml}")
         given = dict(each.split("=") for each in (train, "augment.pipeline=a.yaml", "copies=10"))
         request = Request(given | {"split.val": "0", "split.test": "0"}, here / "run")
-        arguments = with_pipelines_read(stage_arguments(ALL, request, Profile(cpus_per_task=1)))
+        arguments = with_contents(stage_arguments(ALL, request, Profile(cpus_per_task=1)))
         (here / "a.yaml").unlink()
         (here / "elsewhere").mkdir()
         monkeypatch.chdir(here / "elsewhere")
@@ -220,3 +261,40 @@ class TestPipelines:
         (here / "a.yaml").write_text(self.BLUR.replace("1.0", "0.5"))
         with pytest.raises(UsageError, match=r"was prepared in another way .augment\.pipeline: "):
             check(stage_arguments(ALL, request, Profile()), request)
+
+
+class TestStains:
+    """A chain is given the numbers of a reference: its file may change, and is not on the node."""
+
+    @pytest.fixture
+    def settings(self, brecahad: Path) -> dict[str, str]:
+        """Those of a set without other cases than for training, and an image beside it."""
+        cv2.imwrite("reference.png", draw(OTHER, 60, 80)[..., ::-1])
+        return {"stain_norm": "macenko", "copies": "1", "split.val": "0", "split.test": "0"}
+
+    def test_jobs_get_the_numbers_of_a_relative_file(
+        self, settings: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        request = Request(settings | {"stain_reference": "reference.png"}, here / "run")
+        arguments = with_contents(stage_arguments(ALL, request, Profile(cpus_per_task=1)))
+        (here / "reference.png").unlink()
+        (here / "elsewhere").mkdir()
+        monkeypatch.chdir(here / "elsewhere")
+        assert sum(each.startswith("stain_reference=") for each in arguments["prepare"]) == 1
+        assert data_prep(arguments["prepare"]) == 0
+        about = json.loads((here / "data/prepared/dataset.json").read_text())
+        found = parse(about["config"]["stain_reference"])
+        assert found.hematoxylin == pytest.approx(OTHER.hematoxylin, abs=0.05)
+
+    @pytest.mark.parametrize("given", ["", "reference.png"])
+    def test_what_was_prepared_with_the_same_reference_is_used_again(
+        self, given: str, settings: dict[str, str], here: Path
+    ) -> None:
+        settings |= {"stain_reference": given}
+        prepare_here(**settings)
+        request = Request(settings, here / "run")
+        check(stage_arguments(ALL, request, Profile()), request)
+        cv2.imwrite("reference.png", draw(ONE, 60, 80)[..., ::-1])
+        other = Request(settings | {"stain_reference": "reference.png"}, here / "run")
+        with pytest.raises(UsageError, match=r"was prepared in another way \(stain_reference: "):
+            check(stage_arguments(ALL, other, Profile()), other)
