@@ -348,14 +348,10 @@ class PrepConfig:
                 f"ignore_px={self.ignore_px}: 0 (none) to {MARGIN_PX - self.radius_px} with"
                 f" radius_px={self.radius_px}"
             )
-        check_ignore_value(self.ignore_value, self.classes)
         if self.ignore_value != "none" and self.annotations != "masks":
             raise ValueError(f"ignore_value={self.ignore_value}: only annotations=masks has values")
-        if self.ignore_value == 0 and (self.labels == "binary" or len(self.classes) == 1):
-            raise ValueError(
-                "ignore_value=0: leaves nothing but what is annotated, and no background; at least"
-                " two classes with labels=per_class are learned from one another"
-            )
+        is_binary = self.labels == "binary" or len(self.classes) == 1
+        check_ignore_value(self.ignore_value, self.classes, is_binary=is_binary)
 
     def _check_classes(self) -> None:
         if not self.classes:
@@ -380,8 +376,11 @@ class PrepConfig:
             raise ValueError(f"classes=[{','.join(self.classes)}]: a class is named twice")
 
 
-def check_ignore_value(value: int | Literal["none"], classes: Sequence[str]) -> None:
-    """Raise ValueError for a value that no mask has, or that is a class."""
+def check_ignore_value(
+    value: int | Literal["none"], classes: Sequence[str], *, is_binary: bool
+) -> None:
+    """Raise ValueError for a value that no mask has, that is a class, or that leaves nothing to
+    tell apart. `is_binary`: whether all that is annotated has one label."""
     if value == "none":
         return
     if not 0 <= value <= 65535:
@@ -389,6 +388,11 @@ def check_ignore_value(value: int | Literal["none"], classes: Sequence[str]) -> 
     if 1 <= value <= len(classes):
         raise ValueError(
             f"ignore_value={value}: is class {classes[value - 1]!r}, number {value} of classes="
+        )
+    if value == 0 and is_binary:
+        raise ValueError(
+            "ignore_value=0: leaves nothing but what is annotated, and no background; at least two"
+            " classes with labels=per_class are learned from one another"
         )
 
 

@@ -74,7 +74,7 @@ class Labelling:
         if not 1 <= self.radius_px <= MARGIN_PX:
             raise ValueError(f"radius_px: {short(self.radius_px)}; expected 1 to {MARGIN_PX}")
         if self.annotations == "masks":
-            check_ignore_value(self.ignore_value, [*self.labels])
+            check_ignore_value(self.ignore_value, [*self.labels], is_binary=len(values) == 1)
         if not 0 <= self.ignore_px <= MARGIN_PX - self.radius_px:
             most = MARGIN_PX - self.radius_px
             raise ValueError(f"ignore_px: {short(self.ignore_px)}; expected 0 to {most}")

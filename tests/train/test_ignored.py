@@ -268,6 +268,7 @@ def test_a_split_and_its_raw_fields_are_measured_alike(
         (["raw=RAW", "ignore_px=60"], "ignore_px: 60; expected 0 to 56"),
         (["raw=RAW", "annotations=masks", "ignore_px=3"], "annotations=masks has no points"),
         (["raw=RAW", "annotations=masks", "ignore_value=1"], "ignore_value=1: is class 'tumor'"),
+        (["raw=RAW", "annotations=masks", "ignore_value=0"], "ignore_value=0: leaves nothing but"),
     ],
 )
 def test_what_cannot_be_ignored_is_refused(
