@@ -160,7 +160,8 @@ def check_comparable(
             for row, evaluation in ((first, one), (second, other))
         ]
         raise refusal(["; ".join(learned)], [])
-    anew = [evaluate_command(first, config), evaluate_command(second, config)]
+    against = keys_of_truth(first, second)
+    anew = [evaluate_command(row, config, *against) for row in (first, second)]
     on_the_same = [anew[0], evaluate_command(second, config, f"data={first.runs[0].config.data}")]
     if only := {*one.fields} ^ {*other.fields}:
         lines = [f"measured on other fields: {named(sorted(only))} only by one of them"]
@@ -190,6 +191,16 @@ def check_trained(first: Row, second: Row, evaluation: Evaluation) -> None:
         raise refusal(
             [f"{row.path} was trained on {named(sorted(unequal))}, which the other never saw"], []
         )
+
+
+def keys_of_truth(first: Row, second: Row) -> list[str]:
+    """Return keys of train.evaluate by which raw fields give both runs the first one's truth, where
+    each would else read them as its own training data."""
+    one, other = (row.runs[0].data.labelling for row in (first, second))
+    keys = ["annotations", "ignore_value" if one.annotations == "masks" else "ignore_px"]
+    return [
+        f"{key}={getattr(one, key)}" for key in keys if getattr(one, key) != getattr(other, key)
+    ]
 
 
 def evaluate_command(row: Row, config: CompareConfig, *more: str) -> str:

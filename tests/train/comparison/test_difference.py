@@ -1,6 +1,9 @@
 """The difference of two evaluations: worked out by hand, and by another implementation."""
 
+import json
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -189,6 +192,43 @@ def test_another_truth_and_another_case_are_refused(
     truths = {"Case_4-01": "truth of Case_4-01", "Case_5-01": "corrected"}
     write_evaluation(pair[1], BETTER, truth_sha256=truths)
     assert "not measured against the same annotation, or of other cases: Case_5-01" in refused(pair)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "keys"),
+    [
+        ({"ignore_px": 0}, {"ignore_px": 5}, ["ignore_px=0"]),
+        ({"ignore_px": 5}, {"ignore_px": 5}, []),
+        (
+            {"annotations": "masks", "ignore_value": 9},
+            {"annotations": "masks"},
+            ["ignore_value=9"],
+        ),
+        ({"annotations": "masks"}, {"ignore_px": 5}, ["annotations=masks"]),
+    ],
+)
+def test_runs_of_other_ignored_pixels_are_to_be_measured_with_those_of_the_first(
+    one: dict[str, Any],
+    other: dict[str, Any],
+    keys: list[str],
+    pair: tuple[Path, Path],
+    write_evaluation: Write,
+) -> None:
+    """On raw fields, where each would else take its own again."""
+    write_evaluation(pair[1], BETTER, truth_sha256=dict.fromkeys(BETTER, "with a ring"))
+    for run, changed in zip(pair, (one, other), strict=True):
+        about = json.loads((run / "dataset.json").read_text())
+        about["config"] |= changed
+        (run / "dataset.json").write_text(json.dumps(about))
+        shutil.copytree(run / "evaluation/test", run / "evaluation/raw")
+    rows = [read_row(path, "raw", is_pruned=False) for path in pair]
+    with pytest.raises(NotComparableError) as caught:
+        differences_between(*rows, CompareConfig(runs=["a", "b"], raw="raw"))
+    commands = [
+        shlex.join(["python", "-m", "train.evaluate", f"run={run}", "raw=raw", *keys])
+        for run in pair
+    ]
+    assert str(caught.value).splitlines()[2:] == [f"  {each}" for each in commands]
 
 
 def test_another_radius_of_matching_is_refused(
