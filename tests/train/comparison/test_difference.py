@@ -221,9 +221,9 @@ def test_runs_of_other_ignored_pixels_are_to_be_measured_with_those_of_the_first
         about["config"] |= changed
         (run / "dataset.json").write_text(json.dumps(about))
         shutil.copytree(run / "evaluation/test", run / "evaluation/raw")
-    rows = [read_row(path, "raw", is_pruned=False) for path in pair]
+    first, second = (read_row(path, "raw", is_pruned=False) for path in pair)
     with pytest.raises(NotComparableError) as caught:
-        differences_between(*rows, CompareConfig(runs=["a", "b"], raw="raw"))
+        differences_between(first, second, CompareConfig(runs=["a", "b"], raw="raw"))
     commands = [
         shlex.join(["python", "-m", "train.evaluate", f"run={run}", "raw=raw", *keys])
         for run in pair
