@@ -270,9 +270,10 @@ class PrepConfig:
     other colours, keeps its own and is named. Whoever predicts or evaluates with a model does the
     same without being asked."""
     stain_reference: str = ""
-    """With stain_norm=macenko, the reference: an image of much tissue, of no test case; or its
-    numbers, as dataset.json of another data set has them. Empty for the one that is published with
-    most implementations. The numbers are recorded."""
+    """With stain_norm=macenko, the reference: an image of much tissue; or its numbers, as
+    dataset.json of another data set has them. A field of raw= has to be of a case for training; so
+    has one that the image is a copy of, which is not checked. Empty for the reference that is
+    published with most implementations. The numbers are recorded."""
     case_regex: str = DEFAULT_REGEX
     """Finds the case (patient) in a file name without its ending: a regular expression with a group
     'case' that matches the whole name; 'each' makes each field a case of its own. A name that does

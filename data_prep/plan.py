@@ -26,6 +26,7 @@ from data_prep.dataset import manifest, pack
 from data_prep.dataset.description import FORMAT, format_of
 from data_prep.dataset.one_resolution import Header, SetResolution, read_headers, resolution_of_set
 from data_prep.field import FieldTask
+from data_prep.image_files.normalised import read_reference
 from data_prep.images import tiles
 from data_prep.images.tiles import Tile
 from data_prep.raw import BadFile, BadInputFilesError, Field, files_of_image, name_problem
@@ -105,6 +106,37 @@ def with_pipeline_read(config: PrepConfig) -> PrepConfig:
 
     pipeline = read_for_fields(config.augment.pipeline)
     return replace(config, augment=replace(config.augment, pipeline=pipeline))
+
+
+def with_reference_read(config: PrepConfig) -> PrepConfig:
+    """Return the settings with the numbers of the stains' reference in place of its file, or of
+    nothing. Raises UsageError where it cannot be used."""
+    if config.stain_norm == "none":
+        return config
+    numbers = read_reference(config).text()
+    if os.path.isfile(config.stain_reference):
+        check_case_of_reference(config)
+    return replace(config, stain_reference=numbers)
+
+
+def check_case_of_reference(config: PrepConfig) -> None:
+    """Raise UsageError if the reference is a field of a case that is not only for training."""
+    fields, bad = find_fields(with_checked_classes(config))
+    given = config.stain_reference
+    cases = {field.case for field in fields if os.path.samefile(field.image, given)}
+    splits = split_cases(fields, bad, config) if cases else {}
+    for case in sorted(cases):
+        if config.split.folds:
+            reason, way_out = "every case is tested, with split.folds", "that is none of these"
+        elif splits[case] != "train":
+            first = next(name for name, split in splits.items() if split == "train")
+            reason, way_out = f"it is in the {splits[case]} split", f"for training, as {first}"
+        else:
+            continue
+        raise UsageError(
+            f"stain_reference={given}: is of {case}, and {reason}, so training would know of it;"
+            f" name an image of a case {way_out}, or leave it out for the published reference"
+        )
 
 
 def find_fields(config: PrepConfig) -> tuple[list[Field], list[BadFile]]:

@@ -27,7 +27,6 @@ from data_prep.dataset.manifest import Sample, count_nuclei, count_samples, unpu
 from data_prep.dataset.pack import PACKED, remove_other_packs, write_pack
 from data_prep.dataset.white import doubts_about_white
 from data_prep.field import FieldTask, PreparedField, files_of, prepare_field
-from data_prep.image_files.normalised import with_reference_read
 from data_prep.images import masks
 from data_prep.images.stains import notes_on_stains
 from data_prep.output_lock import locked
@@ -39,6 +38,7 @@ from data_prep.plan import (
     make_plan,
     with_checked_classes,
     with_pipeline_read,
+    with_reference_read,
 )
 from data_prep.raw import BadFile, BadInputFilesError, natural_key
 from data_prep.records import FieldState

@@ -194,7 +194,7 @@ def with_files_read(config: Any) -> Any:
 
         config = read(config)
     if isinstance(config, PrepConfig) and config.stain_norm != "none":
-        from data_prep.image_files.normalised import with_reference_read  # so does this
+        from data_prep.plan import with_reference_read  # so does this
 
         config = with_reference_read(config)
     return with_pipeline_read(config) if isinstance(config, TrainConfig) else config

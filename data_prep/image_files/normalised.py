@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from data_prep.image_files.open_image import open_image
 from data_prep.images.arrays import Box, Image
 from data_prep.images.image_file import ImageFile, codec_errors_explained
 from data_prep.images.macenko import Conversion, NoStainsError, estimate
-from data_prep.images.stains import MACENKO, PUBLISHED, Stains, check_given, parse
+from data_prep.images.stains import PUBLISHED, Stains, check_given, parse
 from data_prep.raw import BadInputError
 
 WHOLE_PX = 2**24
@@ -109,16 +108,6 @@ def stains_of(path: Path, uint16_white: int, stamp: tuple[int, int]) -> Stains |
             return estimate(sampled(image))
         except NoStainsError as error:
             return str(error)
-
-
-def with_reference_read(config: PrepConfig) -> PrepConfig:
-    """Return the settings with the numbers of the reference in place of its file, or of nothing.
-
-    Raises UsageError where it cannot be used.
-    """
-    if config.stain_norm != MACENKO:
-        return config
-    return replace(config, stain_reference=read_reference(config).text())
 
 
 def read_reference(config: PrepConfig) -> Stains:

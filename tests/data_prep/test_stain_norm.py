@@ -151,6 +151,16 @@ def test_the_reference_is_an_image_or_the_numbers_of_one(
 
 
 @pytest.mark.usefixtures("here")
+def test_a_field_of_a_case_for_training_may_be_the_reference(
+    run: Prepare, raw: Path, tmp_path: Path
+) -> None:
+    outcome = run("stain_norm=macenko", f"stain_reference={raw}/Case_1-01.tif")
+    assert outcome.code == 0, outcome.err
+    numbers = estimate(picture("Case_1-01").reshape(-1, 3))
+    assert described(tmp_path / "out")["config"]["stain_reference"] == numbers.text()
+
+
+@pytest.mark.usefixtures("here")
 def test_another_reference_prepares_the_fields_again(run: Prepare, tmp_path: Path) -> None:
     kept = "kept as they were: 3 fields"
     assert run("stain_norm=macenko").code == 0
@@ -194,6 +204,17 @@ def test_it_is_the_same_on_any_workers_and_shares(run: Prepare, tmp_path: Path) 
         (
             ["stain_norm=macenko", "stain_reference={raw}/Case_1-01.json"],
             ["Case_1-01.json: unreadable or cut short"],
+        ),
+        (
+            ["stain_norm=macenko", "stain_reference={raw}/Case_2-01.tif"],
+            ["Case_2-01.tif: is of Case_2, and it is in the val split", "for training, as Case_1,"],
+        ),
+        (
+            [
+                *("stain_norm=macenko", "stain_reference={raw}/Case_1-01.tif", "split.folds=3"),
+                *(f"split.{split}_cases=[]" for split in ("train", "val", "test")),
+            ],
+            ["Case_1-01.tif: is of Case_1, and every case is tested", "that is none of these"],
         ),
     ],
 )

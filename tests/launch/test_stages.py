@@ -298,3 +298,13 @@ class TestStains:
         other = Request(settings | {"stain_reference": "reference.png"}, here / "run")
         with pytest.raises(UsageError, match=r"was prepared in another way \(stain_reference: "):
             check(stage_arguments(ALL, other, Profile()), other)
+
+    def test_a_field_of_a_case_that_is_tested_is_refused(
+        self, settings: dict[str, str], brecahad: Path, here: Path
+    ) -> None:
+        """Before anything is queued: jobs are given numbers, and know of no file."""
+        (image,) = brecahad.glob("images/Case_2-01.tif")
+        cv2.imwrite(str(image), draw(ONE, 120, 160)[..., ::-1])
+        settings |= {"split.test_cases": "[2]", "stain_reference": str(image)}
+        with pytest.raises(UsageError, match=r"prepare: .*Case_2-01.tif: is of Case_2, and it is "):
+            submit(["--dry-run", *(f"{key}={value}" for key, value in settings.items())])
