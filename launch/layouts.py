@@ -17,7 +17,7 @@ from launch.command_lines import CommandLine, settings_of
 from launch.stages import Request, load_training, naming, stage_arguments
 from train.checkpoints.published import published_checkpoints, step_of
 from train.config import TrainConfig, whole_paths, with_pipeline_read
-from train.crops.fitting import steps_per_epoch
+from train.crops.fitting import check_class_weights, steps_per_epoch
 from train.loop.batch import BATCH_KEYS, RanksError, accepted_starts, as_lines, resolve_batch
 from train.loop.schedule import about_schedule
 from train.runs.newest import CHECKPOINTS
@@ -96,9 +96,8 @@ def check_beginning(
 def planned_data(preparation: Sequence[str]) -> Description | None:
     """Return what is known of a data set before it is prepared; None where cases are dealt to folds
     by what is annotated in them. Raises UserError."""
-    from data_prep.image_files.normalised import with_reference_read
     from data_prep.images.masks import label_values
-    from data_prep.plan import check_raw
+    from data_prep.plan import check_raw, with_reference_read
     from data_prep.records import settings_of_set
 
     config = command_line.load(PrepConfig, preparation)
@@ -110,6 +109,18 @@ def planned_data(preparation: Sequence[str]) -> Description | None:
     settings = settings_of_set(with_reference_read(config))
     labelling = labelling_of(label_values(config.classes, config.labels), settings, None)
     return Description(labelling, cases, "", settings)
+
+
+def check_planned(config: TrainConfig, preparation: Sequence[str]) -> None:
+    """Refuse weights that are not those of the classes of a data set before it is prepared. Raises
+    UsageError."""
+    if not config.loss.class_weights:
+        return
+    from data_prep.images.masks import label_values
+
+    planned = command_line.load(PrepConfig, preparation)
+    labels = label_values(planned.classes, planned.labels)
+    check_class_weights(config.loss, labels, Path(planned.out))
 
 
 def data_of_fold(config: TrainConfig) -> Description:

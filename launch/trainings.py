@@ -17,6 +17,7 @@ from launch.job import Stage
 from launch.layouts import (
     check_beginning,
     check_begun,
+    check_planned,
     resolve_ranks,
     with_batch,
     with_whole_weights,
@@ -166,6 +167,8 @@ def check_trainings(
             if dataset:
                 for fold in folds_trained(training, trainings[0], dataset):
                     check_fitting(replace(training.config, fold=fold), dataset.of_fold(fold))
+            else:
+                check_planned(training.config, preparation)
             if own.begun:
                 check_begun(own, training.config, argv, is_prepared=not preparation)
             told |= dict.fromkeys(check_beginning(own, training.config, argv, preparation))

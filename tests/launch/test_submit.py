@@ -106,6 +106,7 @@ class TestRefusals:
             (["epochs=three"], "train: epochs=three"),
             (["train.epochs=0"], "train: epochs=0: must be at least 1"),
             (["prepare.copies=x"], "prepare: copies=x"),
+            (["loss.class_weights=[1,2]"], "has 1 class to learn (tumor); give a weight for each"),
             (
                 ["--profile", "nosuch"],
                 "--profile nosuch: slurm/nosuch.yaml does not exist; profiles are cpu, default",

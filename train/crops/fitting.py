@@ -1,6 +1,7 @@
 """Check that the settings of a training fit its data set; needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from common.command_line import UsageError, counted, named
 from data_prep.dataset.manifest import Dataset, Sample, count_nuclei
@@ -25,8 +26,8 @@ def check_fitting(config: TrainConfig, dataset: Dataset) -> None:
             f" batch_size={max(1, num_crops)} or less, or crop.per_sample={enough} or more"
         )
     check_crops(config.crop, samples)
-    check_class_weights(config.loss, dataset)
     names, counts = dataset.description.labelling.labels, count_nuclei(samples)
+    check_class_weights(config.loss, names, dataset.folder)
     if config.crop.centred and not any(counts.get(name) for name in names):
         raise UsageError(
             f"crop.centred={config.crop.centred:g}: places crops around annotated nuclei, but the"
@@ -48,17 +49,20 @@ def steps_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
     return len(dataset.split("train")) * config.crop.per_sample // config.batch.size
 
 
-def check_class_weights(loss: LossConfig, dataset: Dataset) -> None:
-    """Raise UsageError unless there are no weights, or one for each channel of the network."""
+def check_class_weights(loss: LossConfig, labels: Mapping[str, int], data: Path) -> None:
+    """Raise UsageError unless there are no weights, or one for each channel of the network.
+
+    `labels`: class -> mask value, of the data set in the folder `data`.
+    """
     if not loss.class_weights:
         return
     from data_prep.images.masks import channel_names  # late: with OpenCV
 
-    names = channel_names(dataset.description.labelling.labels)
+    names = channel_names(labels)
     if len(names) != len(loss.class_weights):
         equal = weights_text([1.0] * len(names))
         raise UsageError(
-            f"loss.class_weights={weights_text(loss.class_weights)}: data={dataset.folder} has"
+            f"loss.class_weights={weights_text(loss.class_weights)}: data={data} has"
             f" {counted(len(names), 'class', 'classes')} to learn ({named(names)}); give a weight"
             f" for each, in this order, as in loss.class_weights={equal}"
         )
