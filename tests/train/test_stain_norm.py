@@ -153,6 +153,7 @@ def test_a_picture_is_predicted_as_its_prepared_copy_is_without_normalisation(
     settings = json.loads((tmp_path / "out/Case_4-01_settings.json").read_text())
     assert settings["stain_norm"] == "macenko"
     assert settings["stain_reference"] == PUBLISHED_TEXT
+    assert settings["not_normalised"] == ""
 
 
 def test_a_picture_that_keeps_its_colours_is_named(
@@ -167,8 +168,11 @@ def test_a_picture_that_keeps_its_colours_is_named(
         "1 of 1 image keeps its colours, since its stains cannot be estimated: Case_5-01.tif (it"
         " has one stain only)"
     )
-    _, told = predicted(run, grey, tmp_path / "out", cli)
-    assert f"warning: {line}\n" in told
+    for _ in range(2):  # predicted, and done before
+        _, told = predicted(run, grey, tmp_path / "out", cli)
+        assert f"warning: {line}\n" in told
+    settings = json.loads((tmp_path / "out/Case_5-01_settings.json").read_text())
+    assert settings["not_normalised"] == "it has one stain only"
     assert line in evaluated(run, tmp_path / "eval", cli, f"raw={grey.parent}")["warnings"]
 
 

@@ -52,8 +52,6 @@ class BandReader:
         self.source: Source | None = None
         self.largest_uint16: dict[Path, int] = {}
         """Image -> the largest value read of it, as ImageFile.largest_uint16."""
-        self.not_normalised: dict[Path, str] = {}
-        """Image -> as ImageFile.not_normalised; none without a reference."""
         self.files = ExitStack()
 
     def read(self, task: Task, band: Band) -> tuple[Image, list[Corner]]:
@@ -89,8 +87,6 @@ class BandReader:
         file = self.files.enter_context(
             open_normalised(task.path, self.uint16_white, self.reference)
         )
-        if self.reference:
-            self.not_normalised[task.path] = file.not_normalised
         image = of_size(file, *task.predicted_px)
         overview_HWC = None
         if self.min_tissue:

@@ -35,7 +35,7 @@ def predict_images(config: PredictConfig) -> int:
                 print("".join(f"{note}\n" for note in plan.notes), end="", flush=True)
             for _ in tracked(predictor, plan.tasks):
                 pass
-            doubts = predictor.doubts()
+            doubts = predictor.doubts(plan)
     if ranks.is_first:
         for doubt in doubts:
             print(f"warning: {doubt}", file=sys.stderr)
@@ -56,7 +56,7 @@ def report(predictor: Predictor, plan: PredictionPlan, num_images: int) -> None:
         predictor.nuclei_threshold,
         predictor.nuclei_chosen_on,
     )
-    done_before = f" ({plan.num_done} done before)" if plan.num_done else ""
+    done_before = f" ({len(plan.not_normalised)} done before)" if plan.not_normalised else ""
     print(
         f"predicted {num_images - len(predictor.bad)} of {num_images} images into"
         f" {predictor.config.out}{done_before}, {thresholds}"

@@ -50,12 +50,13 @@ class PredictionPlan:
 
     tasks: list[Task]
     """Images to predict."""
-    num_done: int
-    """Number of images that were predicted before, with the same settings."""
     changed: list[str]
     """Results of these that were changed since."""
     bad: dict[Path, str]
     """Images that cannot be predicted -> the reason."""
+    not_normalised: dict[str, str]
+    """Images that were predicted before, with the same settings -> why in their own colours, '' if
+    they were not."""
     notes: list[str]
     """What the user should know of the model and of resolutions, a line each."""
 
@@ -89,6 +90,7 @@ class Predictor:
         labelling = run.data.labelling
         self.reader = BandReader(labelling.uint16_white, config.min_tissue, labelling.stains)
         self.bad: dict[Path, str] = {}
+        self.not_normalised: dict[str, str] = {}  # of images whose results are written
         self.num_written = 0  # rows; the thread that writes counts here
         self.num_reported = 0  # of these
         self.settings = {
@@ -108,7 +110,7 @@ class Predictor:
     def plan(self, paths: Sequence[Path]) -> PredictionPlan:
         """Sort images into those to predict and the others, and make folders for the bands. One
         rank calls this for all."""
-        tasks, num_done, changed, bad, told = [], 0, list[str](), {}, {}
+        tasks, changed, bad, told, not_normalised = [], list[str](), {}, {}, {}
         out = Path(self.config.out)
         for kind in (KIND, BANDS):
             ownership.make_private(out, kind)
@@ -121,7 +123,7 @@ class Predictor:
             told[path.name] = task.mpp
             standing = task.look()
             if standing.is_done:
-                num_done += 1
+                not_normalised[path.name] = standing.not_normalised
                 changed += standing.in_the_way
                 continue
             if standing.in_the_way:
@@ -131,7 +133,7 @@ class Predictor:
             task.store.begin(task.settings)
             tasks.append(task)
         notes = notes_on_resolution(told, self.run.data.labelling.mpp, self.config.mpp)
-        return PredictionPlan(tasks, num_done, changed, bad, [*self.notes, *notes])
+        return PredictionPlan(tasks, changed, bad, not_normalised, [*self.notes, *notes])
 
     def task(self, path: Path) -> Task:
         """Cut an image into bands. Raises BadInputError."""
@@ -212,16 +214,16 @@ class Predictor:
         """Add to the rows written; the thread that writes calls this."""
         self.num_written += number
 
-    def doubts(self) -> list[str]:
+    def doubts(self, plan: PredictionPlan) -> list[str]:
         """Return a line about 16-bit images that are read as darker or lighter than they are
-        meant, and one about those that keep their colours. Collective."""
+        meant, and one about those that keep their colours, predicted before or now. Collective."""
         largest: dict[str, int] = {}
-        problems: dict[str, str] = {}
+        problems = dict(plan.not_normalised)
         for of_rank in self.ranks.gather(self.reader.largest_uint16):
             for path, value in of_rank.items():
                 largest[path.name] = max(largest.get(path.name, 0), value)
-        for found in self.ranks.gather(self.reader.not_normalised):
-            problems |= {path.name: problem for path, problem in found.items()}
+        for found in self.ranks.gather(self.not_normalised):
+            problems |= found
         white = self.run.data.labelling.uint16_white
         return doubts_about_white(largest, white, may_set=False) + notes_on_stains(problems)
 
@@ -243,8 +245,8 @@ class Predictor:
                 self.count_rows(self.results(task).num_rows)
                 continue
             try:
-                self.results(task).write()
-            except UserError as error:  # somebody has written there meanwhile
+                self.not_normalised[task.path.name] = self.results(task).write()
+            except (UserError, BadInputError) as error:  # somebody has written or changed it
                 self.bad[task.path] = str(error)
 
     def results(self, task: Task) -> ResultFiles:

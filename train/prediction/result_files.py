@@ -15,6 +15,7 @@ from common.file_records import is_whole
 from common.ownership import PRIVATE, Item
 from data_prep.annotations.qupath import PREDICTED
 from data_prep.dataset.description import Labelling
+from data_prep.image_files.normalised import open_normalised
 from data_prep.images import encoding
 from data_prep.images.arrays import Box, Image, Mask
 from data_prep.images.masks import channel_names, channel_values
@@ -31,6 +32,7 @@ KIND, BANDS = "predict", "bands"  # private folders
 PICTURE_PX = 4000
 """Longest side of an overlay and of a mask as PNG; the overlay of a larger image is shrunk."""
 SETTINGS = "_settings.json"
+NOT_NORMALISED = "not_normalised"
 NUCLEI = f"_{PREDICTED}.geojson"
 SMALL_MASK = "_mask.png"
 OUTPUTS = ("_mask.tif", "_probability.tif", "_overlay.png", NUCLEI, ".json", SETTINGS)
@@ -96,14 +98,18 @@ class Task:
         record = self.item.read()
         others = [name for name in self.outputs if not is_whole(record, self.out, name)]
         in_the_way = self.item.conflicts(others, record)
-        is_recorded = record.about == self.about and set(self.outputs) <= record.files.keys()
+        not_normalised = str(record.about.get(NOT_NORMALISED, ""))
+        is_recorded = (
+            record.about == self.about(not_normalised) and set(self.outputs) <= record.files.keys()
+        )
         # every result that differs from its record is there, and is no empty file of ours
-        return Standing(is_recorded and in_the_way == others, in_the_way)
+        return Standing(is_recorded and in_the_way == others, in_the_way, not_normalised)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What its record says once all its results are written, in the form that is read back."""
-        return {"settings": json.loads(encode_settings(self.settings))}
+    def about(self, not_normalised: str) -> dict[str, Any]:
+        """Return what its record says once all its results are written, in the form that is read
+        back. `not_normalised`: as ImageFile.not_normalised."""
+        settings = json.loads(encode_settings(self.settings))
+        return {"settings": settings, NOT_NORMALISED: not_normalised}
 
     def name(self, ending: str = "") -> str:
         """Name one of its result files, or the image without its ending."""
@@ -117,6 +123,8 @@ class Standing(NamedTuple):
     """Whether all were written with these settings and exist, even if somebody changed them."""
     in_the_way: list[str]
     """Files under their names that we did not write, or that were changed since."""
+    not_normalised: str
+    """As recorded: why the image was predicted in its own colours; '' if it was not."""
 
 
 def encode_settings(settings: dict[str, Any]) -> bytes:
@@ -152,9 +160,14 @@ class ResultFiles:
         names = {value: name for name, value in reversed(self.labelling.labels.items())}
         return [names[value] for value in self.values]
 
-    def write(self) -> None:
+    def write(self) -> str:
         """Write the results beside the bands, then give them their names, the settings last: those
-        say that all is written. Raises UserError where a file that is not ours is in the way."""
+        say that all is written. Returns `not_normalised()`.
+
+        Raises UserError where a file that is not ours is in the way, and BadInputError where the
+        image cannot be read any more.
+        """
+        not_normalised = self.not_normalised()
         store, name = self.task.store, self.task.name
         with self.task.item as item:
             mask_HW = self.write_mask(item.make(name("_mask.tif")))
@@ -167,9 +180,18 @@ class ResultFiles:
             with item.make(name(NUCLEI)).open("wb") as file:
                 file.writelines(as_geojson(nuclei))
             item.write(name(".json"), as_brecahad(nuclei, self.task.height, self.task.width))
-            item.write(name(SETTINGS), encode_settings(self.task.settings))
-            item.publish(self.task.about)
+            settings = {**self.task.settings, NOT_NORMALISED: not_normalised}
+            item.write(name(SETTINGS), encode_settings(settings))
+            item.publish(self.task.about(not_normalised))
         store.remove()
+        return not_normalised
+
+    def not_normalised(self) -> str:
+        """Return why the image was predicted in its own colours; '' if it was not. Raises
+        BadInputError."""
+        about = self.labelling
+        with open_normalised(self.task.path, about.uint16_white, about.stains) as file:
+            return file.not_normalised
 
     def write_mask(self, path: Path) -> Mask:
         """Write the mask's pyramid; return the mask shrunk, of `shrink` x `shrink` px the first."""
