@@ -23,6 +23,7 @@ from data_prep.augment.variants import Variant, plan_variants
 from data_prep.config import IGNORE_LABEL, MAX_SIDE_PX, PrepConfig
 from data_prep.dataset.manifest import unpublish
 from data_prep.image_files.normalised import open_normalised
+from data_prep.image_files.open_image import open_image
 from data_prep.images import encoding, masks
 from data_prep.images.arrays import Image, Mask, PointsPx
 from data_prep.images.rescaling import at_resolution
@@ -95,7 +96,10 @@ def prepare_field(task: FieldTask) -> PreparedField:
                 raise BadInputError(CHANGED)
     if bad:
         return PreparedField([], bad)
-    is_kept = task.tile is None or not is_glass(image_HWC, annotation, task.config.min_tissue)
+    with errors_collected(field.image, raw, bad):
+        is_kept = task.tile is None or not is_glass(task, task.tile, image_HWC, annotation)
+    if bad:
+        return PreparedField([], bad)
     with records.item_of(task.out, task.name) as item:
         try:
             samples = write_variants(task, image_HWC, annotation, item) if is_kept else []
@@ -141,12 +145,17 @@ def read_image(task: FieldTask) -> tuple[Image, Tile, int, str]:
         return image.read(tile.box), tile, image.largest_uint16, file.not_normalised
 
 
-def is_glass(image_HWC: Image, annotation: Annotation, min_tissue: float) -> bool:
-    """Return whether a tile holds too little tissue, no point and no pixel of an area."""
+def is_glass(task: FieldTask, tile: Tile, image_HWC: Image, annotation: Annotation) -> bool:
+    """Return whether a tile holds too little tissue, no point and no pixel of an area. Raises
+    BadInputError."""
     nuclei = inside_only(annotation.nuclei, *image_HWC.shape[:2])
     if any(map(len, nuclei.values())) or annotation.has_areas:
         return False
-    return tissue_fraction(image_HWC) < min_tissue
+    config = task.config
+    if config.stain_norm != "none":  # tissue is told by the image's own colours, as in `estimate`
+        with open_image(task.field.image, config.uint16_white) as file:
+            image_HWC = at_resolution(file, config.mpp, otherwise_mpp=config.mpp).read(tile.box)
+    return tissue_fraction(image_HWC) < config.min_tissue
 
 
 def write_variants(

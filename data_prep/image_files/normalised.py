@@ -57,6 +57,11 @@ class Normalised(ImageFile):
         self.segment_px = image.segment_px
 
     @property
+    def as_scanned(self) -> ImageFile:
+        """The image in its own colours."""
+        return self.image
+
+    @property
     def mpp(self) -> float | None:
         """Resolution, in micrometres per px, as ImageFile.mpp."""
         return self.image.mpp

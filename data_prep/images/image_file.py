@@ -53,6 +53,11 @@ class ImageFile(ABC):
         return ""
 
     @property
+    def as_scanned(self) -> "ImageFile":
+        """The image in its own colours."""
+        return self
+
+    @property
     @abstractmethod
     def mpp(self) -> float | None:
         """Resolution, in micrometres per px; None if the file does not tell. Raises BadInputError

@@ -16,7 +16,7 @@ from data_prep.dataset.manifest import read_dataset
 from data_prep.dataset.samples import read_image
 from data_prep.images.macenko import Conversion, estimate
 from data_prep.images.stains import PUBLISHED, Stains
-from tests.data_prep.images.stained import ONE, OTHER, draw
+from tests.data_prep.images.stained import ONE, OTHER, STRONGEST, draw, half_pale
 from tests.processes import map_here
 
 HEIGHT, WIDTH = 300, 400
@@ -129,6 +129,20 @@ def test_tiles_have_the_stains_of_the_whole(run: Prepare, tmp_path: Path) -> Non
     for name, image_HWC in found.items():
         left, top = (int(part[1:]) for part in name.split("_")[2:4])
         np.testing.assert_array_equal(image_HWC, whole[top : top + 128, left : left + 128])
+
+
+@pytest.mark.usefixtures("here")
+def test_glass_is_told_by_the_colours_of_the_scan(run: Prepare, raw: Path, tmp_path: Path) -> None:
+    """Tiles that are left out do not depend on the reference."""
+    for name in FIELDS:
+        image_HWC = half_pale(128, 256) if name == "Case_1-01" else picture(name)
+        tifffile.imwrite(raw / f"{name}.tif", image_HWC, photometric="rgb")
+    (raw / "Case_1-01.json").write_text(json.dumps({"tumor": [{"x": 0.1, "y": 0.1}]}))
+    reference = f"stain_reference={STRONGEST.text()}"
+    for out, given in (("plain", []), ("normalised", ["stain_norm=macenko", reference])):
+        assert run(*given, "tile_px=128", out=out).code == 0
+        found = [name for name in images(tmp_path / out) if name.startswith("Case_1")]
+        assert found == ["Case_1-01_x0_y0_v00_original"]
 
 
 @pytest.mark.usefixtures("here")

@@ -37,8 +37,12 @@ class Source:
 
     task: Task
     image: ImageFile
+    scanned: ImageFile
+    """The image in its own colours, which tell what is tissue; `image` itself if it has them."""
     overview_HWC: Image | None
-    """The level of a pyramid that tissue is found in; None where there is no such level."""
+    """The level of a pyramid that shows its glass; None where there is no such level."""
+    tissue_HWC: Image | None
+    """The same in its own colours, that tissue is found in."""
 
 
 class BandReader:
@@ -72,12 +76,15 @@ class BandReader:
 
     def read_from(self, source: Source, band: Band) -> tuple[Image, list[Corner]]:
         """As `read`, of an open image."""
-        if source.overview_HWC is not None:
-            return self.read_tissue(source.overview_HWC, source.image, source.task, band)
-        image_HWC = source.image.read(Box(0, band.top, *reversed(band.shape)))
+        if source.overview_HWC is not None and source.tissue_HWC is not None:
+            return self.read_tissue(source.overview_HWC, source.tissue_HWC, source, band)
+        box = Box(0, band.top, *reversed(band.shape))
+        image_HWC = source.image.read(box)
+        has_own = source.scanned is source.image or not self.min_tissue
+        seen_HWC = image_HWC if has_own else source.scanned.read(box)
         height, width = band.size
         fractions = (
-            tissue_fraction(image_HWC[top : top + height, left : left + width], step=4)
+            tissue_fraction(seen_HWC[top : top + height, left : left + width], step=4)
             for top, left in band.corners
         )
         return image_HWC, self.with_tissue(band.corners, fractions)
@@ -88,11 +95,15 @@ class BandReader:
             open_normalised(task.path, self.uint16_white, self.reference)
         )
         image = of_size(file, *task.predicted_px)
-        overview_HWC = None
+        scanned, overview_HWC, tissue_HWC = image, None, None
+        if file.as_scanned is not file:
+            scanned = of_size(file.as_scanned, *task.predicted_px)
         if self.min_tissue:
             most_shrink = min(task.bands[0].size) / OVERVIEW_PX
-            overview_HWC = image.overview(most_shrink, MOST_PX)
-        return Source(task, image, overview_HWC)
+            overview_HWC = tissue_HWC = image.overview(most_shrink, MOST_PX)
+            if scanned is not image:
+                tissue_HWC = scanned.overview(most_shrink, MOST_PX)
+        return Source(task, image, scanned, overview_HWC, tissue_HWC)
 
     def with_tissue(self, corners: Sequence[Corner], fractions: Iterable[float]) -> list[Corner]:
         """Keep the tiles whose fraction of tissue is large enough."""
@@ -100,11 +111,12 @@ class BandReader:
         return [corner for corner, fraction in pairs if fraction >= self.min_tissue]
 
     def read_tissue(
-        self, overview_HWC: Image, image: ImageFile, task: Task, band: Band
+        self, overview_HWC: Image, tissue_HWC: Image, source: Source, band: Band
     ) -> tuple[Image, list[Corner]]:
         """Read only the tiles of a band with tissue; its other px are the overview, enlarged."""
         boxes = [Box(left, band.top + top, *reversed(band.size)) for top, left in band.corners]
-        fractions = (tissue_fraction(seen_in(overview_HWC, task, box), step=1) for box in boxes)
+        image, task = source.image, source.task
+        fractions = (tissue_fraction(seen_in(tissue_HWC, task, box), step=1) for box in boxes)
         tissue = self.with_tissue(band.corners, fractions)
         whole = Box(0, band.top, *reversed(band.shape))
         size = whole.width, whole.height

@@ -20,3 +20,14 @@ def draw(stains: Stains, height: int = 240, width: int = 320, seed: int = 0) -> 
     amounts_HW2 = amounts_HW2.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
     density_HWC = amounts_HW2 @ np.array([stains.hematoxylin, stains.eosin])
     return np.rint(255 * np.exp(-density_HWC)).astype(np.uint8)
+
+
+STRONGEST = Stains(ONE.hematoxylin, ONE.eosin, (10.0, 10.0))
+"""A reference that makes pale px dark."""
+
+
+def half_pale(height: int, width: int) -> np.ndarray:
+    """Draw tissue on the left, and on the right the same so pale that it counts as glass."""
+    left_HWC = draw(ONE, height, width // 2)
+    right_HWC = np.rint(255 * (left_HWC / 255) ** 0.12).astype(np.uint8)
+    return np.concatenate([left_HWC, right_HWC], axis=1)

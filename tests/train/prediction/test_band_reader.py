@@ -11,6 +11,7 @@ import tifffile
 
 from data_prep.image_files.open_image import read_image
 from data_prep.raw import BadInputError
+from tests.data_prep.images.stained import STRONGEST, half_pale
 from train import predict
 from train.config import TileConfig
 from train.prediction.band_reader import BandReader, boxes_with
@@ -117,6 +118,23 @@ def test_tissue_is_the_same_in_the_smaller_level_and_in_the_image(tmp_path: Path
         if top + 48 > 92 and top < 228 and left + 48 > 202 and left < 328
     }
     assert tiles["pyramid"] == tiles["flat"] == expected
+
+
+@pytest.mark.parametrize("shrinks", [(), (2,)])
+def test_what_is_predicted_is_told_by_the_colours_of_the_scan(
+    shrinks: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Of an image and of a pyramid, whatever the reference."""
+    image_HWC, path = half_pale(HEIGHT, WIDTH), tmp_path / "a.tif"
+    write_pyramid(path, image_HWC, shrinks)
+    task = task_of(path, 10**9)
+    found = [BandReader(65535, 0.01, each).read(task, task.bands[0]) for each in (None, STRONGEST)]
+    (_, tissue), (_, as_normalised) = found
+    assert {left for _, left in tissue} == {
+        left for left in task.bands[0].lefts if left < WIDTH // 2
+    }
+    assert as_normalised == tissue
+    assert (found[0][0] != found[1][0]).any()
 
 
 @pytest.mark.parametrize(
