@@ -21,6 +21,10 @@ VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")  # in stage=
 WEEK_S = 7 * 24 * 3600.0
 
 
+MOST_GAMMA = 10.0  # of the focal loss: with far more, every pixel's loss is rounded to 0
+MOST_WEIGHT = 1e6  # of a class
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Binary cross-entropy with logits or the focal loss, and optionally the soft Dice loss beside
@@ -45,11 +49,13 @@ class LossConfig:
                 f"loss.dice_weight={self.dice_weight} must be at least 0 and"
                 f" loss.positive_weight={self.positive_weight} above 0, both finite"
             )
-        if not 0 <= self.focal_gamma < math.inf:
-            raise ValueError(f"loss.focal_gamma={self.focal_gamma}: must be at least 0, and finite")
-        if not all(0 < weight < math.inf for weight in self.class_weights):
+        if not 0 <= self.focal_gamma <= MOST_GAMMA:
+            raise ValueError(f"loss.focal_gamma={self.focal_gamma}: from 0 to {MOST_GAMMA:g}")
+        if not all(0 < weight <= MOST_WEIGHT for weight in self.class_weights):
             typed = weights_text(self.class_weights)
-            raise ValueError(f"loss.class_weights={typed}: each must be above 0, and finite")
+            raise ValueError(
+                f"loss.class_weights={typed}: each must be above 0, at most {MOST_WEIGHT:g}"
+            )
 
 
 @dataclass(frozen=True)
