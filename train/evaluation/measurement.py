@@ -270,8 +270,10 @@ def pool(runs: Sequence[Measured]) -> Measured:
 
 
 def disc_radii(labelling: Labelling) -> list[int]:
-    """Return the radii of discs to measure against; none if the annotations are areas."""
-    return [] if READERS[labelling.annotations].has_areas else radii_around(labelling.radius_px)
+    """Return the radii of discs to measure against; none if the annotations are areas, or if rings
+    are ignored: discs of another radius would differ by px of the ring, which do not count."""
+    has_others = READERS[labelling.annotations].has_areas or labelling.ignore_px
+    return [] if has_others else radii_around(labelling.radius_px)
 
 
 def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int]) -> FieldCheck:
