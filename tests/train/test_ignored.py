@@ -173,7 +173,7 @@ def test_figures_of_a_picture_one_can_count() -> None:
     assert prediction.annotated_classes.tolist() == np.where(mask_HW == 255, 1, mask_HW).tolist()
 
 
-def test_predictions_in_ignored_pixels_change_no_figure() -> None:
+def test_predictions_in_ignored_pixels_change_no_figure_of_pixels() -> None:
     rng = np.random.default_rng(0)
     mask_HW = rng.choice([0, 255], (30, 40))
     mask_HW[5:25, 3:20] = IGNORED
@@ -256,7 +256,15 @@ def test_a_split_and_its_raw_fields_are_measured_alike(
         num_px = sample.height_px * sample.width_px
         assert sum(field["counts"]["tumor"]) == num_px - sample.ignored_px < num_px
         assert sum(of_whole["counts"]["tumor"]) == num_px
-    assert summaries[3]["data"]["ignore_px"] == 0
+    assert [each["data"]["ignore_px"] for each in summaries] == [RING_PX, RING_PX, RING_PX, 0]
+    ignored, total = (
+        sum(n)
+        for n in zip(*((e.ignored_px, e.height_px * e.width_px) for e in tested), strict=True)
+    )
+    line = f"{ignored / total:.3%} of the pixels are ignored: no figure of pixels counts them"
+    for each, expected in zip(summaries, [ignored] * 3 + [0], strict=True):
+        assert each["pixels"] == {"total": total, "ignored": expected}
+        assert (line in each["warnings"]) == bool(expected)
     # larger discs would lie in the ring, which does not count: all radii would look alike
     assert ["sensitivity" in each for each in summaries] == [False, False, False, True]
 

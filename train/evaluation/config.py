@@ -30,11 +30,12 @@ class EvaluateConfig:
     """A file in raw= that lists no object: 'refuse' takes it for a mistake, 'accept' for saying
     that nothing is there; if not given, as for the training data."""
     ignore_value: int | Literal["", "none"] = ""
-    """The value of pixels in the masks of raw= that no figure counts, or none; if not given, as for
-    the training data."""
+    """The value of pixels in the masks of raw= that no figure of pixels counts, or none; if not
+    given, as for the training data. A nucleus that is found there is no false alarm, but a hit if
+    it matches a point."""
     ignore_px: int | Literal[""] = ""
-    """Width of a ring around each disc in raw= that no figure counts, in px; if not given, as for
-    the training data. Runs are compared at one width."""
+    """Width of a ring around each disc in raw= that no figure of pixels counts, in px; if not
+    given, as for the training data. Runs are compared at one width."""
     mpp: float = 0.0
     """Resolution of the fields of raw= that do not tell theirs, in micrometres per px; 0 for
     unknown. Fields of another resolution than the model's are rescaled with their annotations, and

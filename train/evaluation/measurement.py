@@ -108,6 +108,9 @@ class FieldCheck:
     """As ImageFile.largest_uint16."""
     truth_sha256: str
     """Hash of the truth: the mask of each class and its annotated points."""
+    num_px: int
+    ignored_px: int
+    """How many of these are ignored."""
 
 
 @dataclass
@@ -196,7 +199,7 @@ def evaluate_predictions(
     read_again = partial(agreement, chosen.fields, prints, run.label_values)
     summary = {
         **model.about,
-        "data": about_fields(config),
+        "data": about_fields(config, chosen.truth),
         "tta": config.tta,
         "threshold": {"value": thresholds.pixels, "chosen_on": thresholds.chosen_on},
         **figures,
@@ -206,6 +209,7 @@ def evaluate_predictions(
         "empty_rule": EMPTY_RULE,
         "warnings": [
             *chosen.notes,
+            *notes_on_ignored(measured.checks),
             *doubts_about_images(measured.checks, run.data.labelling),
             *model.warnings,
             *duplicate_warnings(near_duplicates),
@@ -285,16 +289,16 @@ def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int
         counts_by_radius(is_predicted_CHW, is_valid_HW, prediction.annotated, radii_px),
         prediction.largest_uint16,
         truth_sha256(prediction.truth_CHW, is_valid_HW, prediction.annotated),
+        is_valid_HW.size,
+        int(np.count_nonzero(~is_valid_HW)),
     )
 
 
-def about_fields(config: EvaluateConfig) -> dict[str, str | int]:
-    """Say in the summary which fields were measured."""
-    if not config.raw:
-        return {"split": config.split}
-    given = {key: getattr(config, key) for key in ("annotations", "ignore_value", "ignore_px")}
-    named = {key: value for key, value in given.items() if value != ""}
-    return {"raw": Path(config.raw).name, **named}
+def about_fields(config: EvaluateConfig, truth: Labelling) -> dict[str, str | int]:
+    """Say in the summary which fields were measured, and what of them was ignored."""
+    of_raw = {"annotations": config.annotations} if config.annotations else {}
+    about = {"raw": Path(config.raw).name, **of_raw} if config.raw else {"split": config.split}
+    return {**about, "ignore_value": truth.ignore_value, "ignore_px": truth.ignore_px}
 
 
 def figures_of(measured: Measured, run: Run, radii_px: Sequence[int]) -> dict[str, Any]:
@@ -304,6 +308,7 @@ def figures_of(measured: Measured, run: Run, radii_px: Sequence[int]) -> dict[st
     by_radius = dice_by_radius(counts, radii_px)
     return {
         **summarise(measured.results, channel_names(run.data.labelling.labels), seed),
+        "pixels": num_pixels(measured.checks),
         "truth_sha256": {each.fingerprint.field: each.truth_sha256 for each in measured.checks},
         "baselines": {
             name: {
@@ -314,6 +319,23 @@ def figures_of(measured: Measured, run: Run, radii_px: Sequence[int]) -> dict[st
         },
         **({"sensitivity": by_radius} if by_radius else {}),
     }
+
+
+def num_pixels(checks: Sequence[FieldCheck]) -> dict[str, int]:
+    """Count the pixels of fields, and those of them that no figure counts."""
+    return {
+        "total": sum(check.num_px for check in checks),
+        "ignored": sum(check.ignored_px for check in checks),
+    }
+
+
+def notes_on_ignored(checks: Sequence[FieldCheck]) -> list[str]:
+    """Say how many pixels are ignored; nothing where none is."""
+    numbers = num_pixels(checks)
+    if not numbers["ignored"]:
+        return []
+    share = numbers["ignored"] / numbers["total"]
+    return [f"{share:.3%} of the pixels are ignored: no figure of pixels counts them"]
 
 
 def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Criteria) -> FieldResult:
