@@ -298,7 +298,8 @@ def about_fields(config: EvaluateConfig, truth: Labelling) -> dict[str, str | in
     """Say in the summary which fields were measured, and what of them was ignored."""
     of_raw = {"annotations": config.annotations} if config.annotations else {}
     about = {"raw": Path(config.raw).name, **of_raw} if config.raw else {"split": config.split}
-    return {**about, "ignore_value": truth.ignore_value, "ignore_px": truth.ignore_px}
+    value = {} if truth.ignore_value == "none" else {"ignore_value": truth.ignore_value}
+    return {**about, **value, **({"ignore_px": truth.ignore_px} if truth.ignore_px else {})}
 
 
 def figures_of(measured: Measured, run: Run, radii_px: Sequence[int]) -> dict[str, Any]:
