@@ -40,7 +40,8 @@ class ModelConfig:
     `python -m model.fetch encoder=NAME` fills; or a file, safetensors or torch's state dict. A run
     that goes on no longer needs them."""
     dropout: float = 0.0
-    """Fraction of the deepest level's channels dropped in training, 0 to below 1 (no unit)."""
+    """Fraction of the deepest level's channels dropped in training, 0 to below 1 (no unit). smp:
+    beside what FPN (0.2) and DeepLabV3Plus (0.5) drop by themselves."""
     downsample: int = 1
     """Run the network at 1/downsample of the resolution; logits come out at full size. 2 costs a
     quarter of the arithmetic. unet takes in blocks of pixels as channels, smp their mean."""

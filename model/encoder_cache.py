@@ -8,6 +8,7 @@ $EOSIN_CACHE, else $XDG_CACHE_HOME/eosin, else ~/.cache/eosin.
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Fetched:
     fetched: str
     """Time in UTC."""
 
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == 3 or not min(self.std) > 0:
+            raise ValueError("mean, std: expected three numbers each, those of std above 0")
+        self.as_source()
+
     def as_source(self) -> EncoderSource:
         """Return what runs and models record of it."""
         return EncoderSource(
@@ -112,9 +118,6 @@ def read_fetched(encoder: str, cache: Path | None = None) -> Fetched:
         found = read_checked(folder / SOURCE, Fetched)
         if found.encoder != encoder:
             raise ValueError(f"encoder: {printable(found.encoder)}, not {encoder}")
-        if not len(found.mean) == len(found.std) == 3 or min(found.std) <= 0:
-            raise ValueError("mean, std: expected three numbers each, those of std above 0")
-        found.as_source()
         if (num_bytes := (folder / WEIGHTS).stat().st_size) != found.bytes:
             raise ValueError(f"{WEIGHTS} has {num_bytes} bytes, not {found.bytes}")
     except (OSError, ValueError) as error:
@@ -137,5 +140,8 @@ def damaged(encoder: str, folder: Path, problem: str) -> UsageError:
 
 
 def fetching(encoder: str) -> str:
-    """Return the command that fetches the weights of an encoder."""
-    return f"python -m model.fetch encoder={encoder}"
+    """Return the command that fetches the weights of an encoder, into the cache that is named here
+    too."""
+    cache = os.environ.get(CACHE, "")
+    into = f"{CACHE}={shlex.quote(str(cache_folder()))} " if cache else ""
+    return f"{into}python -m model.fetch encoder={encoder}"

@@ -101,13 +101,18 @@ def fetch(encoder: str, cache: Path | None = None) -> tuple[bool, Fetched]:
     cache, folder = cache or cache_folder(), folder_of(encoder, cache)
     if is_there(encoder, cache):
         return False, read_fetched(encoder, cache)
+    if (folder / WEIGHTS).exists() and not any((folder / name).exists() for name in (SOURCE, PART)):
+        raise UserError(
+            f"{folder / WEIGHTS}: was not fetched by Eosin (there is no {SOURCE} beside it), and is"
+            f" left as it is; move it away, and: {fetching(encoder)}"
+        )
     place = place_of(encoder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be made: {error.strerror}; name a folder where you may write:"
-            f" {CACHE}=DIR {fetching(encoder)}"
+            f" {CACHE}=DIR python -m model.fetch encoder={encoder}"
         ) from None
     with Lease(cache, CACHE, name=f"encoders/{encoder}/.lock", doing="fetching into it"):
         part = folder / PART
@@ -197,13 +202,16 @@ def download(place: Place, folder: Path) -> tuple[Fetched, Path]:
 
 
 def licence_of(repository: str, commit: str) -> str:
-    """Return the licence that a repository's model card states; '' where it states none."""
+    """Return the licence that a repository's model card states; '' where it states none, or there
+    is no card."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         card = HfApi().model_info(repository, revision=commit).card_data
-    except HfHubHTTPError:  # a mirror may have files and no descriptions
+    except HfHubHTTPError as error:
+        if error.response.status_code != 404:  # a mirror may have files and no descriptions
+            raise
         return ""
     return str(card.get("license") or "") if card else ""
 

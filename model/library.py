@@ -91,9 +91,9 @@ def library() -> ModuleType:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"model.name=smp: segmentation-models-pytorch cannot be imported ({reason}); torch is"
-            f" {torch.__version__}, torchvision {version_of('torchvision')}: both must be of one"
-            " release and one kind, as torch 2.14.1 with torchvision 0.29.1, both for CPU or both"
-            " for CUDA"
+            f" {torch.__version__}, torchvision {version_of('torchvision')}, which must be of one"
+            " release and one kind (CPU or CUDA): pip install --constraint constraints.txt"
+            " segmentation-models-pytorch torch torchvision"
         ) from None
     return segmentation_models_pytorch
 

@@ -200,6 +200,7 @@ def fitted(config: ModelConfig, encoder: nn.Module, given: Mapping[str, Tensor])
         for load in loads:
             unfit = what_lacks(load, tensors, names)
             if unfit == ([], []):
+                check_depth(config, encoder, tensors)
                 return loaded(config, load, tensors)
             best = min(best, unfit, key=lambda one: one.number)
     parts = [
@@ -212,6 +213,28 @@ def fitted(config: ModelConfig, encoder: nn.Module, given: Mapping[str, Tensor])
         f"{config.encoder} it {' and '.join(parts)}; give weights of this encoder, or name the"
         " encoder that these are of"
     )
+
+
+def check_depth(config: ModelConfig, encoder: nn.Module, tensors: State) -> None:
+    """Raise UsageError for tensors of a deeper network, of which an encoder would take a part.
+
+    Tensors that the encoder's network lacks may be of a classifier, not of its own stages. Where
+    the libraries rename tensors, they know the network.
+    """
+    known = {*encoder.state_dict()}
+    if isinstance(encoder, library().encoders.TimmUniversalEncoder):
+        import timm
+
+        with torch.device("meta"):
+            known |= {*timm.create_model(encoder.name).state_dict()}
+    names = {name for name in tensors if not name.endswith("num_batches_tracked")}
+    stages = {name.partition(".")[0] for name in known & names}
+    deeper = sorted(name for name in names - known if name.partition(".")[0] in stages)
+    if deeper and known & names:
+        raise UsageError(
+            f"model.weights={config.weights}: has tensors of a deeper network than model.encoder="
+            f"{config.encoder}: {named(deeper)}; name the encoder that these are of"
+        )
 
 
 def what_lacks(load: Load, tensors: State, names: Sequence[str]) -> Unfit:

@@ -29,6 +29,8 @@ class Repository:
     """What every request is answered; 200 for what was asked for."""
     error: str = ""
     """X-Error-Code of such an answer."""
+    card_status: int = 200
+    """What a request for its model card is answered."""
     etag: str = ""
     """The hash that the hub says its files have; the real one where empty."""
 
@@ -96,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def describe(self, hub: Hub, name: str, revision: str) -> None:
         if found := self.repository(hub, name, revision):
+            if found.card_status != 200:
+                self.say(found.card_status)
+                return
             card = {"cardData": {"license": found.licence}} if found.licence else {}
             siblings = [{"rfilename": file} for file in found.files]
             about = {"id": name, "sha": found.commit, "siblings": siblings, **card}

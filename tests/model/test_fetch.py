@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 LITE0, MOBILE, DAMAGED = "tu-tf_efficientnet_lite0", "mobilenet_v2", "tu-resnet14t"
 CONTENT = save({"conv_stem.weight": torch.arange(12.0)})
 SMP = smp.encoders.encoders[MOBILE]["pretrained_settings"]["imagenet"]
+VGG = smp.encoders.encoders["vgg11"]["pretrained_settings"]["imagenet"]
 SETTINGS = b'{"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3], "input_space": "RGB"}'
 # Calls the command again and again: huggingface_hub reads HF_ENDPOINT, and loads, once a process
 SCRIPT = """
@@ -90,10 +91,17 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetching:
         "timm/resnet18.a1_in1k": Repository({"pytorch_model.bin": CONTENT}),
         "timm/resnet34.a1_in1k": Repository({}, status=503),
         "timm/resnet50.a1_in1k": Repository({}, status=403, error="GatedRepo"),
+        "timm/resnet18d.ra2_in1k": Repository({"model.safetensors": CONTENT}, card_status=503),
+        VGG["repo_id"]: Repository(
+            {"model.safetensors": CONTENT, "config.json": b'{"mean": [1, 1, 1, 1], "std": [1]}'},
+            commit=VGG["revision"],
+        ),
         "timm/resnet26.bt_in1k": Repository({"model.safetensors": CONTENT}, etag="ab" * 32),
     }
     encoders = [LITE0, MOBILE, LITE0, "tu-resnet18", "tu-resnet34", "tu-resnet50", "tu-resnet26"]
-    encoders += ["resnet34", "resnet3", "dpn92", DAMAGED]
+    encoders += ["resnet34", "resnet3", "dpn92", DAMAGED, "tu-resnet18d", "vgg11", "tu-resnet10t"]
+    folder_of("tu-resnet10t", cache).mkdir(parents=True)
+    (folder_of("tu-resnet10t", cache) / "weights.safetensors").write_text("the user's own")
     with Hub(repositories) as hub:
         outcomes = fetch(cache, hub.environment, *encoders)
     done: dict[str, list[Done]] = {}
@@ -144,10 +152,13 @@ def test_what_is_there_is_not_fetched_again(fetched: Fetching) -> None:
     ("encoder", "code", "told"),
     [
         ("tu-resnet18", 1, "has no model.safetensors in it"),
-        ("tu-resnet34", 1, "answers 503; later: python -m model.fetch encoder=tu-resnet34"),
+        ("tu-resnet34", 1, "answers 503; later: EOSIN_CACHE=/"),
         ("tu-resnet50", 1, "only to accounts that have accepted its terms"),
         ("tu-resnet26", 1, "arrived with another sha256"),
         ("resnet34", 1, "no such repository at 7a57b34f"),
+        ("tu-resnet18d", 1, "answers 503; later: EOSIN_CACHE=/"),  # of its model card
+        ("vgg11", 1, "mean, std: expected three numbers each"),
+        ("tu-resnet10t", 1, "was not fetched by Eosin"),
         ("resnet3", 2, "encoder=resnet3: unknown; did you mean resnet34"),
         ("dpn92", 2, "no ImageNet weights (segmentation-models-pytorch names none)"),
     ],
@@ -161,6 +172,11 @@ def test_what_cannot_be_fetched_is_told_in_a_line(
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
     assert not (fetched.cache / "encoders" / encoder / "source.json").exists()
+
+
+def test_a_file_of_the_users_stays(fetched: Fetching) -> None:
+    own = fetched.cache / "encoders/tu-resnet10t/weights.safetensors"
+    assert own.read_text() == "the user's own"
 
 
 def test_what_is_damaged_is_fetched_again(fetched: Fetching) -> None:

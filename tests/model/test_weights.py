@@ -122,7 +122,8 @@ def test_the_cache_gives_the_encoder_and_how_its_images_were_normalised(
 def test_weights_that_are_missing_or_damaged_name_the_command(
     cached: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder, command = cached(), "python -m model.fetch encoder=resnet18"
+    folder = cached()
+    command = f"EOSIN_CACHE={tmp_path} python -m model.fetch encoder=resnet18"
     content = (folder / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(content[:-1] + b"\1")
     told = refused("resnet18", "imagenet")
@@ -153,7 +154,7 @@ def test_a_record_that_does_not_describe_them_is_damage(
     cached: Callable[..., Path], changes: dict[str, Any]
 ) -> None:
     cached(**changes)
-    assert "fetch them again: python -m model.fetch" in refused("resnet18", "imagenet")
+    assert "fetch them again: EOSIN_CACHE=" in refused("resnet18", "imagenet")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,17 @@ def test_a_state_dict_is_found_where_trainings_put_it(
     weights = read("resnet18", tmp_path / "a.pth")
     assert torch.equal(weights.tensors["encoder.conv1.weight"], resnet18["conv1.weight"])
     assert torch.equal(weights.tensors["encoder.bn1.running_var"], resnet18["bn1.running_var"])
+
+
+@pytest.mark.parametrize("kind", ["", "tu-"])
+def test_weights_of_a_deeper_network_are_refused(tmp_path: Path, kind: str) -> None:
+    """resnet34 has all that resnet18 has, and more of it; a classifier may be there."""
+    state = timm.create_model("resnet34").state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    told = refused(f"{kind}resnet18", tmp_path / "a.pth")
+    assert "tensors of a deeper network" in told
+    assert "layer1.2.bn1" in told
+    read(f"{kind}resnet34", tmp_path / "a.pth")
 
 
 def test_timm_names_its_whole_network_otherwise_than_its_features(tmp_path: Path) -> None:

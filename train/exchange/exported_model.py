@@ -36,7 +36,7 @@ from train.exchange.origin import Origin, beginning_in
 
 FORMAT = 6
 KEY = "eosin"
-LIBRARIES = ("eosin", "torch", "safetensors")
+LIBRARIES = ("eosin", "torch", "safetensors", "segmentation-models-pytorch", "timm")
 SHARED = ("format", "preprocessing", "uint16_white", "classes", "mask_values", "radius_px", "mpp")
 """What the members of an ensemble have in common, beside it."""
 

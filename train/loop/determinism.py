@@ -6,9 +6,10 @@
    by itself, batch normalisation included. Sums over them follow one tree, whichever rank computes
    them (`train/ranks/tree.py`).
 3. The arithmetic of one microbatch is the same everywhere: the same kind of hardware, the same
-   release of torch, the same number of threads per rank (`threads`), the precision and layout that
-   the run began with (`train/runs/open_run.py` keeps the choices of `auto`), and kernels that add
-   in a fixed order. If a GPU has no such kernel, the run says so when it starts.
+   release of torch (and of timm and segmentation-models-pytorch, where the network is theirs), the
+   same number of threads per rank (`threads`), the precision and layout that the run began with
+   (`train/runs/open_run.py` keeps the choices of `auto`), and kernels that add in a fixed order. If
+   a GPU has no such kernel, the run says so when it starts.
 """
 
 import copy
