@@ -17,9 +17,10 @@ MARK = "eosin-node "
 UNSEEN = "?"
 # What pyproject.toml lists, beside torch
 NEEDED = (
-    *("albumentations", "filelock", "imagecodecs", "jinja2", "matplotlib", "numpy", "omegaconf"),
-    *("cv2", "PIL", "pooch", "pydantic", "yaml", "requests", "safetensors", "scipy", "submitit"),
-    *("tensorboard", "tifffile", "tqdm"),
+    *("albumentations", "filelock", "huggingface_hub", "imagecodecs", "jinja2", "matplotlib"),
+    *("numpy", "omegaconf", "cv2", "PIL", "pooch", "pydantic", "yaml", "requests", "safetensors"),
+    *("scipy", "segmentation_models_pytorch", "submitit", "tensorboard", "tifffile", "timm"),
+    "tqdm",
 )
 
 

@@ -145,7 +145,7 @@ class TestUsageErrors:
             (["share=half"], ["share=half", "as in 3/8"]),
             (["tile_px=32767"], ["tile_px=32767", "at most 32766"]),
             (['classes=["a\\tb"]'], ["classes=", "unprintable characters"]),
-            ([f"classes=[{','.join(f'c{n}' for n in range(256))}]"], ["256, at most 255"]),
+            ([f"classes=[{','.join(f'c{n}' for n in range(256))}]"], ["256, at most 253"]),
             (["augment.elastic.rms_px=21"], ["rms_px=21", "twice sigma_px=10"]),
             (["tile_overlap_px=32"], ["tile_overlap_px=32", "tile_px=0", "tile_px=1024"]),
             (["tile_px=64", "tile_overlap_px=64"], ["tile_overlap_px=64", "below tile_px"]),

@@ -15,11 +15,12 @@ from train.config import TrainConfig
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Build the optimizer, with the state for every parameter that checkpoints hold, before any
     step."""
-    encoder = dict.fromkeys(model.get_submodule(ENCODER).parameters())
-    others = [parameter for parameter in model.parameters() if parameter not in encoder]
+    of_encoder: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        of_encoder[name.startswith(f"{ENCODER}.")].append(parameter)
     groups = [
-        {"params": others, "lr_factor": 1.0},
-        {"params": [*encoder], "lr_factor": config.encoder_lr_factor},
+        {"params": of_encoder[False], "lr_factor": 1.0},
+        {"params": of_encoder[True], "lr_factor": config.encoder_lr_factor},
     ]
     optimizer = new_optimizer(groups, config)
     for parameter in model.parameters():
