@@ -40,9 +40,14 @@ class Probability(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Predict (B, 3, H, W) float -> (B, C, H, W) probability."""
-        models = self.model.members if isinstance(self.model, Ensemble) else [self.model]
+        models = members_of(self.model)
         first, *others = (torch.sigmoid(model(image_BCHW)) for model in models)
         return sum(others, first) / len(models)
+
+
+def members_of(model: nn.Module) -> list[nn.Module]:
+    """Return the members of an ensemble, or a network alone."""
+    return [*model.members] if isinstance(model, Ensemble) else [model]
 
 
 def check_packages() -> None:
@@ -59,8 +64,14 @@ def check_packages() -> None:
 
 def convert(model: nn.Module, about: Mapping[str, Any]) -> bytes:
     """Convert a network in evaluation mode, on the CPU, to the bytes of an ONNX file."""
-    example_BCHW = torch.zeros(2, 3, 97, 130)  # sizes that need padding
-    dynamic = {0: "batch", 2: "height", 3: "width"}
+    strides: set[Any] = {member.stride for member in members_of(model)}
+    sides: list[Any] = ["height", "width"]
+    example_BCHW, stride = torch.zeros(2, 3, 97, 130), 0
+    if len(strides) == 1:  # else each member pads for itself
+        (stride,) = strides
+        example_BCHW = torch.zeros(2, 3, 3 * stride, 4 * stride)
+        sides = [stride * torch.export.Dim(name, min=2) for name in ("h", "w")]
+    dynamic = {0: "batch", 2: sides[0], 3: sides[1]}
     # it warns about optional packages, and about calls within itself
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -77,13 +88,54 @@ def convert(model: nn.Module, about: Mapping[str, Any]) -> bytes:
         )
     assert program is not None
     proto = program.model_proto
+    if stride:
+        pad_and_cut(proto.graph, stride)
     for node in proto.graph.node:
         del node.metadata_props[:]  # the exporting machine's paths and stack traces
-    for axis, name in dynamic.items():
-        # torch writes a formula here: it does not know that the padding is cut off again
-        proto.graph.output[0].type.tensor_type.shape.dim[axis].dim_param = name
+    for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
+        # torch writes formulas here: it does not know that the padding is cut off again
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
     proto.metadata_props.add(key=KEY, value=json.dumps(about))
     return proto.SerializeToString()
+
+
+def pad_and_cut(graph: Any, stride: int) -> None:
+    """Put padding before a graph, and cut it off after it, as the network's `num_padded` says.
+
+    The graph takes sides of two strides or more, in whole strides. To follow through the levels of
+    a network what padding does to their size would take torch minutes.
+    """
+    from onnx import helper, numpy_helper
+
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [
+                f"padded_{name}" if name in (IMAGE, PROBABILITY) else name for name in names
+            ]
+    for name, values in {
+        "stride": [stride],
+        "least": [2 * stride],
+        "zero": [0],
+        "no_pads": [0] * 6,
+        "corner": [0, 0],
+        "sides": [2, 3],
+    }.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), f"pad_{name}"))
+    before = [
+        helper.make_node("Shape", [IMAGE], ["pad_size"], start=2, end=4),
+        helper.make_node("Sub", ["pad_zero", "pad_size"], ["pad_negative"]),
+        helper.make_node("Mod", ["pad_negative", "pad_stride"], ["pad_missing"]),
+        helper.make_node("Sub", ["pad_least", "pad_size"], ["pad_to_least"]),
+        helper.make_node("Max", ["pad_missing", "pad_to_least"], ["pad_after"]),
+        helper.make_node("Concat", ["pad_no_pads", "pad_after"], ["pad_pads"], axis=0),
+        helper.make_node("Pad", [IMAGE, "pad_pads"], [f"padded_{IMAGE}"], mode="edge"),
+    ]
+    cut = ["pad_corner", "pad_size", "pad_sides"]
+    after = helper.make_node("Slice", [f"padded_{PROBABILITY}", *cut], [PROBABILITY])
+    nodes = [*before, *graph.node, after]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
 
 
 def check(content: bytes, model: nn.Module, images: Iterable[tuple[str, Tensor]]) -> float:
