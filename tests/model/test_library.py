@@ -43,6 +43,18 @@ def test_logits_fit_the_image_and_every_weight_has_a_gradient(name: str) -> None
     assert model.eval()(draw(1, 3, 1, 1)).shape == (1, 2, 1, 1)
 
 
+def test_layers_that_no_image_goes_through_are_taken_out() -> None:
+    """The library's efficientnet-b0 holds its classifier's convolution, which would have no gradient
+    on any rank."""
+    held = smp.encoders.get_encoder("efficientnet-b0", weights=None).state_dict()
+    model = build_model(ModelConfig("smp", encoder="efficientnet-b0"))
+    model(draw(2, 3, 64, 64)).mean().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert {name.split(".")[0] for name in held} - {
+        name.split(".")[0] for name in model.encoder.state_dict()
+    } == {"_conv_head", "_bn1"}
+
+
 @every_network
 def test_a_file_keeps_the_network(name: str, tmp_path: Path) -> None:
     """safetensors and ONNX compute what the network computes, sizes that need padding included."""
