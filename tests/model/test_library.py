@@ -44,7 +44,7 @@ def test_logits_fit_the_image_and_every_weight_has_a_gradient(name: str) -> None
 
 
 def test_layers_that_no_image_goes_through_are_taken_out() -> None:
-    """The library's efficientnet-b0 holds its classifier's convolution, which would have no gradient
+    """The library's efficientnet-b0 holds its classifier's convolution: it would have no gradient
     on any rank."""
     held = smp.encoders.get_encoder("efficientnet-b0", weights=None).state_dict()
     model = build_model(ModelConfig("smp", encoder="efficientnet-b0"))
