@@ -127,6 +127,17 @@ def test_a_converted_network_computes_what_the_librarys_does(name: str) -> None:
     assert all(torch.equal(our, their) for our, their in pairs)
 
 
+def test_a_converted_network_begins_with_the_librarys_weights() -> None:
+    """timm begins the last normalisation of a block of a ResNet with 0, torch with 1."""
+    ours = build("Unet").encoder.state_dict()
+    torch.manual_seed(0)
+    theirs = smp.create_model(
+        "Unet", NETWORKS["Unet"].encoder, None, classes=2
+    ).encoder.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert any(name.endswith("bn2.weight") and not ours[name].any() for name in ours)
+
+
 def test_input_is_normalised_as_the_encoder_was_trained() -> None:
     """ImageNet's mean and deviation; those of EfficientNet-Lite are one half each."""
     for name, mean, std in (

@@ -161,19 +161,7 @@ def describe(
         "mask_values": channel_values(labelling.labels.values()),
         "radius_px": labelling.radius_px,
         "mpp": labelling.mpp,
-        "data": {
-            "content_sha256": data.content_sha256,
-            "cases": data.cases,
-            "case_regex": labelling.case_regex,
-            "annotations": labelling.annotations,
-            "object_types": list(labelling.object_types),
-            "empty": labelling.empty,
-            "ignore_value": labelling.ignore_value,
-            "ignore_px": labelling.ignore_px,
-            "stain_norm": labelling.stain_norm,
-            "stain_reference": labelling.stain_reference,
-            "settings": data.settings,
-        },
+        "data": describe_data(data),
         "checkpoint": {
             "step": state["step"],
             "epochs": state["epochs"],
@@ -189,6 +177,24 @@ def describe(
         },
     }
     return {**about, "sha256": json_sha256(about)}
+
+
+def describe_data(data: Description) -> dict[str, Any]:
+    """Return what an exported model says of the data set that it was trained on (Source)."""
+    labelling = data.labelling
+    return {
+        "content_sha256": data.content_sha256,
+        "cases": data.cases,
+        "case_regex": labelling.case_regex,
+        "annotations": labelling.annotations,
+        "object_types": list(labelling.object_types),
+        "empty": labelling.empty,
+        "ignore_value": labelling.ignore_value,
+        "ignore_px": labelling.ignore_px,
+        "stain_norm": labelling.stain_norm,
+        "stain_reference": labelling.stain_reference,
+        "settings": data.settings,
+    }
 
 
 def describe_ensemble(
