@@ -20,6 +20,8 @@ CACHE = "EOSIN_CACHE"
 WEIGHTS, SOURCE = "weights.safetensors", "source.json"
 NONE, IMAGENET = "none", "imagenet"
 """Values of model.weights= that name no file."""
+NOT_STATED = "not stated"
+"""The licence of weights whose source states none."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from common.lease import Lease
 from common.schema import read_checked
 from model.encoder_cache import (
     CACHE,
+    NOT_STATED,
     SOURCE,
     WEIGHTS,
     Fetched,
@@ -40,8 +41,6 @@ from model.encoder_cache import (
 
 PART = ".part"  # folder of a download under way
 FILE, SETTINGS = "model.safetensors", "config.json"  # names in a repository
-UNKNOWN = "unknown"
-"""The licence of weights that none is stated for."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ def main(argv: list[str]) -> int:
     is_new, found = fetch(config.encoder)
     print(f"{'fetched' if is_new else 'is there already:'} {found.as_source()}")
     print(f"in {folder_of(config.encoder)}")
-    if found.licence == UNKNOWN:
-        print(f"licence: unknown; {found.repository} states none: ask before you hand models on")
+    if found.licence == NOT_STATED:
+        print(f"{found.repository} states no licence: ask before you hand models on")
     print(f"next: python -m train model.name=smp model.encoder={config.encoder}", end=" ")
     print("model.weights=imagenet ...")
     return 0
@@ -194,7 +193,7 @@ def download(place: Place, folder: Path) -> tuple[Fetched, Path]:
         settings = hf_hub_download(place.repository, SETTINGS, revision=commit, local_dir=folder)
         about = read_checked(Path(settings), Normalisation)
         mean, std = about.mean, about.std
-    licence = licence_of(place.repository, commit) or place.licence or UNKNOWN
+    licence = licence_of(place.repository, commit) or place.licence or NOT_STATED
     now = datetime.now(UTC).isoformat(timespec="seconds")
     num_bytes = file.stat().st_size
     named = place.encoder, place.repository, commit, url

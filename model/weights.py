@@ -34,6 +34,7 @@ from model.build import ENCODER, build_model
 from model.config import ModelConfig
 from model.encoder_cache import (
     IMAGENET,
+    NOT_STATED,
     WEIGHTS,
     EncoderSource,
     damaged,
@@ -48,7 +49,6 @@ PREFIXES = "module.", "model.", f"{ENCODER}.", "backbone."
 """What may stand before the names of an encoder in the state of a network that holds it."""
 NESTED = "state_dict", "model", "model_state_dict"
 """Keys under which a checkpoint holds a state."""
-NOT_STATED = "not stated"
 EXPORTED = "eosin"  # in the metadata of a file of train.export
 
 State = dict[str, Tensor]

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 LITE0, MOBILE, DAMAGED = "tu-tf_efficientnet_lite0", "mobilenet_v2", "tu-resnet14t"
 CONTENT = save({"conv_stem.weight": torch.arange(12.0)})
 SMP = smp.encoders.encoders[MOBILE]["pretrained_settings"]["imagenet"]
+RESNET = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
 VGG = smp.encoders.encoders["vgg11"]["pretrained_settings"]["imagenet"]
 SETTINGS = b'{"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3], "input_space": "RGB"}'
 # Calls the command again and again: huggingface_hub reads HF_ENDPOINT, and loads, once a process
@@ -92,6 +93,9 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetching:
         "timm/resnet34.a1_in1k": Repository({}, status=503),
         "timm/resnet50.a1_in1k": Repository({}, status=403, error="GatedRepo"),
         "timm/resnet18d.ra2_in1k": Repository({"model.safetensors": CONTENT}, card_status=503),
+        RESNET["repo_id"]: Repository(
+            {"model.safetensors": CONTENT, "config.json": SETTINGS}, "", RESNET["revision"]
+        ),
         VGG["repo_id"]: Repository(
             {"model.safetensors": CONTENT, "config.json": b'{"mean": [1, 1, 1, 1], "std": [1]}'},
             commit=VGG["revision"],
@@ -100,6 +104,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetching:
     }
     encoders = [LITE0, MOBILE, LITE0, "tu-resnet18", "tu-resnet34", "tu-resnet50", "tu-resnet26"]
     encoders += ["resnet34", "resnet3", "dpn92", DAMAGED, "tu-resnet18d", "vgg11", "tu-resnet10t"]
+    encoders.append("resnet18")
     folder_of("tu-resnet10t", cache).mkdir(parents=True)
     (folder_of("tu-resnet10t", cache) / "weights.safetensors").write_text("the user's own")
     with Hub(repositories) as hub:
@@ -138,6 +143,12 @@ def test_those_of_timm_have_a_commit_and_what_timm_says(fetched: Fetching) -> No
     about = read_fetched(LITE0, fetched.cache)
     assert (about.revision, about.licence) == (COMMIT, "apache-2.0")
     assert about.mean == about.std == [0.5, 0.5, 0.5]
+
+
+def test_a_licence_that_nobody_states_is_told(fetched: Fetching) -> None:
+    assert read_fetched("resnet18", fetched.cache).licence == "not stated"
+    (done,) = fetched.done["resnet18"]
+    assert f"{RESNET['repo_id']} states no licence: ask before you hand models on" in done.out
 
 
 def test_what_is_there_is_not_fetched_again(fetched: Fetching) -> None:
