@@ -75,7 +75,9 @@ def image_encoders() -> dict[str, Encode]:
     """Name -> RGB HWC uint8 to bytes."""
 
     def jpg(quality: int, subsampling: str) -> Encode:
-        return lambda image: imagecodecs.jpeg8_encode(image, quality, subsampling=subsampling)
+        return lambda image: bytes(
+            imagecodecs.jpeg8_encode(image, quality, subsampling=subsampling)
+        )
 
     def opencv(ending: str, *options: int) -> Encode:
         return lambda image: cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[
@@ -100,7 +102,7 @@ def mask_encoders() -> dict[str, Encode]:
     """Name -> HW uint8 to bytes."""
 
     def png(strategy: PNG.STRATEGY, chosen: PNG.FILTER) -> Encode:
-        return lambda mask: imagecodecs.png_encode(mask, 1, strategy=strategy, filter=chosen)
+        return lambda mask: bytes(imagecodecs.png_encode(mask, 1, strategy=strategy, filter=chosen))
 
     return {
         "as data_prep": encoding.encode_mask,

@@ -16,8 +16,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 import torch
 
@@ -34,6 +36,7 @@ from train.runs.run_folder import read_run
 
 SHRINKS = [4, 16, 32]
 PART_PX = 3000
+Floats = npt.NDArray[np.floating[Any]]
 MARGIN_PX = 512
 """What a pixel's probability depends on around it, and more."""
 CPU = torch.device("cpu")
@@ -100,7 +103,7 @@ def print_seams(run_folder: Path, image: Path, probability: Path) -> None:
         input_BCHW = precision.image_to_input(torch.from_numpy(read_part(image, box)[None]))
         return tile_probability(model.eval(), input_BCHW, precision)[0, 0].numpy()
 
-    def compare(name: str, one_HW: Plane, other_HW: Plane) -> None:
+    def compare(name: str, one_HW: Floats, other_HW: Floats) -> None:
         inner = slice(MARGIN_PX, -MARGIN_PX)
         difference_HW = np.abs(one_HW - other_HW)[inner, inner]
         print(f"{name}: {difference_HW.max():.4f} at most, {difference_HW.mean():.5f} in the mean")

@@ -21,8 +21,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -94,7 +96,7 @@ def side_by_side(data: Path, folder: Path, rounds: int) -> None:
         ways: dict[str, Callable[[], float | None]] = {}
         for name, crops in kinds.items():
             num = 64 if "files" in name or "zarr" in name else 640  # crops: a second or so
-            ways[name] = lambda crops=crops, num=num: seconds_a_crop(crops, num, ranks)
+            ways[name] = partial(seconds_a_crop, crops, num, ranks)
         ways["pack, cold"] = lambda: cold_seconds_a_crop(dataset, config, ranks)
         ways["pack, no DataLoader"] = lambda: alone_seconds_a_crop(kinds["pack"])
         seconds = interleaved(ways, rounds)
@@ -201,7 +203,7 @@ class ZarrPixels(TrainingPixels):
 class ZarrSample:
     """A sample of which a window is read."""
 
-    array: zarr.Array
+    array: "zarr.Array[Any]"
 
     @property
     def shape_hw(self) -> tuple[int, int]:

@@ -57,13 +57,14 @@ class Nothing(nn.Module):
         return image_BCHW[:, :1]
 
 
-def ways(predictor: Predictor, image: Path) -> dict[str, Callable[[], float]]:
+def ways(predictor: Predictor, image: Path) -> dict[str, Callable[[], float | None]]:
     """What is compared; each gives its CPU seconds."""
     task, model = predictor.task(image), predictor.model
     num_tiles = sum(len(predictor.reader.read(task, band)[1]) for band in task.bands)
 
     def whole() -> None:
-        task.result("_settings.json").unlink(missing_ok=True)
+        for name in task.outputs:
+            (task.out / name).unlink(missing_ok=True)
         predictor.reader.source = None  # as if the image had not been seen
         list(predictor.predict(predictor.plan([image]).tasks))
 

@@ -345,8 +345,8 @@ def naive_transform(
         return np.asarray(turned), np.asarray(mask.rotate(angle))
     if name == "scale":
         factor = rng.uniform(0.7, 1.4)
-        matrix = (1 / factor, 0, width / 2 * (1 - 1 / factor))
-        matrix += (0, 1 / factor, height / 2 * (1 - 1 / factor))
+        across, down = (side / 2 * (1 - 1 / factor) for side in (width, height))
+        matrix = (1 / factor, 0, across, 0, 1 / factor, down)
         method = Image.Transform.AFFINE
         scaled = image.transform(image.size, method, matrix, Image.Resampling.BILINEAR)
         return np.asarray(scaled), np.asarray(mask.transform(image.size, method, matrix))

@@ -151,7 +151,8 @@ class PlainDDP:
     def backward(self) -> None:
         """One microbatch."""
         logits = self.model(self.image)
-        (F.binary_cross_entropy_with_logits(logits, self.target) / self.num_mine).backward()
+        loss = F.binary_cross_entropy_with_logits(logits, self.target)
+        torch.autograd.backward(loss / self.num_mine)
 
 
 if __name__ == "__main__":

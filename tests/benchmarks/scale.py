@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.benchmarks.scale_data import in_a_child, measure_fields, measure_samples
@@ -205,10 +206,10 @@ class Counted:
 
 def measure_store(num: int) -> None:
     """Ask the store as the heartbeats of `num` ranks do, from eight threads."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     each = 20 * num // 8
 
-    def ask(own: dist.Store) -> None:
+    def ask(own: TCPStore) -> None:
         for number in range(each):
             own.add(f"beat/{number % num}", 1)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,14 @@ class Cluster:
         )
         self.wait(lambda: self.state(urgent) == "RUNNING", "the urgent job starts", run)
         for job in jobs:
-            self.wait(lambda job=job: self.state(job) == "PENDING", "the job is queued again", run)
+            self.wait(partial(self.is_queued, job), "the job is queued again", run)
         self.call("scancel", urgent)
         for job in jobs:
             self.start_now(job, run)
+
+    def is_queued(self, job: str) -> bool:
+        """Whether a job waits for nodes."""
+        return self.state(job) == "PENDING"
 
     def take(self, run: Path, node: str) -> str:
         """Take a node away with an urgent job; returns its id when it has the node."""

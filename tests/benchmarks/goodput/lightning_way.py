@@ -65,7 +65,7 @@ class Module(lightning.LightningModule):
         return segmentation_loss(logits_BCHW, target_BCHW, self.config.loss)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.network, self.config)  # type: ignore[arg-type]
+        return build_optimizer(self.network, self.config)
 
 
 class Signs(Callback):
