@@ -16,7 +16,7 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -192,15 +192,18 @@ def tensors_in(loaded: Any) -> State:
 def fitted(config: ModelConfig, encoder: nn.Module, given: Mapping[str, Tensor]) -> State:
     """Return the state of an encoder with these tensors in it. Raises UsageError, for the names
     that fit best, unless every tensor of the encoder is there and of its shape."""
-    loads: list[Load] = [into(encoder)]
+    known = [*encoder.state_dict()]
+    ways: list[tuple[Load, Callable[[State], list[str]]]] = [
+        (into(encoder), partial(deeper_than, known))
+    ]
     if isinstance(encoder, library().encoders.TimmUniversalEncoder):
-        loads.append(partial(by_timm, encoder))
-    names, best = [*encoder.state_dict()], Unfit([*encoder.state_dict()], [])
+        ways.append((partial(by_timm, encoder), partial(deeper_than_timms, encoder.name)))
+    best = Unfit(known, [])
     for tensors in without_prefixes(given):
-        for load in loads:
-            unfit = what_lacks(load, tensors, names)
+        for load, deeper in ways:
+            unfit = what_lacks(load, tensors, known)
             if unfit == ([], []):
-                check_depth(config, encoder, tensors)
+                check_depth(config, deeper(tensors))
                 return loaded(config, load, tensors)
             best = min(best, unfit, key=lambda one: one.number)
     parts = [
@@ -209,32 +212,47 @@ def fitted(config: ModelConfig, encoder: nn.Module, given: Mapping[str, Tensor])
         if listed
     ]
     raise UsageError(
-        f"model.weights={config.weights}: of the {len(names)} tensors of model.encoder="
+        f"model.weights={config.weights}: of the {len(known)} tensors of model.encoder="
         f"{config.encoder} it {' and '.join(parts)}; give weights of this encoder, or name the"
         " encoder that these are of"
     )
 
 
-def check_depth(config: ModelConfig, encoder: nn.Module, tensors: State) -> None:
-    """Raise UsageError for tensors of a deeper network, of which an encoder would take a part.
-
-    Tensors that the encoder's network lacks may be of a classifier, not of its own stages. Where
-    the libraries rename tensors, they know the network.
-    """
-    known = {*encoder.state_dict()}
-    if isinstance(encoder, library().encoders.TimmUniversalEncoder):
-        import timm
-
-        with torch.device("meta"):
-            known |= {*timm.create_model(encoder.name).state_dict()}
-    names = {name for name in tensors if not name.endswith("num_batches_tracked")}
-    stages = {name.partition(".")[0] for name in known & names}
-    deeper = sorted(name for name in names - known if name.partition(".")[0] in stages)
-    if deeper and known & names:
+def check_depth(config: ModelConfig, deeper: Sequence[str]) -> None:
+    """Raise UsageError for tensors of a deeper network, of which an encoder would take a part."""
+    if deeper:
         raise UsageError(
             f"model.weights={config.weights}: has tensors of a deeper network than model.encoder="
             f"{config.encoder}: {named(deeper)}; name the encoder that these are of"
         )
+
+
+def deeper_than(known: Collection[str], names: Iterable[str]) -> list[str]:
+    """Return the names that a network lacks although it has their stage: those of a deeper one.
+
+    Others that it lacks may be of a classifier or of a decoder.
+    """
+    stages = {name.partition(".")[0] for name in known}
+    return sorted(
+        name
+        for name in {*names} - {*known}
+        if name.partition(".")[0] in stages and not name.endswith("num_batches_tracked")
+    )
+
+
+def deeper_than_timms(network: str, tensors: State) -> list[str]:
+    """Return the names, as timm renames them, of tensors of a deeper network than one of timm's."""
+    import timm
+
+    with torch.device("meta"):
+        known = {*timm.create_model(network).state_dict()}
+        given = {"state_dict": {name: as_nan(value) for name, value in tensors.items()}}
+        try:
+            timm.create_model(network, pretrained=True, pretrained_cfg_overlay=given)
+        except Exception as error:  # also for tensors that are missing, as those of a classifier
+            listed = re.search(r'Unexpected key\(s\) in state_dict: (("[^"]*"(, )?)+)', str(error))
+            return deeper_than(known, re.findall('"([^"]*)"', listed[1])) if listed else []
+    return []
 
 
 def what_lacks(load: Load, tensors: State, names: Sequence[str]) -> Unfit:

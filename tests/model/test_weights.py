@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,36 @@ def test_weights_of_a_deeper_network_are_refused(tmp_path: Path, kind: str) -> N
     assert "tensors of a deeper network" in told
     assert "layer1.2.bn1" in told
     read(f"{kind}resnet34", tmp_path / "a.pth")
+
+
+def authors_name_in_pvt(name: str) -> str:
+    """What timm calls stages.0.blocks.2 is block1.2 for the authors of pvt_v2, and so on."""
+
+    def numbered_from_1(found: re.Match[str]) -> str:
+        return {"blocks.": "block{}.", "norm": "norm{}", "downsample": "patch_embed{}"}[
+            found[2]
+        ].format(int(found[1]) + 1)
+
+    name = re.sub(r"^stages\.(\d)\.(blocks\.|norm|downsample)", numbered_from_1, name)
+    name = name.replace("mlp.dwconv", "mlp.dwconv.dwconv")
+    return re.sub(r"^patch_embed\.", "patch_embed1.", name)
+
+
+@pytest.mark.parametrize("depth", ["b1", "b2"])
+def test_they_are_refused_under_their_authors_names_too(tmp_path: Path, depth: str) -> None:
+    """b2 has a third block in a stage, b1 two. One number in a file stands for a tensor."""
+    with torch.device("meta"):
+        state = timm.create_model(f"pvt_v2_{depth}").state_dict()
+    theirs = {authors_name_in_pvt(name): value for name, value in state.items()}
+    file = tmp_path / "a.pth"
+    torch.save({name: torch.zeros(()).expand(value.shape) for name, value in theirs.items()}, file)
+    if depth == "b1":
+        assert read("tu-pvt_v2_b1", file).source.source == "a.pth"
+    else:
+        told = refused("tu-pvt_v2_b1", file)
+        assert (
+            "tensors of a deeper network than model.encoder=tu-pvt_v2_b1: stages.0.blocks.2" in told
+        )
 
 
 def test_timm_names_its_whole_network_otherwise_than_its_features(tmp_path: Path) -> None:
