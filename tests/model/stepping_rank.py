@@ -1,6 +1,10 @@
-"""A rank that trains each network for two steps, and prints the digest of its weights."""
+"""A rank that trains each network for two steps, and prints digests of weights and their average.
+
+On two ranks or more, the second step is taken by what was saved after the first.
+"""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +14,7 @@ from model.config import ModelConfig
 from model.precision import Precision
 from tests.model.networks import NETWORKS
 from train.checkpoints.digests import model_sha256
+from train.checkpoints.state import State
 from train.config import TrainConfig
 from train.loop.batch_step import BatchStep
 from train.loop.curves import Interval
@@ -32,19 +37,37 @@ def main(argv: Sequence[str]) -> int:
 
 def weights_after_steps(network: ModelConfig, ranks: Ranks) -> str:
     """Train on noise, and hash weights and running statistics."""
-    config = TrainConfig(
-        batch_size=2 * NUM_MICROBATCHES, microbatches=NUM_MICROBATCHES, model=network
-    )
+    size = 2 * NUM_MICROBATCHES
+    config = TrainConfig(batch_size=size, microbatches=NUM_MICROBATCHES, model=network, ema=0.5)
     precision = Precision(torch.device("cpu"), "off", "contiguous")
     state = build_state(config, 1, precision)
-    step = BatchStep(state, config, precision, [255], False, ranks)
-    for _ in range(NUM_STEPS):
+    for number in range(NUM_STEPS):
+        if number and ranks.world_size > 1:
+            saved, state = state, build_state(config, 1, precision)
+            take_over(saved, state)
+        step = BatchStep(state, config, precision, [255], False, ranks)
         microbatches = noise(state.progress.step, ranks)
         step.compute_gradients(
             lambda given=microbatches: next(given), Interval.empty(1, precision.device)
         )
         step.update(0.01)
-    return model_sha256(state.model)
+    assert state.averaged
+    return f"{model_sha256(state.model)} {model_sha256(state.averaged)}"
+
+
+def take_over(saved: State, state: State) -> None:
+    """Load what a checkpoint holds into a state as it is built."""
+
+    def fill(tensors: dict[str, Any], given: dict[str, Any]) -> None:
+        for name, value in given.items():
+            if isinstance(value, dict):
+                fill(tensors[name], value)
+            else:
+                tensors[name].copy_(value)
+
+    with torch.no_grad():
+        fill(state.tensors(), saved.tensors())
+    state.progress = saved.progress
 
 
 def noise(step: int, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
