@@ -1,5 +1,6 @@
 """Options of a training on one rank: averages, clipping with fp16, early ends, more epochs."""
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -14,12 +15,14 @@ import torch
 from common import command_line
 from common.command_line import UsageError
 from data_prep.dataset.manifest import Dataset
+from model import ModelConfig, build_model
 from train import __main__ as train_main
 from train import evaluate, export, show
 from train.checkpoints.load_checkpoint import load_all_tensors
 from train.checkpoints.progress import Progress
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
+from train.loop.optimizer import move_average
 from train.loop.trainer import Trainer
 from train.runs.history import read_metrics, read_training
 from train.runs.monitor import Monitor
@@ -104,6 +107,22 @@ def test_an_average_changes_no_weight(tiny: Tiny, new_trainer: NewTrainer, tmp_p
         trainer.fit()
         states.append(trainer.state.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_an_average_of_layers_that_keep_what_they_computed_in_evaluation_mode() -> None:
+    """timm's TinyViT keeps its attention biases, and has numbers of places among its buffers."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig("smp", encoder="tu-tiny_vit_5m_224"), 1)
+    averaged = copy.deepcopy(model)
+    image_BCHW = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before_BCHW = averaged.eval()(image_BCHW)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+        move_average(averaged, model, 0.0, 0)
+        now_BCHW = averaged.eval()(image_BCHW)
+        assert torch.equal(now_BCHW, model.eval()(image_BCHW))
+    assert not torch.equal(now_BCHW, before_BCHW)
 
 
 # clip_norm
