@@ -158,7 +158,8 @@ def of_cases(fields: list[WholeField], cases: Sequence[str]) -> list[WholeField]
 
 
 def truth_of(annotations: str, trained: Labelling) -> Labelling:
-    """Return how raw fields are labelled: as the training data, but in the given format.
+    """Return how raw fields are labelled: as the training data, but in the given format, without
+    what that cannot ignore: masks have no points for rings, other formats no values.
 
     Raises UsageError for a class that the format cannot have.
     """
@@ -172,7 +173,8 @@ def truth_of(annotations: str, trained: Labelling) -> Labelling:
             f" {', '.join(trained.labels)}: {error}"
         ) from None
     labels = dict(zip(names, trained.labels.values(), strict=True))
-    return replace(trained, labels=labels, annotations=annotations)
+    cannot = {"ignore_px": 0} if annotations == "masks" else {"ignore_value": "none"}
+    return replace(trained, labels=labels, annotations=annotations, **cannot)
 
 
 def with_ignored(truth: Labelling, config: EvaluateConfig) -> Labelling:

@@ -11,9 +11,10 @@ import pytest
 
 from common import command_line
 from common.command_line import UsageError
+from data_prep.dataset.description import Labelling
 from data_prep.dataset.manifest import read_dataset
 from tests.train.conftest import with_other_content
-from train.evaluation.chosen_fields import check_apart, choose_groups
+from train.evaluation.chosen_fields import check_apart, choose_groups, truth_of
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import prepared_fields
 from train.evaluation.measurement import chosen_on_val, warnings_about
@@ -117,3 +118,16 @@ def test_a_warning_names_what_was_chosen_on_evaluated_cases(
     warnings = warnings_about(fields, [(run, run.load_model("best", ranks()))], used)
     expected = [f"{words} chosen on: CASE 03; test on other cases"] if words else []
     assert warnings == expected
+
+
+@pytest.mark.parametrize(
+    ("annotations", "ignored"),
+    [("geojson", ("none", 4)), ("masks", (255, 0)), ("", (255, 4))],
+)
+def test_a_format_ignores_only_what_it_can(
+    annotations: str, ignored: tuple[str | int, int]
+) -> None:
+    """Masks have no points, around which a ring could be; other formats have no values."""
+    trained = Labelling({"tumor": 1}, 8, 65535, "(?P<case>.+)", ignore_value=255, ignore_px=4)
+    truth = truth_of(annotations, trained)
+    assert (truth.ignore_value, truth.ignore_px) == ignored
