@@ -42,6 +42,11 @@ class EncoderSource:
     def __post_init__(self) -> None:
         require_printable([*vars(self).values()], "encoder")
 
+    @property
+    def is_a_file(self) -> bool:
+        """Whether it is a file of the user's: what that was trained on is not known."""
+        return not self.revision
+
     def __str__(self) -> str:
         revision = f" at {self.revision[:12]}" if self.revision else ""
         return (

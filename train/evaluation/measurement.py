@@ -408,4 +408,9 @@ def warnings_about(
         warnings.append(
             f"the weights that it began with (init=) were chosen on: {listed}; test on other cases"
         )
+    if files := {run.encoder.source for run, _ in models if run.encoder and run.encoder.is_a_file}:
+        warnings.append(
+            f"the encoder began with {', '.join(sorted(files))} (model.weights=): if that was"
+            " trained on these cases, the figures do not show new patients"
+        )
     return warnings

@@ -97,6 +97,11 @@ def test_where_they_are_from_stands_in_the_run_its_results_and_its_model(
     assert cli(evaluate.main, f"run={begun}", f"out={tmp_path / 'out'}").code == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["encoder"] == source
+    warning = (
+        "the encoder began with own.safetensors (model.weights=): if that was trained on these"
+        " cases, the figures do not show new patients"
+    )
+    assert warning in summary["warnings"]
     page = (tmp_path / "out/report.html").read_text()
     assert "resnet18 of own.safetensors; licence: not stated" in page
     file = tmp_path / "model.safetensors"
