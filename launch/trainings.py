@@ -1,7 +1,7 @@
 """The training of each run that is asked for: one, folds, or the trials of a sweep."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +37,6 @@ from launch.several.members import (
 from launch.stages import Request, free_name, stage_arguments, with_contents
 from launch.sweeps.journal import check_optuna
 from launch.sweeps.plan import Plan
-from model import ModelConfig
 from model.encoder_cache import IMAGENET
 from train.config import TrainConfig
 from train.crops.fitting import check_fitting
@@ -160,7 +159,7 @@ def check_trainings(
     if trainings[0].is_compared:
         check_compared((trainings[0].tried or trainings)[0], request, argv, preparation, dataset)
     told: dict[str, None] = {}
-    check_networks(config.model for config in tried_configs(trainings))
+    check_networks(tried_configs(trainings))
     for training in trainings[0].tried or trainings:  # trials of a study are alike by now
         with training.member.naming():
             own = request.of(training.member)
@@ -176,13 +175,13 @@ def check_trainings(
         print(line, file=sys.stderr)
 
 
-def check_networks(models: Iterable[ModelConfig]) -> None:
-    """Raise UserError for a network that cannot be built."""
-    for model in dict.fromkeys(models):
+def check_networks(configs: Sequence[TrainConfig]) -> None:
+    """Raise UserError for a network that cannot be built, or trained on its microbatches."""
+    for model, size in dict.fromkeys((each.model, each.batch.microbatch_size) for each in configs):
         if model.name != "unet":
             from model.library import check_network  # it takes seconds
 
-            check_network(model, max(model.least_crops, 2))
+            check_network(model, size)
 
 
 def folds_trained(training: Training, first: Training, dataset: Dataset) -> Iterator[Fold]:

@@ -85,6 +85,11 @@ class Batch(NamedTuple):
     num_microbatches: int
     """Equal parts that they are computed in."""
 
+    @property
+    def microbatch_size(self) -> int:
+        """The crops of a microbatch."""
+        return self.size // self.num_microbatches
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -46,10 +46,33 @@ def test_a_dry_run_fetches_nothing_and_says_what_it_would(
     assert not (prepared / "cache").exists()
 
 
+def test_the_weights_of_a_preset_are_fetched_too(
+    prepared: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EOSIN_CACHE", "cache")
+    given = ("--dry-run", "--stages", "train", "run=runs/a", "crop.size_px=64", "batch_size=1")
+    done = cli(submit, *given, "preset=brecahad-cpu")
+    assert done.code == 0, done.err
+    assert "this would fetch the ImageNet weights of tu-tf_efficientnet_lite0 into" in done.err
+    done = cli(submit, *given, "preset=demo")
+    assert (done.code, "fetch" in done.err) == (0, False), done.err
+
+
 def test_an_unknown_encoder_is_refused_before_anything_is_queued(prepared: Path, cli: Cli) -> None:
     done = cli(submit, "--dry-run", "--stages", "train", *SMP, "model.encoder=resnet43")
     assert done.code == EXIT_USAGE
     assert "model.encoder=resnet43: unknown; did you mean resnet34" in done.err
+    assert not Path("runs").exists()
+
+
+def test_a_network_that_normalises_over_crops_is_refused_with_one_crop_a_microbatch(
+    prepared: Path, cli: Cli
+) -> None:
+    done = cli(submit, "--dry-run", "--stages", "train", *SMP, "model.encoder=tu-skresnet18")
+    assert done.code == EXIT_USAGE
+    assert "normalises the mean of each crop over the crops of a microbatch, and there is 1" in (
+        done.err
+    )
     assert not Path("runs").exists()
 
 

@@ -52,7 +52,7 @@ def load_microbatches(
     is no memory for crops.
     """
     cv2.setNumThreads(1)  # a forked worker would wait for OpenCV's threads, which it does not have
-    size = config.batch.size // config.batch.num_microbatches
+    size = config.batch.microbatch_size
     microbatches = MicrobatchSampler(len(crops), config, ranks, first_step)
     loader = DataLoader(
         Items(crops),

@@ -109,7 +109,7 @@ class MicrobatchSampler(Sampler[list[CropKey]]):
         return steps * len(self.mine)
 
     def __iter__(self) -> Iterator[list[CropKey]]:
-        size = self.config.batch.size // self.config.batch.num_microbatches
+        size = self.config.batch.microbatch_size
         order, epoch_of_order = np.empty(0, int), -1
         for step in range(self.first_step, self.steps_per_epoch * self.config.epochs):
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)

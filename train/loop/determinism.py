@@ -49,8 +49,9 @@ def doubtful_kernels(model: nn.Module, config: TrainConfig, precision: Precision
 
 
 def trial_step(model: nn.Module, config: TrainConfig, precision: Precision) -> None:
-    """Compute forward pass, loss and backward pass of the smallest microbatch."""
-    shape = (config.model.least_crops, TRIAL_PX, TRIAL_PX, 3)
+    """Compute forward pass, loss and backward pass of a small microbatch: of two crops, since some
+    networks normalise over crops, unless the run's have one."""
+    shape = (min(2, config.batch.microbatch_size), TRIAL_PX, TRIAL_PX, 3)
     image_BHWC = torch.zeros(shape, dtype=torch.uint8, device=precision.device)
     with precision.autocast():
         logits_BCHW = model.train()(precision.image_to_input(image_BHWC))

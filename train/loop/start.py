@@ -38,8 +38,7 @@ def start(config: TrainConfig, settings: Sequence[str], stop: StopRequest | None
         config = batch_for_ranks(config, settings, ranks, begun)
         check_fitting(config, dataset)
         if not begun:
-            crops = config.batch.size // config.batch.num_microbatches
-            ranks.first_does(lambda: check_network(config.model, crops))
+            ranks.first_does(lambda: check_network(config.model, config.batch.microbatch_size))
         if not config.run:
             config = replace(config, run=str(ranks.first_does(new_run)))
         folder = Path(config.run)

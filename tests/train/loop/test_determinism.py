@@ -1,11 +1,13 @@
 """Kernels without a fixed order are named."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from model import ModelConfig
 from model.precision import choose_precision
 from train.config import TrainConfig
 from train.loop.determinism import (
@@ -39,6 +41,14 @@ def test_off_asks_for_none(tiny: Tiny, tmp_path: Path) -> None:
     torch.use_deterministic_algorithms(False)
     be_deterministic(tiny(tmp_path, "reproducible=off"))
     assert nondeterministic_kernels(scatter_somehow) == []
+
+
+def test_a_network_that_normalises_over_crops_is_tried_on_two(tiny: Tiny, tmp_path: Path) -> None:
+    network = ModelConfig("smp", encoder="tu-skresnet18")
+    config = dataclasses.replace(tiny(tmp_path, "microbatches=2"), model=network)
+    precision = choose_precision(torch.device("cpu"), "off", "contiguous")
+    model = build_state(config, 1, precision).model
+    assert nondeterministic_kernels(lambda: trial_step(model, config, precision)) == []
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "group", "instance"])
