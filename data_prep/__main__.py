@@ -61,6 +61,8 @@ def report(config: PrepConfig, summary: "Summary") -> None:
     from data_prep.dataset import nuclei  # here, for the same reason
 
     print("\n".join(nuclei.table(nuclei.by_split(summary.samples, summary.folds))))
+    if config.labels == "binary" and len(config.classes) > 1:
+        print("these are learned as one class; labels=per_class keeps them apart")
     for line in nuclei.about_ignored(summary.samples):
         print(line)
     from data_prep.annotations import findings

@@ -176,6 +176,11 @@ def test_every_format_is_counted_and_what_a_split_lacks_is_said(
     given += ["labels=per_class", "radius_px=3", "copies=3", "format=png"]
     outcome = cli(main, *given, "split.val_cases=[2]", "split.test_cases=[3]")
     assert outcome.code == 0, outcome.err
+    as_one = "these are learned as one class; labels=per_class keeps them apart\n"
+    assert as_one not in outcome.out
+    binary = [*given, "labels=binary", f"out={tmp_path / 'binary'}"]
+    (tmp_path / "binary").mkdir()
+    assert as_one in cli(main, *binary, "split.val_cases=[2]", "split.test_cases=[3]").out
 
     samples = read_dataset(out).samples
     originals = {each.case: each.nuclei for each in samples if each.variant == 0}
