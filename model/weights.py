@@ -16,7 +16,7 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ PREFIXES = "module.", "model.", f"{ENCODER}.", "backbone."
 """What may stand before the names of an encoder in the state of a network that holds it."""
 NESTED = "state_dict", "model", "model_state_dict"
 """Keys under which a checkpoint holds a state."""
+NUMBER = re.compile(r"\d+")
 EXPORTED = "eosin"  # in the metadata of a file of train.export
 
 State = dict[str, Tensor]
@@ -227,17 +228,12 @@ def check_depth(config: ModelConfig, deeper: Sequence[str]) -> None:
         )
 
 
-def deeper_than(known: Collection[str], names: Iterable[str]) -> list[str]:
-    """Return the names that a network lacks although it has their stage: those of a deeper one.
-
-    Others that it lacks may be of a classifier or of a decoder.
-    """
-    stages = {name.partition(".")[0] for name in known}
-    return sorted(
-        name
-        for name in {*names} - {*known}
-        if name.partition(".")[0] in stages and not name.endswith("num_batches_tracked")
-    )
+def deeper_than(known: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the names that differ from those of a network in their numbers alone: of blocks that
+    it does not have. Others that it lacks may be of a classifier or of a decoder."""
+    known = {*known}
+    kinds = {NUMBER.sub("0", name) for name in known}
+    return sorted(name for name in {*names} - known if NUMBER.sub("0", name) in kinds)
 
 
 def deeper_than_timms(network: str, tensors: State) -> list[str]:

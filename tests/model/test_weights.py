@@ -160,18 +160,28 @@ def test_a_record_that_does_not_describe_them_is_damage(
 
 @pytest.mark.parametrize(
     ("key", "prefix"),
-    [("", "encoder."), ("state_dict", "module."), ("model", ""), ("state_dict", "model.encoder.")],
+    [
+        ("", "encoder."),
+        ("state_dict", "module."),
+        ("model", ""),
+        ("state_dict", "model."),
+        ("state_dict", "model.encoder."),
+    ],
 )
+@pytest.mark.parametrize("kind", ["", "tu-"])
 def test_a_state_dict_is_found_where_trainings_put_it(
-    tmp_path: Path, resnet18: State, prefix: str, key: str
+    tmp_path: Path, resnet18: State, prefix: str, key: str, kind: str
 ) -> None:
-    """With the classifier, and with what else a network has; nested, and below a prefix."""
+    """With a classifier of any layers, and with what else a network has; nested, and below a
+    prefix."""
     given = {f"{prefix}{name}": value for name, value in resnet18.items()}
-    given |= {f"{prefix}fc.weight": torch.ones(3, 3), "decoder.weight": torch.ones(2)}
+    given |= {f"{prefix}{name}": torch.ones(3, 3) for name in ("fc.weight", "fc.0.weight")}
+    given["decoder.weight"] = torch.ones(2)
     torch.save({key: given, "epoch": 7} if key else given, tmp_path / "a.pth")
-    weights = read("resnet18", tmp_path / "a.pth")
-    assert torch.equal(weights.tensors["encoder.conv1.weight"], resnet18["conv1.weight"])
-    assert torch.equal(weights.tensors["encoder.bn1.running_var"], resnet18["bn1.running_var"])
+    weights = read(f"{kind}resnet18", tmp_path / "a.pth")
+    model = "model." if kind else ""
+    for name in ("conv1.weight", "bn1.running_var"):
+        assert torch.equal(weights.tensors[f"encoder.{model}{name}"], resnet18[name])
 
 
 @pytest.mark.parametrize("kind", ["", "tu-"])
