@@ -177,7 +177,8 @@ def check_trainings(
 
 def check_networks(configs: Sequence[TrainConfig]) -> None:
     """Raise UserError for a network that cannot be built, or trained on its microbatches."""
-    for model, size in dict.fromkeys((each.model, each.batch.microbatch_size) for each in configs):
+    crops = [min(2, each.batch.microbatch_size) for each in configs]  # it is about one or more
+    for model, size in dict.fromkeys(zip((each.model for each in configs), crops, strict=True)):
         if model.name != "unet":
             from model.library import check_network  # it takes seconds
 
