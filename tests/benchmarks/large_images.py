@@ -37,7 +37,7 @@ from train.runs.run_folder import read_run
 SHRINKS = [4, 16, 32]
 PART_PX = 3000
 Floats = npt.NDArray[np.floating[Any]]
-MARGIN_PX = 512
+MARGIN_PX = 1024
 """What a pixel's probability depends on around it, and more."""
 CPU = torch.device("cpu")
 
