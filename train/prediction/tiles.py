@@ -5,7 +5,7 @@ its width. So rows of tiles can be blended by themselves (a `Band`), and then th
 
 A network that halves its input gives another answer for an image that is moved by a px, and the
 same for one that is moved by its stride. So tiles start at multiples of the stride, and agree where
-they overlap (unless the network normalises over the whole of a tile).
+they overlap, farther from their edges than the network looks.
 """
 
 import itertools
