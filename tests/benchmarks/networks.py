@@ -44,6 +44,7 @@ NETWORKS = {
     "Unet-seed-1": (PRESET, "seed=1"),
     "Unet-7-epochs": (PRESET, "epochs=7"),
     "Unet-28-epochs": (PRESET, "epochs=28"),
+    "Unet-centred": (PRESET, "crop.centred=0.5"),
     "Unet-quarter": (PRESET, "model.downsample=4", "crop.size_px=512"),
 }
 """Settings of train by name; the first is the network of brecahad-cpu until December 2026, for as
