@@ -78,7 +78,6 @@ def move_average(averaged: nn.Module, model: nn.Module, decay: float, step: int)
     At first the decay is smaller, or the weights of the beginning would count for long:
     min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage.
     """
-    averaged.train()  # for evaluation, some layers keep what they have computed of their weights
     means, values = (
         [each for each in (*of.parameters(), *of.buffers()) if each.is_floating_point()]
         for of in (averaged, model)

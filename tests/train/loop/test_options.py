@@ -109,8 +109,9 @@ def test_an_average_changes_no_weight(tiny: Tiny, new_trainer: NewTrainer, tmp_p
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_an_average_of_layers_that_keep_what_they_computed_in_evaluation_mode() -> None:
-    """timm's TinyViT keeps its attention biases, and has numbers of places among its buffers."""
+def test_an_average_leaves_whole_numbers_as_they_are() -> None:
+    """timm's TinyViT has numbers of places among its buffers; what it keeps of its weights for
+    evaluation follows the average."""
     torch.manual_seed(0)
     model = build_model(ModelConfig("smp", encoder="tu-tiny_vit_5m_224"), 1)
     averaged = copy.deepcopy(model)
