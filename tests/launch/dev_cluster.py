@@ -157,7 +157,13 @@ class Cluster:
 
         def is_started() -> bool:
             if self.state(job) == "PENDING":
-                self.call("scontrol", "update", f"jobid={job}", "starttime=now")
+                # may have started by itself meanwhile, which the state then says
+                subprocess.run(
+                    ["scontrol", "update", f"jobid={job}", "starttime=now"],
+                    env=self.environment,
+                    capture_output=True,
+                    check=False,
+                )
                 time.sleep(1)
             return self.state(job) in ("RUNNING", "COMPLETED", "FAILED")
 
