@@ -149,18 +149,27 @@ def load(
 ) -> Config:
     """Build a `config_class` from defaults, `preset=`, `config=` and the other key=value arguments.
 
+    If the class has a method check_given(keys), that may refuse, by ValueError, keys that a user
+    has written, in the file or typed, whatever their values.
+
     Raises UsageError that lists unknown keys and wrong values, or names missing or refused values.
     """
     given, wrong = split_arguments(argv)
     merged: Any = OmegaConf.structured(config_class)
-    merged, wrong_in_files = with_files(merged, config_class, given, preset_folder)
+    merged, keys_in_file, wrong_in_files = with_files(merged, config_class, given, preset_folder)
     wrong += wrong_in_files
     for key, value in given.items():
         try:
             merged = with_setting(merged, config_class, key, value)
         except UsageError as error:
             wrong.append(str(error))
-    return finished(config_class, merged, wrong)
+    config = finished(config_class, merged, wrong)
+    if check_given := getattr(config, "check_given", None):
+        try:
+            check_given(keys_in_file | given.keys())
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    return config
 
 
 def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
@@ -195,11 +204,13 @@ def listed(wrong: Sequence[str]) -> str:
 
 def with_files(
     merged: Any, config_class: type, given: Mapping[str, str], preset_folder: Path | None
-) -> tuple[Any, list[str]]:
-    """Set the keys of preset= and config=; also return an error for each wrong one.
+) -> tuple[Any, set[str], list[str]]:
+    """Set the keys of preset= and config=; also return the keys that config= has, and an error for
+    each wrong one.
 
     If no preset is typed, the one that the file of config= names counts.
     """
+    keys: set[str] = set()
     wrong: list[str] = []
     file = given.get("config") if field_type(config_class, "config") else None
     try:
@@ -212,11 +223,21 @@ def with_files(
             merged, wrong_in_file = with_file(merged, config_class, Path(file))
             wrong += wrong_in_file
             is_whole = in_file.keys() >= {field.name for field in dataclasses.fields(config_class)}
+            keys = dotted_keys(in_file)
             if in_file.get("config") and not is_whole:  # a run's own file keeps its config= too
                 wrong.append(f"{file}: config: another file is not read; copy its keys into this")
     except UsageError as error:
         wrong.append(str(error))
-    return merged, wrong
+    return merged, keys, wrong
+
+
+def dotted_keys(values: Mapping[str, Any]) -> set[str]:
+    """Return the keys of a file as they are typed: model.width for width below model."""
+    keys = set()
+    for key, value in values.items():
+        within = dotted_keys(value) if isinstance(value, dict) else set()
+        keys |= {f"{key}.{name}" for name in within} or {key}
+    return keys
 
 
 def with_file(merged: Any, config_class: type, path: Path) -> tuple[Any, list[str]]:

@@ -1,5 +1,6 @@
 """The settings of a model: every key, its unit and its default."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -54,7 +55,8 @@ class ModelConfig:
             raise ValueError(f"model.dropout={self.dropout}: 0 to below 1")
         if self.norm == "group" and self.width % 8:
             raise ValueError(f"model.width={self.width}: norm=group needs a multiple of 8")
-        self._check_keys_of_others()
+        default = {field.name: field.default for field in fields(self)}
+        self.check_given({key for key, value in vars(self).items() if value != default[key]})
         if self.attention == "scse" and self.arch not in SCSE_ARCHS:
             raise ValueError(
                 f"model.attention=scse: only with model.arch={' or '.join(SCSE_ARCHS)}, not"
@@ -63,17 +65,16 @@ class ModelConfig:
         if not self.weights:
             raise ValueError("model.weights=: none, imagenet, or a file")
 
-    def _check_keys_of_others(self) -> None:
-        """Raise ValueError for a key of another network than `name`: it would do nothing."""
-        default = {field.name: field.default for field in fields(self)}
-        for network, keys in OF_ONE_NETWORK.items():
-            for key in keys:
-                given = getattr(self, key)
-                if network != self.name and given != default[key]:
+    def check_given(self, keys: Collection[str]) -> None:
+        """Raise ValueError if a key of another network than `name` is among those given: it would
+        do nothing."""
+        for network, of_network in OF_ONE_NETWORK.items():
+            for key in of_network:
+                if network != self.name and key in keys:
                     raise ValueError(
-                        f"model.{key}={given}: a setting of model.name={network}, but model.name="
-                        f"{self.name}; give model.name={network}, or leave model.{key} out"
-                        f" (model.{key}={default[key]})"
+                        f"model.{key}={getattr(self, key)}: a setting of model.name={network}, but"
+                        f" model.name={self.name}; give model.name={network}, or leave"
+                        f" model.{key} out"
                     )
         if self.name == "unet" and self.weights != "none":
             raise ValueError(

@@ -119,7 +119,8 @@ def read_fetched(encoder: str, cache: Path | None = None) -> Fetched:
     if not (folder / SOURCE).exists():
         raise UsageError(
             f"model.weights={IMAGENET}: the weights of {encoder} are not in {folder}; fetch them"
-            f" where there is a network: {fetching(encoder)}"
+            f" where there is a network: {fetching(encoder)}; or begin with those of a file:"
+            " model.weights=FILE, or with random ones: model.weights=none encoder_lr_factor=1"
         )
     try:
         found = read_checked(folder / SOURCE, Fetched)

@@ -261,7 +261,9 @@ def unreachable(place: Place, hub: str, error: BaseException) -> UserError:
     reason = printable(str(error).strip().partition("\n")[0]) or type(error).__name__
     return UserError(
         f"encoder={place.encoder}: no answer from {hub} ({reason}); run it where there is a"
-        f" network, with HTTPS_PROXY where that needs a proxy: {fetching(place.encoder)}"
+        f" network, with HTTPS_PROXY where that needs a proxy: {fetching(place.encoder)}; or train"
+        " with those of a file: model.weights=FILE, or with random ones: model.weights=none"
+        " encoder_lr_factor=1"
     )
 
 

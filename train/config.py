@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -236,10 +236,17 @@ class TrainConfig:
                 f"init={self.init} gives the encoder its weights, and so would"
                 f" model.weights={self.model.weights}; give init= or model.weights={NONE}"
             )
-        if self.freeze_epochs and not self.init and self.model.weights == NONE:
+        begins_with_weights = bool(self.init) or self.model.weights != NONE
+        if self.freeze_epochs and not begins_with_weights:
             raise ValueError(
                 f"freeze_epochs={self.freeze_epochs}: only with init= or model.weights=, which give"
                 " the weights that the encoder keeps"
+            )
+        if self.encoder_lr_factor != 1 and not begins_with_weights:
+            raise ValueError(
+                f"encoder_lr_factor={self.encoder_lr_factor:g}: only with init= or model.weights=,"
+                " which give the encoder weights to keep; for one that begins with random weights,"
+                " encoder_lr_factor=1"
             )
         if self.stage and not self.stage.startswith(("/", "$")):
             raise ValueError(
@@ -253,6 +260,14 @@ class TrainConfig:
         if isinstance(self.fold, int) and self.fold < 0:
             raise ValueError(f"fold={self.fold}: the number of a fold, from 0, or none, or all")
         self.check_optimizer()
+
+    def check_given(self, keys: Collection[str]) -> None:
+        """Raise ValueError for a key that was given, and that would do nothing; not where every
+        key is given, as in a run's own file and to the trials of a study."""
+        group = "model."
+        of_model = {key.removeprefix(group) for key in keys if key.startswith(group)}
+        if of_model < {field.name for field in fields(ModelConfig)}:
+            self.model.check_given(of_model)
 
     def check_optimizer(self) -> None:
         """Raise ValueError for numbers with which no step can be made."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from common import command_line
+from common.command_line import UsageError
 from common.help_text import describe_fields
 from data_prep.dataset.manifest import Dataset
 from tests.train.conftest import TINY
@@ -134,6 +135,8 @@ def test_bare_commands_find_what_the_one_before_made(
         ("loss.positive_weight=inf", ["loss.positive_weight=inf", "finite"]),
         ("tile.overlap_px=300", ["tile.size_px=512", "overlap_px=300"]),
         ("model.dropout=1", ["model.dropout=1"]),
+        ("model.encoder=resnet34", ["model.encoder=resnet34: a setting of model.name=smp"]),
+        ("model.arch=Unet", ["model.arch=Unet: a setting of model.name=smp"]),
         ("data=/no/such/folder", ["data=/no/such/folder", "no such folder"]),
     ],
 )
@@ -272,6 +275,17 @@ def test_the_whole_configuration_survives_a_file(tmp_path: Path) -> None:
     again = command_line.load(TrainConfig, [f"config={file}"], preset_folder=PRESETS)
     assert command_line.as_yaml(again).replace(str(file), "''") == command_line.as_yaml(config)
     assert (again.run, again.amp, again.crop.flip) == ("007", "off", False)
+
+
+def test_a_default_of_another_network_is_refused_in_a_file_too(tmp_path: Path) -> None:
+    """It would do nothing. A run's own file, which has every key, may have it."""
+    preset, file = "preset=brecahad-cpu", tmp_path / "own.yaml"
+    for given, told in (([preset, "model.width=64"], "=unet"), ([f"config={file}"], "=smp")):
+        file.write_text("model: {depth: 4, encoder: resnet34}")
+        with pytest.raises(UsageError, match=rf"model\.\w+=\w+: a setting of model.name{told}"):
+            command_line.load(TrainConfig, given, preset_folder=PRESETS)
+    file.write_text(command_line.as_yaml(TrainConfig()))
+    assert command_line.load(TrainConfig, [f"config={file}"]).model.name == "unet"
 
 
 def test_a_device_that_is_not_there_is_refused(

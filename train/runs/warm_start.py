@@ -135,7 +135,9 @@ def read_model(init: str) -> "Run":
 
 def from_random(config: TrainConfig) -> dict[str, str]:
     """Return the settings with which a run begins with random weights instead."""
-    return {"init": ""} | ({"freeze_epochs": "0"} if config.freeze_epochs else {})
+    neutral = {"freeze_epochs": 0, "encoder_lr_factor": 1}
+    changed = {key: str(to) for key, to in neutral.items() if getattr(config, key) != to}
+    return {"init": ""} | changed
 
 
 @contextmanager

@@ -83,7 +83,9 @@ def test_steps_are_those_of_the_formulas(
     """The encoder's rate is a quarter of the others', and both follow the schedule."""
     torch.manual_seed(0)
     model = two_layers()
-    config = TrainConfig(lr=9, encoder_lr_factor=0.25, weight_decay=DECAY, **settings)
+    config = TrainConfig(
+        init="another", lr=9, encoder_lr_factor=0.25, weight_decay=DECAY, **settings
+    )
     optimizer = build_optimizer(model, config)
     before = values_of(model)
     for of_step in gradients():

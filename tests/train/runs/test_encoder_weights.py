@@ -195,7 +195,10 @@ def test_a_begun_run_goes_on_without_the_file_and_refuses_another_before_it_has_
         (("init=a", "model.weights=imagenet", *SMP), "give init= or model.weights=none"),
         (("model.weights=nowhere.pth", *SMP), "model.weights=nowhere.pth: no such file"),
         (("model.weights=imagenet", *SMP), "python -m model.fetch encoder=resnet18"),
+        (("model.weights=imagenet", *SMP), "random ones: model.weights=none encoder_lr_factor=1"),
         (("freeze_epochs=1", *SMP), "only with init= or model.weights="),
+        (("encoder_lr_factor=0.5", *SMP), "random weights, encoder_lr_factor=1"),
+        (("preset=brecahad-cpu", "model.weights=none"), "encoder_lr_factor=0.25: only with"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_run_is_made(

@@ -246,7 +246,8 @@ class TestGuard:
         """The second run trained on case 3 itself, and on 1 and 2 through what it began with."""
         init, run = request.getfixturevalue(source), tmp_path / "run"
         given = [f"data={swapped}", f"run={run}", *ONE_EPOCH]
-        outcome = cli(train_main.main, *given, f"init={init}", "freeze_epochs=1")
+        slower = ("freeze_epochs=1", "encoder_lr_factor=0.5")
+        outcome = cli(train_main.main, *given, f"init={init}", *slower)
         assert outcome.code == EXIT_USAGE
         by = "it" if whose == "it" else "trained, from whose weights it comes,"
         assert f"{by} was trained on Case_1 (val), Case_2 (test)" in outcome.err
@@ -254,7 +255,7 @@ class TestGuard:
         assert not run.exists()
         accepted = outcome.err.strip().rpartition("\n")[2].split()
         assert accepted[:3] == ["python", "-m", "train"]
-        assert accepted[-2:] == ["init=", "freeze_epochs=0"]
+        assert accepted[-3:] == ["init=", "freeze_epochs=0", "encoder_lr_factor=1"]
         assert cli(train_main.main, *accepted[3:]).code == 0
 
     def test_without_its_record_a_run_is_no_source(
