@@ -14,6 +14,7 @@ from launch.record.events import STAGES
 from launch.stages import PATHS, stage_keys
 
 MOST_SHOWN = 2
+LEAST_ALIKE = 0.75  # of a key and one that it may mean: difflib's 0.6 takes out for account
 KEPT = ("--folds", "--trials")  # without one the command would do something else
 
 
@@ -98,9 +99,12 @@ def with_known_key(
     left = given.without(key)
     if key in keys:
         yield left.with_flags({key: value})
+    if key == "out":  # of data_prep, for what this command calls data=
+        yield replace(left, settings=left.settings | {"data": value})
     stage, _, rest = key.rpartition(".")
     known = sorted(set().union(*map(stage_keys, STAGES)) | set(keys))
-    for near in difflib.get_close_matches(rest if stage in STAGES else key, known):
+    typed = rest if stage in STAGES else key
+    for near in difflib.get_close_matches(typed, known, cutoff=LEAST_ALIKE):
         if near in keys:
             yield left.with_flags({near: value})
         else:

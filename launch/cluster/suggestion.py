@@ -15,7 +15,7 @@ from launch.cluster.profiles import DEFAULT, MINE, Profile, load_profile
 
 PROFILE_HELP = (
     "settings of the cluster, slurm/NAME.yaml (slurm/mine.yaml if it is there, else what the"
-    " cluster has; without Slurm slurm/default.yaml)"
+    " cluster has; without Slurm slurm/default.yaml, on this machine with its GPUs)"
 )
 MOST_TIME_MIN = 720
 CPUS_WITHOUT_GPUS, MOST_RANKS = 2, 8  # one computes, the other loads
@@ -210,17 +210,28 @@ def choose_profile(
     """Return the profile to use, and a line about it if the user did not name it.
 
     Without a name: slurm/mine.yaml if it is there, else what suits the cluster. Without Slurm it is
-    the default one. Flags come last. Raises UsageError.
+    the default one; not `on_slurm`, with the GPUs of this machine. Flags come last. Raises
+    UsageError.
     """
-    if name or not on_slurm:
-        return load_profile(name or DEFAULT, flags), ""
+    if name:
+        return load_profile(name, flags), ""
+    if not on_slurm:
+        return load_profile(DEFAULT, {"gpus_per_node": gpus_here()} | flags), ""
     if (profiles.PROFILES / f"{MINE}.yaml").is_file():
         return load_profile(MINE, flags), f"no --profile given: slurm/{MINE}.yaml is used"
     if not slurm_commands.is_here():
-        return load_profile(DEFAULT, flags), ""
+        told = f"no --profile given, and no Slurm on this machine (no sbatch): {DEFAULT} is used"
+        return load_profile(DEFAULT, flags), told
     if not (found := best(stages, flags.get("partition", ""))):
         told = f"no --profile given, and Slurm shows no partition that suits: {DEFAULT} is used"
         return load_profile(DEFAULT, flags), told
     told = f"no --profile given, but the cluster has: {found.in_words()}"
     told += "; `python launch/doctor.py --write-profile` keeps this as a file"
     return load_profile("", found.settings | flags), told
+
+
+def gpus_here() -> int:
+    """Return the number of GPUs that training on this machine would see."""
+    import torch  # here: no cluster's chain waits for it
+
+    return torch.cuda.device_count()

@@ -120,7 +120,8 @@ class TestRefusals:
     ) -> None:
         done = submit("--dry-run", f"raw={raw}", *arguments)
         assert done.code == 2
-        first, *commands = done.err.splitlines()
+        told = "no --profile given, and no Slurm on this machine (no sbatch): default is used\n"
+        first, *commands = done.err.replace(told, "").splitlines()
         assert message in first
         assert f"  python launch/submit.py --dry-run raw={raw}" in commands
 
@@ -132,6 +133,7 @@ class TestRefusals:
             (["--signal-lead-s", "43200"], ["--signal-lead-s 43200 --time-min 722", ""]),
             (["epoch=1"], ["raw epochs=1", ""]),
             (["nodes=2"], ["--nodes 2"]),
+            (["out=sets/a"], ["raw data=sets/a", ""]),
         ],
     )
     def test_whole_commands_are_named_that_are_accepted(
@@ -145,6 +147,16 @@ class TestRefusals:
             parts = ["python launch/submit.py --dry-run", flags, f"raw={raw}", more]
             assert line == " ".join(filter(None, parts))
             assert submit(*line.split()[2:]).code == 0
+
+    def test_on_this_machine_ranks_need_no_gpu_where_there_is_none(
+        self, submit: Submit, raw: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = ("--cluster", "local", "--dry-run", "--stages", "prepare,train", f"raw={raw}")
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+        assert "--nproc-per-node 2 " in submit(*given, "--ranks-per-node", "2").out
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+        assert "--nproc-per-node 4 " in submit(*given).out
+        assert "--nproc-per-node" not in submit(*given, "--gpus-per-node", "1").out
 
     def test_outside_a_cluster_both_ways_out_are_named(self, submit: Submit, raw: Path) -> None:
         done = submit(f"raw={raw}")
