@@ -547,7 +547,7 @@ def test_the_threshold_is_the_checkpoints_unless_given(
     assert (summary["all_pixels"]["dice"] == 0) == dice_is_0
     detection = summary["detection"]
     assert (detection["threshold"], detection["threshold_chosen_on"]) == (0.96, "val")
-    assert detection["found"] == 0
+    assert detection["predicted"] == 0
 
 
 @pytest.fixture
@@ -618,14 +618,14 @@ def test_nuclei_are_counted(
     assert summary["threshold"] == {"value": 0.5, "chosen_on": "default"}
     assert (detection["threshold"], detection["threshold_chosen_on"]) == (0.5, "default")
     assert detection["radius_px"] == 8
-    assert (detection["annotated"], detection["found"]) == (4, 4)
+    assert (detection["annotated"], detection["predicted"]) == (4, 4)
     figures = ("precision", "recall", "f1", "average_precision")
     assert [detection[name] for name in figures] == pytest.approx([3 / 4] * 4)
     assert detection["per_class"] == {
-        "tumor": {name: detection[name] for name in ("annotated", "found", *figures)}
+        "tumor": {name: detection[name] for name in ("annotated", "predicted", *figures)}
     }
     first, second = detection["per_field"]
-    assert (first["field"], first["case"], first["found"]) == ("Case_6-01", "Case_6", 3)
+    assert (first["field"], first["case"], first["predicted"]) == ("Case_6-01", "Case_6", 3)
     assert [first[name] for name in figures] == pytest.approx([2 / 3, 1, 4 / 5, 1])
     assert [second[name] for name in figures] == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2])
     assert [row["counts"] for row in detection["per_field"]] == [
@@ -654,7 +654,7 @@ def test_the_radius_of_matching_can_be_given_and_one_case_has_no_interval(
     given = (f"raw={spots}", "checkpoint=latest", "cases=[6]", "match_radius_px=4")
     summary = evaluated(*given)
     detection = summary["detection"]
-    assert (detection["radius_px"], detection["annotated"], detection["found"]) == (4, 2, 3)
+    assert (detection["radius_px"], detection["annotated"], detection["predicted"]) == (4, 2, 3)
     assert (detection["precision"], detection["recall"]) == (pytest.approx(1 / 3), 1 / 2)
     assert set(summary["all_pixels_interval"].values()) == {None}
     assert set(detection["interval"].values()) == {None}

@@ -200,7 +200,7 @@ def test_a_mean_is_over_fields_with_something_annotated() -> None:
     assert [row["dice"] for row in summary["per_field"]] == [pytest.approx(4 / 6), None, 0]
     nuclei = summary["detection"]
     assert [row["f1"] for row in nuclei["per_field"]] == [1, None, 0]
-    assert [row["found"] for row in nuclei["per_field"]] == [1, 2, 0]
+    assert [row["predicted"] for row in nuclei["per_field"]] == [1, 2, 0]
     assert nuclei["f1"] == pytest.approx(2 / (2 + 2 + 1))
 
 

@@ -276,7 +276,7 @@ def test_the_console_has_a_table_of_pixels_and_one_of_nuclei_with_a_line_for_eac
     start = lines.index(["pixels", "dice", "iou", "precision", "recall"])
     assert lines[start + 1] == ["lymphocyte", "0.1429", "0.0769", "0.0833", "0.5000"]
     assert lines[start + 2] == ["plasma cell", "0.1538", "0.0833", "0.0833", "1.0000"]
-    heads = ["nuclei", "f1", "precision", "recall", "AP", "annotated", "found"]
+    heads = ["nuclei", "f1", "precision", "recall", "AP", "annotated", "predicted"]
     assert lines[start + 3] == heads
     assert [line[0] for line in lines[start + 4 : start + 6]] == CLASSES
     num_fields = len(list((masked / "images").glob("Case_4-*")))
@@ -290,8 +290,8 @@ def test_a_class_that_is_annotated_nowhere_has_no_scores_in_the_tables() -> None
     scores = dict.fromkeys(("dice", "iou", "precision", "recall", "f1", "average_precision"), 0.5)
     nothing = dict.fromkeys(scores)
     pixels = {"tumor": scores, "lumen": nothing}
-    counts = {"annotated": 0, "found": 7}
-    nuclei = {"tumor": scores | {"annotated": 5, "found": 5}, "lumen": nothing | counts}
+    counts = {"annotated": 0, "predicted": 7}
+    nuclei = {"tumor": scores | {"annotated": 5, "predicted": 5}, "lumen": nothing | counts}
     lines = class_tables({"per_class": pixels, "detection": {"per_class": nuclei}})
     assert [line.split() for line in lines if line.startswith("lumen")] == [
         ["lumen", "nothing", "annotated"],

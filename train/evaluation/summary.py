@@ -119,7 +119,7 @@ def nuclei_figures(
     detections = [result.detections[channel] for result in results for channel in kept]
     return {
         "annotated": hit + miss,
-        "found": hit + false_alarm,
+        "predicted": hit + false_alarm,
         **{name: nan_to_none(value) for name, value in detection_scores(counts).items()},
         "average_precision": average_precision(detections),
     }

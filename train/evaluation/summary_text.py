@@ -116,7 +116,7 @@ def class_tables(summary: dict[str, Any]) -> list[str]:
     lines = ["figures above are of all classes together, their counts added up; of each class:"]
     for title, scores, of_class, counts in (
         ("pixels", PIXEL_SCORES, pixels, ()),
-        ("nuclei", NUCLEI_SCORES, nuclei, ("annotated", "found")),
+        ("nuclei", NUCLEI_SCORES, nuclei, ("annotated", "predicted")),
     ):
         heads = [*scores.values(), *counts]
         lines.append(f"{title:{width}}" + "".join(f"  {head:>{COLUMN}}" for head in heads))

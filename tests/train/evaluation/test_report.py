@@ -85,11 +85,11 @@ WHOLE = summary_of(
         "interval": {"f1": [0.7, 0.79]},
         "per_class": {
             "tumor": {"f1": 0.75, "precision": 0.8, "recall": 0.7, "average_precision": 0.71}
-            | {"annotated": 30, "found": 26},
+            | {"annotated": 30, "predicted": 26},
             "mitosis+apoptosis": dict.fromkeys(
                 ("f1", "precision", "recall", "average_precision"), None
             )
-            | {"annotated": 0, "found": 7},
+            | {"annotated": 0, "predicted": 7},
         },
         "curve": {
             "threshold": [0.9, 0.45, 0.1],
