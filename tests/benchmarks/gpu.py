@@ -64,7 +64,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, start_ranks("cuda") as ranks:
         folder = Path(name)
         prepare(folder, "pack=true")
-        given = [f"preset={options.preset}", "model.weights=none", *options.settings]
+        given = [f"preset={options.preset}", "model.weights=none", "encoder_lr_factor=1"]
+        given += options.settings
         turns = {
             name: Turn(trainer(folder, name, [*given, *settings], ranks), options.steps)
             for name, settings in WAYS.items()

@@ -98,12 +98,13 @@ def tiles(fields_HWC: Image, length: int, tissue_px: int) -> Iterator[Image]:
 def write_network(path: Path, preset: str) -> None:
     """A preset's network with random weights, as train.export writes them."""
     given = ["data=none", "run=none", f"preset={preset}", "model.weights=none"]
+    given.append("encoder_lr_factor=1")
     config = command_line.load(TrainConfig, given, preset_folder=PRESETS)
     torch.manual_seed(0)
     model = build_model(config.model, 1)
     labelling = Labelling({"tumor": 255}, RADIUS_PX, 65535, "(?P<case>.+)")
     state = {"step": 0, "epochs": 0, "metrics": {}}
     about = exported_model.describe(
-        config, Description(labelling, {}, "", {}), state, 0.5, model, [], None
+        config, Description(labelling, {}, "", {}), state, [0.5], model, [], None
     )
     path.write_bytes(exported_model.encode([model], about))

@@ -1,6 +1,5 @@
 """Several runs as one model: predicted, measured on raw fields, exported, and what is refused."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,10 +29,11 @@ from train.runs.ensemble import named_run, read_any
 from train.runs.run_folder import read_run
 from train.runs.thresholds import (
     OutOfFold,
+    Threshold,
     Thresholds,
+    damaged,
     median_of,
     read_out_of_fold,
-    thresholds_text,
 )
 
 Cli = Callable[..., Any]
@@ -148,6 +148,13 @@ def test_thresholds_of_folds_are_those_chosen_out_of_fold_for_these_checkpoints(
     again = [f"run={model}", *given[1:2], f"out={tmp_path / 'exported'}", "min_tissue=0"]
     assert words in cli(predict.main, *again).out
     assert outputs(tmp_path / "exported") == outputs(out)
+    kept["threshold"] = {"lumen": 0.31}
+    (own_cv / "ensemble.json").write_text(json.dumps(kept))
+    refused = cli(predict.main, *given)
+    assert refused.code == 1
+    assert "damaged: a threshold of ['lumen'] is none of ['tumor']; move it away" in refused.err
+    kept["threshold"] = 0.31
+    (own_cv / "ensemble.json").write_text(json.dumps(kept))
     measured = cli(evaluate.main, f"run={own_cv}", f"raw={raw}", "cases=[1]", "figures=0")
     assert words in measured.out
     assert "warning: trained on: Case_1; these figures do not show new patients" in measured.out
@@ -165,21 +172,38 @@ def state(pixels: float | None, nuclei: float | None) -> dict[str, Any]:
     return {"metrics": {"val/threshold": pixels, "val/nuclei_threshold": nuclei}}
 
 
+def both(pixels: float, of_pixels: str, nuclei: float, of_nuclei: str) -> Thresholds:
+    return Thresholds(Threshold((pixels,), of_pixels), Threshold((nuclei,), of_nuclei))
+
+
 def test_thresholds_of_other_ensembles_are_the_median_of_the_members() -> None:
     states = [state(0.3, None), state(0.7, 0.4), state(0.4, None)]
-    assert median_of(states) == Thresholds(0.4, "members", 0.4, "members")
-    assert median_of([{"metrics": {}}] * 2) == Thresholds(0.5, "default", 0.5, "default")
-    assert median_of([state(None, None)]) == Thresholds(0.5, "empty_val", 0.5, "empty_val")
+    assert median_of(states, ["tumor"]) == both(0.4, "members", 0.4, "members")
+    assert median_of([{"metrics": {}}] * 2, ["tumor"]) == both(0.5, "default", 0.5, "default")
+    empty = median_of([state(None, None)], ["tumor"])
+    assert empty == both(0.5, "empty_val", 0.5, "empty_val")
+
+
+def test_each_class_has_the_median_of_its_own_thresholds() -> None:
+    """A member that knows none of a class gives that of all classes together."""
+    states = [state(each, each) for each in (0.3, 0.5, 0.6)]
+    for one, value in zip(states, (0.1, 0.4), strict=False):
+        one["metrics"]["val/threshold/lumen"] = value
+    found = median_of(states, ["tumor", "lumen"])
+    assert (found.pixels.values, found.nuclei.values) == ((0.5, 0.4), (0.5, 0.5))
+    assert found.in_words(["tumor", "lumen"]) == (
+        "threshold of pixels tumor 0.5, lumen 0.4, of nuclei tumor 0.5, lumen 0.5 (both median of"
+        " the members', each chosen on val)"
+    )
 
 
 def test_nothing_annotated_gives_the_default_threshold() -> None:
     kept = OutOfFold({}, None, 0.2, tta=False)
-    assert kept.thresholds == Thresholds(0.5, "empty_folds", 0.2, "out of fold")
+    assert kept.thresholds(["tumor"]) == both(0.5, "empty_folds", 0.2, "out of fold")
 
 
 def test_thresholds_that_were_chosen_with_turns_say_so() -> None:
-    chosen = OutOfFold({}, 0.4, 0.2, tta=True).thresholds
-    words = thresholds_text(*dataclasses.astuple(chosen))
+    words = OutOfFold({}, 0.4, 0.2, tta=True).thresholds(["tumor"]).in_words(["tumor"])
     assert words.endswith("0.4, of nuclei 0.2 (both chosen out of fold with tta=true)")
 
 
@@ -275,9 +299,10 @@ def rewritten(source: Path, target: Path, change: Callable[..., None]) -> Path:
         ),
         (lambda about, tensors: tensors.popitem(), "sha256 of its weights differs"),
         (lambda about, tensors: about["members"].reverse(), "sha256 of its weights differs"),
-        (lambda about, tensors: about.update(threshold=1.5), "a threshold of 1.5"),
+        (lambda about, tensors: about.update(thresholds=[1.5]), "a threshold of 1.5"),
         (lambda about, tensors: about.update(chosen_on="\x1b[2J"), "is none"),
-        (lambda about, tensors: about.pop("nuclei_threshold"), "nuclei_threshold: is missing"),
+        (lambda about, tensors: about.pop("nuclei_thresholds"), "nuclei_thresholds: is missing"),
+        (lambda about, tensors: about.update(thresholds=[0.5, 0.5]), "2 thresholds for 1 class"),
         (lambda about, tensors: about["members"][1].update(format=1), "is of format 1"),
         (lambda about, tensors: about["members"][1].update(radius_px=9), "radius_px: 8 -> 9"),
         (
@@ -376,11 +401,14 @@ def test_thresholds_of_a_stranger_are_right_or_refused_in_words(own_cv: Path) ->
         path.write_text(content)
         try:
             found = read_out_of_fold(own_cv)
+            assert found is not None
+            used = found.thresholds(["tumor"])
         except UserError as error:
             refused.append(str(error))
+        except ValueError as error:  # where it is used
+            refused.append(str(damaged(own_cv, str(error))))
         else:
-            assert found is not None
-            assert 0 < found.thresholds.pixels < 1
+            assert 0 < used.pixels.values[0] < 1
             found.is_of(["a"])
     assert len(refused) > len(contents) // 2
     assert all(f"{path}: damaged" in line and line.isprintable() for line in refused)

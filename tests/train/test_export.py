@@ -157,7 +157,7 @@ def test_the_file_says_all_that_is_needed_to_use_it(
     assert about["classes"] == {"tumor": 255}
     assert about["mask_values"] == [255]
     assert (about["radius_px"], about["uint16_white"]) == (8, 65535)
-    assert about["threshold"] == about["checkpoint"]["metrics"]["val/threshold"]
+    assert about["thresholds"] == [about["checkpoint"]["metrics"]["val/threshold"]]
     assert about["data"]["content_sha256"] == prepared.description.content_sha256
     assert about["data"]["cases"]["test"] == ["Case_4", "Case_5"]
     step = best_step(trained)
@@ -452,14 +452,13 @@ def test_onnx_has_a_plane_a_class_as_predict_has(
     assert about["mask_values"] == [1, 2]
     image_BHWC = read_image(field)[None]
     (probability_CHW,) = through_onnx(onnx_file, image_BHWC)
-    out, threshold = tmp_path / "out", about["threshold"]
+    out, thresholds = tmp_path / "out", np.array(about["thresholds"], np.float32)
     given = [f"run={two_class_run}", f"input={field}", f"out={out}", "amp=off", "min_tissue=0"]
     assert cli(predict.main, *given).code == 0
     byte_CHW = tifffile.imread(out / "Case_4-01_probability.tif")
     assert np.abs(byte_CHW - 255 * probability_CHW).max() < 0.51
-    expected_HW = np.where(
-        probability_CHW.max(axis=0) > threshold, 1 + probability_CHW.argmax(0), 0
-    )
+    kept_CHW = np.where(probability_CHW > thresholds[:, None, None], probability_CHW, 0)
+    expected_HW = np.where(kept_CHW.any(axis=0), 1 + kept_CHW.argmax(axis=0), 0)
     assert set(np.unique(expected_HW)) == {0, 1, 2}
     assert np.array_equal(tifffile.imread(out / "Case_4-01_mask.tif"), expected_HW)
 

@@ -37,6 +37,7 @@ from train.metrics.sensitivity import counts_by_radius
 from train.ranks.lock import RunLock
 from train.runs.history import read_training
 from train.runs.open_run import open_run
+from train.runs.thresholds import Threshold, Thresholds
 
 IGNORED, RING_PX = 254, 4
 Cli = Callable[..., Any]
@@ -155,7 +156,8 @@ def predicted(mask_HW: np.ndarray, probability_HW: np.ndarray) -> Prediction:
     return prediction_of(0, field, content, probability_HW[None].astype(np.float32), [255])
 
 
-CRITERIA = Criteria(0.5, 0.5, 1, 1)
+HALF = Threshold.default(1, "default")
+CRITERIA = Criteria(Thresholds(HALF, HALF), 1, 1)
 
 
 def test_figures_of_a_picture_one_can_count() -> None:
@@ -169,7 +171,7 @@ def test_figures_of_a_picture_one_can_count() -> None:
     assert result.counts.tolist() == [[2, 1, 2, 7]]
     # nine are right with 0.9, three with 0.1
     assert result.cross_entropy == pytest.approx(-(9 * np.log(0.9) + 3 * np.log(0.1)) / 12)
-    assert result.histogram.sum(axis=1).tolist() == [4, 8]
+    assert result.histogram.sum(axis=2).tolist() == [[4, 8]]
     assert prediction.annotated_classes.tolist() == np.where(mask_HW == 255, 1, mask_HW).tolist()
 
 
@@ -192,10 +194,10 @@ def test_a_field_that_is_all_ignored_has_no_figure() -> None:
     assert result.counts.tolist() == [[0, 0, 0, 0]]
     assert result.cross_entropy is None
     assert not len(result.detections[0].scores)
-    assert {*validation_metrics([result]).values()} == {None}
+    assert {*validation_metrics([result], ["tumor"]).values()} == {None}
     mask_HW[0] = 0
     other = measure(predicted(mask_HW, np.full((6, 6), 0.5)), CRITERIA)
-    both = validation_metrics([result, other])
+    both = validation_metrics([result, other], ["tumor"])
     assert (both["val/loss"], both["val/accuracy"]) == (pytest.approx(np.log(2)), 1)
 
 

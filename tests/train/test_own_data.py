@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common import command_line
@@ -16,12 +17,18 @@ from data_prep import __main__ as data_prep_main
 from data_prep import preview
 from data_prep.config import PrepConfig
 from data_prep.dataset.manifest import Dataset, read_dataset
+from data_prep.dataset.samples import read_sample
 from data_prep.prepare import prepare
+from model.precision import choose_precision
 from train import __main__ as train_main
 from train import evaluate, export, predict
 from train.evaluation import fields
 from train.evaluation.summary_text import class_tables
 from train.metrics import sensitivity
+from train.prediction.tiles import predict_probability
+from train.ranks.distributed import Ranks
+from train.runs.history import read_metrics
+from train.runs.run_folder import read_run
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -248,6 +255,64 @@ def test_discs_about_points_measure_it_too_at_other_radii(
     by_radius = {row["radius_px"]: row["dice"] for row in summary["sensitivity"]}
     assert by_radius[RADIUS_PX] == pytest.approx(summary["all_pixels"]["dice"])
     assert "discs of radius_px=8 about points (annotations=csv)" in "".join(summary["warnings"])
+
+
+def test_each_class_has_thresholds_of_its_own(
+    run: Path,
+    own: Dataset,
+    evaluated: Run,
+    annotated: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+) -> None:
+    """Those best on val, each found here by trying; figures, masks and files have them."""
+    dice_of, total = dice_at_thresholds(run, own, "val")
+    metrics = read_metrics(run)[-1]
+    assert total[metrics["val/threshold"]] == max(total.values())
+    used = {name: metrics[f"val/threshold/{name}"] for name in CLASSES}
+    for name, threshold in used.items():
+        assert dice_of[name][threshold] == max(dice_of[name].values())
+    assert used["lymphocyte"] != used["plasma cell"]
+    summary = evaluated("checkpoint=latest", NO_FIGURES)
+    assert summary["threshold"] == {"value": used, "chosen_on": "val"}
+    of_test, _ = dice_at_thresholds(run, own, "test")
+    for name, threshold in used.items():
+        assert summary["per_class"][name]["dice"] == pytest.approx(of_test[name][threshold])
+    of_nuclei = {name: metrics[f"val/nuclei_threshold/{name}"] for name in CLASSES}
+    assert summary["detection"]["threshold"] == of_nuclei
+
+    model, field = tmp_path / "model.safetensors", annotated / "images/Case_4-01.png"
+    assert cli(export.main, f"run={run}", "checkpoint=latest", f"out={model}").code == 0
+    outcome = cli(predict.main, f"run={model}", f"input={field}", f"out={tmp_path / 'predicted'}")
+    words = ", ".join(f"{name} {value:.3g}" for name, value in used.items())
+    assert f"threshold of pixels {words}, of nuclei" in outcome.out
+    settings = json.loads((tmp_path / "predicted/Case_4-01_settings.json").read_text())
+    assert (settings["threshold"], settings["nuclei_threshold"]) == (used, of_nuclei)
+
+
+def dice_at_thresholds(
+    run: Path, data: Dataset, split: str
+) -> tuple[dict[str, dict[float, float]], dict[float, float]]:
+    """Dice of each class, and of all together, at each threshold."""
+    read = read_run(run)
+    model = read.load_model("latest", Ranks(0, 1, torch.device("cpu"))).model.eval()
+    precision = choose_precision(torch.device("cpu"), "off", read.config.memory_format)
+    steps = [number / 100 for number in range(1, 100)]
+    counts = np.zeros((len(CLASSES), len(steps), 2))  # twice the hits, and all there are
+    for sample in data.split(split, originals_only=True):
+        image_HWC, mask_HW = read_sample(data.folder, sample)
+        probability_CHW = predict_probability(model, image_HWC, read.config.tile, precision)
+        for channel, value in enumerate(read.label_values):
+            for number, step in enumerate(steps):
+                predicted_HW, truth_HW = probability_CHW[channel] > step, mask_HW == value
+                both = 2 * (predicted_HW & truth_HW).sum()
+                counts[channel, number] += both, predicted_HW.sum() + truth_HW.sum()
+    of_class = {
+        name: dict(zip(steps, each[:, 0] / each[:, 1], strict=True))
+        for name, each in zip(CLASSES, counts, strict=True)
+    }
+    hits, total = counts.sum(axis=0).T
+    return of_class, dict(zip(steps, hits / total, strict=True))
 
 
 def test_a_format_that_cannot_name_the_classes_is_refused(

@@ -32,6 +32,7 @@ from train.evaluation.measurement import FieldResult
 from train.loop.trainer import Trainer
 from train.loop.validation import validation_metrics
 from train.metrics.detection import Nuclei
+from train.metrics.scores import Score
 from train.prediction import predict_images, predictor
 from train.prediction.config import PredictConfig
 from train.prediction.result_files import ResultFiles, to_mask
@@ -577,9 +578,10 @@ def test_thresholds_are_the_checkpoints_unless_given(
 ) -> None:
     """That of pixels for the mask, that of nuclei for the nuclei."""
 
-    def apart(results: list[FieldResult]) -> dict[str, float]:
+    def apart(results: list[FieldResult], classes: list[str]) -> dict[str, Score]:
         """What was found best, which for so small a set may be one number, and other ones."""
-        return validation_metrics(results) | {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
+        of_both: dict[str, Score] = {"val/threshold": 0.45, "val/nuclei_threshold": 0.55}
+        return validation_metrics(results, classes) | of_both
 
     monkeypatch.setattr("train.loop.validation.validation_metrics", apart)
     assert new_trainer(tiny(tmp_path / "run")).fit() == 0
@@ -704,12 +706,18 @@ def test_what_cannot_be_predicted_is_refused_in_a_line(
 
 
 @pytest.mark.parametrize(
-    ("threshold", "expected"),
-    [(0.5, [[0, 1, 2, 2]]), (0.3, [[1, 1, 2, 2]]), (0.85, [[0, 0, 2, 0]])],
+    ("thresholds", "expected"),
+    [
+        ((0.5, 0.5), [[0, 1, 2, 2]]),
+        ((0.3, 0.3), [[1, 1, 2, 2]]),
+        ((0.85, 0.85), [[0, 0, 2, 0]]),
+        ((0.5, 0.85), [[0, 1, 2, 1]]),
+        ((0.65, 0.15), [[2, 1, 2, 2]]),
+    ],
 )
-def test_the_most_probable_class_has_the_pixel_where_it_is_above_the_threshold(
-    threshold: float, expected: list[list[int]]
+def test_the_most_probable_of_the_classes_above_their_thresholds_has_the_pixel(
+    thresholds: tuple[float, float], expected: list[list[int]]
 ) -> None:
     probability_CHW = np.array([[[0.4, 0.7, 0.1, 0.6]], [[0.3, 0.2, 0.9, 0.8]]], np.float32)
-    mask_HW = to_mask(probability_CHW, [1, 2], threshold)
+    mask_HW = to_mask(probability_CHW, [1, 2], thresholds)
     assert (mask_HW.dtype, mask_HW.tolist()) == (np.uint8, expected)

@@ -31,10 +31,18 @@ from data_prep.raw import BadInputError, Field
 from model.precision import Precision
 from train.config import TileConfig
 from train.metrics.detection import Detections, detect
-from train.metrics.scores import Counts, Score, count_pixels, histogram
+from train.metrics.scores import (
+    THRESHOLDS,
+    Counts,
+    Score,
+    count_pixels,
+    counts_at_thresholds,
+    histogram,
+)
 from train.prediction.model_resolution import notes_on_resolution
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
+from train.runs.thresholds import Thresholds
 
 
 class FieldContent(NamedTuple):
@@ -82,24 +90,23 @@ class Prediction:
         IGNORE_LABEL for ignored pixels."""
         return np.where(self.is_valid_HW, masks.numbers_of(self.truth_CHW), np.uint8(IGNORE_LABEL))
 
-    def predicted_classes(self, threshold: float) -> Mask:
-        """Return (H, W) in the same numbers: the most probable class above a threshold."""
-        best_CHW = self.probability_CHW == self.probability_CHW.max(axis=0)
-        return masks.numbers_of(best_CHW & self.is_predicted(threshold))
+    def predicted_classes(self, thresholds: Sequence[float]) -> Mask:
+        """Return (H, W) in the same numbers: the most probable of the classes that are above their
+        thresholds."""
+        is_predicted_CHW = self.is_predicted(thresholds)
+        kept_CHW = np.where(is_predicted_CHW, self.probability_CHW, -1)
+        return masks.numbers_of(is_predicted_CHW & (kept_CHW == kept_CHW.max(axis=0)))
 
-    def is_predicted(self, threshold: float) -> npt.NDArray[np.bool_]:
+    def is_predicted(self, thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
         """Return (C, H, W): which pixels count as predicted to be of each class."""
-        return np.asarray(self.probability_CHW > threshold)
+        return np.asarray(self.probability_CHW > np.asarray(thresholds, np.float32)[:, None, None])
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """Thresholds: what counts as a predicted pixel, and as a found nucleus."""
+    """What counts as a predicted pixel, and as a predicted and a found nucleus."""
 
-    threshold: float
-    """Probability above which a pixel counts as predicted."""
-    nuclei_threshold: float
-    """Score above which a nucleus counts as found, see train.metrics.detection."""
+    thresholds: Thresholds
     radius_px: float
     """Radius of a nucleus."""
     match_radius_px: float
@@ -118,12 +125,18 @@ class FieldResult:
     nuclei_counts: Counts
     """(C, 4) int64, of nuclei."""
     histogram: npt.NDArray[np.int64]
-    """(2, 100), of the pixels' probability, all classes together."""
+    """(C, 2, 100), of the pixels' probability."""
     detections: list[Detections]
     """Of each channel."""
     cross_entropy: Score
     """Mean over pixels and classes of the binary cross-entropy, in nats; None if no pixel
     counts."""
+
+    @property
+    def at_thresholds(self) -> tuple[Counts, Counts]:
+        """The counts (C, 99, 4) of pixels, and of nuclei, at each of THRESHOLDS."""
+        nuclei = np.stack([each.counts(THRESHOLDS) for each in self.detections])
+        return counts_at_thresholds(self.histogram), nuclei
 
 
 def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
@@ -307,22 +320,23 @@ def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:
         for probability_HW, annotated in zip(probability_CHW, prediction.annotated, strict=True)
     ]
     probability_CN, truth_CN = probability_CHW[:, is_valid_HW], prediction.truth_CHW[:, is_valid_HW]
+    is_predicted_CN = prediction.is_predicted(criteria.thresholds.pixels.values)[:, is_valid_HW]
     predicted, truth = (
-        torch.from_numpy(each)[None, :, None]
-        for each in (probability_CN > criteria.threshold, truth_CN)
+        torch.from_numpy(each)[None, :, None] for each in (is_predicted_CN, truth_CN)
     )
     counts = count_pixels(predicted, truth).numpy()
     right_CN = np.where(truth_CN, probability_CN, 1 - probability_CN)
     losses_CN = -np.log(np.maximum(right_CN, 1e-7))
     cross_entropy = float(losses_CN.mean(dtype=np.float64)) if losses_CN.size else None
-    nuclei = [each.counts([criteria.nuclei_threshold])[0] for each in detections]
+    least_scores = criteria.thresholds.nuclei.values
+    nuclei = [each.counts([least])[0] for each, least in zip(detections, least_scores, strict=True)]
     return FieldResult(
         prediction.index,
         prediction.field.name,
         prediction.field.case,
         counts,
         np.stack(nuclei),
-        histogram(probability_CN, truth_CN),
+        np.stack([histogram(*each) for each in zip(probability_CN, truth_CN, strict=True)]),
         detections,
         cross_entropy,
     )

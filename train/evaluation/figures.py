@@ -72,7 +72,7 @@ def figure_names(field: str) -> tuple[str, str]:
 def draw(
     prediction: Prediction,
     result: FieldResult,
-    threshold: float,
+    thresholds: Sequence[float],
     names: Sequence[str],
     item: Item,
 ) -> None:
@@ -81,7 +81,7 @@ def draw(
     panels, outcome = map(item.make, figure_names(result.name))
     annotated_HW, predicted_HW = (
         prediction.annotated_classes,
-        prediction.predicted_classes(threshold),
+        prediction.predicted_classes(thresholds),
     )
     save_panels(panels, title, image_HWC, annotated_HW, predicted_HW, names)
     save_outcome(outcome, title, image_HWC, annotated_HW, predicted_HW, len(names))
@@ -253,8 +253,8 @@ def precision_recall(detection: Mapping[str, Any]) -> Figure:
     pairs = zip(curve["recall"], curve["precision"], strict=True)
     # above thresholds that find nothing right, precision says nothing
     points = [(recall, precision) for recall, precision in pairs if recall > 0]
-    # several runs have a threshold each
-    chosen = f"threshold {detection['threshold']:.3g}" if "threshold" in detection else "as chosen"
+    value = detection.get("threshold")  # several runs, and several classes, have one each
+    chosen = f"threshold {value:.3g}" if isinstance(value, float) else "as chosen"
     figure = curves_figure(4.6)
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_title("precision and recall of found nuclei")

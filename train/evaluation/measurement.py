@@ -16,7 +16,6 @@ from data_prep.annotations.formats import READERS
 from data_prep.dataset.description import Labelling
 from data_prep.dataset.white import doubts_about_white
 from data_prep.images.class_colours import veiled
-from data_prep.images.masks import channel_names
 from model.precision import choose_precision
 from train.evaluation.baselines import BASELINES, Baseline
 from train.evaluation.config import EvaluateConfig
@@ -42,7 +41,7 @@ from train.evaluation.figures import draw
 from train.evaluation.overlays import Overlay, make_overlay, worst_and_best
 from train.evaluation.summary import summarise, summarise_nuclei, summarise_pixels
 from train.exchange.origin import chosen_among
-from train.metrics.scores import DEFAULT_THRESHOLD, EMPTY_RULE, Counts, score
+from train.metrics.scores import EMPTY_RULE, Counts, score
 from train.metrics.sensitivity import counts_by_radius, dice_by_radius, radii_around
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import about_model
@@ -50,9 +49,11 @@ from train.runs.run_folder import LoadedModel, Run
 from train.runs.thresholds import (
     NUCLEI_THRESHOLD,
     PIXEL_THRESHOLD,
+    Threshold,
     Thresholds,
     doubt_about_best,
-    thresholds_for,
+    given_threshold,
+    stored_thresholds,
 )
 
 THRESHOLD_NAMES = PIXEL_THRESHOLD, NUCLEI_THRESHOLD
@@ -132,7 +133,9 @@ def evaluate_run(
     """Evaluate a run on the chosen fields, and add this rank's pictures to `item`. Collective."""
     group = Group(run, chosen)
     loaded = run.load_model(config.checkpoint, ranks)
-    thresholds = thresholds_for(config.threshold, loaded.state)
+    thresholds = stored_thresholds(loaded.state, run.class_names)
+    if given := given_threshold(config.threshold, len(run.class_names)):
+        thresholds = replace(thresholds, pixels=given)
     model = model_of(config, group, loaded, thresholds)
     predictions = predict(config, group, loaded, ranks)
     return evaluate_predictions(config, model, predictions, thresholds, item, ranks)
@@ -170,7 +173,7 @@ def criteria_of(config: EvaluateConfig, run: Run, thresholds: Thresholds) -> Cri
     """Return what counts as a predicted pixel, and as a found nucleus."""
     radius_px = run.data.labelling.radius_px
     match_radius_px = config.match_radius_px or radius_px
-    return Criteria(thresholds.pixels, thresholds.nuclei, radius_px, match_radius_px)
+    return Criteria(thresholds, radius_px, match_radius_px)
 
 
 def evaluate_predictions(
@@ -184,15 +187,15 @@ def evaluate_predictions(
     """Measure what a model predicts, and add this rank's pictures to `item`. Collective."""
     run, chosen = model.group.run, model.group.chosen
     criteria = criteria_of(config, run, thresholds)
-    radii_px, names = disc_radii(chosen.truth), channel_names(run.data.labelling.labels)
+    radii_px, names = disc_radii(chosen.truth), run.class_names
     mine = measure_all(predictions, criteria, radii_px, names, config.figures, item)
     measured = gather(mine, ranks)
 
     figures = figures_of(measured, run, radii_px)
     of_nuclei = {
         "radius_px": criteria.match_radius_px,
-        "threshold": thresholds.nuclei,
-        "threshold_chosen_on": thresholds.nuclei_chosen_on,
+        "threshold": thresholds.nuclei.named(names),
+        "threshold_chosen_on": thresholds.nuclei.chosen_on,
     }
     prints = [check.fingerprint for check in measured.checks]
     near_duplicates = compare_with_training(prints, run, config.data, ranks)
@@ -201,7 +204,10 @@ def evaluate_predictions(
         **model.about,
         "data": about_fields(config, chosen.truth),
         "tta": config.tta,
-        "threshold": {"value": thresholds.pixels, "chosen_on": thresholds.chosen_on},
+        "threshold": {
+            "value": thresholds.pixels.named(names),
+            "chosen_on": thresholds.pixels.chosen_on,
+        },
         **figures,
         "detection": of_nuclei | figures["detection"],
         "agreement": ranks.first_does(read_again),
@@ -231,17 +237,17 @@ def measure_all(
     `radii_px`: the radii of discs that predictions are measured against, besides the truth.
     `names`: those of the classes.
     """
-    measured = Measured()
+    measured, thresholds = Measured(), criteria.thresholds.pixels.values
     for prediction in predictions:
         result = measure(prediction, criteria)
         measured.results.append(result)
         for name, baseline in BASELINES.items():
             measured.of_baselines[name].append(measure_baseline(prediction, baseline, criteria))
-        measured.checks.append(check_field(prediction, criteria.threshold, radii_px))
-        measured.overlays.append(overlay_of(prediction, result, criteria.threshold))
+        measured.checks.append(check_field(prediction, thresholds, radii_px))
+        measured.overlays.append(overlay_of(prediction, result, thresholds))
         measured.overlays = overlays_to_show(measured, num_figures)
         if prediction.index < num_figures:
-            draw(prediction, result, criteria.threshold, names, item)
+            draw(prediction, result, thresholds, names, item)
     return measured
 
 
@@ -280,10 +286,12 @@ def disc_radii(labelling: Labelling) -> list[int]:
     return [] if has_others else radii_around(labelling.radius_px)
 
 
-def check_field(prediction: Prediction, threshold: float, radii_px: Sequence[int]) -> FieldCheck:
+def check_field(
+    prediction: Prediction, thresholds: Sequence[float], radii_px: Sequence[int]
+) -> FieldCheck:
     """Compute a field's fingerprint, and its counts against discs of other radii."""
     field, is_valid_HW = prediction.field, prediction.is_valid_HW
-    is_predicted_CHW = prediction.is_predicted(threshold)
+    is_predicted_CHW = prediction.is_predicted(thresholds)
     return FieldCheck(
         fingerprint(prediction.index, field.name, field.case, prediction.image_HWC),
         counts_by_radius(is_predicted_CHW, is_valid_HW, prediction.annotated, radii_px),
@@ -308,7 +316,7 @@ def figures_of(measured: Measured, run: Run, radii_px: Sequence[int]) -> dict[st
     counts = [check.counts_by_radius for check in measured.checks]
     by_radius = dice_by_radius(counts, radii_px)
     return {
-        **summarise(measured.results, channel_names(run.data.labelling.labels), seed),
+        **summarise(measured.results, run.class_names, seed),
         "pixels": num_pixels(measured.checks),
         "truth_sha256": {each.fingerprint.field: each.truth_sha256 for each in measured.checks},
         "baselines": {
@@ -343,11 +351,12 @@ def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Crite
     """Measure a baseline on the same field; it predicts the same for every class."""
     foreground_HW = baseline(prediction.image_HWC)
     probability = np.broadcast_to(foreground_HW, prediction.truth_CHW.shape).astype(np.float32)
-    default = replace(criteria, nuclei_threshold=DEFAULT_THRESHOLD)
-    return measure(replace(prediction, probability_CHW=probability), default)
+    default = Threshold.default(len(probability), "default")
+    criteria = replace(criteria, thresholds=Thresholds(default, default))
+    return measure(replace(prediction, probability_CHW=probability), criteria)
 
 
-def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) -> Overlay:
+def overlay_of(prediction: Prediction, result: FieldResult, thresholds: Sequence[float]) -> Overlay:
     """Make a field's picture for the report."""
     return make_overlay(
         result.index,
@@ -356,7 +365,7 @@ def overlay_of(prediction: Prediction, result: FieldResult, threshold: float) ->
         score(result.counts)["dice"],
         veiled(prediction.image_HWC, ~prediction.is_valid_HW),
         prediction.truth_CHW,
-        prediction.is_predicted(threshold),
+        prediction.is_predicted(thresholds),
     )
 
 
@@ -377,7 +386,7 @@ def doubts(config: EvaluateConfig, state: Mapping[str, Any]) -> list[str]:
 def chosen_on_val(config: EvaluateConfig, thresholds: Thresholds) -> str:
     """Say what is used that validations chose: "checkpoint and thresholds were"; '' for nothing."""
     is_best = config.checkpoint == "best"
-    if ON_VAL.isdisjoint({thresholds.chosen_on, thresholds.nuclei_chosen_on}):
+    if ON_VAL.isdisjoint({thresholds.pixels.chosen_on, thresholds.nuclei.chosen_on}):
         return "checkpoint was" if is_best else ""
     return "checkpoint and thresholds were" if is_best else "thresholds were"
 

@@ -29,19 +29,18 @@ from train.evaluation.measurement import (
     pool,
     predict,
 )
-from train.metrics.scores import (
-    DEFAULT_THRESHOLD,
-    EMPTY_RULE,
-    THRESHOLDS,
-    Counts,
-    best_threshold,
-    counts_at_thresholds,
-)
+from train.metrics.scores import EMPTY_RULE, THRESHOLDS, Counts, best_thresholds
 from train.prediction.predicted_bands import save_array
 from train.ranks.distributed import Ranks
-from train.runs.thresholds import Thresholds, chosen
-
-EACH_HALF = Thresholds(DEFAULT_THRESHOLD, "default", DEFAULT_THRESHOLD, "default")
+from train.runs.run_folder import Run
+from train.runs.thresholds import (
+    Named,
+    Threshold,
+    Thresholds,
+    by_name,
+    chosen,
+    given_threshold,
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Predicted:
     files: dict[int, Path]
     """Number of a field of this rank -> its probability, (C, H, W) float32."""
     pixels: Counts
-    """(99, 4): of all ranks' fields at each of THRESHOLDS, all classes together."""
+    """(C, 99, 4): of all ranks' fields at each of THRESHOLDS."""
     nuclei: Counts
-    """(99, 4): the same of nuclei."""
+    """(C, 99, 4): the same of nuclei."""
 
 
 @contextmanager
@@ -88,8 +87,7 @@ def evaluate_groups(
                 evaluate_predictions(config, group.model, predictions, thresholds, item, ranks)
             )
     evaluation = pooled(groups, evaluations)
-    pixels, nuclei = best_pair(predicted)
-    evaluation.summary["out_of_fold"] = {"threshold": pixels, "nuclei_threshold": nuclei}
+    evaluation.summary["out_of_fold"] = best_named(predicted, groups[0].run)
     return evaluation
 
 
@@ -98,38 +96,44 @@ def predict_group(
 ) -> Predicted:
     """Predict the fields of a group into files, and count at all thresholds. Collective."""
     loaded = group.run.load_model(config.checkpoint, ranks)
+    default = Threshold.default(len(group.run.label_values), "default")
     model, criteria = (
-        model_of(config, group, loaded, EACH_HALF),
-        criteria_of(config, group.run, EACH_HALF),
+        model_of(config, group, loaded, Thresholds(default, default)),
+        criteria_of(config, group.run, Thresholds(default, default)),
     )
     of_fields: dict[int, Path] = {}
-    pixels, nuclei = (np.zeros((len(THRESHOLDS), 4), np.int64) for _ in range(2))
+    mine = np.zeros((2, len(default.values), len(THRESHOLDS), 4), np.int64)
     for prediction in predict(config, group, loaded, ranks):
         files.append(item.new_file())
         save_array(files[-1], prediction.probability_CHW)
         of_fields[prediction.index] = files[-1]
         result = measure(prediction, criteria)
-        pixels += counts_at_thresholds(result.histogram)
-        nuclei += np.sum([each.counts(THRESHOLDS) for each in result.detections], axis=0)
-    both = np.sum(ranks.gather(np.stack([pixels, nuclei])), axis=0)
-    return Predicted(model, of_fields, *both)
+        mine += result.at_thresholds
+    return Predicted(model, of_fields, *np.sum(ranks.gather(mine), axis=0))
 
 
 def best_of(predicted: Sequence[Predicted], config: EvaluateConfig) -> Thresholds:
     """Return the thresholds that are best on what groups predict; of pixels the one that is given,
     if it is not auto."""
-    pixels, nuclei = best_pair(predicted)
-    given, tta = config.threshold, config.tta
-    of_pixels = chosen(pixels, tta) if given == "auto" else (float(given), "given")
-    return Thresholds(*of_pixels, *chosen(nuclei, tta))
+    num_classes = len(predicted[0].pixels)
+    pixels, nuclei = (chosen(best, config.tta, num_classes) for best in best_pair(predicted))
+    return Thresholds(given_threshold(config.threshold, num_classes) or pixels, nuclei)
 
 
-def best_pair(predicted: Sequence[Predicted]) -> tuple[float | None, float | None]:
-    """Return the thresholds of pixels and of nuclei that are best on what groups predict; None
-    where nothing is annotated."""
-    pixels = best_threshold(np.sum([each.pixels for each in predicted], axis=0))
-    nuclei = best_threshold(np.sum([each.nuclei for each in predicted], axis=0))
-    return pixels and pixels[0], nuclei and nuclei[0]
+def best_pair(predicted: Sequence[Predicted]) -> tuple[list[float] | None, list[float] | None]:
+    """Return the thresholds of pixels and of nuclei that are best on what groups predict, of each
+    class; None where nothing is annotated."""
+    pixels = best_thresholds(np.sum([each.pixels for each in predicted], axis=0))
+    nuclei = best_thresholds(np.sum([each.nuclei for each in predicted], axis=0))
+    return pixels, nuclei
+
+
+def best_named(predicted: Sequence[Predicted], run: Run) -> dict[str, Named | None]:
+    """Return the same as ensemble.json has them."""
+    pixels, nuclei = (
+        None if best is None else by_name(best, run.class_names) for best in best_pair(predicted)
+    )
+    return {"threshold": pixels, "nuclei_threshold": nuclei}
 
 
 def from_disk(predicted: Predicted) -> Iterator[Prediction]:

@@ -16,6 +16,7 @@ from common.command_line import counted, named
 from data_prep.images.class_colours import Colour, colour_of
 from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
+from train.evaluation.summary import thresholds_of
 from train.metrics.scores import EMPTY, worst_first
 from train.runs.history import (
     Restart,
@@ -60,7 +61,8 @@ def report_page(
         overlays=overlays,
         colours=[as_hex(colour_of(number)) for number in range(len(summary["per_class"]))],
         measured=measured_fields(summary),
-        chosen_on=CHOSEN_ON,
+        pixel_threshold=pixel_threshold,
+        nuclei_threshold=nuclei_threshold,
         nothing=EMPTY,
         fields=sorted(summary["per_field"], key=lambda row: worst_first(row["dice"])),
         precision_recall=nuclei_curve(summary["detection"]),
@@ -71,6 +73,17 @@ def report_page(
             for member, run in zip(fold.get("members", [fold]), group.members, strict=True)
         ],
     )
+
+
+def pixel_threshold(summary: Mapping[str, Any]) -> str:
+    """Say the threshold of pixels of a run, and how it was chosen."""
+    pixels = thresholds_of(summary).pixels
+    return f"{pixels.in_words([*summary['per_class']])}, {CHOSEN_ON[pixels.chosen_on]}"
+
+
+def nuclei_threshold(summary: Mapping[str, Any]) -> str:
+    """Say the threshold of nuclei of a run."""
+    return thresholds_of(summary).nuclei.in_words([*summary["per_class"]])
 
 
 def score_rows(summary: Mapping[str, Any]) -> dict[str, list[ScoreRow]]:

@@ -1,6 +1,6 @@
 """Compute what summary.json holds: scores of pixels and nuclei, with intervals over cases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from train.metrics.scores import (
     score,
     scores,
 )
+from train.runs.thresholds import Threshold, Thresholds
 
 BOOTSTRAP = {"over": "cases", "resamples": NUM_RESAMPLES, "confidence": 0.95}
 
@@ -66,6 +67,15 @@ def summarise(
             ],
         },
     }
+
+
+def thresholds_of(summary: Mapping[str, Any]) -> Thresholds:
+    """Read the thresholds in the summary of one run, or of several as one model."""
+    pixels, nuclei, classes = summary["threshold"], summary["detection"], [*summary["per_class"]]
+    return Thresholds(
+        Threshold.read(pixels["value"], pixels["chosen_on"], classes),
+        Threshold.read(nuclei["threshold"], nuclei["threshold_chosen_on"], classes),
+    )
 
 
 def by_class(counts_C4: Counts, class_names: Sequence[str]) -> dict[str, list[int]]:

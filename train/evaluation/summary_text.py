@@ -5,8 +5,8 @@ from typing import Any
 
 from common.command_line import counted
 from train.evaluation.report import REPORT
+from train.evaluation.summary import thresholds_of
 from train.metrics.scores import EMPTY, METRICS, ConfidenceInterval, Score, score_text
-from train.runs.thresholds import thresholds_text
 
 COLUMN = 9
 """Width of a column in the tables of classes, in characters."""
@@ -82,11 +82,9 @@ def checkpoint_text(summary: dict[str, Any]) -> str:
 
 def criteria_text(summary: dict[str, Any]) -> str:
     """Say the thresholds of a run, and when a nucleus counts as found."""
-    pixels, nuclei = summary["threshold"], summary["detection"]
-    thresholds = thresholds_text(
-        pixels["value"], pixels["chosen_on"], nuclei["threshold"], nuclei["threshold_chosen_on"]
-    )
-    return f"{thresholds}; a nucleus counts as found within {nuclei['radius_px']:g} px"
+    thresholds = thresholds_of(summary).in_words([*summary["per_class"]])
+    radius_px = summary["detection"]["radius_px"]
+    return f"{thresholds}; a nucleus counts as found within {radius_px:g} px"
 
 
 def table(figures: dict[str, Any]) -> dict[str, str]:

@@ -112,9 +112,10 @@ class EnsembleMetadata:
     """The schema of the metadata of an ensemble, as far as they are read."""
 
     members: list[dict[str, Any]]
-    threshold: float
+    thresholds: list[float]
+    """Of pixels, for each plane."""
     chosen_on: str
-    nuclei_threshold: float
+    nuclei_thresholds: list[float]
     nuclei_chosen_on: str
 
 
@@ -132,7 +133,7 @@ def describe(
     config: TrainConfig,
     data: Description,
     state: Mapping[str, Any],
-    threshold: float,
+    thresholds: Sequence[float],
     model: nn.Module,
     origins: Sequence[Origin],
     encoder: EncoderSource | None,
@@ -156,7 +157,7 @@ def describe(
         },
         "uint16_white": labelling.uint16_white,
         "tile": tile,
-        "threshold": threshold,
+        "thresholds": [*thresholds],
         "classes": labelling.labels,
         "mask_values": channel_values(labelling.labels.values()),
         "radius_px": labelling.radius_px,

@@ -1,5 +1,6 @@
 """Validate at an epoch's end, on whole fields of the validation split, with all ranks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +22,21 @@ from train.evaluation.fields import (
     prepared_fields,
 )
 from train.metrics.scores import (
-    DEFAULT_THRESHOLD,
-    THRESHOLDS,
+    Counts,
     Score,
     best_threshold,
-    counts_at_thresholds,
+    best_thresholds,
     score,
 )
 from train.ranks.distributed import Ranks
 from train.runs.monitor import panel_strip
+from train.runs.thresholds import (
+    NUCLEI_THRESHOLD,
+    PIXEL_THRESHOLD,
+    Threshold,
+    Thresholds,
+    of_class,
+)
 
 PANEL_HEIGHT_PX = 256
 
@@ -56,7 +63,8 @@ class Validation:
         self.class_names = channel_names(labelling.labels)
         self.fields = prepared_fields(dataset, "val")
         radius_px = labelling.radius_px
-        self.criteria = Criteria(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, radius_px, radius_px)
+        self.default = Threshold.default(len(self.class_names), "default")
+        self.criteria = Criteria(Thresholds(self.default, self.default), radius_px, radius_px)
 
     def validate(self, model: nn.Module, stop: StopRequest) -> Validated | None:
         """Measure the model on every field; None if a stop comes before the end. Collective."""
@@ -77,36 +85,46 @@ class Validation:
         if len(results) < len(self.fields):
             return None
         panels = [panel for of_rank in self.ranks.gather(pictures) for panel in of_rank]
-        return Validated(validation_metrics(results) if results else {}, panels)
+        metrics = validation_metrics(results, self.class_names) if results else {}
+        return Validated(metrics, panels)
 
     def panel(self, prediction: Prediction) -> Any:
         """Draw TensorBoard's picture of a field: input, truth and prediction."""
         return panel_strip(
             prediction.image_HWC,
             prediction.annotated_classes,
-            prediction.predicted_classes(DEFAULT_THRESHOLD),
+            prediction.predicted_classes(self.default.values),
             self.class_names,
             PANEL_HEIGHT_PX,
         )
 
 
-def validation_metrics(results: list[FieldResult]) -> dict[str, Score]:
+def validation_metrics(results: list[FieldResult], classes: Sequence[str]) -> dict[str, Score]:
     """Compute metrics over all pixels at the default threshold, and the mean loss over fields.
 
     The threshold is fixed so that epochs can be compared. The best thresholds for pixels and for
-    nuclei are metrics too: evaluation and prediction use those of their checkpoint. A metric is
-    None if nothing is annotated.
+    nuclei are metrics too: evaluation and prediction use those of their checkpoint. They are of all
+    classes together and, where there are several, of each. A metric is None if nothing is
+    annotated.
     """
     scores = score(np.stack([result.counts for result in results]))
     losses = [each for result in results if (each := result.cross_entropy) is not None]
-    pixels = counts_at_thresholds(np.sum([result.histogram for result in results], axis=0))
-    nuclei = [each.counts(THRESHOLDS) for result in results for each in result.detections]
-    threshold, _ = best_threshold(pixels) or (None, None)
-    nuclei_threshold, nuclei_f1 = best_threshold(np.sum(nuclei, axis=0)) or (None, None)
+    pixels, nuclei = np.sum([result.at_thresholds for result in results], axis=0)
+    _, nuclei_f1 = best_threshold(nuclei.sum(axis=0)) or (None, None)
     return {
         "val/loss": float(np.mean(losses)) if losses else None,
         **{f"val/{name}": value for name, value in scores.items()},
-        "val/threshold": threshold,
-        "val/nuclei_threshold": nuclei_threshold,
+        **threshold_metrics(PIXEL_THRESHOLD, pixels, classes),
+        **threshold_metrics(NUCLEI_THRESHOLD, nuclei, classes),
         "val/nuclei_f1": nuclei_f1,
     }
+
+
+def threshold_metrics(name: str, counts: Counts, classes: Sequence[str]) -> dict[str, Score]:
+    """Return the best threshold of all classes together under a name, and where there are several
+    those of each under `of_class`. `counts` are (C, 99, 4)."""
+    of_all, _ = best_threshold(counts.sum(axis=0)) or (None, None)
+    found: dict[str, Score] = {name: of_all}
+    if len(classes) > 1 and (each := best_thresholds(counts)):
+        found |= {of_class(name, one): value for one, value in zip(classes, each, strict=True)}
+    return found

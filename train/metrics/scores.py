@@ -72,11 +72,10 @@ def histogram(probability: npt.NDArray[np.float32], truth: Bools) -> npt.NDArray
 
 
 def counts_at_thresholds(histogram: npt.NDArray[np.int64]) -> Counts:
-    """Turn a `histogram` (2, 100) into counts (99, 4) at each of THRESHOLDS."""
-    above = histogram[:, ::-1].cumsum(axis=1)[:, -2::-1]
-    hit, false_alarm = above
-    miss, neither = histogram.sum(axis=1, keepdims=True) - above
-    return np.stack([hit, false_alarm, miss, neither], axis=-1)
+    """Turn histograms (..., 2, 100) into counts (..., 99, 4) at each of THRESHOLDS."""
+    above = histogram[..., ::-1].cumsum(axis=-1)[..., -2::-1]
+    not_above = histogram.sum(axis=-1, keepdims=True) - above
+    return np.moveaxis(np.concatenate([above, not_above], axis=-2), -2, -1)
 
 
 def best_threshold(counts: Counts) -> tuple[float, float] | None:
@@ -91,6 +90,16 @@ def best_threshold(counts: Counts) -> tuple[float, float] | None:
     distance = np.abs(np.arange(1, 100) - 50)
     best = int(np.lexsort((distance, -dice))[0])
     return (best + 1) / 100, float(dice[best])
+
+
+def best_thresholds(counts: Counts) -> list[float] | None:
+    """Return the best threshold of each class, see `best_threshold`. `counts` are (C, 99, 4).
+
+    A class that is annotated nowhere has that of all classes together. None if nothing is
+    annotated.
+    """
+    of_all = best_threshold(counts.sum(axis=0))
+    return of_all and [(best_threshold(of_class) or of_all)[0] for of_class in counts]
 
 
 def score(counts: Counts) -> dict[str, Score]:

@@ -13,7 +13,6 @@ from train.prediction.result_files import KIND, Task
 from train.ranks.distributed import start_ranks
 from train.ranks.lock import lock_suffix, output_locked
 from train.runs.ensemble import named_run
-from train.runs.thresholds import thresholds_text
 
 
 def predict_images(config: PredictConfig) -> int:
@@ -50,12 +49,7 @@ def report(predictor: Predictor, plan: PredictionPlan, num_images: int) -> None:
     if plan.changed:
         they_were = "it was" if len(plan.changed) == 1 else "they were"
         print(f"kept as {they_were} changed: {named(plan.changed)}", file=sys.stderr)
-    thresholds = thresholds_text(
-        predictor.threshold,
-        predictor.chosen_on,
-        predictor.nuclei_threshold,
-        predictor.nuclei_chosen_on,
-    )
+    thresholds = predictor.thresholds.in_words(predictor.run.class_names)
     done_before = f" ({len(plan.not_normalised)} done before)" if plan.not_normalised else ""
     print(
         f"predicted {num_images - len(predictor.bad)} of {num_images} images into"

@@ -26,7 +26,7 @@ from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import about_model
 from train.runs.run_folder import Run
-from train.runs.thresholds import NUCLEI_THRESHOLD, choose_threshold
+from train.runs.thresholds import Thresholds, given_threshold, stored_thresholds
 
 FORMAT = 3  # of the results; those of another format are made anew
 POLL_S = 0.2  # between two looks at the progress of writing
@@ -80,10 +80,9 @@ class Predictor:
         loaded = run.load_model(config.checkpoint, ranks)
         self.model, state = loaded.model, loaded.state
         self.notes: list[str] = state.get("notes", [])
-        self.threshold, self.chosen_on = choose_threshold(config.threshold, state)
-        self.nuclei_threshold, self.nuclei_chosen_on = choose_threshold(
-            config.threshold, state, NUCLEI_THRESHOLD
-        )
+        self.thresholds = stored_thresholds(state, run.class_names)
+        if given := given_threshold(config.threshold, len(run.class_names)):
+            self.thresholds = Thresholds(given, given)
         self.model.eval()
         self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
@@ -103,8 +102,8 @@ class Predictor:
             "min_tissue": config.min_tissue,
             "stain_norm": labelling.stain_norm,
             "stain_reference": labelling.stain_reference,
-            "threshold": self.threshold,
-            "nuclei_threshold": self.nuclei_threshold,
+            "threshold": self.thresholds.pixels.named(run.class_names),
+            "nuclei_threshold": self.thresholds.nuclei.named(run.class_names),
         }
 
     def plan(self, paths: Sequence[Path]) -> PredictionPlan:
@@ -251,8 +250,7 @@ class Predictor:
 
     def results(self, task: Task) -> ResultFiles:
         """Return what writes the results of an image."""
-        labelling, thresholds = self.run.data.labelling, (self.threshold, self.nuclei_threshold)
-        return ResultFiles(task, labelling, *thresholds, count_rows=self.count_rows)
+        return ResultFiles(task, self.run.data.labelling, self.thresholds, self.count_rows)
 
     def read_ahead(
         self, bands: Sequence[NumberedBand]

@@ -27,6 +27,7 @@ from train.prediction.overlay import draw_overlay
 from train.prediction.predicted_bands import PredictedBands
 from train.prediction.pyramid import halve_labels, halve_values, write_pyramid
 from train.prediction.tiles import Band, Plane
+from train.runs.thresholds import Thresholds
 
 KIND, BANDS = "predict", "bands"  # private folders
 PICTURE_PX = 4000
@@ -138,9 +139,7 @@ class ResultFiles:
 
     task: Task
     labelling: Labelling
-    threshold: float
-    """Probability above which a pixel counts."""
-    nuclei_threshold: float
+    thresholds: Thresholds
     count_rows: Callable[[int], None] = lambda number: None
     """Called with each number of rows that were worked on: `num_rows` in total."""
 
@@ -237,7 +236,7 @@ class ResultFiles:
     def mask_rows(self, top: int, bottom: int) -> Mask:
         """Return some rows of the mask, HW uint8."""
         planes = [self.rows(number, top, bottom) for number in range(len(self.values))]
-        return to_mask(np.stack(planes), self.values, self.threshold)
+        return to_mask(np.stack(planes), self.values, self.thresholds.pixels.values)
 
     def find_nuclei(self) -> dict[str, Nuclei]:
         """Find the nuclei of every class, in px of the image."""
@@ -249,7 +248,7 @@ class ResultFiles:
                     height,
                     width,
                     self.labelling.radius_px,
-                    self.nuclei_threshold,
+                    self.thresholds.nuclei.values[plane],
                     self.count_rows,
                 ),
                 (self.task.width / width, self.task.height / height),
@@ -280,13 +279,16 @@ def in_size(picture_HWC: Image, size: tuple[int, ...]) -> Image:
 
 
 def to_mask(
-    probability_CHW: npt.NDArray[np.float32], label_values: Sequence[int], threshold: float
+    probability_CHW: npt.NDArray[np.float32],
+    label_values: Sequence[int],
+    thresholds: Sequence[float],
 ) -> Mask:
-    """Return the mask value of each px's most probable class, HW uint8; 0 where that class is not
-    above the threshold."""
-    best_HW = probability_CHW[0]
-    mask_HW = np.where(best_HW > threshold, np.uint8(label_values[0]), np.uint8(0))
-    for probability_HW, value in zip(probability_CHW[1:], label_values[1:], strict=True):
-        mask_HW[(probability_HW > best_HW) & (probability_HW > threshold)] = value
-        best_HW = np.maximum(best_HW, probability_HW)
+    """Return the mask value of each px's most probable of the classes that are above their
+    thresholds, HW uint8; 0 where none is."""
+    best_HW = np.zeros_like(probability_CHW[0])
+    mask_HW = np.zeros(best_HW.shape, np.uint8)
+    for probability_HW, value, least in zip(probability_CHW, label_values, thresholds, strict=True):
+        is_better_HW = (probability_HW > least) & (probability_HW > best_HW)
+        mask_HW[is_better_HW] = value
+        best_HW[is_better_HW] = probability_HW[is_better_HW]
     return mask_HW

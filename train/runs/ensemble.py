@@ -30,7 +30,14 @@ from train.runs.newest import CONFIG, is_exported, named_or_newest
 from train.runs.run_folder import ExportedModel, LoadedModel, Run, read_run
 from train.runs.same_data import as_text, labelling_differences
 from train.runs.several import expanded, fold_name, members_of
-from train.runs.thresholds import Thresholds, median_of, read_out_of_fold
+from train.runs.thresholds import (
+    OutOfFold,
+    Threshold,
+    Thresholds,
+    damaged,
+    median_of,
+    read_out_of_fold,
+)
 
 LABELLED = ("labels", "radius_px", "uint16_white", "mpp", "stain_norm", "stain_reference")
 """What a model's output means; members have it in common."""
@@ -83,7 +90,7 @@ class EnsembleRun(Run):
 
     def thresholds(self, loaded: Sequence[LoadedModel]) -> tuple[Thresholds, list[str]]:
         """Return the thresholds of the loaded members together, and notes about them."""
-        return median_of([each.state for each in loaded]), []
+        return median_of([each.state for each in loaded], self.class_names), []
 
 
 class FoldsRun(EnsembleRun):
@@ -103,14 +110,21 @@ class FoldsRun(EnsembleRun):
         """Return those that an evaluation of these members chose out of fold, else the default."""
         found = read_out_of_fold(self.path)
         if found and found.is_of([model_sha256(each.model) for each in loaded]):
-            return found.thresholds, []
+            return self.read(found), []
         why = "were chosen for other checkpoints" if found else "are not chosen yet"
         note = (
             f"the thresholds of {self.path} {why}, so {DEFAULT_THRESHOLD} is used; python -m"
             f" train.evaluate run={self.path} chooses them out of fold"
         )
-        default = DEFAULT_THRESHOLD, "not_chosen"
-        return Thresholds(*default, *default), [note]
+        default = Threshold.default(len(self.class_names), "not_chosen")
+        return Thresholds(default, default), [note]
+
+    def read(self, found: OutOfFold) -> Thresholds:
+        """Read the thresholds of ensemble.json. Raises UserError if they are of other classes."""
+        try:
+            return found.thresholds(self.class_names)
+        except ValueError as error:
+            raise damaged(self.path, str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -189,11 +203,10 @@ def read_any(path: Path) -> Run:
     check_alike(members)
     try:
         thresholds = Thresholds(
-            stored.threshold,
-            stored.chosen_on,
-            stored.nuclei_threshold,
-            stored.nuclei_chosen_on,
+            Threshold(tuple(stored.thresholds), stored.chosen_on),
+            Threshold(tuple(stored.nuclei_thresholds), stored.nuclei_chosen_on),
         )
+        thresholds.check_number(len(members[0].class_names))
     except ValueError as error:
         raise exported_model.unusable(path, str(error)) from None
     return ExportedEnsemble(path, *settings_of(members), tuple(members), thresholds)

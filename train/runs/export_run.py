@@ -20,7 +20,7 @@ from train.exchange.config import KIND, ONNX, ExportConfig
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import named_run
 from train.runs.run_folder import LoadedModel, Run
-from train.runs.thresholds import choose_threshold
+from train.runs.thresholds import stored_thresholds
 
 CPU = torch.device("cpu")
 
@@ -64,7 +64,7 @@ def describe(run: Run, loaded: LoadedModel) -> dict[str, Any]:
             member.config,
             member.data,
             state,
-            choose_threshold("auto", state)[0],
+            stored_thresholds(state, member.class_names).pixels.values,
             model,
             member.origins,
             member.encoder,
@@ -73,12 +73,12 @@ def describe(run: Run, loaded: LoadedModel) -> dict[str, Any]:
     ]
     if "members" not in loaded.state:
         return each[0]
-    chosen = loaded.state["thresholds"]
+    chosen = stored_thresholds(loaded.state, run.class_names)
     thresholds = {
-        "threshold": chosen.pixels,
-        "chosen_on": chosen.chosen_on,
-        "nuclei_threshold": chosen.nuclei,
-        "nuclei_chosen_on": chosen.nuclei_chosen_on,
+        "thresholds": chosen.pixels.values,
+        "chosen_on": chosen.pixels.chosen_on,
+        "nuclei_thresholds": chosen.nuclei.values,
+        "nuclei_chosen_on": chosen.nuclei.chosen_on,
     }
     return exported_model.describe_ensemble(each, run.config.tile, thresholds)
 

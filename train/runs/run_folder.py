@@ -21,7 +21,7 @@ from torch import nn
 from common.command_line import UsageError
 from common.files import whole_path
 from data_prep.dataset.description import DATASET, Description, read_description
-from data_prep.images.masks import channel_values
+from data_prep.images.masks import channel_names, channel_values
 from model import build_model
 from model.encoder_cache import EncoderSource
 from train.checkpoints.checkpoint_files import CheckpointError, complete_sha256, verify
@@ -76,6 +76,11 @@ class Run(ABC):
     def members(self) -> "list[Run]":
         """The runs that it is the mean of: itself alone, but for an ensemble."""
         return [self]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class of each channel of the logits."""
+        return channel_names(self.data.labelling.labels)
 
     @property
     def label_values(self) -> list[int]:

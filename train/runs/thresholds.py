@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from common.command_line import UserError
 from common.ownership import Item
@@ -31,20 +31,70 @@ CHOSEN_ON = {
 """How a threshold was chosen: the word in summary.json -> the words for people."""
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """The probabilities above which a pixel and a nucleus count, and how each was chosen."""
+Named = float | dict[str, float]
+"""A threshold in a file: a number, or where there are several classes one for each, by name."""
 
-    pixels: float
+
+@dataclass(frozen=True)
+class Threshold:
+    """The probability above which something counts: for each class one, in the classes' order."""
+
+    values: tuple[float, ...]
     chosen_on: str
     """A key of CHOSEN_ON."""
-    nuclei: float
-    nuclei_chosen_on: str
 
     def __post_init__(self) -> None:
-        for value, how in ((self.pixels, self.chosen_on), (self.nuclei, self.nuclei_chosen_on)):
-            if not 0 < value < 1 or how not in CHOSEN_ON:
-                raise ValueError(f"a threshold of {value:g}, {short(how)}, is none")
+        for value in self.values:
+            if not 0 < value < 1 or self.chosen_on not in CHOSEN_ON:
+                raise ValueError(f"a threshold of {value:g}, {short(self.chosen_on)}, is none")
+
+    @classmethod
+    def default(cls, num_classes: int, why: str) -> "Threshold":
+        """Return the default; `why`: a key of CHOSEN_ON."""
+        return cls((DEFAULT_THRESHOLD,) * num_classes, why)
+
+    @classmethod
+    def read(cls, named: Named, chosen_on: str, classes: Sequence[str]) -> "Threshold":
+        """Read the threshold of a file. Raises ValueError if it is of other classes."""
+        if not isinstance(named, dict):
+            named = {classes[0]: named}
+        if named.keys() != {*classes}:
+            raise ValueError(f"a threshold of {short([*named])} is none of {short([*classes])}")
+        return cls(tuple(named[name] for name in classes), chosen_on)
+
+    def named(self, classes: Sequence[str]) -> Named:
+        """Return the values as a file has them."""
+        return by_name(self.values, classes)
+
+    def in_words(self, classes: Sequence[str]) -> str:
+        """Write the values: '0.4', or 'tumor 0.4, lumen 0.2'."""
+        if len(classes) == 1:
+            return f"{self.values[0]:.3g}"
+        pairs = zip(classes, self.values, strict=True)
+        return ", ".join(f"{name} {value:.3g}" for name, value in pairs)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What counts as a predicted pixel, and as a predicted nucleus."""
+
+    pixels: Threshold
+    nuclei: Threshold
+    """Of the score of nuclei, see train.metrics.detection."""
+
+    def check_number(self, num_classes: int) -> None:
+        """Raise ValueError unless there is one of each for each class."""
+        for each in (self.pixels, self.nuclei):
+            if len(each.values) != num_classes:
+                raise ValueError(f"{len(each.values)} thresholds for {num_classes} classes")
+
+    def in_words(self, classes: Sequence[str]) -> str:
+        """Say both, and how each was chosen."""
+        pixels, nuclei = (each.in_words(classes) for each in (self.pixels, self.nuclei))
+        of_pixels, of_nuclei = (CHOSEN_ON[each.chosen_on] for each in (self.pixels, self.nuclei))
+        if of_pixels == of_nuclei:
+            return f"threshold of pixels {pixels}, of nuclei {nuclei} (both {of_pixels})"
+        return f"threshold of pixels {pixels} ({of_pixels}), of nuclei {nuclei} ({of_nuclei})"
 
 
 @dataclass(frozen=True)
@@ -54,27 +104,32 @@ class OutOfFold:
 
     members: dict[str, dict[str, str]]
     """Run -> "checkpoint" and "model_sha256"."""
-    threshold: float | None
+    threshold: Named | None
     """Of pixels; None where nothing is annotated."""
-    nuclei_threshold: float | None
+    nuclei_threshold: Named | None
     tta: bool
     """Whether the predictions were averaged over turns."""
 
     def __post_init__(self) -> None:
-        for value in (self.threshold, self.nuclei_threshold):
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"a threshold of {value:g} is none")
+        for named in (self.threshold, self.nuclei_threshold):
+            for value in named.values() if isinstance(named, dict) else [named]:
+                if value is not None and not 0 < value < 1:
+                    raise ValueError(f"a threshold of {value:g} is none")
 
     def is_of(self, digests: Sequence[str]) -> bool:
         """Whether the members have these digests, in their order."""
         return [member.get("model_sha256") for member in self.members.values()] == [*digests]
 
-    @property
-    def thresholds(self) -> Thresholds:
-        """The two thresholds, with the default where nothing is annotated."""
-        return Thresholds(
-            *chosen(self.threshold, self.tta), *chosen(self.nuclei_threshold, self.tta)
-        )
+    def thresholds(self, classes: Sequence[str]) -> Thresholds:
+        """Return both, with the default where nothing is annotated. Raises ValueError if they are
+        of other classes."""
+        found = []
+        for named in (self.threshold, self.nuclei_threshold):
+            values = None
+            if named is not None:
+                values = Threshold.read(named, "out of fold", classes).values
+            found.append(chosen(values, self.tta, len(classes)))
+        return Thresholds(*found)
 
 
 def read_out_of_fold(folder: Path) -> OutOfFold | None:
@@ -85,12 +140,16 @@ def read_out_of_fold(folder: Path) -> OutOfFold | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{file}: damaged: {reason}; move it away, and choose thresholds again: python -m"
-            f" train.evaluate run={folder}",
-            can_heal=False,
-        ) from None
+        raise damaged(folder, getattr(error, "strerror", None) or str(error)) from None
+
+
+def damaged(folder: Path, problem: str) -> UserError:
+    """Return the error for an ensemble.json that cannot be used."""
+    return UserError(
+        f"{folder / ENSEMBLE}: damaged: {problem}; move it away, and choose thresholds again:"
+        f" python -m train.evaluate run={folder}",
+        can_heal=False,
+    )
 
 
 def ensemble_item(folder: Path) -> Item:
@@ -105,51 +164,56 @@ def write_out_of_fold(folder: Path, chosen: OutOfFold) -> None:
         item.publish()
 
 
-def chosen(value: float | None, tta: bool) -> tuple[float, str]:
-    """Return a threshold that was chosen out of fold, and how; None if nothing is annotated."""
-    if value is None:
-        return DEFAULT_THRESHOLD, "empty_folds"
-    return value, "out of fold, tta" if tta else "out of fold"
+def by_name(values: Sequence[float], classes: Sequence[str]) -> Named:
+    """Return the thresholds of classes as a file has them."""
+    return values[0] if len(classes) == 1 else dict(zip(classes, values, strict=True))
 
 
-def median_of(states: Sequence[dict[str, Any]]) -> Thresholds:
+def of_class(name: str, of: str) -> str:
+    """Return the metric of the threshold of one of several classes: val/threshold/tumor."""
+    return f"{name}/{of}"
+
+
+def chosen(values: Sequence[float] | None, tta: bool, num_classes: int) -> Threshold:
+    """Return a threshold that was chosen out of fold; None if nothing is annotated."""
+    if values is None:
+        return Threshold.default(num_classes, "empty_folds")
+    return Threshold(tuple(values), "out of fold, tta" if tta else "out of fold")
+
+
+def median_of(states: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Thresholds:
     """Return the median of the thresholds in the states of several checkpoints."""
-    pairs = []
+    found = []
     for name in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD):
-        found = [stored_threshold(state, name) for state in states]
-        known = [value for value, how in found if how == "val"]
-        pairs.append((median(known), "members") if known else found[0])
-    return Thresholds(*pairs[0], *pairs[1])
+        each = [stored_threshold(state, name, classes) for state in states]
+        known = [threshold.values for threshold in each if threshold.chosen_on == "val"]
+        medians = tuple(median(of_one) for of_one in zip(*known, strict=True))
+        found.append(Threshold(medians, "members") if known else each[0])
+    return Thresholds(*found)
 
 
-def choose_threshold(
-    given: str, state: Mapping[str, Any], name: str = PIXEL_THRESHOLD
-) -> tuple[float, str]:
-    """Return the probability above which a pixel or a nucleus counts, and how it was chosen.
-
-    `given` is a number, or auto for the threshold that was best on the validation split when the
-    checkpoint of this state was saved. How it was chosen is a key of CHOSEN_ON.
-    """
-    return stored_threshold(state, name) if given == "auto" else (float(given), "given")
-
-
-def thresholds_for(given: str, state: Mapping[str, Any]) -> Thresholds:
-    """Return the thresholds of an evaluation: `given` is that of pixels, or auto."""
-    nuclei = stored_threshold(state, NUCLEI_THRESHOLD)
-    return Thresholds(*choose_threshold(given, state), *nuclei)
+def stored_thresholds(state: Mapping[str, Any], classes: Sequence[str]) -> Thresholds:
+    """Return the thresholds of an ensemble, or those that were best on the validation split when
+    the checkpoint of this state was saved, else the default."""
+    if stored := state.get("thresholds"):
+        return cast(Thresholds, stored)
+    return Thresholds(
+        stored_threshold(state, PIXEL_THRESHOLD, classes),
+        stored_threshold(state, NUCLEI_THRESHOLD, classes),
+    )
 
 
-def stored_threshold(state: Mapping[str, Any], name: str) -> tuple[float, str]:
-    """Return the threshold of an ensemble, or that in a checkpoint's validation metrics, else the
-    default; and which."""
-    if thresholds := state.get("thresholds"):
-        if name == PIXEL_THRESHOLD:
-            return thresholds.pixels, thresholds.chosen_on
-        return thresholds.nuclei, thresholds.nuclei_chosen_on
+def stored_threshold(state: Mapping[str, Any], name: str, classes: Sequence[str]) -> Threshold:
+    """Return the threshold in a checkpoint's validation metrics, else the default."""
     metrics = state["metrics"]
-    if metrics.get(name) is not None:
-        return metrics[name], "val"
-    return DEFAULT_THRESHOLD, "empty_val" if name in metrics else "default"
+    if (of_all := metrics.get(name)) is None:
+        return Threshold.default(len(classes), "empty_val" if name in metrics else "default")
+    return Threshold(tuple(metrics.get(of_class(name, each), of_all) for each in classes), "val")
+
+
+def given_threshold(given: str, num_classes: int) -> Threshold | None:
+    """Return what threshold= gives, a number for all classes; None for auto."""
+    return None if given == "auto" else Threshold((float(given),) * num_classes, "given")
 
 
 def doubt_about_best(dice: Score, step: int) -> str:
@@ -159,15 +223,4 @@ def doubt_about_best(dice: Score, step: int) -> str:
     return (
         f"best is step {step}, of Dice {dice:.4f}: no validation found anything at a threshold of"
         " 0.5; train longer, or look at the masks and the learning rate"
-    )
-
-
-def thresholds_text(pixels: float, chosen_on: str, nuclei: float, nuclei_chosen_on: str) -> str:
-    """Say two thresholds, and how each was chosen (keys of CHOSEN_ON)."""
-    if chosen_on == nuclei_chosen_on:
-        both = CHOSEN_ON[chosen_on]
-        return f"threshold of pixels {pixels:g}, of nuclei {nuclei:g} (both {both})"
-    return (
-        f"threshold of pixels {pixels:g} ({CHOSEN_ON[chosen_on]}), of nuclei {nuclei:g}"
-        f" ({CHOSEN_ON[nuclei_chosen_on]})"
     )

@@ -33,6 +33,7 @@ def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
             **nuclei,
             "radius_px": 20,
             "threshold": 0.45,
+            "threshold_chosen_on": "default",
             "interval": {"f1": None},
             "per_class": {"tumor": nuclei},
         },
@@ -69,7 +70,7 @@ def summary_of(interval: list[float] | None, **more: Any) -> dict[str, Any]:
 
 WHOLE = summary_of(
     [0.61, 0.72],
-    threshold={"value": 0.45, "chosen_on": "val"},
+    threshold={"value": {"tumor": 0.45, "mitosis+apoptosis": 0.1}, "chosen_on": "val"},
     warnings=["trained on: <b>Case_4</b> & others"],
     per_class={"tumor": SCORES, "mitosis+apoptosis": SCORES},
     sensitivity=[{"radius_px": radius, "dice": 0.5} for radius in (10, 15, 20, 25, 30)],
@@ -77,7 +78,8 @@ WHOLE = summary_of(
     near_duplicates={"max_bits": 10, "num_training_fields": 4, "found": []},
     detection={
         "radius_px": 20,
-        "threshold": 0.45,
+        "threshold": {"tumor": 0.35, "mitosis+apoptosis": 0.2},
+        "threshold_chosen_on": "val",
         "precision": 0.8,
         "recall": 0.7,
         "f1": 0.7467,
@@ -151,7 +153,7 @@ def test_the_page_says_what_the_summary_and_the_run_say(page: Path, run: Run) ->
     text = text_of(page.read_text())
     for words in (
         "Evaluation of first",
-        "threshold 0.45, chosen on val",
+        "threshold tumor 0.45, mitosis+apoptosis 0.1, chosen on val",
         "0.667 0.610 to 0.720",
         "mitosis+apoptosis 0.667",
         "All foreground 0.667",

@@ -11,6 +11,7 @@ from train.metrics.scores import (
     METRICS,
     THRESHOLDS,
     best_threshold,
+    best_thresholds,
     bootstrap_over_cases,
     bootstrap_pooled,
     count_pixels,
@@ -125,6 +126,18 @@ def test_of_thresholds_as_good_the_one_nearest_to_a_half_is_taken(
 ) -> None:
     probability, truth = np.array([low, high], np.float32), np.array([False, True])
     assert best_threshold(counts_at_thresholds(histogram(probability, truth))) == (expected, 1.0)
+
+
+def test_each_class_has_the_threshold_that_is_best_for_it() -> None:
+    """The first is parted by 0.12 to 0.29, the second by 0.6 to 0.79; the third is annotated
+    nowhere, and has that of all, of which 0.3 and 0.8 are right, and 0.12 and 0.6 are not."""
+    probability = np.array([[0.3, 0.12], [0.8, 0.6], [0.1, 0.1]], np.float32)
+    truth = np.array([[True, False], [True, False], [False, False]])
+    each = zip(probability, truth, strict=True)
+    counts = np.stack([counts_at_thresholds(histogram(*pair)) for pair in each])
+    assert best_threshold(counts.sum(axis=0)) == (0.29, pytest.approx(4 / 5))
+    assert best_thresholds(counts) == [0.29, 0.6, 0.29]
+    assert best_thresholds(counts[2:]) is None
 
 
 # The bootstrap

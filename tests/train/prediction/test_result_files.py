@@ -8,6 +8,7 @@ import pytest
 
 from data_prep.dataset.manifest import Dataset
 from train.prediction.result_files import ResultFiles, Task
+from train.runs.thresholds import Threshold, Thresholds
 
 
 def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
@@ -23,7 +24,8 @@ def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
     task = Task(
         tmp_path / "a.tif", tmp_path, height=20_000, width=3000, bands=[], settings={"mpp": None}
     )
-    results = ResultFiles(task, prepared.description.labelling, threshold=0.5, nuclei_threshold=0.5)
+    half = Threshold.default(1, "default")
+    results = ResultFiles(task, prepared.description.labelling, Thresholds(half, half))
     tracemalloc.start()
     mask_HW = results.write_mask(tmp_path / "mask.tif")
     _, peak_bytes = tracemalloc.get_traced_memory()
