@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
     request, stages, profile = asked.request, asked.stages, asked.profile
     if asked.told:
         print(asked.told, file=sys.stderr)
-    check(stage_arguments(stages, request, profile), request)
+    check(asked.several.example(stage_arguments(stages, request, profile)), request)
     waiting = []
     if options.cluster == "slurm" and slurm_commands.is_here():
         with refusing(told_only=options.dry_run):
@@ -162,7 +162,7 @@ def try_out(argv: list[str]) -> None:
     with redirect_stderr(StringIO()):
         asked = understood(argv)
         arguments = stage_arguments(asked.stages, asked.request, asked.profile)
-        check(arguments, asked.request)
+        check(asked.several.example(arguments), asked.request)
         check_trainings(asked.trainings, asked.request, argv, arguments.get("prepare", []))
 
 
@@ -191,7 +191,7 @@ def understood(argv: list[str]) -> Understood:
         request = with_folds(request, several.folds, argv)
     stages = choose_stages(options.stages, request, several.stages)
     arguments = stage_arguments(stages, request, profile)
-    configurations(arguments)
+    configurations(several.example(arguments))
     sweep, trainings = None, list[Training]()
     if "train" in stages:
         check_folder(request.run, several)

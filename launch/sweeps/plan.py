@@ -53,15 +53,22 @@ class Plan:
 
     @cached_property
     def shared(self) -> TrainConfig:
-        """The settings that all trials share; the settings of trials are drawn from its seed."""
-        return command_line.load(TrainConfig, self.settings, preset_folder=PRESETS)
+        """The settings that all trials share, with the first values of what is varied; the settings
+        of trials are drawn from its seed."""
+        return load(self.settings, self.space)
+
+
+def load(settings: Sequence[str], space: Space) -> TrainConfig:
+    """Load the settings that the trials of a space share, with the first of its values beside them:
+    some are refused alone. Raises UsageError."""
+    first = [f"{key}={value}" for key, value in space.first().items()]
+    return command_line.load(TrainConfig, [*settings, *first], preset_folder=PRESETS)
 
 
 def resolved(settings: Sequence[str], space: Space) -> list[str]:
     """Return every setting that the trials of a space share, as it is now, not its file: a file may
     be another one when a task starts. Raises UsageError."""
-    config = command_line.load(TrainConfig, settings, preset_folder=PRESETS)
-    config = with_whole_paths(with_pipeline_read(config))
+    config = with_whole_paths(with_pipeline_read(load(settings, space)))
     others = ("run", "preset", "config", *space.values)
     every = flat(dataclasses.asdict(config))
     return [f"{key}={as_typed(value)}" for key, value in every.items() if key not in others]
@@ -102,7 +109,8 @@ def check_plan(folder: Path, plan: Plan) -> None:
 def compared(plan: Plan) -> dict[str, Any]:
     """Return the settings that trials share, and that change what comes of them."""
     settings = flat(dataclasses.asdict(plan.shared))
-    return {key: settings[key] for key in settings if key == SHARED or key not in HARMLESS_KEYS}
+    others = {*HARMLESS_KEYS, *plan.space.values} - {SHARED}
+    return {key: settings[key] for key in settings if key not in others}
 
 
 def read_plan(folder: Path) -> Plan:

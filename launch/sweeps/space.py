@@ -112,16 +112,19 @@ class Space:
             dict(zip(self.values, chosen, strict=True)) for chosen in itertools.product(*choices)
         ]
 
+    def first(self) -> dict[str, str]:
+        """Return the first value of each key: settings that one training could have."""
+        return {key: values.tried()[0] for key, values in self.values.items()}
+
     def tried(self) -> list[dict[str, str]]:
         """Return settings that a training must accept: each value beside the first ones of the
         other keys."""
-        first = {key: values.tried()[0] for key, values in self.values.items()}
         others = (
-            first | {key: value}
+            self.first() | {key: value}
             for key, values in self.values.items()
             for value in values.tried()[1:]
         )
-        return [first, *others]
+        return [self.first(), *others]
 
     def words(self, given: Sequence[str]) -> list[str]:
         """Return the words that were `given` for it, with the whole paths of files."""
@@ -141,6 +144,15 @@ def parse(words: Sequence[str], settings: Sequence[str] = ()) -> Space:
 
     Raises UsageError for what training would refuse, and for a key that cannot be compared.
     """
+    space = read(words)
+    for key in space.values:
+        check_key(key, settings)
+    check_values(space, settings)
+    return space
+
+
+def read(words: Sequence[str]) -> Space:
+    """Read the words after --sweep, whatever training makes of them. Raises UsageError."""
     if not words:
         raise UsageError(f"--sweep needs KEY=VALUES, as in {examples()}")
     found: dict[str, Values] = {}
@@ -149,11 +161,8 @@ def parse(words: Sequence[str], settings: Sequence[str] = ()) -> Space:
         key = key.removeprefix("train.")
         if key in found:
             raise UsageError(f"--sweep {key}=: given twice; put all its values into one")
-        check_key(key, settings)
         found[key] = values_of(key, text)
-    space = Space(found)
-    check_values(space, settings)
-    return space
+    return Space(found)
 
 
 def check_key(key: str, settings: Sequence[str]) -> None:

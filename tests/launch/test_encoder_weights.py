@@ -92,6 +92,21 @@ def test_a_file_becomes_a_whole_path_and_must_be_there(prepared: Path, cli: Cli)
     assert f"model.weights={prepared}/own.pth" in swept.out
 
 
+@pytest.mark.parametrize("trials", [(), ("--trials", "2")])
+def test_settings_of_swept_weights_may_be_shared(
+    prepared: Path, cli: Cli, trials: tuple[str, ...]
+) -> None:
+    """Without any weights, which no trial is, they would be refused."""
+    for name in ("a.pth", "b.pth"):
+        Path(name).touch()
+    given = ("--dry-run", "--stages", "train", *SMP, "encoder_lr_factor=0.5", "freeze_epochs=1")
+    done = cli(submit, *given, *trials, "--sweep", "model.weights=a.pth,b.pth")
+    assert done.code == 0, done.err
+    refused = cli(submit, *given, *trials, "--sweep", "model.weights=a.pth,none")
+    assert refused.code == EXIT_USAGE
+    assert "--sweep: freeze_epochs=1: only with init= or model.weights=" in refused.err
+
+
 def test_folders_of_weights_are_mounted_in_a_container(
     prepared: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,9 +150,7 @@ def test_a_plan_holds_what_its_files_said(tmp_path: Path, monkeypatch: pytest.Mo
     file.unlink()
     again = read_plan(tmp_path / "S")
     assert again == plan
-    assert again.shared == replace(
-        before, config="", run="", lr=TrainConfig().lr, init=str(tmp_path / "model")
-    )
+    assert again.shared == replace(before, config="", run="", lr=1e-4, init=str(tmp_path / "model"))
     file.write_text("seed: 8\nepochs: 3\ninit: model\nmodel: {norm: group}\n")
     with pytest.raises(UsageError, match=r"began with other settings.*\n  seed: 7 -> 8\n"):
         several.sweep(tmp_path / "S", given)
