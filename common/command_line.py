@@ -149,8 +149,8 @@ def load(
 ) -> Config:
     """Build a `config_class` from defaults, `preset=`, `config=` and the other key=value arguments.
 
-    If the class has a method check_given(keys), that may refuse, by ValueError, keys that a user
-    has written, in the file or typed, whatever their values.
+    If the class has a method check_given(typed, in_file), that is asked last. It is told which keys
+    a user has typed, and which are in the file of config=, and may refuse them by ValueError.
 
     Raises UsageError that lists unknown keys and wrong values, or names missing or refused values.
     """
@@ -166,7 +166,7 @@ def load(
     config = finished(config_class, merged, wrong)
     if check_given := getattr(config, "check_given", None):
         try:
-            check_given(keys_in_file | given.keys())
+            check_given(typed_keys(config_class, given), keys_in_file)
         except ValueError as error:
             raise UsageError(str(error)) from None
     return config
@@ -229,6 +229,15 @@ def with_files(
     except UsageError as error:
         wrong.append(str(error))
     return merged, keys, wrong
+
+
+def typed_keys(config_class: type, given: Mapping[str, str]) -> set[str]:
+    """Return the keys that were typed, also those within model={width: 8}."""
+    keys = set()
+    for key, value in given.items():
+        is_group = dataclasses.is_dataclass(field_type(config_class, key))
+        keys |= dotted_keys({key: plain_yaml.parse(value) if is_group else value})
+    return keys
 
 
 def dotted_keys(values: Mapping[str, Any]) -> set[str]:

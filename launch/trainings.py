@@ -121,7 +121,7 @@ def trials_of_study(
         tried.append(Training(member, config))
     shared = tried[0].config
     if "init" in plan.space.values:
-        shared = replace(shared, init="", freeze_epochs=0, encoder_lr_factor=1.0)
+        shared = replace(shared, init="", freeze_epochs=0)
     return [Training(member, shared, TRIAL, tried, has_batch) for member in members]
 
 

@@ -14,7 +14,7 @@ from launch.record.events import STAGES
 from launch.stages import PATHS, stage_keys
 
 MOST_SHOWN = 2
-LEAST_ALIKE = 0.75  # of a key and one that it may mean: difflib's 0.6 takes out for account
+LEAST_ALIKE = 0.75  # of a key and a flag: by difflib's 0.6, out is like account
 KEPT = ("--folds", "--trials")  # without one the command would do something else
 
 
@@ -99,12 +99,13 @@ def with_known_key(
     left = given.without(key)
     if key in keys:
         yield left.with_flags({key: value})
-    if key == "out":  # of data_prep, for what this command calls data=
+    if key == "out" and "data" not in left.settings:  # of data_prep, which is data= here
         yield replace(left, settings=left.settings | {"data": value})
     stage, _, rest = key.rpartition(".")
-    known = sorted(set().union(*map(stage_keys, STAGES)) | set(keys))
-    typed = rest if stage in STAGES else key
-    for near in difflib.get_close_matches(typed, known, cutoff=LEAST_ALIKE):
+    typed, of_stages = rest if stage in STAGES else key, set().union(*map(stage_keys, STAGES))
+    known = difflib.get_close_matches(typed, sorted(of_stages | set(keys)))
+    alike = difflib.get_close_matches(typed, keys, cutoff=LEAST_ALIKE)
+    for near in (name for name in known if name in of_stages or name in alike):
         if near in keys:
             yield left.with_flags({near: value})
         else:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -143,7 +143,7 @@ class TrainConfig:
     """Learning rate (no unit)."""
     encoder_lr_factor: float = 1.0
     """Factor of the learning rate for the encoder (no unit): below 1, what it begins with changes
-    more slowly than the rest of the network."""
+    more slowly than the rest of the network. Only with init= or model.weights=."""
     lr_scale: Literal["none", "sqrt", "linear"] = "none"
     """How lr follows the batch. none: not at all; sqrt: times the square root of batch_size / 8
     (Krizhevsky 2014, arXiv:1404.5997); linear: times batch_size / 8 (Goyal et al. 2017,
@@ -236,17 +236,10 @@ class TrainConfig:
                 f"init={self.init} gives the encoder its weights, and so would"
                 f" model.weights={self.model.weights}; give init= or model.weights={NONE}"
             )
-        begins_with_weights = bool(self.init) or self.model.weights != NONE
-        if self.freeze_epochs and not begins_with_weights:
+        if self.freeze_epochs and not self.init and self.model.weights == NONE:
             raise ValueError(
                 f"freeze_epochs={self.freeze_epochs}: only with init= or model.weights=, which give"
                 " the weights that the encoder keeps"
-            )
-        if self.encoder_lr_factor != 1 and not begins_with_weights:
-            raise ValueError(
-                f"encoder_lr_factor={self.encoder_lr_factor:g}: only with init= or model.weights=,"
-                " which give the encoder weights to keep; for one that begins with random weights,"
-                " encoder_lr_factor=1"
             )
         if self.stage and not self.stage.startswith(("/", "$")):
             raise ValueError(
@@ -261,13 +254,18 @@ class TrainConfig:
             raise ValueError(f"fold={self.fold}: the number of a fold, from 0, or none, or all")
         self.check_optimizer()
 
-    def check_given(self, keys: Collection[str]) -> None:
-        """Raise ValueError for a key that was given, and that would do nothing; not where every
-        key is given, as in a run's own file and to the trials of a study."""
+    def check_given(self, typed: Collection[str], in_file: Collection[str]) -> None:
+        """Raise ValueError for a setting that would do nothing, or that nobody can want. A file
+        that names the network, as a run's own does, may have keys of others."""
         group = "model."
-        of_model = {key.removeprefix(group) for key in keys if key.startswith(group)}
-        if of_model < {field.name for field in fields(ModelConfig)}:
-            self.model.check_given(of_model)
+        keys = {*typed, *(() if f"{group}name" in in_file else in_file)}
+        self.model.check_given({key.removeprefix(group) for key in keys if key.startswith(group)})
+        if self.encoder_lr_factor != 1 and not self.init and self.model.weights == NONE:
+            raise ValueError(
+                f"encoder_lr_factor={self.encoder_lr_factor:g}: only with init= or model.weights=,"
+                " which give the encoder weights to keep; for one that begins with random weights,"
+                " encoder_lr_factor=1"
+            )
 
     def check_optimizer(self) -> None:
         """Raise ValueError for numbers with which no step can be made."""

@@ -1,9 +1,11 @@
 """A profile that suits a cluster, with the reason for each value."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common import plain_yaml
@@ -17,6 +19,7 @@ PROFILE_HELP = (
     "settings of the cluster, slurm/NAME.yaml (slurm/mine.yaml if it is there, else what the"
     " cluster has; without Slurm slurm/default.yaml, on this machine with its GPUs)"
 )
+DEVICES = Path("/dev")
 MOST_TIME_MIN = 720
 CPUS_WITHOUT_GPUS, MOST_RANKS = 2, 8  # one computes, the other loads
 LEAST_MB_PER_RANK = 4096
@@ -231,7 +234,10 @@ def choose_profile(
 
 
 def gpus_here() -> int:
-    """Return the number of GPUs that training on this machine would see."""
-    import torch  # here: no cluster's chain waits for it
+    """Return the number of NVIDIA's GPUs on this machine, or of those that the user's shell names.
 
-    return torch.cuda.device_count()
+    torch knows it better, but takes seconds to be loaded.
+    """
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([name for name in named.split(",") if name.strip() not in ("", "-1")])
+    return len([path for path in DEVICES.glob("nvidia*") if path.name[6:].isdecimal()])

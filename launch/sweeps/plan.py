@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from common.command_line import UsageError, UserError
 from common.files import write_atomically
 from common.schema import read_checked
 from launch.sweeps.space import Space, parse
+from model.config import OF_ONE_NETWORK
 from train.config import (
     HARMLESS_KEYS,
     PRESETS,
@@ -55,10 +57,10 @@ class Plan:
     def shared(self) -> TrainConfig:
         """The settings that all trials share, with the first values of what is varied; the settings
         of trials are drawn from its seed."""
-        return load(self.settings, self.space)
+        return load_shared(self.settings, self.space)
 
 
-def load(settings: Sequence[str], space: Space) -> TrainConfig:
+def load_shared(settings: Sequence[str], space: Space) -> TrainConfig:
     """Load the settings that the trials of a space share, with the first of its values beside them:
     some are refused alone. Raises UsageError."""
     first = [f"{key}={value}" for key, value in space.first().items()]
@@ -68,10 +70,17 @@ def load(settings: Sequence[str], space: Space) -> TrainConfig:
 def resolved(settings: Sequence[str], space: Space) -> list[str]:
     """Return every setting that the trials of a space share, as it is now, not its file: a file may
     be another one when a task starts. Raises UsageError."""
-    config = with_whole_paths(with_pipeline_read(load(settings, space)))
+    config = with_whole_paths(with_pipeline_read(load_shared(settings, space)))
     others = ("run", "preset", "config", *space.values)
+    # a setting of another network is refused where it is given, also with its default
+    default, networks = flat(dataclasses.asdict(TrainConfig())), chain(*OF_ONE_NETWORK.values())
+    of_networks = {f"model.{key}" for key in networks}
     every = flat(dataclasses.asdict(config))
-    return [f"{key}={as_typed(value)}" for key, value in every.items() if key not in others]
+    return [
+        f"{key}={as_typed(value)}"
+        for key, value in every.items()
+        if key not in others and not (key in of_networks and value == default[key])
+    ]
 
 
 def record_plan(folder: Path, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from data_prep.dataset.description import DATASET, read_description
 from launch.record.events import LAUNCH, last_step, note_in_job, read_events
 from launch.record.run_jobs import queued_jobs
 from launch.sweeps.orders import Order, give_order, is_first, meet_at, wait_for_order
-from launch.sweeps.plan import Plan, read_plan
+from launch.sweeps.plan import Plan, load_shared, read_plan
 from launch.sweeps.pruning import Watch, dice_by_epoch
 from launch.sweeps.study import COMPLETE, FAILED, PRUNED, RUNNING, SETTINGS, Study, state_of
 from train.config import PRESETS, TrainConfig
@@ -92,7 +92,7 @@ class FirstRank(OtherRank):
             raise UsageError(f"{run}: not a trial; a sweep's folder holds trial-0, trial-1, ...")
         (run / LAUNCH).mkdir(parents=True, exist_ok=True)
         self.plan = read_plan(run.parent)
-        self.config = load(arguments)
+        self.config = load_shared(arguments, self.plan.space)
         self.folds = folds_of(self.plan, self.config)
         self.study = Study(run.parent)
 

@@ -134,6 +134,7 @@ class TestRefusals:
             (["epoch=1"], ["raw epochs=1", ""]),
             (["nodes=2"], ["--nodes 2"]),
             (["out=sets/a"], ["raw data=sets/a", ""]),
+            (["acount=a"], ["--account a"]),
         ],
     )
     def test_whole_commands_are_named_that_are_accepted(
@@ -149,14 +150,20 @@ class TestRefusals:
             assert submit(*line.split()[2:]).code == 0
 
     def test_on_this_machine_ranks_need_no_gpu_where_there_is_none(
-        self, submit: Submit, raw: Path, monkeypatch: pytest.MonkeyPatch
+        self, submit: Submit, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given = ("--cluster", "local", "--dry-run", "--stages", "prepare,train", f"raw={raw}")
-        monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+        monkeypatch.setattr("launch.cluster.suggestion.DEVICES", tmp_path)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         assert "--nproc-per-node 2 " in submit(*given, "--ranks-per-node", "2").out
-        monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-        assert "--nproc-per-node 4 " in submit(*given).out
+        for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
+            (tmp_path / name).touch()
+        assert "--nproc-per-node 3 " in submit(*given).out
         assert "--nproc-per-node" not in submit(*given, "--gpus-per-node", "1").out
+        for named, has_two in (("1,0", True), ("-1", False), ("", False)):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+            assert ("--nproc-per-node 2 " in submit(*given).out) == has_two
+            assert ("--nproc-per-node" in submit(*given).out) == has_two
 
     def test_outside_a_cluster_both_ways_out_are_named(self, submit: Submit, raw: Path) -> None:
         done = submit(f"raw={raw}")

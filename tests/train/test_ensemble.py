@@ -28,8 +28,8 @@ from train.ranks.distributed import Ranks
 from train.runs.ensemble import named_run, read_any
 from train.runs.run_folder import read_run
 from train.runs.thresholds import (
+    ClassThresholds,
     OutOfFold,
-    Threshold,
     Thresholds,
     damaged,
     median_of,
@@ -152,7 +152,10 @@ def test_thresholds_of_folds_are_those_chosen_out_of_fold_for_these_checkpoints(
     (own_cv / "ensemble.json").write_text(json.dumps(kept))
     refused = cli(predict.main, *given)
     assert refused.code == 1
-    assert "damaged: a threshold of ['lumen'] is none of ['tumor']; move it away" in refused.err
+    assert (
+        "damaged: thresholds of ['lumen'], but the classes are ['tumor']; move it away"
+        in refused.err
+    )
     kept["threshold"] = 0.31
     (own_cv / "ensemble.json").write_text(json.dumps(kept))
     measured = cli(evaluate.main, f"run={own_cv}", f"raw={raw}", "cases=[1]", "figures=0")
@@ -173,7 +176,7 @@ def state(pixels: float | None, nuclei: float | None) -> dict[str, Any]:
 
 
 def both(pixels: float, of_pixels: str, nuclei: float, of_nuclei: str) -> Thresholds:
-    return Thresholds(Threshold((pixels,), of_pixels), Threshold((nuclei,), of_nuclei))
+    return Thresholds(ClassThresholds((pixels,), of_pixels), ClassThresholds((nuclei,), of_nuclei))
 
 
 def test_thresholds_of_other_ensembles_are_the_median_of_the_members() -> None:

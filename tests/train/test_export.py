@@ -147,7 +147,7 @@ def test_the_file_says_all_that_is_needed_to_use_it(
     metadata = metadata_of(model_file)
     assert list(metadata) == ["eosin"]
     about = json.loads(metadata["eosin"])
-    assert about["format"] == 6
+    assert about["format"] == 7
     assert about["model"]["width"] == 4
     assert about["preprocessing"] == {
         **{"channels": "RGB", "dtype": "uint8", "divide_by": 255},
@@ -232,7 +232,7 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda about: about.update(format=1), "is of format 1; this version reads 6"),
+        (lambda about: about.update(format=1), "is of format 1; this version reads 7"),
         (lambda about: about.pop("tile"), "tile: is missing"),
         (lambda about: about["data"].pop("cases"), "data.cases: is missing"),
         (lambda about: about["data"].update(case_regex="("), "cannot be used (case_regex=(: "),

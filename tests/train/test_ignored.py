@@ -37,7 +37,7 @@ from train.metrics.sensitivity import counts_by_radius
 from train.ranks.lock import RunLock
 from train.runs.history import read_training
 from train.runs.open_run import open_run
-from train.runs.thresholds import Threshold, Thresholds
+from train.runs.thresholds import ClassThresholds, Thresholds
 
 IGNORED, RING_PX = 254, 4
 Cli = Callable[..., Any]
@@ -156,7 +156,7 @@ def predicted(mask_HW: np.ndarray, probability_HW: np.ndarray) -> Prediction:
     return prediction_of(0, field, content, probability_HW[None].astype(np.float32), [255])
 
 
-HALF = Threshold.default(1, "default")
+HALF = ClassThresholds.default(1, "default")
 CRITERIA = Criteria(Thresholds(HALF, HALF), 1, 1)
 
 

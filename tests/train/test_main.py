@@ -4,6 +4,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,14 +279,29 @@ def test_the_whole_configuration_survives_a_file(tmp_path: Path) -> None:
 
 
 def test_a_default_of_another_network_is_refused_in_a_file_too(tmp_path: Path) -> None:
-    """It would do nothing. A run's own file, which has every key, may have it."""
-    preset, file = "preset=brecahad-cpu", tmp_path / "own.yaml"
-    for given, told in (([preset, "model.width=64"], "=unet"), ([f"config={file}"], "=smp")):
-        file.write_text("model: {depth: 4, encoder: resnet34}")
-        with pytest.raises(UsageError, match=rf"model\.\w+=\w+: a setting of model.name{told}"):
+    """It would do nothing. A run's own file, which has every key, may have it; what is typed beside
+    that may not."""
+    preset, own, whole = "preset=brecahad-cpu", tmp_path / "own.yaml", tmp_path / "run.yaml"
+    own.write_text("model: {depth: 4, encoder: resnet34}")
+    whole.write_text(command_line.as_yaml(TrainConfig()))
+    for given, told in (
+        ([preset, "model.width=64"], "unet"),
+        (["model={encoder: resnet34}"], "smp"),
+        ([f"config={own}"], "smp"),
+        ([f"config={whole}", "model.encoder=resnet34"], "smp"),
+    ):
+        with pytest.raises(UsageError, match=rf"model\.\w+=\w+: a setting of model.name={told}"):
             command_line.load(TrainConfig, given, preset_folder=PRESETS)
-    file.write_text(command_line.as_yaml(TrainConfig()))
-    assert command_line.load(TrainConfig, [f"config={file}"]).model.name == "unet"
+    for text in (whole.read_text(), whole.read_text().replace("  attention: none\n", "")):
+        whole.write_text(text)
+        assert command_line.load(TrainConfig, [f"config={whole}"]).model.name == "unet"
+
+
+def test_a_run_that_was_begun_otherwise_is_read(tmp_path: Path) -> None:
+    """What is refused now of a new run, a finished one may have."""
+    config = replace(TrainConfig(run=str(tmp_path)), encoder_lr_factor=0.25)
+    (tmp_path / "config.yaml").write_text(command_line.as_yaml(config))
+    assert read_config(tmp_path) == config
 
 
 def test_a_device_that_is_not_there_is_refused(

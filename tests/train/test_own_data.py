@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from PIL import Image
 from common import command_line
 from data_prep import __main__ as data_prep_main
 from data_prep import preview
-from data_prep.config import PrepConfig
+from data_prep.config import SPLITS, PrepConfig
 from data_prep.dataset.manifest import Dataset, read_dataset
-from data_prep.dataset.samples import read_sample
+from data_prep.dataset.samples import read_points, read_sample
 from data_prep.prepare import prepare
 from model.precision import choose_precision
 from train import __main__ as train_main
@@ -25,10 +26,13 @@ from train import evaluate, export, predict
 from train.evaluation import fields
 from train.evaluation.summary_text import class_tables
 from train.metrics import sensitivity
+from train.metrics.detection import find_nuclei, hits
+from train.prediction import predictor
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.runs.history import read_metrics
 from train.runs.run_folder import read_run
+from train.runs.thresholds import ClassThresholds, OutOfFold, Thresholds, thresholds_of
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -48,6 +52,7 @@ TINY += ["model.width=4", "model.depth=1", "tile.size_px=48", "tile.overlap_px=8
 OCTAGON = RADIUS_PX * np.exp(np.arange(9) * np.pi / 4 * 1j)
 
 NO_FIGURES = "figures=0"
+RANKS = Ranks(0, 1, torch.device("cpu"))
 
 Run = Callable[..., dict[str, Any]]
 
@@ -266,53 +271,103 @@ def test_each_class_has_thresholds_of_its_own(
     cli: Callable[..., Any],
 ) -> None:
     """Those best on val, each found here by trying; figures, masks and files have them."""
-    dice_of, total = dice_at_thresholds(run, own, "val")
-    metrics = read_metrics(run)[-1]
-    assert total[metrics["val/threshold"]] == max(total.values())
-    used = {name: metrics[f"val/threshold/{name}"] for name in CLASSES}
-    for name, threshold in used.items():
-        assert dice_of[name][threshold] == max(dice_of[name].values())
-    assert used["lymphocyte"] != used["plasma cell"]
+    metrics, on_val, on_test = read_metrics(run)[-1], *(counted(run, own, s) for s in SPLITS[1:])
+    pixels, nuclei = (
+        {name: metrics[f"val/{key}/{name}"] for name in CLASSES}
+        for key in ("threshold", "nuclei_threshold")
+    )
     summary = evaluated("checkpoint=latest", NO_FIGURES)
-    assert summary["threshold"] == {"value": used, "chosen_on": "val"}
-    of_test, _ = dice_at_thresholds(run, own, "test")
-    for name, threshold in used.items():
-        assert summary["per_class"][name]["dice"] == pytest.approx(of_test[name][threshold])
-    of_nuclei = {name: metrics[f"val/nuclei_threshold/{name}"] for name in CLASSES}
-    assert summary["detection"]["threshold"] == of_nuclei
+    assert summary["threshold"] == {"value": pixels, "chosen_on": "val"}
+    assert summary["detection"]["threshold"] == nuclei
+    figures = summary["per_class"], summary["detection"]["per_class"]
+    for used, val, test, found, key in zip(
+        (pixels, nuclei), on_val, on_test, figures, ("dice", "f1"), strict=True
+    ):
+        assert len({*used.values()}) == 2, "or classes could be exchanged"
+        for name, threshold in used.items():
+            assert val[name][threshold] == max(val[name].values()), (key, name)
+            assert found[name][key] == pytest.approx(test[name][threshold]), (key, name)
 
     model, field = tmp_path / "model.safetensors", annotated / "images/Case_4-01.png"
     assert cli(export.main, f"run={run}", "checkpoint=latest", f"out={model}").code == 0
     outcome = cli(predict.main, f"run={model}", f"input={field}", f"out={tmp_path / 'predicted'}")
-    words = ", ".join(f"{name} {value:.3g}" for name, value in used.items())
+    words = ", ".join(f"{name} {value:g}" for name, value in pixels.items())
     assert f"threshold of pixels {words}, of nuclei" in outcome.out
     settings = json.loads((tmp_path / "predicted/Case_4-01_settings.json").read_text())
-    assert (settings["threshold"], settings["nuclei_threshold"]) == (used, of_nuclei)
+    assert (settings["threshold"], settings["nuclei_threshold"]) == (pixels, nuclei)
 
 
-def dice_at_thresholds(
-    run: Path, data: Dataset, split: str
-) -> tuple[dict[str, dict[float, float]], dict[float, float]]:
-    """Dice of each class, and of all together, at each threshold."""
+ByThreshold = dict[str, dict[float, float]]
+
+
+def counted(run: Path, data: Dataset, split: str) -> tuple[ByThreshold, ByThreshold]:
+    """Dice and F1 of each class at each threshold, by their definition."""
     read = read_run(run)
-    model = read.load_model("latest", Ranks(0, 1, torch.device("cpu"))).model.eval()
+    model = read.load_model("latest", RANKS).model.eval()
     precision = choose_precision(torch.device("cpu"), "off", read.config.memory_format)
     steps = [number / 100 for number in range(1, 100)]
-    counts = np.zeros((len(CLASSES), len(steps), 2))  # twice the hits, and all there are
+    pixels, nuclei = np.zeros((2, len(CLASSES), len(steps), 2))  # twice the hits, and all there are
     for sample in data.split(split, originals_only=True):
         image_HWC, mask_HW = read_sample(data.folder, sample)
+        points = read_points(data.folder, sample, read.data.labelling.labels)
         probability_CHW = predict_probability(model, image_HWC, read.config.tile, precision)
-        for channel, value in enumerate(read.label_values):
+        for channel, (name, value) in enumerate(zip(CLASSES, read.label_values, strict=True)):
+            probability_HW, truth_HW = probability_CHW[channel], mask_HW == value
             for number, step in enumerate(steps):
-                predicted_HW, truth_HW = probability_CHW[channel] > step, mask_HW == value
+                predicted_HW = probability_HW > step
                 both = 2 * (predicted_HW & truth_HW).sum()
-                counts[channel, number] += both, predicted_HW.sum() + truth_HW.sum()
-    of_class = {
-        name: dict(zip(steps, each[:, 0] / each[:, 1], strict=True))
-        for name, each in zip(CLASSES, counts, strict=True)
-    }
-    hits, total = counts.sum(axis=0).T
-    return of_class, dict(zip(steps, hits / total, strict=True))
+                pixels[channel, number] += both, predicted_HW.sum() + truth_HW.sum()
+                centres = find_nuclei(probability_HW, RADIUS_PX, step).centres_N2
+                found = hits(centres, points[name], RADIUS_PX).sum()
+                nuclei[channel, number] += 2 * found, len(centres) + len(points[name])
+    by_threshold = (
+        {
+            name: dict(zip(steps, of_class[:, 0] / of_class[:, 1], strict=True))
+            for name, of_class in zip(CLASSES, each, strict=True)
+        }
+        for each in (pixels, nuclei)
+    )
+    return next(by_threshold), next(by_threshold)
+
+
+def test_thresholds_keep_their_classes_whatever_their_order_in_a_file(
+    run: Path, annotated: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """Of an ensemble of two, and of its file."""
+    other, model = tmp_path / "other", tmp_path / "both.safetensors"
+    shutil.copytree(run, other)
+    given = [f"input={annotated / 'images/Case_4-01.png'}", "min_tissue=0"]
+    assert cli(export.main, f"runs=[{run},{other}]", f"out={model}").code == 0
+    expected = read_run(run)
+    kept = thresholds_of(expected.load_model("best", RANKS).state, CLASSES)
+    words = Thresholds(*(replace(each, chosen_on="members") for each in (kept.pixels, kept.nuclei)))
+    for each in (kept.pixels, kept.nuclei):
+        assert len({*each.values}) == 2, "or classes could be exchanged"
+    for source in (f"runs=[{run},{other}]", f"run={model}"):
+        outcome = cli(predict.main, source, *given, f"out={tmp_path / source[-9:-5]}")
+        assert words.in_words(CLASSES) in outcome.out
+    listed = {"plasma cell": 0.7, "lymphocyte": 0.2}
+    assert OutOfFold({}, listed, 0.4, tta=False).thresholds(CLASSES) == Thresholds(
+        ClassThresholds((0.2, 0.7), "out of fold"), ClassThresholds((0.4, 0.4), "out of fold")
+    )
+
+
+def test_nuclei_of_each_class_are_those_above_its_threshold(
+    run: Path, annotated: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """In predicted files: of a class whose threshold no score reaches there is none."""
+    changed = Path(shutil.copytree(run, tmp_path / "run"))
+    model, field = tmp_path / "model.safetensors", annotated / "images/Case_4-01.png"
+    assert cli(export.main, f"run={changed}", f"out={model}").code == 0
+    for rare in CLASSES:
+        held = ClassThresholds(tuple(0.999 if name == rare else 0.01 for name in CLASSES), "given")
+        loaded = Thresholds(held, held)
+        out = tmp_path / rare
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(predictor, "thresholds_of", lambda *_, used=loaded, **__: used)
+            assert cli(predict.main, f"run={model}", f"input={field}", f"out={out}").code == 0
+        found = {entry["class"] for entry in nuclei(out / "Case_4-01_nuclei.geojson")}
+        assert found == {*CLASSES} - {rare}
 
 
 def test_a_format_that_cannot_name_the_classes_is_refused(

@@ -28,7 +28,7 @@ from tests.forked_ranks import ForkedRanks
 from tests.train import small_bands
 from train import predict
 from train.config import TrainConfig
-from train.evaluation.measurement import FieldResult
+from train.evaluation.fields import FieldContent, FieldResult, WholeField, prediction_of
 from train.loop.trainer import Trainer
 from train.loop.validation import validation_metrics
 from train.metrics.detection import Nuclei
@@ -721,3 +721,8 @@ def test_the_most_probable_of_the_classes_above_their_thresholds_has_the_pixel(
     probability_CHW = np.array([[[0.4, 0.7, 0.1, 0.6]], [[0.3, 0.2, 0.9, 0.8]]], np.float32)
     mask_HW = to_mask(probability_CHW, [1, 2], thresholds)
     assert (mask_HW.dtype, mask_HW.tolist()) == (np.uint8, expected)
+    nothing_HW = np.zeros((1, 4), np.uint8)
+    content = FieldContent(np.zeros((1, 4, 3), np.uint8), nothing_HW, [np.zeros((0, 2))] * 2)
+    field = WholeField("a-1", "a", lambda: content)
+    pictured = prediction_of(0, field, content, probability_CHW, [1, 2])
+    assert pictured.predicted_classes(thresholds).tolist() == expected

@@ -48,9 +48,9 @@ class EvaluateConfig:
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
-    """Probability above which a pixel counts as predicted, 0 to 1. auto: the best on the validation
-    split, which the checkpoint holds, or 0.5 where there was none. Of several folds: for each the
-    best on what the others predict of the cases that they test."""
+    """Probability above which a pixel counts as predicted, 0 to 1, for all classes. auto: the best
+    of each class on the validation split, which the checkpoint holds, or 0.5 where there was none.
+    Of several folds: for each the best on what the others predict of the cases that they test."""
     tta: bool = False
     """Average over the eight flips and quarter turns of each tile: eight times the work."""
     match_radius_px: float = 0.0

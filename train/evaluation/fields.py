@@ -132,12 +132,6 @@ class FieldResult:
     """Mean over pixels and classes of the binary cross-entropy, in nats; None if no pixel
     counts."""
 
-    @property
-    def at_thresholds(self) -> tuple[Counts, Counts]:
-        """The counts (C, 99, 4) of pixels, and of nuclei, at each of THRESHOLDS."""
-        nuclei = np.stack([each.counts(THRESHOLDS) for each in self.detections])
-        return counts_at_thresholds(self.histogram), nuclei
-
 
 def prepared_fields(dataset: Dataset, split: str) -> list[WholeField]:
     """Return the original fields of a split: augmented copies never count in a metric."""
@@ -340,6 +334,13 @@ def measure(prediction: Prediction, criteria: Criteria) -> FieldResult:
         detections,
         cross_entropy,
     )
+
+
+def counts_of(result: FieldResult) -> Counts:
+    """Return (2, C, 99, 4): the counts of a field's pixels, and of its nuclei, at each of
+    THRESHOLDS."""
+    nuclei = np.stack([each.counts(THRESHOLDS) for each in result.detections])
+    return np.stack([counts_at_thresholds(result.histogram), nuclei])
 
 
 def gather_results(results: list[FieldResult], ranks: Ranks) -> list[FieldResult]:

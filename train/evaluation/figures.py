@@ -248,7 +248,7 @@ def curves_figure(width_inch: float) -> Figure:
 
 @mpl.rc_context(STYLE)
 def precision_recall(detection: Mapping[str, Any]) -> Figure:
-    """Plot precision against recall of found nuclei, with a dot at the chosen threshold."""
+    """Plot precision against recall of nuclei, with a dot at the chosen threshold."""
     curve = detection["curve"]
     pairs = zip(curve["recall"], curve["precision"], strict=True)
     # above thresholds that find nothing right, precision says nothing
@@ -257,7 +257,7 @@ def precision_recall(detection: Mapping[str, Any]) -> Figure:
     chosen = f"threshold {value:.3g}" if isinstance(value, float) else "as chosen"
     figure = curves_figure(4.6)
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.set_title("precision and recall of found nuclei")
+    axes.set_title("precision and recall of nuclei")
     axes.plot(*zip(*points, strict=True), color=BLUE)
     axes.plot(detection["recall"], detection["precision"], "o", color=VERMILION, label=chosen)
     axes.legend(frameon=False, fontsize="small")

@@ -49,11 +49,11 @@ from train.runs.run_folder import LoadedModel, Run
 from train.runs.thresholds import (
     NUCLEI_THRESHOLD,
     PIXEL_THRESHOLD,
-    Threshold,
+    ClassThresholds,
     Thresholds,
     doubt_about_best,
-    given_threshold,
-    stored_thresholds,
+    in_file,
+    thresholds_of,
 )
 
 THRESHOLD_NAMES = PIXEL_THRESHOLD, NUCLEI_THRESHOLD
@@ -133,9 +133,7 @@ def evaluate_run(
     """Evaluate a run on the chosen fields, and add this rank's pictures to `item`. Collective."""
     group = Group(run, chosen)
     loaded = run.load_model(config.checkpoint, ranks)
-    thresholds = stored_thresholds(loaded.state, run.class_names)
-    if given := given_threshold(config.threshold, len(run.class_names)):
-        thresholds = replace(thresholds, pixels=given)
+    thresholds = thresholds_of(loaded.state, run.class_names, config.threshold)
     model = model_of(config, group, loaded, thresholds)
     predictions = predict(config, group, loaded, ranks)
     return evaluate_predictions(config, model, predictions, thresholds, item, ranks)
@@ -170,7 +168,7 @@ def predict(
 
 
 def criteria_of(config: EvaluateConfig, run: Run, thresholds: Thresholds) -> Criteria:
-    """Return what counts as a predicted pixel, and as a found nucleus."""
+    """Return what counts as a predicted pixel, and as a predicted and a found nucleus."""
     radius_px = run.data.labelling.radius_px
     match_radius_px = config.match_radius_px or radius_px
     return Criteria(thresholds, radius_px, match_radius_px)
@@ -194,7 +192,7 @@ def evaluate_predictions(
     figures = figures_of(measured, run, radii_px)
     of_nuclei = {
         "radius_px": criteria.match_radius_px,
-        "threshold": thresholds.nuclei.named(names),
+        "threshold": in_file(thresholds.nuclei.values, names),
         "threshold_chosen_on": thresholds.nuclei.chosen_on,
     }
     prints = [check.fingerprint for check in measured.checks]
@@ -205,7 +203,7 @@ def evaluate_predictions(
         "data": about_fields(config, chosen.truth),
         "tta": config.tta,
         "threshold": {
-            "value": thresholds.pixels.named(names),
+            "value": in_file(thresholds.pixels.values, names),
             "chosen_on": thresholds.pixels.chosen_on,
         },
         **figures,
@@ -351,7 +349,7 @@ def measure_baseline(prediction: Prediction, baseline: Baseline, criteria: Crite
     """Measure a baseline on the same field; it predicts the same for every class."""
     foreground_HW = baseline(prediction.image_HWC)
     probability = np.broadcast_to(foreground_HW, prediction.truth_CHW.shape).astype(np.float32)
-    default = Threshold.default(len(probability), "default")
+    default = ClassThresholds.default(len(probability), "default")
     criteria = replace(criteria, thresholds=Thresholds(default, default))
     return measure(replace(prediction, probability_CHW=probability), criteria)
 

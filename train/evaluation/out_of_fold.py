@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from common.ownership import Item
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.fields import Prediction, measure, prediction_of
+from train.evaluation.fields import Prediction, counts_of, measure, prediction_of
 from train.evaluation.measurement import (
     Evaluation,
     Group,
@@ -34,12 +34,12 @@ from train.prediction.predicted_bands import save_array
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import Run
 from train.runs.thresholds import (
-    Named,
-    Threshold,
+    ClassThresholds,
+    InFile,
     Thresholds,
-    by_name,
-    chosen,
-    given_threshold,
+    chosen_out_of_fold,
+    given_or,
+    in_file,
 )
 
 
@@ -96,7 +96,7 @@ def predict_group(
 ) -> Predicted:
     """Predict the fields of a group into files, and count at all thresholds. Collective."""
     loaded = group.run.load_model(config.checkpoint, ranks)
-    default = Threshold.default(len(group.run.label_values), "default")
+    default = ClassThresholds.default(len(group.run.label_values), "default")
     model, criteria = (
         model_of(config, group, loaded, Thresholds(default, default)),
         criteria_of(config, group.run, Thresholds(default, default)),
@@ -108,7 +108,7 @@ def predict_group(
         save_array(files[-1], prediction.probability_CHW)
         of_fields[prediction.index] = files[-1]
         result = measure(prediction, criteria)
-        mine += result.at_thresholds
+        mine += counts_of(result)
     return Predicted(model, of_fields, *np.sum(ranks.gather(mine), axis=0))
 
 
@@ -116,8 +116,10 @@ def best_of(predicted: Sequence[Predicted], config: EvaluateConfig) -> Threshold
     """Return the thresholds that are best on what groups predict; of pixels the one that is given,
     if it is not auto."""
     num_classes = len(predicted[0].pixels)
-    pixels, nuclei = (chosen(best, config.tta, num_classes) for best in best_pair(predicted))
-    return Thresholds(given_threshold(config.threshold, num_classes) or pixels, nuclei)
+    pixels, nuclei = (
+        chosen_out_of_fold(best, config.tta, num_classes) for best in best_pair(predicted)
+    )
+    return Thresholds(given_or(config.threshold, pixels, num_classes), nuclei)
 
 
 def best_pair(predicted: Sequence[Predicted]) -> tuple[list[float] | None, list[float] | None]:
@@ -128,10 +130,10 @@ def best_pair(predicted: Sequence[Predicted]) -> tuple[list[float] | None, list[
     return pixels, nuclei
 
 
-def best_named(predicted: Sequence[Predicted], run: Run) -> dict[str, Named | None]:
+def best_named(predicted: Sequence[Predicted], run: Run) -> dict[str, InFile | None]:
     """Return the same as ensemble.json has them."""
     pixels, nuclei = (
-        None if best is None else by_name(best, run.class_names) for best in best_pair(predicted)
+        None if best is None else in_file(best, run.class_names) for best in best_pair(predicted)
     )
     return {"threshold": pixels, "nuclei_threshold": nuclei}
 

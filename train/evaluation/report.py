@@ -137,7 +137,7 @@ def about_training(summary: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 
 def nuclei_curve(detection: Mapping[str, Any]) -> Figure | None:
-    """Plot precision and recall of found nuclei; None where no nucleus is annotated."""
+    """Plot precision and recall of nuclei; None where no nucleus is annotated."""
     return None if detection["recall"] is None else precision_recall(detection)
 
 

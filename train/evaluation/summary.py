@@ -21,7 +21,7 @@ from train.metrics.scores import (
     score,
     scores,
 )
-from train.runs.thresholds import Threshold, Thresholds
+from train.runs.thresholds import ClassThresholds, Thresholds
 
 BOOTSTRAP = {"over": "cases", "resamples": NUM_RESAMPLES, "confidence": 0.95}
 
@@ -73,8 +73,8 @@ def thresholds_of(summary: Mapping[str, Any]) -> Thresholds:
     """Read the thresholds in the summary of one run, or of several as one model."""
     pixels, nuclei, classes = summary["threshold"], summary["detection"], [*summary["per_class"]]
     return Thresholds(
-        Threshold.read(pixels["value"], pixels["chosen_on"], classes),
-        Threshold.read(nuclei["threshold"], nuclei["threshold_chosen_on"], classes),
+        ClassThresholds.from_file(pixels["value"], pixels["chosen_on"], classes),
+        ClassThresholds.from_file(nuclei["threshold"], nuclei["threshold_chosen_on"], classes),
     )
 
 

@@ -34,7 +34,7 @@ from train.config import TileConfig, TrainConfig
 from train.exchange.config import SAFETENSORS
 from train.exchange.origin import Origin, beginning_in
 
-FORMAT = 6
+FORMAT = 7
 KEY = "eosin"
 LIBRARIES = ("eosin", "torch", "safetensors", "segmentation-models-pytorch", "timm")
 SHARED = ("format", "preprocessing", "uint16_white", "classes", "mask_values", "radius_px", "mpp")

@@ -16,6 +16,7 @@ from train.evaluation.fields import (
     Criteria,
     FieldResult,
     Prediction,
+    counts_of,
     gather_results,
     measure,
     predict_fields,
@@ -33,9 +34,9 @@ from train.runs.monitor import panel_strip
 from train.runs.thresholds import (
     NUCLEI_THRESHOLD,
     PIXEL_THRESHOLD,
-    Threshold,
+    ClassThresholds,
     Thresholds,
-    of_class,
+    metric_of_class,
 )
 
 PANEL_HEIGHT_PX = 256
@@ -63,7 +64,7 @@ class Validation:
         self.class_names = channel_names(labelling.labels)
         self.fields = prepared_fields(dataset, "val")
         radius_px = labelling.radius_px
-        self.default = Threshold.default(len(self.class_names), "default")
+        self.default = ClassThresholds.default(len(self.class_names), "default")
         self.criteria = Criteria(Thresholds(self.default, self.default), radius_px, radius_px)
 
     def validate(self, model: nn.Module, stop: StopRequest) -> Validated | None:
@@ -109,7 +110,7 @@ def validation_metrics(results: list[FieldResult], classes: Sequence[str]) -> di
     """
     scores = score(np.stack([result.counts for result in results]))
     losses = [each for result in results if (each := result.cross_entropy) is not None]
-    pixels, nuclei = np.sum([result.at_thresholds for result in results], axis=0)
+    pixels, nuclei = np.sum([counts_of(result) for result in results], axis=0)
     _, nuclei_f1 = best_threshold(nuclei.sum(axis=0)) or (None, None)
     return {
         "val/loss": float(np.mean(losses)) if losses else None,
@@ -120,11 +121,12 @@ def validation_metrics(results: list[FieldResult], classes: Sequence[str]) -> di
     }
 
 
-def threshold_metrics(name: str, counts: Counts, classes: Sequence[str]) -> dict[str, Score]:
-    """Return the best threshold of all classes together under a name, and where there are several
-    those of each under `of_class`. `counts` are (C, 99, 4)."""
+def threshold_metrics(metric: str, counts: Counts, classes: Sequence[str]) -> dict[str, Score]:
+    """Return the best threshold of all classes together as a metric, and where there are several
+    those of each, see `metric_of_class`. `counts` are (C, 99, 4)."""
     of_all, _ = best_threshold(counts.sum(axis=0)) or (None, None)
-    found: dict[str, Score] = {name: of_all}
+    found: dict[str, Score] = {metric: of_all}
     if len(classes) > 1 and (each := best_thresholds(counts)):
-        found |= {of_class(name, one): value for one, value in zip(classes, each, strict=True)}
+        pairs = zip(classes, each, strict=True)
+        found |= {metric_of_class(metric, name): value for name, value in pairs}
     return found

@@ -23,7 +23,7 @@ Plane = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Found nuclei, the highest score first."""
+    """Predicted nuclei, the highest score first."""
 
     centres_N2: PointsN2
     scores: Plane
@@ -32,7 +32,7 @@ class Nuclei:
 
 @dataclass(frozen=True)
 class Detections:
-    """The nuclei of one class that were found in a field, the highest score first."""
+    """The nuclei of one class that were predicted in a field, the highest score first."""
 
     scores: Plane
     """(N,) float32, see Nuclei."""
@@ -42,9 +42,9 @@ class Detections:
 
     def counts(self, thresholds: npt.ArrayLike) -> Counts:
         """Count nuclei at each threshold (T,): (T, 4) int64, see Counts; true negatives are 0."""
-        is_found = self.scores > np.asarray(thresholds, np.float32)[:, None]
-        hit = (is_found & self.is_hit).sum(axis=1)
-        false_alarm = (is_found & ~self.is_hit).sum(axis=1)
+        is_predicted = self.scores > np.asarray(thresholds, np.float32)[:, None]
+        hit = (is_predicted & self.is_hit).sum(axis=1)
+        false_alarm = (is_predicted & ~self.is_hit).sum(axis=1)
         return np.stack([hit, false_alarm, self.num_annotated - hit, np.zeros_like(hit)], axis=-1)
 
 
@@ -122,22 +122,22 @@ def far_from_earlier(points_N2: PointsN2, least_px: float) -> npt.NDArray[np.int
     return np.flatnonzero(is_kept)
 
 
-def hits(found_N2: PointsN2, annotated_N2: PointsN2, radius_px: float) -> npt.NDArray[np.bool_]:
-    """Return (N,): which found points, the highest score first, have an annotated point of their
+def hits(predicted_N2: PointsN2, annotated_N2: PointsN2, radius_px: float) -> npt.NDArray[np.bool_]:
+    """Return (N,): which predicted points, the highest score first, have an annotated one of their
     own.
 
-    At every threshold, as many found points as possible are matched, each with an annotated point
-    of its own. Sets of points that can be matched are a matroid (Edmonds & Fulkerson
-    1965). So the heaviest matching, in which points of higher score weigh more, takes each point
+    At every threshold, as many predicted points as possible are matched, each with an annotated
+    point of its own. Sets of points that can be matched are a matroid (Edmonds & Fulkerson 1965).
+    So the heaviest matching, in which points of higher score weigh more, takes each point
     that can be matched together with those of higher score that it has taken.
     """
     from scipy.optimize import linear_sum_assignment  # here: as above
     from scipy.spatial.distance import cdist
 
-    is_hit = np.zeros(len(found_N2), bool)
-    if len(found_N2) and len(annotated_N2):
-        is_near = cdist(found_N2, annotated_N2) <= radius_px
-        weight = np.arange(len(found_N2), 0, -1)[:, None]
+    is_hit = np.zeros(len(predicted_N2), bool)
+    if len(predicted_N2) and len(annotated_N2):
+        is_near = cdist(predicted_N2, annotated_N2) <= radius_px
+        weight = np.arange(len(predicted_N2), 0, -1)[:, None]
         pairs = np.stack(linear_sum_assignment(is_near * weight, maximize=True), axis=1)
         is_hit[[i for i, j in pairs if is_near[i, j]]] = True
     return is_hit

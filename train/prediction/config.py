@@ -31,10 +31,10 @@ class PredictConfig:
     checkpoint: str = "best"
     """best, latest, or the step of a checkpoint."""
     threshold: str = "auto"
-    """Probability above which a pixel counts as predicted, and a nucleus as found, 0 to 1. auto:
-    the best of each on the validation split, which the checkpoint holds; 0.5 where there was
-    none. Of a folder of folds: those that train.evaluate chose out of fold; of other ensembles: the
-    median of the members'."""
+    """Probability above which pixels and nuclei count as predicted, 0 to 1, for all classes. auto:
+    the best of each class on the validation split, for pixels and for nuclei, which the checkpoint
+    holds; 0.5 where there was none. Of a folder of folds: those that train.evaluate chose out of
+    fold; of other ensembles: the median of the members'."""
     tta: bool = False
     """Average over the eight flips and quarter turns of each tile: eight times the work."""
     tiles_at_once: int = 0

@@ -26,7 +26,7 @@ from train.prediction.tiles import Band, Blend, Corner, cut_into_bands, predict_
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import about_model
 from train.runs.run_folder import Run
-from train.runs.thresholds import Thresholds, given_threshold, stored_thresholds
+from train.runs.thresholds import in_file, thresholds_of
 
 FORMAT = 3  # of the results; those of another format are made anew
 POLL_S = 0.2  # between two looks at the progress of writing
@@ -80,9 +80,8 @@ class Predictor:
         loaded = run.load_model(config.checkpoint, ranks)
         self.model, state = loaded.model, loaded.state
         self.notes: list[str] = state.get("notes", [])
-        self.thresholds = stored_thresholds(state, run.class_names)
-        if given := given_threshold(config.threshold, len(run.class_names)):
-            self.thresholds = Thresholds(given, given)
+        given = config.threshold
+        self.thresholds = thresholds_of(state, run.class_names, pixels=given, nuclei=given)
         self.model.eval()
         self.precision = choose_precision(ranks.device, config.amp, run.config.memory_format)
         self.tiles_at_once = config.tiles_at_once or run.config.tile.batch
@@ -102,8 +101,8 @@ class Predictor:
             "min_tissue": config.min_tissue,
             "stain_norm": labelling.stain_norm,
             "stain_reference": labelling.stain_reference,
-            "threshold": self.thresholds.pixels.named(run.class_names),
-            "nuclei_threshold": self.thresholds.nuclei.named(run.class_names),
+            "threshold": in_file(self.thresholds.pixels.values, run.class_names),
+            "nuclei_threshold": in_file(self.thresholds.nuclei.values, run.class_names),
         }
 
     def plan(self, paths: Sequence[Path]) -> PredictionPlan:

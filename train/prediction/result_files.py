@@ -289,6 +289,6 @@ def to_mask(
     mask_HW = np.zeros(best_HW.shape, np.uint8)
     for probability_HW, value, least in zip(probability_CHW, label_values, thresholds, strict=True):
         is_better_HW = (probability_HW > least) & (probability_HW > best_HW)
-        mask_HW[is_better_HW] = value
-        best_HW[is_better_HW] = probability_HW[is_better_HW]
+        np.copyto(mask_HW, np.uint8(value), where=is_better_HW)
+        np.copyto(best_HW, probability_HW, where=is_better_HW)
     return mask_HW

@@ -31,8 +31,8 @@ from train.runs.run_folder import ExportedModel, LoadedModel, Run, read_run
 from train.runs.same_data import as_text, labelling_differences
 from train.runs.several import expanded, fold_name, members_of
 from train.runs.thresholds import (
+    ClassThresholds,
     OutOfFold,
-    Threshold,
     Thresholds,
     damaged,
     median_of,
@@ -116,7 +116,7 @@ class FoldsRun(EnsembleRun):
             f"the thresholds of {self.path} {why}, so {DEFAULT_THRESHOLD} is used; python -m"
             f" train.evaluate run={self.path} chooses them out of fold"
         )
-        default = Threshold.default(len(self.class_names), "not_chosen")
+        default = ClassThresholds.default(len(self.class_names), "not_chosen")
         return Thresholds(default, default), [note]
 
     def read(self, found: OutOfFold) -> Thresholds:
@@ -203,8 +203,8 @@ def read_any(path: Path) -> Run:
     check_alike(members)
     try:
         thresholds = Thresholds(
-            Threshold(tuple(stored.thresholds), stored.chosen_on),
-            Threshold(tuple(stored.nuclei_thresholds), stored.nuclei_chosen_on),
+            ClassThresholds(tuple(stored.thresholds), stored.chosen_on),
+            ClassThresholds(tuple(stored.nuclei_thresholds), stored.nuclei_chosen_on),
         )
         thresholds.check_number(len(members[0].class_names))
     except ValueError as error:

@@ -20,7 +20,7 @@ from train.exchange.config import KIND, ONNX, ExportConfig
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import named_run
 from train.runs.run_folder import LoadedModel, Run
-from train.runs.thresholds import stored_thresholds
+from train.runs.thresholds import thresholds_of
 
 CPU = torch.device("cpu")
 
@@ -64,7 +64,7 @@ def describe(run: Run, loaded: LoadedModel) -> dict[str, Any]:
             member.config,
             member.data,
             state,
-            stored_thresholds(state, member.class_names).pixels.values,
+            thresholds_of(state, member.class_names).pixels.values,
             model,
             member.origins,
             member.encoder,
@@ -73,7 +73,7 @@ def describe(run: Run, loaded: LoadedModel) -> dict[str, Any]:
     ]
     if "members" not in loaded.state:
         return each[0]
-    chosen = stored_thresholds(loaded.state, run.class_names)
+    chosen = thresholds_of(loaded.state, run.class_names)
     thresholds = {
         "thresholds": chosen.pixels.values,
         "chosen_on": chosen.pixels.chosen_on,

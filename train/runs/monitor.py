@@ -142,8 +142,9 @@ class Monitor:
         self.points(step, known)
         self.writer.flush()
         append_line(self.run / METRICS, {"step": step, "epoch": epoch, **values})
-        listed = " ".join(f"{name} {score_text(value)}" for name, value in known.items())
-        if unknown := [name for name in values if name not in known]:
+        shown = [name for name in values if name.count("/") == 1]  # none of a single class
+        listed = " ".join(f"{name} {score_text(known[name])}" for name in shown if name in known)
+        if unknown := [name for name in shown if name not in known]:
             listed += f"; {EMPTY} for {', '.join(unknown)}"
         self.say(f"epoch {epoch} (step {step}): {listed}")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 from common.command_line import UserError
 from common.ownership import Item
@@ -31,12 +31,12 @@ CHOSEN_ON = {
 """How a threshold was chosen: the word in summary.json -> the words for people."""
 
 
-Named = float | dict[str, float]
-"""A threshold in a file: a number, or where there are several classes one for each, by name."""
+InFile = float | dict[str, float]
+"""Thresholds in a file: a number, or where there are several classes one for each, by name."""
 
 
 @dataclass(frozen=True)
-class Threshold:
+class ClassThresholds:
     """The probability above which something counts: for each class one, in the classes' order."""
 
     values: tuple[float, ...]
@@ -49,37 +49,35 @@ class Threshold:
                 raise ValueError(f"a threshold of {value:g}, {short(self.chosen_on)}, is none")
 
     @classmethod
-    def default(cls, num_classes: int, why: str) -> "Threshold":
+    def default(cls, num_classes: int, why: str) -> "ClassThresholds":
         """Return the default; `why`: a key of CHOSEN_ON."""
         return cls((DEFAULT_THRESHOLD,) * num_classes, why)
 
     @classmethod
-    def read(cls, named: Named, chosen_on: str, classes: Sequence[str]) -> "Threshold":
-        """Read the threshold of a file. Raises ValueError if it is of other classes."""
-        if not isinstance(named, dict):
-            named = {classes[0]: named}
-        if named.keys() != {*classes}:
-            raise ValueError(f"a threshold of {short([*named])} is none of {short([*classes])}")
-        return cls(tuple(named[name] for name in classes), chosen_on)
-
-    def named(self, classes: Sequence[str]) -> Named:
-        """Return the values as a file has them."""
-        return by_name(self.values, classes)
+    def from_file(cls, found: InFile, chosen_on: str, classes: Sequence[str]) -> "ClassThresholds":
+        """Read those of a file; a number is that of every class. Raises ValueError if they are of
+        other classes."""
+        by_name = found if isinstance(found, dict) else dict.fromkeys(classes, found)
+        if by_name.keys() != {*classes}:
+            raise ValueError(
+                f"thresholds of {short(sorted(by_name))}, but the classes are {short([*classes])}"
+            )
+        return cls(tuple(by_name[name] for name in classes), chosen_on)
 
     def in_words(self, classes: Sequence[str]) -> str:
         """Write the values: '0.4', or 'tumor 0.4, lumen 0.2'."""
         if len(classes) == 1:
-            return f"{self.values[0]:.3g}"
+            return f"{self.values[0]:g}"
         pairs = zip(classes, self.values, strict=True)
-        return ", ".join(f"{name} {value:.3g}" for name, value in pairs)
+        return ", ".join(f"{name} {value:g}" for name, value in pairs)
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """What counts as a predicted pixel, and as a predicted nucleus."""
 
-    pixels: Threshold
-    nuclei: Threshold
+    pixels: ClassThresholds
+    nuclei: ClassThresholds
     """Of the score of nuclei, see train.metrics.detection."""
 
     def check_number(self, num_classes: int) -> None:
@@ -104,17 +102,17 @@ class OutOfFold:
 
     members: dict[str, dict[str, str]]
     """Run -> "checkpoint" and "model_sha256"."""
-    threshold: Named | None
+    threshold: InFile | None
     """Of pixels; None where nothing is annotated."""
-    nuclei_threshold: Named | None
+    nuclei_threshold: InFile | None
     tta: bool
     """Whether the predictions were averaged over turns."""
 
     def __post_init__(self) -> None:
-        for named in (self.threshold, self.nuclei_threshold):
-            for value in named.values() if isinstance(named, dict) else [named]:
-                if value is not None and not 0 < value < 1:
-                    raise ValueError(f"a threshold of {value:g} is none")
+        for found in (self.threshold, self.nuclei_threshold):
+            if found is not None:
+                classes = [*found] if isinstance(found, dict) else [""]
+                ClassThresholds.from_file(found, "out of fold", classes)
 
     def is_of(self, digests: Sequence[str]) -> bool:
         """Whether the members have these digests, in their order."""
@@ -123,13 +121,13 @@ class OutOfFold:
     def thresholds(self, classes: Sequence[str]) -> Thresholds:
         """Return both, with the default where nothing is annotated. Raises ValueError if they are
         of other classes."""
-        found = []
-        for named in (self.threshold, self.nuclei_threshold):
+        chosen = []
+        for found in (self.threshold, self.nuclei_threshold):
             values = None
-            if named is not None:
-                values = Threshold.read(named, "out of fold", classes).values
-            found.append(chosen(values, self.tta, len(classes)))
-        return Thresholds(*found)
+            if found is not None:
+                values = ClassThresholds.from_file(found, "out of fold", classes).values
+            chosen.append(chosen_out_of_fold(values, self.tta, len(classes)))
+        return Thresholds(*chosen)
 
 
 def read_out_of_fold(folder: Path) -> OutOfFold | None:
@@ -164,56 +162,70 @@ def write_out_of_fold(folder: Path, chosen: OutOfFold) -> None:
         item.publish()
 
 
-def by_name(values: Sequence[float], classes: Sequence[str]) -> Named:
+def in_file(values: Sequence[float], classes: Sequence[str]) -> InFile:
     """Return the thresholds of classes as a file has them."""
     return values[0] if len(classes) == 1 else dict(zip(classes, values, strict=True))
 
 
-def of_class(name: str, of: str) -> str:
-    """Return the metric of the threshold of one of several classes: val/threshold/tumor."""
-    return f"{name}/{of}"
+def metric_of_class(metric: str, name: str) -> str:
+    """Return the metric of one of several classes: val/threshold/tumor."""
+    return f"{metric}/{name}"
 
 
-def chosen(values: Sequence[float] | None, tta: bool, num_classes: int) -> Threshold:
-    """Return a threshold that was chosen out of fold; None if nothing is annotated."""
+def chosen_out_of_fold(
+    values: Sequence[float] | None, tta: bool, num_classes: int
+) -> ClassThresholds:
+    """Return thresholds that were chosen out of fold; None if nothing is annotated."""
     if values is None:
-        return Threshold.default(num_classes, "empty_folds")
-    return Threshold(tuple(values), "out of fold, tta" if tta else "out of fold")
+        return ClassThresholds.default(num_classes, "empty_folds")
+    return ClassThresholds(tuple(values), "out of fold, tta" if tta else "out of fold")
 
 
 def median_of(states: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Thresholds:
     """Return the median of the thresholds in the states of several checkpoints."""
-    found = []
-    for name in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD):
-        each = [stored_threshold(state, name, classes) for state in states]
-        known = [threshold.values for threshold in each if threshold.chosen_on == "val"]
+    chosen = []
+    for metric in (PIXEL_THRESHOLD, NUCLEI_THRESHOLD):
+        each = [stored_in(state, metric, classes) for state in states]
+        known = [found.values for found in each if found.chosen_on == "val"]
         medians = tuple(median(of_one) for of_one in zip(*known, strict=True))
-        found.append(Threshold(medians, "members") if known else each[0])
-    return Thresholds(*found)
+        chosen.append(ClassThresholds(medians, "members") if known else each[0])
+    return Thresholds(*chosen)
 
 
-def stored_thresholds(state: Mapping[str, Any], classes: Sequence[str]) -> Thresholds:
-    """Return the thresholds of an ensemble, or those that were best on the validation split when
-    the checkpoint of this state was saved, else the default."""
-    if stored := state.get("thresholds"):
-        return cast(Thresholds, stored)
+def thresholds_of(
+    state: Mapping[str, Any], classes: Sequence[str], pixels: str = "auto", nuclei: str = "auto"
+) -> Thresholds:
+    """Return the thresholds of a loaded model: `pixels` and `nuclei` where they are numbers, for
+    all classes; else those of the ensemble, or those that were best on the validation split when
+    the checkpoint of this state was saved, or the default."""
+    stored = state.get("thresholds") or Thresholds(
+        stored_in(state, PIXEL_THRESHOLD, classes), stored_in(state, NUCLEI_THRESHOLD, classes)
+    )
     return Thresholds(
-        stored_threshold(state, PIXEL_THRESHOLD, classes),
-        stored_threshold(state, NUCLEI_THRESHOLD, classes),
+        given_or(pixels, stored.pixels, len(classes)), given_or(nuclei, stored.nuclei, len(classes))
     )
 
 
-def stored_threshold(state: Mapping[str, Any], name: str, classes: Sequence[str]) -> Threshold:
-    """Return the threshold in a checkpoint's validation metrics, else the default."""
+def given_or(given: str, stored: ClassThresholds, num_classes: int) -> ClassThresholds:
+    """Return what threshold= gives, a number for all classes; for auto the stored ones."""
+    if given == "auto":
+        return stored
+    return ClassThresholds((float(given),) * num_classes, "given")
+
+
+def stored_in(state: Mapping[str, Any], metric: str, classes: Sequence[str]) -> ClassThresholds:
+    """Return the thresholds in a checkpoint's validation metrics, else the default. Raises
+    UserError for what is none."""
     metrics = state["metrics"]
-    if (of_all := metrics.get(name)) is None:
-        return Threshold.default(len(classes), "empty_val" if name in metrics else "default")
-    return Threshold(tuple(metrics.get(of_class(name, each), of_all) for each in classes), "val")
-
-
-def given_threshold(given: str, num_classes: int) -> Threshold | None:
-    """Return what threshold= gives, a number for all classes; None for auto."""
-    return None if given == "auto" else Threshold((float(given),) * num_classes, "given")
+    if (of_all := metrics.get(metric)) is None:
+        return ClassThresholds.default(
+            len(classes), "empty_val" if metric in metrics else "default"
+        )
+    of_each = [metrics.get(metric_of_class(metric, name)) for name in classes]
+    try:
+        return ClassThresholds(tuple(of_all if one is None else one for one in of_each), "val")
+    except ValueError as error:
+        raise UserError(f"the checkpoint's {metric}: {error}", can_heal=False) from None
 
 
 def doubt_about_best(dice: Score, step: int) -> str:

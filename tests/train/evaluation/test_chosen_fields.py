@@ -21,7 +21,7 @@ from train.evaluation.measurement import chosen_on_val, warnings_about
 from train.evaluation.run_evaluation import is_kept
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import read_run
-from train.runs.thresholds import Threshold, Thresholds
+from train.runs.thresholds import ClassThresholds, Thresholds
 
 
 def load(*given: str) -> EvaluateConfig:
@@ -114,7 +114,7 @@ def test_a_warning_names_what_was_chosen_on_evaluated_cases(
     run = read_run(trained)
     found = prepared_fields(read_dataset(Path(run.config.data)), "val")
     fields = [replace(field, case="CASE 03") for field in found]
-    thresholds = Thresholds(Threshold.default(1, "given"), Threshold.default(1, on))
+    thresholds = Thresholds(ClassThresholds.default(1, "given"), ClassThresholds.default(1, on))
     used = chosen_on_val(load(given), thresholds)
     warnings = warnings_about(fields, [(run, run.load_model("best", ranks()))], used)
     expected = [f"{words} chosen on: CASE 03; test on other cases"] if words else []

@@ -21,7 +21,7 @@ from train.metrics.detection import Detections, detect
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import read_run
-from train.runs.thresholds import Threshold
+from train.runs.thresholds import ClassThresholds
 
 Cli = Callable[..., Any]
 STEPS = [number / 100 for number in range(1, 100)]
@@ -186,8 +186,8 @@ def test_each_class_is_measured_at_the_threshold_that_is_best_for_it_on_the_othe
     others = out_of_fold.best_of(groups[1:], EvaluateConfig())
     assert others.pixels.values == others.nuclei.values == (0.35, 0.73)
     alone = out_of_fold.best_of(groups[:1], EvaluateConfig(threshold="0.4"))
-    assert alone.pixels == Threshold((0.4, 0.4), "given")
-    assert alone.nuclei == Threshold((0.35, 0.35), "out of fold")
+    assert alone.pixels == ClassThresholds((0.4, 0.4), "given")
+    assert alone.nuclei == ClassThresholds((0.35, 0.35), "out of fold")
 
 
 MODEL: Any = None  # which best_of() does not look at

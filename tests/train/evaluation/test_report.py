@@ -198,7 +198,7 @@ def test_sections_without_anything_to_say_are_left_out(run: Run) -> None:
 
 def test_the_curves_are_those_of_the_run_and_of_detection(page: Path) -> None:
     assert re.findall('alt="(Curves.*?)"', page.read_text()) == [
-        "Curves: precision and recall of found nuclei",
+        "Curves: precision and recall of nuclei",
         "Curves: training loss, validation loss, validation scores",
     ]
 

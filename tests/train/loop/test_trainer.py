@@ -140,7 +140,7 @@ def test_best_is_the_first_of_the_highest(
     monkeypatch.setattr(Trainer, "train_step", only_count)
     monkeypatch.setattr(
         "train.loop.validation.validation_metrics",
-        lambda results: {"val/loss": 1.0, "val/dice": next(left)},
+        lambda results, classes: {"val/loss": 1.0, "val/dice": next(left)},
     )
     new_trainer(tiny(tmp_path, "epochs=3", "keep_checkpoints=1", "panels=0")).fit()
     best = 4 * (1 + dices.index(max(dices)))
@@ -651,7 +651,7 @@ def test_validation_is_over_originals_with_the_weights_of_the_step(
 def test_the_thresholds_stored_are_the_best_of_validation(
     own_run: Path, prepared: Dataset, ranks: Callable[[], Ranks]
 ) -> None:
-    """Against counting at each threshold: pixels of the masks, and matchings of found nuclei."""
+    """Against counting at each threshold: pixels of the masks, and matchings of nuclei."""
     run = read_run(own_run)
     model, _, state = run.load_model("latest", ranks())
     model.eval()

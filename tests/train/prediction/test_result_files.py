@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.dataset.manifest import Dataset
 from train.prediction.result_files import ResultFiles, Task
-from train.runs.thresholds import Threshold, Thresholds
+from train.runs.thresholds import ClassThresholds, Thresholds
 
 
 def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
@@ -24,7 +24,7 @@ def test_the_mask_of_the_overlay_takes_no_more_than_a_strip_and_itself(
     task = Task(
         tmp_path / "a.tif", tmp_path, height=20_000, width=3000, bands=[], settings={"mpp": None}
     )
-    half = Threshold.default(1, "default")
+    half = ClassThresholds.default(1, "default")
     results = ResultFiles(task, prepared.description.labelling, Thresholds(half, half))
     tracemalloc.start()
     mask_HW = results.write_mask(tmp_path / "mask.tif")

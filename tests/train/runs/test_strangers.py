@@ -41,7 +41,7 @@ from train.runs.monitor import METRICS, RESTARTS, TRAINING, drop_lines_after
 from train.runs.newest import check_run, how_far
 from train.runs.run_folder import read_run
 from train.runs.show_checkpoint import show_checkpoint
-from train.runs.thresholds import stored_thresholds
+from train.runs.thresholds import thresholds_of
 
 VALUES: list[Any] = [
     *(None, True, -1, 0, 2**70, 10**400, 1.5, 1e308, float("nan"), float("inf")),
@@ -116,7 +116,7 @@ def use(run: Path) -> None:
 
     read = read_any(run)
     loaded = read.load_model("best", Ranks(0, 1, torch.device("cpu")))
-    stored_thresholds(loaded.state, read.class_names)
+    thresholds_of(loaded.state, read.class_names)
 
 
 def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
