@@ -17,16 +17,15 @@ import numpy.typing as npt
 from common.ownership import Item
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.fields import Prediction, counts_of, measure, prediction_of
-from train.evaluation.measurement import (
+from train.evaluation.measurement import disc_radii, pool
+from train.evaluation.model_evaluation import (
     Evaluation,
     Group,
     Model,
     criteria_of,
-    disc_radii,
     evaluate_predictions,
     figures_of,
     model_of,
-    pool,
     predict,
 )
 from train.metrics.scores import EMPTY_RULE, THRESHOLDS, Counts, best_thresholds

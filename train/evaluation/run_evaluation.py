@@ -6,7 +6,7 @@ from typing import Any
 
 from train.evaluation.chosen_fields import choose_groups, subject
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.measurement import Group, evaluate_run
+from train.evaluation.model_evaluation import Group, evaluate_run
 from train.evaluation.out_of_fold import evaluate_groups
 from train.evaluation.results import results_in
 from train.evaluation.summary_text import report

@@ -22,13 +22,7 @@ from train.evaluation.fields import (
     predict_fields,
     prepared_fields,
 )
-from train.metrics.scores import (
-    Counts,
-    Score,
-    best_threshold,
-    best_thresholds,
-    score,
-)
+from train.metrics.scores import Counts, Score, best_threshold, best_thresholds, score
 from train.ranks.distributed import Ranks
 from train.runs.monitor import panel_strip
 from train.runs.thresholds import (

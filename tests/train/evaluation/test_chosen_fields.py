@@ -16,8 +16,8 @@ from data_prep.dataset.manifest import read_dataset
 from tests.train.conftest import with_other_content
 from train.evaluation.chosen_fields import check_apart, choose_groups, truth_of
 from train.evaluation.config import EvaluateConfig
+from train.evaluation.doubts import chosen_on_val, warnings_about
 from train.evaluation.fields import prepared_fields
-from train.evaluation.measurement import chosen_on_val, warnings_about
 from train.evaluation.run_evaluation import is_kept
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import read_run
