@@ -63,9 +63,11 @@ from launch.stages import (
     choose_stages,
     configurations,
     stage_arguments,
+    stage_keys,
     with_contents,
 )
 from launch.sweeps.plan import Plan
+from launch.sweeps.space import read
 from launch.trainings import (
     Training,
     check_trainings,
@@ -116,7 +118,8 @@ def main(argv: list[str]) -> int:
     request, stages, profile = asked.request, asked.stages, asked.profile
     if asked.told:
         print(asked.told, file=sys.stderr)
-    check(asked.several.example(stage_arguments(stages, request, profile)), request)
+    asked_for = stage_arguments(stages, request, profile)
+    check(of_one_run(asked_for, asked.several.swept), request)
     waiting = []
     if options.cluster == "slurm" and slurm_commands.is_here():
         with refusing(told_only=options.dry_run):
@@ -162,7 +165,7 @@ def try_out(argv: list[str]) -> None:
     with redirect_stderr(StringIO()):
         asked = understood(argv)
         arguments = stage_arguments(asked.stages, asked.request, asked.profile)
-        check(asked.several.example(arguments), asked.request)
+        check(of_one_run(arguments, asked.several.swept), asked.request)
         check_trainings(asked.trainings, asked.request, argv, arguments.get("prepare", []))
 
 
@@ -191,7 +194,7 @@ def understood(argv: list[str]) -> Understood:
         request = with_folds(request, several.folds, argv)
     stages = choose_stages(options.stages, request, several.stages)
     arguments = stage_arguments(stages, request, profile)
-    configurations(several.example(arguments))
+    configurations(of_one_run(arguments, several.swept))
     sweep, trainings = None, list[Training]()
     if "train" in stages:
         check_folder(request.run, several)
@@ -206,6 +209,16 @@ def understood(argv: list[str]) -> Understood:
         else:
             trainings = trainings_of(request, members, profile, argv)
     return Understood(request, several, sweep, stages, profile, told, trainings)
+
+
+def of_one_run(arguments: dict[str, list[str]], swept: Sequence[str]) -> dict[str, list[str]]:
+    """Return the arguments of the stages with the first values of what is swept: those of one run,
+    which can be checked. Raises UsageError."""
+    if not swept or "train" not in arguments:
+        return arguments
+    first = read(swept).first()
+    known = [f"{key}={first[key]}" for key in first if key in stage_keys("train")]
+    return {**arguments, "train": [*arguments["train"], *known]}
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from launch.record.events import COMPARE, STAGES
 from launch.record.submitting import StillQueuedError
 from launch.several.grid import MOST_TRIALS, Grid, asked_trials, grid_of
 from launch.several.members import ALONE, Member, fold_members
-from launch.stages import stage_keys
 from launch.sweeps.plan import SWEEP, Plan, check_plan, record_plan, resolved
-from launch.sweeps.space import Space, parse, read
+from launch.sweeps.space import Space, parse
 from train.runs.newest import CONFIG
 from train.runs.several import members_of, runs_of, trial_name, trials_of
 
@@ -61,15 +60,6 @@ class Several:
             raise UsageError(f"--trials {self.trials}: from 1 to {MOST_TRIALS}")
         if self.prune and self.trials is None:
             raise UsageError("--prune: for the trials of a study; give --trials too")
-
-    def example(self, arguments: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Return the arguments of the stages, with the first values of what is swept: those of one
-        run, which can be checked. Raises UsageError."""
-        if not self.swept or "train" not in arguments:
-            return arguments
-        first = read(self.swept).first()
-        known = [f"{key}={first[key]}" for key in first if key in stage_keys("train")]
-        return {**arguments, "train": [*arguments["train"], *known]}
 
     def space(self, settings: Sequence[str]) -> Space:
         """Return what is swept. `settings`: those of training that all trials share."""

@@ -22,9 +22,10 @@ from tests.train.conftest import prepare_here
 from train import evaluate
 from train.checkpoints.load_checkpoint import load_all_tensors
 from train.checkpoints.save_checkpoint import save_checkpoint
-from train.evaluation import fields, run_evaluation
-from train.evaluation.baselines import otsu_on_hematoxylin
+from train.evaluation import run_evaluation
 from train.evaluation.config import EvaluateConfig
+from train.fields import measured_fields, whole_fields
+from train.fields.baselines import otsu_on_hematoxylin
 from train.metrics.scores import EMPTY_RULE
 from train.ranks.distributed import Ranks
 
@@ -40,7 +41,7 @@ def left_half(model: object, image_HWC: np.ndarray, *settings: object) -> np.nda
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fields, "predict_probability", left_half)
+    monkeypatch.setattr(measured_fields, "predict_probability", left_half)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def summary(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The summary.json of the test split by the known network."""
     out = tmp_path_factory.mktemp("evaluated") / "results"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fields, "predict_probability", left_half)
+        patch.setattr(measured_fields, "predict_probability", left_half)
         assert evaluate.main([f"run={trained}", f"out={out}", "amp=off", "figures=0"]) == 0
     return json.loads((out / "summary.json").read_text())
 
@@ -394,7 +395,7 @@ def test_so_are_those_that_are_not_even_laid_out_like_it(
 ) -> None:
     labelling = Labelling({"tumor": 255}, 8, 65535, "(?P<case>.+)", annotations)
     with pytest.raises(UsageError, match=re.escape(words.format(raw=raw))) as caught:
-        fields.raw_fields(raw, labelling, Path("model.safetensors"))
+        whole_fields.raw_fields(raw, labelling, Path("model.safetensors"))
     told = str(caught.value)
     assert "the format of the training data in model.safetensors" in told
     assert told.endswith(
@@ -584,7 +585,7 @@ def spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def brightness(model: object, image_HWC: np.ndarray, *settings: object) -> np.ndarray:
         return image_HWC[None, ..., 0].astype(np.float32) / 255
 
-    monkeypatch.setattr(fields, "predict_probability", brightness)
+    monkeypatch.setattr(measured_fields, "predict_probability", brightness)
     return tmp_path / "spots"
 
 
@@ -664,7 +665,7 @@ def test_the_radius_of_matching_can_be_given_and_one_case_has_no_interval(
 def test_classes_of_one_mask_value_are_one_channel() -> None:
     labelling = Labelling({"tumor": 1, "mitosis": 2, "apoptosis": 1}, 20, 65535, "each")
     points = {"tumor": [(5, 10)], "mitosis": [], "apoptosis": [(9, 0)], "lumen": [(0, 0)]}
-    first, second = fields.by_channel(as_points(points), labelling)
+    first, second = whole_fields.by_channel(as_points(points), labelling)
     assert first.tolist() == [[5, 10], [9, 0]]
     assert second.shape == (0, 2)
 

@@ -23,14 +23,8 @@ from train.config import TrainConfig
 from train.crops.fitting import check_fitting
 from train.crops.microbatches import MicrobatchSampler, TrainingCrops
 from train.evaluation.duplicates import agreement_of, truth_sha256
-from train.evaluation.fields import (
-    Criteria,
-    FieldContent,
-    Prediction,
-    WholeField,
-    measure,
-    prediction_of,
-)
+from train.fields.measured_fields import Criteria, Prediction, measure, prediction_of
+from train.fields.whole_fields import FieldContent, WholeField
 from train.loop.trainer import Trainer
 from train.loop.validation import validation_metrics
 from train.metrics.sensitivity import counts_by_radius

@@ -17,9 +17,9 @@ from train import __main__ as train_main
 from train import evaluate, export, predict, show
 from train.checkpoints.published import find_checkpoint
 from train.evaluation.duplicates import agreement_of
-from train.evaluation.fields import FieldResult
 from train.evaluation.overlays import Overlay, worst_and_best
 from train.evaluation.summary import summarise
+from train.fields.measured_fields import FieldResult
 from train.metrics.detection import Detections
 from train.metrics.scores import best_threshold, bootstrap_pooled, scores
 from train.runs.history import read_metrics

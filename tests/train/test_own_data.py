@@ -23,8 +23,8 @@ from data_prep.prepare import prepare
 from model.precision import choose_precision
 from train import __main__ as train_main
 from train import evaluate, export, predict
-from train.evaluation import fields
 from train.evaluation.summary_text import class_tables
+from train.fields import measured_fields
 from train.metrics import sensitivity
 from train.metrics.detection import find_nuclei, hits
 from train.prediction import predictor
@@ -214,7 +214,7 @@ def test_what_is_counted_in_masks_is_what_one_counts(
     evaluated: Run, run_on_masks: Path, masked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 6144 px a field half are predicted a class; right are 256 of 512, and all 256."""
-    monkeypatch.setattr(fields, "predict_probability", halves)
+    monkeypatch.setattr(measured_fields, "predict_probability", halves)
     given = [f"run={run_on_masks}", f"raw={masked}", "cases=[4,5]", "threshold=0.5", NO_FIGURES]
     summary = evaluated(*given)
     first, second = (summary["per_class"][name] for name in CLASSES)
@@ -232,7 +232,7 @@ def test_masks_measure_a_run_that_was_trained_on_outlines(
     evaluated: Run, masked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their values are the run's classes in order: figures as of a run that was trained on them."""
-    monkeypatch.setattr(fields, "predict_probability", halves)
+    monkeypatch.setattr(measured_fields, "predict_probability", halves)
     given = [f"raw={masked}", "annotations=masks", "cases=[4,5]", "threshold=0.5", "figures=1"]
     summary = evaluated(*given)
     first, second = (summary["per_class"][name] for name in CLASSES)
@@ -389,7 +389,7 @@ def test_the_console_has_a_table_of_pixels_and_one_of_nuclei_with_a_line_for_eac
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The figures that test_what_is_counted_in_masks_is_what_one_counts works out."""
-    monkeypatch.setattr(fields, "predict_probability", halves)
+    monkeypatch.setattr(measured_fields, "predict_probability", halves)
     given = [f"run={run_on_masks}", f"raw={masked}", "cases=[4]", "threshold=0.5", NO_FIGURES]
     outcome = cli(evaluate.main, *given, f"out={tmp_path / 'out'}")
     lines = [re.split(r" {2,}", line) for line in outcome.out.splitlines()]

@@ -28,7 +28,8 @@ from tests.forked_ranks import ForkedRanks
 from tests.train import small_bands
 from train import predict
 from train.config import TrainConfig
-from train.evaluation.fields import FieldContent, FieldResult, WholeField, prediction_of
+from train.fields.measured_fields import FieldResult, prediction_of
+from train.fields.whole_fields import FieldContent, WholeField
 from train.loop.trainer import Trainer
 from train.loop.validation import validation_metrics
 from train.metrics.detection import Nuclei

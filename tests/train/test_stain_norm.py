@@ -20,8 +20,8 @@ from tests.train.conftest import TINY
 from train import __main__ as train_main
 from train import evaluate, export, predict
 from train.config import TileConfig
-from train.evaluation.fields import raw_fields
 from train.exchange import exported_model
+from train.fields.whole_fields import raw_fields
 from train.prediction.band_reader import BandReader
 from train.prediction.result_files import Task
 from train.prediction.tiles import cut_into_bands

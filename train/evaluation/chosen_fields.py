@@ -13,9 +13,9 @@ from data_prep.config import SPLITS
 from data_prep.dataset.description import Labelling
 from data_prep.dataset.manifest import Dataset, read_dataset
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.fields import WholeField, notes_on_raw, prepared_fields, raw_fields
 from train.evaluation.model_evaluation import Chosen, Group
 from train.exchange.origin import trained_among
+from train.fields.whole_fields import WholeField, notes_on_raw, prepared_fields, raw_fields
 from train.runs.ensemble import as_one, named_run
 from train.runs.run_folder import Run
 from train.runs.same_data import check_same_data

@@ -7,9 +7,9 @@ from data_prep.dataset.description import Labelling
 from data_prep.dataset.white import doubts_about_white
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.duplicates import split_warnings
-from train.evaluation.fields import WholeField
 from train.evaluation.measurement import FieldCheck, num_pixels
 from train.exchange.origin import chosen_among
+from train.fields.whole_fields import WholeField
 from train.runs.run_folder import LoadedModel, Run
 from train.runs.thresholds import NUCLEI_THRESHOLD, PIXEL_THRESHOLD, Thresholds, doubt_about_best
 

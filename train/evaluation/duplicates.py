@@ -27,7 +27,7 @@ from data_prep.dataset.manifest import Dataset, Sample, read_dataset
 from data_prep.dataset.samples import read_image
 from data_prep.images.arrays import Image, Mask, PointsN2
 from data_prep.images.masks import channels_of
-from train.evaluation.fields import WholeField
+from train.fields.whole_fields import WholeField
 from train.metrics.scores import Score, count_pixels, score
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import Run

@@ -26,7 +26,7 @@ from data_prep.images.class_colours import (
     colour_of,
     coloured,
 )
-from train.evaluation.fields import FieldResult, Prediction
+from train.fields.measured_fields import FieldResult, Prediction
 from train.metrics.scores import score, score_text
 
 # Okabe & Ito's: told apart with any kind of colour vision, and from the pink and purple of H&E

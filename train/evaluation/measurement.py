@@ -9,11 +9,11 @@ from common.ownership import Item
 from data_prep.annotations.formats import READERS
 from data_prep.dataset.description import Labelling
 from data_prep.images.class_colours import veiled
-from train.evaluation.baselines import BASELINES, Baseline
 from train.evaluation.duplicates import Fingerprint, fingerprint, truth_sha256
-from train.evaluation.fields import Criteria, FieldResult, Prediction, gather_results, measure
 from train.evaluation.figures import draw
 from train.evaluation.overlays import Overlay, make_overlay, worst_and_best
+from train.fields.baselines import BASELINES, Baseline
+from train.fields.measured_fields import Criteria, FieldResult, Prediction, gather_results, measure
 from train.metrics.scores import Counts, score
 from train.metrics.sensitivity import counts_by_radius, radii_around
 from train.ranks.distributed import Ranks

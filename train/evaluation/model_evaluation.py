@@ -20,9 +20,10 @@ from train.evaluation.doubts import (
     warnings_about,
 )
 from train.evaluation.duplicates import agreement, compare_with_training, duplicate_warnings
-from train.evaluation.fields import Criteria, Prediction, WholeField, predict_fields
 from train.evaluation.measurement import Measured, disc_radii, gather, measure_all, num_pixels
 from train.evaluation.summary import summarise, summarise_nuclei, summarise_pixels
+from train.fields.measured_fields import Criteria, Prediction, predict_fields
+from train.fields.whole_fields import WholeField
 from train.metrics.scores import EMPTY_RULE
 from train.metrics.sensitivity import dice_by_radius
 from train.ranks.distributed import Ranks

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from common.ownership import Item
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.fields import Prediction, counts_of, measure, prediction_of
 from train.evaluation.measurement import disc_radii, pool
 from train.evaluation.model_evaluation import (
     Evaluation,
@@ -28,6 +27,7 @@ from train.evaluation.model_evaluation import (
     model_of,
     predict,
 )
+from train.fields.measured_fields import Prediction, counts_of, measure, prediction_of
 from train.metrics.scores import EMPTY_RULE, THRESHOLDS, Counts, best_thresholds
 from train.prediction.predicted_bands import save_array
 from train.ranks.distributed import Ranks

@@ -10,11 +10,11 @@ from typing import Any
 from common import ownership
 from common.ownership import Item
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.fields import WholeField
 from train.evaluation.figures import figure_names, save_learning_curves
 from train.evaluation.measurement import Measured, overlays_to_show
 from train.evaluation.model_evaluation import Chosen
 from train.evaluation.report import REPORT, report_page
+from train.fields.whole_fields import WholeField
 from train.ranks.distributed import Ranks
 from train.ranks.lock import output_locked
 from train.runs.history import read_metrics

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.raw import natural_key
-from train.evaluation.fields import FieldResult
+from train.fields.measured_fields import FieldResult
 from train.metrics.detection import average_precision
 from train.metrics.scores import (
     METRICS,

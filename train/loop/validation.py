@@ -12,7 +12,7 @@ from data_prep.dataset.manifest import Dataset
 from data_prep.images.masks import channel_names, channel_values
 from model.precision import Precision
 from train.config import TrainConfig
-from train.evaluation.fields import (
+from train.fields.measured_fields import (
     Criteria,
     FieldResult,
     Prediction,
@@ -20,8 +20,8 @@ from train.evaluation.fields import (
     gather_results,
     measure,
     predict_fields,
-    prepared_fields,
 )
+from train.fields.whole_fields import prepared_fields
 from train.metrics.scores import Counts, Score, best_threshold, best_thresholds, score
 from train.ranks.distributed import Ranks
 from train.runs.monitor import panel_strip

@@ -17,7 +17,7 @@ from data_prep.dataset.description import Labelling
 from data_prep.dataset.manifest import read_dataset
 from data_prep.prepare import prepare
 from data_prep.raw import BadInputFilesError
-from train.evaluation.fields import notes_on_raw, raw_fields
+from train.fields.whole_fields import notes_on_raw, raw_fields
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 

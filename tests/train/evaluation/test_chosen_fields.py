@@ -17,8 +17,8 @@ from tests.train.conftest import with_other_content
 from train.evaluation.chosen_fields import check_apart, choose_groups, truth_of
 from train.evaluation.config import EvaluateConfig
 from train.evaluation.doubts import chosen_on_val, warnings_about
-from train.evaluation.fields import prepared_fields
 from train.evaluation.run_evaluation import is_kept
+from train.fields.whole_fields import prepared_fields
 from train.ranks.distributed import Ranks
 from train.runs.run_folder import read_run
 from train.runs.thresholds import ClassThresholds, Thresholds

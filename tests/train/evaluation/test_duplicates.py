@@ -22,7 +22,7 @@ from train.evaluation.duplicates import (
     near_duplicates,
     split_warnings,
 )
-from train.evaluation.fields import FieldContent, WholeField, raw_fields
+from train.fields.whole_fields import FieldContent, WholeField, raw_fields
 from train.ranks.distributed import Ranks
 from train.runs.ensemble import named_run
 from train.runs.run_folder import read_run

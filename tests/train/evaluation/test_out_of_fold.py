@@ -16,7 +16,7 @@ from tests.forked_ranks import ForkedRanks
 from train import evaluate
 from train.evaluation import out_of_fold
 from train.evaluation.config import EvaluateConfig
-from train.evaluation.fields import prepared_fields
+from train.fields.whole_fields import prepared_fields
 from train.metrics.detection import Detections, detect
 from train.prediction.tiles import predict_probability
 from train.ranks.distributed import Ranks

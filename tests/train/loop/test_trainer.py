@@ -35,7 +35,7 @@ from train.checkpoints.load_checkpoint import load_all_tensors
 from train.checkpoints.save_checkpoint import save_checkpoint
 from train.config import TrainConfig
 from train.crops.microbatches import CropKey, MicrobatchSampler, TrainingCrops
-from train.evaluation import fields
+from train.fields import measured_fields
 from train.loop.initial_state import build_state
 from train.loop.trainer import Trainer
 from train.metrics.detection import find_nuclei
@@ -107,7 +107,7 @@ def test_a_run_that_found_nothing_says_that_its_best_is_no_choice(
     def below(model: object, image_HWC: np.ndarray, *settings: object) -> np.ndarray:
         return np.full((1, *image_HWC.shape[:2]), 0.2, np.float32)
 
-    monkeypatch.setattr(fields, "predict_probability", below)
+    monkeypatch.setattr(measured_fields, "predict_probability", below)
     run = tmp_path / "run"
     config = tiny(run, "panels=0")
     settings = tmp_path / "settings.yaml"
