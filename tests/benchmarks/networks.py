@@ -1,6 +1,6 @@
 """Which network is best on patients that it has not seen.
 
-    python -m tests.benchmarks.networks --raw BreCaHAD --out DIR [--weights FILE] [--only NAME ...]
+    python -m tests.benchmarks.networks --raw BreCaHAD --out DIR [--weights DIR] [--only NAME ...]
 
 Each case is a fold. Each network is trained without it, two folds at a time with a core each, and
 measured on it at thresholds that no case chose for itself. The table has a row for each network:
@@ -20,8 +20,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from common import command_line
 from data_prep.dataset.description import DATASET, read_description
+from model.encoder_cache import IMAGENET
 from train.comparison.facts import read_facts
+from train.config import PRESETS, TrainConfig
 from train.runs.several import fold_name, members_of
 
 PREPARED = "prepared"  # folder of the data set in that of the results
@@ -40,6 +43,7 @@ NETWORKS = {
     "DeepLabV3Plus": (PRESET, "model.arch=DeepLabV3Plus"),
     "UnetPlusPlus": (PRESET, "model.arch=UnetPlusPlus"),
     "Unet-scse": (PRESET, "model.attention=scse"),
+    "Unet-lite2": (PRESET, "model.encoder=tu-tf_efficientnet_lite2"),
     "Unet-without-weights": (PRESET, *RANDOM),
     "Unet-seed-1": (PRESET, "seed=1"),
     "Unet-7-epochs": (PRESET, "epochs=7"),
@@ -60,7 +64,12 @@ def main() -> None:
     )
     parser.add_argument("--raw", required=True, help="the BreCaHAD folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of data set and runs")
-    parser.add_argument("--weights", help="file of the encoder's weights (those fetched)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="folder with ENCODER.safetensors, as tests.model.efficientnet_lite writes it (weights"
+        " from the cache)",
+    )
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=[*NETWORKS], metavar="NAME")
     options = parser.parse_args()
     data = options.out / PREPARED
@@ -87,12 +96,13 @@ def run(module: str, *settings: str) -> None:
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def train(out: Path, weights: str | None, name: str, fold: int) -> None:
+def train(out: Path, weights: Path | None, name: str, fold: int) -> None:
     """Train a fold as two ranks would; go on where it was killed."""
     settings = NETWORKS[name]
     given = [f"data={out / PREPARED}", f"run={out / name / fold_name(fold)}", f"fold={fold}"]
-    if weights and PRESET in settings:  # of a key given twice, the last one counts
-        given.append(f"model.weights={weights}")
+    config = command_line.load(TrainConfig, settings, preset_folder=PRESETS)
+    if weights and config.model.weights == IMAGENET:
+        settings = (*settings, f"model.weights={weights / config.model.encoder}.safetensors")
     run("train", *given, *settings, "microbatches=2")
 
 

@@ -20,9 +20,9 @@ from common.command_line import UsageError
 from model import ModelConfig, build_model
 from model.encoder_cache import Fetched, folder_of
 from model.weights import Weights, read_weights
-from tests.model.lite0 import NAME, write_lite0
+from tests.model.efficientnet_lite import NAME, write_weights
 
-LITE0 = f"tu-{NAME}"
+LITE0 = f"tu-{NAME.format(0)}"
 State = dict[str, Tensor]
 
 
@@ -53,7 +53,7 @@ def resnet18() -> State:
 @pytest.fixture(scope="module")
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("lite0") / "lite0.safetensors"
-    write_lite0(file)
+    write_weights(0, file)
     return file
 
 
@@ -84,7 +84,7 @@ def in_network(weights: Weights, encoder: str) -> torch.nn.Module:
 
 def test_efficientnet_lite0_has_the_features_of_timms_own(lite0: Path) -> None:
     """ImageNet's weights, through the file's names, against timm's network that loads them."""
-    own = timm.create_model(NAME, features_only=True)
+    own = timm.create_model(NAME.format(0), features_only=True)
     assert not own.load_state_dict(load_file(lite0), strict=False).missing_keys
     weights = read(LITE0, lite0)
     network = in_network(weights, LITE0)
@@ -137,7 +137,7 @@ def test_weights_that_are_missing_or_damaged_name_the_command(
     (folder / "source.json").unlink()
     told = refused("resnet18", "imagenet")
     assert f"the weights of resnet18 are not in {folder}" in told
-    assert told.endswith(command)
+    assert f"{command}; or begin with those of a file: model.weights=FILE, or with random" in told
 
 
 @pytest.mark.parametrize(

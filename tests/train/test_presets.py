@@ -13,7 +13,7 @@ from common import command_line
 from common.command_line import EXIT_USAGE
 from data_prep.dataset.manifest import Dataset
 from model.encoder_cache import Fetched, folder_of
-from tests.model.lite0 import write_lite0
+from tests.model.efficientnet_lite import write_weights
 from train import __main__ as train_main
 from train import evaluate
 from train.config import PRESETS, TrainConfig
@@ -36,7 +36,7 @@ def put_lite0() -> None:
     """Put EfficientNet-Lite0's weights into the cache, as model.fetch does."""
     folder = folder_of(LITE0)
     folder.mkdir(parents=True)
-    write_lite0(file := folder / "weights.safetensors")
+    write_weights(0, file := folder / "weights.safetensors")
     sha256, num_bytes = hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size
     named = (LITE0, "timm/tf_efficientnet_lite0.in1k", "abc", "https://hub", sha256)
     about = Fetched(*named, num_bytes, "apache-2.0", [0.5] * 3, [0.5] * 3, "now")

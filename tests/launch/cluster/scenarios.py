@@ -101,10 +101,10 @@ def weights_that_submit_fetches_train_without_a_network(
     cluster: Cluster, data: Any, tmp_path: Path
 ) -> None:
     """EfficientNet-Lite0's of ImageNet, from a hub that is gone when the job runs."""
-    from tests.model.lite0 import write_lite0  # it loads torch
+    from tests.model.efficientnet_lite import write_weights  # it loads torch
 
     run, file, cache = tmp_path / "run", tmp_path / "lite0.safetensors", tmp_path / "cache"
-    write_lite0(file)
+    write_weights(0, file)
     weights = {"model.safetensors": file.read_bytes()}
     network = ("model.name=smp", "model.encoder=tu-tf_efficientnet_lite0", "model.weights=imagenet")
     given = ("--stages", "train,evaluate", f"data={data.prepared}", "evaluate.split=val")
