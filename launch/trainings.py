@@ -119,9 +119,9 @@ def trials_of_study(
         with member.naming():
             config = resolve_ranks(replace(own, run=begun or own.run), profile, argv)
         tried.append(Training(member, config))
-    shared = tried[0].config
-    if "init" in plan.space.values:
-        shared = replace(shared, init="", freeze_epochs=0)
+    shared = tried[
+        0
+    ].config  # of what is swept the first values: the study gives each trial its own
     return [Training(member, shared, TRIAL, tried, has_batch) for member in members]
 
 

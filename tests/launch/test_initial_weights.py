@@ -94,3 +94,15 @@ def test_a_run_that_has_saved_goes_on_without_the_model(source: Path, here: Path
     shutil.rmtree(source)
     done = cli(submit, *LOCAL, "run=runs/second", "init=runs/first")
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("trials", [(), ("--trials", "2")])
+def test_settings_of_swept_models_may_be_shared(
+    source: Path, cli: Cli, trials: tuple[str, ...]
+) -> None:
+    """freeze_epochs= without init=, which no trial is, would be refused."""
+    shutil.copytree(source, source.with_name("second"))
+    sweep = ("--sweep", "init=runs/first,runs/second")
+    done = cli(submit, *LOCAL, "run=runs/a", "freeze_epochs=1", *trials, *sweep)
+    assert done.code == 0, done.err
+    assert "freeze_epochs=1" in done.out
