@@ -145,12 +145,17 @@ def wants_help(argv: Sequence[str]) -> bool:
 
 
 def load(
-    config_class: type[Config], argv: Sequence[str], *, preset_folder: Path | None = None
+    config_class: type[Config],
+    argv: Sequence[str],
+    *,
+    preset_folder: Path | None = None,
+    is_record: bool = False,
 ) -> Config:
     """Build a `config_class` from defaults, `preset=`, `config=` and the other key=value arguments.
 
     If the class has a method check_given(typed, in_file), that is asked last. It is told which keys
-    a user has typed, and which are in the file of config=, and may refuse them by ValueError.
+    a user has typed, and which are in the file of config=, and may refuse them by ValueError; not
+    where `is_record`: then a program has written the arguments.
 
     Raises UsageError that lists unknown keys and wrong values, or names missing or refused values.
     """
@@ -164,7 +169,8 @@ def load(
         except UsageError as error:
             wrong.append(str(error))
     config = finished(config_class, merged, wrong)
-    if check_given := getattr(config, "check_given", None):
+    check_given = getattr(config, "check_given", None)
+    if check_given and not is_record:
         try:
             check_given(typed_keys(config_class, given), keys_in_file)
         except ValueError as error:

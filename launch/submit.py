@@ -16,8 +16,8 @@ train --help`); prepare.KEY, train.KEY and evaluate.KEY go to one stage. How raw
 (annotations, empty, ignore_px, ignore_value, mpp) goes to preparation, and to evaluation only with
 evaluate.raw=DIR. The settings of the cluster come from a profile in slurm/, or without one from
 what the cluster has, then from flags. SBATCH_*, SRUN_*, SLURM_*, MASTER_PORT, RANK,
-CUDA_VISIBLE_DEVICES and their like of your shell are ignored. A job that could not start there, and
-a run while one of its jobs is in the queue, are refused.
+CUDA_VISIBLE_DEVICES and their like of your shell are ignored for jobs. A job that could not start
+there, and a run while one of its jobs is in the queue, are refused.
 """
 
 import argparse
@@ -66,8 +66,8 @@ from launch.stages import (
     stage_keys,
     with_contents,
 )
+from launch.sweeps import space
 from launch.sweeps.plan import Plan
-from launch.sweeps.space import read
 from launch.trainings import (
     Training,
     check_trainings,
@@ -194,6 +194,8 @@ def understood(argv: list[str]) -> Understood:
         request = with_folds(request, several.folds, argv)
     stages = choose_stages(options.stages, request, several.stages)
     arguments = stage_arguments(stages, request, profile)
+    if several.swept and "train" in stages:
+        space.parse(several.swept, shared_settings(arguments["train"]))
     configurations(of_one_run(arguments, several.swept))
     sweep, trainings = None, list[Training]()
     if "train" in stages:
@@ -216,7 +218,7 @@ def of_one_run(arguments: dict[str, list[str]], swept: Sequence[str]) -> dict[st
     which can be checked. Raises UsageError."""
     if not swept or "train" not in arguments:
         return arguments
-    first = read(swept).first()
+    first = space.read(swept).first()
     known = [f"{key}={first[key]}" for key in first if key in stage_keys("train")]
     return {**arguments, "train": [*arguments["train"], *known]}
 

@@ -21,6 +21,7 @@ from launch.layouts import (
     resolve_ranks,
     with_batch,
     with_whole_weights,
+    without_keys,
 )
 from launch.record.events import TRIAL
 from launch.several.members import (
@@ -68,11 +69,15 @@ class Training:
         """Return what its job runs."""
         own = request.of(self.member)
         arguments = stage_arguments(["train"], own, profile)
+        swept = self.tried[0].member.settings if self.tried else {}
+        first = [f"{key}={value}" for key, value in swept.items()]
+        arguments = {"train": [*arguments["train"], *first]}
         if self.has_batch:
             arguments = with_batch(arguments, self.config)
         else:
             arguments = {"train": with_whole_weights(arguments["train"], self.config)}
-        return Stage(self.name, str(own.run), with_contents(arguments)["train"])
+        read = with_contents(arguments)["train"]
+        return Stage(self.name, str(own.run), without_keys(read, [*swept]))
 
 
 def trainings_of(
@@ -119,9 +124,8 @@ def trials_of_study(
         with member.naming():
             config = resolve_ranks(replace(own, run=begun or own.run), profile, argv)
         tried.append(Training(member, config))
-    shared = tried[
-        0
-    ].config  # of what is swept the first values: the study gives each trial its own
+    # of what is swept the first values: the study gives each trial its own
+    shared = tried[0].config
     return [Training(member, shared, TRIAL, tried, has_batch) for member in members]
 
 

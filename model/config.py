@@ -56,7 +56,7 @@ class ModelConfig:
         if self.norm == "group" and self.width % 8:
             raise ValueError(f"model.width={self.width}: norm=group needs a multiple of 8")
         default = {field.name: field.default for field in fields(self)}
-        self.check_given({key for key, value in vars(self).items() if value != default[key]})
+        self.check_of_network({key for key, value in vars(self).items() if value != default[key]})
         if self.attention == "scse" and self.arch not in SCSE_ARCHS:
             raise ValueError(
                 f"model.attention=scse: only with model.arch={' or '.join(SCSE_ARCHS)}, not"
@@ -65,7 +65,7 @@ class ModelConfig:
         if not self.weights:
             raise ValueError("model.weights=: none, imagenet, or a file")
 
-    def check_given(self, keys: Collection[str]) -> None:
+    def check_of_network(self, keys: Collection[str]) -> None:
         """Raise ValueError if a key of another network than `name` is among those given: it would
         do nothing."""
         for network, of_network in OF_ONE_NETWORK.items():

@@ -121,6 +121,7 @@ def read_fetched(encoder: str, cache: Path | None = None) -> Fetched:
             f"model.weights={IMAGENET}: the weights of {encoder} are not in {folder}; fetch them"
             f" where there is a network: {fetching(encoder)}; or begin with those of a file:"
             " model.weights=FILE, or with random ones: model.weights=none encoder_lr_factor=1"
+            " (docs/presets.md)"
         )
     try:
         found = read_checked(folder / SOURCE, Fetched)

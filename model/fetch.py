@@ -263,7 +263,7 @@ def unreachable(place: Place, hub: str, error: BaseException) -> UserError:
         f"encoder={place.encoder}: no answer from {hub} ({reason}); run it where there is a"
         f" network, with HTTPS_PROXY where that needs a proxy: {fetching(place.encoder)}; or train"
         " with those of a file: model.weights=FILE, or with random ones: model.weights=none"
-        " encoder_lr_factor=1"
+        " encoder_lr_factor=1 (docs/presets.md)"
     )
 
 

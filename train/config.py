@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -255,11 +255,12 @@ class TrainConfig:
         self.check_optimizer()
 
     def check_given(self, typed: Collection[str], in_file: Collection[str]) -> None:
-        """Raise ValueError for a setting that would do nothing, or that nobody can want. A file
-        that names the network, as a run's own does, may have keys of others."""
-        group = "model."
-        keys = {*typed, *(() if f"{group}name" in in_file else in_file)}
-        self.model.check_given({key.removeprefix(group) for key in keys if key.startswith(group)})
+        """Raise ValueError for a setting of another network, and for an encoder with random weights
+        that learns more slowly. A file with most of the network's keys is a run's own, which has
+        those of all networks."""
+        typed, in_file = of_model(typed), of_model(in_file)
+        is_of_a_run = len(in_file) > len(fields(ModelConfig)) / 2
+        self.model.check_of_network(typed if is_of_a_run else typed | in_file)
         if self.encoder_lr_factor != 1 and not self.init and self.model.weights == NONE:
             raise ValueError(
                 f"encoder_lr_factor={self.encoder_lr_factor:g}: only with init= or model.weights=,"
@@ -289,6 +290,12 @@ class TrainConfig:
     def scheduled_epochs(self) -> int:
         """Epochs over which the schedule of the learning rate runs."""
         return self.epochs if self.schedule_epochs == AUTO else self.schedule_epochs
+
+
+def of_model(keys: Collection[str]) -> set[str]:
+    """Return the keys of the network among those of training: width of model.width."""
+    group = "model."
+    return {key.removeprefix(group) for key in keys if key.startswith(group)}
 
 
 def with_pipeline_read(config: TrainConfig) -> TrainConfig:

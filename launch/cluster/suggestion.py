@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -234,10 +235,13 @@ def choose_profile(
 
 
 def gpus_here() -> int:
-    """Return the number of NVIDIA's GPUs on this machine, or of those that the user's shell names.
+    """Return the number of NVIDIA's GPUs on this machine, of those that the user's shell names.
 
-    torch knows it better, but takes seconds to be loaded.
+    torch also knows those of ROCm and WSL, but takes seconds to be loaded.
     """
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len([name for name in named.split(",") if name.strip() not in ("", "-1")])
-    return len([path for path in DEVICES.glob("nvidia*") if path.name[6:].isdecimal()])
+    there = len([path for path in DEVICES.glob("nvidia*") if path.name[6:].isdecimal()])
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return there
+    # CUDA takes none from the first that is no GPU
+    names = takewhile(lambda name: name.strip() not in ("", "-1"), named.split(","))
+    return min(len([*names]), there)

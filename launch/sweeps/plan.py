@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ from common import command_line
 from common.command_line import UsageError, UserError
 from common.files import write_atomically
 from common.schema import read_checked
-from launch.sweeps.space import Space, parse
-from model.config import OF_ONE_NETWORK
+from launch.sweeps.space import Space, read
 from train.config import (
     HARMLESS_KEYS,
     PRESETS,
@@ -46,12 +44,12 @@ class Plan:
     """Whether a trial trains on every fold of the data set."""
 
     def __post_init__(self) -> None:
-        self.space  # noqa: B018  (refuses what cannot work)
+        self.shared  # noqa: B018  (refuses what cannot work)
 
     @cached_property
     def space(self) -> Space:
         """What is varied."""
-        return parse(self.sweep, self.settings)
+        return read(self.sweep)
 
     @cached_property
     def shared(self) -> TrainConfig:
@@ -63,8 +61,9 @@ class Plan:
 def load_shared(settings: Sequence[str], space: Space) -> TrainConfig:
     """Load the settings that the trials of a space share, with the first of its values beside them:
     some are refused alone. Raises UsageError."""
-    first = [f"{key}={value}" for key, value in space.first().items()]
-    return command_line.load(TrainConfig, [*settings, *first], preset_folder=PRESETS)
+    first = [f"{key}={value}" for key, value in space.first().items() if key != "preset"]
+    given = [*settings, *first]
+    return command_line.load(TrainConfig, given, preset_folder=PRESETS, is_record=True)
 
 
 def resolved(settings: Sequence[str], space: Space) -> list[str]:
@@ -72,15 +71,8 @@ def resolved(settings: Sequence[str], space: Space) -> list[str]:
     be another one when a task starts. Raises UsageError."""
     config = with_whole_paths(with_pipeline_read(load_shared(settings, space)))
     others = ("run", "preset", "config", *space.values)
-    # a setting of another network is refused where it is given, also with its default
-    default, networks = flat(dataclasses.asdict(TrainConfig())), chain(*OF_ONE_NETWORK.values())
-    of_networks = {f"model.{key}" for key in networks}
     every = flat(dataclasses.asdict(config))
-    return [
-        f"{key}={as_typed(value)}"
-        for key, value in every.items()
-        if key not in others and not (key in of_networks and value == default[key])
-    ]
+    return [f"{key}={as_typed(value)}" for key, value in every.items() if key not in others]
 
 
 def record_plan(folder: Path, plan: Plan) -> None:

@@ -100,8 +100,9 @@ def test_settings_of_swept_weights_may_be_shared(
     for name in ("a.pth", "b.pth"):
         Path(name).touch()
     given = ("--dry-run", "--stages", "train", *SMP, "encoder_lr_factor=0.5", "freeze_epochs=1")
-    done = cli(submit, *given, *trials, "--sweep", "model.weights=a.pth,b.pth")
-    assert done.code == 0, done.err
+    for weights in ("a.pth,b.pth", "imagenet,a.pth"):
+        done = cli(submit, *given, *trials, "--sweep", f"model.weights={weights}")
+        assert done.code == 0, done.err
     refused = cli(submit, *given, *trials, "--sweep", "model.weights=a.pth,none")
     assert refused.code == EXIT_USAGE
     assert "--sweep: freeze_epochs=1: only with init= or model.weights=" in refused.err

@@ -106,3 +106,4 @@ def test_settings_of_swept_models_may_be_shared(
     done = cli(submit, *LOCAL, "run=runs/a", "freeze_epochs=1", *trials, *sweep)
     assert done.code == 0, done.err
     assert "freeze_epochs=1" in done.out
+    assert ("init=" in done.out) == (not trials), "the study gives each trial its own"

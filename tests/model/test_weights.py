@@ -20,6 +20,7 @@ from common.command_line import UsageError
 from model import ModelConfig, build_model
 from model.encoder_cache import Fetched, folder_of
 from model.weights import Weights, read_weights
+from tests.model import efficientnet_lite
 from tests.model.efficientnet_lite import NAME, write_weights
 
 LITE0 = f"tu-{NAME.format(0)}"
@@ -80,6 +81,12 @@ def in_network(weights: Weights, encoder: str) -> torch.nn.Module:
     network = build_model(ModelConfig(name="smp", encoder=encoder))
     network.load_state_dict(network.state_dict() | weights.tensors)
     return network.eval()
+
+
+def test_the_command_of_the_docs_writes_the_weights(tmp_path: Path, lite0: Path) -> None:
+    efficientnet_lite.main([str(tmp_path / "weights")])
+    written = tmp_path / f"weights/{LITE0}.safetensors"
+    assert written.read_bytes() == lite0.read_bytes()
 
 
 def test_efficientnet_lite0_has_the_features_of_timms_own(lite0: Path) -> None:

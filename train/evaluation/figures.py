@@ -254,7 +254,7 @@ def precision_recall(detection: Mapping[str, Any]) -> Figure:
     # above thresholds that find nothing right, precision says nothing
     points = [(recall, precision) for recall, precision in pairs if recall > 0]
     value = detection.get("threshold")  # several runs, and several classes, have one each
-    chosen = f"threshold {value:.3g}" if isinstance(value, float) else "as chosen"
+    chosen = f"threshold {value:g}" if isinstance(value, float) else "as chosen"
     figure = curves_figure(4.6)
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_title("precision and recall of nuclei")

@@ -56,7 +56,7 @@ class Evaluation:
     """The results of an evaluation of one run, or of several as one model."""
 
     summary: dict[str, Any]
-    measured: "Measured"
+    measured: Measured
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from common.command_line import counted, named
 from data_prep.images.class_colours import Colour, colour_of
 from train.evaluation.figures import learning_curves, precision_recall, svg_uri
 from train.evaluation.overlays import Overlay
-from train.evaluation.summary import thresholds_of
+from train.evaluation.summary import thresholds_in
 from train.metrics.scores import EMPTY, worst_first
 from train.runs.history import (
     Restart,
@@ -77,13 +77,13 @@ def report_page(
 
 def pixel_threshold(summary: Mapping[str, Any]) -> str:
     """Say the threshold of pixels of a run, and how it was chosen."""
-    pixels = thresholds_of(summary).pixels
+    pixels = thresholds_in(summary).pixels
     return f"{pixels.in_words([*summary['per_class']])}, {CHOSEN_ON[pixels.chosen_on]}"
 
 
 def nuclei_threshold(summary: Mapping[str, Any]) -> str:
     """Say the threshold of nuclei of a run."""
-    return thresholds_of(summary).nuclei.in_words([*summary["per_class"]])
+    return thresholds_in(summary).nuclei.in_words([*summary["per_class"]])
 
 
 def score_rows(summary: Mapping[str, Any]) -> dict[str, list[ScoreRow]]:

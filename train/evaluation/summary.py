@@ -69,7 +69,7 @@ def summarise(
     }
 
 
-def thresholds_of(summary: Mapping[str, Any]) -> Thresholds:
+def thresholds_in(summary: Mapping[str, Any]) -> Thresholds:
     """Read the thresholds in the summary of one run, or of several as one model."""
     pixels, nuclei, classes = summary["threshold"], summary["detection"], [*summary["per_class"]]
     return Thresholds(

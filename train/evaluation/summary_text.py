@@ -5,7 +5,7 @@ from typing import Any
 
 from common.command_line import counted
 from train.evaluation.report import REPORT
-from train.evaluation.summary import thresholds_of
+from train.evaluation.summary import thresholds_in
 from train.metrics.scores import EMPTY, METRICS, ConfidenceInterval, Score, score_text
 
 COLUMN = 9
@@ -82,7 +82,7 @@ def checkpoint_text(summary: dict[str, Any]) -> str:
 
 def criteria_text(summary: dict[str, Any]) -> str:
     """Say the thresholds of a run, and when a nucleus counts as found."""
-    thresholds = thresholds_of(summary).in_words([*summary["per_class"]])
+    thresholds = thresholds_in(summary).in_words([*summary["per_class"]])
     radius_px = summary["detection"]["radius_px"]
     return f"{thresholds}; a nucleus counts as found within {radius_px:g} px"
 

@@ -1,1 +1,1 @@
-"""Whole fields of view: read, predicted over the ranks, and counted."""
+"""Whole fields of view: read, predicted over the ranks, counted; baselines."""

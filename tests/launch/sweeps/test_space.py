@@ -156,6 +156,30 @@ def test_a_plan_holds_what_its_files_said(tmp_path: Path, monkeypatch: pytest.Mo
         several.sweep(tmp_path / "S", given)
 
 
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["model.width=8,16"], []),
+        (["model.name=unet,smp"], []),
+        (["preset=brecahad-cpu,demo"], []),
+        (["model.weights=a.pth,b.pth"], ["model.name=smp", "freeze_epochs=1"]),
+    ],
+)
+def test_a_plan_is_read_again_whatever_is_swept(
+    words: list[str], given: list[str], tmp_path: Path
+) -> None:
+    """It records each key that is not swept, those of other networks too."""
+    plan = Several(swept=tuple(words), trials=2).sweep(tmp_path, [*given, "data=set"])
+    assert isinstance(plan, Plan)
+    swept = words[0].partition("=")[0]
+    assert not [setting for setting in plan.settings if setting.startswith(f"{swept}=")]
+    assert [setting for setting in plan.settings if setting.startswith("model.depth=")]
+    record_plan(tmp_path, plan)
+    again = read_plan(tmp_path)
+    assert again.shared.seed == 0
+    record_plan(tmp_path, again)
+
+
 def test_swept_files_are_recorded_with_whole_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from launch.sweeps import pruning
 from launch.sweeps.plan import Plan, record_plan
 from launch.sweeps.pruning import dice_by_epoch
 from launch.sweeps.study import COMPLETE, FAILED, JUDGED_AFTER, PRUNED, RUNNING, Study, trial_states
-from launch.sweeps.trial_stage import is_lost, run_trial
+from launch.sweeps.trial_stage import FirstRank, is_lost, run_trial
 from tests.forked_ranks import ForkedRanks
 from tests.launch.fakes import answer
 from tests.processes import prepare_alone
@@ -116,6 +116,17 @@ def test_a_trial_trains_with_its_settings_and_tells_its_best_dice(
     capsys.readouterr()
     assert trial(1) == 0
     assert capsys.readouterr().out == "trial-1 is complete: nothing to train\n"
+
+
+def test_settings_that_are_refused_without_a_swept_one_reach_a_trial(
+    data: Path, tmp_path: Path
+) -> None:
+    """freeze_epochs= without weights is: the trial begins with what all share."""
+    shared = [f"data={data / 'one'}", "model.name=smp", "freeze_epochs=1"]
+    folder = tmp_path / "sweep"
+    record_plan(folder, Plan(settings=shared, sweep=["model.weights=a.pth,b.pth"]))
+    with StopRequest() as stop:
+        assert FirstRank(folder / "trial-0", shared, stop).config.freeze_epochs == 1
 
 
 def test_a_stopped_trial_goes_on_as_the_same_one(
