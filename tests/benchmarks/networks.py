@@ -46,6 +46,7 @@ NETWORKS = {
     "Unet-lite2": (PRESET, "model.encoder=tu-tf_efficientnet_lite2"),
     "Unet-without-weights": (PRESET, *RANDOM),
     "Unet-seed-1": (PRESET, "seed=1"),
+    "Unet-scse-seed-1": (PRESET, "model.attention=scse", "seed=1"),
     "Unet-7-epochs": (PRESET, "epochs=7"),
     "Unet-28-epochs": (PRESET, "epochs=28"),
     "Unet-centred": (PRESET, "crop.centred=0.5"),

@@ -99,7 +99,7 @@ def test_bare_commands_find_what_the_one_before_made(
         ("model.norm=layer", ["model.norm=layer", "group"]),
         ("amp=fp8", ["amp=fp8", "bf16"]),
         ("schedule=linear", ["schedule=linear", "cosine"]),
-        ("preset=huge", ["preset=huge", "brecahad-cpu, demo, unet"]),
+        ("preset=huge", ["preset=huge", "brecahad, brecahad-cpu, demo, unet"]),
         ("epochs=0", ["epochs=0"]),
         ("lr=0", ["lr=0"]),
         ("lr=inf", ["lr=inf", "finite"]),
@@ -246,7 +246,7 @@ def test_an_interval_is_the_same_in_the_runs_own_file(
 def test_help_lists_the_presets_with_what_each_is_for(cli: Callable[..., Any]) -> None:
     listed = cli(train_main.main, "--help").out.partition("Presets (preset=NAME):\n\n")[2]
     names = {line.split()[0]: line.split(maxsplit=1)[1] for line in listed.splitlines()}
-    assert names.keys() == {"brecahad-cpu", "demo", "unet"}
+    assert names.keys() == {"brecahad", "brecahad-cpu", "demo", "unet"}
     assert names["demo"] == "For `make demo`: a small network on small crops."
 
 
