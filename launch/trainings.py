@@ -270,7 +270,8 @@ def other_set(
 ) -> tuple[CommandLine, str]:
     """Return the command that prepares another data set beside the one that is there, and the raw
     fields that it names; ... if they are not known."""
-    is_known = "raw" in request.settings or request.data == Path(PREPARED).resolve()
+    is_default = request.data == Path(PREPARED).resolve() and request.raw.is_dir()
+    is_known = "raw" in request.settings or is_default
     raw = str(request.raw) if is_known else "<your raw fields>"
     command = command_lines.parse(argv)
     other = {"raw": raw, "data": str(free_name(request.data)), **more}

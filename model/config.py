@@ -74,7 +74,7 @@ class ModelConfig:
                     raise ValueError(
                         f"model.{key}={getattr(self, key)}: a setting of model.name={network}, but"
                         f" model.name={self.name}; give model.name={network}, or leave"
-                        f" model.{key} out"
+                        f" model.{key} out (a preset may give it)"
                     )
         if self.name == "unet" and self.weights != "none":
             raise ValueError(

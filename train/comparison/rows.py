@@ -28,7 +28,7 @@ from train.runs.same_run import flat_settings
 from train.runs.several import NAME, members_of, trials_of
 
 ENDED = {FINISHED, STOPPED_EARLY}
-LONGEST_VALUE, LONGEST_NUMBER = 24, 8  # characters of a setting in the table
+LONGEST_VALUE, LONGEST_NUMBER, START = 24, 8, 10  # characters of a setting in the table
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,14 @@ def mean_of(values: Sequence[Any]) -> Score:
 
 
 def shown(value: Any) -> str:
-    """Write a setting for the table: shorten long numbers, and long texts to their hash."""
+    """Write a setting for the table: shorten long numbers, and long texts, with a part of the hash
+    of the text, so that others look otherwise."""
     text = as_typed(value) or "none"
     if isinstance(value, float) and len(text) > LONGEST_NUMBER:
         text = f"{value:.4g}"
-    return text if len(text) <= LONGEST_VALUE else f"sha256 {json_sha256({'': text})[:8]}"
+    if len(text) <= LONGEST_VALUE:
+        return text
+    return f"{text[:START]}... #{json_sha256({'': text})[:8]}"
 
 
 def read_rows(

@@ -190,7 +190,7 @@ def dices(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(Trainer, "train_step", only_count)
     monkeypatch.setattr(
         "train.loop.validation.validation_metrics",
-        lambda results: {"val/loss": 1.0, "val/dice": left.pop(0)},
+        lambda results, classes: {"val/loss": 1.0, "val/dice": left.pop(0)},
     )
     return left
 

@@ -144,7 +144,7 @@ def test_saves_within_epochs_push_out_neither_the_best_nor_what_is_kept_for_good
     dices = iter((0.7, 0.5, 0.6, 0.4))
     monkeypatch.setattr(
         "train.loop.validation.validation_metrics",
-        lambda results: {"val/loss": 1.0, "val/dice": next(dices)},
+        lambda results, classes: {"val/loss": 1.0, "val/dice": next(dices)},
     )
     settings = ("epochs=4", "save_every_s=0", "checkpoint=blocking", "keep_every=3", "panels=0")
     trainer = new_trainer(tiny(tmp_path, *settings))
